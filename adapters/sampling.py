@@ -1,0 +1,172 @@
+"""From logits to tokens: guidance, top-k, top-p, and where the randomness comes from.
+
+Shapes   B images, l tokens of one step, V codebook entries
+Range    logits natural-log; -inf marks a token that cannot be drawn
+Source   golden notes section 1 (behaviour of the helper that all four next-scale repositories share)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from arvbench.errors import UserError
+
+
+def cfg_mix(logits_RlV: Tensor, strength: float) -> Tensor:
+    """Guided logits (B, l, V) from conditional rows then unconditional rows: (1 + t) cond - t uncond."""
+    cond_BlV, uncond_BlV = logits_RlV.chunk(2)
+    return (1 + strength) * cond_BlV - strength * uncond_BlV
+
+
+def filter_logits(logits_BlV: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Return logits with every token outside top-k, then outside the top-p nucleus of the rest, at -inf.
+
+    All tokens tied with the k-th largest survive. The nucleus drops the least likely tokens whose probabilities sum
+    to at most 1 - top_p; the most likely token always survives. The input is not changed.
+    """
+    if top_k is not None:
+        kth_Bl1 = logits_BlV.topk(top_k, dim=-1).values[..., -1:]
+        logits_BlV = logits_BlV.masked_fill(logits_BlV < kth_Bl1, -torch.inf)
+    if top_p is not None:
+        sorted_BlV, order_BlV = logits_BlV.sort(dim=-1, descending=False)
+        drop_BlV = sorted_BlV.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
+        drop_BlV[..., -1] = False
+        logits_BlV = logits_BlV.masked_fill(drop_BlV.scatter(-1, order_BlV, drop_BlV), -torch.inf)
+    return logits_BlV
+
+
+def gumbel_softmax(logits_BlV: Tensor, exponential_BlV: Tensor, temperature: float) -> Tensor:
+    """Soft one-hot weights (B, l, V): softmax((logits - log E) / temperature) with E drawn from Exp(1)."""
+    return ((logits_BlV - exponential_BlV.log()) / temperature).softmax(dim=-1)
+
+
+class Noise(Protocol):
+    """The only source of randomness of a sampling call."""
+
+    def labels(self, count: int, num_classes: int) -> Tensor:
+        """Draw `count` labels (count,) int64 uniformly; called before any token is drawn."""
+        ...
+
+    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
+        """Draw ids (B, l) int64 from softmax(logits)."""
+        ...
+
+    def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
+        """Exp(1) variates in the shape and dtype of `like_BlV`, independent of the token draw of that step."""
+        ...
+
+
+class UpstreamNoise:
+    """The random stream of the official repositories: one generator per call, consumed in their order.
+
+    The stream depends on batch size and device, and on torch's build (the CPU exponential generator): use it to
+    replay official runs, and PerImageNoise to evaluate.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self._generator = torch.Generator(device=device).manual_seed(seed)
+
+    def labels(self, count: int, num_classes: int) -> Tensor:
+        uniform = torch.full((1, num_classes), 1 / num_classes, device=self._generator.device)
+        return torch.multinomial(uniform, count, replacement=True, generator=self._generator).view(count)
+
+    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
+        probs = logits_BlV.softmax(dim=-1).view(-1, logits_BlV.shape[-1])
+        return torch.multinomial(probs, 1, generator=self._generator).view(logits_BlV.shape[:-1])
+
+    def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
+        return torch.empty_like(like_BlV).exponential_(generator=self._generator)
+
+
+class PerImageNoise:
+    """Counter-based noise: image i is the same image whatever the batch, the order or the number of workers.
+
+    A token is drawn by inverting the cumulative distribution at one uniform number that is a hash of (run_seed,
+    image, step, position). Every device computes the same integers.
+    """
+
+    def __init__(self, run_seed: int, image_indices: Sequence[int] | range) -> None:
+        if len(image_indices) == 0:
+            raise UserError("PerImageNoise needs at least one image index")
+        self._seed = run_seed
+        self._images_B = torch.tensor(list(image_indices), dtype=torch.int64)
+
+    def labels(self, count: int, num_classes: int) -> Tensor:
+        u_B1 = self._uniform((1,), stream=_LABELS, step=0, device=torch.device("cpu"))
+        self._check_batch(count)
+        return (u_B1[:, 0] * num_classes).to(torch.int64)
+
+    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
+        self._check_batch(len(logits_BlV))
+        u_Bl = self._uniform(logits_BlV.shape[1:2], stream=_TOKENS, step=step, device=logits_BlV.device)
+        cumulative_BlV = logits_BlV.double().softmax(dim=-1).cumsum(dim=-1)
+        # The sum ends near 1, not at 1: scale u to it, and stay below it, so that the first token whose sum exceeds the
+        # target exists and has a probability above zero.
+        total_Bl1 = cumulative_BlV[..., -1:]
+        target_Bl1 = torch.minimum(u_Bl.unsqueeze(-1) * total_Bl1, total_Bl1.nextafter(torch.zeros_like(total_Bl1)))
+        return torch.searchsorted(cumulative_BlV, target_Bl1, right=True).squeeze(-1)
+
+    def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
+        self._check_batch(len(like_BlV))
+        u_BlV = self._uniform(like_BlV.shape[1:], stream=_EXPONENTIAL, step=step, device=like_BlV.device)
+        return (-torch.log1p(-u_BlV)).to(like_BlV.dtype).clamp_min(torch.finfo(like_BlV.dtype).tiny)
+
+    def _check_batch(self, batch: int) -> None:
+        if batch != len(self._images_B):
+            raise UserError(f"noise was made for {len(self._images_B)} images, the call has {batch}")
+
+    def _uniform(self, shape: Sequence[int], *, stream: int, step: int, device: torch.device) -> Tensor:
+        """Uniform fp64 numbers in [0, 1), (B, *shape), one per image and position."""
+        count = 1
+        for size in shape:
+            count *= size
+        key = _mix64_int(_mix64_int(self._seed) ^ stream)
+        key_B1 = _mix64(_mix64(self._images_B.to(device) ^ key) ^ step).unsqueeze(1)
+        positions_1n = torch.arange(1, count + 1, device=device).unsqueeze(0)
+        bits_Bn = _mix64(key_B1 + positions_1n * _GOLDEN_GAMMA)
+        return (_shift_right(bits_Bn, 11).double() * 2.0**-53).view(-1, *shape)
+
+
+class ReplayTokens:
+    """Noise that returns given tokens whatever the logits: puts a sampler on another one's path, step by step."""
+
+    def __init__(self, tokens: Sequence[Tensor]) -> None:
+        self._tokens = tuple(tokens)
+
+    def labels(self, count: int, num_classes: int) -> Tensor:
+        raise UserError("replayed tokens have no labels of their own: pass the labels")
+
+    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
+        return self._tokens[step].to(logits_BlV.device)
+
+    def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
+        raise UserError("more_smooth cannot be replayed from tokens")
+
+
+# SplitMix64 (Steele, Lea, Flood 2014): a 64-bit finaliser over a Weyl sequence. int64 arithmetic wraps in torch, so the
+# same bits come out on every device; constants above 2**63 are written as their two's complement.
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+_LABELS, _TOKENS, _EXPONENTIAL = 1, 2, 3
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift right of int64 (torch's >> copies the sign)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix64(x: Tensor) -> Tensor:
+    x = (x ^ _shift_right(x, 30)) * _MIX_1
+    x = (x ^ _shift_right(x, 27)) * _MIX_2
+    return x ^ _shift_right(x, 31)
+
+
+def _mix64_int(x: int) -> int:
+    """`_mix64` of one Python integer (taken modulo 2**64), as a signed 64-bit integer."""
+    signed = (x + 2**63) % 2**64 - 2**63
+    return int(_mix64(torch.tensor(signed + 1)))

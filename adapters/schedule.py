@@ -1,0 +1,67 @@
+"""What a sampling call will do, known before it happens.
+
+Units    flops: multiply and add counted apart; bytes: 1 byte
+Rows     forward rows: sequences the transformer sees; classifier-free guidance (CFG) doubles the images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One forward pass of the transformer: `new_tokens` attend to `context_tokens` (themselves included)."""
+
+    index: int
+    kind: str
+    """"scale" (all tokens of one resolution), "mask" (refinement), "wavefront" or "token"."""
+    side: tuple[int, int]
+    """Height and width of the token map this step works on."""
+    new_tokens: int
+    context_tokens: int
+    cached_tokens: int
+    """Tokens in the KV cache after this step; 0 for a model without one."""
+    rows: int
+    flops: int
+    """Matrix products of the transformer, all rows; normalisation, softmax and sampling are not counted."""
+    bytes_moved: int
+    """Compulsory traffic: weights once, cache read and written once, logits written once."""
+    cache_bytes: int
+    """Live KV-cache bytes of all layers after this step."""
+
+    @property
+    def name(self) -> str:
+        """The label used in records and reports, such as "scale 16x16"."""
+        return f"{self.kind} {self.side[0]}x{self.side[1]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """All steps of one sampling call, in order, and the decode after them."""
+
+    steps: tuple[Step, ...]
+    images: int
+    decode_flops: int
+    """Convolutions and matrix products of the tokenizer's decoder, all images."""
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens generated for one image."""
+        return sum(step.new_tokens for step in self.steps)
+
+    @property
+    def flops(self) -> int:
+        """Transformer FLOPs of the whole call, all rows."""
+        return sum(step.flops for step in self.steps)
+
+    @property
+    def peak_cache_bytes(self) -> int:
+        return max(step.cache_bytes for step in self.steps)

@@ -1,0 +1,1 @@
+"""Image tokenizers: pixels to codebook ids and back."""

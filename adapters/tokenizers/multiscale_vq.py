@@ -1,0 +1,266 @@
+"""Multi-scale residual VQ-VAE: the tokenizer of VAR, M-VAR and HMAR.
+
+An image is a sum over scales: each scale's codes are enlarged to the last resolution, blended with a convolution
+(phi) and added to `f_hat`. Tokens are in raster order inside a scale; scales go from coarse to fine.
+
+Shapes   B images, C code channels, V codebook entries, S scales, l = pn * pn tokens of one scale,
+         h w latent sides (the last patch number), H W image sides
+Range    images [-1, 1]
+Source   VAR (arXiv:2404.02905) section 3.2, algorithms 1 and 2; golden notes section 3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arvbench.adapters.tokenizers.autoencoder import Decoder, Encoder
+
+PatchNum = int | tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VqVaeConfig:
+    """Constructor arguments under their official names; the defaults are those of `vae_ch160v4096z32`."""
+
+    vocab_size: int = 4096
+    z_channels: int = 32
+    ch: int = 160
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    using_znorm: bool = False
+    quant_conv_ks: int = 3
+    quant_resi: float = 0.5
+    share_quant_resi: int = 4
+    """Number of phi convolutions: 1 shared by all scales, 0 one per scale, else this many."""
+    beta: float = 0.25
+    """Weight of the commitment term in training."""
+    v_patch_nums: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+
+    @property
+    def downsample(self) -> int:
+        return int(2 ** (len(self.ch_mult) - 1))
+
+
+class Phi(nn.Conv2d):
+    """(1 - r) h + r conv3x3(h): blends the enlarged codes of one scale."""
+
+    def __init__(self, channels: int, quant_resi: float) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+        self.ratio = abs(quant_resi)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.mul(1 - self.ratio) + super().forward(h).mul(self.ratio)
+
+
+def phi_ticks(count: int) -> np.ndarray:
+    """Positions in (0, 1) of `count` phi convolutions, float64.
+
+    Four convolutions sit on thirds of the outer cells, any other number in the middle of its cell. With ten scales two
+    choices are mathematical ties that float64 rounding decides, so the expression itself is part of the format.
+    """
+    margin = 1 / 3 / count if count == 4 else 1 / 2 / count
+    return np.linspace(margin, 1 - margin, count)
+
+
+class SharedPhi(nn.Module):
+    """One convolution for all scales (`quant_resi.qresi`)."""
+
+    def __init__(self, phi: Phi) -> None:
+        super().__init__()
+        self.qresi = phi
+
+    def at(self, position: float) -> Phi:
+        return self.qresi
+
+
+class PartlySharedPhi(nn.Module):
+    """A few convolutions (`quant_resi.qresi_ls.i`); a scale takes the one with the nearest tick."""
+
+    def __init__(self, phis: Sequence[Phi]) -> None:
+        super().__init__()
+        self.qresi_ls = nn.ModuleList(phis)
+        self._ticks = phi_ticks(len(phis))
+
+    def at(self, position: float) -> Phi:
+        phi = self.qresi_ls[int(np.argmin(np.abs(self._ticks - position)))]
+        assert isinstance(phi, Phi)
+        return phi
+
+
+class PerScalePhi(nn.ModuleList):
+    """One convolution per scale (`quant_resi.i`), chosen by tick like the partly shared ones."""
+
+    def __init__(self, phis: Sequence[Phi]) -> None:
+        super().__init__(phis)
+        self._ticks = phi_ticks(len(phis))
+
+    def at(self, position: float) -> Phi:
+        phi = self[int(np.argmin(np.abs(self._ticks - position)))]
+        assert isinstance(phi, Phi)
+        return phi
+
+
+class ScaleCode(NamedTuple):
+    """One scale of the residual pyramid."""
+
+    target_BCpp: Tensor
+    """What was quantised: the resized residual."""
+    ids_Bl: Tensor
+    f_hat_BChw: Tensor
+    """Sum of this and all coarser scales."""
+
+
+class ResidualQuantizer(nn.Module):
+    """The codebook and the residual pyramid over it. Always computes in fp32."""
+
+    def __init__(self, config: VqVaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, scales = config.z_channels, len(config.v_patch_nums)
+        self.embedding = nn.Embedding(config.vocab_size, channels)
+        self.register_buffer("ema_vocab_hit_SV", torch.zeros(scales, config.vocab_size))
+        phis = [Phi(channels, config.quant_resi) for _ in range(config.share_quant_resi or scales)]
+        self.quant_resi: SharedPhi | PartlySharedPhi | PerScalePhi
+        if config.share_quant_resi == 1:
+            self.quant_resi = SharedPhi(phis[0])
+        elif config.share_quant_resi == 0:
+            self.quant_resi = PerScalePhi(phis)
+        else:
+            self.quant_resi = PartlySharedPhi(phis)
+
+    def phi(self, scale: int, scales: int) -> Phi:
+        """The convolution of `scale` out of `scales`."""
+        return self.quant_resi.at(scale / (scales - 1))
+
+    def contribution(self, codes_BCpp: Tensor, scale: int, scales: int, size: tuple[int, int]) -> Tensor:
+        """What one scale adds to f_hat: its code vectors enlarged to `size` (B, C, h, w) and blended."""
+        if scale < scales - 1:
+            codes_BCpp = F.interpolate(codes_BCpp, size=size, mode="bicubic")
+        return self.phi(scale, scales)(codes_BCpp)
+
+    def lookup(self, ids_Bl: Tensor, side: tuple[int, int]) -> Tensor:
+        """Code vectors (B, C, ph, pw) of one scale's ids."""
+        return self.embedding(ids_Bl).transpose(1, 2).unflatten(2, side)
+
+    def nearest(self, z_BCpp: Tensor) -> Tensor:
+        """Ids (B, l) of the nearest codes: squared L2, or cosine with `using_znorm`."""
+        z_nC = z_BCpp.permute(0, 2, 3, 1).reshape(-1, z_BCpp.shape[1])
+        codes_VC = self.embedding.weight
+        if self.config.using_znorm:
+            ids = (F.normalize(z_nC, dim=-1) @ F.normalize(codes_VC, dim=-1).T).argmax(dim=1)
+        else:
+            squared = z_nC.square().sum(1, keepdim=True) + codes_VC.square().sum(1)
+            ids = torch.addmm(squared, z_nC, codes_VC.T, alpha=-2).argmin(dim=1)
+        return ids.view(len(z_BCpp), -1)
+
+    def pyramid(self, f_BChw: Tensor, patch_nums: Sequence[PatchNum] | None = None) -> Iterator[ScaleCode]:
+        """Quantise scale by scale: each takes the residual of the scales before it, resized to its side.
+
+        `f_hat` carries gradients to codebook and phi; targets and ids carry none.
+        """
+        sides = _sides(patch_nums or self.config.v_patch_nums)
+        size = (f_BChw.shape[2], f_BChw.shape[3])
+        rest_BChw, f_hat_BChw = f_BChw.detach(), torch.zeros_like(f_BChw)
+        for scale, side in enumerate(sides):
+            last = scale == len(sides) - 1
+            target_BCpp = rest_BChw if last else F.interpolate(rest_BChw, size=side, mode="area")
+            ids_Bl = self.nearest(target_BCpp)
+            added_BChw = self.contribution(self.lookup(ids_Bl, side), scale, len(sides), size)
+            f_hat_BChw, rest_BChw = f_hat_BChw + added_BChw, rest_BChw - added_BChw.detach()
+            yield ScaleCode(target_BCpp, ids_Bl, f_hat_BChw)
+
+    def encode(self, f_BChw: Tensor, patch_nums: Sequence[PatchNum] | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Ids of every scale, each (B, l), and the f_hat (B, C, h, w) they add up to."""
+        codes = list(self.pyramid(f_BChw, patch_nums))
+        return tuple(code.ids_Bl for code in codes), codes[-1].f_hat_BChw
+
+    def f_hats(self, ids: Sequence[Tensor], patch_nums: Sequence[PatchNum] | None = None) -> list[Tensor]:
+        """f_hat (B, C, h, w) after each scale."""
+        sides = _sides(patch_nums or self.config.v_patch_nums)
+        total: Tensor | None = None
+        out: list[Tensor] = []
+        for scale, (ids_Bl, side) in enumerate(zip(ids, sides, strict=True)):
+            added = self.contribution(self.lookup(ids_Bl, side), scale, len(sides), sides[-1])
+            total = added if total is None else total + added
+            out.append(total)
+        return out
+
+    def teacher_forcing_input(self, ids: Sequence[Tensor]) -> Tensor:
+        """What the transformer reads when all tokens are known: (B, L - l_first, C).
+
+        For every scale but the first, f_hat of the scales before it, area-resized to that scale's side.
+        """
+        sides = _sides(self.config.v_patch_nums)
+        resized = (
+            F.interpolate(f_hat, size=side, mode="area")
+            for f_hat, side in zip(self.f_hats(ids)[:-1], sides[1:], strict=True)
+        )
+        return torch.cat([x.flatten(2).transpose(1, 2) for x in resized], dim=1)
+
+    def straight_through(self, f_BChw: Tensor) -> tuple[Tensor, Tensor]:
+        """f_hat that passes gradients to the encoder, and the codebook and commitment loss (scalar)."""
+        fixed_BChw = f_BChw.detach()
+        loss = f_BChw.new_zeros(())
+        for code in self.pyramid(fixed_BChw):
+            loss = loss + F.mse_loss(code.f_hat_BChw, fixed_BChw)
+            loss = loss + self.config.beta * F.mse_loss(code.f_hat_BChw.detach(), f_BChw)
+        return code.f_hat_BChw.detach() + f_BChw - fixed_BChw, loss / len(self.config.v_patch_nums)
+
+
+class VqVae(nn.Module):
+    """Encoder, residual quantizer and decoder; state-dict names equal the official file's."""
+
+    def __init__(self, config: VqVaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        conv = {"ch": config.ch, "ch_mult": config.ch_mult, "num_res_blocks": config.num_res_blocks}
+        self.encoder = Encoder(z_channels=config.z_channels, **conv)
+        self.decoder = Decoder(z_channels=config.z_channels, **conv)
+        self.quantize = ResidualQuantizer(config)
+        kernel = config.quant_conv_ks
+        self.quant_conv = nn.Conv2d(config.z_channels, config.z_channels, kernel, padding=kernel // 2)
+        self.post_quant_conv = nn.Conv2d(config.z_channels, config.z_channels, kernel, padding=kernel // 2)
+
+    def constant_buffers(self) -> dict[str, Tensor]:
+        """Buffers whose values the configuration decides (here: usage statistics of an unused tokenizer)."""
+        scales = len(self.config.v_patch_nums)
+        return {"quantize.ema_vocab_hit_SV": torch.zeros(scales, self.config.vocab_size)}
+
+    def adapt_state(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Usage statistics of another number of scales say nothing about this model: replace them, as upstream does."""
+        own = self.constant_buffers()
+        return tensors | {k: own[k] for k in own if k in tensors and tensors[k].shape != own[k].shape}
+
+    def features(self, images_B3HW: Tensor) -> Tensor:
+        """Continuous features (B, C, h, w) fp32 before quantisation."""
+        weight = self.encoder.conv_in.weight
+        return self.quant_conv(self.encoder(images_B3HW.to(weight.dtype))).float()
+
+    def encode(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
+        """Ids of every scale, each (B, l)."""
+        return self.quantize.encode(self.features(images_B3HW))[0]
+
+    def decode_f_hat(self, f_hat_BChw: Tensor) -> Tensor:
+        """Images (B, 3, H, W) clamped to [-1, 1]."""
+        weight = self.post_quant_conv.weight
+        return self.decoder(self.post_quant_conv(f_hat_BChw.to(weight.dtype))).clamp(-1, 1)
+
+    def decode(self, ids: Sequence[Tensor]) -> Tensor:
+        """Images (B, 3, H, W) clamped to [-1, 1] of the ids of every scale."""
+        return self.decode_f_hat(self.quantize.f_hats(ids)[-1])
+
+    def training_loss(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction (B, 3, H, W), not clamped, and the quantizer's loss (scalar)."""
+        f_hat, loss = self.quantize.straight_through(self.features(images_B3HW))
+        return self.decoder(self.post_quant_conv(f_hat)), loss
+
+
+def _sides(patch_nums: Sequence[PatchNum]) -> list[tuple[int, int]]:
+    return [(pn, pn) if isinstance(pn, int) else pn for pn in patch_nums]

@@ -1,0 +1,1 @@
+"""Measuring: the only part that knows all the others."""

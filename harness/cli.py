@@ -1,0 +1,82 @@
+"""The command `arvbench`: one verb per file in `commands/`; only `main` turns errors into exit codes.
+
+Exit codes: 0 ok, 1 the run finished with failures, 2 user error, 3 host error, 70 a broken contract (with traceback),
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import arvbench
+from arvbench.errors import ArvbenchError, ContractError
+from arvbench.harness.commands.doctor import doctor
+from arvbench.harness.commands.models import models
+from arvbench.harness.commands.report import report
+from arvbench.harness.commands.run import run
+from arvbench.harness.commands.train import train
+from arvbench.harness.commands.verify import verify
+
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="arvbench",
+    help="Benchmarks of autoregressive image models: quality, speed, memory and KV cache, in defended numbers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in (run, models, verify, train, report, doctor):
+    app.command()(verb)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"arvbench {arvbench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Benchmarks of autoregressive image models: quality, speed, memory and KV cache, in defended numbers.
+
+    First steps:
+
+      arvbench run demo           trained tiny models, offline, on the CPU, report in a minute or two
+
+      arvbench doctor             what this machine can run
+
+      arvbench run speed256 --device cuda --models var-d16
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="arvbench")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except ContractError:
+        traceback.print_exc()
+        return ContractError.exit_code
+    except ArvbenchError as error:
+        typer.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

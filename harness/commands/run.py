@@ -1,0 +1,167 @@
+"""`arvbench run`: measure the cases of a suite and show what came out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from arvbench.errors import UserError
+from arvbench.harness.config import Suite, check_cases, load_suite
+from arvbench.harness.yaml_files import parse_value
+from arvbench.results.schema import Environment, Record, Status
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from arvbench.harness.runner import RunOptions
+    from arvbench.harness.store import RecordStore
+
+RUNS_FOLDER = Path("results") / "runs"
+EXIT_FAILURES, EXIT_INTERRUPTED = 1, 130
+
+
+def run(
+    suite: Annotated[str, typer.Argument(help="Name of a built-in suite (demo, speed256), or a YAML file.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Only these models, such as 'var-*,demo/var'. May be given again."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the records.  [default: results/runs/SUITE]")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, for every case.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Setting for every case (batch=8, settings.cfg=2, quality.images=500); wins over the suite. "
+            "A list (batch=[1,8]) makes one case per element. May be given again.",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of official files, or demo, hub, random:SEED.")
+    ] = None,
+    inception_weights: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Weights of the Inception extractor.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is already recorded.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure again what is not ok.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list, and nothing else.")] = False,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
+) -> None:
+    """Measure the cases of SUITE, one process each, and write one record per case.
+
+    A case that is already recorded for this machine and this source is not measured again, so that the same command
+    goes on where it was interrupted. Exit code: 0 all cases ok, 1 finished with failures, 2 bad input, 3 this machine
+    lacks something, 130 interrupted.
+
+    Examples:
+
+      arvbench run demo
+
+      arvbench run speed256 --models 'var-d16,var-d3*' --set batch=[1,64]
+
+      arvbench run my.yaml --weights ~/ckpts --device cuda:1 --json > records.json
+    """
+    from rich.console import Console
+
+    from arvbench.harness.runner import RunOptions
+    from arvbench.harness.store import RecordStore
+
+    chosen = load_suite(suite, models=_patterns(models), overrides=_overrides(settings, device, weights))
+    _check_host(chosen, inception_weights)
+    store = RecordStore(out or RUNS_FOLDER / chosen.name)
+    errors = Console(stderr=True)
+    for notice in store.prepare():
+        errors.print(f"warning: {notice}", style="yellow", markup=False, highlight=False)
+    options = RunOptions(fresh=fresh, retry_failed=retry_failed, inception_weights=inception_weights)
+    records = _measure(chosen, store, options, errors)
+    if as_json:
+        typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=2))
+    else:
+        _show(records)
+    if report:
+        _report(store, errors if as_json else Console())
+    if any(record.status is not Status.OK for record in records):
+        raise typer.Exit(EXIT_FAILURES)
+
+
+def _patterns(models: Sequence[str] | None) -> list[str]:
+    return [pattern.strip() for group in models or () for pattern in group.split(",") if pattern.strip()]
+
+
+def _overrides(settings: Sequence[str] | None, device: str | None, weights: str | None) -> dict[str, Any]:
+    """Command-line settings by key; --device and --weights are short for --set."""
+    overrides: dict[str, Any] = {}
+    for setting in settings or ():
+        key, equals, text = setting.partition("=")
+        if not key or not equals:
+            raise UserError(f"--set {setting!r}: write KEY=VALUE, such as --set batch=8")
+        overrides[key] = parse_value(text)
+    given = {"device": device, "weights": weights}
+    return overrides | {key: value for key, value in given.items() if value is not None}
+
+
+def _check_host(suite: Suite, inception_weights: Path | None) -> None:
+    """Fail now, not in every case: settings that a model refuses, a device or extractor weights that are not here."""
+    from arvbench.adapters.loading import usable_device
+
+    check_cases(suite.cases)
+    for device in dict.fromkeys(case.config.device for case in suite.cases):
+        usable_device(device)
+    extractors = {case.config.quality.extractor for case in suite.cases if case.config.quality}
+    if "inception" in extractors:
+        from arvbench.harness.quality.inception import find_weights
+
+        find_weights(inception_weights)
+
+
+@cache
+def _environment_of(device: str) -> Environment:
+    from arvbench.adapters.loading import usable_device
+    from arvbench.harness.measure.environment import read_environment
+
+    return read_environment(usable_device(device))
+
+
+def _measure(suite: Suite, store: RecordStore, options: RunOptions, errors: Console) -> list[Record]:
+    """Run the suite under a progress bar; Ctrl-C ends with a line that says how to go on."""
+    from arvbench.harness.commands.progress import ProgressListener
+    from arvbench.harness.engines import ENGINES
+    from arvbench.harness.runner import run_suite
+
+    try:
+        with ProgressListener(errors, total=len(suite.cases)) as listener:
+            return run_suite(
+                suite, store, ENGINES["local"](), listener, environment_of=_environment_of, options=options
+            )
+    except KeyboardInterrupt:
+        errors.print(
+            f"interrupted: {len(store.records())} finished records are in {store.path}; run the same command again to "
+            "go on",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _show(records: Sequence[Record]) -> None:
+    from rich.console import Console
+
+    from arvbench.reports.tables import terminal_table
+
+    Console().print(terminal_table(records))
+
+
+def _report(store: RecordStore, console: Console) -> None:
+    from arvbench.reports.build import build_report
+
+    summary = build_report([store.path], store.folder / "report.html")
+    console.print(f"report: {summary.html}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,49 @@
+"""`arvbench train`: make again what the package ships."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    name: Annotated[str, typer.Argument(help="demo/var or digits-cnn.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for weights and record.")] = Path("trained"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the training record as JSON.")] = False,
+) -> None:
+    """Train NAME from scratch, seeded, and write its weights and the record of the training.
+
+    Examples:
+
+      arvbench train demo/var
+
+      arvbench train demo/var --out trained && arvbench run demo --weights trained/var.safetensors
+    """
+    from rich.console import Console
+
+    from arvbench.errors import UserError
+    from arvbench.harness.training import TRAININGS
+
+    train_named = TRAININGS[name]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}") from error
+    console = Console(stderr=True)
+
+    def progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
+        shown = ", ".join(f"{key} {value:.4f}" for key, value in numbers.items())
+        console.print(f"epoch {done}/{total}: {shown}", highlight=False, markup=False)
+
+    record = train_named(out, device=device, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(record, indent=2))
+        return
+    typer.echo(f"trained {name} in {record['wall_s']:.0f} s on {record['device']}; weights and record are in {out}")
+    for metric, value in record.get("quality", {}).items():
+        typer.echo(f"  {metric}: {value:.4g}")

@@ -1,0 +1,259 @@
+"""From a suite file to a list of cases.
+
+A suite is a YAML file with `name`, `description`, `defaults` and `cases`. Settings are merged in this order, later
+ones win: defaults < case < command line. `settings` and `quality` are merged key by key, everything else is replaced.
+After merging, a list in a case stands for one case per element (`batch: [1, 8]`), several lists for their product;
+`settings` and `quality` may be lists of mappings. A model may be a pattern (`var-*`).
+
+Reading a suite imports neither torch nor a model family; `check_cases` does, to see what the models will refuse.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from arvbench.adapters.registry import MODELS
+from arvbench.errors import UnknownName, UserError
+from arvbench.harness.yaml_files import read_yaml
+from arvbench.results.schema import CaseConfig, QualityRequest
+
+if TYPE_CHECKING:
+    from arvbench.adapters.base import ModelSpec, SamplingSettings
+
+SUITES_FOLDER = Path(__file__).parent / "suites"
+
+_MAPPINGS = {"settings": None, "quality": QualityRequest}
+"""Keys whose values are mappings, and the model that knows their keys (None: the model family does)."""
+
+
+class _SuiteFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    cases: list[dict[str, Any]] = Field(min_length=1)
+
+
+class Case(BaseModel):
+    """One case of a suite: what to measure, and a name unique in the suite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    case_id: str
+    config: CaseConfig
+
+
+class Suite(BaseModel):
+    """A suite after merging and expansion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    description: str
+    cases: tuple[Case, ...]
+
+
+def built_in_suites() -> dict[str, Path]:
+    """Name -> file of the suites that are part of this package."""
+    return {path.stem: path for path in sorted(SUITES_FOLDER.glob("*.yaml"))}
+
+
+def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapping[str, Any] | None = None) -> Suite:
+    """Read a built-in suite by name, or a YAML file by path, and expand it.
+
+    `models` are patterns that choose among the suite's models. `overrides` are command-line settings by key;
+    "settings.KEY" and "quality.KEY" reach into those mappings ("quality.KEY" only where a case asks for quality).
+    Raises UserError, naming the file and the key.
+    """
+    path = _find(name_or_path)
+    suite = _parse(path)
+    layers = _layers(path, suite, overrides or {})
+    configs: list[CaseConfig] = []
+    for where, merged in layers:
+        configs += [_validate(where, single) for single in _expand(where, merged)]
+    chosen = _choose(configs, models)
+    return Suite(name=suite.name, description=suite.description, cases=_name_cases(chosen))
+
+
+def check_cases(cases: Iterable[Case]) -> None:
+    """Raise UserError for sampling settings or cache policies that a model would refuse. Imports the families."""
+    from arvbench.adapters.cache import CACHE_POLICIES
+
+    for case in cases:
+        spec = MODELS[case.config.model]
+        if case.config.cache is not None and case.config.cache not in CACHE_POLICIES:
+            raise UnknownName("cache policy", case.config.cache, CACHE_POLICIES)
+        settings = sampling_settings(spec, case.config.settings)
+        if settings.top_k is not None and settings.top_k > spec.vocab_size:
+            raise UserError(
+                f"case {case.case_id!r}: top_k {settings.top_k} is larger than the vocabulary of {spec.name} "
+                f"({spec.vocab_size})"
+            )
+
+
+def sampling_settings(spec: ModelSpec, overrides: Mapping[str, Any]) -> SamplingSettings:
+    """The model's official settings with `overrides` on top; UserError names the key that it does not have."""
+    kind = type(spec.settings)
+    try:
+        return kind.model_validate(spec.settings.model_dump() | dict(overrides))
+    except ValidationError as error:
+        _refuse(f"sampling settings of {spec.name}", error, kind)
+
+
+def _find(name_or_path: str) -> Path:
+    known = built_in_suites()
+    if name_or_path in known:
+        return known[name_or_path]
+    path = Path(name_or_path).expanduser()
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        raise UnknownName("suite", name_or_path, known)
+    return path
+
+
+def _parse(path: Path) -> _SuiteFile:
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a suite is a mapping with name, description, defaults and cases")
+    try:
+        return _SuiteFile.model_validate(content)
+    except ValidationError as error:
+        _refuse(str(path), error, _SuiteFile)
+
+
+def _layers(path: Path, suite: _SuiteFile, overrides: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(where, merged settings) for every entry under `cases`, lists not yet expanded."""
+    quality_asked = any((suite.defaults | entry).get("quality") for entry in suite.cases)
+    nested = _nest(overrides)
+    if nested.get("quality") and not quality_asked:
+        raise UserError(f"{path}: no case asks for quality, so quality settings have nothing to change")
+    _check_keys(f"{path}: defaults", suite.defaults)
+    layers = []
+    for number, entry in enumerate(suite.cases):
+        where = f"{path}: cases[{number}]"
+        _check_keys(where, entry)
+        merged = _merge(suite.defaults, entry)
+        changes = nested if merged.get("quality") else {k: v for k, v in nested.items() if k != "quality"}
+        layers.append((where, _merge(merged, changes)))
+    return layers
+
+
+def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn {"settings.cfg": 2} into {"settings": {"cfg": 2}}."""
+    nested: dict[str, Any] = {}
+    for key, value in overrides.items():
+        head, dot, tail = key.partition(".")
+        if not dot:
+            nested[key] = value
+        elif head in _MAPPINGS and tail:
+            nested.setdefault(head, {})[tail] = value
+        else:
+            raise UserError(f"unknown setting {key!r}: only {' and '.join(_MAPPINGS)} have keys of their own")
+    _check_keys("command line", nested)
+    return nested
+
+
+def _check_keys(where: str, layer: Mapping[str, Any]) -> None:
+    for key in layer:
+        if key not in CaseConfig.model_fields:
+            raise UserError(f"{where}: {_unknown_key(key, CaseConfig.model_fields)}")
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    if near:
+        return f"unknown key {key!r}; did you mean {' or '.join(map(repr, near))}?"
+    return f"unknown key {key!r}; known: {', '.join(known)} (sampling settings are written settings.{key})"
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of two layers; the one above wins, mappings are merged key by key into each element below."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if key in _MAPPINGS and isinstance(value, dict) and isinstance(old, dict):
+            value = old | value
+        elif key in _MAPPINGS and isinstance(value, dict) and isinstance(old, list):
+            value = [element | value if isinstance(element, dict) else element for element in old]
+        merged[key] = value
+    return merged
+
+
+def _expand(where: str, merged: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One mapping per element of the product of all lists, in the order written."""
+    axes = {key: value if isinstance(value, list) else [value] for key, value in merged.items()}
+    if empty := [key for key, values in axes.items() if not values]:
+        raise UserError(f"{where}: {empty[0]} is an empty list, which stands for no case at all")
+    if isinstance(model := merged.get("model"), str | list):
+        patterns = [model] if isinstance(model, str) else model
+        axes["model"] = [name for pattern in patterns for name in _matching_models(str(pattern))]
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _matching_models(pattern: str) -> list[str]:
+    """Known models that a name or pattern stands for; UnknownName when there are none."""
+    names = [name for name in MODELS if fnmatchcase(name, pattern)]
+    if not names:
+        raise UnknownName("model", pattern, MODELS)
+    return names
+
+
+def _validate(where: str, single: Mapping[str, Any]) -> CaseConfig:
+    try:
+        return CaseConfig.model_validate(single)
+    except ValidationError as error:
+        _refuse(where, error, CaseConfig)
+
+
+def _choose(configs: Sequence[CaseConfig], patterns: Sequence[str]) -> list[CaseConfig]:
+    """Cases whose model matches a pattern (all without patterns), each once."""
+    present = {config.model: None for config in configs}
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in present):
+            _matching_models(pattern)
+            raise UserError(f"no case of this suite has a model {pattern!r}; its models: {', '.join(present)}")
+    chosen: list[CaseConfig] = []
+    for config in configs:
+        wanted = not patterns or any(fnmatchcase(config.model, pattern) for pattern in patterns)
+        if wanted and config not in chosen:
+            chosen.append(config)
+    return chosen
+
+
+def _name_cases(configs: Sequence[CaseConfig]) -> tuple[Case, ...]:
+    """Give every case a readable name; equal names (cases that differ in minor fields) are numbered."""
+    seen: dict[str, int] = {}
+    cases = []
+    for config in configs:
+        name = case_name(config)
+        seen[name] = seen.get(name, 0) + 1
+        cases.append(Case(case_id=name if seen[name] == 1 else f"{name} #{seen[name]}", config=config))
+    return tuple(cases)
+
+
+def case_name(config: CaseConfig) -> str:
+    """Readable name such as "demo/var optimized static b16 float32 cpu"."""
+    parts = [config.model, config.backend, config.cache or "", f"b{config.batch}", config.dtype, config.device]
+    parts += [f"{key}={value}" for key, value in sorted(config.settings.items())]
+    if config.quality is not None:
+        parts.append(f"quality({config.quality.extractor})")
+    return " ".join(part for part in parts if part)
+
+
+def _refuse(where: str, error: ValidationError, model: type[BaseModel]) -> NoReturn:
+    """Turn pydantic's first complaint into one line that names file and key."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = QualityRequest.model_fields if first["loc"][0] == "quality" else model.model_fields
+        raise UserError(f"{where}: {_unknown_key(str(first['loc'][-1]), known)}") from error
+    shown = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+    raise UserError(f"{where}: {key}: {first['msg']}{shown}") from error

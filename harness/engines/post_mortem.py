@@ -1,0 +1,61 @@
+"""Why a worker died without a result. "Out of memory" is said only where there is evidence."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from arvbench.results.schema import Failed, Status
+
+_BAD_ALLOC = "std::bad_alloc"
+"""What C++ says on stderr before it aborts because an allocation failed."""
+
+
+def explain_death(returncode: int, output: str, oom_kills_before: int, oom_kills_after: int) -> Failed:
+    """Outcome of a worker that ended with `returncode` (negative: killed by that signal) and left no result.
+
+    `oom_kills_*` are the kernel's counts of processes killed for memory, before and after.
+    """
+    if returncode >= 0:
+        last = next((line for line in reversed(output.splitlines()) if line.strip()), "it said nothing")
+        reason = f"the worker ended with exit code {returncode} and no result: {last.strip()}"
+        return Failed(status=Status.ERROR, reason=reason, detail=output)
+    name = _signal_name(-returncode)
+    if returncode == -signal.SIGKILL and oom_kills_after > oom_kills_before:
+        reason = f"the kernel killed the worker for lack of memory ({name}; its OOM-kill count rose)"
+        return Failed(status=Status.OOM, reason=reason, detail=output)
+    if returncode == -signal.SIGABRT and _BAD_ALLOC in output:
+        return Failed(status=Status.OOM, reason=f"an allocation failed inside a library ({_BAD_ALLOC})", detail=output)
+    reason = f"the worker was killed by {name}; nothing shows that memory was the reason"
+    return Failed(status=Status.ERROR, reason=reason, detail=output)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Processes that the kernel has killed for lack of memory, as far as it tells us (0 where it does not).
+
+    Reads this process's memory cgroup (version 2: memory.events, version 1: memory.oom_control) and the count of the
+    whole machine in vmstat.
+    """
+    files = [proc / "vmstat"]
+    for line in _lines(proc / "self" / "cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            files.append(cgroups / path.lstrip("/") / "memory.events")
+        elif "memory" in controllers.split(","):
+            files.append(cgroups / "memory" / path.lstrip("/") / "memory.oom_control")
+    counts = [line.split() for file in files for line in _lines(file)]
+    return sum(int(words[1]) for words in counts if len(words) == 2 and words[0] == "oom_kill")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,87 @@
+"""Which scaled-dot-product-attention (SDPA) kernel really ran, as torch's dispatcher names it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_SDPA = "aten::scaled_dot_product_attention"
+_FUSED = "aten::_scaled_dot_product_"
+MATH = "math"
+"""The unfused fallback: two matrix products and a softmax."""
+NO_SDPA = "no SDPA call"
+"""The model computes attention by other means (see the record's `kernels`)."""
+
+
+class AttentionRecorder:
+    """Counts the SDPA kernels of the calls made inside `with`.
+
+    Fused kernels are operators of their own. The fallback is taken apart before a dispatch mode sees it, so that SDPA
+    calls beyond the fused ones are the fallback.
+    """
+
+    def __init__(self) -> None:
+        self._calls = _CallCounter()
+        self._kernels = _KernelCounter()
+
+    def __enter__(self) -> AttentionRecorder:
+        self._calls.__enter__()
+        self._kernels.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._kernels.__exit__(*exc)
+        self._calls.__exit__(*exc)
+
+    @property
+    def kernels(self) -> dict[str, int]:
+        """Kernel -> calls, such as {"flash_attention_for_cpu": 36}; fallback calls under MATH."""
+        fused = dict(self._kernels.fused)
+        unfused = self._calls.count - sum(fused.values())
+        return fused | ({MATH: unfused} if unfused > 0 else {})
+
+    @property
+    def description(self) -> str:
+        """Kernels joined by " + ", most calls first (a tokenizer may use another one than the transformer)."""
+        kernels = self.kernels
+        return " + ".join(sorted(kernels, key=lambda name: (-kernels[name], name))) or NO_SDPA
+
+
+class _KernelCounter(TorchDispatchMode):
+    """Counts fused attention operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.name()
+        if name == _SDPA:
+            # Under inference_mode the call arrives whole: take it apart here, so that its kernel is seen too (without
+            # function modes, which would turn the parts back into the whole).
+            with torch._C.DisableTorchFunction(), self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        if name.startswith(_FUSED) and not name.startswith(f"{_FUSED}attention_math"):
+            self.fused[name.removeprefix("aten::_scaled_dot_product_")] += 1
+        return func(*args, **kwargs)
+
+
+class _CallCounter(TorchFunctionMode):
+    """Counts calls of F.scaled_dot_product_attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            self.count += 1
+        return func(*args, **(kwargs or {}))

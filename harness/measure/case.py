@@ -1,0 +1,160 @@
+"""Measuring one case, in an order that a number can be defended with.
+
+load -> correctness -> warm-up -> timing -> memory and KV cache -> quality -> sample sheet. A case that fails the
+correctness check ends there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+
+from arvbench.adapters.base import Observer, Sampler, SamplingSettings
+from arvbench.adapters.cache.base import KVCache
+from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.sampling import PerImageNoise
+from arvbench.adapters.schedule import Schedule, Step
+from arvbench.harness.config import sampling_settings
+from arvbench.harness.jobs import Event, EventListener, Job
+from arvbench.harness.measure.attention import AttentionRecorder
+from arvbench.harness.measure.clocks import Clock, clock_for
+from arvbench.harness.measure.correctness import check_correctness, spread_labels
+from arvbench.harness.measure.images import draw_sample_sheet, measure_case_quality
+from arvbench.harness.measure.memory import measure_memory, probe_for
+from arvbench.harness.measure.timing import SamplingCall, measure_times, warm_up
+from arvbench.results.schema import (
+    CaseConfig,
+    Correctness,
+    Incorrect,
+    Measured,
+    Quality,
+    Setup,
+    StepPlan,
+    Timing,
+    WarmUp,
+)
+
+TIMING_SEED = 0
+"""Run seed of the noise in timed calls: every repetition draws the same images."""
+
+
+def measure_case(job: Job, listener: EventListener) -> Measured | Incorrect:
+    """Measure one case on this process's threads and devices. Every error is raised."""
+    case = job.case
+    listener(Event(phase="load"))
+    sampler = load_sampler(
+        case.model,
+        weights=case.weights,
+        device=case.device,
+        dtype=getattr(torch, case.dtype),
+        backend=case.backend,
+    )
+    settings = sampling_settings(sampler.spec, case.settings)
+    sampler.check_settings(settings)
+    listener(Event(phase="correctness"))
+    attention = AttentionRecorder()
+    correctness = check_correctness(sampler, settings, cache_policy=case.cache, batch=case.batch, watch=attention)
+    schedule = sampler.schedule(settings, batch=case.batch)
+    setup = _describe(sampler, settings, schedule, case, attention.description)
+    if not correctness.passed:
+        return Incorrect(setup=setup, correctness=correctness)
+    return _measure(job, sampler, settings, schedule, setup, correctness, listener)
+
+
+def _measure(
+    job: Job,
+    sampler: Sampler,
+    settings: SamplingSettings,
+    schedule: Schedule,
+    setup: Setup,
+    correctness: Correctness,
+    listener: EventListener,
+) -> Measured:
+    case = job.case
+    labels = spread_labels(case.batch, sampler.spec.num_classes)
+
+    def make_cache() -> KVCache:
+        return sampler.make_cache(case.cache, settings, batch=case.batch)
+
+    def call(cache: KVCache, observer: Observer) -> None:
+        """Labels in, uint8 images out: making the noise is part of it."""
+        noise = PerImageNoise(TIMING_SEED, range(case.batch))
+        sampler.sample(labels, settings, noise=noise, cache=cache, observer=observer)
+
+    # The cache of the timed calls is gone after this line: the memory pass makes one of its own.
+    warmup, times = _times(case, partial(call, make_cache()), clock_for(sampler.device), schedule, listener)
+    listener(Event(phase="memory"))
+    memory, cache_steps = measure_memory(
+        sampler, schedule, make_cache=make_cache, call=call, probe=probe_for(sampler.device)
+    )
+    return Measured(
+        setup=setup,
+        correctness=correctness,
+        warmup=warmup,
+        timings=times,
+        memory=memory,
+        cache=cache_steps,
+        quality=_quality(job, sampler, settings, listener),
+        sample_sheet=draw_sample_sheet(job, sampler, settings, listener) if case.sample_sheet else None,
+    )
+
+
+def _times(
+    case: CaseConfig, call: SamplingCall, clock: Clock, schedule: Schedule, listener: EventListener
+) -> tuple[WarmUp, tuple[Timing, ...]]:
+    warming, timing = _counter(listener, "warm-up", case.max_warmup), _counter(listener, "timing", case.repeats)
+    warmup = warm_up(call, clock, most=case.max_warmup, progress=warming)
+    return warmup, measure_times(call, clock, schedule, repeats=case.repeats, progress=timing)
+
+
+def _quality(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> tuple[Quality, ...]:
+    request = job.case.quality
+    if request is None:
+        return ()
+    if sampler.weights.random:
+        listener(Event(phase="quality", note="random weights have no quality: none is reported"))
+        return ()
+    return measure_case_quality(job, request, sampler, settings, _counter(listener, "quality", request.images))
+
+
+def _counter(listener: EventListener, phase: str, total: int) -> Callable[[int], None]:
+    return lambda done: listener(Event(phase=phase, done=done, total=total))
+
+
+def _describe(
+    sampler: Sampler, settings: SamplingSettings, schedule: Schedule, case: CaseConfig, attention: str
+) -> Setup:
+    spec, chosen = sampler.spec, settings.model_dump(mode="json")
+    official = spec.settings.model_dump(mode="json")
+    return Setup(
+        model=spec.name,
+        family=spec.family,
+        image_px=spec.image_px,
+        transformer_parameters=_parameters(sampler, "transformer"),
+        tokenizer_parameters=_parameters(sampler, "tokenizer"),
+        weights_source=sampler.weights.source,
+        weights_random=sampler.weights.random,
+        weights_sha256=dict(sampler.weights.sha256),
+        settings=chosen,
+        settings_source=spec.settings_source,
+        settings_deviations={key: value for key, value in chosen.items() if value != official[key]},
+        cache_policy=sampler.make_cache(case.cache, settings, batch=1).policy,
+        kernels=dict(sampler.kernels),
+        attention=attention,
+        threads=torch.get_num_threads(),
+        plan=tuple(_plan(step) for step in schedule),
+        decode_flops=schedule.decode_flops,
+    )
+
+
+def _parameters(sampler: Sampler, part: str) -> int:
+    return sum(parameter.numel() for parameter in sampler.modules()[part].parameters())
+
+
+def _plan(step: Step) -> StepPlan:
+    fields: dict[str, Any] = {key: value for key, value in asdict(step).items() if key in StepPlan.model_fields}
+    return StepPlan(name=step.name, **fields)

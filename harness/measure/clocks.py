@@ -1,0 +1,88 @@
+"""Two clocks with one face: the wall clock, and CUDA events on the current stream.
+
+Units    _ns nanoseconds
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal, Protocol
+
+import torch
+
+from arvbench.errors import ContractError
+
+CLOCK_TOLERANCE = 0.1
+"""Share by which CUDA events and the wall clock may differ over a whole call."""
+CLOCK_SLACK_NS = 2_000_000
+"""Difference that is allowed on top: launching and synchronising take this long on a busy host."""
+
+
+ClockKind = Literal["wall", "cuda-event"]
+
+
+class Clock(Protocol):
+    """Marks moments; the time between two marks can be read after `settle`."""
+
+    kind: ClockKind
+
+    def mark(self) -> Any:
+        """Remember this moment of the device's work, without waiting for it."""
+        ...
+
+    def settle(self) -> None:
+        """Wait until the device has reached every mark."""
+        ...
+
+    def between_ns(self, begin: Any, end: Any) -> int: ...
+
+
+class WallClock:
+    """For devices that have finished when the call returns (the CPU)."""
+
+    kind: ClockKind = "wall"
+
+    def mark(self) -> int:
+        return time.perf_counter_ns()
+
+    def settle(self) -> None:
+        return None
+
+    def between_ns(self, begin: int, end: int) -> int:
+        return end - begin
+
+
+class CudaEventClock:
+    """Events on the current stream: marks cost microseconds and do not stop the device."""
+
+    kind: ClockKind = "cuda-event"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def settle(self) -> None:
+        torch.cuda.synchronize(self._device)
+
+    def between_ns(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> int:
+        return round(begin.elapsed_time(end) * 1e6)
+
+
+def clock_for(device: torch.device) -> Clock:
+    return CudaEventClock(device) if device.type == "cuda" else WallClock()
+
+
+def check_against_wall(device_ns: int, wall_ns: int) -> None:
+    """Raise ContractError when a device clock and the synchronised wall clock disagree about one call.
+
+    They disagree when work ran on a stream that the events did not see; such a time must not be reported.
+    """
+    if abs(device_ns - wall_ns) > CLOCK_TOLERANCE * wall_ns + CLOCK_SLACK_NS:
+        raise ContractError(
+            f"the device clock says {device_ns / 1e6:.2f} ms and the wall clock {wall_ns / 1e6:.2f} ms for the same "
+            "call: part of the work ran on another stream, so this time cannot be defended"
+        )

@@ -1,0 +1,195 @@
+"""The comparison made before any time is taken: a backend that computes something else has no speed.
+
+Two judges. Any backend but the reference is compared with the reference on the same weights: its guided logits on
+the reference's token path (so that one early difference does not hide the rest), and its freely drawn tokens. The
+reference, with whatever cache policy, is compared with one teacher-forced pass over its own tokens, which uses no
+cache at all.
+
+Shapes   B images, l tokens of one step, L tokens of all steps, V codebook entries
+Range    logits natural-log, fp32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arvbench.adapters.base import Sampler, SamplingSettings, SilentObserver, StepOutput
+from arvbench.adapters.sampling import PerImageNoise, ReplayTokens
+from arvbench.adapters.schedule import Step
+from arvbench.results.schema import Correctness
+
+CHECK_IMAGES = 4
+"""Most images in the check; fewer when the case's batch is smaller."""
+CHECK_SEED = 20240403
+"""Run seed of the check's noise, apart from those of timing and quality."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What one dtype may lose between two ways of computing the same thing."""
+
+    relative: float
+    """Largest logit difference, as a share of the judge's largest logit."""
+    equal_tokens: float
+    """Share of freely drawn tokens that must be equal, 0..1."""
+
+
+# float32: another order of summation over thousands of terms moves logits by 1e-6 to 1e-4 of their scale, which changes
+# no drawn token except by great bad luck. Half precisions round every activation (2**-11, 2**-8); a draw that falls
+# near a boundary then changes, and with it every later step of that image, so only a share of tokens can be asked for.
+TOLERANCES = {
+    torch.float32: Tolerance(1e-3, 1.0),
+    torch.float16: Tolerance(2e-2, 0.7),
+    torch.bfloat16: Tolerance(1e-1, 0.4),
+}
+
+
+def reference_twin(sampler: Sampler) -> Sampler:
+    """The reference backend on the very same modules: no weight is loaded or copied twice."""
+    return sampler.spec.sampler(  # type: ignore[call-arg]
+        sampler.spec,
+        sampler.modules(),
+        weights=sampler.weights,
+        backend="reference",
+        device=sampler.device,
+        dtype=sampler.dtype,
+    )
+
+
+def check_correctness(
+    sampler: Sampler,
+    settings: SamplingSettings,
+    *,
+    cache_policy: str | None,
+    batch: int,
+    watch: AbstractContextManager[object] | None = None,
+) -> Correctness:
+    """Compare `sampler` with its judge on at most CHECK_IMAGES images of spread-out classes.
+
+    The call in which `sampler` draws freely runs inside `watch`, so that what it used can be recorded.
+    """
+    labels = spread_labels(min(batch, CHECK_IMAGES), sampler.spec.num_classes)
+    check = _against_teacher_forcing if sampler.backend == "reference" else _against_reference
+    return check(sampler, settings, cache_policy, labels, watch or nullcontext())
+
+
+def spread_labels(count: int, classes: int) -> list[int]:
+    """`count` labels in 0..classes-1, spread evenly; the same for every batch of the same size."""
+    return [(index * classes) // count if count <= classes else index % classes for index in range(count)]
+
+
+class _Recorder(SilentObserver):
+    """Keeps logits of every step on the CPU, so that the check does not need the device's memory."""
+
+    def __init__(self) -> None:
+        self.guided: list[Tensor] = []
+        self.conditional: list[Tensor] = []
+
+    def step_end(self, step: Step, output: StepOutput) -> None:
+        self.guided.append(output.logits.float().cpu())
+        self.conditional.append(output.logits_pre_cfg[: len(output.logits)].float().cpu())
+
+
+def _against_reference(
+    sampler: Sampler,
+    settings: SamplingSettings,
+    cache_policy: str | None,
+    labels: Sequence[int],
+    watch: AbstractContextManager[object],
+) -> Correctness:
+    judge = reference_twin(sampler)
+    smooth = getattr(settings, "more_smooth", False)
+    # more_smooth feeds a mixture of codes forward, not the drawn token, so a token path says nothing about its logits.
+    # Logits are compared with it switched off (the transformer's work is the same), free drawing with it on.
+    replayed = settings.model_copy(update={"more_smooth": False}) if smooth else settings
+    path, expected = _run(judge, replayed, "grow", labels)
+    _, got = _run(sampler, replayed, cache_policy, labels, ReplayTokens(path))
+    free_judge = _run(judge, settings, "grow", labels)[0] if smooth else path
+    with watch:
+        free_sampler, _ = _run(sampler, settings, cache_policy, labels)
+    return _verdict(
+        "reference backend" + (" (logits without more_smooth, which cannot be replayed)" if smooth else ""),
+        sampler.dtype,
+        expected=expected.guided,
+        got=got.guided,
+        equal=equal_share(free_judge, free_sampler),
+    )
+
+
+def _against_teacher_forcing(
+    sampler: Sampler,
+    settings: SamplingSettings,
+    cache_policy: str | None,
+    labels: Sequence[int],
+    watch: AbstractContextManager[object],
+) -> Correctness:
+    """One pass gives conditional logits only: they are what is compared, and what both draw tokens from."""
+    smooth = getattr(settings, "more_smooth", False)
+    settings = settings.model_copy(update={"more_smooth": False}) if smooth else settings
+    with watch:
+        path, stepped = _run(sampler, settings, cache_policy, labels)
+    forced = sampler.teacher_forced(path, labels).float().cpu().split([t.shape[1] for t in path], dim=1)
+    noise = PerImageNoise(CHECK_SEED, range(len(labels)))
+    draws = [[noise.tokens(logits, step) for step, logits in enumerate(w)] for w in (forced, stepped.conditional)]
+    return _verdict(
+        "teacher-forced pass" + (" (without more_smooth, which cannot be teacher-forced)" if smooth else ""),
+        sampler.dtype,
+        expected=list(forced),
+        got=stepped.conditional,
+        equal=equal_share(*draws),
+    )
+
+
+def _run(
+    sampler: Sampler,
+    settings: SamplingSettings,
+    cache_policy: str | None,
+    labels: Sequence[int],
+    noise: ReplayTokens | None = None,
+) -> tuple[tuple[Tensor, ...], _Recorder]:
+    """Tokens per step and recorded logits of one call; without `noise` tokens are drawn freely."""
+    recorder = _Recorder()
+    samples = sampler.sample(
+        labels,
+        settings,
+        noise=noise or PerImageNoise(CHECK_SEED, range(len(labels))),
+        cache=sampler.make_cache(cache_policy, settings, batch=len(labels)),
+        observer=recorder,
+    )
+    return samples.tokens, recorder
+
+
+def equal_share(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Share of equal tokens over all steps, 0..1."""
+    same = sum(int((a.cpu() == b.cpu()).sum()) for a, b in zip(one, other, strict=True))
+    return same / sum(tokens.numel() for tokens in one)
+
+
+def _verdict(
+    judge: str, dtype: torch.dtype, *, expected: Sequence[Tensor], got: Sequence[Tensor], equal: float
+) -> Correctness:
+    allowed = TOLERANCES[dtype]
+    scale = max(float(logits.abs().max()) for logits in expected)
+    worst = max(_distance(a, b) for a, b in zip(expected, got, strict=True))
+    tolerance = allowed.relative * max(scale, 1.0)
+    return Correctness(
+        judge=judge,
+        images=len(expected[0]),
+        max_abs_diff=worst,
+        tolerance=tolerance,
+        equal_tokens=equal,
+        required_equal_tokens=allowed.equal_tokens,
+        # Written so that a NaN on either side fails.
+        passed=worst <= tolerance and equal >= allowed.equal_tokens,
+    )
+
+
+def _distance(expected: Tensor, got: Tensor) -> float:
+    """Largest absolute difference; NaN or an infinity on either side counts as infinitely far."""
+    difference = (expected - got).abs().max()
+    return float(difference) if torch.isfinite(difference) else float("inf")

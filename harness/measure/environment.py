@@ -1,0 +1,128 @@
+"""Where and with what a case ran. A record without it is not written.
+
+Units    _bytes bytes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+import torch
+
+import arvbench
+from arvbench.harness.measure.nvml import GpuProbe, probe_gpu
+from arvbench.results.schema import Environment
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "triton",
+    "torch-fidelity",
+    "numpy",
+    "scikit-learn",
+    "pillow",
+    "safetensors",
+    "pydantic",
+)
+"""Distributions that can change a number."""
+
+_MEASURING_FOLDERS = ("adapters", "harness", "kernels", "results")
+"""Parts whose source can change a measurement. Reports only read records: editing one must not measure again."""
+_MEASURING_SUFFIXES = (".py", ".safetensors")
+
+
+def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Environment:
+    """Describe this machine, these libraries and this source as they are now. `probe` overrides the device's own."""
+    probe = probe or probe_gpu(device)
+    commit, dirty = _git_state()
+    return Environment(
+        arvbench_version=arvbench.__version__,
+        source_sha256=source_sha256(),
+        git_commit=commit,
+        git_dirty=dirty,
+        python=platform.python_version(),
+        libraries=library_versions(),
+        os=f"{platform.system()} {platform.release()}",
+        cpu=cpu_name(),
+        cores=physical_cores(),
+        memory_bytes=psutil.virtual_memory().total,
+        gpu=probe.read() if probe else None,
+        cuda=torch.version.cuda,
+        tf32=device.type == "cuda"
+        and (torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32),
+    )
+
+
+@cache
+def source_sha256() -> str:
+    """Digest of every file of this package that can change a measurement, names included."""
+    root = Path(arvbench.__file__).parent
+    files = [path for path in root.glob("*.py") if path.is_file()]
+    for folder in _MEASURING_FOLDERS:
+        # Path.rglob does not follow the links of a checkout's src/arvbench, so start behind them.
+        inside = (root / folder).resolve().rglob("*")
+        files += [path for path in inside if path.suffix in _MEASURING_SUFFIXES]
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda path: (path.parts[-2:], str(path))):
+        digest.update(f"{path.parent.name}/{path.name}".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Distribution -> version of what is installed."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def cpu_name() -> str:
+    """Model name of the processor; Linux keeps it in /proc/cpuinfo, other systems in platform."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use."""
+    allowed = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else None
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    return min(cores, allowed) if allowed else cores
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """(commit, dirty) of the checkout that this package runs from; None outside one."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None, None
+    commit = _git(checkout, "rev-parse", "HEAD")
+    changes = _git(checkout, "status", "--porcelain")
+    return commit, None if changes is None else bool(changes)
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    """Output of a git command; None where git is missing or refuses (no commit yet, another owner)."""
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(checkout), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

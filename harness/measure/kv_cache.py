@@ -1,0 +1,29 @@
+"""The KV cache after every step: what the schedule planned, what is held, what is allocated for it.
+
+Units    _bytes bytes, all layers
+"""
+
+from __future__ import annotations
+
+from arvbench.adapters.base import SilentObserver, StepOutput
+from arvbench.adapters.cache.base import KVCache
+from arvbench.adapters.schedule import Step
+from arvbench.results.schema import CacheStep
+
+
+class CacheObserver(SilentObserver):
+    """Reads the cache's own books at the end of every step."""
+
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
+        self.steps: list[CacheStep] = []
+
+    def step_end(self, step: Step, output: StepOutput) -> None:
+        self.steps.append(
+            CacheStep(
+                step=step.index,
+                planned_bytes=step.cache_bytes,
+                live_bytes=self._cache.live_bytes(),
+                allocated_bytes=self._cache.allocated_bytes(),
+            )
+        )

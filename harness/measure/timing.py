@@ -1,0 +1,117 @@
+"""How long a sampling call takes, by scope, from events of one pass.
+
+Scopes   step[i]  one forward pass and the drawing of its tokens
+         tokens   first step begun to last step ended: the autoregressive loop with all that lies between steps
+         decode   tokens' sum to float images
+         images   labels in, uint8 images out: noise, tokens, decode and conversion
+Units    _ns nanoseconds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from arvbench.adapters.base import StepOutput
+from arvbench.adapters.schedule import Schedule, Step
+from arvbench.errors import ContractError
+from arvbench.harness.measure.clocks import Clock, WallClock, check_against_wall
+from arvbench.results.schema import Timing, WarmUp
+
+STEADY_CALLS = 3
+"""Warm-up ends when this many calls in a row agree..."""
+STEADY_SHARE = 0.05
+"""...within this share of the shortest of them..."""
+STEADY_SLACK_NS = 5_000_000
+"""...or within this time."""
+
+SamplingCall = Callable[["TimingObserver"], None]
+"""One call, labels to uint8 images, that reports its events to the observer."""
+
+
+class TimingObserver:
+    """Marks every event of one call."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._steps: list[list[Any]] = []
+        self._decode: list[Any] = []
+
+    def step_begin(self, step: Step) -> None:
+        self._steps.append([self._clock.mark()])
+
+    def step_end(self, step: Step, output: StepOutput) -> None:
+        self._steps[-1].append(self._clock.mark())
+
+    def decode_begin(self) -> None:
+        self._decode.append(self._clock.mark())
+
+    def decode_end(self, decoded: Tensor) -> None:
+        self._decode.append(self._clock.mark())
+
+    def scopes_ns(self) -> dict[str, int]:
+        """Nanoseconds by scope; call it after the clock has settled."""
+        if not self._steps or any(len(marks) != 2 for marks in [*self._steps, self._decode]):
+            raise ContractError("the adapter did not report a begin and an end of every step and of one decode")
+        scopes = {f"step[{i}]": self._clock.between_ns(*marks) for i, marks in enumerate(self._steps)}
+        scopes["tokens"] = self._clock.between_ns(self._steps[0][0], self._steps[-1][1])
+        scopes["decode"] = self._clock.between_ns(*self._decode)
+        return scopes
+
+
+def time_once(call: SamplingCall, clock: Clock) -> dict[str, int]:
+    """Nanoseconds of one call by scope. The device clock is checked against the wall clock."""
+    observer = TimingObserver(clock)
+    wall = WallClock()
+    clock.settle()
+    wall_begin, begin = wall.mark(), clock.mark()
+    call(observer)
+    end = clock.mark()
+    clock.settle()
+    wall_ns = wall.between_ns(wall_begin, wall.mark())
+    images_ns = clock.between_ns(begin, end)
+    check_against_wall(images_ns, wall_ns)
+    return observer.scopes_ns() | {"images": images_ns}
+
+
+def warm_up(call: SamplingCall, clock: Clock, *, most: int, progress: Callable[[int], None]) -> WarmUp:
+    """Call until steady, at most `most` times."""
+    samples: list[int] = []
+    while len(samples) < most and not is_steady(samples):
+        samples.append(time_once(call, clock)["images"])
+        progress(len(samples))
+    return WarmUp(samples_ns=tuple(samples), steady=is_steady(samples))
+
+
+def is_steady(samples_ns: Sequence[int]) -> bool:
+    """True when the last STEADY_CALLS calls agree."""
+    last = samples_ns[-STEADY_CALLS:]
+    if len(last) < STEADY_CALLS:
+        return False
+    return max(last) - min(last) <= max(STEADY_SHARE * min(last), STEADY_SLACK_NS)
+
+
+def measure_times(
+    call: SamplingCall, clock: Clock, schedule: Schedule, *, repeats: int, progress: Callable[[int], None]
+) -> tuple[Timing, ...]:
+    """Raw times of `repeats` calls, one Timing per scope, steps first."""
+    passes = []
+    for done in range(1, repeats + 1):
+        passes.append(time_once(call, clock))
+        progress(done)
+    step_rows = {f"step[{step.index}]": step.rows for step in schedule}
+    rows = step_rows | {"tokens": sum(step_rows.values()), "decode": 0, "images": sum(step_rows.values())}
+    if any(scopes.keys() != rows.keys() for scopes in passes):
+        raise ContractError(f"the adapter planned {len(schedule)} steps and reported {len(passes[0]) - 3}")
+    return tuple(
+        Timing(
+            scope=scope,
+            samples_ns=tuple(scopes[scope] for scopes in passes),
+            images=schedule.images,
+            forward_rows=rows[scope],
+            clock=clock.kind,
+        )
+        for scope in rows
+    )

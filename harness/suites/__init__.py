@@ -1,0 +1,1 @@
+"""Suites that are part of the package, one YAML file each."""

@@ -1,0 +1,136 @@
+"""Training of the demo models: tokenizer and transformer on scikit-learn's digits, on the CPU in minutes."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from arvbench.adapters import MODELS
+from arvbench.adapters.base import ModelSpec, Sampler, WeightsInfo
+from arvbench.adapters.checkpoints import random_tensors, sha256_of
+from arvbench.adapters.loading import assemble, meta_modules, usable_device
+from arvbench.harness.digits import Digits, load_digits_rgb
+from arvbench.harness.training import Progress
+from arvbench.harness.training.reproducible import reproducible
+from arvbench.harness.training.tokenizer import TokenizerTraining, train_tokenizer
+from arvbench.harness.training.transformer import TransformerTraining, initialise, train_transformer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoTraining:
+    """How a demo model is trained; part of its record."""
+
+    seed: int = 0
+    threads: int = 2
+    tokenizer: TokenizerTraining = field(default_factory=TokenizerTraining)
+    transformer: TransformerTraining = field(default_factory=TransformerTraining)
+    shifts: tuple[tuple[int, int], ...] = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
+    """Copies of every training image, moved by (rows, columns) pixels."""
+
+
+def train_var(
+    out_dir: Path,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    settings: DemoTraining | None = None,
+) -> dict[str, Any]:
+    """Train `demo/var`; write var.safetensors (fp16) and var.json into `out_dir` and return the record.
+
+    Same settings, device and library give the same weights.
+    """
+    settings = settings or DemoTraining()
+    spec, device = MODELS["demo/var"], usable_device(device)
+    digits = load_digits_rgb()
+    train, held_out = shifted(digits.split("train"), settings.shifts), digits.split("held-out")
+    started = time.perf_counter()
+    with reproducible(settings.seed, threads=settings.threads):
+        order = torch.Generator().manual_seed(settings.seed)
+        sampler = _untrained(spec, settings.seed, device)
+        tokenizer_losses = train_tokenizer(
+            sampler.modules()["tokenizer"],  # type: ignore[arg-type]
+            to_float(train.images_N3HW),
+            settings.tokenizer,
+            order=order,
+            progress=progress,
+        )
+        initialise(sampler.modules()["transformer"])
+        losses, held_out_losses = train_transformer(
+            sampler,
+            encode(sampler, train),
+            train.labels_N.to(device),
+            settings.transformer,
+            held_out=(encode(sampler, held_out), held_out.labels_N.to(device)),
+            order=order,
+            progress=progress,
+        )
+    out_dir.mkdir(parents=True, exist_ok=True)
+    weights = out_dir / "var.safetensors"
+    save_bundle(sampler, weights)
+    record = {
+        "name": spec.name,
+        "data": "scikit-learn load_digits as 32 x 32 RGB, train split",
+        "settings": asdict(settings),
+        "transformer": asdict(spec.transformer),
+        "tokenizer": asdict(spec.tokenizer),
+        "parameters": {part: sum(p.numel() for p in m.parameters()) for part, m in sampler.modules().items()},
+        "train_images": len(train.labels_N),
+        "held_out_images": len(held_out.labels_N),
+        "tokenizer_losses": tokenizer_losses,
+        "transformer_losses": losses,
+        "held_out_losses": held_out_losses,
+        "device": str(device),
+        "wall_s": time.perf_counter() - started,
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "safetensors")},
+        "sha256": {weights.name: sha256_of(weights)},
+    }
+    (out_dir / "var.json").write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def shifted(digits: Digits, shifts: tuple[tuple[int, int], ...]) -> Digits:
+    """Return copies of all images moved by each of (rows, columns); the border repeats its last line."""
+    moved = []
+    for rows, columns in shifts:
+        pad = torch.nn.functional.pad(digits.images_N3HW.float(), (1, 1, 1, 1), mode="replicate")
+        height, width = digits.images_N3HW.shape[2:]
+        moved.append(pad[:, :, 1 - rows : 1 - rows + height, 1 - columns : 1 - columns + width].to(torch.uint8))
+    return Digits(images_N3HW=torch.cat(moved), labels_N=digits.labels_N.repeat(len(shifts)))
+
+
+def to_float(images_N3HW: Tensor) -> Tensor:
+    """Return images in [-1, 1] from uint8."""
+    return images_N3HW.float().div(127.5).sub(1)
+
+
+def encode(sampler: Sampler, digits: Digits) -> list[Tensor]:
+    """Tokens of all images per scale, each (N, l)."""
+    batches = [sampler.encode(to_float(batch)) for batch in digits.images_N3HW.split(256)]
+    # Out of inference mode, so that they can take part in autograd.
+    return [torch.cat(scale).clone() for scale in zip(*batches, strict=True)]
+
+
+def _untrained(spec: ModelSpec, seed: int, device: torch.device) -> Sampler:
+    state = {part: random_tensors(module, seed, device) for part, module in meta_modules(spec).items()}
+    return assemble(spec, state, WeightsInfo(source=f"random:{seed}", random=True), device=device)
+
+
+def save_bundle(sampler: Sampler, path: Path) -> None:
+    """Write all weights into one file, "transformer." and "tokenizer." before their names, floats as fp16."""
+    tensors: Mapping[str, Tensor] = {
+        f"{part}.{name}": (tensor.half() if tensor.is_floating_point() else tensor).contiguous().cpu()
+        for part, module in sampler.modules().items()
+        for name, tensor in module.state_dict().items()
+    }
+    save_file(dict(tensors), path)

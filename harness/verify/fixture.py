@@ -1,0 +1,301 @@
+"""Fixtures: outputs of the official code on a small model, in two kinds of storage.
+
+full     <case>.json + <case>.safetensors with every weight ("model.", "vae."), input ("in.") and output ("out.")
+recipe   the same, but weights are generated from their names and outputs are sub-sampled (every stride-th element)
+
+Shapes   B images, L tokens of all scales, S scales, V codebook entries
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from arvbench.errors import UserError
+from arvbench.harness.verify.recipe import recipe_v1
+
+
+class FixtureError(UserError):
+    """A fixture that is missing, damaged, or asks for what is not implemented."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One recorded output against ours. `passed` is None when it cannot be compared here; `note` says why."""
+
+    fixture: str
+    check: str
+    max_abs_diff: float | None
+    tolerance: float
+    passed: bool | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """One recorded output: `values` are every `stride`-th element of a tensor of `shape`; integers are exact."""
+
+    name: str
+    values: Tensor
+    shape: tuple[int, ...]
+    stride: int = 1
+    tolerance: float = 0.0
+    ignore: Tensor | None = None
+    """Rows to leave out (bool, leading dimensions of `shape`): the recorded value is implementation-defined there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixture:
+    """A fixture of either storage, read and checked."""
+
+    name: str
+    kind: str
+    """What replays it: a family, or "sampler_unit"."""
+    description: Mapping[str, Any]
+    """The JSON part."""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_args: Mapping[str, Any] = field(default_factory=dict)
+    runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Run name -> sampling arguments under their official names."""
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """Full names ("model.", "vae.") -> tensors; for recipes the parameters only."""
+    constructed: frozenset[str] = frozenset()
+    """Full names of buffers that the constructor makes; empty when `weights` holds them."""
+    expectations: tuple[Expectation, ...] = ()
+    rng_probe: Mapping[str, tuple[int, Tensor]] = field(default_factory=dict)
+    """Run name -> (seed, first Exp(1) variates of torch's CPU generator with that seed where it was recorded)."""
+
+    def skip_reason(self, name: str) -> str:
+        """Why the output `name` cannot be compared on this platform, or an empty string."""
+        probe = self.rng_probe.get(name.split(".")[0])
+        if probe is not None and not _same_stream(*probe):
+            return "this build of torch draws another exponential stream than the recorded one"
+        return ""
+
+
+def read_fixture(path: Path) -> Fixture:
+    """Read `path` (.json) and the .safetensors it names. Raises FixtureError."""
+    description = _read_json(path)
+    stored = _read_stored(path, description)
+    try:
+        if description.get("case") == "sampler_unit":
+            return _read_sampler_unit(description, stored)
+        if str(description.get("format", "")).startswith("recipe-fixture"):
+            return _read_recipe(description, stored)
+        if "model_args" in description:
+            return _read_full(description, stored)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise FixtureError(f"{path} is not a complete fixture: {type(error).__name__} {error}") from error
+    raise FixtureError(f"{path} is neither a full nor a recipe fixture")
+
+
+def compare(fixture: Fixture, produced: Mapping[str, Tensor]) -> list[Check]:
+    """One check per recorded output; an output that was not produced is a failure, never left out."""
+    return [_check(fixture, expected, produced.get(expected.name)) for expected in fixture.expectations]
+
+
+def _check(fixture: Fixture, expected: Expectation, ours: Tensor | None) -> Check:
+    def result(passed: bool | None, diff: float | None = None, note: str = "") -> Check:
+        return Check(
+            fixture=fixture.name,
+            check=expected.name,
+            max_abs_diff=diff,
+            tolerance=expected.tolerance,
+            passed=passed,
+            note=note,
+        )
+
+    if reason := fixture.skip_reason(expected.name):
+        return result(None, note=reason)
+    if ours is None:
+        return result(False, note="not produced")
+    if tuple(ours.shape) != expected.shape:
+        return result(False, note=f"shape {tuple(ours.shape)} instead of {expected.shape}")
+    difference = (ours.double().reshape(-1)[:: expected.stride] - expected.values.double().reshape(-1)).abs()
+    if expected.ignore is not None:
+        difference = difference.view(expected.shape)[~expected.ignore]
+    worst = float(difference.max())
+    return result(worst <= expected.tolerance, worst)
+
+
+def _same_stream(seed: int, recorded: Tensor) -> bool:
+    ours = torch.empty(len(recorded)).exponential_(1, generator=torch.Generator().manual_seed(seed))
+    return torch.equal(ours, recorded.float())
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text())
+    except OSError as error:
+        raise FixtureError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise FixtureError(f"{path} is not JSON: {error}") from error
+    if not isinstance(description, dict):
+        raise FixtureError(f"{path} is not a fixture: its JSON is no object")
+    return description
+
+
+def _read_stored(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:
+    stored = path.with_name(Path(str(description.get("safetensors", path.stem + ".safetensors"))).name)
+    try:
+        content = stored.read_bytes()
+    except OSError as error:
+        raise FixtureError(f"cannot read {stored}, which {path.name} names: {error.strerror}") from error
+    expected = description.get("safetensors_sha256")
+    if expected is not None and hashlib.sha256(content).hexdigest() != expected:
+        raise FixtureError(f"{stored} is not the file that {path.name} was made with: its sha256 differs")
+    try:
+        return load_file(stored)
+    except SafetensorError as error:
+        raise FixtureError(f"{stored} is not a safetensors file: {error}") from error
+
+
+# ---- full fixtures -----------------------------------------------------------------------------------------------
+
+# Tolerances for fp32 on any CPU (golden notes, section 0). The first match of a name's end wins.
+_FULL_TOLERANCES = (
+    ("smooth.f_hat", 2e-2),
+    ("logits_cfg", 3e-4),
+    ("", 1e-4),
+)
+
+
+def _read_full(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixture:
+    outputs = {name.removeprefix("out."): t for name, t in stored.items() if name.startswith("out.")}
+    probe = outputs.pop("rng_probe.exponential", None)
+    runs = {name: run for name, run in description["sampling"].items() if isinstance(run, dict)}
+    sampled = {name: run for name, run in runs.items() if run["top_k"] != 1}
+    return Fixture(
+        name=description["case"],
+        kind=description["family"],
+        description=description,
+        model_args=description["model_args"],
+        tokenizer_args=description["vae_args"],
+        runs=runs,
+        inputs={name.removeprefix("in."): t for name, t in stored.items() if name.startswith("in.")},
+        weights={name: t for name, t in stored.items() if name.startswith(("model.", "vae."))},
+        expectations=tuple(
+            Expectation(name=name, values=t, shape=tuple(t.shape), tolerance=_full_tolerance(name, t))
+            for name, t in outputs.items()
+        ),
+        # One probe stands for all seeded runs of a case; its seed is that of the run "sample".
+        rng_probe={} if probe is None else dict.fromkeys(sampled, (runs["sample"]["g_seed"], probe)),
+    )
+
+
+def _full_tolerance(name: str, values: Tensor) -> float:
+    if not values.is_floating_point():
+        return 0.0
+    stem = ".".join(part for part in name.split(".") if not part.isdigit() and part != "last")
+    return next(tolerance for end, tolerance in _FULL_TOLERANCES if stem.endswith(end))
+
+
+# ---- recipe fixtures ---------------------------------------------------------------------------------------------
+
+
+def _read_recipe(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixture:
+    seed_string = description["seed_string"]
+    weights = {
+        name: torch.from_numpy(recipe_v1(seed_string, name, *entry)) for name, entry in description["params"].items()
+    }
+    for probe in description["recipe_check"]:
+        values = weights[probe["name"]].numpy().astype("<f4")
+        if hashlib.sha256(values.tobytes()).hexdigest() != probe["sha256_le_f32"]:
+            raise FixtureError(f"the recipe gives other values for {probe['name']} here: NumPy's generator differs")
+    config = description["config"]
+    return Fixture(
+        name=description["case"],
+        kind=description["family"],
+        description=description,
+        model_args=config.get("model", config.get("gpt")),
+        tokenizer_args=config.get("vae", config.get("vq")),
+        runs=description["runs"],
+        inputs=_recipe_inputs(description),
+        weights=weights,
+        constructed=frozenset(description["constructed"]),
+        expectations=(*_recipe_integers(description), *_recipe_floats(description, stored)),
+        rng_probe={
+            run: (probe["g_seed"], torch.tensor(probe["exponential8"]))
+            for run, probe in description["rng_probe"].items()
+        },
+    )
+
+
+def _recipe_inputs(description: Mapping[str, Any]) -> dict[str, Tensor]:
+    inputs = description["inputs"]
+    low, high = (recipe_v1(description["seed_string"], *inputs["image"][part]) for part in ("lo", "hi"))
+    factor = high.shape[-1] // low.shape[-1]
+    image = np.repeat(np.repeat(low, factor, axis=2), factor, axis=3) + high
+    tf_ids = inputs.get("tf_ids") or description["expected"][inputs["tf_ids_from"].removeprefix("expected ")]
+    return {
+        "image": torch.from_numpy(image),
+        "labels": torch.tensor(inputs["labels"]),
+        "tf_ids": torch.tensor(tf_ids),
+    }
+
+
+def _recipe_integers(description: Mapping[str, Any]) -> Iterator[Expectation]:
+    for name, numbers in description["expected"].items():
+        values = torch.tensor(numbers)
+        yield Expectation(name=name, values=values, shape=tuple(values.shape))
+
+
+def _recipe_floats(description: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Iterator[Expectation]:
+    for name, meta in description["tensors"].items():
+        shape = tuple(meta["full_shape"])
+        # One name for two things: f_hat after every scale (stacked), or only the last.
+        yield Expectation(
+            name=f"{name}.all" if name.endswith(".f_hat") and len(shape) == 5 else name,
+            values=stored[name],
+            shape=shape,
+            stride=meta["stride"],
+            tolerance=meta["atol"],
+        )
+
+
+# ---- the sampler's own fixture -----------------------------------------------------------------------------------
+
+
+_SAMPLER_UNIT_PROBE_SEED = 5000
+"""Stated in the description of the stored probe."""
+
+
+def _read_sampler_unit(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixture:
+    outputs = {name.removeprefix("out."): t for name, t in stored.items() if name.startswith("out.")}
+    probe = outputs.pop("rng_probe.exponential")
+    expectations = []
+    for name, values in outputs.items():
+        if name.endswith(".ambiguous"):
+            continue
+        ties = outputs.get(f"{name.rsplit('.', 1)[0]}.ambiguous")
+        expectations.append(
+            Expectation(
+                name=name,
+                values=values,
+                shape=tuple(values.shape),
+                tolerance=1e-5 if values.is_floating_point() else 0.0,
+                ignore=ties if name.endswith((".kept", ".ids")) else None,
+            )
+        )
+    return Fixture(
+        name=description["case"],
+        kind="sampler_unit",
+        description=description,
+        inputs={name.removeprefix("in."): t for name, t in stored.items() if name.startswith("in.")},
+        expectations=tuple(expectations),
+        rng_probe={name.split(".")[0]: (_SAMPLER_UNIT_PROBE_SEED, probe) for name in outputs},
+    )

@@ -1,0 +1,22 @@
+"""Weights that are generated from their names: the recipe of the compact fixtures.
+
+Source   the fixtures' own description, recipe v1
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def recipe_v1(seed_string: str, name: str, shape: Sequence[int], low: float, high: float) -> np.ndarray:
+    """Uniform float32 values in [low, high) of `shape`, decided by `seed_string` and `name` alone."""
+    digest = hashlib.sha256(f"{seed_string}:{name}".encode()).digest()
+    bits = np.random.PCG64(int.from_bytes(digest[:16], "little"))
+    u = np.random.Generator(bits).random(size=tuple(shape), dtype=np.float32)
+    # Multiply, then add, each rounded to float32; `high - low` is computed in double first.
+    u *= np.float32(high - low)
+    u += np.float32(low)
+    return u

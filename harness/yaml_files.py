@@ -1,0 +1,44 @@
+"""Reading YAML without surprises: safe types only, and a key that is written twice is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from arvbench.errors import UserError
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader silently keeps the last of two equal keys; this one refuses them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):  # the parent refuses the others, naming the line
+                if key in seen:
+                    problem = f"key {key!r} is written twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Content of a YAML file; UserError when it cannot be read or parsed, naming file and line."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def parse_value(text: str) -> Any:
+    """The value of KEY=VALUE on a command line, read as YAML: numbers, true, null, [lists]."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"cannot read the value {text!r}: {' '.join(str(error).split())}") from error

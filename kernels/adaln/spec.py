@@ -1,0 +1,134 @@
+"""Adaptive LayerNorm: the sizes that models give it, its tolerances and its cost.
+
+Shapes   R forward rows (twice the images with guidance), l tokens of one step, C channels,
+         M rows of the modulation (R or 1), S vectors per modulation row of which one is used (6 in a block, 2 before
+         the head: row stride S * C), P channels between two rows of x that belong to nobody
+Source   VAR model zoo: C = 64 * depth; scales of 1..256 tokens at 256 px and 1..1024 at 512 px
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arvbench.kernels.base import Case, KernelSpec, Limits, Shape, Tol
+
+MODEL_EPS = 1e-6
+
+CASES = {
+    # the official models: guidance doubles 8 images at 256 px and 2 at 512 px
+    "d16-first": Case(shape={"R": 16, "l": 1, "C": 1024, "M": 16, "S": 6, "P": 0}, interpret=True),
+    "d16-last": Case(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 6, "P": 0}, compile=True),
+    "d16-head": Case(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 2, "P": 0}),
+    "d20-middle": Case(shape={"R": 16, "l": 36, "C": 1280, "M": 16, "S": 6, "P": 0}),
+    "d24-middle": Case(shape={"R": 16, "l": 100, "C": 1536, "M": 16, "S": 6, "P": 0}),
+    "d30-last": Case(shape={"R": 16, "l": 256, "C": 1920, "M": 16, "S": 6, "P": 0}),
+    "d36-512px-first": Case(shape={"R": 4, "l": 1, "C": 2304, "M": 4, "S": 6, "P": 0}, interpret=True),
+    "d36-512px-last": Case(shape={"R": 4, "l": 1024, "C": 2304, "M": 4, "S": 6, "P": 0}, compile=True),
+    # the edges
+    "no-power-of-two": Case(shape={"R": 3, "l": 5, "C": 96, "M": 3, "S": 6, "P": 0}, interpret=True),
+    "ragged": Case(shape={"R": 2, "l": 3, "C": 1001, "M": 2, "S": 6, "P": 3}, interpret=True, compile=True),
+    "one-modulation-for-all": Case(shape={"R": 5, "l": 4, "C": 1000, "M": 1, "S": 6, "P": 0}, interpret=True),
+    "adjacent-modulation": Case(shape={"R": 4, "l": 9, "C": 64, "M": 4, "S": 1, "P": 0}, interpret=True),
+    "one-token": Case(shape={"R": 1, "l": 1, "C": 64, "M": 1, "S": 1, "P": 0}, interpret=True),
+    "one-channel": Case(shape={"R": 3, "l": 4, "C": 1, "M": 3, "S": 6, "P": 0}, interpret=True),
+    "padded-rows": Case(shape={"R": 2, "l": 7, "C": 130, "M": 2, "S": 2, "P": 62}, interpret=True),
+}
+
+# One rounding to the result's dtype costs at most 2**-8 (bf16) or 2**-11 (fp16) of the value. What is added covers fp32
+# arithmetic, whose error grows with the ratio of a row's mean to its deviation: here at most 50.
+TOLERANCE = {
+    torch.float32: Tol(2e-5, 1e-5),
+    torch.bfloat16: Tol(2e-5, 2**-8 + 1e-5),
+    torch.float16: Tol(2e-5, 2**-11 + 1e-5),
+}
+
+
+def _tokens(shape: Shape, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Tensor:
+    """Draw (R, l, C) whose tokens differ in mean and deviation, with NaN in the P channels between rows.
+
+    In turn: unit deviation; deviation near sqrt(eps), where a wrong eps shows; mean far from 0, where a variance by
+    E[x^2] - E[x]^2 is lost.
+    """
+    R, l, C = shape["R"], shape["l"], shape["C"]
+    profile = torch.tensor([[0.0, 1.0], [0.0, 1e-3], [500.0, 10.0]])
+    mean, deviation = profile[torch.arange(R * l) % 3].view(R, l, 1, 2).unbind(-1)
+    memory = torch.full((R, l, C + shape["P"]), torch.nan)
+    memory[..., :C] = mean + deviation * torch.randn(R, l, C, generator=generator)
+    return memory.to(device, dtype)[..., :C]
+
+
+def _modulation(shape: Shape, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Tensor:
+    """Draw (M, 1, C), the last of S vectors of every row; the other vectors are NaN."""
+    memory = torch.full((shape["M"], 1, shape["S"], shape["C"]), torch.nan)
+    memory[:, :, -1] = torch.randn(shape["M"], 1, shape["C"], generator=generator)
+    return memory.to(device, dtype)[:, :, -1]
+
+
+def _modulate_inputs(
+    shape: Shape, *, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> dict[str, Any]:
+    return {
+        "x_RlC": _tokens(shape, dtype, device, generator),
+        "scale_R1C": _modulation(shape, dtype, device, generator),
+        "shift_R1C": _modulation(shape, dtype, device, generator),
+        "eps": MODEL_EPS,
+    }
+
+
+def _residual_inputs(
+    shape: Shape, *, dtype: torch.dtype, device: torch.device, generator: torch.Generator
+) -> dict[str, Any]:
+    return {
+        "x_RlC": _tokens(shape, dtype, device, generator),
+        "gate_R1C": _modulation(shape, dtype, device, generator),
+        "branch_RlC": _tokens(shape, dtype, device, generator),
+    }
+
+
+def _elements(shape: Shape) -> int:
+    return shape["R"] * shape["l"] * shape["C"]
+
+
+def _modulate_flops(shape: Shape) -> int:
+    # per element: sum, centre, square and sum, normalise, scale, shift; per modulation element: 1 + scale
+    return 7 * _elements(shape) + shape["M"] * shape["C"]
+
+
+def _modulate_bytes(shape: Shape, itemsize: int) -> int:
+    return itemsize * (2 * _elements(shape) + 2 * shape["M"] * shape["C"])
+
+
+def _residual_flops(shape: Shape) -> int:
+    return 2 * _elements(shape)
+
+
+def _residual_bytes(shape: Shape, itemsize: int) -> int:
+    return itemsize * (3 * _elements(shape) + shape["M"] * shape["C"])
+
+
+MODULATE = KernelSpec(
+    name="adaln_modulate",
+    reference="arvbench.kernels.adaln.reference:adaln_modulate",
+    fast="arvbench.kernels.adaln.triton:adaln_modulate",
+    make_inputs=_modulate_inputs,
+    cases=CASES,
+    tolerance=TOLERANCE,
+    flops=_modulate_flops,
+    bytes_moved=_modulate_bytes,
+    limits=Limits(registers=96, shared_bytes=32),  # one fp32 per warp for the sums
+)
+
+RESIDUAL = KernelSpec(
+    name="adaln_residual",
+    reference="arvbench.kernels.adaln.reference:adaln_residual",
+    fast="arvbench.kernels.adaln.triton:adaln_residual",
+    make_inputs=_residual_inputs,
+    cases=CASES,
+    tolerance=TOLERANCE,
+    flops=_residual_flops,
+    bytes_moved=_residual_bytes,
+    limits=Limits(registers=64, shared_bytes=0),
+)

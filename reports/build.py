@@ -1,0 +1,85 @@
+"""From records files to a report on disk: the function behind `arvbench report`, which `arvbench run` calls as well."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from arvbench.errors import UserError
+from arvbench.reports.content import count_by_status, distinct_records, make_report
+from arvbench.reports.html import to_html
+from arvbench.reports.markdown import to_markdown
+from arvbench.results.records import RecordsFile, read_records
+from arvbench.results.schema import Status
+
+
+class ReportSummary(BaseModel):
+    """What was written, and from what."""
+
+    model_config = ConfigDict(frozen=True)
+
+    html: Path
+    markdown: Path
+    records: int
+    statuses: dict[Status, int]
+    """How many cases ended in each status."""
+    damaged_lines: tuple[str, ...]
+    """Lines of the records files that were skipped, with the reason."""
+
+
+def build_report(paths: Sequence[Path], html_path: Path, markdown_path: Path | None = None) -> ReportSummary:
+    """Write the report of all records in `paths` (records files or run folders) to one HTML page and to Markdown.
+
+    `markdown_path` None puts the Markdown beside the page. Raises UserError when a path is missing, when there is no
+    record in any of them, or when the output cannot be written; each file is written whole or not at all.
+    """
+    markdown_path = html_path.with_suffix(".md") if markdown_path is None else markdown_path
+    files = [read_records(path) for path in paths]
+    _check_outputs(html_path, markdown_path, files)
+    records = [record for record, _ in distinct_records(files).values()]
+    damaged = tuple(str(line) for file in files for line in file.damaged_lines)
+    if not records:
+        more = f"; {len(damaged)} damaged lines, the first: {damaged[0]}" if damaged else ""
+        raise UserError(f"no records in {', '.join(str(file.path) for file in files) or 'no files'}{more}")
+    report = make_report(files)
+    _write(html_path, to_html(report))
+    _write(markdown_path, to_markdown(report))
+    return ReportSummary(
+        html=html_path,
+        markdown=markdown_path,
+        records=len(records),
+        statuses=count_by_status(records),
+        damaged_lines=damaged,
+    )
+
+
+def _check_outputs(html_path: Path, markdown_path: Path, files: Sequence[RecordsFile]) -> None:
+    """Refuse to write a report over records, or one half of it over the other."""
+    if html_path.resolve() == markdown_path.resolve():
+        raise UserError(f"the page and the Markdown cannot both be {html_path}: name them apart")
+    inputs = {file.path.resolve() for file in files}
+    for path in (html_path, markdown_path):
+        if path.resolve() in inputs:
+            raise UserError(f"{path} holds records: write the report to another file")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole or not at all, or raise UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(temporary).chmod(0o666 & ~umask)
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place with --out") from error

@@ -1,0 +1,121 @@
+"""What identifies a row: its name, its marks, and the conditions under which its speed may be compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from arvbench.reports.numbers import GIB, plain, significant
+from arvbench.reports.table import Cell
+from arvbench.results.schema import Incorrect, Measured, Record, Setup
+
+RANDOM_WEIGHTS = "random weights"
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, order=True, kw_only=True)
+class Conditions:
+    """Speeds are only compared, in a plot or in words, when all of this is the same."""
+
+    hardware: str
+    arithmetic: str
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.hardware} · {self.arithmetic} · batch {self.batch}"
+
+
+def conditions(record: Record) -> Conditions:
+    """The conditions of a case. CPU threads are part of the hardware, TF32 of the arithmetic."""
+    return Conditions(hardware=hardware(record), arithmetic=arithmetic(record), batch=record.case.batch)
+
+
+def processor(record: Record) -> str:
+    """Name of the processor that the case ran on."""
+    gpu = record.environment.gpu
+    return plain(gpu.name if gpu is not None else record.environment.cpu)
+
+
+def hardware(record: Record) -> str:
+    """The processor that the case ran on, for a CPU with its threads where they are known."""
+    setup = setup_of(record)
+    threads = setup.threads if setup is not None else record.case.threads
+    if record.environment.gpu is not None or threads is None:
+        return processor(record)
+    return f"{processor(record)}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def arithmetic(record: Record) -> str:
+    """Data type of the model, with TF32 where fp32 matrix products may run in it."""
+    tf32 = record.environment.tf32 and record.environment.gpu is not None and record.case.dtype == "float32"
+    return f"{record.case.dtype} (TF32)" if tf32 else record.case.dtype
+
+
+def setup_of(record: Record) -> Setup | None:
+    """What really ran; None for a case that failed."""
+    match record.outcome:
+        case Measured(setup=setup) | Incorrect(setup=setup):
+            return setup
+        case _:
+            return None
+
+
+def model_of(record: Record) -> str:
+    setup = setup_of(record)
+    return plain(setup.model if setup is not None else record.case.model)
+
+
+def cache_policy_of(record: Record) -> str | None:
+    """The policy that ran, or the one that was asked for; None when the case failed and left it to the backend."""
+    setup = setup_of(record)
+    policy = setup.cache_policy if setup is not None else record.case.cache
+    return None if policy is None else plain(policy)
+
+
+def has_random_weights(record: Record) -> bool:
+    setup = setup_of(record)
+    return setup.weights_random if setup is not None else record.case.weights.startswith("random:")
+
+
+def measured(records: Iterable[Record]) -> list[tuple[Record, Measured]]:
+    """The records that have numbers, with their outcome."""
+    return [(record, record.outcome) for record in records if isinstance(record.outcome, Measured)]
+
+
+def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Items by key; keys and items keep the order in which they came."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def case_names(records: Sequence[Record]) -> dict[str, str]:
+    """Record id -> name of its row: the case, with its suite and record id as far as needed to tell rows apart."""
+    by_case = Counter(record.case_id for record in records)
+    by_suite = Counter((record.case_id, record.suite) for record in records)
+    names: dict[str, str] = {}
+    for record in records:
+        name = plain(record.case_id)
+        if by_case[record.case_id] > 1:
+            if by_suite[record.case_id, record.suite] < by_case[record.case_id]:
+                name = f"{name} · {plain(record.suite)}"
+            if by_suite[record.case_id, record.suite] > 1:
+                name = f"{name} · {plain(record.record_id)[:8]}"
+        names[record.record_id] = name
+    return names
+
+
+def case_cell(record: Record, names: dict[str, str]) -> Cell:
+    """First cell of every row: the case, marked when its weights are random."""
+    name = names[record.record_id]
+    return Cell(text=name, sort=name, flags=(RANDOM_WEIGHTS,) if has_random_weights(record) else ())
+
+
+def memory_text(size_bytes: int) -> str:
+    """Memory of a machine in GiB."""
+    return f"{significant(size_bytes / GIB)} GiB"

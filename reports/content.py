@@ -1,0 +1,195 @@
+"""What a report says, before it is written: tables, figures, pictures and notices made from records."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from arvbench.reports import tables
+from arvbench.reports.cases import (
+    RANDOM_WEIGHTS,
+    case_cell,
+    case_names,
+    has_random_weights,
+    measured,
+    processor,
+    setup_of,
+)
+from arvbench.reports.figures import FIGURES
+from arvbench.reports.numbers import plain
+from arvbench.reports.samples import SamplePicture, load_picture
+from arvbench.reports.svg import InlineFigure, inline_figure
+from arvbench.reports.table import Table
+from arvbench.results.records import RecordsFile
+from arvbench.results.schema import Failed, Record, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A block of preformatted text under a heading: a traceback, a configuration."""
+
+    heading: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything on the page."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    """What was run, when and where: (label, text)."""
+    notices: tuple[str, ...]
+    """What a reader must know before comparing anything."""
+    results: Table
+    failures: Table
+    failure_details: tuple[Passage, ...]
+    figures: dict[str, InlineFigure]
+    """By name, only those that the records have something for."""
+    quality: Table
+    protocols: Table
+    pictures: tuple[SamplePicture, ...]
+    scopes: Table
+    steps: tuple[Table, ...]
+    cache: Table
+    memory: Table
+    settings: Table
+    deviations: Table
+    weights: Table
+    correctness: Table
+    environments: tuple[Table, ...]
+    commands: tuple[str, ...]
+    """Shell commands that run the same suites again."""
+    configurations: tuple[Passage, ...]
+
+
+def distinct_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]]:
+    """Record id -> record and the folder it was read from; a record that was given twice counts once."""
+    found: dict[str, tuple[Record, Path]] = {}
+    for file in files:
+        for record in file.records:
+            found.setdefault(record.record_id, (record, file.path.parent))
+    return found
+
+
+def make_report(files: Sequence[RecordsFile]) -> Report:
+    """Make the content of a report from records files that together hold at least one record."""
+    found = distinct_records(files)
+    records = [record for record, _ in found.values()]
+    names = case_names(records)
+    figures = {name: figure for name in FIGURES if (figure := inline_figure(name, records)) is not None}
+    suites = list(dict.fromkeys(plain(record.suite) for record in records))
+    return Report(
+        title=f"arvbench report: {', '.join(suites)}",
+        facts=_facts(records, suites),
+        notices=_notices(files, records),
+        results=tables.results_table(records),
+        failures=tables.failures_table(records),
+        failure_details=_failure_details(records, names),
+        figures=figures,
+        quality=tables.quality_table(records),
+        protocols=tables.protocols_table(records),
+        pictures=tuple(
+            load_picture(
+                outcome.sample_sheet,
+                folder=found[record.record_id][1],
+                case=names[record.record_id],
+                marks=case_cell(record, names).flags,
+            )
+            for record, outcome in measured(records)
+            if outcome.sample_sheet is not None
+        ),
+        scopes=tables.scopes_table(records),
+        steps=tuple(table for record in records if (table := tables.step_table(record, names))),
+        cache=tables.cache_table(records),
+        memory=tables.memory_table(records),
+        settings=tables.settings_table(records),
+        deviations=tables.deviations_table(records),
+        weights=tables.weights_table(records),
+        correctness=tables.correctness_table(records),
+        environments=tuple(tables.environment_tables(records)),
+        commands=_commands(records),
+        configurations=tuple(
+            Passage(heading=names[record.record_id], text=_lines(record.case.model_dump_json(indent=2)))
+            for record in records
+        ),
+    )
+
+
+def count_by_status(records: Sequence[Record]) -> dict[Status, int]:
+    """How many cases ended in each status, in the order of `Status`; statuses that none ended in are left out."""
+    counts = Counter(record.status for record in records)
+    return {status: counts[status] for status in Status if counts[status]}
+
+
+def _facts(records: Sequence[Record], suites: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    counts = ", ".join(f"{count} {status.value}" for status, count in count_by_status(records).items())
+    begin = min(_utc(record.started) for record in records)
+    end = max(_utc(record.finished) for record in records)
+    environments = [record.environment for record in records]
+    versions = dict.fromkeys(
+        f"arvbench {plain(e.arvbench_version)}" + (f" at {plain(e.git_commit)[:12]}" if e.git_commit else "")
+        for e in environments
+    )
+    torch = dict.fromkeys(f"torch {plain(e.libraries['torch'])}" for e in environments if "torch" in e.libraries)
+    return (
+        ("Suite", ", ".join(suites)),
+        ("Cases", f"{len(records)}: {counts}"),
+        ("Ran", f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"),
+        ("On", "; ".join(dict.fromkeys(processor(record) for record in records))),
+        ("With", "; ".join([*versions, *torch])),
+    )
+
+
+def _utc(moment: datetime) -> datetime:
+    """The moment in UTC; a time without a zone is taken as UTC."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _notices(files: Sequence[RecordsFile], records: Sequence[Record]) -> tuple[str, ...]:
+    notices: list[str] = []
+    if random := sum(has_random_weights(record) for record in records):
+        notices.append(
+            f"{_cases(random)} ran with random weights and {'are' if random > 1 else 'is'} marked “{RANDOM_WEIGHTS}”: "
+            "speed and memory are real, quality is absent."
+        )
+    if unsteady := sum(not outcome.warmup.steady for _, outcome in measured(records)):
+        notices.append(f"{_cases(unsteady)} did not reach steady times in warm-up; the times may be too long.")
+    if deviating := sum(bool(setup.settings_deviations) for record in records if (setup := setup_of(record))):
+        notices.append(f"{_cases(deviating)} ran with settings that differ from the official ones: see Settings.")
+    if throttled := sum(bool(r.environment.gpu and r.environment.gpu.throttle_reasons) for r in records):
+        notices.append(f"The GPU reported throttling in {_cases(throttled)}: see Environment.")
+    if dirty := sum(bool(record.environment.git_dirty) for record in records):
+        notices.append(f"{_cases(dirty)} ran from a checkout with local changes: its commit alone is not what ran.")
+    notices.extend(f"Skipped a damaged line: {plain(line)}." for file in files for line in file.damaged_lines)
+    return tuple(notices)
+
+
+def _cases(count: int) -> str:
+    return f"{count} case{'s' if count != 1 else ''}"
+
+
+def _failure_details(records: Sequence[Record], names: dict[str, str]) -> tuple[Passage, ...]:
+    """Tracebacks and the ends of workers' output."""
+    return tuple(
+        Passage(heading=f"{names[record.record_id]} ({record.status.value})", text=_lines(record.outcome.detail))
+        for record in records
+        if isinstance(record.outcome, Failed) and record.outcome.detail.strip()
+    )
+
+
+def _lines(text: str) -> str:
+    """Text of several lines, each without control or direction characters."""
+    return "\n".join(plain(line) for line in text.splitlines())
+
+
+def _commands(records: Sequence[Record]) -> tuple[str, ...]:
+    """The commands that run the same suites with the same code, where the code is known by a commit."""
+    commits = dict.fromkeys(record.environment.git_commit for record in records if record.environment.git_commit)
+    suites = dict.fromkeys(record.suite for record in records)
+    checkout = [f"git checkout {shlex.quote(plain(commit))}" for commit in commits] if len(commits) == 1 else []
+    return (*checkout, *(f"arvbench run {shlex.quote(plain(suite))}" for suite in suites))

@@ -1,0 +1,116 @@
+"""What all figures share: the type they return, colours, panels and legends.
+
+Colours are written as hexadecimal and become CSS variables when the figure is put on the page (`arvbench.reports.svg`),
+so that one figure serves light and dark. Colour never carries meaning alone: lines differ in marker or dash as well.
+
+Units    _in inches
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from arvbench.reports.numbers import shorten
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#1b2127"
+MUTED = "#59636e"
+GRID = "#dbdfe4"
+PAPER = "#fefefe"
+SERIES = ("#2b66a8", "#c0561b", "#27815f", "#7d4f9e", "#b3344a", "#1f8494", "#85701a", "#6a7078")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+CSS_VARIABLES: dict[str, str] = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    PAPER: "--paper",
+    **{color: f"--series-{number}" for number, color in enumerate(SERIES, start=1)},
+}
+"""Colour in a figure -> CSS variable of the page."""
+
+RC: dict[str, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    # Names come from records: a dollar sign in one is not mathematics.
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+}
+"""Settings under which figures are drawn and written."""
+
+WIDTH_IN = 8.0
+_PANEL_HEIGHT_IN = 2.9
+_LEGEND_LINE_IN = 0.2
+_LABEL_LENGTH = 44
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """A figure with the words that belong to it."""
+
+    figure: Figure
+    title: str
+    caption: str
+    """How to read it: units, what is comparable."""
+    alt: str
+    """What it shows, for a reader who cannot see it."""
+
+
+def label(text: object) -> str:
+    """A name that is safe as a label: one line, not too long, and not hidden (matplotlib drops a leading "_")."""
+    short = shorten(text, _LABEL_LENGTH)
+    return f" {short}" if short.startswith("_") else short
+
+
+def panels(count: int, *, legend_entries: int = 0, legend_columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, two in a row when there are several, and room for a legend below."""
+    from matplotlib.figure import Figure
+
+    columns = 1 if count == 1 else 2
+    rows = -(-count // columns)
+    legend_in = _LEGEND_LINE_IN * -(-legend_entries // legend_columns)
+    figure = Figure(figsize=(WIDTH_IN, rows * _PANEL_HEIGHT_IN + legend_in), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr]
+    grid = figure.add_gridspec(rows, columns)
+    return figure, [figure.add_subplot(grid[i // columns, i % columns]) for i in range(count)]
+
+
+def legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, columns: int = 2) -> None:
+    """One legend for the whole figure, below it."""
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+
+
+def listed(names: Iterable[str], limit: int = 8) -> str:
+    """Distinct names in one sentence, the first `limit` of them by name."""
+    distinct = list(dict.fromkeys(names))
+    more = len(distinct) - limit
+    return ", ".join(distinct[:limit]) + (f" and {more} more" if more > 0 else "")

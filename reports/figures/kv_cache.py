@@ -1,0 +1,91 @@
+"""KV cache after every step: the plan, the live bytes and the storage held, by policy.
+
+Units    MiB 2**20 bytes, all layers and rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from arvbench.reports.cases import group_by, measured, model_of
+from arvbench.reports.figures.drawing import MARKERS, MUTED, SERIES, Drawing, label, legend, listed, panels
+from arvbench.reports.numbers import MIB, plain, significant
+from arvbench.results.schema import CacheStep, Record
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """What decides the plan: curves of one panel share it."""
+
+    model: str
+    dtype: str
+    batch: int
+    plan: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    policy: str
+    cache: tuple[CacheStep, ...]
+
+
+def draw(records: Sequence[Record]) -> Drawing | None:
+    """One panel for each model, data type and batch; in it the curves of every policy."""
+    found: dict[_Panel, dict[_Curve, None]] = {}
+    for record, outcome in measured(records):
+        if any(step.allocated_bytes or step.planned_bytes for step in outcome.cache):
+            plan = tuple(step.planned_bytes for step in outcome.cache)
+            panel = _Panel(model_of(record), record.case.dtype, record.case.batch, plan)
+            # Backends that keep the same bytes give the same curve: it is drawn once.
+            found.setdefault(panel, {})[_Curve(plain(outcome.setup.cache_policy), outcome.cache)] = None
+    if not found:
+        return None
+    policies = list(dict.fromkeys(curve.policy for curves in found.values() for curve in curves))
+    figure, axes = panels(len(found), legend_entries=1 + 2 * len(policies), legend_columns=3)
+    handles: dict[str, Artist] = {}
+    for ax, (panel, curves) in zip(axes, found.items(), strict=True):
+        ax.set_title(f"{label(panel.model)}\n{panel.dtype}, batch {panel.batch}")
+        ax.set_xlabel("Step (index)")
+        ax.set_ylabel("KV cache (MiB)")
+        for curve in curves:
+            number = policies.index(curve.policy)
+            color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+            steps = [step.step for step in curve.cache]
+            allocated = [step.allocated_bytes / MIB for step in curve.cache]
+            live = [step.live_bytes / MIB for step in curve.cache]
+            name = label(curve.policy)
+            handles[f"{name}, allocated"] = ax.plot(
+                steps, allocated, color=color, linestyle="--", linewidth=1.2, marker=marker, markerfacecolor="none"
+            )[0]
+            handles[f"{name}, live"] = ax.plot(steps, live, color=color, marker=marker)[0]
+        steps = [step.step for step in next(iter(curves)).cache]
+        # The plan lies on top: a live curve that leaves it shows.
+        planned = [size / MIB for size in panel.plan]
+        handles["planned"] = ax.plot(steps, planned, color=MUTED, linestyle=":", linewidth=2.2, zorder=4)[0]
+        ax.set_ylim(bottom=0)
+    ordered = sorted(handles, key=lambda name: (name != "planned", name))
+    legend(figure, [handles[name] for name in ordered], ordered, columns=3)
+    return Drawing(
+        figure=figure,
+        title="KV cache after every step",
+        caption="Planned: from the schedule. Live: keys and values held. Allocated: storage held for them. "
+        "Keys and values of all layers and forward rows, in MiB (2**20 bytes).",
+        alt=f"Line plot of KV-cache size for each step. {_told(found)}.",
+    )
+
+
+def _told(found: dict[_Panel, dict[_Curve, None]]) -> str:
+    """The peaks of every curve in words."""
+    pairs = [(panel, curve) for panel, curves in found.items() for curve in curves]
+    by_model = group_by(pairs, lambda pair: (pair[0].model, pair[0].batch, pair[1].policy))
+    return listed(
+        f"{model}, batch {batch}, policy {policy}: live peak "
+        f"{significant(max(s.live_bytes for _, c in members for s in c.cache) / MIB)} MiB, allocated peak "
+        f"{significant(max(s.allocated_bytes for _, c in members for s in c.cache) / MIB)} MiB"
+        for (model, batch, policy), members in by_model.items()
+    )

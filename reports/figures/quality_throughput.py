@@ -1,0 +1,90 @@
+"""FID against throughput. A panel holds one protocol id and one set of conditions: only those rows are alike.
+
+Units    FID without unit, lower is better; throughput images per second, scope images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from arvbench.reports.cases import Conditions, case_names, conditions, group_by, has_random_weights, measured
+from arvbench.reports.figures.drawing import MARKERS, SERIES, Drawing, label, legend, listed, panels
+from arvbench.reports.numbers import plain, significant
+from arvbench.reports.statistics import Estimate, find_timing, images_per_second
+from arvbench.results.schema import Record
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+_HEADROOM = 1.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Point:
+    name: str
+    protocol_id: str
+    conditions: Conditions
+    fid: float
+    throughput: Estimate
+
+
+def draw(records: Sequence[Record]) -> Drawing | None:
+    """Scatter of every case that has both a FID and a throughput."""
+    points = _points(records)
+    if not points:
+        return None
+    groups = group_by(points, lambda point: (point.protocol_id, point.conditions))
+    names = list(dict.fromkeys(point.name for point in points))
+    figure, axes = panels(len(groups), legend_entries=len(names))
+    handles: dict[str, Artist] = {}
+    for ax, ((protocol_id, where), members) in zip(axes, groups.items(), strict=True):
+        ax.set_title(f"{label(where.hardware)}\n{label(where.arithmetic)}, batch {where.batch}, protocol {protocol_id}")
+        ax.set_xlabel("Throughput (images/s)")
+        ax.set_ylabel("FID (no unit, lower is better)")
+        for point in members:
+            handles[point.name] = _draw_point(ax, point, names.index(point.name))
+        # From zero, so that distances on the page are in proportion.
+        ax.set_xlim(0, _HEADROOM * max(point.throughput.value for point in members))
+        ax.set_ylim(0, _HEADROOM * max(point.fid for point in members) or 1)
+    legend(figure, [handles[name] for name in names], [label(name) for name in names])
+    told = listed(f"{p.name}: FID {significant(p.fid)} at {significant(p.throughput.value)} images/s" for p in points)
+    return Drawing(
+        figure=figure,
+        title="Quality against throughput",
+        caption="Lower right is better. Whiskers: 95 % interval of the throughput. Only cases with the same protocol "
+        "id, hardware, data type and batch share a panel; cases with random weights have no quality.",
+        alt=f"Scatter plot of FID against images per second. {told}.",
+    )
+
+
+def _points(records: Sequence[Record]) -> list[_Point]:
+    names = case_names(records)
+    points: list[_Point] = []
+    for record, outcome in measured(records):
+        timing = find_timing(outcome, "images")
+        throughput = None if timing is None else images_per_second(timing)
+        if throughput is None or has_random_weights(record):
+            continue
+        points.extend(
+            _Point(
+                name=names[record.record_id],
+                protocol_id=plain(quality.protocol_id),
+                conditions=conditions(record),
+                fid=quality.value,
+                throughput=throughput,
+            )
+            for quality in outcome.quality
+            if quality.metric == "fid"
+        )
+    return points
+
+
+def _draw_point(ax: Axes, point: _Point, number: int) -> Artist:
+    color = SERIES[number % len(SERIES)]
+    speed = point.throughput
+    if speed.low is not None and speed.high is not None:
+        ax.plot([speed.low, speed.high], [point.fid, point.fid], color=color, linewidth=1.2)
+    return ax.plot([speed.value], [point.fid], MARKERS[number % len(MARKERS)], color=color, markersize=7)[0]

@@ -1,0 +1,54 @@
+"""The report as one self-contained HTML page: no request leaves it, and its policy forbids any.
+
+Everything from records goes through the template's escaping. Trusted markup is only what this package writes itself:
+its style sheet, its script, and figures whose texts the SVG writer has escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from arvbench.reports.content import Report
+from arvbench.reports.table import Cell
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def to_html(report: Report) -> str:
+    """Write the page."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(sort_key=sort_key, anchor=anchor)
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        figures={name: Markup(figure.svg) for name, figure in report.figures.items()},
+    )
+
+
+def sort_key(cell: Cell) -> str | None:
+    """The key as an attribute that the page's script reads; None for a cell that sorts behind all others."""
+    key = cell.sort
+    if isinstance(key, float | int):
+        return None if math.isnan(key) else repr(float(key)).replace("inf", "Infinity")
+    return key
+
+
+def anchor(text: str) -> str:
+    """A heading as the id of its section."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,110 @@
+"""A matplotlib figure as inline SVG: no outside reference, no clash of ids, colours that follow the page.
+
+The bytes depend on the figure alone: no date, no random ids.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from arvbench.reports.figures import FIGURES
+from arvbench.reports.figures.drawing import CSS_VARIABLES, RC, Drawing
+from arvbench.results.schema import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_COLOR = re.compile("|".join(CSS_VARIABLES))
+# Matplotlib's only style sheet: inline it would hold for the whole page, whose own sheet has the same rule for figures.
+_DROPPED = ("metadata", "style")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InlineFigure:
+    """One figure, ready for the page."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+
+def draw_figure(name: str, records: Sequence[Record]) -> Drawing | None:
+    """Draw the figure `name` in the report's style; None when the records hold nothing for it."""
+    with _style(name):
+        return FIGURES[name](records)
+
+
+def inline_figure(name: str, records: Sequence[Record]) -> InlineFigure | None:
+    """Draw and write the figure `name`, or None."""
+    drawing = draw_figure(name, records)
+    if drawing is None:
+        return None
+    svg = figure_to_svg(drawing.figure, name=name, alt=drawing.alt)
+    return InlineFigure(name=name, title=drawing.title, caption=drawing.caption, svg=svg)
+
+
+def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:
+    """Write `figure` as one <svg> element.
+
+    `name` (letters, digits, hyphens) keeps its ids apart from those of other figures on the page.
+    """
+    buffer = io.BytesIO()
+    with _style(name), warnings.catch_warnings():
+        # The text stays text: the reader's fonts have glyphs that the measuring font may lack.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    root = ElementTree.fromstring(buffer.getvalue())
+    _clean(root, prefix=f"{name}-")
+    width_pt, height_pt = (float(size) for size in root.attrib["viewBox"].split()[2:])
+    root.attrib.clear()
+    root.attrib.update(
+        {"viewBox": f"0 0 {width_pt:g} {height_pt:g}", "role": "img", "aria-label": alt, "class": "plot"}
+    )
+    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
+
+
+@contextmanager
+def _style(name: str) -> Iterator[None]:
+    """Matplotlib's defaults with the report's settings, whatever the user's own style is."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({**RC, "svg.hashsalt": name})
+        yield
+
+
+def _clean(element: ElementTree.Element, *, prefix: str) -> None:
+    """Drop namespaces, metadata and style sheets; make ids and references distinct, and colours variables."""
+    element.tag = _local(element.tag)
+    for child in list(element):
+        if _local(child.tag) in _DROPPED:
+            element.remove(child)
+        else:
+            _clean(child, prefix=prefix)
+    for key, value in list(element.attrib.items()):
+        del element.attrib[key]
+        key = _local(key)
+        if key == "id":
+            value = prefix + value
+        elif key == "href" and value.startswith("#"):
+            value = f"#{prefix}{value[1:]}"
+        else:
+            value = _REFERENCE.sub(rf"url(#{prefix}\1)", value)
+            if key == "style":
+                value = _COLOR.sub(lambda match: f"var({CSS_VARIABLES[match[0]]})", value)
+        element.set(key, value)
+
+
+def _local(name: str) -> str:
+    """A tag or attribute without its namespace."""
+    return name.rpartition("}")[2]

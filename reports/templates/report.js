@@ -1,0 +1,50 @@
+"use strict";
+
+// Sort a table by one column: numbers as numbers, text as a reader would; empty cells stay last either way.
+function sortTable(header, ascending) {
+  const table = header.closest("table");
+  const body = table.tBodies[0];
+  const index = header.cellIndex;
+  const numeric = header.classList.contains("number");
+  const key = (row) => {
+    const text = row.cells[index].dataset.sort;
+    return text !== undefined && numeric ? Number(text) : text;
+  };
+  const rows = Array.from(body.rows, (row) => ({ row, key: key(row) }));
+  rows.sort((a, b) => {
+    if (a.key === undefined || b.key === undefined) {
+      return (a.key === undefined) - (b.key === undefined);
+    }
+    // Not a difference: infinity minus infinity is not a number.
+    const order = numeric
+      ? (a.key > b.key) - (a.key < b.key)
+      : a.key.localeCompare(b.key, "en", { numeric: true });
+    return ascending ? order : -order;
+  });
+  body.append(...rows.map((entry) => entry.row));
+  for (const other of table.tHead.rows[0].cells) {
+    other.setAttribute("aria-sort", "none");
+  }
+  header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+}
+
+for (const button of document.querySelectorAll("thead button")) {
+  button.addEventListener("click", () => {
+    const header = button.closest("th");
+    sortTable(header, header.getAttribute("aria-sort") !== "ascending");
+  });
+}
+
+// On paper nothing can be opened: open all for printing, and close again what was closed.
+const opened = [];
+window.addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details:not([open])")) {
+    details.open = true;
+    opened.push(details);
+  }
+});
+window.addEventListener("afterprint", () => {
+  for (const details of opened.splice(0)) {
+    details.open = false;
+  }
+});

@@ -1,0 +1,96 @@
+"""Reading record files: one JSON object per line, as `arvbench run` writes them.
+
+A run that was killed may leave its last line cut; a disk or an editor may damage others. Every good line is kept, and
+every bad one is told with its number and the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from arvbench.errors import UserError
+from arvbench.results.schema import SCHEMA_VERSION, Record
+
+RECORDS_NAME = "records.jsonl"
+"""Name of the records file in a run folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DamagedLine:
+    """A line that holds no valid record."""
+
+    path: Path
+    number: int
+    """Line number, from 1."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.number}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsFile:
+    """What one records file holds."""
+
+    path: Path
+    records: tuple[Record, ...]
+    damaged_lines: tuple[DamagedLine, ...]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def read_records(path: Path) -> RecordsFile:
+    """Read a records file, or the records.jsonl of a run folder; damaged lines are skipped and reported.
+
+    An empty file is a run that has finished no case yet and gives no records. Raises UserError when there is no such
+    file, or when it cannot be read.
+    """
+    path = _records_path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    records: list[Record] = []
+    damaged: list[DamagedLine] = []
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(Record.model_validate_json(line))
+        except ValidationError as error:
+            cut = number == len(lines)
+            damaged.append(DamagedLine(path=path, number=number, reason=_reason(error, cut=cut)))
+    return RecordsFile(path=path, records=tuple(records), damaged_lines=tuple(damaged))
+
+
+def _records_path(path: Path) -> Path:
+    """The records file that `path` means, or UserError."""
+    if path.is_dir():
+        inside = path / RECORDS_NAME
+        if not inside.is_file():
+            raise UserError(f"no {RECORDS_NAME} in folder {path}: give a run folder or a records file")
+        return inside
+    if not path.exists():
+        raise UserError(f"no such file or folder: {path}")
+    return path
+
+
+def _reason(error: ValidationError, *, cut: bool) -> str:
+    """One line that says what is wrong. `cut`: the line has no newline at its end."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return "cut in mid-line (the run was interrupted while writing)" if cut else "not JSON"
+    where = ".".join(str(part) for part in first["loc"]) or "record"
+    if first["loc"] == ("schema_version",):
+        return f"its schema is not version {SCHEMA_VERSION}: read it with the arvbench that wrote it"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"not a valid record: {where}: {first['msg']}{more}"

@@ -1,0 +1,313 @@
+"""The record of one case: one line of JSON, written once and never edited.
+
+A record keeps raw samples and where they were taken. Medians, intervals and speedups are made in `reports/`, where
+they can be made again.
+
+Units    _ns nanoseconds, _bytes bytes, _px pixels, _mhz megahertz, _c degrees Celsius, _w watts
+Schema   1: first version. Raise SCHEMA_VERSION when a field changes its meaning, and say so here.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+class Status(StrEnum):
+    """How a case ended."""
+
+    OK = "ok"
+    INCORRECT = "incorrect"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+    UNSUPPORTED = "unsupported"
+    SKIPPED = "skipped"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+# ---- what was asked ----------------------------------------------------------------------------------------------
+
+
+class QualityRequest(_Frozen):
+    """Which quality numbers to compute, on how many generated images."""
+
+    extractor: str
+    """Name in the extractor table: "digits-cnn" or "inception"."""
+    reference: str
+    """Name of a reference data set ("digits") or a folder of images."""
+    images: int = Field(ge=2)
+    metrics: tuple[Literal["fid", "isc", "kid", "prc"], ...] = ("fid", "isc", "kid", "prc")
+    seed: int = 0
+    """Run seed of the per-image noise."""
+
+
+class CaseConfig(_Frozen):
+    """One measurement. Every field is part of the record; none is read from globals."""
+
+    model: str
+    weights: str
+    """"demo", "hub", "random:SEED" or a path."""
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    backend: Literal["reference", "optimized"] = "optimized"
+    cache: str | None = None
+    """KV-cache policy; None leaves it to the backend (the record's `setup.cache_policy` says what it was)."""
+    batch: int = Field(default=1, ge=1)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Overrides of the model's official sampling settings."""
+    repeats: int = Field(default=5, ge=1)
+    """Timed calls, after warm-up."""
+    max_warmup: int = Field(default=10, ge=1)
+    """Most warm-up calls before the times are taken as they are (and marked unsteady)."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of torch; None takes the number of physical cores."""
+    timeout_s: float = Field(default=1800, gt=0)
+    memory_limit_bytes: int | None = Field(default=None, gt=0)
+    """Host memory (CPU) or device memory (CUDA) that the worker may take; None sets no limit."""
+    quality: QualityRequest | None = None
+    sample_sheet: int = Field(default=0, ge=0)
+    """Images per class to keep as a picture."""
+
+
+# ---- what was found out before measuring -------------------------------------------------------------------------
+
+
+class StepPlan(_Frozen):
+    """One step of the analytic schedule (meanings in arvbench.adapters.schedule.Step)."""
+
+    index: int
+    name: str
+    kind: str
+    new_tokens: int
+    context_tokens: int
+    cached_tokens: int
+    rows: int
+    flops: int
+    bytes_moved: int
+    cache_bytes: int
+
+
+class Setup(_Frozen):
+    """What really ran: identity of model and weights, and every choice that the program made."""
+
+    model: str
+    family: str
+    image_px: int
+    transformer_parameters: int
+    tokenizer_parameters: int
+    weights_source: str
+    weights_random: bool
+    weights_sha256: dict[str, str]
+    """File name -> sha256; empty for random weights."""
+    settings: dict[str, Any]
+    """Complete sampling settings after overrides."""
+    settings_source: str
+    """Where the official settings are stated."""
+    settings_deviations: dict[str, Any]
+    """Overrides that differ from the official settings."""
+    cache_policy: str
+    kernels: dict[str, str]
+    """Operation -> implementation that ran ("torch" or "triton")."""
+    attention: str
+    """Attention kernel that really ran, as the dispatcher named it."""
+    threads: int
+    plan: tuple[StepPlan, ...]
+    decode_flops: int
+
+
+class Correctness(_Frozen):
+    """Comparison made before any time is taken. A case that fails it has no speed."""
+
+    judge: str
+    """What the case was compared with: "reference backend" or "teacher-forced pass"."""
+    images: int
+    max_abs_diff: float
+    """Largest difference of guided logits on the judge's own token path."""
+    tolerance: float
+    equal_tokens: float
+    """Share of tokens that are equal when both draw freely from the same noise, 0..1."""
+    required_equal_tokens: float
+    passed: bool
+
+
+# ---- what was measured -------------------------------------------------------------------------------------------
+
+
+class Timing(_Frozen):
+    """Raw times of one scope, in the order taken; warm-up not included."""
+
+    scope: str
+    """"step[i]", "tokens" (the autoregressive loop), "decode" or "images" (labels in, uint8 images out)."""
+    samples_ns: tuple[int, ...]
+    images: int
+    """Images per sample."""
+    forward_rows: int
+    """Transformer rows per sample; guidance doubles images. 0 for decode."""
+    clock: Literal["wall", "cuda-event"]
+
+
+class WarmUp(_Frozen):
+    samples_ns: tuple[int, ...]
+    """Times of the warm-up calls, scope images."""
+    steady: bool
+    """True when the last calls agreed within 5 % (or 5 ms) before `max_warmup` was reached."""
+
+
+class Memory(_Frozen):
+    """Memory by component. None means that this machine cannot tell."""
+
+    weights_bytes: int
+    cache_planned_bytes: int
+    """Analytic peak of the live cache."""
+    cache_live_bytes: int
+    """Measured peak of the live cache."""
+    cache_allocated_bytes: int
+    tokens_peak_bytes: int | None
+    """Peak during the autoregressive loop above what was in use before the call (cache and activations)."""
+    decode_peak_bytes: int | None
+    """Peak during decode above what was in use before the call."""
+    source: Literal["cuda-allocator", "process-rss"]
+    peak_bytes: int | None
+    """Peak of the allocator (CUDA) or of the process's resident set (CPU)."""
+    reserved_bytes: int | None
+    """Reserved by the allocator; None on the CPU."""
+    device_used_bytes: int | None
+    """In use on the whole device, other processes included; None on the CPU."""
+
+
+class CacheStep(_Frozen):
+    """KV cache after one step."""
+
+    step: int
+    planned_bytes: int
+    live_bytes: int
+    allocated_bytes: int
+
+
+class Quality(_Frozen):
+    """One quality number; numbers with different protocol ids are never compared."""
+
+    metric: str
+    value: float
+    spread: float | None = None
+    """Standard deviation over splits or subsets, where the metric has them."""
+    protocol: str
+    protocol_id: str
+    """Hash of everything that could change the number."""
+    n_samples: int
+    note: str = ""
+
+
+class SampleSheet(_Frozen):
+    """A PNG of generated images beside the records: one row per class."""
+
+    path: str
+    """Relative to the records file."""
+    sha256: str
+    classes: tuple[int, ...]
+    columns: int
+    image_px: int
+
+
+# ---- how it ended ------------------------------------------------------------------------------------------------
+
+
+class Measured(_Frozen):
+    status: Literal[Status.OK] = Status.OK
+    setup: Setup
+    correctness: Correctness
+    warmup: WarmUp
+    timings: tuple[Timing, ...]
+    memory: Memory
+    cache: tuple[CacheStep, ...]
+    quality: tuple[Quality, ...] = ()
+    sample_sheet: SampleSheet | None = None
+
+
+class Incorrect(_Frozen):
+    """The backend disagrees with its judge: there is no speed to report."""
+
+    status: Literal[Status.INCORRECT] = Status.INCORRECT
+    setup: Setup
+    correctness: Correctness
+
+
+class Failed(_Frozen):
+    """No numbers, and why."""
+
+    status: Literal[Status.OOM, Status.TIMEOUT, Status.ERROR, Status.UNSUPPORTED, Status.SKIPPED]
+    reason: str
+    """One line."""
+    detail: str = ""
+    """Traceback or the end of the worker's output."""
+
+
+Outcome = Annotated[Measured | Incorrect | Failed, Field(discriminator="status")]
+
+
+# ---- where ------------------------------------------------------------------------------------------------------
+
+
+class Gpu(_Frozen):
+    name: str
+    memory_bytes: int
+    compute_capability: str
+    driver: str | None
+    sm_clock_mhz: int | None
+    memory_clock_mhz: int | None
+    temperature_c: int | None
+    power_w: float | None
+    throttle_reasons: tuple[str, ...]
+
+
+class Environment(_Frozen):
+    """Where and with what a case ran."""
+
+    arvbench_version: str
+    source_sha256: str
+    """Digest of the package's own source files."""
+    git_commit: str | None
+    """None when the package does not run from a checkout."""
+    git_dirty: bool | None
+    python: str
+    libraries: dict[str, str]
+    """Distribution -> version."""
+    os: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    gpu: Gpu | None
+    """The GPU that the case ran on; None on the CPU."""
+    cuda: str | None
+    tf32: bool
+    """True when fp32 matrix products or convolutions may run in TF32."""
+
+
+class Record(_Frozen):
+    """One finished case."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    record_id: str
+    suite: str
+    case_id: str
+    """Human-readable name of the case, unique in its suite."""
+    fingerprint: str
+    """Hash of case, source and machine: a rerun skips a case whose fingerprint is already recorded."""
+    started: datetime
+    finished: datetime
+    case: CaseConfig
+    environment: Environment
+    outcome: Outcome
+
+    @property
+    def status(self) -> Status:
+        return Status(self.outcome.status)
