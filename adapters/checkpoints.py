@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -59,10 +60,11 @@ def _read_pickle(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
-        reason = str(error).split("Please file an issue")[0].splitlines()
-        detail = next((line.strip() for line in reason if "Unsupported" in line or "GLOBAL" in line), reason[0])
+        # torch's own text advises to switch the protection off; only what it stumbled over is of use.
+        found = re.search(r"GLOBAL \S+|Unsupported \w+ \S+", str(error))
         raise CheckpointError(
-            f"{path} refused: it is not a plain file of tensors, and opening it could run code ({detail})"
+            f"{path} refused: it is not a plain file of tensors, and opening it could run code"
+            + (f" ({found[0].rstrip('.')})" if found else "")
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -261,7 +261,7 @@ class VarSampler(Sampler):
 
     # ---- sampling ------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         labels: Sequence[int] | Tensor,
@@ -336,11 +336,11 @@ class VarSampler(Sampler):
 
     # ---- tokenizer and training ----------------------------------------------------------------------------------
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         return self.tokenizer.encode(images.to(self.device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, tokens: Sequence[Tensor]) -> Tensor:
         return self._to_unit_range(self.tokenizer.decode(tokens))
 
@@ -348,7 +348,7 @@ class VarSampler(Sampler):
     def _to_unit_range(images: Tensor) -> Tensor:
         return images.float().add(1).mul(0.5)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def teacher_forced(self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor) -> Tensor:
         codes_BLK = self.tokenizer.quantize.teacher_forcing_input(tokens)
         return self.transformer(self.check_labels(labels), codes_BLK, self._kernels)

@@ -249,8 +249,9 @@ def case_name(config: CaseConfig) -> str:
 
 
 def _refuse(where: str, error: ValidationError, model: type[BaseModel]) -> NoReturn:
-    """Turn pydantic's first complaint into one line that names file and key."""
-    first = error.errors()[0]
+    """Turn pydantic's complaints into one line that names file and key."""
+    # A misspelt key is also a missing one: the spelling is what helps.
+    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = QualityRequest.model_fields if first["loc"][0] == "quality" else model.model_fields

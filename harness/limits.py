@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from arvbench.errors import HostError
-from arvbench.harness.measure.environment import physical_cores
+from arvbench.harness.measure.cores import usable_cores
 
 
 def set_threads(count: int | None) -> None:
-    """CPU threads of torch; None takes the physical cores (more would share an arithmetic unit)."""
-    torch.set_num_threads(count or physical_cores())
+    """CPU threads of torch; None takes the physical cores that this process may use."""
+    torch.set_num_threads(count or usable_cores())
 
 
 def set_memory_limit(limit_bytes: int, device: torch.device) -> None:
@@ -27,8 +27,10 @@ def set_memory_limit(limit_bytes: int, device: torch.device) -> None:
     that device. Raises MemoryError when the libraries alone take more, HostError where the system cannot do it.
     """
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), device)
+        # torch takes no "cuda" without a number here.
+        index = torch.cuda.current_device() if device.index is None else device.index
+        total = torch.cuda.get_device_properties(index).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), index)
         return
     if not sys.platform.startswith("linux"):
         raise HostError("memory_limit_bytes on the CPU needs Linux; leave it out, or run on Linux")

@@ -75,8 +75,8 @@ def run_suite(
             records.append(old)
             continue
         listener.case_started(case)
-        record = _measure(suite.name, case, print_of_case, environment, store, engine, listener, options)
-        recorded[print_of_case] = record
+        record = _measure(suite.name, case, environment, store, engine, listener, options)
+        recorded[record.fingerprint] = record
         listener.case_finished(case, record)
         records.append(record)
     return records
@@ -89,7 +89,6 @@ def _again(old: Record, options: RunOptions) -> bool:
 def _measure(
     suite: str,
     case: Case,
-    print_of_case: str,
     environment: Environment,
     store: RecordStore,
     engine: Engine,
@@ -101,15 +100,17 @@ def _measure(
     job = Job(record_id=record_id, case=case.config, folder=store.folder, inception_weights=options.inception_weights)
     result = engine.run(job, lambda event: listener.case_event(case, event))
     with _interrupt_deferred():
+        # The worker's word counts: when the source was edited during the run, it knows what it imported.
+        where = result.environment or environment
         record = Record(
             record_id=record_id,
             suite=suite,
             case_id=case.case_id,
-            fingerprint=print_of_case,
+            fingerprint=fingerprint(case.config, where),
             started=started,
             finished=datetime.now(UTC),
             case=case.config,
-            environment=result.environment or environment,
+            environment=where,
             outcome=result.outcome,
         )
         store.append(record)

@@ -62,6 +62,6 @@ def _require_triton() -> None:
         raise HostError(
             f"the optimized backend needs Triton on CUDA ({error}); install triton or choose backend 'reference'"
         ) from error
-    # Triton's own switch: any value but these turns the interpreter on when a kernel is imported.
+    # Triton reads this variable when a kernel is imported; what is not plainly off is taken for on.
     if os.environ.get("TRITON_INTERPRET", "").lower() not in ("", "0", "false", "off", "no", "n"):
         raise HostError("TRITON_INTERPRET is set, so kernels would run in Triton's interpreter; unset it")

@@ -37,7 +37,7 @@ def to_markdown(report: Report) -> str:
             parts.append(f"## {escape(heading)}")
             parts.extend(_table(table) for table in section if table)
     # Indented, so that nothing in a command can end the block.
-    parts.append("## How to reproduce\n\n" + "\n".join(f"    {plain(command)}" for command in report.commands))
+    parts.append("## How to reproduce\n\n" + "\n".join(f"    {command}" for command in report.commands))
     return "\n\n".join(parts) + "\n"
 
 

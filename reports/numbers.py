@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from arvbench.reports.statistics import Estimate
-from arvbench.reports.table import NOTHING, Cell
+from arvbench.reports.table import NOTHING, Cell, Tone
 
 MIB = 2**20
 GIB = 2**30
@@ -100,7 +100,7 @@ def text_cell(value: object | None, **options: Any) -> Cell:
 
 def yes_no_cell(value: bool, *, good: bool | None = None) -> Cell:
     """A cell of yes or no; `good` is the answer that is as it should be, None when either is."""
-    tone = "plain" if good is None else ("good" if value == good else "bad")
+    tone: Tone = "plain" if good is None else ("good" if value == good else "bad")
     return Cell(text="yes" if value else "no", sort="yes" if value else "no", tone=tone)
 
 

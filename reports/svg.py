@@ -79,7 +79,8 @@ def _style(name: str) -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**RC, "svg.hashsalt": name})
+        matplotlib.rcParams.update(RC)
+        matplotlib.rcParams["svg.hashsalt"] = name
         yield
 
 
@@ -91,18 +92,23 @@ def _clean(element: ElementTree.Element, *, prefix: str) -> None:
             element.remove(child)
         else:
             _clean(child, prefix=prefix)
-    for key, value in list(element.attrib.items()):
-        del element.attrib[key]
-        key = _local(key)
-        if key == "id":
-            value = prefix + value
-        elif key == "href" and value.startswith("#"):
-            value = f"#{prefix}{value[1:]}"
-        else:
-            value = _REFERENCE.sub(rf"url(#{prefix}\1)", value)
-            if key == "style":
-                value = _COLOR.sub(lambda match: f"var({CSS_VARIABLES[match[0]]})", value)
-        element.set(key, value)
+    attributes = {_local(key): value for key, value in element.attrib.items()}
+    # Colours stand in `style`, but for those of hatches; a variable is sure to work only in `style`.
+    colors = [f"{key}: {attributes.pop(key)}" for key in ("fill", "stroke") if attributes.get(key) in CSS_VARIABLES]
+    if colors:
+        attributes["style"] = "; ".join([*colors, *filter(None, [attributes.get("style")])])
+    element.attrib.clear()
+    for key, value in attributes.items():
+        element.set(key, _clean_value(key, value, prefix))
+
+
+def _clean_value(key: str, value: str, prefix: str) -> str:
+    if key == "id":
+        return prefix + value
+    if key == "href" and value.startswith("#"):
+        return f"#{prefix}{value[1:]}"
+    value = _REFERENCE.sub(rf"url(#{prefix}\1)", value)
+    return _COLOR.sub(lambda match: f"var({CSS_VARIABLES[match[0]]})", value) if key == "style" else value
 
 
 def _local(name: str) -> str:

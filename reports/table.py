@@ -42,6 +42,8 @@ class Column:
     """Second line of the header, such as a protocol id."""
     code: bool = False
     """Set in a fixed-width face: hashes, paths, settings."""
+    prose: bool = False
+    """Sentences, which need room on a narrow page."""
 
     @property
     def heading(self) -> str:

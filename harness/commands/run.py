@@ -25,34 +25,41 @@ RUNS_FOLDER = Path("results") / "runs"
 EXIT_FAILURES, EXIT_INTERRUPTED = 1, 130
 
 
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--models", metavar="PATTERN", help="Only these models, such as 'var-*,demo/var'; repeatable."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the records.  [default: results/runs/SUITE]")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Setting for every case (batch=8, settings.cfg=2, quality.images=500); wins over the suite. A list "
+        "(batch=[1,8]) makes one case per element; repeatable.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="DIR", help="Folder of official files, or demo, hub, random:SEED."),
+]
+
+
 def run(
     suite: Annotated[str, typer.Argument(help="Name of a built-in suite (demo, speed256), or a YAML file.")],
-    models: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Only these models, such as 'var-*,demo/var'. May be given again."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the records.  [default: results/runs/SUITE]")
-    ] = None,
+    models: Models = None,
+    out: Out = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, for every case.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Setting for every case (batch=8, settings.cfg=2, quality.images=500); wins over the suite. "
-            "A list (batch=[1,8]) makes one case per element. May be given again.",
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of official files, or demo, hub, random:SEED.")
-    ] = None,
+    settings: Settings = None,
+    weights: Weights = None,
     inception_weights: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Weights of the Inception extractor.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is already recorded.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure again what is not ok.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list, and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list, nothing else.")] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
 ) -> None:
     """Measure the cases of SUITE, one process each, and write one record per case.
@@ -143,8 +150,8 @@ def _measure(suite: Suite, store: RecordStore, options: RunOptions, errors: Cons
             )
     except KeyboardInterrupt:
         errors.print(
-            f"interrupted: {len(store.records())} finished records are in {store.path}; run the same command again to "
-            "go on",
+            f"interrupted; what is finished is kept: {len(store.records())} record(s) in {store.path}. Run the same "
+            "command again to go on",
             markup=False,
             highlight=False,
             soft_wrap=True,

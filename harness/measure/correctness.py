@@ -75,12 +75,40 @@ def check_correctness(
     """
     labels = spread_labels(min(batch, CHECK_IMAGES), sampler.spec.num_classes)
     check = _against_teacher_forcing if sampler.backend == "reference" else _against_reference
-    return check(sampler, settings, cache_policy, labels, watch or nullcontext())
+    try:
+        return check(sampler, settings, cache_policy, labels, watch or nullcontext())
+    except _NotANumber as found:
+        return Correctness(
+            judge=f"finite logits (there is a NaN in step {found.step})",
+            images=len(labels),
+            max_abs_diff=float("inf"),
+            tolerance=0.0,
+            equal_tokens=0.0,
+            required_equal_tokens=TOLERANCES[sampler.dtype].equal_tokens,
+            passed=False,
+        )
 
 
 def spread_labels(count: int, classes: int) -> list[int]:
     """`count` labels in 0..classes-1, spread evenly; the same for every batch of the same size."""
     return [(index * classes) // count if count <= classes else index % classes for index in range(count)]
+
+
+class _NotANumber(Exception):
+    """Logits from which no token can be drawn."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+class _CheckedNoise(PerImageNoise):
+    """Draws no token from NaN: what came out would be an id that does not exist, and an obscure error later."""
+
+    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
+        if logits_BlV.isnan().any():
+            raise _NotANumber(step)
+        return super().tokens(logits_BlV, step)
 
 
 class _Recorder(SilentObserver):
@@ -134,7 +162,7 @@ def _against_teacher_forcing(
     with watch:
         path, stepped = _run(sampler, settings, cache_policy, labels)
     forced = sampler.teacher_forced(path, labels).float().cpu().split([t.shape[1] for t in path], dim=1)
-    noise = PerImageNoise(CHECK_SEED, range(len(labels)))
+    noise = _CheckedNoise(CHECK_SEED, range(len(labels)))
     draws = [[noise.tokens(logits, step) for step, logits in enumerate(w)] for w in (forced, stepped.conditional)]
     return _verdict(
         "teacher-forced pass" + (" (without more_smooth, which cannot be teacher-forced)" if smooth else ""),
@@ -157,7 +185,7 @@ def _run(
     samples = sampler.sample(
         labels,
         settings,
-        noise=noise or PerImageNoise(CHECK_SEED, range(len(labels))),
+        noise=noise or _CheckedNoise(CHECK_SEED, range(len(labels))),
         cache=sampler.make_cache(cache_policy, settings, batch=len(labels)),
         observer=recorder,
     )

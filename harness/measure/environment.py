@@ -16,6 +16,7 @@ import psutil
 import torch
 
 import arvbench
+from arvbench.harness.measure.cores import usable_cores
 from arvbench.harness.measure.nvml import GpuProbe, probe_gpu
 from arvbench.results.schema import Environment
 
@@ -50,7 +51,7 @@ def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Env
         libraries=library_versions(),
         os=f"{platform.system()} {platform.release()}",
         cpu=cpu_name(),
-        cores=physical_cores(),
+        cores=usable_cores(),
         memory_bytes=psutil.virtual_memory().total,
         gpu=probe.read() if probe else None,
         cuda=torch.version.cuda,
@@ -61,17 +62,21 @@ def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Env
 
 @cache
 def source_sha256() -> str:
-    """Digest of every file of this package that can change a measurement, names included."""
-    root = Path(arvbench.__file__).parent
-    files = [path for path in root.glob("*.py") if path.is_file()]
+    """Digest of this package, as `digest_of_source` makes it; once per process, like the import of the source."""
+    return digest_of_source(Path(arvbench.__file__).parent)
+
+
+def digest_of_source(package: Path) -> str:
+    """Digest of every file of a package folder that can change a measurement, names included."""
+    files = [(path.name, path) for path in package.glob("*.py")]
     for folder in _MEASURING_FOLDERS:
         # Path.rglob does not follow the links of a checkout's src/arvbench, so start behind them.
-        inside = (root / folder).resolve().rglob("*")
-        files += [path for path in inside if path.suffix in _MEASURING_SUFFIXES]
+        start = (package / folder).resolve()
+        found = [path for path in start.rglob("*") if path.suffix in _MEASURING_SUFFIXES]
+        files += [(f"{folder}/{path.relative_to(start)}", path) for path in found]
     digest = hashlib.sha256()
-    for path in sorted(files, key=lambda path: (path.parts[-2:], str(path))):
-        digest.update(f"{path.parent.name}/{path.name}".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for name, path in sorted(files):
+        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
@@ -94,13 +99,6 @@ def cpu_name() -> str:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
-
-
-def physical_cores() -> int:
-    """Physical cores that this process may use."""
-    allowed = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else None
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    return min(cores, allowed) if allowed else cores
 
 
 def _git_state() -> tuple[str | None, bool | None]:

@@ -20,13 +20,13 @@ MODEL_EPS = 1e-6
 CASES = {
     # the official models: guidance doubles 8 images at 256 px and 2 at 512 px
     "d16-first": Case(shape={"R": 16, "l": 1, "C": 1024, "M": 16, "S": 6, "P": 0}, interpret=True),
-    "d16-last": Case(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 6, "P": 0}, compile=True),
+    "d16-last": Case(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 6, "P": 0}),
     "d16-head": Case(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 2, "P": 0}),
     "d20-middle": Case(shape={"R": 16, "l": 36, "C": 1280, "M": 16, "S": 6, "P": 0}),
     "d24-middle": Case(shape={"R": 16, "l": 100, "C": 1536, "M": 16, "S": 6, "P": 0}),
     "d30-last": Case(shape={"R": 16, "l": 256, "C": 1920, "M": 16, "S": 6, "P": 0}),
-    "d36-512px-first": Case(shape={"R": 4, "l": 1, "C": 2304, "M": 4, "S": 6, "P": 0}, interpret=True),
-    "d36-512px-last": Case(shape={"R": 4, "l": 1024, "C": 2304, "M": 4, "S": 6, "P": 0}, compile=True),
+    "d36-512px-first": Case(shape={"R": 4, "l": 1, "C": 2304, "M": 4, "S": 6, "P": 0}, interpret=True, compile=True),
+    "d36-512px-last": Case(shape={"R": 4, "l": 1024, "C": 2304, "M": 4, "S": 6, "P": 0}),
     # the edges
     "no-power-of-two": Case(shape={"R": 3, "l": 5, "C": 96, "M": 3, "S": 6, "P": 0}, interpret=True),
     "ragged": Case(shape={"R": 2, "l": 3, "C": 1001, "M": 2, "S": 6, "P": 3}, interpret=True, compile=True),
@@ -38,26 +38,38 @@ CASES = {
 }
 
 # One rounding to the result's dtype costs at most 2**-8 (bf16) or 2**-11 (fp16) of the value. What is added covers fp32
-# arithmetic, whose error grows with the ratio of a row's mean to its deviation: here at most 50.
-TOLERANCE = {
+# arithmetic; for the norm its error grows with the ratio of a row's mean to its deviation, here at most 50.
+MODULATE_TOLERANCE = {
     torch.float32: Tol(2e-5, 1e-5),
     torch.bfloat16: Tol(2e-5, 2**-8 + 1e-5),
     torch.float16: Tol(2e-5, 2**-11 + 1e-5),
 }
+RESIDUAL_TOLERANCE = {
+    torch.float32: Tol(1e-6, 1e-6),
+    torch.bfloat16: Tol(1e-6, 2**-8 + 1e-6),
+    torch.float16: Tol(1e-6, 2**-11 + 1e-6),
+}
+
+# (mean, deviation) of the tokens, in turn. For the norm: one where a wrong eps shows (deviation near sqrt(eps)) and one
+# where a variance by E[x^2] - E[x]^2 is lost (mean far from 0).
+NORM_TOKENS = ((0.0, 1.0), (0.0, 1e-3), (500.0, 10.0))
+PLAIN_TOKENS = ((0.0, 1.0),)
 
 
-def _tokens(shape: Shape, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Tensor:
-    """Draw (R, l, C) whose tokens differ in mean and deviation, with NaN in the P channels between rows.
-
-    In turn: unit deviation; deviation near sqrt(eps), where a wrong eps shows; mean far from 0, where a variance by
-    E[x^2] - E[x]^2 is lost.
-    """
-    R, l, C = shape["R"], shape["l"], shape["C"]
-    profile = torch.tensor([[0.0, 1.0], [0.0, 1e-3], [500.0, 10.0]])
-    mean, deviation = profile[torch.arange(R * l) % 3].view(R, l, 1, 2).unbind(-1)
-    memory = torch.full((R, l, C + shape["P"]), torch.nan)
-    memory[..., :C] = mean + deviation * torch.randn(R, l, C, generator=generator)
-    return memory.to(device, dtype)[..., :C]
+def _tokens(
+    shape: Shape,
+    profiles: tuple[tuple[float, float], ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw (R, l, C) with NaN in the P channels between rows."""
+    rows, tokens, channels = shape["R"], shape["l"], shape["C"]
+    turn = torch.arange(rows * tokens) % len(profiles)
+    mean, deviation = torch.tensor(profiles)[turn].view(rows, tokens, 1, 2).unbind(-1)
+    memory = torch.full((rows, tokens, channels + shape["P"]), torch.nan)
+    memory[..., :channels] = mean + deviation * torch.randn(rows, tokens, channels, generator=generator)
+    return memory.to(device, dtype)[..., :channels]
 
 
 def _modulation(shape: Shape, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Tensor:
@@ -71,7 +83,7 @@ def _modulate_inputs(
     shape: Shape, *, dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> dict[str, Any]:
     return {
-        "x_RlC": _tokens(shape, dtype, device, generator),
+        "x_RlC": _tokens(shape, NORM_TOKENS, dtype, device, generator),
         "scale_R1C": _modulation(shape, dtype, device, generator),
         "shift_R1C": _modulation(shape, dtype, device, generator),
         "eps": MODEL_EPS,
@@ -82,9 +94,9 @@ def _residual_inputs(
     shape: Shape, *, dtype: torch.dtype, device: torch.device, generator: torch.Generator
 ) -> dict[str, Any]:
     return {
-        "x_RlC": _tokens(shape, dtype, device, generator),
+        "x_RlC": _tokens(shape, PLAIN_TOKENS, dtype, device, generator),
         "gate_R1C": _modulation(shape, dtype, device, generator),
-        "branch_RlC": _tokens(shape, dtype, device, generator),
+        "branch_RlC": _tokens(shape, PLAIN_TOKENS, dtype, device, generator),
     }
 
 
@@ -115,10 +127,10 @@ MODULATE = KernelSpec(
     fast="arvbench.kernels.adaln.triton:adaln_modulate",
     make_inputs=_modulate_inputs,
     cases=CASES,
-    tolerance=TOLERANCE,
+    tolerance=MODULATE_TOLERANCE,
     flops=_modulate_flops,
     bytes_moved=_modulate_bytes,
-    limits=Limits(registers=96, shared_bytes=32),  # one fp32 per warp for the sums
+    limits=Limits(registers=80, shared_bytes=32),  # shared: one fp32 per warp for the sums
 )
 
 RESIDUAL = KernelSpec(
@@ -127,8 +139,8 @@ RESIDUAL = KernelSpec(
     fast="arvbench.kernels.adaln.triton:adaln_residual",
     make_inputs=_residual_inputs,
     cases=CASES,
-    tolerance=TOLERANCE,
+    tolerance=RESIDUAL_TOLERANCE,
     flops=_residual_flops,
     bytes_moved=_residual_bytes,
-    limits=Limits(registers=64, shared_bytes=0),
+    limits=Limits(registers=56, shared_bytes=0),
 )

@@ -18,18 +18,18 @@ from arvbench.errors import ContractError
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-# l changes with every step of a sampler and divides only addresses: specialising on it would compile code that is no
-# better, once more for l = 1 and once for multiples of 16.
-@triton.jit(do_not_specialize=["l"])
-def _adaln_modulate_kernel(
-    x, scale, shift, out, eps, l, C, x_row, x_token, scale_row, shift_row, BLOCK: tl.constexpr
+# The number of tokens changes with every step of a sampler and divides only addresses: specialising on it would compile code that is no
+# better, once more for one token and once for multiples of 16.
+@triton.jit(do_not_specialize=["tokens"])
+def _adaln_modulate_kernel(  # type: ignore[no-untyped-def]
+    x, scale, shift, out, eps, tokens, C, x_row, x_token, scale_row, shift_row, BLOCK: tl.constexpr
 ):  # fmt: skip
-    # grid (R * l,): one program per token; int64 because R * l * C passes 2**31 at 512 px and batch 512
+    # grid (R * tokens,): one program per token; int64 because R * tokens * C passes 2**31 at 512 px and batch 512
     token = tl.program_id(0).to(tl.int64)
-    row = token // l
+    row = token // tokens
     col = tl.arange(0, BLOCK)
     live = col < C
-    x_C = tl.load(x + row * x_row + (token % l) * x_token + col, mask=live, other=0.0).to(tl.float32)
+    x_C = tl.load(x + row * x_row + (token % tokens) * x_token + col, mask=live, other=0.0).to(tl.float32)
     scale_C = tl.load(scale + row * scale_row + col, mask=live, other=0.0).to(tl.float32)
     shift_C = tl.load(shift + row * shift_row + col, mask=live, other=0.0).to(tl.float32)
     # Two passes over registers: E[x^2] - E[x]^2 would cancel for rows whose mean is far from 0.
@@ -39,18 +39,18 @@ def _adaln_modulate_kernel(
     tl.store(out + token * C + col, norm_C * (1 + scale_C) + shift_C, mask=live)
 
 
-@triton.jit(do_not_specialize=["l"])
-def _adaln_residual_kernel(
-    x, gate, branch, out, l, C, x_row, x_token, gate_row, branch_row, branch_token, BLOCK: tl.constexpr
+@triton.jit(do_not_specialize=["tokens"])
+def _adaln_residual_kernel(  # type: ignore[no-untyped-def]
+    x, gate, branch, out, tokens, C, x_row, x_token, gate_row, branch_row, branch_token, BLOCK: tl.constexpr
 ):  # fmt: skip
-    # grid (R * l,): one program per token; int64 because R * l * C passes 2**31 at 512 px and batch 512
+    # grid (R * tokens,): one program per token; int64 because R * tokens * C passes 2**31 at 512 px and batch 512
     token = tl.program_id(0).to(tl.int64)
-    row = token // l
+    row = token // tokens
     col = tl.arange(0, BLOCK)
     live = col < C
-    x_C = tl.load(x + row * x_row + (token % l) * x_token + col, mask=live, other=0.0).to(tl.float32)
+    x_C = tl.load(x + row * x_row + (token % tokens) * x_token + col, mask=live, other=0.0).to(tl.float32)
     gate_C = tl.load(gate + row * gate_row + col, mask=live, other=0.0).to(tl.float32)
-    branch_offset = row * branch_row + (token % l) * branch_token
+    branch_offset = row * branch_row + (token % tokens) * branch_token
     branch_C = tl.load(branch + branch_offset + col, mask=live, other=0.0).to(tl.float32)
     tl.store(out + token * C + col, x_C + gate_C * branch_C, mask=live)
 
@@ -61,11 +61,11 @@ def adaln_modulate(x_RlC: Tensor, scale_R1C: Tensor, shift_R1C: Tensor, eps: flo
     Raises ContractError for operands that the kernel does not accept, or that need a gradient.
     """
     _check(x_RlC, tokens=(), modulation=(scale_R1C, shift_R1C))
-    R, l, C = x_RlC.shape
-    out_RlC = torch.empty((R, l, C), dtype=x_RlC.dtype, device=x_RlC.device)
+    rows, tokens, C = x_RlC.shape
+    out_RlC = torch.empty((rows, tokens, C), dtype=x_RlC.dtype, device=x_RlC.device)
     with torch.cuda.device_of(x_RlC):
-        _adaln_modulate_kernel[(R * l,)](
-            x_RlC, scale_R1C, shift_R1C, out_RlC, eps, l, C, *x_RlC.stride()[:2],
+        _adaln_modulate_kernel[(rows * tokens,)](
+            x_RlC, scale_R1C, shift_R1C, out_RlC, eps, tokens, C, *x_RlC.stride()[:2],
             _row_stride(scale_R1C), _row_stride(shift_R1C), **_launch(C),
         )  # fmt: skip
     return out_RlC
@@ -77,19 +77,19 @@ def adaln_residual(x_RlC: Tensor, gate_R1C: Tensor, branch_RlC: Tensor) -> Tenso
     Raises ContractError for operands that the kernel does not accept, or that need a gradient.
     """
     _check(x_RlC, tokens=(branch_RlC,), modulation=(gate_R1C,))
-    R, l, C = x_RlC.shape
-    out_RlC = torch.empty((R, l, C), dtype=x_RlC.dtype, device=x_RlC.device)
+    rows, tokens, C = x_RlC.shape
+    out_RlC = torch.empty((rows, tokens, C), dtype=x_RlC.dtype, device=x_RlC.device)
     with torch.cuda.device_of(x_RlC):
-        _adaln_residual_kernel[(R * l,)](
-            x_RlC, gate_R1C, branch_RlC, out_RlC, l, C, *x_RlC.stride()[:2],
+        _adaln_residual_kernel[(rows * tokens,)](
+            x_RlC, gate_R1C, branch_RlC, out_RlC, tokens, C, *x_RlC.stride()[:2],
             _row_stride(gate_R1C), *branch_RlC.stride()[:2], **_launch(C),
         )  # fmt: skip
     return out_RlC
 
 
 def _launch(C: int) -> dict[str, int]:
-    # Eight channels per thread: one 16-byte load in bf16. Above 2,048 channels sixteen, so that a block stays at 256
-    # threads and eight of them fit a multiprocessor.
+    # Eight channels per thread: one 16-byte load in bf16. Above 2,048 channels a thread takes more instead, because the
+    # two sums then still meet in one step over eight warps.
     block = triton.next_power_of_2(C)
     return {"BLOCK": block, "num_warps": min(max(block // 256, 1), 8)}
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from arvbench.reports.numbers import shorten
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -35,7 +34,7 @@ CSS_VARIABLES: dict[str, str] = {
 }
 """Colour in a figure -> CSS variable of the page."""
 
-RC: dict[str, Any] = {
+RC: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -50,6 +49,8 @@ RC: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.facecolor": "none",
     "figure.facecolor": "none",
+    "figure.constrained_layout.h_pad": 0.08,
+    "figure.constrained_layout.w_pad": 0.08,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "legend.frameon": False,
@@ -70,7 +71,9 @@ RC: dict[str, Any] = {
 WIDTH_IN = 8.0
 _PANEL_HEIGHT_IN = 2.9
 _LEGEND_LINE_IN = 0.2
-_LABEL_LENGTH = 44
+_LABEL_LENGTH = 72
+_WIDE_LABEL = 46
+"""A legend with a longer label has one column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,28 +88,36 @@ class Drawing:
     """What it shows, for a reader who cannot see it."""
 
 
-def label(text: object) -> str:
-    """A name that is safe as a label: one line, not too long, and not hidden (matplotlib drops a leading "_")."""
+def label(text: object, *, random: bool = False) -> str:
+    """A name that is safe as a label: one line, not too long, and not hidden (matplotlib drops a leading "_").
+
+    `random` marks a case whose weights are random.
+    """
     short = shorten(text, _LABEL_LENGTH)
-    return f" {short}" if short.startswith("_") else short
+    short = f" {short}" if short.startswith("_") else short
+    return f"{short} (random)" if random else short
 
 
-def panels(count: int, *, legend_entries: int = 0, legend_columns: int = 2) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, two in a row when there are several, and room for a legend below."""
+def panels(count: int, labels: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, two in a row when there are several, and room below for a legend of `labels`."""
     from matplotlib.figure import Figure
 
     columns = 1 if count == 1 else 2
     rows = -(-count // columns)
-    legend_in = _LEGEND_LINE_IN * -(-legend_entries // legend_columns)
+    legend_in = _LEGEND_LINE_IN * -(-len(labels) // _legend_columns(labels))
     figure = Figure(figsize=(WIDTH_IN, rows * _PANEL_HEIGHT_IN + legend_in), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.08, w_pad=0.08)  # type: ignore[union-attr]
     grid = figure.add_gridspec(rows, columns)
     return figure, [figure.add_subplot(grid[i // columns, i % columns]) for i in range(count)]
 
 
-def legend(figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, columns: int = 2) -> None:
+def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """One legend for the whole figure, below it."""
-    figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+    figure.legend(handles, labels, loc="outside lower left", ncols=_legend_columns(labels))
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    longest = max((len(label) for label in labels), default=0)
+    return 1 if longest > _WIDE_LABEL else 2 if longest > _WIDE_LABEL // 2 else 4
 
 
 def listed(names: Iterable[str], limit: int = 8) -> str:

@@ -46,7 +46,8 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     if not found:
         return None
     policies = list(dict.fromkeys(curve.policy for curves in found.values() for curve in curves))
-    figure, axes = panels(len(found), legend_entries=1 + 2 * len(policies), legend_columns=3)
+    kinds = ["planned", *(f"{label(policy)}, {kind}" for policy in policies for kind in ("live", "allocated"))]
+    figure, axes = panels(len(found), kinds)
     handles: dict[str, Artist] = {}
     for ax, (panel, curves) in zip(axes, found.items(), strict=True):
         ax.set_title(f"{label(panel.model)}\n{panel.dtype}, batch {panel.batch}")
@@ -68,13 +69,13 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         planned = [size / MIB for size in panel.plan]
         handles["planned"] = ax.plot(steps, planned, color=MUTED, linestyle=":", linewidth=2.2, zorder=4)[0]
         ax.set_ylim(bottom=0)
-    ordered = sorted(handles, key=lambda name: (name != "planned", name))
-    legend(figure, [handles[name] for name in ordered], ordered, columns=3)
+    legend(figure, [handles[kind] for kind in kinds], kinds)
     return Drawing(
         figure=figure,
         title="KV cache after every step",
-        caption="Planned: from the schedule. Live: keys and values held. Allocated: storage held for them. "
-        "Keys and values of all layers and forward rows, in MiB (2**20 bytes).",
+        caption="Planned: from the schedule. Live: keys and values held. Allocated: storage held for them. Keys and "
+        "values of all layers and forward rows; 1 MiB is 1,048,576 bytes. Where live equals the plan, the dotted line "
+        "lies on the solid one.",
         alt=f"Line plot of KV-cache size for each step. {_told(found)}.",
     )
 

@@ -38,7 +38,8 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         return None
     groups = group_by(points, lambda point: (point.protocol_id, point.conditions))
     names = list(dict.fromkeys(point.name for point in points))
-    figure, axes = panels(len(groups), legend_entries=len(names))
+    labels = [label(name) for name in names]
+    figure, axes = panels(len(groups), labels)
     handles: dict[str, Artist] = {}
     for ax, ((protocol_id, where), members) in zip(axes, groups.items(), strict=True):
         ax.set_title(f"{label(where.hardware)}\n{label(where.arithmetic)}, batch {where.batch}, protocol {protocol_id}")
@@ -49,7 +50,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         # From zero, so that distances on the page are in proportion.
         ax.set_xlim(0, _HEADROOM * max(point.throughput.value for point in members))
         ax.set_ylim(0, _HEADROOM * max(point.fid for point in members) or 1)
-    legend(figure, [handles[name] for name in names], [label(name) for name in names])
+    legend(figure, [handles[name] for name in names], labels)
     told = listed(f"{p.name}: FID {significant(p.fid)} at {significant(p.throughput.value)} images/s" for p in points)
     return Drawing(
         figure=figure,

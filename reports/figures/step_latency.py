@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arvbench.reports.cases import (
-    RANDOM_WEIGHTS,
     Conditions,
     case_names,
     conditions,
@@ -29,11 +28,15 @@ if TYPE_CHECKING:
 
 _DASHES = ("-", "--", ":")
 _MOST_NAMED_STEPS = 16
+_LONGEST_STEP_NAME = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Curve:
+    number: int
+    """Place among all curves of the figure."""
     name: str
+    random: bool
     conditions: Conditions
     steps: tuple[int, ...]
     step_names: tuple[str, ...]
@@ -47,21 +50,21 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     if not curves:
         return None
     groups = group_by(curves, lambda curve: curve.conditions)
-    names = [curve.name for curve in curves]
-    figure, axes = panels(len(groups), legend_entries=len(names))
-    handles: list[Artist] = []
+    labels = [label(curve.name, random=curve.random) for curve in curves]
+    figure, axes = panels(len(groups), labels)
+    handles: dict[int, Artist] = {}
     for ax, (where, members) in zip(axes, groups.items(), strict=True):
         ax.set_title(f"{label(where.hardware)}\n{label(where.arithmetic)}, batch {where.batch}")
         ax.set_ylabel("Time per step (ms)")
         _name_steps(ax, members)
-        handles.extend(_draw_curve(ax, curve, len(handles) + place) for place, curve in enumerate(members))
+        for curve in members:
+            handles[curve.number] = _draw_curve(ax, curve)
         ax.set_ylim(bottom=0)
-    ordered = [curve.name for members in groups.values() for curve in members]
-    legend(figure, handles, [label(name) for name in ordered])
+    legend(figure, [handles[curve.number] for curve in curves], labels)
     told = listed(
-        f"{curve.name}: {len(curve.times)} steps, from {significant(curve.times[0].value)} ms at the first "
-        f"to {significant(curve.times[-1].value)} ms at the last"
-        for curve in curves
+        f"{name}: {len(curve.times)} steps, {significant(curve.times[0].value)} ms at the first, "
+        f"{significant(curve.times[-1].value)} ms at the last"
+        for name, curve in zip(labels, curves, strict=True)
     )
     return Drawing(
         figure=figure,
@@ -83,10 +86,11 @@ def _curves(records: Sequence[Record]) -> list[_Curve]:
         ]
         if not timed:
             continue
-        mark = f" ({RANDOM_WEIGHTS})" if has_random_weights(record) else ""
         curves.append(
             _Curve(
-                name=f"{names[record.record_id]}{mark}",
+                number=len(curves),
+                name=names[record.record_id],
+                random=has_random_weights(record),
                 conditions=conditions(record),
                 steps=tuple(plan.index for plan, _ in timed),
                 step_names=tuple(plan.name for plan, _ in timed),
@@ -97,19 +101,20 @@ def _curves(records: Sequence[Record]) -> list[_Curve]:
 
 
 def _name_steps(ax: Axes, curves: Sequence[_Curve]) -> None:
-    """Name the steps below the axis when all curves have the same ones, else number them."""
+    """Name the steps below the axis when all curves have the same ones and there is room, else number them."""
     first = curves[0]
     ax.set_xlabel("Step (index)")
     alike = all(curve.step_names == first.step_names and curve.steps == first.steps for curve in curves)
     kinds = {name.split(" ", 1)[0] for name in first.step_names}
-    if not alike or len(first.steps) > _MOST_NAMED_STEPS or len(kinds) != 1:
+    short = [label(name.split(" ", 1)[-1]) for name in first.step_names]
+    if not alike or len(kinds) != 1 or len(short) > _MOST_NAMED_STEPS or max(map(len, short)) > _LONGEST_STEP_NAME:
         return
-    ax.set_xticks(first.steps, [label(name.split(" ", 1)[-1]) for name in first.step_names], rotation=45)
+    ax.set_xticks(first.steps, short, rotation=45)
     ax.set_xlabel(f"Step ({label(kinds.pop())}, tokens high x wide)")
 
 
-def _draw_curve(ax: Axes, curve: _Curve, number: int) -> Artist:
-    color = SERIES[number % len(SERIES)]
+def _draw_curve(ax: Axes, curve: _Curve) -> Artist:
+    number, color = curve.number, SERIES[curve.number % len(SERIES)]
     low = [time.value if time.low is None else time.low for time in curve.times]
     high = [time.value if time.high is None else time.high for time in curve.times]
     ax.fill_between(curve.steps, low, high, color=color, alpha=0.18, linewidth=0)

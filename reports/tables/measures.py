@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arvbench.reports.cases import case_cell, case_names, conditions, measured
+from arvbench.reports.cases import RANDOM_WEIGHTS, case_cell, case_names, conditions, has_random_weights, measured
 from arvbench.reports.numbers import count_cell, estimate_cell, mib_cell, number_cell, text_cell, yes_no_cell
 from arvbench.reports.statistics import (
     NS_PER_S,
@@ -80,12 +80,14 @@ def step_table(record: Record, names: dict[str, str]) -> Table:
         Column(label="KV live", unit="MiB", numeric=True),
         Column(label="KV allocated", unit="MiB", numeric=True),
     ]
+    mark = f" ({RANDOM_WEIGHTS})" if has_random_weights(record) else ""
+    caption = f"Steps of {names[record.record_id]}{mark}"
     outcome = record.outcome
     if not isinstance(outcome, Measured):
-        return make_table(f"Steps of {names[record.record_id]}", columns, [])
+        return make_table(caption, columns, [])
     cache = {step.step: step for step in outcome.cache}
     rows = [_step_row(outcome, plan, cache.get(plan.index)) for plan in outcome.setup.plan]
-    return make_table(f"Steps of {names[record.record_id]}", columns, rows)
+    return make_table(caption, columns, rows)
 
 
 def _step_row(outcome: Measured, plan: StepPlan, cache: CacheStep | None) -> list[Cell]:
@@ -121,16 +123,15 @@ def cache_table(records: Sequence[Record]) -> Table:
     for record, outcome in measured(records):
         memory = outcome.memory
         exact = all(step.live_bytes == step.planned_bytes for step in outcome.cache)
-        live = memory.cache_live_bytes
         rows.append(
             [
                 case_cell(record, names),
                 text_cell(outcome.setup.cache_policy),
                 count_cell(record.case.batch),
                 mib_cell(memory.cache_planned_bytes),
-                mib_cell(live),
+                mib_cell(memory.cache_live_bytes),
                 mib_cell(memory.cache_allocated_bytes),
-                number_cell(100 * live / memory.cache_allocated_bytes) if memory.cache_allocated_bytes else NOTHING,
+                number_cell(_mean_use(outcome.cache)),
                 yes_no_cell(exact, good=True) if outcome.cache else NOTHING,
             ]
         )
@@ -141,10 +142,16 @@ def cache_table(records: Sequence[Record]) -> Table:
         Column(label="Planned peak", unit="MiB", numeric=True),
         Column(label="Live peak", unit="MiB", numeric=True),
         Column(label="Allocated", unit="MiB", numeric=True),
-        Column(label="Live of allocated", unit="%", numeric=True),
+        Column(label="Live of allocated, mean of steps", unit="%", numeric=True),
         Column(label="Live equals plan at every step"),
     ]
     return make_table("KV cache at its peak", columns, rows)
+
+
+def _mean_use(cache: Sequence[CacheStep]) -> float | None:
+    """Percentage of the allocated storage that is live, averaged over the steps; None where nothing is allocated."""
+    shares = [100 * step.live_bytes / step.allocated_bytes for step in cache if step.allocated_bytes]
+    return sum(shares) / len(shares) if shares else None
 
 
 def memory_table(records: Sequence[Record]) -> Table:

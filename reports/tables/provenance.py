@@ -142,7 +142,7 @@ def environment_tables(records: Sequence[Record]) -> list[Table]:
             for label, value in [*fields, ("Cases", cases)]
         ]
         caption = "Environment" if len(groups) == 1 else f"Environment {number} of {len(groups)}"
-        tables.append(make_table(caption, [Column(label="Field"), Column(label="Value")], rows))
+        tables.append(make_table(caption, [Column(label="Field"), Column(label="Value", prose=True)], rows))
     return tables
 
 

@@ -107,8 +107,8 @@ def protocols_table(records: Sequence[Record]) -> Table:
         Column(label="Protocol id", code=True),
         Column(label="Metric"),
         Column(label="Better"),
-        Column(label="Protocol"),
+        Column(label="Protocol", prose=True),
         Column(label="Samples", unit="images", numeric=True),
-        Column(label="Note"),
+        Column(label="Note", prose=True),
     ]
     return make_table("What the protocol ids stand for", columns, rows)

@@ -148,7 +148,7 @@ def failures_table(records: Sequence[Record]) -> Table:
         Column(label="Status"),
         Column(label="Hardware"),
         Column(label="Batch", unit="images", numeric=True),
-        Column(label="Reason"),
+        Column(label="Reason", prose=True),
     ]
     return make_table("Cases without a speed", columns, rows)
 

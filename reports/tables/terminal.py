@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _STYLES = {"plain": "", "good": "green", "bad": "bold red", "warn": "yellow"}
 _REASON_LENGTH = 300
-_CASE_WIDTH = 16
+_NAME_WIDTH = 18
 _QUALITY = ("fid", "label-accuracy")
 """Metrics that have room in a terminal; the report has all."""
 
@@ -68,9 +68,15 @@ def terminal_table(records: Sequence[Record]) -> RichTable:
     )
     for place, column in enumerate(table.columns):
         heading = Text("\n".join(part for part in (column.label, column.unit, column.note) if part))
-        # On a narrow terminal names and headings wrap, numbers do not.
-        width = _CASE_WIDTH if place == 0 else max((len(row[place].text) for row in table.rows), default=1)
-        rich.add_column(heading, justify="right" if column.numeric else "left", min_width=width, overflow="fold")
+        longest = max((len(row[place].text) for row in table.rows), default=1)
+        # On a narrow terminal headings wrap, numbers do not; columns of a fixed width are never squeezed.
+        rich.add_column(
+            heading,
+            justify="right" if column.numeric else "left",
+            min_width=longest if column.numeric else None,
+            width=None if column.numeric else min(longest, _NAME_WIDTH),
+            overflow="fold",
+        )
     for row in table.rows:
         rich.add_row(*(_cell_text(cell) for cell in row))
     reasons = [

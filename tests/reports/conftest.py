@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -204,7 +203,8 @@ def measured(model: str, case: CaseConfig, *, seed: int, speed: float, gpu: Gpu 
     return Measured(**(fields | changes))
 
 
-# `quality` and `sample_sheet` are asked for in a case, and delivered in what was measured: here they mean the latter.
+# `quality` and `sample_sheet` are asked for in a case, and delivered in what was measured: here they mean the latter;
+# `cache` means the policy of the case, `cache_steps` what was measured.
 _CASE_FIELDS = CaseConfig.model_fields.keys() - {"quality", "sample_sheet"}
 
 
@@ -215,6 +215,8 @@ def record(model: str = "var-d16", *, number: int = 0, gpu: Gpu | None = None, *
     case = CaseConfig(model=model, **case_fields)
     names = {k: options.pop(k) for k in list(options) if k in Record.model_fields and k != "outcome"}
     outcome = options.pop("outcome", None)
+    if "cache_steps" in options:
+        options["cache"] = options.pop("cache_steps")
     if outcome is None:
         outcome = measured(model, case, seed=number, speed=options.pop("speed", 1.0), gpu=gpu, **options)
     fields: dict[str, Any] = {
@@ -330,6 +332,3 @@ def records(run_folder: Path) -> list[Record]:
     from arvbench.results.records import read_records
 
     return list(read_records(run_folder).records)
-
-
-RecordMaker = Callable[..., Record]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +77,15 @@ def test_all_metrics_run_on_a_folder_and_the_variable_names_the_weights(weights,
     assert results[0].value > 0
 
 
+def test_size_of_samples_is_part_of_the_id(weights):
+    def identity(images):
+        request = QualityRequest(extractor="inception", reference="unused", images=2, metrics=("isc",))
+        scheme = SampleScheme(labels="none", uint8_rule="none")
+        return measure_quality(images, request, scheme=scheme, inception_weights=weights)[0].protocol_id
+
+    assert identity(IMAGES[:2]) != identity(IMAGES[:2, :, :20])
+
+
 def test_without_weights_the_error_says_what_to_fetch_and_where_to_put_it():
     with pytest.raises(UserError) as error:
         load_extractor("inception")
@@ -115,6 +125,20 @@ def test_file_that_would_run_code_does_not(tmp_path):
     assert not marker.exists()
     torch.load(zipped, weights_only=False)
     assert marker.exists(), "the file is harmless, so the test shows nothing"
+
+
+def test_torch_fidelity_unpickles_only_what_this_process_wrote(weights, monkeypatch):
+    opened = []
+    load = torch.load
+
+    def recorded(source, *args, **options):
+        opened.append((source, options.get("weights_only", True)))
+        return load(source, *args, **options)
+
+    monkeypatch.setattr(torch, "load", recorded)
+    load_extractor("inception", inception_weights=weights)
+    assert (weights, True) in opened
+    assert all(weights_only for source, weights_only in opened if isinstance(source, str | Path))
 
 
 def test_torchscript_archive_is_refused(tmp_path):

@@ -1,0 +1,44 @@
+# Both targets start from nothing: git, Python >= 3.11 and make are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= results/runs/demo
+
+.PHONY: run test check bench slow clean
+
+# Measure the trained demo models and write the report.
+run: $(VENV)/.installed
+	$(BIN)/arvbench run demo --out $(OUT)
+
+# All tests but those marked slow, offline.
+test: $(VENV)/.tested
+	$(BIN)/python -m pytest -q
+
+slow: $(VENV)/.tested
+	$(BIN)/python -m pytest -q -m slow
+
+# Linters and types; CI runs this too.
+check: $(VENV)/.developed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.tested
+	$(BIN)/python -m pytest tests/bench -q --benchmark-enable --benchmark-only
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+
+# An installation is remade when what it was made from changes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+$(VENV)/.developed: $(VENV)/.tested
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

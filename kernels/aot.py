@@ -1,0 +1,161 @@
+"""Compile a kernel for a GPU that need not be there, and read what the code uses.
+
+The wrapper itself is called, with its launches recorded instead of started: what is compiled is what would run, with
+the same specialisation of arguments.
+
+Units    registers per thread; _bytes bytes, stack and local memory per thread, shared memory per block
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from arvbench.errors import ContractError, HostError
+from arvbench.kernels.base import KernelSpec
+
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.uint8: "*u8",
+    torch.bool: "*i1",
+}
+_ALIGNED = [["tt.divisibility", 16]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledLaunch:
+    """One compiled kernel and what it uses on the GPU."""
+
+    kernel: str
+    registers: int
+    stack_bytes: int
+    """Spilled registers and local arrays; 0 when everything stays in registers."""
+    local_bytes: int
+    shared_bytes: int
+    ptx: str
+
+
+def compile_case(spec: KernelSpec, case: str, *, dtype: torch.dtype, capability: int) -> tuple[CompiledLaunch, ...]:
+    """Compile every launch that the wrapper makes for `case`, for compute capability `capability` (90: sm_90).
+
+    Raises HostError when Triton interprets kernels or has no cuobjdump, ContractError when the wrapper launches
+    nothing or hands its kernel an argument that cannot be compiled for.
+    """
+    module = importlib.import_module(spec.fast.partition(":")[0])
+    kernels = [value for value in vars(module).values() if isinstance(value, JITFunction)]
+    if not kernels:
+        raise HostError(f"{module.__name__} was imported with TRITON_INTERPRET set: unset it to compile its kernels")
+    with _recorded(kernels) as launches, torch.no_grad():
+        spec.implementations["triton"](**spec.inputs(case, dtype=dtype, device="cpu"))
+    if not launches:
+        raise ContractError(f"the wrapper of {spec.name} launches no kernel of {module.__name__}")
+    return tuple(_compile(kernel, arguments, capability) for kernel, arguments in launches)
+
+
+Launch = tuple[JITFunction, Mapping[str, Any]]
+
+
+@contextmanager
+def _recorded(kernels: list[JITFunction]) -> Iterator[list[Launch]]:
+    """Make `kernel[grid](...)` note its arguments and return, for as long as the context lasts."""
+    launches: list[Launch] = []
+
+    def recorder(kernel: JITFunction) -> Any:
+        def run(*args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+            launches.append((kernel, dict(zip(kernel.arg_names, args, strict=False)) | kwargs))
+
+        return run
+
+    for kernel in kernels:
+        kernel.run = recorder(kernel)
+    try:
+        yield launches
+    finally:
+        for kernel in kernels:
+            del kernel.run
+
+
+def _compile(kernel: JITFunction, arguments: Mapping[str, Any], capability: int) -> CompiledLaunch:
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+    for index, parameter in enumerate(kernel.params):
+        value = arguments[parameter.name]
+        specialised = _specialised(parameter, value)
+        is_one = specialised and isinstance(value, int) and value == 1
+        if parameter.is_constexpr or value is None or is_one:
+            signature[parameter.name] = "constexpr"
+            constants[parameter.name] = value
+            continue
+        signature[parameter.name] = _type_name(value)
+        if specialised and _divisible_by_16(value):
+            attributes[(index,)] = _ALIGNED
+    options = {name: value for name, value in arguments.items() if name not in kernel.arg_names}
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constants, attributes),
+        target=GPUTarget("cuda", capability, 32),
+        options=options,
+    )
+    usage = _resource_usage(compiled.asm["cubin"])
+    return CompiledLaunch(
+        kernel=kernel.__name__,
+        registers=usage["REG"],
+        stack_bytes=usage["STACK"],
+        local_bytes=usage["LOCAL"],
+        # The metadata counts what a launch asks for, which the binary does not know.
+        shared_bytes=compiled.metadata.shared,
+        ptx=compiled.asm["ptx"],
+    )
+
+
+def _specialised(parameter: Any, value: Any) -> bool:
+    """Whether Triton compiles anew when this argument becomes 1 or a multiple of 16."""
+    return not parameter.do_not_specialize and isinstance(value, (int, Tensor)) and not isinstance(value, bool)
+
+
+def _divisible_by_16(value: int | Tensor) -> bool:
+    return (value.data_ptr() if isinstance(value, Tensor) else value) % 16 == 0
+
+
+def _type_name(value: Any) -> str:
+    if isinstance(value, Tensor) and value.dtype in _POINTERS:
+        return _POINTERS[value.dtype]
+    if isinstance(value, bool):
+        return "i1"
+    if isinstance(value, int):
+        return "i32" if -(2**31) <= value < 2**31 else "i64"
+    if isinstance(value, float):
+        return "fp32"
+    raise ContractError(f"a kernel argument of type {getattr(value, 'dtype', type(value).__name__)} is not known here")
+
+
+def _resource_usage(cubin: bytes) -> dict[str, int]:
+    """Numbers that cuobjdump prints for the one function in `cubin`: REG, STACK, LOCAL and others."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    if not tool.is_file():
+        raise HostError(f"this Triton has no cuobjdump ({tool}); install the triton wheel from the package index")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        listing = subprocess.run(
+            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", listing)}

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import tiny_spec
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from arvbench.adapters.base import NULL_LABEL, SilentObserver, to_uint8
+from arvbench.adapters.loading import build_sampler
+from arvbench.adapters.sampling import PerImageNoise, ReplayTokens, UpstreamNoise
+from arvbench.adapters.var import VarSettings
+from arvbench.errors import ContractError, UserError
+
+LABELS = [0, 3, 4]
+
+
+@pytest.fixture
+def spec():
+    return tiny_spec()
+
+
+@pytest.fixture(params=[False, True], ids=["adaln", "shared-adaln"])
+def sampler(request):
+    return build_sampler(tiny_spec(shared_aln=request.param), weights="random:1")
+
+
+def draw(sampler, labels=LABELS, settings=None, **options):
+    settings = settings or sampler.spec.settings
+    return sampler.sample(labels, settings, noise=PerImageNoise(0, range(len(labels))), **options)
+
+
+class Steps(SilentObserver):
+    """Keeps every step and what it produced, and the cache's live bytes after it."""
+
+    def __init__(self, cache=None):
+        self.cache, self.steps, self.outputs, self.live = cache, [], [], []
+
+    def step_end(self, step, output):
+        self.steps.append(step)
+        self.outputs.append(output)
+        if self.cache is not None:
+            self.live.append(self.cache.live_bytes())
+
+
+# ---- sampling ----------------------------------------------------------------------------------------------------
+
+
+def test_images_are_uint8_and_tokens_come_per_scale(sampler):
+    samples = draw(sampler)
+    assert samples.images.shape == (3, 3, 8, 8)
+    assert samples.images.dtype == torch.uint8
+    assert [t.shape for t in samples.tokens] == [(3, 1), (3, 4), (3, 9), (3, 16)]
+    assert 0 <= samples.decoded.min() <= samples.decoded.max() <= 1
+
+
+@pytest.mark.parametrize("policy", ["grow", "static"])
+@pytest.mark.parametrize("backend", ["reference", "optimized"])
+def test_every_policy_and_backend_draws_the_tokens_of_the_reference(spec, policy, backend):
+    reference = draw(build_sampler(spec, weights="random:1"))
+    sampler = build_sampler(spec, weights="random:1", backend=backend)
+    cache = sampler.make_cache(policy, spec.settings, batch=len(LABELS))
+    samples = draw(sampler, cache=cache)
+    assert cache.policy == policy
+    assert all(torch.equal(a, b) for a, b in zip(samples.tokens, reference.tokens, strict=True))
+
+
+@pytest.mark.parametrize("policy", ["grow", "static"])
+def test_live_cache_bytes_equal_the_plan_at_every_step(sampler, policy):
+    settings = sampler.spec.settings
+    cache = sampler.make_cache(policy, settings, batch=len(LABELS))
+    observer = Steps(cache)
+    draw(sampler, cache=cache, observer=observer)
+    plan = sampler.schedule(settings, batch=len(LABELS))
+    assert observer.live == [step.cache_bytes for step in plan]
+    assert plan.peak_cache_bytes == 2 * 2 * (2 * 3) * 32 * 30 * 4  # k and v, layers, rows, width, tokens, bytes
+
+
+def test_a_cache_can_be_used_again(sampler):
+    cache = sampler.make_cache("static", sampler.spec.settings, batch=len(LABELS))
+    first, second = draw(sampler, cache=cache), draw(sampler, cache=cache)
+    assert torch.equal(first.images, second.images)
+
+
+def test_a_cache_of_another_batch_is_refused(sampler):
+    cache = sampler.make_cache("static", sampler.spec.settings, batch=1)
+    with pytest.raises(ContractError, match="needs a cache"):
+        draw(sampler, cache=cache)
+
+
+def test_an_image_does_not_depend_on_its_batch(sampler):
+    labels = [i % 5 for i in range(32)]
+    together = draw(sampler, labels)
+    for size in (1, 7):
+        for start in range(0, 32, size):
+            part = labels[start : start + size]
+            noise = PerImageNoise(0, range(start, start + len(part)))
+            samples = sampler.sample(part, sampler.spec.settings, noise=noise)
+            for ours, theirs in zip(samples.tokens, together.tokens, strict=True):
+                assert torch.equal(ours, theirs[start : start + size])
+            # The same tokens; convolutions may round a pixel differently with another batch, by one step of 255.
+            difference = samples.images.int() - together.images[start : start + size].int()
+            assert difference.abs().max() <= 1
+
+
+def test_stepwise_logits_equal_the_teacher_forced_pass(sampler):
+    observer = Steps()
+    samples = draw(sampler, observer=observer)
+    stepwise = torch.cat([output.logits_pre_cfg for output in observer.outputs], dim=1)
+    torch.testing.assert_close(sampler.teacher_forced(samples.tokens, LABELS), stepwise[:3], atol=1e-4, rtol=0)
+    null = sampler.teacher_forced(samples.tokens, [NULL_LABEL] * 3)
+    torch.testing.assert_close(null, stepwise[3:], atol=1e-4, rtol=0)
+
+
+def test_guidance_ramps_up_from_zero(sampler):
+    observer = Steps()
+    draw(sampler, observer=observer)
+    for step, output in zip(observer.steps, observer.outputs, strict=True):
+        cond, uncond = output.logits_pre_cfg.chunk(2)
+        t = 1.5 * step.index / 3
+        torch.testing.assert_close(output.logits, (1 + t) * cond - t * uncond)
+
+
+def test_the_optimized_backend_leaves_out_rows_that_guidance_zero_does_not_use(spec):
+    settings = VarSettings(cfg=0)
+    reference = build_sampler(spec, weights="random:1")
+    optimized = build_sampler(spec, weights="random:1", backend="optimized")
+    assert reference.schedule(settings, batch=3).steps[0].rows == 6
+    assert optimized.schedule(settings, batch=3).steps[0].rows == 3
+    a, b = draw(reference, settings=settings), draw(optimized, settings=settings)
+    assert all(torch.equal(x, y) for x, y in zip(a.tokens, b.tokens, strict=True))
+
+
+def test_replayed_tokens_give_the_same_image(sampler):
+    samples = draw(sampler)
+    again = sampler.sample(LABELS, sampler.spec.settings, noise=ReplayTokens(samples.tokens))
+    assert torch.equal(again.images, samples.images)
+    torch.testing.assert_close(sampler.decode(samples.tokens), samples.decoded)
+
+
+def test_smoothing_mixes_codes_without_changing_the_draws_of_the_first_scale(sampler):
+    smooth = sampler.spec.settings.model_copy(update={"more_smooth": True})
+    plain, mixed = draw(sampler), draw(sampler, settings=smooth)
+    assert torch.equal(plain.tokens[0], mixed.tokens[0])
+    assert not torch.equal(plain.decoded, mixed.decoded)
+    assert torch.equal(draw(sampler, settings=smooth).images, mixed.images)
+
+
+def test_the_official_stream_depends_on_the_seed_alone(sampler):
+    def run(seed):
+        return sampler.sample(LABELS, sampler.spec.settings, noise=UpstreamNoise(seed)).images
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+def test_half_precision_keeps_head_and_quantizer_in_fp32():
+    full = build_sampler(tiny_spec(), weights="random:1")
+    half = build_sampler(tiny_spec(), weights="random:1", dtype=torch.bfloat16)
+    assert torch.equal(half.transformer.head.weight, full.transformer.head.weight)
+    assert torch.equal(half.tokenizer.quantize.embedding.weight, full.tokenizer.quantize.embedding.weight)
+    assert half.transformer.blocks[0].ffn.fc1.weight.dtype == torch.bfloat16
+    observer = Steps()
+    assert draw(half, observer=observer).images.dtype == torch.uint8
+    assert observer.outputs[0].logits.dtype == torch.float32
+
+
+# ---- plan --------------------------------------------------------------------------------------------------------
+
+
+def test_planned_flops_equal_the_counted_ones(sampler):
+    settings, counted = sampler.spec.settings, []
+
+    class Counting(SilentObserver):
+        def step_begin(self, step):
+            self.counter = FlopCounterMode(display=False)
+            self.counter.__enter__()
+
+        def step_end(self, step, output):
+            self.counter.__exit__(None, None, None)
+            counted.append(self.counter.get_total_flops())
+
+    # Only the mathematical attention is made of counted matrix products on the CPU.
+    with sdpa_kernel(SDPBackend.MATH):
+        draw(sampler, observer=Counting())
+    plan = [step.flops for step in sampler.schedule(settings, batch=3)]
+    # The plan has the adaLN projections, which run before the first step; the count has the phi convolutions, which
+    # belong to the tokenizer.
+    depth_or_one = 1 if sampler.spec.transformer.shared_aln else 2
+    plan[0] -= 6 * 2 * 32 * 32 * (6 * depth_or_one + 2)
+    phi = 3 * 16 * 2 * 9 * 8 * 8
+    assert counted == [flops + phi for flops in plan]
+
+
+def test_planned_weight_traffic_is_the_size_of_the_weights(sampler):
+    transformer = sampler.transformer
+    used_later = [
+        p for name, p in transformer.named_parameters()
+        if name.startswith(("blocks", "head.", "word_embed")) and "ada_" not in name and "scale_mul" not in name
+    ]  # fmt: skip
+    last = sampler.schedule(sampler.spec.settings, batch=1).steps[-1]
+    cache, logits = last.cache_bytes + last.cache_bytes * 16 // 30, 4 * 2 * 16 * 24
+    biases = 32 * 2  # mat_qkv adds a key bias of zeros that is a buffer
+    parameters = sum(p.numel() for p in used_later) * 4
+    assert last.bytes_moved - cache - logits == pytest.approx(parameters, abs=4 * 2 * biases)
+
+
+def test_decode_flops_equal_the_counted_ones(sampler):
+    tokens = draw(sampler).tokens
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        f_hat = sampler.tokenizer.quantize.f_hats(tokens)[-1]
+        counted = counter.get_total_flops()
+        sampler.tokenizer.decode_f_hat(f_hat)
+    assert sampler.schedule(sampler.spec.settings, batch=3).decode_flops == counter.get_total_flops() - counted
+
+
+# ---- training ----------------------------------------------------------------------------------------------------
+
+
+def test_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler):
+    tokens = draw(sampler).tokens
+    logits = sampler.teacher_forced(tokens, LABELS)
+    expected = -logits.log_softmax(-1).gather(-1, torch.cat(tokens, 1).unsqueeze(-1)).mean()
+    torch.testing.assert_close(sampler.loss(tokens, torch.tensor(LABELS)), expected)
+
+
+def test_labels_are_dropped_only_in_training_and_at_the_stated_rate():
+    sampler = build_sampler(tiny_spec(cond_drop_rate=1.0), weights="random:1")
+    tokens, labels = draw(sampler).tokens, torch.tensor(LABELS)
+    tokens = [t.clone() for t in tokens]
+    kept = sampler.loss(tokens, labels)
+    sampler.transformer.train()
+    dropped = sampler.loss(tokens, labels, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(kept, dropped)
+    sampler.transformer.eval()
+    torch.testing.assert_close(sampler.loss(tokens, torch.full((3,), NULL_LABEL)), dropped)
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", [5, 1000, -2])
+def test_a_label_out_of_range_is_refused(sampler, label):
+    with pytest.raises(UserError, match=rf"label {label} is out of range: tiny has classes 0..4"):
+        draw(sampler, [0, label])
+
+
+def test_no_labels_are_refused(sampler):
+    with pytest.raises(UserError, match="batch 0"):
+        sampler.sample([], sampler.spec.settings, noise=PerImageNoise(0, [0]))
+
+
+def test_fractional_labels_are_refused(sampler):
+    with pytest.raises(UserError, match="integers"):
+        sampler.sample(torch.tensor([0.5]), sampler.spec.settings, noise=PerImageNoise(0, [0]))
+
+
+def test_top_k_larger_than_the_vocabulary_is_refused(sampler):
+    with pytest.raises(UserError, match=r"top_k 25 is larger than the vocabulary of tiny \(24\)"):
+        draw(sampler, settings=VarSettings(cfg=1, top_k=25))
+
+
+@pytest.mark.parametrize("values", [{"top_p": 0.0}, {"top_p": 1.1}, {"top_k": 0}, {"cfg": -1}, {"smooth": True}])
+def test_settings_out_of_range_or_unknown_are_refused(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        VarSettings(**{"cfg": 1, **values})
+
+
+def test_the_uint8_rules_differ_by_rounding():
+    x = torch.tensor([0.0, 0.5, 0.999, 1.0])
+    assert to_uint8(x, "truncate").tolist() == [0, 127, 254, 255]
+    assert to_uint8(x, "round").tolist() == [0, 128, 255, 255]

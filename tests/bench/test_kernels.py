@@ -1,0 +1,51 @@
+"""Times of every kernel of the table: `pytest tests/bench --benchmark-enable`.
+
+The CPU runs the PyTorch implementation, CUDA both. Nothing is timed before it has agreed with its judge. On CUDA a time
+is that of one call from launch to finish, so small cases show the cost of launching.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from arvbench.kernels import KERNELS
+from arvbench.kernels.base import Implementation, KernelSpec, verified_call
+
+CPU_LIMIT_BYTES = 16 * 2**20
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+def timed() -> list[object]:
+    """Every case on every device; on the CPU those that stay in the range of milliseconds, in fp32."""
+    return [
+        pytest.param(spec, case, dtype, device, implementation, id=f"{name}-{case}-{dtype}-{device}-{implementation}")
+        for name, spec in KERNELS.items()
+        for case in spec.cases
+        for device in DEVICES
+        for dtype in (spec.tolerance if device == "cuda" else [torch.float32])
+        for implementation in (("torch", "triton") if device == "cuda" else ("torch",))
+        if device == "cuda" or spec.bytes_moved(spec.cases[case].shape, dtype.itemsize) <= CPU_LIMIT_BYTES
+    ]
+
+
+@pytest.mark.parametrize(("spec", "case", "dtype", "device", "implementation"), timed())
+def test_kernel_time(
+    benchmark, spec: KernelSpec, case: str, dtype: torch.dtype, device: str, implementation: Implementation
+) -> None:
+    call = verified_call(spec, case, dtype=dtype, device=device, implementation=implementation)
+
+    def call_and_wait() -> None:
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    shape = spec.cases[case].shape
+    benchmark.group = f"{spec.name} {case} {dtype}"
+    benchmark.extra_info |= {
+        "implementation": implementation,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "flops": spec.flops(shape),
+        "bytes_moved": spec.bytes_moved(shape, dtype.itemsize),
+    }
+    benchmark(call_and_wait)

@@ -1,0 +1,89 @@
+"""A whole case in this process: what is in the outcome, and what is not."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+from PIL import Image
+
+from arvbench.adapters import PerImageNoise
+from arvbench.harness.jobs import Event, Job
+from arvbench.harness.measure import correctness
+from arvbench.harness.measure.case import measure_case
+from arvbench.harness.measure.correctness import Tolerance
+from arvbench.harness.measure.images import generate
+from arvbench.results.schema import CaseConfig, Incorrect, Measured, Status
+
+QUALITY = {"extractor": "digits-cnn", "reference": "digits", "images": 20}
+
+
+def job(folder, **changes) -> Job:
+    fields = {"model": "demo/var", "weights": "random:0", "batch": 3, "repeats": 2, "max_warmup": 2}
+    return Job(record_id="r1", case=CaseConfig(**(fields | changes)), folder=folder)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder, events = tmp_path_factory.mktemp("run"), []
+    asked = job(folder, backend="optimized", settings={"cfg": 3.0}, sample_sheet=2, quality=QUALITY)
+    return measure_case(asked, events.append), events, folder
+
+
+def test_all_is_measured_in_an_order_that_can_be_defended(measured):
+    outcome, events, _ = measured
+    assert isinstance(outcome, Measured)
+    phases = list(dict.fromkeys(event.phase for event in events))
+    assert phases == ["load", "correctness", "warm-up", "timing", "memory", "quality", "sample sheet"]
+    assert [t.scope for t in outcome.timings][-3:] == ["tokens", "decode", "images"]
+    assert all(len(t.samples_ns) == 2 and min(t.samples_ns) > 0 for t in outcome.timings)
+    assert len(outcome.timings) == len(outcome.setup.plan) + 3
+    assert len(outcome.cache) == len(outcome.setup.plan)
+
+
+def test_setup_says_what_ran(measured):
+    setup = measured[0].setup
+    assert setup.cache_policy == "static"
+    assert setup.weights_random and not setup.weights_sha256
+    assert setup.settings_deviations == {"cfg": 3.0}
+    assert setup.settings["cfg"] == 3.0
+    assert "flash_attention_for_cpu" in setup.attention
+    assert setup.threads == 1
+
+
+def test_random_weights_have_no_quality_and_that_is_said(measured):
+    outcome, events, _ = measured
+    assert outcome.quality == ()
+    assert Event(phase="quality", note="random weights have no quality: none is reported") in events
+
+
+def test_the_sample_sheet_has_a_row_per_class(measured):
+    outcome, _, folder = measured
+    sheet, path = outcome.sample_sheet, folder / outcome.sample_sheet.path
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == sheet.sha256
+    assert Image.open(path).size == (2 * 32, 10 * 32)
+    assert (sheet.classes, sheet.columns, sheet.image_px) == (tuple(range(10)), 2, 32)
+
+
+def test_an_incorrect_case_has_no_times(tmp_path, monkeypatch):
+    monkeypatch.setitem(correctness.TOLERANCES, torch.float32, Tolerance(0.0, 1.0))
+    events: list[Event] = []
+    outcome = measure_case(job(tmp_path, backend="reference"), events.append)
+    assert isinstance(outcome, Incorrect) and outcome.status is Status.INCORRECT
+    assert not outcome.correctness.passed
+    assert [event.phase for event in events] == ["load", "correctness"]
+
+
+def test_an_image_does_not_depend_on_the_batch_it_was_made_in(optimized):
+    labels = [0, 1, 2, 3, 4]
+    settings = optimized.spec.settings
+    whole, parts = (
+        torch.cat(list(generate(optimized, labels, settings, run_seed=5, batch=batch, cache_policy="static")))
+        for batch in (5, 2)
+    )
+    alone = optimized.sample([3], settings, noise=PerImageNoise(5, [3])).images
+    assert len(whole) == len(parts) == 5
+    assert torch.equal(whole, parts)
+    assert torch.equal(whole[3:4], alone)

@@ -1,0 +1,120 @@
+"""The check before any time: it passes for what is right and fails for what is not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from arvbench.adapters import load_sampler
+from arvbench.adapters.cache.static import StaticCache
+from arvbench.harness.measure.correctness import (
+    CHECK_IMAGES,
+    TOLERANCES,
+    check_correctness,
+    equal_share,
+    reference_twin,
+    spread_labels,
+)
+
+
+def check(sampler, *, policy="static", batch=2, **changes):
+    return check_correctness(
+        sampler, sampler.spec.settings.model_copy(update=changes), cache_policy=policy, batch=batch
+    )
+
+
+@pytest.mark.parametrize("policy", ["grow", "static"])
+def test_the_reference_agrees_with_its_teacher_forced_pass(reference, policy):
+    result = check(reference, policy=policy)
+    assert result.passed and result.judge == "teacher-forced pass"
+    assert 0 < result.max_abs_diff < result.tolerance
+    assert result.equal_tokens == result.required_equal_tokens == 1.0
+
+
+@pytest.mark.parametrize("policy", ["grow", "static"])
+def test_the_optimized_backend_agrees_with_the_reference(optimized, policy):
+    result = check(optimized, policy=policy, batch=100)
+    assert result.passed and result.judge == "reference backend"
+    assert result.equal_tokens == 1.0
+    assert result.images == CHECK_IMAGES
+
+
+class ForgetfulCache(StaticCache):
+    """Loses the first token of one layer: what a wrong offset in a fast cache would do."""
+
+    def extend(self, layer, k_RHlD, v_RHlD):
+        k, v = super().extend(layer, k_RHlD, v_RHlD)
+        if layer != 2 or k.shape[2] == 1:
+            return k, v
+        return k[:, :, 1:], v[:, :, 1:]
+
+
+class NanCache(StaticCache):
+    """Returns a NaN once: what a kernel that reads uninitialised memory would do."""
+
+    def extend(self, layer, k_RHlD, v_RHlD):
+        k, v = super().extend(layer, k_RHlD, v_RHlD)
+        last = layer == self.shape.layers - 1 and v.shape[2] == self.shape.capacity_tokens
+        return k, torch.full_like(v, torch.nan) if last else v
+
+
+@pytest.mark.parametrize("backend", ["reference", "optimized"])
+@pytest.mark.parametrize("broken", [ForgetfulCache, NanCache])
+def test_a_broken_cache_fails_under_either_judge(backend, broken):
+    sampler = load_sampler("demo/var", weights="random:0", backend=backend)
+    real = sampler.make_cache
+    sampler.make_cache = lambda policy, settings, batch: broken(real("static", settings, batch=batch).shape)
+    result = check(sampler)
+    assert not result.passed
+    assert result.max_abs_diff > result.tolerance
+    if broken is NanCache:
+        assert math.isinf(result.max_abs_diff)
+
+
+def test_equal_logits_do_not_excuse_other_tokens(optimized, monkeypatch):
+    import arvbench.harness.measure.correctness as correctness
+
+    monkeypatch.setattr(correctness, "equal_share", lambda one, other: 0.99)
+    result = check(optimized)
+    assert result.max_abs_diff <= result.tolerance
+    assert not result.passed
+
+
+@pytest.mark.parametrize("backend", ["reference", "optimized"])
+def test_more_smooth_is_checked_as_far_as_it_can_be_and_says_so(backend, reference, optimized):
+    result = check({"reference": reference, "optimized": optimized}[backend], more_smooth=True)
+    assert result.passed
+    assert "without more_smooth" in result.judge
+
+
+def test_the_twin_shares_every_weight(optimized):
+    twin = reference_twin(optimized)
+    assert twin.backend == "reference"
+    assert all(twin.modules()[part] is module for part, module in optimized.modules().items())
+
+
+def test_half_precisions_allow_more_and_ask_less():
+    order = [TOLERANCES[dtype] for dtype in (torch.float32, torch.float16, torch.bfloat16)]
+    assert [t.relative for t in order] == sorted(t.relative for t in order)
+    assert order[0].equal_tokens == 1.0
+    assert all(0 < t.equal_tokens < 1 for t in order[1:])
+
+
+def test_bfloat16_passes_its_own_tolerance():
+    assert check(load_sampler("demo/var", weights="random:0", backend="optimized", dtype=torch.bfloat16)).passed
+
+
+def test_equal_share_counts_tokens_over_all_steps():
+    one = [torch.tensor([[1], [2]]), torch.tensor([[1, 2, 3], [4, 5, 6]])]
+    other = [torch.tensor([[1], [0]]), torch.tensor([[1, 2, 0], [4, 5, 6]])]
+    assert equal_share(one, other) == 6 / 8
+
+
+@pytest.mark.parametrize(
+    ("count", "classes", "labels"),
+    [(4, 1000, [0, 250, 500, 750]), (3, 3, [0, 1, 2]), (5, 3, [0, 1, 2, 0, 1])],
+)
+def test_labels_are_spread_over_the_classes(count, classes, labels):
+    assert spread_labels(count, classes) == labels

@@ -1,0 +1,195 @@
+"""Times by scope from the events of one call."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from arvbench.errors import ContractError
+from arvbench.harness.measure import timing
+from arvbench.harness.measure.clocks import CLOCK_SLACK_NS, WallClock, check_against_wall, clock_for
+from arvbench.harness.measure.timing import TimingObserver, is_steady, measure_times, time_once, warm_up
+
+MS = 1_000_000
+
+
+class HandClock:
+    """A clock that tests set by hand."""
+
+    kind = "wall"
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def mark(self) -> int:
+        return self.now
+
+    def settle(self) -> None: ...
+
+    def between_ns(self, begin: int, end: int) -> int:
+        return end - begin
+
+
+@pytest.fixture
+def clock(monkeypatch) -> HandClock:
+    """The only clock: the wall clock of the check shows the same time."""
+    hand = HandClock()
+    monkeypatch.setattr(timing, "WallClock", lambda: hand)
+    return hand
+
+
+class Script:
+    """A sampling call of two steps whose parts take known times (ns)."""
+
+    def __init__(self, clock: HandClock, **changes: int) -> None:
+        self.clock = clock
+        self.parts = {
+            "before": 1,
+            "step0": 10,
+            "between": 100,
+            "step1": 1000,
+            "decode": 10_000,
+            "after": 100_000,
+        } | changes
+
+    def __call__(self, observer: TimingObserver) -> None:
+        nothing: Any = SimpleNamespace()
+        self._pass("before")
+        observer.step_begin(nothing)
+        self._pass("step0")
+        observer.step_end(nothing, nothing)
+        self._pass("between")
+        observer.step_begin(nothing)
+        self._pass("step1")
+        observer.step_end(nothing, nothing)
+        observer.decode_begin()
+        self._pass("decode")
+        observer.decode_end(nothing)
+        self._pass("after")
+
+    def _pass(self, part: str) -> None:
+        self.clock.now += self.parts[part]
+
+
+class Plan:
+    """As much of a Schedule as timing reads."""
+
+    images = 4
+
+    def __init__(self, *rows: int) -> None:
+        self.rows = rows
+
+    def __iter__(self):
+        return iter(SimpleNamespace(index=i, rows=rows) for i, rows in enumerate(self.rows))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def ignore(done: int) -> None: ...
+
+
+def test_scopes_cover_what_they_say(clock):
+    assert time_once(Script(clock), clock) == {
+        "step[0]": 10,
+        "step[1]": 1000,
+        "tokens": 10 + 100 + 1000,
+        "decode": 10_000,
+        "images": 111_111,
+    }
+
+
+def test_one_timing_per_scope_with_raw_samples_in_order(clock):
+    script = Script(clock)
+
+    def slower_every_time(observer: TimingObserver) -> None:
+        script.parts["step1"] += 1
+        script(observer)
+
+    timings = {t.scope: t for t in measure_times(slower_every_time, clock, Plan(8, 8), repeats=3, progress=ignore)}
+    assert list(timings) == ["step[0]", "step[1]", "tokens", "decode", "images"]
+    assert timings["step[1]"].samples_ns == (1001, 1002, 1003)
+    assert timings["step[0]"].forward_rows == 8
+    assert timings["images"].forward_rows == timings["tokens"].forward_rows == 16
+    assert timings["decode"].forward_rows == 0
+    assert {t.images for t in timings.values()} == {4}
+
+
+def test_a_plan_with_other_steps_than_the_call_is_a_broken_contract(clock):
+    with pytest.raises(ContractError, match="planned 3 steps and reported 2"):
+        measure_times(Script(clock), clock, Plan(8, 8, 8), repeats=1, progress=ignore)
+
+
+def test_a_call_without_events_is_a_broken_contract(clock):
+    with pytest.raises(ContractError, match="begin and an end"):
+        time_once(lambda observer: None, clock)
+    with pytest.raises(ContractError, match="begin and an end"):
+        time_once(lambda observer: observer.step_begin(None), clock)
+
+
+def test_warm_up_ends_when_calls_agree(clock):
+    durations = iter([900 * MS, 500 * MS, 310 * MS, 300 * MS, 305 * MS, 1 * MS])
+    script = Script(clock)
+
+    def call(observer: TimingObserver) -> None:
+        script.parts["after"] = next(durations)
+        script(observer)
+
+    result = warm_up(call, clock, most=10, progress=ignore)
+    assert result.steady
+    assert [round(ns / MS) for ns in result.samples_ns] == [900, 500, 310, 300, 305]
+
+
+def test_warm_up_that_never_agrees_ends_and_says_so(clock):
+    durations = iter([900 * MS, 500 * MS, 300 * MS, 200 * MS, 100 * MS])
+    script = Script(clock)
+
+    def call(observer: TimingObserver) -> None:
+        script.parts["after"] = next(durations)
+        script(observer)
+
+    result = warm_up(call, clock, most=4, progress=ignore)
+    assert not result.steady
+    assert len(result.samples_ns) == 4
+
+
+@pytest.mark.parametrize(
+    ("samples_ms", "steady"),
+    [
+        ([100, 100], False),
+        ([100, 104, 102], True),
+        ([100, 110, 102], False),
+        ([1, 5, 3], True),
+        ([100, 104, 102, 150], False),
+        ([900, 100, 104, 102], True),
+    ],
+)
+def test_steady_means_three_calls_within_five_percent_or_five_ms(samples_ms, steady):
+    assert is_steady([ms * MS for ms in samples_ms]) is steady
+
+
+def test_a_device_clock_that_missed_work_is_refused():
+    check_against_wall(95 * MS, 100 * MS)
+    check_against_wall(0, CLOCK_SLACK_NS)
+    with pytest.raises(ContractError, match=r"60\.00 ms and the wall clock 100\.00 ms"):
+        check_against_wall(60 * MS, 100 * MS)
+    with pytest.raises(ContractError):
+        check_against_wall(140 * MS, 100 * MS)
+
+
+def test_the_check_guards_every_timed_call(clock, monkeypatch):
+    slow = HandClock()
+    monkeypatch.setattr(timing, "WallClock", lambda: slow)
+
+    def call(observer: TimingObserver) -> None:
+        Script(clock)(observer)
+        slow.now += 50 * MS
+
+    with pytest.raises(ContractError, match="another stream"):
+        time_once(call, clock)
+
+
+def test_the_cpu_is_timed_by_the_wall_clock(reference):
+    assert isinstance(clock_for(reference.device), WallClock)

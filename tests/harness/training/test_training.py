@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import tiny_spec
+
+from arvbench.adapters.checkpoints import random_tensors, sha256_of
+from arvbench.adapters.loading import DEMO_FOLDER, build_sampler, load_sampler
+from arvbench.adapters.sampling import PerImageNoise
+from arvbench.adapters.tokenizers.multiscale_vq import VqVae
+from arvbench.harness.digits import load_digits_rgb
+from arvbench.harness.training import TRAININGS, demo
+from arvbench.harness.training.tokenizer import TokenizerTraining, revive_unused_codes, train_tokenizer
+from arvbench.harness.training.transformer import TransformerTraining, train_transformer
+
+
+def test_the_tokenizer_learns_to_restore_images():
+    vae = VqVae(tiny_spec().tokenizer)
+    vae.load_state_dict(random_tensors(vae, 0, torch.device("cpu")))
+    images = demo.to_float(load_digits_rgb().images_N3HW[:64, :, ::4, ::4])
+    order = torch.Generator().manual_seed(0)
+    losses = train_tokenizer(vae, images, TokenizerTraining(epochs=6, batch=16), order=order)
+    assert losses[-1] < 0.7 * losses[0]
+    assert not vae.training
+
+
+def test_unused_codes_move_onto_residuals():
+    quantize = VqVae(tiny_spec().tokenizer).quantize
+    quantize.load_state_dict(random_tensors(quantize, 0, torch.device("cpu")))
+    quantize.embedding.weight.data[5:] = 100.0  # far from everything
+    features = torch.randn(8, 8, 4, 4)
+    moved = revive_unused_codes(quantize, features, torch.Generator().manual_seed(0))
+    assert moved >= 19
+    assert quantize.embedding.weight.abs().max() < 50
+    assert len(torch.cat([ids.flatten() for ids in quantize.encode(features)[0]]).unique()) > 5
+
+
+def test_the_transformer_learns_and_overfits_a_handful_of_images():
+    sampler = build_sampler(tiny_spec(cond_drop_rate=0.0), weights="random:0")
+    labels = torch.tensor([0, 1, 2, 3])
+    tokens = sampler.sample(labels, sampler.spec.settings, noise=PerImageNoise(0, range(4))).tokens
+    demo.initialise(sampler.modules()["transformer"])
+    losses, held_out = train_transformer(
+        sampler,
+        tokens,
+        labels,
+        TransformerTraining(epochs=60, batch=4),
+        held_out=(tokens, labels),
+        order=torch.Generator().manual_seed(0),
+    )
+    assert losses[0] > 2.5
+    assert losses[-1] < 0.5
+    assert held_out[-1] == pytest.approx(losses[-1], abs=0.2)
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path, monkeypatch):
+    small = load_digits_rgb()
+    few = replace(small, images_N3HW=small.images_N3HW[:60], labels_N=small.labels_N[:60])
+    monkeypatch.setattr(demo, "load_digits_rgb", lambda: _Split(few))
+    monkeypatch.setattr(demo, "evaluate", lambda *_: {})
+    settings = demo.DemoTraining(
+        threads=1,
+        shifts=((0, 0),),
+        tokenizer=TokenizerTraining(epochs=1),
+        transformer=TransformerTraining(epochs=1),
+    )
+    one, two = (demo.train_var(tmp_path / name, settings=settings) for name in ("a", "b"))
+    assert one["sha256"] == two["sha256"]
+    assert one["transformer_losses"] == two["transformer_losses"]
+    other = demo.train_var(tmp_path / "c", settings=replace(settings, seed=1))
+    assert other["sha256"] != one["sha256"]
+
+
+class _Split:
+    """A data set whose splits are itself."""
+
+    def __init__(self, digits):
+        self._digits = digits
+
+    def split(self, name):
+        return self._digits
+
+
+def test_shifted_copies_keep_labels_and_move_pixels():
+    digits = load_digits_rgb().split("held-out")
+    moved = demo.shifted(digits, ((0, 0), (1, 0), (0, -1)))
+    n = len(digits.labels_N)
+    assert torch.equal(moved.labels_N, digits.labels_N.repeat(3))
+    assert torch.equal(moved.images_N3HW[:n], digits.images_N3HW)
+    assert torch.equal(moved.images_N3HW[n : 2 * n, :, 1:], digits.images_N3HW[:, :, :-1])
+    assert torch.equal(moved.images_N3HW[2 * n :, :, :, :-1], digits.images_N3HW[:, :, :, 1:])
+
+
+def test_every_training_can_be_found():
+    assert all(callable(TRAININGS[name]) for name in TRAININGS)
+
+
+# ---- what is shipped ---------------------------------------------------------------------------------------------
+
+
+def test_the_committed_record_belongs_to_the_committed_weights():
+    record = json.loads((DEMO_FOLDER / "var.json").read_text())
+    assert record["sha256"] == {"var.safetensors": sha256_of(DEMO_FOLDER / "var.safetensors")}
+    assert record["wall_s"] <= 20 * 60
+    assert record["quality"]["label-accuracy"] >= 0.95
+
+
+def test_generated_digits_are_the_digits_that_were_asked_for():
+    sampler = load_sampler("demo/var", weights="demo", backend="optimized")
+    quality = demo.evaluate(sampler, load_digits_rgb())
+    recorded = json.loads((DEMO_FOLDER / "var.json").read_text())["quality"]
+    assert quality["label-accuracy"] >= 0.95
+    # Another library may draw a few tokens differently; the numbers stay what they are.
+    assert quality["label-accuracy"] == pytest.approx(recorded["label-accuracy"], abs=0.01)
+    assert quality["fid"] == pytest.approx(recorded["fid"], rel=0.1)
+    assert quality["reconstruction fid"] == pytest.approx(recorded["reconstruction fid"], rel=0.02)

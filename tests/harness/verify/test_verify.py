@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from arvbench.harness.cli import main
+from arvbench.harness.verify import verify
+from arvbench.harness.verify.fixture import FixtureError
+from arvbench.harness.verify.recipe import recipe_v1
+
+
+def test_the_recipe_gives_the_published_numbers():
+    expected = [0.7656847, 1.0474031, 0.7915911, 0.9257754, 0.7382391]
+    assert recipe_v1("demo", "model.norm.weight", [5], 0.6536, 1.346).tolist() == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("backend", ["reference", "optimized"])
+@pytest.mark.parametrize("case", ["var_tiny_a", "var_tiny_b"])
+def test_small_models_reproduce_the_official_code(golden, case, backend):
+    checks = verify(golden / "recipe" / f"{case}.json", backend=backend)
+    assert len(checks) >= 21
+    assert [c for c in checks if c.passed is False] == []
+    # Greedy runs, teacher forcing and the tokenizer need no random stream: they are compared on every platform.
+    compared = {c.check for c in checks if c.passed}
+    assert {"greedy.ids", "greedy.image", "tf.logits", "tf.hidden", "vae.enc_ids", "vae.rec"} <= compared
+
+
+def test_the_official_d16_is_reproduced_at_full_size(golden):
+    checks = verify(golden / "recipe" / "var_full_d16.json")
+    assert len(checks) >= 15
+    assert [c for c in checks if c.passed is False] == []
+
+
+@pytest.fixture
+def fixture(tmp_path, golden):
+    """A copy that a test may damage: (json, safetensors)."""
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(golden / "recipe" / f"var_tiny_a{suffix}", tmp_path)
+    return tmp_path / "var_tiny_a.json", tmp_path / "var_tiny_a.safetensors"
+
+
+def edit(path, change) -> None:
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
+
+
+def test_a_wrong_id_is_a_mismatch_and_exit_code_1(fixture, capsys):
+    edit(fixture[0], lambda d: d["expected"]["greedy.ids"][0].__setitem__(3, 0))
+    assert main(["verify", str(fixture[0]), "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    failed = [row for row in rows if row["passed"] is False]
+    assert [(row["fixture"], row["check"]) for row in failed] == [("var_tiny_a", "greedy.ids")]
+    assert failed[0]["max_abs_diff"] > 0
+    assert {"fixture", "check", "max_abs_diff", "tolerance", "passed"} <= rows[0].keys()
+
+
+def test_a_float_outside_its_tolerance_is_a_mismatch(fixture, capsys):
+    stored = load_file(fixture[1])
+    stored["tf.logits"][5] += 2e-4
+    save_file(stored, fixture[1])
+    edit(fixture[0], lambda d: d.pop("safetensors_sha256"))
+    assert main(["verify", str(fixture[0])]) == 1
+    out = capsys.readouterr().out
+    assert "FAIL" in out
+    assert "1 failed" in out
+
+
+def test_an_output_that_is_not_produced_fails(fixture):
+    edit(fixture[0], lambda d: d["expected"].update({"greedy.unheard_of": [[1]]}))
+    assert [c.note for c in verify(fixture[0]) if c.passed is False] == ["not produced"]
+
+
+def test_seeded_runs_are_skipped_with_the_reason_where_the_stream_differs(fixture):
+    def other_platform(description):
+        for probe in description["rng_probe"].values():
+            probe["exponential8"][0] += 1
+
+    edit(fixture[0], other_platform)
+    skipped = {c.check.split(".")[0] for c in verify(fixture[0]) if c.passed is None}
+    assert skipped == {"sample", "sample_nolabel", "smooth"}
+    assert all("exponential stream" in c.note for c in verify(fixture[0]) if c.passed is None)
+
+
+def test_all_pass_is_exit_code_0(fixture, capsys):
+    assert main(["verify", str(fixture[0])]) == 0
+    assert "failed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda j, s: j.unlink(), "cannot read"),
+        (lambda j, s: s.unlink(), "cannot read"),
+        (lambda j, s: j.write_text("{"), "not JSON"),
+        (lambda j, s: j.write_text("[]"), "no object"),
+        (lambda j, s: j.write_text("{}"), "neither a full nor a recipe fixture"),
+        (lambda j, s: s.write_bytes(s.read_bytes()[:-4]), "sha256 differs"),
+        (lambda j, s: edit(j, lambda d: d.pop("params")), "not a complete fixture"),
+        (lambda j, s: edit(j, lambda d: d.update(seed_string="other")), "recipe gives other values"),
+        (lambda j, s: edit(j, lambda d: d.update(family="nonsense")), "no fixture kind 'nonsense'"),
+        (lambda j, s: edit(j, lambda d: d["config"]["model"].update(rope=True)), "not implemented: rope"),
+        (lambda j, s: edit(j, lambda d: d["params"].pop("model.head.bias")), "missing (head.bias)"),
+    ],
+)
+def test_an_unusable_fixture_is_exit_code_2_and_one_line(fixture, capsys, damage, reason):
+    damage(*fixture)
+    assert main(["verify", str(fixture[0])]) == 2
+    captured = capsys.readouterr()
+    assert reason in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_a_fixture_error_is_raised_to_python_callers(tmp_path):
+    with pytest.raises(FixtureError):
+        verify(tmp_path / "nothing.json")

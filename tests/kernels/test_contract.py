@@ -1,0 +1,80 @@
+"""Every kernel of the table equals its reference; a new entry of the table needs no new test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arvbench.kernels import KERNELS
+
+Key = tuple[str, str, str]
+
+
+@cache
+def outcomes(mode: str) -> dict[Key, dict[str, Any]]:
+    """Results of all cases, from one process."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("table_run.py")), mode],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    found = {(line["kernel"], line["case"], line["dtype"]): line for line in lines}
+    assert done.returncode == 0, f"ended after {list(found)[-1:]}: {done.stderr[-2000:]}"
+    return found
+
+
+def every_case(*, interpreter: bool) -> list[Key]:
+    return [
+        (name, case, str(dtype))
+        for name, spec in KERNELS.items()
+        for case in spec.cases
+        for dtype in spec.tolerance
+        # The interpreter rounds to bf16 by cutting off; compiled code rounds to nearest, which test_aot.py sees.
+        if not interpreter or (spec.cases[case].interpret and dtype != torch.bfloat16)
+    ]
+
+
+def check(result: dict[str, Any]) -> None:
+    assert "error" not in result, result["error"]
+    assert result["ok"], f"max |err| {result['err']:.2e}, allowed {tolerance(result)}"
+    assert result["allocations"], "the wrapper took its result from memory that the test does not poison"
+    assert result["guards_kept"], "wrote outside its result"
+
+
+def tolerance(result: dict[str, Any]) -> object:
+    return {str(dtype): tol for dtype, tol in KERNELS[result["kernel"]].tolerance.items()}[result["dtype"]]
+
+
+@pytest.mark.parametrize("key", every_case(interpreter=True), ids="-".join)
+def test_interpreted_kernel_matches_its_reference(key: Key) -> None:
+    check(outcomes("interpreter")[key])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("key", every_case(interpreter=False), ids="-".join)
+def test_kernel_on_the_gpu_matches_its_reference(key: Key) -> None:
+    check(outcomes("cuda")[key])
+
+
+def spec_cases(wanted: Callable[[Any], bool]) -> set[str]:
+    return {name for name, spec in KERNELS.items() if any(map(wanted, spec.cases.values()))}
+
+
+def test_every_kernel_has_cases_for_the_interpreter_and_the_compiler() -> None:
+    assert spec_cases(lambda case: case.interpret) == set(KERNELS)
+    assert spec_cases(lambda case: case.compile) == set(KERNELS)

@@ -1,0 +1,156 @@
+"""The built page in a real browser, without a network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arvbench.reports.build import build_report
+from arvbench.reports.figures import FIGURES
+
+pytestmark = pytest.mark.browser
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="module")
+def page_url(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    build_report([run_folder], path)
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        pytest.skip("no Chromium found: install chromium to run the browser tests")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+one_window = pytest.mark.parametrize("page", [(1280, "light")], indirect=True, ids=str)
+
+
+@pytest.fixture(params=[(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")], ids=str)
+def page(browser: Any, page_url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The open page; anything that it asks for outside itself, or complains of, fails the test."""
+    width, scheme = request.param
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
+    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(("file:", "data:")) else complaints.append(request.url),
+    )
+    page.goto(page_url)
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def test_the_page_fits_its_window(page: Any) -> None:
+    width, needed = page.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollWidth]")
+    assert needed <= width
+    page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_every_image_is_decoded(page: Any) -> None:
+    sizes = page.evaluate("Array.from(document.images, image => image.complete && image.naturalWidth)")
+    assert len(sizes) == 2 and all(sizes)
+
+
+def test_every_figure_is_visible(page: Any) -> None:
+    for name in FIGURES:
+        figure = page.locator(f"#figure-{name} svg")
+        assert figure.is_visible()
+        box = figure.bounding_box()
+        assert box["width"] > 300 and box["height"] > 100
+        assert figure.locator("[id*=axes_1] path").count() > 5
+
+
+def test_text_stands_out_from_its_background(page: Any) -> None:
+    """WCAG 2 contrast of at least 4.5 for text, in both schemes."""
+    contrast = """
+    (variable) => {
+      const style = getComputedStyle(document.documentElement);
+      const luminance = (name) => {
+        const hex = style.getPropertyValue(name).trim();
+        const channels = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16) / 255)
+          .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2];
+      };
+      const [a, b] = [luminance(variable), luminance("--paper")].sort((x, y) => y - x);
+      return (a + 0.05) / (b + 0.05);
+    }"""
+    for name in ("--ink", "--muted", "--link", "--good", "--bad", "--warn"):
+        assert page.evaluate(contrast, name) >= 4.5, name
+    for number in range(1, 9):
+        assert page.evaluate(contrast, f"--series-{number}") >= 3, number
+
+
+@one_window
+def test_a_heading_sorts_by_number_and_empty_cells_stay_last(page: Any) -> None:
+    table = page.locator("#results table")
+    header = table.locator("thead th", has_text="Batch")
+    place = header.evaluate("th => th.cellIndex")
+
+    def shown(at: int) -> list[str]:
+        return table.locator("tbody tr").evaluate_all("(rows, at) => rows.map(row => row.cells[at].innerText)", at)
+
+    before = sorted(int(text) for text in shown(place))
+    assert header.get_attribute("aria-sort") == "none"
+    header.locator("button").click()
+    assert [int(text) for text in shown(place)] == before, "10 comes after 9, not after 1"
+    assert header.get_attribute("aria-sort") == "ascending"
+    header.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert [int(text) for text in shown(place)] == before[::-1]
+    assert header.get_attribute("aria-sort") == "descending"
+
+    speed = table.locator("thead th", has_text="Throughput")
+    place = speed.evaluate("th => th.cellIndex")
+    for direction in ("ascending", "descending"):
+        speed.locator("button").click()
+        assert speed.get_attribute("aria-sort") == direction
+        texts = [text.split("\n")[0] for text in shown(place)]
+        numbers = [float(text) for text in texts if text != "\N{EN DASH}"]
+        assert numbers == sorted(numbers, reverse=direction == "descending")
+        assert texts[len(numbers) :] == ["\N{EN DASH}"] * 4
+    assert header.get_attribute("aria-sort") == "none"
+
+
+@one_window
+def test_text_columns_sort_as_a_reader_would(page: Any) -> None:
+    table = page.locator("#results table")
+    table.locator("thead th").first.locator("button").click()
+    names = table.locator("tbody th").evaluate_all("cells => cells.map(cell => cell.dataset.sort)")
+    batches = [name for name in names if name.startswith("var-d16 cpu optimized auto float32 b")]
+    assert [name.split(" b")[1].split(" ")[0] for name in batches] == ["1", "1", "2", "16", "64"]
+
+
+@one_window
+def test_printing_opens_what_was_closed(page: Any) -> None:
+    closed = "document.querySelectorAll('details:not([open])').length"
+    before = page.evaluate(closed)
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert before > 0 and page.evaluate(closed) == 0
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(closed) == before

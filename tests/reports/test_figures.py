@@ -1,0 +1,159 @@
+"""The contract of every figure in the table, and what single ones promise."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from arvbench.reports.figures import FIGURES
+from arvbench.reports.figures.drawing import CSS_VARIABLES, Drawing
+from arvbench.reports.svg import draw_figure, figure_to_svg, inline_figure
+from arvbench.results.schema import Record, Status
+
+HOSTILE = '<script>alert(1)</script>"><img onerror=x> $\\bad{ $ & _'
+
+
+def drawn(name: str, records: list[Record]) -> Drawing:
+    drawing = draw_figure(name, records)
+    assert drawing is not None
+    return drawing
+
+
+def one_record(make) -> Record:
+    return make.record("demo/var", weights="demo", quality=make.quality_numbers(np.random.default_rng(1)))
+
+
+@pytest.fixture(scope="module")
+def svgs(records: list[Record]) -> dict[str, str]:
+    """Every figure of many records."""
+    return {name: inline_figure(name, records).svg for name in FIGURES}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_to_show_is_no_figure(name: str, make) -> None:
+    assert draw_figure(name, []) is None
+    assert draw_figure(name, [make.failed(Status.ERROR, "no")]) is None
+
+
+@pytest.mark.parametrize("count", ["one", "many"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_has_a_title_axes_with_units_and_words_for_who_cannot_see_it(
+    name: str, count: str, make, records: list[Record]
+) -> None:
+    drawing = drawn(name, [one_record(make)] if count == "one" else records)
+    assert drawing.title and drawing.caption
+    assert len(drawing.alt) > 40 and re.search(r"\d", drawing.alt)
+    for ax in drawing.figure.axes:
+        labels = [ax.get_xlabel(), ax.get_ylabel()]
+        assert any(re.search(r"\(.+\)", text) for text in labels), labels
+        assert ax.get_title(loc="left")
+    svg = figure_to_svg(drawing.figure, name=name, alt=drawing.alt)
+    root = ElementTree.fromstring(svg)
+    assert root.get("role") == "img" and root.get("aria-label") == drawing.alt
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_records_give_the_same_bytes(name: str, svgs: dict[str, str], records: list[Record]) -> None:
+    assert inline_figure(name, records).svg == svgs[name]
+
+
+def test_ids_of_figures_on_one_page_are_distinct_and_every_reference_is_met(svgs: dict[str, str]) -> None:
+    seen: set[str] = set()
+    for svg in svgs.values():
+        ids = re.findall(r' id="([^"]+)"', svg)
+        assert len(ids) == len(set(ids)) and not seen & set(ids)
+        seen |= set(ids)
+        references = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg)
+        assert references and {a or b for a, b in references} <= set(ids)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_asks_for_nothing_and_has_no_color_of_its_own(name: str, svgs: dict[str, str]) -> None:
+    svg = svgs[name]
+    assert not re.search(r"https?:|<style|<metadata|@import", svg)
+    assert not [color for color in CSS_VARIABLES if color in svg]
+    assert "var(--ink)" in svg
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_names_are_text_in_a_figure_not_markup_and_not_mathematics(name: str, make) -> None:
+    record = make.record(
+        HOSTILE,
+        weights="demo",
+        cache=HOSTILE,
+        case_id=HOSTILE,
+        environment=make.environment(cpu=HOSTILE),
+        quality=tuple(
+            q.model_copy(update={"protocol_id": HOSTILE}) for q in make.quality_numbers(np.random.default_rng(0))
+        ),
+    )
+    svg = inline_figure(name, [record]).svg
+    tags = {element.tag for element in ElementTree.fromstring(svg).iter()}
+    assert "script" not in tags and "img" not in tags
+    assert "&lt;script&gt;" in svg
+
+
+def test_a_name_that_starts_with_an_underscore_is_in_the_legend(make) -> None:
+    assert "_hidden" in inline_figure("step-latency", [make.record(case_id="_hidden")]).svg
+
+
+def test_only_rows_of_one_protocol_and_one_machine_share_a_quality_plot(make) -> None:
+    rng = np.random.default_rng(0)
+    a, b = make.quality_numbers(rng, "a"), make.quality_numbers(rng, "b")
+    trained = {"weights": "demo"}
+    records = [
+        make.record(number=0, quality=a, **trained),
+        make.record(number=1, quality=a, cache="grow", **trained),
+        make.record(number=2, quality=b, **trained),
+        make.record(number=3, quality=a, batch=8, **trained),
+        make.record(number=4, quality=a, gpu=make.gpu, **trained),
+    ]
+    axes = drawn("quality-throughput", records).figure.axes
+    points = [[line for line in ax.lines if len(line.get_xdata()) == 1] for ax in axes]
+    assert [len(found) for found in points] == [2, 1, 1, 1]
+
+
+def test_unlike_conditions_never_share_a_latency_plot(make) -> None:
+    records = [make.record(number=0), make.record(number=1, batch=8), make.record(number=2, dtype="float16")]
+    axes = drawn("step-latency", records).figure.axes
+    assert [len(ax.lines) for ax in axes] == [1, 1, 1]
+
+
+def test_steps_are_named_below_the_axis_and_numbered_where_curves_differ(make) -> None:
+    one = make.record(number=0)
+    (ax,) = drawn("step-latency", [one]).figure.axes
+    assert [text.get_text() for text in ax.get_xticklabels()][-1] == "16x16"
+    plan = tuple(step.model_copy(update={"name": f"mask {step.index}"}) for step in one.outcome.setup.plan)
+    setup = one.outcome.setup.model_copy(update={"plan": plan})
+    (ax,) = drawn("step-latency", [one, make.record(number=1, setup=setup)]).figure.axes
+    assert ax.get_xlabel() == "Step (index)"
+
+
+def test_the_latency_curve_is_the_medians_in_milliseconds(make) -> None:
+    record = make.record(batch=2)
+    (ax,) = drawn("step-latency", [record]).figure.axes
+    expected = [np.median(t.samples_ns) / 1e6 for t in record.outcome.timings if t.scope.startswith("step")]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), expected)
+
+
+def test_the_cache_plot_holds_plan_live_and_allocated_of_every_policy(make) -> None:
+    records = [make.record(number=0, cache="grow"), make.record(number=1, cache="static")]
+    (ax,) = drawn("kv-cache", records).figure.axes
+    assert len(ax.lines) == 5
+    peak = records[0].outcome.memory.cache_planned_bytes / 2**20
+    assert max(line.get_ydata()[-1] for line in ax.lines) == pytest.approx(peak)
+    flat = [line for line in ax.lines if len(set(line.get_ydata())) == 1]
+    assert len(flat) == 1, "only the storage of the static policy is constant"
+
+
+def test_memory_bars_add_up_to_what_was_held(make) -> None:
+    record = make.record(batch=2)
+    memory = record.outcome.memory
+    (ax,) = drawn("memory", [record]).figure.axes
+    ends = sorted({round(bar.get_x() + bar.get_width(), 3) for bar in ax.patches})
+    held = (memory.weights_bytes + memory.decode_peak_bytes) / 2**20
+    assert ends[-1] == pytest.approx(held, abs=1e-2)
+    assert any(abs(end - (memory.weights_bytes + memory.tokens_peak_bytes) / 2**20) < 1e-2 for end in ends)

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from arvbench.reports import tables
+from arvbench.reports.statistics import images_per_second
+from arvbench.reports.table import Cell, Column, Table, make_table
+from arvbench.results.schema import Memory, Record, Status
+
+
+def column(table: Table, label: str) -> list[Cell]:
+    (place,) = [i for i, c in enumerate(table.columns) if c.label == label]
+    return [row[place] for row in table.rows]
+
+
+def test_every_case_has_a_row_whatever_its_status(records: list[Record]) -> None:
+    table = tables.results_table(records)
+    assert len(table.rows) == len(records)
+    assert {cell.text for cell in column(table, "Status")} == {"ok", "incorrect", "oom", "error", "unsupported"}
+
+
+def test_only_measured_cases_have_a_speed(records: list[Record]) -> None:
+    table = tables.results_table(records)
+    for record, cell in zip(records, column(table, "Throughput"), strict=True):
+        assert (cell.sort is not None) == (record.status is Status.OK), record.case_id
+
+
+def test_throughput_is_that_of_the_images_scope(make) -> None:
+    record = make.record(batch=4)
+    timing = next(t for t in record.outcome.timings if t.scope == "images")
+    (cell,) = column(tables.results_table([record]), "Throughput")
+    assert cell.sort == images_per_second(timing).value
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        tables.results_table,
+        tables.scopes_table,
+        tables.cache_table,
+        tables.memory_table,
+        tables.correctness_table,
+        tables.settings_table,
+        tables.weights_table,
+    ],
+)
+def test_random_weights_are_marked_on_every_row_and_no_others_are(build, make) -> None:
+    random, trained = make.record(number=0, case_id="random"), make.record(number=1, case_id="own", weights="demo")
+    for row in build([random, trained]).rows:
+        assert row[0].flags == (("random weights",) if row[0].text == "random" else ()), row[0].text
+
+
+def test_a_failed_case_is_marked_by_the_weights_it_was_asked_to_load(make) -> None:
+    (row,) = tables.failures_table([make.failed(Status.ERROR, "no", weights="random:3")]).rows
+    assert row[0].flags == ("random weights",)
+
+
+def test_numbers_of_different_protocols_never_share_a_column(make) -> None:
+    rng = np.random.default_rng(0)
+    records = [
+        make.record(number=i, weights="demo", quality=make.quality_numbers(rng, protocol))
+        for i, protocol in enumerate(["a", "b", "a"])
+    ]
+    for build in (tables.results_table, tables.quality_table):
+        table = build(records)
+        fids = [i for i, c in enumerate(table.columns) if c.label == "FID"]
+        filled = [[row[i].sort is not None for row in table.rows] for i in fids]
+        assert filled == [[True, False, True], [False, True, False]]
+        assert len({table.columns[i].note for i in fids}) == 2
+
+
+def test_an_allocators_peak_and_a_processs_never_share_a_column(make) -> None:
+    table = tables.results_table([make.record(number=0), make.record(number=1, gpu=make.gpu)])
+    peaks = [i for i, c in enumerate(table.columns) if c.label == "Peak memory"]
+    assert [[row[i].sort is not None for row in table.rows] for i in peaks] == [[False, True], [True, False]]
+
+
+def test_failures_say_why(make) -> None:
+    records = [make.failed(Status.OOM, "needs 9 GiB", number=0), make.incorrect(number=1), make.record(number=2)]
+    oom, incorrect = column(tables.failures_table(records), "Reason")
+    assert oom.text == "needs 9 GiB"
+    assert "3.7e-01" in incorrect.text and "1.0e-04" in incorrect.text and "41.20 %" in incorrect.text
+
+
+def test_rows_with_the_same_case_are_told_apart(make) -> None:
+    records = [make.record(number=0), make.record(number=1), make.record(number=2, suite="other")]
+    names = {row[0].text for row in tables.results_table(records).rows}
+    assert len(names) == 3
+
+
+def test_the_steps_of_a_case_compare_plan_and_measurement(make) -> None:
+    record = make.record(batch=2)
+    table = tables.step_table(record, {record.record_id: "case"})
+    assert len(table.rows) == 10
+    plan = record.outcome.setup.plan[3]
+    assert column(table, "Context")[3].sort == plan.context_tokens
+    assert column(table, "KV live")[3].sort == plan.cache_bytes / 2**20
+    step = next(t for t in record.outcome.timings if t.scope == "step[3]")
+    assert column(table, "Time")[3].sort == pytest.approx(float(np.median(step.samples_ns)) / 1e6)
+    seconds = float(np.median(step.samples_ns)) / 1e9
+    assert column(table, "Rate")[3].sort == pytest.approx(plan.flops / 1e9 / seconds)
+
+
+def test_a_cache_that_leaves_its_plan_is_told(make) -> None:
+    good = make.record(number=0)
+    steps = list(good.outcome.cache)
+    steps[4] = steps[4].model_copy(update={"live_bytes": steps[4].live_bytes + 1})
+    bad = make.record(number=1, cache_steps=tuple(steps))
+    told = column(tables.cache_table([good, bad]), "Live equals plan at every step")
+    assert [(cell.text, cell.tone) for cell in told] == [("yes", "good"), ("no", "bad")]
+
+
+def test_what_a_machine_cannot_tell_is_an_empty_cell_not_zero(make) -> None:
+    memory = Memory(
+        weights_bytes=2**20,
+        cache_planned_bytes=0,
+        cache_live_bytes=0,
+        cache_allocated_bytes=0,
+        tokens_peak_bytes=None,
+        decode_peak_bytes=None,
+        source="process-rss",
+        peak_bytes=None,
+        reserved_bytes=None,
+        device_used_bytes=None,
+    )
+    table = tables.memory_table([make.record(memory=memory)])
+    assert {c.label for c in table.columns}.isdisjoint({"Reserved", "Peak", "Decode, above idle"})
+    assert column(table, "KV cache live")[0].text == "0"
+
+
+def test_deviations_are_listed_one_by_one(make) -> None:
+    table = tables.deviations_table([make.record(settings={"cfg": 4.0, "top_k": None})])
+    assert [(row[1].text, row[2].text) for row in table.rows] == [("cfg", "4.0"), ("top_k", "none")]
+
+
+def test_cases_of_one_machine_share_an_environment_and_its_clocks_become_a_range(make) -> None:
+    hot = make.gpu.model_copy(update={"sm_clock_mhz": 1200, "throttle_reasons": ("thermal",)})
+    tables_ = tables.environment_tables(
+        [make.record(number=0, gpu=make.gpu), make.record(number=1, gpu=hot), make.record(number=2)]
+    )
+    assert len(tables_) == 2
+    fields = {row[0].text: row[1].text for row in tables_[0].rows}
+    assert fields["SM clock"] == "1200 to 1980 MHz"
+    assert fields["Throttling"] == "thermal"
+    assert fields["Source sha256"] == "5f" * 32
+
+
+def test_a_row_of_the_wrong_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 cells for 1"):
+        Table(caption="t", columns=(Column(label="a"),), rows=((Cell(), Cell()),))
+
+
+def test_empty_columns_are_left_out_but_the_first() -> None:
+    table = make_table(
+        "t", [Column(label="a"), Column(label="b"), Column(label="c")], [[Cell(), Cell(), Cell(text="x")]]
+    )
+    assert [c.label for c in table.columns] == ["a", "c"]
+
+
+def rendered(records: list[Record], width: int) -> str:
+    console = Console(width=width, color_system="truecolor", force_terminal=True)
+    with console.capture() as capture:
+        console.print(tables.terminal_table(records))
+    return capture.get()
+
+
+def test_the_terminal_shows_every_case_its_number_and_its_reason(records: list[Record]) -> None:
+    text = rendered(records, 160)
+    assert all(record.status.value in text for record in records)
+    assert "out of memory: needs 9.1 GiB" in text
+    for record in records:
+        if record.status is Status.OK:
+            timing = next(t for t in record.outcome.timings if t.scope == "images")
+            assert f"{images_per_second(timing).value:.3g}" in text
+
+
+@pytest.mark.parametrize(("protocols", "width"), [("a", 64), ("ab", 84)])
+def test_a_narrow_terminal_cuts_neither_numbers_nor_words(make, protocols: str, width: int) -> None:
+    rng = np.random.default_rng(0)
+    records = [
+        make.record("demo/var", number=i, weights="demo", quality=make.quality_numbers(rng, protocol))
+        for i, protocol in enumerate(protocols)
+    ]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", rendered(records, width))
+    table = tables.results_table(records)
+    shown = ("FID", "Label accuracy", "Throughput", "KV cache peak")
+    places = [i for i, c in enumerate(table.columns) if c.label in shown]
+    assert all(row[i].text in text for row in table.rows for i in places)
+    assert "optimized" in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_markup_and_escape_sequences_in_names_do_nothing_in_a_terminal(make) -> None:
+    text = rendered([make.record(case_id="[red]x[/]\x1b[2Jy")], 160)
+    assert "[red]x[/]" in text
+    assert "\x1b[2J" not in text

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from arvbench.errors import UserError
+from arvbench.results.records import read_records
+
+GOOD = {
+    "record_id": "one",
+    "suite": "demo",
+    "case_id": "case",
+    "fingerprint": "f",
+    "started": "2026-03-02T09:30:00Z",
+    "finished": "2026-03-02T09:31:00Z",
+    "case": {"model": "demo/var", "weights": "demo"},
+    "environment": {
+        "arvbench_version": "0.1.0",
+        "source_sha256": "00",
+        "git_commit": None,
+        "git_dirty": None,
+        "python": "3.11",
+        "libraries": {},
+        "os": "Linux",
+        "cpu": "a CPU",
+        "cores": 2,
+        "memory_bytes": 1,
+        "gpu": None,
+        "cuda": None,
+        "tf32": False,
+    },
+    "outcome": {"status": "oom", "reason": "too little memory"},
+}
+
+
+def line(**changes: object) -> str:
+    return json.dumps({"schema_version": 1} | GOOD | changes)
+
+
+def test_a_run_folder_and_its_records_file_read_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(line() + "\n" + line(record_id="two") + "\n")
+    assert [record.record_id for record in read_records(tmp_path)] == ["one", "two"]
+    assert read_records(tmp_path) == read_records(path)
+
+
+def test_a_cut_last_line_costs_no_other_record(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(line() + "\n" + line(record_id="two")[:50])
+    file = read_records(path)
+    assert [record.record_id for record in file.records] == ["one"]
+    (damaged,) = file.damaged_lines
+    assert damaged.number == 2
+    assert "cut in mid-line" in str(damaged)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"not json", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"{}", "not a valid record"),
+        (line(schema_version=99).encode(), "schema is not version 1"),
+        (line(outcome={"status": "ok"}).encode(), "not a valid record: outcome"),
+    ],
+)
+def test_a_bad_line_in_the_middle_is_named_and_skipped(tmp_path: Path, bad: bytes, reason: str) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(line().encode() + b"\n" + bad + b"\n\n" + line(record_id="three").encode() + b"\n")
+    file = read_records(path)
+    assert [record.record_id for record in file.records] == ["one", "three"]
+    assert [damaged.number for damaged in file.damaged_lines] == [2]
+    assert reason in file.damaged_lines[0].reason
+
+
+def test_a_whole_last_line_without_a_newline_is_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text(line())
+    assert len(read_records(path)) == 1
+
+
+def test_an_empty_file_is_a_run_without_finished_cases(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.touch()
+    file = read_records(path)
+    assert file.records == () and file.damaged_lines == ()
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "empty-folder"])
+def test_a_missing_file_is_a_user_error_that_names_the_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty-folder").mkdir()
+    with pytest.raises(UserError, match=name):
+        read_records(tmp_path / name)

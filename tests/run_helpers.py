@@ -1,0 +1,80 @@
+"""Shared by the tests of the runner: environments, outcomes and suites that need no model."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from arvbench.harness.config import Case, Suite
+from arvbench.harness.jobs import EventListener, Job, Result
+from arvbench.results.schema import CaseConfig, Environment, Failed, Record, Status
+
+
+def environment(**changes: Any) -> Environment:
+    fields: dict[str, Any] = {
+        "arvbench_version": "0.1.0",
+        "source_sha256": "5" * 64,
+        "git_commit": None,
+        "git_dirty": None,
+        "python": "3.11.9",
+        "libraries": {"torch": "2.14.1"},
+        "os": "Linux 6.8",
+        "cpu": "a processor",
+        "cores": 2,
+        "memory_bytes": 2**34,
+        "gpu": None,
+        "cuda": None,
+        "tf32": False,
+    }
+    return Environment(**(fields | changes))
+
+
+def failure(reason: str = "made up", status: Any = Status.ERROR) -> Failed:
+    return Failed(status=status, reason=reason)
+
+
+def case(case_id: str = "a", **changes: Any) -> Case:
+    return Case(case_id=case_id, config=CaseConfig(**({"model": "demo/var", "weights": "random:0"} | changes)))
+
+
+def suite(*cases: Case) -> Suite:
+    return Suite(name="made-up", description="", cases=cases)
+
+
+def record(record_id: str = "1", **changes: Any) -> Record:
+    now = datetime(2026, 3, 2, tzinfo=UTC)
+    fields: dict[str, Any] = {
+        "record_id": record_id,
+        "suite": "made-up",
+        "case_id": f"case {record_id}",
+        "fingerprint": record_id * 4,
+        "started": now,
+        "finished": now,
+        "case": case().config,
+        "environment": environment(),
+        "outcome": failure(),
+    }
+    return Record(**(fields | changes))
+
+
+class ScriptedEngine:
+    """Returns the outcomes it is given, one per job, and remembers the jobs. An exception is raised."""
+
+    def __init__(self, *outcomes: Failed | BaseException) -> None:
+        self._outcomes = list(outcomes)
+        self.jobs: list[Job] = []
+
+    def run(self, job: Job, listener: EventListener) -> Result:
+        self.jobs.append(job)
+        outcome = self._outcomes.pop(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return Result(outcome=outcome, environment=environment())
+
+
+def write_suite(path: Path, **content: Any) -> Path:
+    """A suite file; JSON is YAML."""
+    path.write_text(json.dumps({"name": "made-up"} | content))
+    return path
