@@ -17,12 +17,13 @@ from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from arvbench.adapters.cache.base import KVCache
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.errors import UserError
+from arvbench.kernels.dispatch import select
 
 NULL_LABEL = -1
 """Label that asks for the null class (generation without a class)."""
@@ -150,12 +151,33 @@ class Sampler(ABC):
     kernels   operation -> implementation ("torch" or "triton") that this sampler calls
     """
 
-    spec: ModelSpec
-    weights: WeightsInfo
-    backend: Backend
-    kernels: Mapping[str, str]
-    device: torch.device
-    dtype: torch.dtype
+    def __init__(
+        self,
+        spec: ModelSpec,
+        modules: Mapping[str, nn.Module],
+        *,
+        weights: WeightsInfo,
+        backend: Backend,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """Take the filled modules of `build_modules`; families move them to `device` and `dtype`."""
+        self.spec, self.weights, self.backend, self.device, self.dtype = spec, weights, backend, device, dtype
+        self._modules = modules
+        self._kernels = select(backend, device)
+
+    @property
+    def kernels(self) -> Mapping[str, str]:
+        return self._kernels.names
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """The parts that hold weights, by name: "transformer" and "tokenizer"."""
+        return self._modules
+
+    @staticmethod
+    @abstractmethod
+    def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
+        """The modules of `spec` on torch's current default device ("meta" builds them without memory)."""
 
     @abstractmethod
     def schedule(self, settings: SamplingSettings, *, batch: int) -> Schedule:
@@ -196,10 +218,6 @@ class Sampler(ABC):
     @abstractmethod
     def loss(self, tokens: Sequence[Tensor], labels: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         """Scalar that training minimises, with label drop drawn from `generator` in training mode."""
-
-    @abstractmethod
-    def modules(self) -> Mapping[str, torch.nn.Module]:
-        """The parts that hold weights, by name: "transformer" and "tokenizer"."""
 
     def check_labels(self, labels: Sequence[int] | Tensor) -> Tensor:
         """Return labels (B,) int64 on the device with NULL_LABEL replaced by the null class, or raise UserError."""

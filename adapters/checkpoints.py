@@ -152,7 +152,7 @@ def random_tensors(module: nn.Module, seed: int, device: torch.device) -> dict[s
     Good for speed and memory, which do not depend on the values. Every tensor has a stream of its own, so that its
     values do not depend on the order of the parameters. fp32.
     """
-    constants = getattr(module, "constant_buffers", dict)()
+    constants: dict[str, Tensor] = getattr(module, "constant_buffers", dict)()
     out: dict[str, Tensor] = {}
     for name, parameter in module.state_dict().items():
         if name in constants:

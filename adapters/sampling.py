@@ -85,9 +85,9 @@ class UpstreamNoise:
 class PerImageNoise:
     """Counter-based noise: image i gets the same noise whatever the batch, the order or the number of workers.
 
-    So it gets the same tokens, unless two of them are so close that the rounding of another batch size decides. A token
-    is drawn by inverting the cumulative distribution at one uniform number, a hash of (run_seed, image, step, position);
-    every device computes the same integers.
+    So it gets the same tokens, unless two of them are so close that the rounding of another batch size decides.
+    A token is drawn by inverting the cumulative distribution at one uniform number, a hash of (run_seed, image, step,
+    position); every device computes the same integers.
     """
 
     def __init__(self, run_seed: int, image_indices: Sequence[int] | range) -> None:

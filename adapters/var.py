@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,7 @@ from arvbench.adapters.sampling import Noise, cfg_mix, filter_logits, gumbel_sof
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
 from arvbench.errors import ContractError
-from arvbench.kernels.dispatch import KernelSet, select
+from arvbench.kernels.dispatch import KernelSet
 
 _PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
@@ -83,6 +84,9 @@ class VarSettings(SamplingSettings):
 
 class Var(nn.Module):
     """The transformer; state-dict names equal the official files'."""
+
+    lvl_1L: Tensor
+    attn_bias_for_masking: Tensor
 
     def __init__(self, config: VarConfig) -> None:
         super().__init__()
@@ -133,7 +137,7 @@ class Var(nn.Module):
     def modulations(self, cond_RC: Tensor) -> tuple[list[Tensor], Tensor]:
         """What the condition decides, once per sampling call: per block (R, 1, 6, C), and (R, 1, 2, C) of the head."""
         shared = self.shared_ada_lin(cond_RC).view(len(cond_RC), 1, 6, -1) if self.config.shared_aln else None
-        blocks = [block.modulation(cond_RC, shared) for block in self.blocks]
+        blocks = [cast(AdaLNBlock, block).modulation(cond_RC, shared) for block in self.blocks]
         return blocks, self.head_nm.modulation(cond_RC.to(self.head.weight.dtype))
 
     def logits(self, x_RlC: Tensor, head_R12C: Tensor, kernels: KernelSet) -> Tensor:
@@ -173,23 +177,16 @@ class VarSampler(Sampler):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        transformer, tokenizer = modules["transformer"], modules["tokenizer"]
-        assert isinstance(transformer, Var) and isinstance(tokenizer, VqVae)
-        self.spec, self.weights, self.backend, self.device, self.dtype = spec, weights, backend, device, dtype
-        self.transformer, self.tokenizer = transformer.to(device).eval(), tokenizer.to(device).eval()
+        super().__init__(spec, modules, weights=weights, backend=backend, device=device, dtype=dtype)
+        self.transformer = cast(Var, modules["transformer"]).to(device).eval()
+        self.tokenizer = cast(VqVae, modules["tokenizer"]).to(device).eval()
         # Official code computes logits in fp32 whatever the autocast dtype; the residual pyramid adds up ten scales.
         cast_except(self.transformer, dtype, keep_fp32=("head_nm", "head"))
         cast_except(self.tokenizer, dtype, keep_fp32=("quantize",))
-        self._kernels = select(backend, device)
-        self.kernels = self._kernels.names
 
     @staticmethod
     def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
-        """The modules of `spec` on torch's current default device ("meta" builds them without memory)."""
         return {"transformer": Var(spec.transformer), "tokenizer": VqVae(spec.tokenizer)}
-
-    def modules(self) -> Mapping[str, nn.Module]:
-        return {"transformer": self.transformer, "tokenizer": self.tokenizer}
 
     # ---- plan ----------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,6 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="arvbench",
-    help="Benchmarks of autoregressive image models: quality, speed, memory and KV cache, in defended numbers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -52,9 +51,9 @@ def _root(
 
     First steps:
 
-      arvbench run demo           trained tiny models, offline, on the CPU, report in a minute or two
+      arvbench run demo
 
-      arvbench doctor             what this machine can run
+      arvbench doctor
 
       arvbench run speed256 --device cuda --models var-d16
     """

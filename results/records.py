@@ -88,7 +88,7 @@ def _reason(error: ValidationError, *, cut: bool) -> str:
     """One line that says what is wrong. `cut`: the line has no newline at its end."""
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
-        return "x (the run was interrupted while writing)" if cut else "not JSON"
+        return "cut in mid-line (the run was interrupted while writing)" if cut else "not JSON"
     where = ".".join(str(part) for part in first["loc"]) or "record"
     if first["loc"] == ("schema_version",):
         return f"its schema is not version {SCHEMA_VERSION}: read it with the arvbench that wrote it"

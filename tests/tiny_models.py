@@ -15,9 +15,7 @@ def tiny_spec(*, cond_drop_rate: float = 0.1, checkpoint: bool = False, **change
     return var_spec(
         "tiny",
         VarConfig(**{**sizes, **changes}, patch_nums=PATCH_NUMS, cond_drop_rate=cond_drop_rate),
-        VqVaeConfig(
-            vocab_size=24, z_channels=8, ch=32, ch_mult=(1, 1), num_res_blocks=1, v_patch_nums=PATCH_NUMS
-        ),
+        VqVaeConfig(vocab_size=24, z_channels=8, ch=32, ch_mult=(1, 1), num_res_blocks=1, v_patch_nums=PATCH_NUMS),
         VarSettings(cfg=1.5, top_k=12, top_p=0.9),
         "test",
         checkpoint=Checkpoint(

@@ -26,6 +26,8 @@ class SelfAttention(nn.Module):
     softmax scale is 0.25 / sqrt(D), not 1 / sqrt(D).
     """
 
+    zero_k_bias: Tensor
+
     def __init__(self, width: int, heads: int, *, l2_norm: bool) -> None:
         super().__init__()
         self.heads = heads

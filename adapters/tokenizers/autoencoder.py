@@ -29,10 +29,7 @@ class ResnetBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm2 = _group_norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        if in_channels != out_channels:
-            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
-        else:
-            self.nin_shortcut = nn.Identity()
+        self.nin_shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -115,7 +112,7 @@ class Level(nn.Module):
 class Encoder(nn.Module):
     """Images (B, 3, H, W) in [-1, 1] to features (B, z_channels, h, w)."""
 
-    def __init__(self, *, ch: int, ch_mult: Sequence[int], num_res_blocks: int, z_channels: int) -> None:
+    def __init__(self, z_channels: int, ch: int, ch_mult: Sequence[int], num_res_blocks: int) -> None:
         super().__init__()
         widths = [ch * m for m in ch_mult]
         self.conv_in = nn.Conv2d(3, ch, 3, padding=1)
@@ -140,7 +137,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Features (B, z_channels, h, w) to images (B, 3, H, W), nominally in [-1, 1] and not clamped."""
 
-    def __init__(self, *, ch: int, ch_mult: Sequence[int], num_res_blocks: int, z_channels: int) -> None:
+    def __init__(self, z_channels: int, ch: int, ch_mult: Sequence[int], num_res_blocks: int) -> None:
         super().__init__()
         widths = [ch * m for m in ch_mult]
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)

@@ -220,9 +220,8 @@ class VqVae(nn.Module):
     def __init__(self, config: VqVaeConfig) -> None:
         super().__init__()
         self.config = config
-        conv = {"ch": config.ch, "ch_mult": config.ch_mult, "num_res_blocks": config.num_res_blocks}
-        self.encoder = Encoder(z_channels=config.z_channels, **conv)
-        self.decoder = Decoder(z_channels=config.z_channels, **conv)
+        self.encoder = Encoder(config.z_channels, config.ch, config.ch_mult, config.num_res_blocks)
+        self.decoder = Decoder(config.z_channels, config.ch, config.ch_mult, config.num_res_blocks)
         self.quantize = ResidualQuantizer(config)
         kernel = config.quant_conv_ks
         self.quant_conv = nn.Conv2d(config.z_channels, config.z_channels, kernel, padding=kernel // 2)

@@ -45,6 +45,9 @@ Weights = Annotated[
     str | None,
     typer.Option("--weights", metavar="DIR", help="Folder of official files, or demo, hub, random:SEED."),
 ]
+InceptionWeights = Annotated[
+    Path | None, typer.Option("--inception-weights", metavar="PATH", help="Weights of the Inception extractor.")
+]
 
 
 def run(
@@ -54,9 +57,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, for every case.")] = None,
     settings: Settings = None,
     weights: Weights = None,
-    inception_weights: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Weights of the Inception extractor.")
-    ] = None,
+    inception_weights: InceptionWeights = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is already recorded.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure again what is not ok.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list, nothing else.")] = False,

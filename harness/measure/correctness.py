@@ -51,7 +51,7 @@ TOLERANCES = {
 
 def reference_twin(sampler: Sampler) -> Sampler:
     """The reference backend on the very same modules: no weight is loaded or copied twice."""
-    return sampler.spec.sampler(  # type: ignore[call-arg]
+    return sampler.spec.sampler(
         sampler.spec,
         sampler.modules(),
         weights=sampler.weights,

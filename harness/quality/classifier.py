@@ -13,8 +13,6 @@ import json
 import math
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -33,6 +31,7 @@ from arvbench.errors import CheckpointError
 from arvbench.harness.digits import IMAGE_PX, NUM_CLASSES, Digits, load_digits_rgb
 from arvbench.harness.quality.protocol import images_sha256
 from arvbench.harness.training import Progress
+from arvbench.harness.training.reproducible import reproducible
 
 DIMS = 64
 DATA = Path(__file__).parent / "data"
@@ -104,7 +103,7 @@ def train_classifier(
     result.
     """
     noise = torch.Generator().manual_seed(settings.seed)
-    with _reproducible(settings.seed):
+    with reproducible(settings.seed):
         model = DigitsCnn().to(device)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=False
@@ -161,19 +160,6 @@ def augment(images_N3HW: Tensor, settings: TrainingSettings, noise: torch.Genera
     moved = F.grid_sample(images_N3HW.float() / 255, grid, mode="bilinear", align_corners=False) * 2 - 1
     level_N111 = torch.rand(count, 1, 1, 1, generator=noise) * settings.max_noise
     return (moved + level_N111 * torch.randn(moved.shape, generator=noise)).clamp(-1, 1)
-
-
-@contextmanager
-def _reproducible(seed: int) -> Iterator[None]:
-    """Seed parameter initialisation, use one thread and deterministic convolutions; restore all of it afterwards."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
-        torch.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ class DemoTraining:
     threads: int = 2
     tokenizer: TokenizerTraining = field(default_factory=TokenizerTraining)
     transformer: TransformerTraining = field(default_factory=TransformerTraining)
-    shifts: tuple[tuple[int, int], ...] = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
+    shifts: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (-1, -1))
     """Copies of every training image, moved by (rows, columns) pixels."""
 
 

@@ -84,7 +84,8 @@ def train_transformer(
 
 def _decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Decay matrices only: not biases, embeddings, positions or modulation."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         matrix = parameter.ndim == 2 and "emb" not in name
         (decayed if matrix else free).append(parameter)

@@ -59,7 +59,7 @@ def _config(kind: type[T], args: Mapping[str, Any]) -> T:
     known = {f.name for f in fields(kind)}
     if unknown := sorted(args.keys() - known - _NO_EFFECT):
         raise FixtureError(f"the fixture uses arguments that are not implemented: {', '.join(unknown)}")
-    used = {k: tuple(v) if isinstance(v, list) else v for k, v in args.items() if k in known}
+    used: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in args.items() if k in known}
     return kind(**used)
 
 

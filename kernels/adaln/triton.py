@@ -18,8 +18,8 @@ from arvbench.errors import ContractError
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-# The number of tokens changes with every step of a sampler and divides only addresses: specialising on it would compile code that is no
-# better, once more for one token and once for multiples of 16.
+# The number of tokens changes with every step of a sampler and only divides addresses: specialising on it would compile
+# code that is no better, once more for one token and once for multiples of 16.
 @triton.jit(do_not_specialize=["tokens"])
 def _adaln_modulate_kernel(  # type: ignore[no-untyped-def]
     x, scale, shift, out, eps, tokens, C, x_row, x_token, scale_row, shift_row, BLOCK: tl.constexpr

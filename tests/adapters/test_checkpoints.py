@@ -71,9 +71,7 @@ def test_random_weights_depend_on_the_seed_and_are_marked(spec):
     assert one.weights.random
     assert not one.weights.sha256
     assert not torch.equal(one.transformer.head.weight, two.transformer.head.weight)
-    assert torch.equal(
-        one.transformer.head.weight, build_sampler(spec, weights="random:1").transformer.head.weight
-    )
+    assert torch.equal(one.transformer.head.weight, build_sampler(spec, weights="random:1").transformer.head.weight)
 
 
 # ---- what cannot -------------------------------------------------------------------------------------------------

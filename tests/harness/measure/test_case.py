@@ -7,6 +7,7 @@ import hashlib
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from arvbench.adapters import PerImageNoise
 from arvbench.harness.jobs import Event, Job
@@ -57,6 +58,24 @@ def test_random_weights_have_no_quality_and_that_is_said(measured):
     outcome, events, _ = measured
     assert outcome.quality == ()
     assert Event(phase="quality", note="random weights have no quality: none is reported") in events
+
+
+def test_quality_is_computed_on_images_of_every_class_alike(tmp_path, reference):
+    tensors = {
+        f"{part}.{key}": value.contiguous()
+        for part, module in reference.modules().items()
+        for key, value in module.state_dict().items()
+    }
+    save_file(tensors, tmp_path / "bundle.safetensors")
+    events: list[Event] = []
+    outcome = measure_case(job(tmp_path, weights=str(tmp_path / "bundle.safetensors"), quality=QUALITY), events.append)
+    quality = {number.metric: number for number in outcome.quality}
+    assert quality.keys() == {"fid", "isc", "kid", "precision", "recall", "label-accuracy"}
+    assert {number.n_samples for number in quality.values()} == {20}
+    # Whatever an untrained model draws, a classifier that sees one class everywhere is right on a tenth of the labels.
+    assert 0 <= quality["label-accuracy"].value <= 0.5
+    assert Event(phase="quality", done=20, total=20) in events
+    assert not outcome.setup.weights_random and "bundle.safetensors" in outcome.setup.weights_sha256
 
 
 def test_the_sample_sheet_has_a_row_per_class(measured):
