@@ -42,7 +42,7 @@ from arvbench.adapters.sampling import Noise, cfg_mix, filter_logits, gumbel_sof
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
 from arvbench.errors import ContractError
-from arvbench.kernels.dispatch import KernelSet
+from arvbench.kernels.dispatch import KernelSet, select
 
 _PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
@@ -358,7 +358,8 @@ class VarSampler(Sampler):
             labels_B = labels_B.masked_fill(u_B < self.transformer.config.cond_drop_rate, self.spec.num_classes)
         with torch.no_grad():
             codes_BLK = self.tokenizer.quantize.teacher_forcing_input(tokens)
-        logits_BLV = self.transformer(labels_B, codes_BLK, self._kernels)
+        # Triton kernels are forward only.
+        logits_BLV = self.transformer(labels_B, codes_BLK, select("reference", self.device))
         return F.cross_entropy(logits_BLV.flatten(0, 1), torch.cat(tuple(tokens), dim=1).flatten())
 
 

@@ -38,6 +38,8 @@ _POINTERS = {
     torch.bool: "*i1",
 }
 _ALIGNED = [["tt.divisibility", 16]]
+CAN_COMPILE = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
+"""Triton 3.2 describes the specialisation of arguments in another way; its kernels can be launched all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +58,11 @@ class CompiledLaunch:
 def compile_case(spec: KernelSpec, case: str, *, dtype: torch.dtype, capability: int) -> tuple[CompiledLaunch, ...]:
     """Compile every launch that the wrapper makes for `case`, for compute capability `capability` (90: sm_90).
 
-    Raises HostError when Triton interprets kernels or has no cuobjdump, ContractError when the wrapper launches
-    nothing or hands its kernel an argument that cannot be compiled for.
+    Raises HostError when Triton is older than 3.3, interprets kernels or has no cuobjdump, ContractError when the
+    wrapper launches nothing or hands its kernel an argument that cannot be compiled for.
     """
+    if not CAN_COMPILE:
+        raise HostError(f"compiling ahead of time needs triton >= 3.3, this is {triton.__version__}: upgrade torch")
     module = importlib.import_module(spec.fast.partition(":")[0])
     kernels = [value for value in vars(module).values() if isinstance(value, JITFunction)]
     if not kernels:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,7 @@ class ModelRow:
     top_k: int | None
     top_p: float | None
     weights: str
-    """Where trained weights come from: "demo", or the hub repository and file."""
+    """Where trained weights come from: "demo", or the official file (`doctor` says where to get it)."""
 
 
 def models(
@@ -72,44 +75,40 @@ def model_rows() -> list[ModelRow]:
                 cfg=spec.settings.cfg,
                 top_k=spec.settings.top_k,
                 top_p=spec.settings.top_p,
-                weights=f"{checkpoint.hub_repo} {checkpoint.transformer_file}" if checkpoint else "demo",
+                weights=checkpoint.transformer_file if checkpoint else "demo",
             )
         )
     return rows
 
 
-def _table(rows: list[ModelRow]):  # type: ignore[no-untyped-def]  # rich is imported where a table is printed
+def _table(rows: list[ModelRow]) -> Table:
     from rich.table import Table
 
-    table = Table(title="Models", caption="Any model also takes --weights random:SEED, for speed and memory.")
-    for heading, justify in (
-        ("model", "left"),
-        ("family", "left"),
-        ("px", "right"),
-        ("classes", "right"),
-        ("steps", "right"),
-        ("tokens", "right"),
-        ("transformer", "right"),
-        ("tokenizer", "right"),
-        ("cfg", "right"),
-        ("top-k", "right"),
-        ("top-p", "right"),
-        ("trained weights", "left"),
-    ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    table = Table(
+        title="Models and their official sampling settings",
+        caption="Every model also takes random:SEED as weights, for speed and memory.",
+        padding=(0, 1, 0, 0),
+        box=None,
+    )
+    table.add_column("model", no_wrap=True)
+    for heading in ("px", "steps", "tokens", "transformer", "tokenizer", "cfg", "top-k", "top-p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
     for row in rows:
         table.add_row(
             row.name,
-            row.family,
             str(row.image_px),
-            str(row.classes),
             str(row.steps),
             str(row.tokens),
-            f"{row.transformer_parameters:,}",
-            f"{row.tokenizer_parameters:,}",
+            _millions(row.transformer_parameters),
+            _millions(row.tokenizer_parameters),
             f"{row.cfg:g}",
             "all" if row.top_k is None else str(row.top_k),
             "all" if row.top_p is None else f"{row.top_p:g}",
             row.weights,
         )
     return table
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:,.2f} M" if parameters < 1e7 else f"{parameters / 1e6:,.0f} M"

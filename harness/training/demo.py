@@ -32,7 +32,7 @@ class DemoTraining:
     """How a demo model is trained; part of its record."""
 
     seed: int = 0
-    threads: int = 2
+    threads: int = 1
     tokenizer: TokenizerTraining = field(default_factory=TokenizerTraining)
     transformer: TransformerTraining = field(default_factory=TransformerTraining)
     shifts: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (-1, -1))

@@ -20,7 +20,7 @@ from arvbench.harness.training import Progress
 class TokenizerTraining:
     """How a tokenizer is trained; part of its record."""
 
-    epochs: int = 5
+    epochs: int = 4
     batch: int = 32
     learning_rate: float = 2e-3
     """Peak of a one-cycle cosine schedule (AdamW)."""

@@ -10,6 +10,7 @@ from arvbench.kernels import KERNELS
 from arvbench.kernels.base import KernelSpec
 
 aot = pytest.importorskip("arvbench.kernels.aot", reason="needs triton")
+pytestmark = pytest.mark.skipif(not aot.CAN_COMPILE, reason="needs triton >= 3.3")
 
 CAPABILITIES = (80, 90, 100)
 COMPILED = [

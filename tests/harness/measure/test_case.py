@@ -62,7 +62,7 @@ def test_random_weights_have_no_quality_and_that_is_said(measured):
 
 def test_quality_is_computed_on_images_of_every_class_alike(tmp_path, reference):
     tensors = {
-        f"{part}.{key}": value.contiguous()
+        f"{part}.{key}": value.clone()
         for part, module in reference.modules().items()
         for key, value in module.state_dict().items()
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 
 import pytest
@@ -111,6 +112,20 @@ def test_the_process_probe_sees_a_peak_that_is_over():
     assert probe.peak_bytes() - before >= 60 * MIB
     probe.begin_phase()
     assert probe.peak_bytes() - before < 32 * MIB
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_freed_blocks_that_the_c_library_keeps_do_not_hide_the_next_need():
+    probe = ProcessMemoryProbe()
+    probe.release_unused()
+    before = probe.in_use_bytes()
+    blocks = [bytearray(b"x" * 64 * 1024) for _ in range(1024)]
+    pin = blocks[-1]
+    assert probe.in_use_bytes() - before > 48 * MIB
+    blocks.clear()
+    probe.release_unused()
+    assert probe.in_use_bytes() - before < 16 * MIB
+    assert len(pin) == 64 * 1024
 
 
 def test_a_kernel_that_refuses_gives_none_and_not_an_old_peak(tmp_path):
