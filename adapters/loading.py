@@ -114,9 +114,9 @@ def _read(
         files = _hub_files(spec)
     else:
         files = _local_files(spec, Path(weights).expanduser())
+    state = {part: _read_part(spec, part, path) for part, path in files.items()}
     digests = {path.name: sha256_of(path) for path in dict.fromkeys(files.values())}
-    info = WeightsInfo(source=weights, random=False, sha256=digests)
-    return {part: _read_part(spec, part, path) for part, path in files.items()}, info
+    return state, WeightsInfo(source=weights, random=False, sha256=digests)
 
 
 def _random_seed(weights: str) -> int:

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import arvbench
+from arvbench.errors import ContractError
+from arvbench.harness import cli
+
+VERBS = ("run", "models", "verify", "train", "report", "doctor")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_examples(verb, capsys):
+    assert cli.main([verb, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "Examples:" in out
+    assert f"arvbench {verb}" in out
+
+
+def test_help_names_all_verbs(capsys):
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in VERBS)
+
+
+def test_help_does_not_pay_for_torch():
+    code = (
+        "import sys; from arvbench.harness.cli import main; main(['--help']); "
+        "print([m for m in ('torch', 'matplotlib', 'sklearn', 'torchvision', 'pandas') if m in sys.modules])"
+    )
+    source = str(arvbench.__path__[0]).removesuffix("/arvbench")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": source}
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"arvbench {arvbench.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "demoo"], "no suite 'demoo'; did you mean 'demo'"),
+        (["run", "demo", "--models", "demo/vra"], "no model 'demo/vra'; did you mean 'demo/var'"),
+        (["train", "demo/vra"], "no training 'demo/vra'; did you mean 'demo/var'"),
+        (["report", "nowhere"], "nowhere"),
+        (["verify", "nowhere.json"], "cannot read nowhere.json"),
+    ],
+)
+def test_a_user_error_is_exit_code_2_and_one_line(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["run", "demo", "--nonsense"], ["nonsense"]])
+def test_a_malformed_command_line_is_exit_code_2(arguments, capsys):
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_broken_contract_is_exit_code_70_with_a_traceback(monkeypatch, capsys):
+    def broken(*_args, **_options):
+        raise ContractError("an adapter did not keep its promise")
+
+    monkeypatch.setattr(cli, "app", broken)
+    assert cli.main(["models"]) == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    assert cli.main(["models"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_models_are_listed_as_a_table_and_as_json(capsys):
+    assert cli.main(["models", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["var-d30"]["transformer_parameters"] == 2_010_020_356
+    assert rows["var-d36"] | {"image_px": 512, "steps": 10, "tokens": 2240} == rows["var-d36"]
+    assert cli.main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in rows)
+    assert "…" not in out, "the table must fit 80 columns"
+
+
+def test_an_unwritable_training_folder_is_a_user_error(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["train", "digits-cnn", "--out", str(tmp_path / "file" / "below")]) == 2
+    assert "cannot write" in capsys.readouterr().err
