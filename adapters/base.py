@@ -13,13 +13,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from arvbench.adapters.cache.base import KVCache
+from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.errors import UserError
@@ -151,6 +152,9 @@ class Sampler(ABC):
     kernels   operation -> implementation ("torch" or "triton") that this sampler calls
     """
 
+    keep_fp32: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Part -> names of its children that stay in fp32 whatever the dtype."""
+
     def __init__(
         self,
         spec: ModelSpec,
@@ -161,10 +165,12 @@ class Sampler(ABC):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """Take the filled modules of `build_modules`; families move them to `device` and `dtype`."""
+        """Take the filled modules of `build_modules` and move them to `device` and `dtype`."""
         self.spec, self.weights, self.backend, self.device, self.dtype = spec, weights, backend, device, dtype
         self._modules = modules
         self._kernels = select(backend, device)
+        for part, module in modules.items():
+            cast_except(module.to(device).eval(), dtype, keep_fp32=self.keep_fp32.get(part, ()))
 
     @property
     def kernels(self) -> Mapping[str, str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +30,11 @@ from arvbench.adapters.base import (
     SamplingSettings,
     SilentObserver,
     StepOutput,
-    WeightsInfo,
     to_uint8,
 )
 from arvbench.adapters.cache import CACHE_POLICIES
 from arvbench.adapters.cache.base import CacheShape, KVCache
 from arvbench.adapters.common.cost import StepCost
-from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.common.transformer import AdaLNBlock, HeadNorm
 from arvbench.adapters.sampling import Noise, cfg_mix, filter_logits, gumbel_softmax
 from arvbench.adapters.schedule import Schedule, Step
@@ -165,24 +163,17 @@ class Var(nn.Module):
 class VarSampler(Sampler):
     """VAR behind the sampling interface."""
 
-    default_cache: Mapping[Backend, str] = {"reference": "grow", "optimized": "static"}
+    # Official code computes logits in fp32 whatever the autocast dtype; the residual pyramid adds up ten scales.
+    keep_fp32: ClassVar = {"transformer": ("head_nm", "head"), "tokenizer": ("quantize",)}
+    default_cache: ClassVar[Mapping[Backend, str]] = {"reference": "grow", "optimized": "static"}
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        modules: Mapping[str, nn.Module],
-        *,
-        weights: WeightsInfo,
-        backend: Backend,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__(spec, modules, weights=weights, backend=backend, device=device, dtype=dtype)
-        self.transformer = cast(Var, modules["transformer"]).to(device).eval()
-        self.tokenizer = cast(VqVae, modules["tokenizer"]).to(device).eval()
-        # Official code computes logits in fp32 whatever the autocast dtype; the residual pyramid adds up ten scales.
-        cast_except(self.transformer, dtype, keep_fp32=("head_nm", "head"))
-        cast_except(self.tokenizer, dtype, keep_fp32=("quantize",))
+    @property
+    def transformer(self) -> Var:
+        return cast(Var, self._modules["transformer"])
+
+    @property
+    def tokenizer(self) -> VqVae:
+        return cast(VqVae, self._modules["tokenizer"])
 
     @staticmethod
     def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
