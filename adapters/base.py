@@ -249,6 +249,11 @@ class Sampler(ABC):
             )
 
 
+def from_uint8(images: Tensor) -> Tensor:
+    """Turn images uint8 into float in [-1, 1], which `Sampler.encode` takes."""
+    return images.float().div(127.5).sub(1)
+
+
 def to_uint8(decoded: Tensor, rule: str) -> Tensor:
     """Turn images float in [0, 1] into uint8 by the named rule."""
     scaled = decoded.float().mul(255)

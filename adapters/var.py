@@ -427,7 +427,7 @@ DEMO = var_spec(
     VqVaeConfig(
         vocab_size=256, z_channels=16, ch=32, ch_mult=(1, 1, 1), num_res_blocks=1, v_patch_nums=_DEMO_PATCH_NUMS
     ),
-    VarSettings(cfg=1.0, top_p=0.95),
+    VarSettings(cfg=0.5, top_p=0.98),
     "chosen on the trained demo model",
     demo=True,
 )

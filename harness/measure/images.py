@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from arvbench.adapters.base import Sampler, SamplingSettings
+from arvbench.adapters.base import Sampler, SamplingSettings, from_uint8, to_uint8
 from arvbench.adapters.cache.base import KVCache
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.harness.jobs import Event, EventListener, Job
@@ -70,7 +71,7 @@ def measure_case_quality(
     ):
         batches.append(images)
         progress(sum(map(len, batches)))
-    return measure_quality(
+    numbers = measure_quality(
         torch.cat(batches),
         request,
         scheme=SampleScheme(labels="equal per class, in order", uint8_rule=settings.uint8_rule),
@@ -78,6 +79,41 @@ def measure_case_quality(
         inception_weights=job.inception_weights,
         device=sampler.device,
     )
+    return numbers + reconstruction_quality(sampler, request, settings, job.case.batch, job.inception_weights)
+
+
+def reconstruction_quality(
+    sampler: Sampler,
+    request: QualityRequest,
+    settings: SamplingSettings,
+    batch: int,
+    inception_weights: Path | None = None,
+) -> tuple[Quality, ...]:
+    """FID of the tokenizer alone: the reference's own images, encoded and decoded, against the reference.
+
+    No sampler on this tokenizer can be expected below it. Empty unless FID was asked for on a named data set of the
+    model's size.
+    """
+    from arvbench.harness.quality.metrics import SampleScheme, measure_quality
+    from arvbench.harness.quality.reference import reference_images
+
+    images_N3HW = reference_images(request.reference)
+    if images_N3HW is None or "fid" not in request.metrics or images_N3HW.shape[2] != sampler.spec.image_px:
+        return ()
+    restored = [
+        to_uint8(sampler.decode(sampler.encode(from_uint8(part.to(sampler.device)))), settings.uint8_rule).cpu()
+        for part in images_N3HW.split(batch)
+    ]
+    numbers = measure_quality(
+        torch.cat(restored),
+        request.model_copy(update={"images": len(images_N3HW), "metrics": ("fid",)}),
+        scheme=SampleScheme(
+            labels="those of the data set", uint8_rule=settings.uint8_rule, sampling="tokenizer reconstruction"
+        ),
+        inception_weights=inception_weights,
+        device=sampler.device,
+    )
+    return tuple(number.model_copy(update={"metric": "reconstruction-fid"}) for number in numbers)
 
 
 def draw_sample_sheet(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> SampleSheet:

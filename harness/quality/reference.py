@@ -54,6 +54,11 @@ def load_reference_set(reference: str, extractor: Extractor) -> Reference:
     return _folder(Path(reference), extractor)
 
 
+def reference_images(reference: str) -> Tensor | None:
+    """Pixels (N, 3, H, W) uint8 of a reference that is a named data set; None for a folder, which may be any size."""
+    return load_digits_rgb().images_N3HW if reference == DIGITS else None
+
+
 def _stored_digits(extractor: Extractor) -> Reference:
     stored = load_reference()
     if stored.extractor_sha256 != extractor.sha256:

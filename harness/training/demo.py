@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from arvbench.adapters import MODELS
-from arvbench.adapters.base import ModelSpec, Sampler, WeightsInfo, to_uint8
+from arvbench.adapters.base import ModelSpec, Sampler, WeightsInfo, from_uint8
 from arvbench.adapters.checkpoints import random_tensors, sha256_of
 from arvbench.adapters.loading import assemble, build_sampler, meta_modules, usable_device
 from arvbench.harness.digits import Digits, load_digits_rgb
@@ -60,7 +60,7 @@ def train_var(
         sampler = _untrained(spec, settings.seed, device)
         tokenizer_losses = train_tokenizer(
             sampler.modules()["tokenizer"],  # type: ignore[arg-type]
-            to_float(train.images_N3HW),
+            from_uint8(train.images_N3HW),
             settings.tokenizer,
             order=order,
             progress=progress,
@@ -94,7 +94,7 @@ def train_var(
         "device": str(device),
         "wall_s": wall_s,
         # Of the file as it is shipped, in half precision.
-        "quality": evaluate(build_sampler(spec, weights=str(weights), device=device), digits),
+        "quality": evaluate(build_sampler(spec, weights=str(weights), device=device)),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "safetensors")},
         "sha256": {weights.name: sha256_of(weights)},
@@ -103,31 +103,20 @@ def train_var(
     return record
 
 
-def evaluate(sampler: Sampler, digits: Digits, *, images: int = 1000, batch: int = 100) -> dict[str, float]:
-    """Label accuracy and FID of generated digits, and FID of reconstructions (rFID), under `digits-cnn`."""
-    from arvbench.harness.measure.images import generate
+def evaluate(sampler: Sampler, *, images: int = 1000, batch: int = 100) -> dict[str, float]:
+    """Label accuracy and FID of generated digits, and FID of reconstructions, under `digits-cnn`."""
+    from arvbench.harness.measure.images import generate, reconstruction_quality
     from arvbench.harness.quality.metrics import SampleScheme, measure_quality
 
+    settings = sampler.spec.settings
     labels = torch.arange(sampler.spec.num_classes).repeat_interleave(images // sampler.spec.num_classes)
     generated = torch.cat(
-        list(generate(sampler, labels.tolist(), sampler.spec.settings, run_seed=0, batch=batch, cache_policy=None))
-    )
-    rule = sampler.spec.settings.uint8_rule
-    restored = torch.cat(
-        [
-            to_uint8(sampler.decode(sampler.encode(to_float(part))), rule).cpu()
-            for part in digits.images_N3HW.split(batch)
-        ]
+        list(generate(sampler, labels.tolist(), settings, run_seed=0, batch=batch, cache_policy=None))
     )
     ask = QualityRequest(extractor="digits-cnn", reference="digits", images=images, metrics=("fid",))
-    scheme = SampleScheme(labels="equal per class, in order", uint8_rule=rule)
-    quality = {q.metric: q.value for q in measure_quality(generated, ask, scheme=scheme, labels_N=labels)}
-    restoration = measure_quality(
-        restored,
-        ask.model_copy(update={"images": len(restored)}),
-        scheme=SampleScheme(labels="those of the data set", uint8_rule=rule, sampling="tokenizer reconstruction"),
-    )
-    return quality | {"reconstruction fid": restoration[0].value}
+    scheme = SampleScheme(labels="equal per class, in order", uint8_rule=settings.uint8_rule)
+    numbers = measure_quality(generated, ask, scheme=scheme, labels_N=labels)
+    return {q.metric: q.value for q in (*numbers, *reconstruction_quality(sampler, ask, settings, batch))}
 
 
 def shifted(digits: Digits, shifts: tuple[tuple[int, int], ...]) -> Digits:
@@ -140,14 +129,9 @@ def shifted(digits: Digits, shifts: tuple[tuple[int, int], ...]) -> Digits:
     return Digits(images_N3HW=torch.cat(moved), labels_N=digits.labels_N.repeat(len(shifts)))
 
 
-def to_float(images_N3HW: Tensor) -> Tensor:
-    """Return images in [-1, 1] from uint8."""
-    return images_N3HW.float().div(127.5).sub(1)
-
-
 def encode(sampler: Sampler, digits: Digits) -> list[Tensor]:
     """Tokens of all images per scale, each (N, l)."""
-    batches = [sampler.encode(to_float(batch)) for batch in digits.images_N3HW.split(256)]
+    batches = [sampler.encode(from_uint8(batch)) for batch in digits.images_N3HW.split(256)]
     return [torch.cat(scale) for scale in zip(*batches, strict=True)]
 
 

@@ -19,7 +19,7 @@ from arvbench.harness.training import Progress
 class TransformerTraining:
     """How a transformer is trained; part of its record."""
 
-    epochs: int = 8
+    epochs: int = 12
     batch: int = 64
     learning_rate: float = 3e-3
     """Peak of a one-cycle cosine schedule (AdamW)."""

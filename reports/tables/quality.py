@@ -12,6 +12,7 @@ from arvbench.results.schema import Measured, Quality, Record
 # Metric as recorded -> (how it is written, which way is better).
 _METRICS: dict[str, tuple[str, str]] = {
     "fid": ("FID", "lower"),
+    "reconstruction-fid": ("rFID", "lower"),
     "label-accuracy": ("Label accuracy", "higher"),
     "isc": ("IS", "higher"),
     "kid": ("KID", "lower"),

@@ -74,7 +74,27 @@ def results_table(records: Sequence[Record]) -> Table:
         ]
         for record in records
     ]
-    return make_table("Results: one row for every case", columns, rows)
+    return _shared_in_caption("Results: one row for every case", columns, rows)
+
+
+_MAY_BE_SHARED = ("Model", "Weights", "Backend", "KV cache", "Hardware", "Dtype")
+"""Columns that say nothing when all rows agree."""
+
+
+def _shared_in_caption(caption: str, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> Table:
+    """Leave room for numbers: what several rows all share is said once, in the caption."""
+    shared = {
+        place: rows[0][place].text
+        for place, column in enumerate(columns)
+        if column.label in _MAY_BE_SHARED and len(rows) > 1 and len({row[place].text for row in rows}) == 1
+    }
+    said = "; ".join(f"{columns[place].label.lower()} {text}" for place, text in shared.items())
+    kept = [place for place in range(len(columns)) if place not in shared]
+    return make_table(
+        f"{caption} (all: {said})" if said else caption,
+        [columns[place] for place in kept],
+        [[row[place] for place in kept] for row in rows],
+    )
 
 
 def status_cell(status: Status) -> Cell:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arvbench.reports.cases import case_cell, case_names
-from arvbench.reports.numbers import shorten
+from arvbench.reports.numbers import plain, shorten
 from arvbench.reports.table import Cell, Column, make_table
-from arvbench.reports.tables.quality import quality_cells, quality_columns
+from arvbench.reports.tables.quality import metric_label, quality_cells, quality_keys
 from arvbench.reports.tables.results import (
     cache_peak_cell,
     latency_cell,
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 _STYLES = {"plain": "", "good": "green", "bad": "bold red", "warn": "yellow"}
 _REASON_LENGTH = 300
-_NAME_WIDTH = 18
-_QUALITY = ("fid", "label-accuracy")
+_NAME_WIDTH = 40
+_QUALITY = ("fid", "reconstruction-fid", "label-accuracy")
 """Metrics that have room in a terminal; the report has all."""
 
 
 def terminal_table(records: Sequence[Record]) -> RichTable:
-    """The headline numbers as a Rich table; reasons of cases without a speed stand below it.
+    """The headline numbers as a Rich table; what all cases share is in its title, reasons and protocols stand below.
 
     Names are plain text: Rich markup and control characters in them do nothing.
     """
@@ -41,18 +42,10 @@ def terminal_table(records: Sequence[Record]) -> RichTable:
     from rich.text import Text
 
     names = case_names(records)
-    columns = [
-        Column(label="Case"),
-        Column(label="Status"),
-        Column(label="images/s", numeric=True),
-        Column(label="ms/image", numeric=True),
-        *peak_memory_columns(),
-        Column(label="KV peak", unit="MiB", numeric=True),
-        *quality_columns(records, _QUALITY),
-    ]
+    short, shared = _without_shared_words(names)
     rows = [
         [
-            case_cell(record, names),
+            case_cell(record, short),
             status_cell(record.status),
             throughput_cell(record),
             latency_cell(record, "images"),
@@ -62,37 +55,81 @@ def terminal_table(records: Sequence[Record]) -> RichTable:
         ]
         for record in records
     ]
-    table = make_table("Results", columns, rows)
+    table = make_table("Results", _columns(records), rows)
     rich = RichTable(
-        title=Text("Results"), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=Text(f"Results: {shared}" if shared else "Results"),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    for place, column in enumerate(table.columns):
-        heading = Text("\n".join(part for part in (column.label, column.unit, column.note) if part))
-        longest = max((len(row[place].text) for row in table.rows), default=1)
-        # On a narrow terminal headings wrap, numbers do not; columns of a fixed width are never squeezed.
+    for column in table.columns:
+        words = " ".join(part for part in (column.label, column.unit, column.note) if part).split()
+        # On a narrow terminal the names of the cases wrap, and nothing else.
+        name = column is table.columns[0]
         rich.add_column(
-            heading,
+            Text("\n".join(words)),
             justify="right" if column.numeric else "left",
-            min_width=longest if column.numeric else None,
-            width=None if column.numeric else min(longest, _NAME_WIDTH),
+            no_wrap=not name,
+            max_width=_NAME_WIDTH if name else None,
             overflow="fold",
         )
     for row in table.rows:
-        rich.add_row(*(_cell_text(cell) for cell in row))
-    reasons = [
+        rich.add_row(*(_cell_text(c, column) for c, column in zip(row, table.columns, strict=True)))
+    if remarks := [*_reasons(records, names), *_protocols(records)]:
+        rich.caption = Text("\n".join(remarks))
+    return rich
+
+
+def _columns(records: Sequence[Record]) -> list[Column]:
+    """Short headings; a protocol id is part of one only where a metric has several."""
+    keys = quality_keys(records, _QUALITY)
+    several = {metric for metric, count in Counter(metric for metric, _ in keys).items() if count > 1}
+    return [
+        Column(label="Case"),
+        Column(label="Status"),
+        Column(label="images/s", numeric=True),
+        Column(label="ms/image", numeric=True),
+        *(Column(label=column.note or "", unit="peak MiB", numeric=True) for column in peak_memory_columns()),
+        Column(label="KV cache", unit="peak MiB", numeric=True),
+        *(
+            Column(label=metric_label(metric), numeric=True, note=plain(protocol_id) if metric in several else "")
+            for metric, protocol_id in keys
+        ),
+    ]
+
+
+def _without_shared_words(names: dict[str, str]) -> tuple[dict[str, str], str]:
+    """Names without the words that all of them have, and those words; a single name stays whole."""
+    words = {record_id: name.split() for record_id, name in names.items()}
+    first = next(iter(words.values()), [])
+    shared = [word for word in first if all(word in other for other in words.values())]
+    if len(set(names.values())) < 2:
+        return names, ""
+    return {
+        record_id: " ".join(word for word in own if word not in shared) or names[record_id]
+        for record_id, own in words.items()
+    }, ", ".join(shared)
+
+
+def _reasons(records: Sequence[Record], names: dict[str, str]) -> list[str]:
+    return [
         f"{names[record.record_id]}: {record.status.value}: {shorten(reason(record), _REASON_LENGTH)}"
         for record in records
         if reason(record)
     ]
-    if reasons:
-        rich.caption = Text("\n".join(reasons))
-    return rich
 
 
-def _cell_text(cell: Cell) -> Text:
+def _protocols(records: Sequence[Record]) -> list[str]:
+    return [f"{metric_label(metric)}: protocol {plain(pid)}" for metric, pid in quality_keys(records, _QUALITY)]
+
+
+def _cell_text(cell: Cell, column: Column) -> Text:
+    """A cell with its flags below it; beside numbers there is room for a flag's first word."""
     from rich.text import Text
 
     text = Text(cell.text, style=_STYLES[cell.tone])
     for flag in cell.flags:
-        text.append(f"\n{flag}", style="yellow")
+        text.append(f"\n{flag.split()[0] if column.numeric else flag}", style="yellow")
     return text

@@ -178,7 +178,7 @@ def test_the_terminal_shows_every_case_its_number_and_its_reason(records: list[R
             assert f"{images_per_second(timing).value:.3g}" in text
 
 
-@pytest.mark.parametrize(("protocols", "width"), [("a", 64), ("ab", 84)])
+@pytest.mark.parametrize(("protocols", "width"), [("a", 80), ("ab", 110)])
 def test_a_narrow_terminal_cuts_neither_numbers_nor_words(make, protocols: str, width: int) -> None:
     rng = np.random.default_rng(0)
     records = [
@@ -198,3 +198,19 @@ def test_markup_and_escape_sequences_in_names_do_nothing_in_a_terminal(make) -> 
     text = rendered([make.record(case_id="[red]x[/]\x1b[2Jy")], 160)
     assert "[red]x[/]" in text
     assert "\x1b[2J" not in text
+
+
+def test_what_all_cases_share_stands_once_in_the_title(make) -> None:
+    records = [make.record("demo/var", number=i, batch=batch, weights="demo") for i, batch in enumerate((1, 16))]
+    title, *rest = rendered(records, 100).splitlines()
+    assert "demo/var" in title
+    assert "demo/var" not in "".join(rest)
+    assert "b16" in "".join(rest)
+
+
+def test_columns_that_say_nothing_move_into_the_caption_of_the_results(make) -> None:
+    records = [make.record("demo/var", number=i, batch=batch, weights="demo") for i, batch in enumerate((1, 16))]
+    table = tables.results_table(records)
+    assert "model demo/var" in table.caption
+    assert "Model" not in [column.label for column in table.columns]
+    assert "Model" in [column.label for column in tables.results_table(records[:1]).columns]
