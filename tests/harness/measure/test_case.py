@@ -70,6 +70,8 @@ def test_quality_is_computed_on_images_of_every_class_alike(tmp_path, reference)
     events: list[Event] = []
     outcome = measure_case(job(tmp_path, weights=str(tmp_path / "bundle.safetensors"), quality=QUALITY), events.append)
     quality = {number.metric: number for number in outcome.quality}
+    # The tokenizer alone is measured on all scans of the reference.
+    assert quality.pop("reconstruction-fid").n_samples == 1797
     assert quality.keys() == {"fid", "isc", "kid", "precision", "recall", "label-accuracy"}
     assert {number.n_samples for number in quality.values()} == {20}
     # Whatever an untrained model draws, a classifier that sees one class everywhere is right on a tenth of the labels.

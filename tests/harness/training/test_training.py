@@ -48,7 +48,7 @@ def test_the_transformer_learns_and_overfits_a_handful_of_images():
         sampler,
         tokens,
         labels,
-        TransformerTraining(epochs=60, batch=4),
+        TransformerTraining(epochs=150, batch=4),
         held_out=(tokens, labels),
         order=torch.Generator().manual_seed(0),
     )
