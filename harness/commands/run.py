@@ -51,7 +51,7 @@ InceptionWeights = Annotated[
 
 
 def run(
-    suite: Annotated[str, typer.Argument(help="Name of a built-in suite (demo, speed256), or a YAML file.")],
+    suite: Annotated[str, typer.Argument(help="Name of a built-in suite (demo, cpu256, speed256), or a YAML file.")],
     models: Models = None,
     out: Out = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, for every case.")] = None,
