@@ -10,17 +10,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
 import torch
-from run_helpers import environment, failure, write_suite
+from run_helpers import environment, failure, workers_of, write_suite
 
 from arvbench.harness.cli import main
 from arvbench.harness.engines.local import LocalEngine
 from arvbench.harness.jobs import Result
 from arvbench.results.records import read_records
 from arvbench.results.schema import Status
+
+T = TypeVar("T")
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 CASE = {"model": "demo/var", "weights": "random:0", "threads": 1, "repeats": 1, "max_warmup": 1}
@@ -158,15 +161,13 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], T], seconds: float = 120) -> T:
+    """What the condition gave when it was first met."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (met := condition()):
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
-
-
-def workers_of(pid: int) -> list[psutil.Process]:
-    return [p for p in psutil.Process(pid).children() if "arvbench.harness.worker" in " ".join(p.cmdline())]
+    return met
 
 
 def gone(worker: psutil.Process) -> bool:
@@ -177,8 +178,9 @@ def test_ctrl_c_and_kill_lose_nothing_and_the_same_command_goes_on(suite, out):
     command = ["run", suite, "--out", str(out), "--no-report", "--set", "batch=[1,2]"]
 
     run = start(*command)
-    wait_for(lambda: (out / "records.jsonl").exists() and len(read_records(out)) == 1 and workers_of(run.pid))
-    (worker,) = workers_of(run.pid)
+    (worker,) = wait_for(
+        lambda: (out / "records.jsonl").exists() and len(read_records(out)) == 1 and workers_of(run.pid)
+    )
     run.send_signal(signal.SIGINT)
     _, told = run.communicate(timeout=60)
     assert run.returncode == 130
@@ -187,8 +189,7 @@ def test_ctrl_c_and_kill_lose_nothing_and_the_same_command_goes_on(suite, out):
     (first,) = read_records(out)
 
     run = start(*command)
-    wait_for(lambda: workers_of(run.pid))
-    (worker,) = workers_of(run.pid)
+    (worker,) = wait_for(lambda: workers_of(run.pid))
     run.kill()
     run.communicate(timeout=60)
     wait_for(lambda: gone(worker), seconds=20)

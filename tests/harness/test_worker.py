@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
+from run_helpers import workers_of
 from safetensors.torch import save_file
 
 from arvbench.adapters import load_sampler
@@ -163,24 +164,20 @@ def test_a_result_file_is_whole_or_absent(tmp_path):
 # ---- real processes ----------------------------------------------------------------------------------------------
 
 
-def workers() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "arvbench.harness.worker" in " ".join(p.cmdline())]
-
-
 def test_a_case_is_measured_in_a_process_of_its_own(tmp_path):
     events: list[Event] = []
     seen: set[int] = set()
 
     def listen(event: Event) -> None:
         events.append(event)
-        seen.update(worker.pid for worker in workers())
+        seen.update(worker.pid for worker in workers_of(os.getpid()))
 
     result = LocalEngine().run(job(tmp_path, batch=2), listen)
     assert isinstance(result.outcome, Measured)
     assert result.outcome.setup.threads == 1
     assert result.environment is not None
     assert [e.phase for e in events] == ["import", "load", "correctness", "warm-up", "timing", "memory"]
-    assert len(seen) == 1 and not workers()
+    assert len(seen) == 1 and not workers_of(os.getpid())
 
 
 def test_running_out_of_memory_is_a_status_and_not_a_crash(tmp_path):
@@ -195,13 +192,13 @@ def test_a_case_that_takes_too_long_is_ended_with_its_process(tmp_path):
     result = LocalEngine().run(job(tmp_path, timeout_s=0.5), ignore)
     assert result.outcome.status is Status.TIMEOUT
     assert "timeout_s 0.5" in result.outcome.reason
-    assert not workers()
+    assert not workers_of(os.getpid())
     assert time.monotonic() - started < 30
 
 
 def test_a_worker_killed_from_outside_is_an_error_that_names_the_signal(tmp_path):
     def kill_soon() -> None:
-        while not (running := workers()):
+        while not (running := workers_of(os.getpid())):
             time.sleep(0.02)
         running[0].send_signal(signal.SIGTERM)
 

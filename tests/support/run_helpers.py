@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from arvbench.harness.config import Case, Suite
 from arvbench.harness.jobs import EventListener, Job, Result
 from arvbench.results.schema import CaseConfig, Environment, Failed, Record, Status
@@ -78,3 +80,15 @@ def write_suite(path: Path, **content: Any) -> Path:
     """A suite file; JSON is YAML."""
     path.write_text(json.dumps({"name": "made-up"} | content))
     return path
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """Worker processes that the process `pid` has started and that have not ended."""
+    return [process for process in psutil.Process(pid).children() if _is_worker(process)]
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "arvbench.harness.worker" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended while we looked
+        return False
