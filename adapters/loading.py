@@ -104,7 +104,7 @@ def meta_modules(spec: ModelSpec) -> dict[str, nn.Module]:
 def _read(
     spec: ModelSpec, weights: str, modules: Mapping[str, nn.Module], device: torch.device
 ) -> tuple[State, WeightsInfo]:
-    if weights.startswith("random"):
+    if weights == "random" or weights.startswith("random:"):
         seed = _random_seed(weights)
         state = {part: random_tensors(module, seed, device) for part, module in modules.items()}
         return state, WeightsInfo(source=weights, random=True)

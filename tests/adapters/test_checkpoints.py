@@ -171,6 +171,27 @@ def test_a_missing_file_says_where_to_get_it(spec, folder):
     assert "no weights at" in refused(spec, folder / "nowhere")
 
 
+def test_the_hub_is_asked_for_the_official_files(spec, folder, monkeypatch):
+    asked = []
+
+    def download(repo, name):
+        asked.append((repo, name))
+        return str(folder / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert torch.equal(image(build_sampler(spec, weights="hub")), image(build_sampler(spec, weights=str(folder))))
+    assert asked == [("nobody/nothing", "tiny.pth"), ("nobody/nothing", "vae.pth")]
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_do(spec, monkeypatch):
+    def download(repo, name):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(CheckpointError, match=r"could not get tiny\.pth of nobody/nothing .* pass its folder"):
+        build_sampler(spec, weights="hub")
+
+
 @pytest.mark.parametrize("weights", ["random", "random:x", "random:-1"])
 def test_random_weights_need_a_seed(spec, weights):
     with pytest.raises(UserError, match="random:0"):
