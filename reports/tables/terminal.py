@@ -12,7 +12,6 @@ from arvbench.reports.table import Cell, Column, make_table
 from arvbench.reports.tables.quality import metric_label, quality_cells, quality_keys
 from arvbench.reports.tables.results import (
     cache_peak_cell,
-    latency_cell,
     peak_memory_cells,
     peak_memory_columns,
     reason,
@@ -48,7 +47,6 @@ def terminal_table(records: Sequence[Record]) -> RichTable:
             case_cell(record, short),
             status_cell(record.status),
             throughput_cell(record),
-            latency_cell(record, "images"),
             *peak_memory_cells(record),
             cache_peak_cell(record),
             *quality_cells(record, records, _QUALITY),
@@ -90,7 +88,6 @@ def _columns(records: Sequence[Record]) -> list[Column]:
         Column(label="Case"),
         Column(label="Status"),
         Column(label="images/s", numeric=True),
-        Column(label="ms/image", numeric=True),
         *(Column(label=column.note or "", unit="peak MiB", numeric=True) for column in peak_memory_columns()),
         Column(label="KV cache", unit="peak MiB", numeric=True),
         *(
