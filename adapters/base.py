@@ -227,9 +227,14 @@ class Sampler(ABC):
 
     def check_labels(self, labels: Sequence[int] | Tensor) -> Tensor:
         """Return labels (B,) int64 on the device with NULL_LABEL replaced by the null class, or raise UserError."""
-        labels_B = torch.as_tensor(labels)
-        if labels_B.ndim != 1 or labels_B.numel() == 0:
-            raise UserError("labels must be a non-empty list: batch 0 cannot be sampled")
+        try:
+            labels_B = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"labels must be a list of integers: {error}") from error
+        if labels_B.ndim != 1:
+            raise UserError(f"labels must be a flat list, one per image, got shape {tuple(labels_B.shape)}")
+        if labels_B.numel() == 0:
+            raise UserError("there are no labels: batch 0 cannot be sampled")
         if labels_B.is_floating_point() or labels_B.is_complex():
             raise UserError(f"labels must be integers, got {labels_B.dtype}")
         bad = labels_B[(labels_B < NULL_LABEL) | (labels_B >= self.spec.num_classes)]
@@ -241,12 +246,11 @@ class Sampler(ABC):
         labels_B = labels_B.to(self.device, torch.int64)
         return torch.where(labels_B == NULL_LABEL, self.spec.num_classes, labels_B)
 
-    def check_settings(self, settings: SamplingSettings) -> None:
-        """Raise UserError when `settings` ask for what this model cannot do."""
-        if settings.top_k is not None and settings.top_k > self.spec.vocab_size:
-            raise UserError(
-                f"top_k {settings.top_k} is larger than the vocabulary of {self.spec.name} ({self.spec.vocab_size})"
-            )
+
+def check_settings(spec: ModelSpec, settings: SamplingSettings) -> None:
+    """Raise UserError when `settings` ask for what the model cannot do."""
+    if settings.top_k is not None and settings.top_k > spec.vocab_size:
+        raise UserError(f"top_k {settings.top_k} is larger than the vocabulary of {spec.name} ({spec.vocab_size})")
 
 
 def from_uint8(images: Tensor) -> Tensor:

@@ -17,6 +17,11 @@ from torch import Tensor, nn
 
 from arvbench.errors import CheckpointError
 
+
+class MisfitError(CheckpointError):
+    """A readable file whose names or shapes are not those of the model."""
+
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 _LISTED = 5
@@ -103,11 +108,11 @@ def nearest(file: Shapes, known: Iterable[tuple[str, Shapes]]) -> tuple[str, flo
     return max(((name, similarity(file, shapes)) for name, shapes in known), key=lambda pair: pair[1])
 
 
-def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, hint: str = "") -> None:
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
     """Give `module` the tensors themselves (no copy). Every name, shape and kind of number must match.
 
-    `module` may be on the meta device. Raises CheckpointError that lists what is missing, unexpected or of another
-    shape, followed by `hint`; and names the tensor that holds a NaN or an infinity where there should be none.
+    `module` may be on the meta device. Raises MisfitError that lists what is missing, unexpected or of another shape,
+    and CheckpointError that names a parameter which holds a NaN or an infinity.
     """
     wanted = module.state_dict()
     problems = [
@@ -131,7 +136,7 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str
         ),
     ]
     if problems:
-        raise CheckpointError(f"{source} does not fit: {'; '.join(problems)}{'. ' + hint if hint else ''}")
+        raise MisfitError(f"{source} does not fit: {'; '.join(problems)}")
     parameters = {name for name, _ in module.named_parameters()}
     for name in parameters:
         if not torch.isfinite(tensors[name]).all():

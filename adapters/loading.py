@@ -6,15 +6,17 @@ Sources  a folder with the official files, one official file (the tokenizer's be
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from arvbench.adapters.base import Backend, Checkpoint, ModelSpec, Sampler, WeightsInfo
+from arvbench.adapters.base import Backend, ModelSpec, Sampler, WeightsInfo
 from arvbench.adapters.checkpoints import (
+    MisfitError,
     Shapes,
     load_strict,
     nearest,
@@ -24,7 +26,9 @@ from arvbench.adapters.checkpoints import (
     shapes_of,
 )
 from arvbench.adapters.registry import MODELS
-from arvbench.errors import CheckpointError, HostError, UserError
+from arvbench.errors import ArvbenchError, CheckpointError, HostError, UserError
+
+_BUNDLE_HINT = "this model takes a .safetensors file that `arvbench train` wrote"
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
@@ -60,8 +64,7 @@ def build_sampler(
     if backend not in ("reference", "optimized"):
         raise UserError(f"no backend {backend!r}; known: reference, optimized")
     device = usable_device(device)
-    modules = meta_modules(spec)
-    state, info = _read(spec, weights, modules, device)
+    state, info = _read(spec, weights, device)
     return assemble(spec, state, info, device=device, dtype=dtype, backend=backend)
 
 
@@ -77,8 +80,23 @@ def assemble(
     """Build the modules of `spec`, give them the tensors in `state` strictly, and return the sampler."""
     modules = meta_modules(spec)
     for part, module in modules.items():
-        _fill(module, part, state[part], source=info.source)
+        _fill(module, state[part], source=f"{part} weights from {info.source}")
     return spec.sampler(spec, modules, weights=info, backend=backend, device=device, dtype=dtype)
+
+
+def locate_weights(spec: ModelSpec, weights: str) -> dict[str, Path]:
+    """Files that `weights` stands for, by part, without reading them.
+
+    Empty for random weights, and for "hub", whose files are known once they are downloaded. Raises CheckpointError for
+    a file that is not there or a model without such weights, UserError for a malformed `random:SEED`.
+    """
+    if _is_random(weights):
+        _random_seed(weights)
+        return {}
+    if weights == "hub":
+        _official_names(spec)
+        return {}
+    return _demo_files(spec) if weights == "demo" else _local_files(spec, Path(weights).expanduser())
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -101,22 +119,19 @@ def meta_modules(spec: ModelSpec) -> dict[str, nn.Module]:
         return spec.sampler.build_modules(spec)
 
 
-def _read(
-    spec: ModelSpec, weights: str, modules: Mapping[str, nn.Module], device: torch.device
-) -> tuple[State, WeightsInfo]:
-    if weights == "random" or weights.startswith("random:"):
+def _read(spec: ModelSpec, weights: str, device: torch.device) -> tuple[State, WeightsInfo]:
+    if _is_random(weights):
         seed = _random_seed(weights)
-        state = {part: random_tensors(module, seed, device) for part, module in modules.items()}
+        state = {part: random_tensors(module, seed, device) for part, module in meta_modules(spec).items()}
         return state, WeightsInfo(source=weights, random=True)
-    if weights == "demo":
-        files = _demo_files(spec)
-    elif weights == "hub":
-        files = _hub_files(spec)
-    else:
-        files = _local_files(spec, Path(weights).expanduser())
-    state = {part: _read_part(spec, part, path) for part, path in files.items()}
+    files = _hub_files(spec) if weights == "hub" else locate_weights(spec, weights)
+    state = _read_official(spec, files) if spec.checkpoint else _read_bundle(files["transformer"])
     digests = {path.name: sha256_of(path) for path in dict.fromkeys(files.values())}
     return state, WeightsInfo(source=weights, random=False, sha256=digests)
+
+
+def _is_random(weights: str) -> bool:
+    return weights == "random" or weights.startswith("random:")
 
 
 def _random_seed(weights: str) -> int:
@@ -129,88 +144,98 @@ def _random_seed(weights: str) -> int:
 def _demo_files(spec: ModelSpec) -> dict[str, Path]:
     if not spec.demo:
         raise CheckpointError(f"{spec.name} has no demo weights; models that have: {', '.join(demo_models())}")
-    return _bundle(DEMO_FOLDER / f"{spec.name.removeprefix('demo/')}.safetensors")
+    return _local_bundle(DEMO_FOLDER / f"{spec.name.removeprefix('demo/')}.safetensors")
 
 
 def demo_models() -> list[str]:
     """Names of the models whose trained weights are part of this package."""
-    return [name for name in MODELS if name.startswith("demo/")]
+    return [name for name, spec in known_specs() if spec.demo]
+
+
+def known_specs() -> Iterator[tuple[str, ModelSpec]]:
+    """Every model that can be imported; a broken plug-in costs its own models and no others."""
+    for name in MODELS:
+        with contextlib.suppress(ArvbenchError):
+            yield name, MODELS[name]
 
 
 def _hub_files(spec: ModelSpec) -> dict[str, Path]:
-    checkpoint = _checkpoint(spec)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     files = {}
-    for part, name in _official_names(checkpoint).items():
+    for part, (repository, name) in _official_names(spec).items():
         try:
-            files[part] = Path(hf_hub_download(checkpoint.hub_repo, name))
+            files[part] = Path(hf_hub_download(repository, name))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise CheckpointError(
-                f"could not get {name} of {checkpoint.hub_repo} from the Hugging Face hub "
-                f"({type(error).__name__}); download it yourself and pass its folder as weights"
+                f"could not get {name} of {repository} from the Hugging Face hub ({type(error).__name__}); download it "
+                "yourself and pass its folder as weights"
             ) from error
     return files
 
 
 def _local_files(spec: ModelSpec, path: Path) -> dict[str, Path]:
-    if path.suffix == ".safetensors" and path.is_file() and spec.checkpoint is None:
-        return _bundle(path)
-    if spec.checkpoint is None:
-        raise CheckpointError(
-            f"{spec.name} has no official files; weights must be demo, random:SEED or a .safetensors bundle"
-        )
-    names = _official_names(spec.checkpoint)
-    if path.is_dir():
-        files = {part: path / name for part, name in names.items()}
-    elif path.is_file():
-        files = {"transformer": path, "tokenizer": path.with_name(names["tokenizer"])}
-    else:
+    if not path.exists():
         raise CheckpointError(f"no weights at {path}: give a folder, a file, hub, demo or random:SEED")
-    for file in files.values():
+    if spec.checkpoint is None:
+        return _local_bundle(path)
+    names = _official_names(spec)
+    files = {part: path / name for part, (_, name) in names.items()}
+    if path.is_file():
+        files = {"transformer": path, "tokenizer": path.with_name(names["tokenizer"][1])}
+    for part, file in files.items():
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing; get it from huggingface.co/{spec.checkpoint.hub_repo}")
+            raise CheckpointError(f"{file} is missing; get it from huggingface.co/{names[part][0]}")
     return files
 
 
-def _bundle(path: Path) -> dict[str, Path]:
+def _local_bundle(path: Path) -> dict[str, Path]:
+    """Both parts are in one file."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise CheckpointError(f"{path} is no bundle of weights: {_BUNDLE_HINT}")
     return {"transformer": path, "tokenizer": path}
 
 
-def _checkpoint(spec: ModelSpec) -> Checkpoint:
+def _official_names(spec: ModelSpec) -> dict[str, tuple[str, str]]:
+    """Part -> (hub repository, file name)."""
     if spec.checkpoint is None:
         raise CheckpointError(f"{spec.name} has no official files to download")
-    return spec.checkpoint
+    checkpoint = spec.checkpoint
+    return {
+        "transformer": (checkpoint.hub_repo, checkpoint.transformer_file),
+        "tokenizer": (checkpoint.hub_repo, checkpoint.tokenizer_file),
+    }
 
 
-def _official_names(checkpoint: Checkpoint) -> dict[str, str]:
-    return {"transformer": checkpoint.transformer_file, "tokenizer": checkpoint.tokenizer_file}
+def _read_official(spec: ModelSpec, files: Mapping[str, Path]) -> State:
+    assert spec.checkpoint is not None
+    nesting = {
+        "transformer": spec.checkpoint.transformer_nesting,
+        "tokenizer": spec.checkpoint.tokenizer_nesting,
+    }
+    return {part: read_tensors(path, nesting[part]) for part, path in files.items()}
 
 
-def _read_part(spec: ModelSpec, part: str, path: Path) -> dict[str, Tensor]:
-    if spec.checkpoint is None:
-        tensors = read_tensors(path)
-        # Bundles are stored in half precision to stay small.
-        return {
-            key.removeprefix(f"{part}."): tensor.float() if tensor.is_floating_point() else tensor
-            for key, tensor in tensors.items()
-            if key.startswith(f"{part}.")
-        }
-    nesting = spec.checkpoint.transformer_nesting if part == "transformer" else spec.checkpoint.tokenizer_nesting
-    return read_tensors(path, nesting)
+def _read_bundle(path: Path) -> State:
+    """Split "transformer." and "tokenizer."; bundles are stored in half precision to stay small."""
+    state: State = {"transformer": {}, "tokenizer": {}}
+    for key, tensor in read_tensors(path).items():
+        part, _, name = key.partition(".")
+        if part not in state:
+            raise CheckpointError(f"{path} is no bundle of weights: {key} belongs to neither {' nor '.join(state)}")
+        state[part][name] = tensor.float() if tensor.is_floating_point() else tensor
+    return state
 
 
-def _fill(module: nn.Module, part: str, tensors: dict[str, Tensor], *, source: str) -> None:
+def _fill(module: nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:
     adapt = getattr(module, "adapt_state", None)
     if adapt is not None:
         tensors = adapt(tensors)
     try:
-        load_strict(module, tensors, source=f"{part} weights from {source}")
-    except CheckpointError as error:
-        if "does not fit" not in str(error):
-            raise
-        raise CheckpointError(f"{error}. {_likeness(shapes_of(tensors))}") from error
+        load_strict(module, tensors, source=source)
+    except MisfitError as error:
+        raise MisfitError(f"{error}. {_likeness(shapes_of(tensors))}") from error
 
 
 def _likeness(file: Shapes) -> str:
@@ -223,6 +248,6 @@ def _likeness(file: Shapes) -> str:
 def _known_shapes() -> list[tuple[str, Shapes]]:
     return [
         (f"the {part} of {name}", shapes_of(module.state_dict()))
-        for name in MODELS
-        for part, module in meta_modules(MODELS[name]).items()
+        for name, spec in known_specs()
+        for part, module in meta_modules(spec).items()
     ]

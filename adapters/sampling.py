@@ -2,7 +2,7 @@
 
 Shapes   B images, l tokens of one step, V codebook entries
 Range    logits natural-log; -inf marks a token that cannot be drawn
-Source   golden notes section 1 (behaviour of the helper that all four next-scale repositories share)
+Source   behaviour of FoundationVision/VAR at 78b9539 (M-VAR, HMAR and FlexVAR share its sampler)
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Noise(Protocol):
 class UpstreamNoise:
     """The random stream of the official repositories: one generator per call, consumed in their order.
 
-    The stream depends on batch size and device, and on torch's build (the CPU exponential generator): use it to
-    replay official runs, and PerImageNoise to evaluate.
+    The stream depends on batch size, on the generator's device and on torch's build (the exponential generator): use it
+    to replay official runs, and PerImageNoise to evaluate. Logits may be on another device than the generator.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
@@ -75,11 +75,13 @@ class UpstreamNoise:
         return torch.multinomial(uniform, count, replacement=True, generator=self._generator).view(count)
 
     def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
-        probs = logits_BlV.softmax(dim=-1).view(-1, logits_BlV.shape[-1])
-        return torch.multinomial(probs, 1, generator=self._generator).view(logits_BlV.shape[:-1])
+        probs = logits_BlV.softmax(dim=-1).view(-1, logits_BlV.shape[-1]).to(self._generator.device)
+        ids = torch.multinomial(probs, 1, generator=self._generator)
+        return ids.view(logits_BlV.shape[:-1]).to(logits_BlV.device)
 
     def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
-        return torch.empty_like(like_BlV).exponential_(generator=self._generator)
+        fresh = torch.empty_like(like_BlV, device=self._generator.device)
+        return fresh.exponential_(generator=self._generator).to(like_BlV.device)
 
 
 class PerImageNoise:
@@ -95,6 +97,7 @@ class PerImageNoise:
             raise UserError("PerImageNoise needs at least one image index")
         self._seed = run_seed
         self._images_B = torch.tensor(list(image_indices), dtype=torch.int64)
+        self._on_device: dict[torch.device, Tensor] = {}
 
     def labels(self, count: int, num_classes: int) -> Tensor:
         u_B1 = self._uniform((1,), stream=_LABELS, step=0, device=torch.device("cpu"))
@@ -126,7 +129,10 @@ class PerImageNoise:
         for size in shape:
             count *= size
         key = _mix64_int(_mix64_int(self._seed) ^ stream)
-        key_B1 = _mix64(_mix64(self._images_B.to(device) ^ key) ^ step).unsqueeze(1)
+        if device not in self._on_device:
+            # Once, and not per step: copying from the host would hold up the device every time.
+            self._on_device[device] = self._images_B.to(device)
+        key_B1 = _mix64(_mix64(self._on_device[device] ^ key) ^ step).unsqueeze(1)
         positions_1n = torch.arange(1, count + 1, device=device).unsqueeze(0)
         bits_Bn = _mix64(key_B1 + positions_1n * _GOLDEN_GAMMA)
         return (_shift_right(bits_Bn, 11).double() * 2.0**-53).view(-1, *shape)

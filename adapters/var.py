@@ -6,7 +6,7 @@ scales; `more_smooth` replaces the sampled codes by a Gumbel-softmax mixture of 
 
 Shapes   B images, R forward rows (conditional, then unconditional), S scales, l tokens of one scale, L of all scales,
          C width, V codebook entries, K code channels, h w latent sides
-Source   VAR (arXiv:2404.02905); golden notes sections 1 to 3
+Source   VAR (arXiv:2404.02905); behaviour of FoundationVision/VAR at 78b9539
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from arvbench.adapters.base import (
     SamplingSettings,
     SilentObserver,
     StepOutput,
+    check_settings,
     to_uint8,
 )
 from arvbench.adapters.cache import CACHE_POLICIES
@@ -259,7 +260,7 @@ class VarSampler(Sampler):
         cache: KVCache | None = None,
         observer: Observer | None = None,
     ) -> Samples:
-        self.check_settings(settings)
+        check_settings(self.spec, settings)
         labels_B = self.check_labels(labels)
         observer = observer or SilentObserver()
         if cache is None:
@@ -281,6 +282,8 @@ class VarSampler(Sampler):
         model, quantize, kernels = self.transformer, self.tokenizer.quantize, self._kernels
         schedule = self.schedule(settings, batch=len(labels_B))
         guided = schedule.steps[0].rows > len(labels_B)
+        # The first step begins here: what the condition decides is computed once, and belongs to its cost.
+        observer.step_begin(schedule.steps[0])
         null_B = torch.full_like(labels_B, self.spec.num_classes)
         cond_RC = model.class_emb(torch.cat((labels_B, null_B)) if guided else labels_B)
         blocks, head = model.modulations(cond_RC)
@@ -290,8 +293,8 @@ class VarSampler(Sampler):
         x_RlC = cond_RC.unsqueeze(1) + model.pos_start
         tokens: list[Tensor] = []
         for step in schedule:
-            observer.step_begin(step)
             if step.index > 0:
+                observer.step_begin(step)
                 codes_BlK = F.interpolate(f_hat, size=step.side, mode="area").flatten(2).transpose(1, 2)
                 x_BlC = model.word_embed(codes_BlK.to(self.dtype))
                 x_RlC = x_BlC.repeat(2, 1, 1) if guided else x_BlC

@@ -1,20 +1,21 @@
 """The command `arvbench`: one verb per file in `commands/`; only `main` turns errors into exit codes.
 
-Exit codes: 0 ok, 1 the run finished with failures, 2 user error, 3 host error, 70 a broken contract (with traceback),
+Exit codes: 0 ok, 1 the run finished with failures, 2 user error, 3 host error, 70 a bug (with traceback),
 130 interrupted.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
 import arvbench
-from arvbench.errors import ArvbenchError, ContractError
+from arvbench.errors import ContractError, HostError, UserError
 from arvbench.harness.commands.doctor import doctor
 from arvbench.harness.commands.models import models
 from arvbench.harness.commands.report import report
@@ -31,8 +32,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _interruptible(verb: Callable[..., None]) -> Callable[..., None]:
+    """Ctrl-C ends a verb with one line and exit code 130 in every version of Typer."""
+
+    @functools.wraps(verb)
+    def wrapped(**options: object) -> None:
+        try:
+            verb(**options)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+    return wrapped
+
+
 for verb in (run, models, verify, train, report, doctor):
-    app.command()(verb)
+    app.command()(_interruptible(verb))
 
 
 def _show_version(asked: bool) -> None:
@@ -65,15 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(args=list(arguments) if arguments is not None else None, prog_name="arvbench")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
-    except ContractError:
-        traceback.print_exc()
-        return ContractError.exit_code
-    except ArvbenchError as error:
+    except (UserError, HostError) as error:
         typer.echo(f"error: {error}", err=True)
         return error.exit_code
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        return EXIT_INTERRUPTED
+    except Exception:  # a bug, ours or an adapter's: never the exit code of a finished run
+        traceback.print_exc()
+        return ContractError.exit_code
     return 0
 
 

@@ -84,19 +84,24 @@ def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapp
 
 
 def check_cases(cases: Iterable[Case]) -> None:
-    """Raise UserError for sampling settings or cache policies that a model would refuse. Imports the families."""
+    """Raise UserError for sampling settings, cache policies or weights that a model would refuse.
+
+    Weights are looked for, not read; nothing is downloaded. Imports the families.
+    """
+    from arvbench.adapters.base import check_settings
     from arvbench.adapters.cache import CACHE_POLICIES
+    from arvbench.adapters.loading import locate_weights
 
     for case in cases:
         spec = MODELS[case.config.model]
         if case.config.cache is not None and case.config.cache not in CACHE_POLICIES:
             raise UnknownName("cache policy", case.config.cache, CACHE_POLICIES)
         settings = sampling_settings(spec, case.config.settings)
-        if settings.top_k is not None and settings.top_k > spec.vocab_size:
-            raise UserError(
-                f"case {case.case_id!r}: top_k {settings.top_k} is larger than the vocabulary of {spec.name} "
-                f"({spec.vocab_size})"
-            )
+        try:
+            check_settings(spec, settings)
+            locate_weights(spec, case.config.weights)
+        except UserError as error:
+            raise UserError(f"case {case.case_id!r}: {error}") from error
 
 
 def sampling_settings(spec: ModelSpec, overrides: Mapping[str, Any]) -> SamplingSettings:

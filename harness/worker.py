@@ -52,21 +52,17 @@ def run_job(job: Job, listener: EventListener) -> Result:
     from arvbench.harness.failures import failed
     from arvbench.harness.limits import lift_memory_limit, set_memory_limit, set_threads
     from arvbench.harness.measure.case import measure_case
-    from arvbench.harness.measure.environment import read_environment
 
-    case, environment = job.case, None
+    case = job.case
     try:
         set_threads(case.threads)
         device = usable_device(case.device)
         if case.memory_limit_bytes is not None:
             set_memory_limit(case.memory_limit_bytes, device)
-        outcome = measure_case(job, listener)
-        # After the case: clocks and throttling as they are under load.
-        environment = read_environment(device)
+        return measure_case(job, listener)
     except Exception as error:
         lift_memory_limit()
         return Result(outcome=failed(error, case))
-    return Result(outcome=outcome, environment=environment)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from arvbench.errors import UserError
-from arvbench.reports.content import count_by_status, distinct_records, make_report
+from arvbench.reports.content import count_by_status, make_report, shown_records
 from arvbench.reports.html import to_html
 from arvbench.reports.markdown import to_markdown
 from arvbench.results.records import RecordsFile, read_records
@@ -25,6 +25,7 @@ class ReportSummary(BaseModel):
     html: Path
     markdown: Path
     records: int
+    """How many are shown: of each case the newest within a file."""
     statuses: dict[Status, int]
     """How many cases ended in each status."""
     damaged_lines: tuple[str, ...]
@@ -32,7 +33,7 @@ class ReportSummary(BaseModel):
 
 
 def build_report(paths: Sequence[Path], html_path: Path, markdown_path: Path | None = None) -> ReportSummary:
-    """Write the report of all records in `paths` (records files or run folders) to one HTML page and to Markdown.
+    """Write the report of the records in `paths` (records files or run folders) to one HTML page and to Markdown.
 
     `markdown_path` None puts the Markdown beside the page. Raises UserError when a path is missing, when there is no
     record in any of them, or when the output cannot be written; each file is written whole or not at all.
@@ -40,7 +41,7 @@ def build_report(paths: Sequence[Path], html_path: Path, markdown_path: Path | N
     markdown_path = html_path.with_suffix(".md") if markdown_path is None else markdown_path
     files = [read_records(path) for path in paths]
     _check_outputs(html_path, markdown_path, files)
-    records = [record for record, _ in distinct_records(files).values()]
+    records = [record for record, _ in shown_records(files).values()]
     damaged = tuple(str(line) for file in files for line in file.damaged_lines)
     if not records:
         more = f"; {len(damaged)} damaged lines, the first: {damaged[0]}" if damaged else ""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from arvbench.reports.numbers import GIB, plain, significant
 from arvbench.reports.table import Cell
+from arvbench.results.records import in_utc
 from arvbench.results.schema import Incorrect, Measured, Record, Setup
 
 RANDOM_WEIGHTS = "random weights"
@@ -94,19 +94,27 @@ def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, lis
     return groups
 
 
+_MARKS: tuple[Callable[[Record], str], ...] = (
+    lambda record: plain(record.suite),
+    hardware,
+    lambda record: plain(record.case.weights),
+    lambda record: plain(record.environment.git_commit or "no commit")[:9],
+    lambda record: f"{in_utc(record.started):%Y-%m-%d %H:%M:%S}",
+    lambda record: plain(record.record_id)[:8],
+)
+"""What tells two records of a case apart, the most telling first."""
+
+
 def case_names(records: Sequence[Record]) -> dict[str, str]:
-    """Record id -> name of its row: the case, with its suite and record id as far as needed to tell rows apart."""
-    by_case = Counter(record.case_id for record in records)
-    by_suite = Counter((record.case_id, record.suite) for record in records)
+    """Record id -> name of its row: the case, with as many marks as it takes to tell its rows apart."""
     names: dict[str, str] = {}
-    for record in records:
-        name = plain(record.case_id)
-        if by_case[record.case_id] > 1:
-            if by_suite[record.case_id, record.suite] < by_case[record.case_id]:
-                name = f"{name} · {plain(record.suite)}"
-            if by_suite[record.case_id, record.suite] > 1:
-                name = f"{name} · {plain(record.record_id)[:8]}"
-        names[record.record_id] = name
+    for same in group_by(records, lambda record: record.case_id).values():
+        own = [plain(record.case_id) for record in same]
+        for mark in _MARKS:
+            marked = [f"{name} · {mark(record)}" for name, record in zip(own, same, strict=True)]
+            if len(set(marked)) > len(set(own)):
+                own = marked
+        names |= {record.record_id: name for record, name in zip(same, own, strict=True)}
     return names
 
 

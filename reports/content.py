@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from arvbench.reports import tables
@@ -21,10 +19,11 @@ from arvbench.reports.cases import (
 )
 from arvbench.reports.figures import FIGURES
 from arvbench.reports.numbers import plain
+from arvbench.reports.reproduction import reproduction_commands, reproduction_suite
 from arvbench.reports.samples import SamplePicture, load_picture
 from arvbench.reports.svg import InlineFigure, inline_figure
 from arvbench.reports.table import Table
-from arvbench.results.records import RecordsFile
+from arvbench.results.records import RecordsFile, in_utc, newest_of_each_case
 from arvbench.results.schema import Failed, Record, Status
 
 
@@ -62,23 +61,29 @@ class Report:
     weights: Table
     correctness: Table
     environments: tuple[Table, ...]
+    suite: str
+    """YAML of a suite that asks for the same cases again."""
     commands: tuple[str, ...]
-    """Shell commands that run the same suites again."""
+    """Shell commands that run that suite."""
     configurations: tuple[Passage, ...]
 
 
-def distinct_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]]:
-    """Record id -> record and the folder it was read from; a record that was given twice counts once."""
+def shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]]:
+    """Record id -> record and the folder it was read from: the newest of each case within each file.
+
+    Files stand beside one another, so that two runs of a case can be compared; a record that was given twice counts
+    once.
+    """
     found: dict[str, tuple[Record, Path]] = {}
     for file in files:
-        for record in file.records:
+        for record in newest_of_each_case(file.records):
             found.setdefault(record.record_id, (record, file.path.parent))
     return found
 
 
 def make_report(files: Sequence[RecordsFile]) -> Report:
     """Make the content of a report from records files that together hold at least one record."""
-    found = distinct_records(files)
+    found = shown_records(files)
     records = [record for record, _ in found.values()]
     names = case_names(records)
     figures = {name: figure for name in FIGURES if (figure := inline_figure(name, records)) is not None}
@@ -112,7 +117,8 @@ def make_report(files: Sequence[RecordsFile]) -> Report:
         weights=tables.weights_table(records),
         correctness=tables.correctness_table(records),
         environments=tuple(tables.environment_tables(records)),
-        commands=_commands(records),
+        suite=reproduction_suite(records),
+        commands=reproduction_commands(records),
         configurations=tuple(
             Passage(heading=names[record.record_id], text=_lines(record.case.model_dump_json(indent=2)))
             for record in records
@@ -128,8 +134,8 @@ def count_by_status(records: Sequence[Record]) -> dict[Status, int]:
 
 def _facts(records: Sequence[Record], suites: Sequence[str]) -> tuple[tuple[str, str], ...]:
     counts = ", ".join(f"{count} {status.value}" for status, count in count_by_status(records).items())
-    begin = min(_utc(record.started) for record in records)
-    end = max(_utc(record.finished) for record in records)
+    begin = min(in_utc(record.started) for record in records)
+    end = max(in_utc(record.finished) for record in records)
     environments = [record.environment for record in records]
     versions = dict.fromkeys(
         f"arvbench {plain(e.arvbench_version)}" + (f" at {plain(e.git_commit)[:12]}" if e.git_commit else "")
@@ -145,13 +151,14 @@ def _facts(records: Sequence[Record], suites: Sequence[str]) -> tuple[tuple[str,
     )
 
 
-def _utc(moment: datetime) -> datetime:
-    """The moment in UTC; a time without a zone is taken as UTC."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
 def _notices(files: Sequence[RecordsFile], records: Sequence[Record]) -> tuple[str, ...]:
     notices: list[str] = []
+    shown = {record.record_id for record in records}
+    if older := len({record.record_id for file in files for record in file.records} - shown):
+        notices.append(
+            f"{older} older record{'s' if older > 1 else ''} of the same cases {'are' if older > 1 else 'is'} in the "
+            "files and not shown: of each case, only the newest record of a file is."
+        )
     if random := sum(has_random_weights(record) for record in records):
         notices.append(
             f"{_cases(random)} ran with random weights and {'are' if random > 1 else 'is'} marked “{RANDOM_WEIGHTS}”: "
@@ -185,11 +192,3 @@ def _failure_details(records: Sequence[Record], names: dict[str, str]) -> tuple[
 def _lines(text: str) -> str:
     """Text of several lines, each without control or direction characters."""
     return "\n".join(plain(line) for line in text.splitlines())
-
-
-def _commands(records: Sequence[Record]) -> tuple[str, ...]:
-    """The commands that run the same suites with the same code, where the code is known by a commit."""
-    commits = dict.fromkeys(record.environment.git_commit for record in records if record.environment.git_commit)
-    suites = dict.fromkeys(record.suite for record in records)
-    checkout = [f"git checkout {shlex.quote(plain(commit))}" for commit in commits] if len(commits) == 1 else []
-    return (*checkout, *(f"arvbench run {shlex.quote(plain(suite))}" for suite in suites))

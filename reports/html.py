@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from arvbench.reports.content import Report
+from arvbench.reports.reproduction import SUITE_FILE
 from arvbench.reports.table import Cell
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -34,6 +35,7 @@ def to_html(report: Report) -> str:
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         report=report,
+        suite_file=SUITE_FILE,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),

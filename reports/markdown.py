@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from arvbench.reports.content import Report
 from arvbench.reports.numbers import plain
+from arvbench.reports.reproduction import SUITE_FILE
 from arvbench.reports.table import Cell, Column, Table
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
@@ -36,9 +37,16 @@ def to_markdown(report: Report) -> str:
         if any(section):
             parts.append(f"## {escape(heading)}")
             parts.extend(_table(table) for table in section if table)
-    # Indented, so that nothing in a command can end the block.
-    parts.append("## How to reproduce\n\n" + "\n".join(f"    {command}" for command in report.commands))
+    parts.append(f"## How to reproduce\n\nSave as `{SUITE_FILE}`:")
+    parts.append(_block(report.suite.splitlines()))
+    parts.append("Then run:")
+    parts.append(_block(report.commands))
     return "\n\n".join(parts) + "\n"
+
+
+def _block(lines: Sequence[str]) -> str:
+    """Preformatted lines; indented, so that nothing in them can end the block."""
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def escape(text: object) -> str:

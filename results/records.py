@@ -6,8 +6,9 @@ every bad one is told with its number and the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -70,6 +71,28 @@ def read_records(path: Path) -> RecordsFile:
             cut = number == len(lines)
             damaged.append(DamagedLine(path=path, number=number, reason=_reason(error, cut=cut)))
     return RecordsFile(path=path, records=tuple(records), damaged_lines=tuple(damaged))
+
+
+def newest_of_each_case(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Of the records of one case on one processor the one that was started last, in the order of the cases.
+
+    The name of a case says neither which weights it loads nor how many threads it takes: records that differ in these
+    are different cases. Of equal times the later record counts.
+    """
+    newest: dict[tuple[object, ...], Record] = {}
+    for record in records:
+        gpu, case = record.environment.gpu, record.case
+        processor = record.environment.cpu if gpu is None else gpu.name
+        key = (record.suite, record.case_id, case.weights, case.threads, processor)
+        known = newest.get(key)
+        if known is None or in_utc(record.started) >= in_utc(known.started):
+            newest[key] = record
+    return tuple(newest.values())
+
+
+def in_utc(moment: datetime) -> datetime:
+    """The moment in UTC; a time without a zone is taken as UTC."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _records_path(path: Path) -> Path:

@@ -58,6 +58,9 @@ class CaseConfig(_Frozen):
     """"demo", "hub", "random:SEED" or a path."""
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """In half precision weights, activations and the residual stream are all of this type, but for the parts that the
+    family keeps in float32 (VAR: output head and quantizer). Official code runs autocast over float32 weights instead.
+    """
     backend: Literal["reference", "optimized"] = "optimized"
     cache: str | None = None
     """KV-cache policy; None leaves it to the backend (the record's `setup.cache_policy` says what it was)."""

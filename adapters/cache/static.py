@@ -21,6 +21,8 @@ class StaticCache(KVCache):
         self._filled = [0] * shape.layers
 
     def extend(self, layer: int, k_RHlD: Tensor, v_RHlD: Tensor) -> tuple[Tensor, Tensor]:
+        if k_RHlD.dtype != self._kv.dtype or k_RHlD.shape[:2] != self._kv.shape[2:4]:
+            raise ContractError(f"layer {layer}: keys {k_RHlD.dtype} {tuple(k_RHlD.shape)} for a cache of {self.shape}")
         start = self._filled[layer]
         end = start + k_RHlD.shape[2]
         if end > self.shape.capacity_tokens:
@@ -32,8 +34,8 @@ class StaticCache(KVCache):
         return keys[:, :, :end], values[:, :, :end]
 
     def live_bytes(self) -> int:
-        per_token = self.shape.bytes_of(1) // self.shape.layers
-        return per_token * sum(self._filled)
+        held = (self._kv[layer, :, :, :, :end] for layer, end in enumerate(self._filled))
+        return sum(kv.numel() * kv.element_size() for kv in held)
 
     def allocated_bytes(self) -> int:
         return self._kv.untyped_storage().nbytes()

@@ -32,10 +32,12 @@ class StepCost:
 
     def weight_bytes(self, *, first: bool) -> int:
         """Bytes of the weights that a step reads once."""
-        block = self.width * (4 * self.width + 2 * self.hidden) + 4 * self.width + self.hidden
+        block = self.width * (4 * self.width + 2 * self.hidden) + 5 * self.width + self.hidden
         total = self.depth * block * self.itemsize + 4 * (self.width + 1) * self.vocab_size
         if first:
-            return total + (self.width + 1) * self._adaln_outputs * self.itemsize
+            head = 2 * self.width
+            blocks = self._adaln_outputs - head
+            return total + (self.width + 1) * (blocks * self.itemsize + 4 * head)
         return total + (self.code_dim + 1) * self.width * self.itemsize
 
     @property

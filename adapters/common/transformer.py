@@ -2,7 +2,8 @@
 
 Shapes   R forward rows, l new tokens, T tokens attended to, C width, H heads, D head channels, F hidden width
 Names    module names are those of the official state dicts
-Source   VAR (arXiv:2404.02905) section 3.3; DiT (arXiv:2212.09748) for adaLN; golden notes section 2
+Source   VAR (arXiv:2404.02905) section 3.3; DiT (arXiv:2212.09748) for adaLN; behaviour of FoundationVision/VAR at
+         78b9539
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Shapes   B images, C channels, H W pixels, h w latent sides (H / 2**(levels - 1))
 Names    module names are those of the official state dict; `up.i` is the level of resolution i, run from last to first
-Source   VQGAN (arXiv:2012.09841) appendix; golden notes section 3
+Source   VQGAN (arXiv:2012.09841) appendix; behaviour of FoundationVision/VAR at 78b9539
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ An image is a sum over scales: each scale's codes are enlarged to the last resol
 Shapes   B images, C code channels, V codebook entries, S scales, l = pn * pn tokens of one scale,
          h w latent sides (the last patch number), H W image sides
 Range    images [-1, 1]
-Source   VAR (arXiv:2404.02905) section 3.2, algorithms 1 and 2; golden notes section 3
+Source   VAR (arXiv:2404.02905) section 3.2, algorithms 1 and 2; behaviour of FoundationVision/VAR at 78b9539
 """
 
 from __future__ import annotations

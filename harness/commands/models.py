@@ -55,11 +55,10 @@ def models(
 
 def model_rows() -> list[ModelRow]:
     """One row per known model; parameters are counted on modules without memory."""
-    from arvbench.adapters import MODELS
-    from arvbench.adapters.loading import meta_modules
+    from arvbench.adapters.loading import known_specs, meta_modules
 
     rows = []
-    for name, spec in MODELS.items():
+    for name, spec in known_specs():
         sizes = {part: sum(p.numel() for p in m.parameters()) for part, m in meta_modules(spec).items()}
         checkpoint = spec.checkpoint
         rows.append(
@@ -75,7 +74,7 @@ def model_rows() -> list[ModelRow]:
                 cfg=spec.settings.cfg,
                 top_k=spec.settings.top_k,
                 top_p=spec.settings.top_p,
-                weights=checkpoint.transformer_file if checkpoint else "demo",
+                weights="demo" if spec.demo else checkpoint.transformer_file if checkpoint else "",
             )
         )
     return rows

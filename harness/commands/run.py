@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import TypeAdapter
 
 from arvbench.errors import UserError
 from arvbench.harness.config import Suite, check_cases, load_suite
@@ -91,7 +91,8 @@ def run(
     options = RunOptions(fresh=fresh, retry_failed=retry_failed, inception_weights=inception_weights)
     records = _measure(chosen, store, options, errors)
     if as_json:
-        typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=2))
+        # pydantic's own JSON: json.dumps would write an infinite difference as Infinity, which is no JSON.
+        typer.echo(TypeAdapter(list[Record]).dump_json(records, indent=2).decode())
     else:
         _show(records)
     if report:
@@ -117,17 +118,15 @@ def _overrides(settings: Sequence[str] | None, device: str | None, weights: str 
 
 
 def _check_host(suite: Suite, inception_weights: Path | None) -> None:
-    """Fail now, not in every case: settings that a model refuses, a device or extractor weights that are not here."""
+    """Fail now, not in every case: settings that a model refuses, a device or a file that is not here."""
     from arvbench.adapters.loading import usable_device
+    from arvbench.harness.fingerprint import quality_files
 
     check_cases(suite.cases)
     for device in dict.fromkeys(case.config.device for case in suite.cases):
         usable_device(device)
-    extractors = {case.config.quality.extractor for case in suite.cases if case.config.quality}
-    if "inception" in extractors:
-        from arvbench.harness.quality.inception import find_weights
-
-        find_weights(inception_weights)
+    for quality in dict.fromkeys(case.config.quality for case in suite.cases if case.config.quality):
+        quality_files(quality, inception_weights)
 
 
 @cache

@@ -18,6 +18,8 @@ def train(
 ) -> None:
     """Train NAME from scratch, seeded, and write its weights and the record of the training.
 
+    On the CPU the same versions give the same weights.
+
     Examples:
 
       arvbench train demo/var
@@ -26,21 +28,18 @@ def train(
     """
     from rich.console import Console
 
-    from arvbench.errors import UserError
     from arvbench.harness.training import TRAININGS
+    from arvbench.harness.training.output import staged
 
     train_named = TRAININGS[name]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}") from error
     console = Console(stderr=True)
 
     def progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
         shown = ", ".join(f"{key} {value:.4f}" for key, value in numbers.items())
         console.print(f"epoch {done}/{total}: {shown}", highlight=False, markup=False)
 
-    record = train_named(out, device=device, progress=progress)
+    with staged(out) as folder:
+        record = train_named(folder, device=device, progress=progress)
     if as_json:
         typer.echo(json.dumps(record, indent=2))
         return

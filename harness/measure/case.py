@@ -1,13 +1,14 @@
 """Measuring one case, in an order that a number can be defended with.
 
-load -> correctness -> warm-up -> timing -> memory and KV cache -> quality -> sample sheet. A case that fails the
-correctness check ends there.
+load -> correctness -> warm-up -> timing -> environment -> memory and KV cache -> quality -> sample sheet. A case that
+fails the correctness check ends there. The environment is read right after the timed calls: clocks, power and what
+holds the GPU back are then those of the times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -19,12 +20,14 @@ from arvbench.adapters.loading import load_sampler
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.harness.config import sampling_settings
-from arvbench.harness.jobs import Event, EventListener, Job
+from arvbench.harness.jobs import Event, EventListener, Job, Result
 from arvbench.harness.measure.attention import AttentionRecorder
 from arvbench.harness.measure.clocks import Clock, clock_for
 from arvbench.harness.measure.correctness import check_correctness, spread_labels
+from arvbench.harness.measure.environment import read_environment
 from arvbench.harness.measure.images import draw_sample_sheet, measure_case_quality
 from arvbench.harness.measure.memory import measure_memory, probe_for
+from arvbench.harness.measure.nvml import GpuProbe, probe_gpu
 from arvbench.harness.measure.timing import SamplingCall, measure_times, warm_up
 from arvbench.results.schema import (
     CaseConfig,
@@ -42,8 +45,23 @@ TIMING_SEED = 0
 """Run seed of the noise in timed calls: every repetition draws the same images."""
 
 
-def measure_case(job: Job, listener: EventListener) -> Measured | Incorrect:
-    """Measure one case on this process's threads and devices. Every error is raised."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """A case whose model is loaded and whose schedule is known."""
+
+    job: Job
+    sampler: Sampler
+    settings: SamplingSettings
+    schedule: Schedule
+    probe: GpuProbe | None
+    listener: EventListener
+
+
+def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = None) -> Result:
+    """Measure one case on this process's threads and devices. Every error is raised.
+
+    `probe` reads the GPU in place of the device's own probe.
+    """
     case = job.case
     listener(Event(phase="load"))
     sampler = load_sampler(
@@ -58,22 +76,23 @@ def measure_case(job: Job, listener: EventListener) -> Measured | Incorrect:
     listener(Event(phase="correctness"))
     attention = AttentionRecorder()
     correctness = check_correctness(sampler, settings, cache_policy=case.cache, batch=case.batch, watch=attention)
-    schedule = sampler.schedule(settings, batch=case.batch)
-    setup = _describe(sampler, settings, schedule, case, attention.description)
+    loaded = _Loaded(
+        job=job,
+        sampler=sampler,
+        settings=settings,
+        schedule=sampler.schedule(settings, batch=case.batch),
+        probe=probe or probe_gpu(sampler.device),
+        listener=listener,
+    )
+    setup = _describe(loaded, attention.description)
     if not correctness.passed:
-        return Incorrect(setup=setup, correctness=correctness)
-    return _measure(job, sampler, settings, schedule, setup, correctness, listener)
+        outcome = Incorrect(setup=setup, correctness=correctness)
+        return Result(outcome=outcome, environment=read_environment(sampler.device, loaded.probe))
+    return _measure(loaded, setup, correctness)
 
 
-def _measure(
-    job: Job,
-    sampler: Sampler,
-    settings: SamplingSettings,
-    schedule: Schedule,
-    setup: Setup,
-    correctness: Correctness,
-    listener: EventListener,
-) -> Measured:
+def _measure(loaded: _Loaded, setup: Setup, correctness: Correctness) -> Result:
+    job, sampler, settings, listener = loaded.job, loaded.sampler, loaded.settings, loaded.listener
     case = job.case
     labels = spread_labels(case.batch, sampler.spec.num_classes)
 
@@ -86,12 +105,13 @@ def _measure(
         sampler.sample(labels, settings, noise=noise, cache=cache, observer=observer)
 
     # The cache of the timed calls is gone after this line: the memory pass makes one of its own.
-    warmup, times = _times(case, partial(call, make_cache()), clock_for(sampler.device), schedule, listener)
+    warmup, times = _times(case, partial(call, make_cache()), clock_for(sampler.device), loaded.schedule, listener)
+    environment = read_environment(sampler.device, loaded.probe)
     listener(Event(phase="memory"))
     memory, cache_steps = measure_memory(
-        sampler, schedule, make_cache=make_cache, call=call, probe=probe_for(sampler.device)
+        sampler, loaded.schedule, make_cache=make_cache, call=call, probe=probe_for(sampler.device)
     )
-    return Measured(
+    outcome = Measured(
         setup=setup,
         correctness=correctness,
         warmup=warmup,
@@ -101,6 +121,7 @@ def _measure(
         quality=_quality(job, sampler, settings, listener),
         sample_sheet=draw_sample_sheet(job, sampler, settings, listener) if case.sample_sheet else None,
     )
+    return Result(outcome=outcome, environment=environment)
 
 
 def _times(
@@ -125,9 +146,8 @@ def _counter(listener: EventListener, phase: str, total: int) -> Callable[[int],
     return lambda done: listener(Event(phase=phase, done=done, total=total))
 
 
-def _describe(
-    sampler: Sampler, settings: SamplingSettings, schedule: Schedule, case: CaseConfig, attention: str
-) -> Setup:
+def _describe(loaded: _Loaded, attention: str) -> Setup:
+    sampler, settings, schedule = loaded.sampler, loaded.settings, loaded.schedule
     spec, chosen = sampler.spec, settings.model_dump(mode="json")
     official = spec.settings.model_dump(mode="json")
     return Setup(
@@ -142,7 +162,7 @@ def _describe(
         settings=chosen,
         settings_source=spec.settings_source,
         settings_deviations={key: value for key, value in chosen.items() if value != official[key]},
-        cache_policy=sampler.make_cache(case.cache, settings, batch=1).policy,
+        cache_policy=sampler.make_cache(loaded.job.case.cache, settings, batch=1).policy,
         kernels=dict(sampler.kernels),
         attention=attention,
         threads=torch.get_num_threads(),

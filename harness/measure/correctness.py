@@ -1,8 +1,8 @@
 """The comparison made before any time is taken: a backend that computes something else has no speed.
 
 Two judges. Any backend but the reference is compared with the reference on the same weights: its guided logits on
-the reference's token path (so that one early difference does not hide the rest), and its freely drawn tokens. The
-reference, with whatever cache policy, is compared with one teacher-forced pass over its own tokens, which uses no
+the reference's token path (so that one early difference does not hide the rest), and its tokens: in fp32 those of a
+call that draws freely, in half precision those that it would draw on the reference's path. The reference, with whatever cache policy, is compared with one teacher-forced pass over its own tokens, which uses no
 cache at all.
 
 Shapes   B images, l tokens of one step, L tokens of all steps, V codebook entries
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from arvbench.adapters.base import Sampler, SamplingSettings, SilentObserver, StepOutput
-from arvbench.adapters.sampling import PerImageNoise, ReplayTokens
+from arvbench.adapters.sampling import Noise, PerImageNoise
 from arvbench.adapters.schedule import Step
 from arvbench.results.schema import Correctness
 
@@ -36,16 +36,28 @@ class Tolerance:
     relative: float
     """Largest logit difference, as a share of the judge's largest logit."""
     equal_tokens: float
-    """Share of freely drawn tokens that must be equal, 0..1."""
+    """Share of tokens drawn from the same noise that must be equal, 0..1."""
+    free: bool = False
+    """Both draw freely, each on its own path; else along the judge's path, where a difference stays in its place."""
 
 
 # float32: another order of summation over thousands of terms moves logits by 1e-6 to 1e-4 of their scale, which changes
-# no drawn token except by great bad luck. Half precisions round every activation (2**-11, 2**-8); a draw that falls
-# near a boundary then changes, and with it every later step of that image, so only a share of tokens can be asked for.
+# no drawn token except by great bad luck. Half precisions round every activation (2**-11, 2**-8), so a draw near a
+# boundary changes, and with it every later step of an image that goes its own way: two right implementations of
+# bfloat16 agree on 38 % to 80 % of freely drawn tokens, which says little. On one path a difference stays in its place.
+#
+# Measured for demo/var on a CPU (weights demo and random:0, four noise seeds, cfg of the model and 4), largest logit
+# difference as a share of the largest logit, and smallest share of equal tokens on the judge's path:
+#                                                        bfloat16        float16
+#   reference against its teacher-forced pass            0.011  0.935    0.0011  0.985
+#   reference against itself with unfused attention      0.019  0.904    0.0027  0.983
+#   reference against float32                            0.027  0.825    0.0029  0.971
+# The optimized backend's CPU kernels differ from the reference by nothing in either dtype. A cache that loses one token
+# is off by 0.10 (random:0) to 0.39 (demo) in every dtype: what is allowed lies between that and the worst of the table.
 TOLERANCES = {
-    torch.float32: Tolerance(1e-3, 1.0),
-    torch.float16: Tolerance(2e-2, 0.7),
-    torch.bfloat16: Tolerance(1e-1, 0.4),
+    torch.float32: Tolerance(1e-3, 1.0, free=True),
+    torch.float16: Tolerance(1e-2, 0.9),
+    torch.bfloat16: Tolerance(5e-2, 0.8),
 }
 
 
@@ -111,6 +123,19 @@ class _CheckedNoise(PerImageNoise):
         return super().tokens(logits_BlV, step)
 
 
+class _GuidedNoise(_CheckedNoise):
+    """Keeps the tokens it draws and returns those of a path: what a sampler would draw on another one's path."""
+
+    def __init__(self, path: Sequence[Tensor]) -> None:
+        super().__init__(CHECK_SEED, range(len(path[0])))
+        self._path = path
+        self.drawn: list[Tensor] = []
+
+    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
+        self.drawn.append(super().tokens(logits_BlV, step))
+        return self._path[step].to(logits_BlV.device)
+
+
 class _Recorder(SilentObserver):
     """Keeps logits of every step on the CPU, so that the check does not need the device's memory."""
 
@@ -136,16 +161,22 @@ def _against_reference(
     # Logits are compared with it switched off (the transformer's work is the same), free drawing with it on.
     replayed = settings.model_copy(update={"more_smooth": False}) if smooth else settings
     path, expected = _run(judge, replayed, "grow", labels)
-    _, got = _run(sampler, replayed, cache_policy, labels, ReplayTokens(path))
-    free_judge = _run(judge, settings, "grow", labels)[0] if smooth else path
+    guided = _GuidedNoise(path)
+    _, got = _run(sampler, replayed, cache_policy, labels, guided)
     with watch:
-        free_sampler, _ = _run(sampler, settings, cache_policy, labels)
+        own, _ = _run(sampler, settings, cache_policy, labels)
+    free = TOLERANCES[sampler.dtype].free
+    if free:
+        equal = equal_share(_run(judge, settings, "grow", labels)[0] if smooth else path, own)
+    else:
+        equal = equal_share(path, guided.drawn)
+    without = f" ({'logits' if free else 'logits and tokens'} without more_smooth, which cannot be replayed)"
     return _verdict(
-        "reference backend" + (" (logits without more_smooth, which cannot be replayed)" if smooth else ""),
+        "reference backend" + (without if smooth else ""),
         sampler.dtype,
         expected=expected.guided,
         got=got.guided,
-        equal=equal_share(free_judge, free_sampler),
+        equal=equal,
     )
 
 
@@ -178,7 +209,7 @@ def _run(
     settings: SamplingSettings,
     cache_policy: str | None,
     labels: Sequence[int],
-    noise: ReplayTokens | None = None,
+    noise: Noise | None = None,
 ) -> tuple[tuple[Tensor, ...], _Recorder]:
     """Tokens per step and recorded logits of one call; without `noise` tokens are drawn freely."""
     recorder = _Recorder()

@@ -39,8 +39,12 @@ _MEASURING_SUFFIXES = (".py", ".safetensors")
 
 
 def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Environment:
-    """Describe this machine, these libraries and this source as they are now. `probe` overrides the device's own."""
+    """Describe this machine, these libraries and this source as they are now. `probe` overrides the device's own.
+
+    The GPU is read first: called after work, it is then still as it was under that work.
+    """
     probe = probe or probe_gpu(device)
+    gpu = probe.read() if probe else None
     commit, dirty = _git_state()
     return Environment(
         arvbench_version=arvbench.__version__,
@@ -53,7 +57,7 @@ def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Env
         cpu=cpu_name(),
         cores=usable_cores(),
         memory_bytes=psutil.virtual_memory().total,
-        gpu=probe.read() if probe else None,
+        gpu=gpu,
         cuda=torch.version.cuda,
         tf32=device.type == "cuda"
         and (torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32),

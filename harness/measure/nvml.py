@@ -18,17 +18,15 @@ from arvbench.results.schema import Gpu
 T = TypeVar("T")
 
 _THROTTLE_BITS = {
-    0x1: "idle",
-    0x2: "application clocks",
     0x4: "software power cap",
     0x8: "hardware slowdown",
     0x10: "sync boost",
     0x20: "software thermal slowdown",
     0x40: "hardware thermal slowdown",
     0x80: "hardware power brake",
-    0x100: "display clocks",
 }
-"""nvmlClocksThrottleReasons, from nvml.h."""
+"""nvmlClocksThrottleReasons, from nvml.h, without the three that hold nothing back: 0x1 (idle: there is no work),
+0x2 (the clocks are what was set) and 0x100 (they are what the display needs)."""
 
 
 class GpuProbe(Protocol):
@@ -38,19 +36,23 @@ class GpuProbe(Protocol):
 
 
 class NvmlProbe:
-    """The GPU behind a torch device, found by its UUID (torch and NVML number GPUs differently)."""
+    """The GPU behind a torch device, found by its UUID (torch and NVML number GPUs differently).
+
+    The driver is opened when the probe is made, so that `read` asks at once: a GPU cools and slows down within
+    milliseconds of its last work.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._properties = torch.cuda.get_device_properties(device)
+        self._handle = _open(f"GPU-{getattr(self._properties, 'uuid', '')}")
 
     def read(self) -> Gpu:
         """What torch knows, and what NVML adds; fields that the driver does not tell are None."""
-        properties = torch.cuda.get_device_properties(self._device)
         return Gpu(
-            name=properties.name,
-            memory_bytes=properties.total_memory,
-            compute_capability=f"{properties.major}.{properties.minor}",
-            **_driver_state(f"GPU-{getattr(properties, 'uuid', '')}"),
+            name=self._properties.name,
+            memory_bytes=self._properties.total_memory,
+            compute_capability=f"{self._properties.major}.{self._properties.minor}",
+            **_driver_state(self._handle),
         )
 
 
@@ -80,22 +82,25 @@ def throttle_names(bits: int) -> tuple[str, ...]:
     return tuple(name for bit, name in _THROTTLE_BITS.items() if bits & bit)
 
 
-def _driver_state(uuid: str) -> dict[str, Any]:
+def _open(uuid: str) -> Any:
+    """NVML's handle of a GPU; None where there is no NVML, and for a MIG slice, whose UUID is of another kind and
+    whose GPU's clocks are not ours to report."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    except pynvml.NVMLError:
+        return None
+
+
+def _driver_state(handle: Any) -> dict[str, Any]:
     """Fields of Gpu that only NVML knows."""
     import pynvml
 
-    unknown: dict[str, Any] = dict.fromkeys(
-        ("driver", "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w"), None
-    ) | {"throttle_reasons": ()}
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return unknown
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-    except pynvml.NVMLError:
-        # A MIG slice has a UUID of another kind; its GPU's clocks are not ours to report.
-        return unknown
+    if handle is None:
+        nothing = dict.fromkeys(("driver", "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w"))
+        return nothing | {"throttle_reasons": ()}
     power_mw = _ask(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
     return {
         "driver": _ask(lambda: str(pynvml.nvmlSystemGetDriverVersion())),

@@ -1,9 +1,11 @@
 """How long a sampling call takes, by scope, from events of one pass.
 
-Scopes   step[i]  one forward pass and the drawing of its tokens
+Scopes   step[i]  one forward pass and the drawing of its tokens, the making of the noise they are drawn with (which
+                  PerImageNoise does per step) included. What is done once before the first forward pass (class
+                  embedding, adaLN projections) is inside step[0]
          tokens   first step begun to last step ended: the autoregressive loop with all that lies between steps
          decode   tokens' sum to float images
-         images   labels in, uint8 images out: noise, tokens, decode and conversion
+         images   labels in, uint8 images out: setting up the noise, tokens, decode and conversion
 Units    _ns nanoseconds
 """
 

@@ -172,7 +172,10 @@ def accuracy(model: DigitsCnn, digits: Digits) -> float:
 def load_classifier(path: Path = DATA / WEIGHTS_FILE) -> DigitsCnn:
     """Return the trained classifier in evaluation mode. Raises CheckpointError for another file."""
     model = DigitsCnn()
-    load_strict(model, read_tensors(path), source=str(path), hint=_REMAKE)
+    try:
+        load_strict(model, read_tensors(path), source=str(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. {_REMAKE}") from error
     return model.eval().requires_grad_(False)
 
 
@@ -253,7 +256,6 @@ def train_digits_cnn(
     Files: digits-cnn.safetensors, digits-reference.safetensors, digits-cnn.json.
     """
     settings = settings or TrainingSettings()
-    out_dir.mkdir(parents=True, exist_ok=True)
     digits = load_digits_rgb()
     started = time.perf_counter()
     trained = train_classifier(digits.split("train"), settings, device=device, progress=progress)

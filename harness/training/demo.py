@@ -48,7 +48,7 @@ def train_var(
 ) -> dict[str, Any]:
     """Train `demo/var`; write var.safetensors (fp16) and var.json into `out_dir` and return the record.
 
-    Same settings, device and library give the same weights.
+    On the CPU the same settings and library give the same weights.
     """
     settings = settings or DemoTraining()
     spec, device = MODELS["demo/var"], usable_device(device)
@@ -75,7 +75,6 @@ def train_var(
             order=order,
             progress=progress,
         )
-    out_dir.mkdir(parents=True, exist_ok=True)
     weights = out_dir / "var.safetensors"
     save_bundle(sampler, weights)
     wall_s = time.perf_counter() - started

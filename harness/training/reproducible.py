@@ -1,4 +1,4 @@
-"""Training that gives the same weights again."""
+"""Training that gives the same weights again, on the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 def reproducible(seed: int, *, threads: int = 1) -> Iterator[None]:
     """Seed the global generators, fix the threads, use deterministic convolutions; restore all of it afterwards.
 
-    The number of threads is part of the result, because it decides the order of parallel sums.
+    On the CPU the same seed and threads then give the same weights (threads decide the order of parallel sums). On a
+    GPU some gradients are summed in no fixed order: results are close, not equal.
     """
     before = torch.get_num_threads()
     with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from arvbench.registry import Registry
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from arvbench.harness.verify.fixture import Check, Fixture
 
-    Replay = Callable[[Fixture, str], Mapping[str, Tensor]]
+    Replay = Callable[[Fixture, str, torch.device], Mapping[str, Tensor]]
 
 REPLAYS: Registry[Replay] = Registry(
     "fixture kind",
@@ -28,12 +29,22 @@ REPLAYS: Registry[Replay] = Registry(
 )
 
 
-def verify(path: Path, *, backend: str = "reference") -> list[Check]:
-    """Replay one fixture with `backend` and return one check per recorded output.
+def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> list[Check]:
+    """Replay one fixture with `backend` on `device` and return one check per recorded output.
 
-    Raises FixtureError for a fixture that cannot be used.
+    Raises FixtureError for a fixture that cannot be used, HostError where there is no such device.
     """
-    from arvbench.harness.verify.fixture import compare, read_fixture
+    from arvbench.adapters.loading import usable_device
+    from arvbench.errors import CheckpointError, UnknownName
+    from arvbench.harness.verify.fixture import FixtureError, compare, read_fixture
 
+    target = usable_device(device)
     fixture = read_fixture(path)
-    return compare(fixture, REPLAYS[fixture.kind](fixture, backend))
+    try:
+        return compare(fixture, REPLAYS[fixture.kind](fixture, backend, target))
+    except (UnknownName, CheckpointError) as error:
+        raise FixtureError(f"{path} cannot be replayed: {error}") from error
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+        # Sizes, names and types come from the fixture; what it leaves out or gets wrong shows here.
+        reason = " ".join(str(error).split())
+        raise FixtureError(f"{path} cannot be replayed: {type(error).__name__}: {reason}") from error

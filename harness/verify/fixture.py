@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,7 @@ def read_fixture(path: Path) -> Fixture:
             return _read_recipe(description, stored)
         if "model_args" in description:
             return _read_full(description, stored)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, RuntimeError) as error:
         raise FixtureError(f"{path} is not a complete fixture: {type(error).__name__} {error}") from error
     raise FixtureError(f"{path} is neither a full nor a recipe fixture")
 
@@ -122,10 +123,13 @@ def _check(fixture: Fixture, expected: Expectation, ours: Tensor | None) -> Chec
         return result(False, note="not produced")
     if tuple(ours.shape) != expected.shape:
         return result(False, note=f"shape {tuple(ours.shape)} instead of {expected.shape}")
-    difference = (ours.double().reshape(-1)[:: expected.stride] - expected.values.double().reshape(-1)).abs()
+    ours_sampled = ours.detach().cpu().double().reshape(-1)[:: expected.stride]
+    difference = (ours_sampled - expected.values.double().reshape(-1)).abs()
     if expected.ignore is not None:
         difference = difference.view(expected.shape)[~expected.ignore]
     worst = float(difference.max())
+    if not math.isfinite(worst):
+        return result(False, note="not finite")
     return result(worst <= expected.tolerance, worst)
 
 
@@ -166,7 +170,7 @@ def _read_stored(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor
 
 # ---- full fixtures -----------------------------------------------------------------------------------------------
 
-# Tolerances for fp32 on any CPU (golden notes, section 0). The first match of a name's end wins.
+# Tolerances for fp32 on any CPU (those the fixtures were published with). The first match of a name's end wins.
 _FULL_TOLERANCES = (
     ("smooth.f_hat", 2e-2),
     ("logits_cfg", 3e-4),
@@ -257,6 +261,8 @@ def _recipe_integers(description: Mapping[str, Any]) -> Iterator[Expectation]:
 def _recipe_floats(description: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Iterator[Expectation]:
     for name, meta in description["tensors"].items():
         shape = tuple(meta["full_shape"])
+        if len(stored[name]) != -(-math.prod(shape) // meta["stride"]):
+            raise ValueError(f"{name}: {len(stored[name])} values are not every {meta['stride']}th of {shape}")
         # One name for two things: f_hat after every scale (stacked), or only the last.
         yield Expectation(
             name=f"{name}.all" if name.endswith(".f_hat") and len(shape) == 5 else name,

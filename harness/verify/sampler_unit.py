@@ -10,16 +10,17 @@ from arvbench.adapters.sampling import UpstreamNoise, filter_logits, gumbel_soft
 from arvbench.harness.verify.fixture import Fixture
 
 
-def replay(fixture: Fixture, backend: str) -> dict[str, Tensor]:
-    """Every recorded call, by name; the sampler is the same for all backends."""
-    return _calls(fixture) | _gumbel(fixture)
+def replay(fixture: Fixture, backend: str, device: torch.device) -> dict[str, Tensor]:
+    """Every recorded call, by name; all backends share these functions."""
+    logits = fixture.inputs["logits"].to(device)
+    return _calls(fixture, logits) | _gumbel(fixture, logits)
 
 
-def _calls(fixture: Fixture) -> dict[str, Tensor]:
+def _calls(fixture: Fixture, logits: Tensor) -> dict[str, Tensor]:
     produced = {}
     for call in fixture.description["calls"]:
         noise = UpstreamNoise(call["seed"])
-        kept = filter_logits(fixture.inputs["logits"], call["top_k"] or None, call["top_p"] or None)
+        kept = filter_logits(logits, call["top_k"] or None, call["top_p"] or None)
         name = call["index"]
         produced[f"{name}.kept"] = kept.isfinite()
         produced[f"{name}.ids"] = noise.tokens(kept, step=0)
@@ -27,9 +28,8 @@ def _calls(fixture: Fixture) -> dict[str, Tensor]:
     return produced
 
 
-def _gumbel(fixture: Fixture) -> dict[str, Tensor]:
+def _gumbel(fixture: Fixture, logits: Tensor) -> dict[str, Tensor]:
     produced = {}
-    logits = fixture.inputs["logits"]
     for call in fixture.description["gumbel"]:
         exponential = UpstreamNoise(call["seed"]).exponential(logits, step=0)
         weights = gumbel_softmax(logits, exponential, call["tau"])

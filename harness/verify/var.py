@@ -28,9 +28,9 @@ _NO_EFFECT = frozenset(
 )
 
 
-def replay(fixture: Fixture, backend: str) -> dict[str, Tensor]:
+def replay(fixture: Fixture, backend: str, device: torch.device) -> dict[str, Tensor]:
     """Everything that the fixture may have recorded, by name."""
-    sampler = _build(fixture, cast(Backend, backend))
+    sampler = _build(fixture, cast(Backend, backend), device)
     produced: dict[str, Tensor] = {}
     for name, run in fixture.runs.items():
         produced |= {f"{name}.{output}": t for output, t in _run(sampler, fixture, run).items()}
@@ -42,13 +42,18 @@ def replay(fixture: Fixture, backend: str) -> dict[str, Tensor]:
 # ---- the model ---------------------------------------------------------------------------------------------------
 
 
-def _build(fixture: Fixture, backend: Backend) -> VarSampler:
+def fixture_spec(fixture: Fixture) -> ModelSpec:
+    """The spec of the model that the fixture was recorded on. Raises FixtureError for arguments we do not have."""
     tokenizer = _config(VqVaeConfig, fixture.tokenizer_args)
     sizes = {"vocab_size": tokenizer.vocab_size, "code_dim": tokenizer.z_channels}
     transformer = _config(VarConfig, {**fixture.model_args, **sizes})
-    spec = var_spec(fixture.name, transformer, tokenizer, VarSettings(cfg=0), "fixture")
+    return var_spec(fixture.name, transformer, tokenizer, VarSettings(cfg=0), "fixture")
+
+
+def _build(fixture: Fixture, backend: Backend, device: torch.device) -> VarSampler:
+    spec = fixture_spec(fixture)
     info = WeightsInfo(source=f"fixture {fixture.name}", random=False)
-    sampler = assemble(spec, _state(fixture, spec), info, device=torch.device("cpu"), backend=backend)
+    sampler = assemble(spec, _state(fixture, spec), info, device=device, backend=backend)
     return cast(VarSampler, sampler)
 
 
@@ -128,7 +133,7 @@ def _numbered(name: str, per_scale: Iterable[Tensor]) -> dict[str, Tensor]:
 
 
 def _split(sampler: VarSampler, ids_BL: Tensor) -> tuple[Tensor, ...]:
-    return ids_BL.split([pn * pn for pn in sampler.spec.transformer.patch_nums], dim=1)
+    return ids_BL.to(sampler.device).split([pn * pn for pn in sampler.spec.transformer.patch_nums], dim=1)
 
 
 @torch.inference_mode()
@@ -155,7 +160,7 @@ def _teacher_forced(sampler: VarSampler, fixture: Fixture) -> dict[str, Tensor]:
 @torch.inference_mode()
 def _tokenizer(sampler: VarSampler, fixture: Fixture) -> dict[str, Tensor]:
     tokenizer = sampler.tokenizer
-    features = tokenizer.features(fixture.inputs["image"])
+    features = tokenizer.features(fixture.inputs["image"].to(sampler.device))
     ids, f_hat = tokenizer.quantize.encode(features)
     known = _split(sampler, fixture.inputs["tf_ids"])
     return {

@@ -20,11 +20,11 @@ MODEL_EPS = 1e-6
 CASES = {
     # the official models: guidance doubles 8 images at 256 px and 2 at 512 px
     "d16-first": Case(shape={"R": 16, "l": 1, "C": 1024, "M": 16, "S": 6, "P": 0}, interpret=True),
-    "d16-last": Case(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 6, "P": 0}),
+    "d16-last": Case(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 6, "P": 0}, compile=True),
     "d16-head": Case(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 2, "P": 0}),
     "d20-middle": Case(shape={"R": 16, "l": 36, "C": 1280, "M": 16, "S": 6, "P": 0}),
     "d24-middle": Case(shape={"R": 16, "l": 100, "C": 1536, "M": 16, "S": 6, "P": 0}),
-    "d30-last": Case(shape={"R": 16, "l": 256, "C": 1920, "M": 16, "S": 6, "P": 0}),
+    "d30-last": Case(shape={"R": 16, "l": 256, "C": 1920, "M": 16, "S": 6, "P": 0}, compile=True),
     "d36-512px-first": Case(shape={"R": 4, "l": 1, "C": 2304, "M": 4, "S": 6, "P": 0}, interpret=True, compile=True),
     "d36-512px-last": Case(shape={"R": 4, "l": 1024, "C": 2304, "M": 4, "S": 6, "P": 0}),
     # the edges

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar, cast
 
-from arvbench.errors import ContractError, UnknownName
+from arvbench.errors import ContractError, HostError, UnknownName
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 class Registry(Mapping[str, T], Generic[T]):
     """Map names to objects given as "module:attribute"; import happens on access.
 
-    `REGISTRY["typo"]` raises UnknownName with near misses.
+    `REGISTRY["typo"]` raises UnknownName with near misses, an entry whose import fails HostError.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, str]) -> None:
@@ -27,11 +27,14 @@ class Registry(Mapping[str, T], Generic[T]):
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
             raise UnknownName(self.kind, name, self._entries)
-        module, _, attribute = self._entries[name].partition(":")
+        module_name, _, attribute = self._entries[name].partition(":")
         try:
-            return cast(T, getattr(importlib.import_module(module), attribute))
-        except AttributeError as error:
-            raise ContractError(f"{self.kind} {name!r}: {module} has no {attribute!r}") from error
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise HostError(f"{self.kind} {name!r} cannot be used: importing {module_name} failed ({error})") from error
+        if not hasattr(module, attribute):
+            raise ContractError(f"{self.kind} {name!r}: {module_name} has no {attribute!r}")
+        return cast(T, getattr(module, attribute))
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

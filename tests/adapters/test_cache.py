@@ -68,3 +68,10 @@ def test_static_cache_refuses_more_than_its_capacity():
 def test_an_unknown_policy_names_the_known_ones():
     with pytest.raises(UnknownName, match="grow"):
         CACHE_POLICIES["grw"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_static_cache_refuses_another_dtype(dtype):
+    k, v = kv(2, seed=0)
+    with pytest.raises(ContractError, match="for a cache of"):
+        CACHE_POLICIES["static"](SHAPE).extend(0, k.to(dtype), v.to(dtype))

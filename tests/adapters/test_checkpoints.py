@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from tiny_models import tiny_spec
 
 from arvbench.adapters.checkpoints import random_tensors, read_tensors
-from arvbench.adapters.loading import build_sampler, load_sampler, meta_modules
+from arvbench.adapters.loading import build_sampler, load_sampler, locate_weights, meta_modules
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.errors import CheckpointError, HostError, UnknownName, UserError
 
@@ -122,7 +122,7 @@ def test_a_nan_is_named(spec, folder, state):
 def test_a_truncated_file_is_called_so(spec, folder, share):
     content = (folder / "tiny.pth").read_bytes()
     (folder / "tiny.pth").write_bytes(content[: int(share * len(content))])
-    assert "damaged or truncated" in refused(spec, folder) or share == 0.0
+    assert "damaged or truncated" in refused(spec, folder)
 
 
 def test_a_truncated_safetensors_file_is_called_so(tmp_path):
@@ -169,6 +169,24 @@ def test_a_missing_file_says_where_to_get_it(spec, folder):
     assert "vae.pth is missing" in message
     assert "nobody/nothing" in message
     assert "no weights at" in refused(spec, folder / "nowhere")
+    assert "no weights at" in refused(tiny_spec(), folder / "nowhere.safetensors")
+
+
+def test_a_bundle_is_as_strict_as_two_files(tmp_path, state):
+    tensors = {f"{part}.{name}": t.clone() for part, own in state.items() for name, t in own.items()}
+    save_file(tensors | {"extra.foo": torch.zeros(1)}, tmp_path / "b.safetensors")
+    assert "extra.foo belongs to neither transformer nor tokenizer" in refused(tiny_spec(), tmp_path / "b.safetensors")
+    save_file(tensors | {"transformer.foo": torch.zeros(1)}, tmp_path / "b.safetensors")
+    assert "1 unexpected (foo)" in refused(tiny_spec(), tmp_path / "b.safetensors")
+    assert "no bundle" in refused(tiny_spec(), tmp_path)
+
+
+def test_weights_are_located_without_being_read(spec, folder):
+    assert locate_weights(spec, str(folder)) == {"transformer": folder / "tiny.pth", "tokenizer": folder / "vae.pth"}
+    assert locate_weights(spec, "random:1") == locate_weights(spec, "hub") == {}
+    for weights in ("demo", str(folder / "nowhere"), "random:x"):
+        with pytest.raises(UserError):
+            locate_weights(spec, weights)
 
 
 def test_the_hub_is_asked_for_the_official_files(spec, folder, monkeypatch):

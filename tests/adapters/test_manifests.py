@@ -9,7 +9,7 @@ import pytest
 from arvbench.adapters import MODELS
 from arvbench.adapters.loading import meta_modules
 
-# Golden notes, section 7.
+# Counted on the official modules (FoundationVision/VAR at 78b9539).
 PARAMETERS = {
     "var-d16": 310_283_520,
     "var-d20": 600_917_136,

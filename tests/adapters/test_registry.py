@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from arvbench.adapters import MODELS
-from arvbench.errors import ContractError, UnknownName
+from arvbench.adapters.loading import known_specs
+from arvbench.errors import ContractError, HostError, UnknownName
 from arvbench.registry import Registry
 
 
@@ -22,7 +23,7 @@ def test_listing_models_imports_neither_torch_nor_triton():
 
 
 def test_every_entry_is_a_spec_of_its_own_name():
-    assert [MODELS[name].name for name in MODELS] == list(MODELS)
+    assert [spec.name for _, spec in known_specs()] == list(MODELS)
 
 
 def test_other_distributions_can_add_models(tmp_path):
@@ -50,3 +51,12 @@ def test_an_entry_that_points_nowhere_is_a_broken_contract():
         table["a"]
     with pytest.raises(UnknownName, match="known: a"):
         table["zzz"]
+
+
+def test_a_broken_plug_in_is_named_and_costs_no_other_model(monkeypatch):
+    monkeypatch.setitem(MODELS._entries, "broken", "no_such_distribution:SPEC")
+    with pytest.raises(HostError, match="model 'broken' cannot be used: importing no_such_distribution failed"):
+        MODELS["broken"]
+    names = [name for name, _ in known_specs()]
+    assert "var-d16" in names
+    assert "broken" not in names

@@ -146,6 +146,25 @@ def test_smoothing_mixes_codes_without_changing_the_draws_of_the_first_scale(sam
     assert torch.equal(draw(sampler, settings=smooth).images, mixed.images)
 
 
+def test_what_the_condition_decides_is_computed_inside_the_first_step(sampler, monkeypatch):
+    inside, original = [], sampler.transformer.modulations
+
+    class Watching(SilentObserver):
+        open = False
+
+        def step_begin(self, step):
+            assert not self.open
+            self.open = True
+
+        def step_end(self, step, output):
+            self.open = False
+
+    observer = Watching()
+    monkeypatch.setattr(sampler.transformer, "modulations", lambda c: inside.append(observer.open) or original(c))
+    draw(sampler, observer=observer)
+    assert inside == [True]
+
+
 def test_the_official_stream_depends_on_the_seed_alone(sampler):
     def run(seed):
         return sampler.sample(LABELS, sampler.spec.settings, noise=UpstreamNoise(seed)).images
@@ -184,25 +203,30 @@ def test_planned_flops_equal_the_counted_ones(sampler):
     with sdpa_kernel(SDPBackend.MATH):
         draw(sampler, observer=Counting())
     plan = [step.flops for step in sampler.schedule(settings, batch=3)]
-    # The plan has the adaLN projections, which run before the first step; the count has the phi convolutions, which
-    # belong to the tokenizer.
-    depth_or_one = 1 if sampler.spec.transformer.shared_aln else 2
-    plan[0] -= 6 * 2 * 32 * 32 * (6 * depth_or_one + 2)
+    # The count has the phi convolutions as well, which belong to the tokenizer.
     phi = 3 * 16 * 2 * 9 * 8 * 8
     assert counted == [flops + phi for flops in plan]
 
 
-def test_planned_weight_traffic_is_the_size_of_the_weights(sampler):
-    transformer = sampler.transformer
-    used_later = [
-        p for name, p in transformer.named_parameters()
-        if name.startswith(("blocks", "head.", "word_embed")) and "ada_" not in name and "scale_mul" not in name
-    ]  # fmt: skip
-    last = sampler.schedule(sampler.spec.settings, batch=1).steps[-1]
-    cache, logits = last.cache_bytes + last.cache_bytes * 16 // 30, 4 * 2 * 16 * 24
-    biases = 32 * 2  # mat_qkv adds a key bias of zeros that is a buffer
-    parameters = sum(p.numel() for p in used_later) * 4
-    assert last.bytes_moved - cache - logits == pytest.approx(parameters, abs=4 * 2 * biases)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shared", [False, True])
+def test_planned_weight_traffic_is_the_size_of_the_weights_that_a_step_reads(shared, dtype):
+    sampler = build_sampler(tiny_spec(shared_aln=shared), weights="random:1", dtype=dtype)
+    steps = sampler.schedule(sampler.spec.settings, batch=1).steps
+
+    def weight_bytes(step):
+        cache_read_and_written = step.cache_bytes + step.cache_bytes * step.new_tokens // step.cached_tokens
+        return step.bytes_moved - cache_read_and_written - 4 * step.rows * step.new_tokens * 24
+
+    def size(*parts):
+        tensors = sampler.transformer.state_dict().items()
+        return sum(t.nbytes for name, t in tensors if any(part in name for part in parts))
+
+    every_step = size(".attn.mat_qkv", ".attn.proj", "q_bias", "k_bias", "v_bias", ".ffn.") + size(
+        "head.weight", "head.bias"
+    )
+    assert weight_bytes(steps[-1]) == every_step + size("word_embed")
+    assert weight_bytes(steps[0]) == every_step + size("ada_lin")
 
 
 def test_decode_flops_equal_the_counted_ones(sampler):
@@ -245,9 +269,12 @@ def test_a_label_out_of_range_is_refused(sampler, label):
         draw(sampler, [0, label])
 
 
-def test_no_labels_are_refused(sampler):
-    with pytest.raises(UserError, match="batch 0"):
-        sampler.sample([], sampler.spec.settings, noise=PerImageNoise(0, [0]))
+@pytest.mark.parametrize(
+    ("labels", "message"), [([], "batch 0"), (3, "flat list"), ([[1]], "flat list"), (["a"], "list of integers")]
+)
+def test_labels_that_are_no_list_of_integers_are_refused(sampler, labels, message):
+    with pytest.raises(UserError, match=message):
+        sampler.sample(labels, sampler.spec.settings, noise=PerImageNoise(0, [0]))
 
 
 def test_fractional_labels_are_refused(sampler):

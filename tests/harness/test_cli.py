@@ -68,21 +68,22 @@ def test_a_malformed_command_line_is_exit_code_2(arguments, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_broken_contract_is_exit_code_70_with_a_traceback(monkeypatch, capsys):
-    def broken(*_args, **_options):
-        raise ContractError("an adapter did not keep its promise")
+@pytest.mark.parametrize("error", [ContractError("a broken promise"), ZeroDivisionError("a bug")])
+def test_a_bug_is_exit_code_70_with_a_traceback(monkeypatch, capsys, error):
+    def broken(_path):
+        raise error
 
-    monkeypatch.setattr(cli, "app", broken)
-    assert cli.main(["models"]) == 70
+    monkeypatch.setattr("arvbench.harness.verify.fixture.read_fixture", broken)
+    assert cli.main(["verify", "x.json"]) == 70
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
-    def interrupted(*_args, **_options):
+def test_ctrl_c_is_exit_code_130_and_says_so(monkeypatch, capsys):
+    def interrupted(_path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", interrupted)
-    assert cli.main(["models"]) == 130
+    monkeypatch.setattr("arvbench.harness.verify.fixture.read_fixture", interrupted)
+    assert cli.main(["verify", "x.json"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
@@ -97,7 +98,34 @@ def test_models_are_listed_as_a_table_and_as_json(capsys):
     assert "…" not in out, "the table must fit 80 columns"
 
 
-def test_an_unwritable_training_folder_is_a_user_error(tmp_path, capsys):
+def test_an_unwritable_training_folder_is_a_user_error_before_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("arvbench.harness.quality.classifier.train_digits_cnn", lambda *a, **k: pytest.fail("trained"))
     (tmp_path / "file").write_text("")
     assert cli.main(["train", "digits-cnn", "--out", str(tmp_path / "file" / "below")]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def test_a_training_that_fails_leaves_older_results_alone(tmp_path, monkeypatch, capsys):
+    def fails(folder, **_options):
+        (folder / "var.safetensors").write_text("new")
+        raise RuntimeError("half way")
+
+    monkeypatch.setattr("arvbench.harness.training.demo.train_var", fails)
+    (tmp_path / "var.safetensors").write_text("old")
+    assert cli.main(["train", "demo/var", "--out", str(tmp_path)]) == 70
+    assert [p.name for p in tmp_path.iterdir()] == ["var.safetensors"]
+    assert (tmp_path / "var.safetensors").read_text() == "old"
+
+
+def test_a_training_that_ends_well_puts_its_files_in_place(tmp_path, monkeypatch, capsys):
+    def works(folder, *, device, progress):
+        progress(1, 1, {"loss": 0.5})
+        (folder / "var.json").write_text("{}")
+        return {"wall_s": 1.0, "device": device, "quality": {"fid": 0.7}}
+
+    monkeypatch.setattr("arvbench.harness.training.demo.train_var", works)
+    assert cli.main(["train", "demo/var", "--out", str(tmp_path)]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["var.json"]
+    captured = capsys.readouterr()
+    assert "fid: 0.7" in captured.out
+    assert "epoch 1/1: loss 0.5000" in captured.err

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from run_helpers import write_suite
 
+from arvbench.adapters.registry import MODELS
 from arvbench.errors import UnknownName, UserError
 from arvbench.harness.config import built_in_suites, check_cases, load_suite
 
@@ -140,6 +141,12 @@ def test_quality_settings_reach_only_cases_that_ask_for_quality(tmp_path):
         ({"settings": {"top_p": 0}}, "top_p.*greater than 0"),
         ({"settings": {"top_p": 1.5}}, "top_p.*less than or equal to 1"),
         ({"settings": {"topk": 5}}, "unknown key 'topk'; did you mean 'top_k'"),
+        ({"settings": {"top_k": 10**6}}, "case 'demo/var .*: top_k"),
+        ({"weights": "random"}, "case 'demo/var .*: .*random:0"),
+        ({"weights": "/no/such/folder"}, "case 'demo/var .*: "),
+        ({"model": "var-d16", "weights": "/no/such/folder"}, "no weights at /no/such/folder"),
+        ({"model": "var-d16", "weights": "demo"}, "var-d16 has no demo weights"),
+        ({"weights": "hub"}, "demo/var has no official files"),
         ({"cache": "groww"}, "no cache policy 'groww'; did you mean 'grow'"),
     ],
 )
@@ -147,6 +154,16 @@ def test_what_a_model_would_refuse_is_refused_before_the_run(tmp_path, case, mes
     suite = load(tmp_path, ONE | case)
     with pytest.raises(UserError, match=message):
         check_cases(suite.cases)
+
+
+def test_a_folder_of_weights_is_whole_or_refused_before_the_run(tmp_path):
+    official = MODELS["var-d16"].checkpoint
+    (tmp_path / official.transformer_file).write_bytes(b"not read here")
+    suite = load(tmp_path, {"model": "var-d16", "weights": str(tmp_path)})
+    with pytest.raises(UserError, match=rf"{official.tokenizer_file} is missing"):
+        check_cases(suite.cases)
+    (tmp_path / official.tokenizer_file).write_bytes(b"not read here")
+    check_cases(suite.cases)
 
 
 @pytest.mark.parametrize("name", built_in_suites())

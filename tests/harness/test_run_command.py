@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from arvbench.harness.cli import main
 from arvbench.harness.engines.local import LocalEngine
 from arvbench.harness.jobs import Result
 from arvbench.results.records import read_records
-from arvbench.results.schema import Status
+from arvbench.results.schema import Correctness, Incorrect, Record, Setup, Status
 
 T = TypeVar("T")
 
@@ -66,6 +67,9 @@ def engine(monkeypatch) -> list[int]:
         (["--set", "settings.top_p=0"], 2, "top_p"),
         (["--set", "batch"], 2, "write KEY=VALUE"),
         (["--set", "batch=[1"], 2, "cannot read the value '[1'"),
+        (["--weights", "/nope"], 2, "demo/var"),
+        (["--weights", "hub"], 2, "demo/var has no official files"),
+        (["--weights", "random"], 2, "need a seed"),
         (["--device", "cdua"], 2, "no device 'cdua'"),
         (["--out", "{file}/run"], 2, "cannot write results to"),
     ],
@@ -89,6 +93,14 @@ def test_cuda_where_there_is_none_fails_at_once_with_the_fix(suite, out, engine,
     assert main(["run", suite, "--out", str(out), "--device", "cuda"]) == 3
     assert "--device cpu" in capsys.readouterr().err
     assert engine == [] and not out.exists()
+
+
+def test_a_missing_reference_folder_fails_before_any_case(tmp_path, out, engine, capsys):
+    quality = {"extractor": "digits-cnn", "reference": str(tmp_path / "nope"), "images": 100}
+    path = write_suite(tmp_path / "q.yaml", cases=[CASE | {"quality": quality}])
+    assert main(["run", str(path), "--out", str(out)]) == 2
+    assert "nor a folder of images" in capsys.readouterr().err
+    assert engine == []
 
 
 def test_a_missing_extractor_file_fails_before_any_case(tmp_path, out, engine, capsys, monkeypatch):
@@ -116,6 +128,33 @@ def test_json_prints_the_records_and_nothing_else(suite, out, engine, capsys):
     records = json.loads(capsys.readouterr().out)
     assert [record["outcome"]["status"] for record in records] == ["skipped", "error", "skipped"]
     assert [record["record_id"] for record in records] == [r.record_id for r in read_records(out)]
+
+
+def test_json_is_valid_when_a_case_is_infinitely_wrong(suite, out, capsys, monkeypatch):
+    setup = Setup.model_construct(
+        model="demo/var", family="var", image_px=32, transformer_parameters=1, tokenizer_parameters=1,
+        weights_source="random:0", weights_random=True, weights_sha256={}, settings={}, settings_source="",
+        settings_deviations={}, cache_policy="static", kernels={}, attention="", threads=1, plan=(), decode_flops=1,
+    )  # fmt: skip
+    correctness = Correctness(
+        judge="finite logits",
+        images=1,
+        max_abs_diff=math.inf,
+        tolerance=0.0,
+        equal_tokens=0.0,
+        required_equal_tokens=1.0,
+        passed=False,
+    )
+    wrong = Result(outcome=Incorrect(setup=setup, correctness=correctness), environment=environment())
+    monkeypatch.setattr(LocalEngine, "run", lambda self, job, listener: wrong)
+    assert main(["run", suite, "--out", str(out), "--json", "--set", "batch=[1,2]"]) == 1
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(f"{constant} is no JSON")
+
+    records = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert [record["outcome"]["correctness"]["max_abs_diff"] for record in records] == ["Infinity"] * 2
+    assert Record.model_validate(records[0]).outcome.correctness.max_abs_diff == math.inf
 
 
 def test_finished_cases_are_reused_unless_asked_otherwise(suite, out, engine, monkeypatch):

@@ -5,15 +5,32 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from run_helpers import ScriptedEngine, case, environment, failure, suite
 
+from arvbench.adapters.registry import MODELS
 from arvbench.harness.fingerprint import fingerprint
 from arvbench.harness.jobs import Event
 from arvbench.harness.runner import RunOptions, SilentListener, run_suite
 from arvbench.harness.store import RecordStore
-from arvbench.results.schema import Status
+from arvbench.results.schema import CaseConfig, Gpu, Status
+
+
+OFFICIAL = (MODELS["var-d16"].checkpoint.transformer_file, MODELS["var-d16"].checkpoint.tokenizer_file)
+GPU = Gpu(
+    name="NVIDIA H100",
+    memory_bytes=85_000_000_000,
+    compute_capability="9.0",
+    driver="575.57",
+    sm_clock_mhz=1980,
+    memory_clock_mhz=2619,
+    temperature_c=40,
+    power_w=120.5,
+    throttle_reasons=(),
+)
 
 
 @pytest.fixture
@@ -70,19 +87,84 @@ def test_another_source_or_machine_is_another_measurement():
     config = case().config
     here = fingerprint(config, environment())
     assert here == fingerprint(config, environment(git_dirty=True, os="another kernel"))
-    changes = [{"source_sha256": "6" * 64}, {"cpu": "another"}, {"cores": 4}, {"libraries": {"torch": "2.6.0"}}]
+    changes = [
+        {"source_sha256": "6" * 64},
+        {"cpu": "another"},
+        {"cores": 4},
+        {"libraries": {"torch": "2.6.0"}},
+        {"libraries": {"torch": "2.14.1", "triton": "3.5.0"}},
+        {"gpu": GPU},
+        {"gpu": GPU.model_copy(update={"name": "NVIDIA H200"})},
+        {"gpu": GPU.model_copy(update={"driver": "580.65"})},
+    ]
     others = {fingerprint(config, environment(**change)) for change in changes}
     others.add(fingerprint(case(batch=2).config, environment()))
-    assert len(others | {here}) == 6
+    assert len(others | {here}) == len(changes) + 2
+
+
+def test_what_a_gpu_does_at_the_moment_is_no_part_of_the_identity():
+    hot = GPU.model_copy(update={"sm_clock_mhz": 900, "power_w": 700.0, "throttle_reasons": ("thermal",)})
+    assert fingerprint(case().config, environment(gpu=GPU)) == fingerprint(case().config, environment(gpu=hot))
+
+
+def states_of(config: CaseConfig, names: Sequence[str], folder: Path) -> list[str]:
+    """Fingerprints of a case while its two files come one after the other and then change one's size."""
+    seen = [fingerprint(config, environment())]
+    for name, content in [(names[0], b"1"), (names[1], b"1"), (names[0], b"22")]:
+        (folder / name).write_bytes(content)
+        seen.append(fingerprint(config, environment()))
+    return seen
 
 
 def test_new_weight_files_at_the_same_path_are_another_measurement(tmp_path):
-    config = case(weights=str(tmp_path)).config
-    empty = fingerprint(config, environment())
-    (tmp_path / "var_d16.pth").write_bytes(b"1")
-    one = fingerprint(config, environment())
-    (tmp_path / "var_d16.pth").write_bytes(b"22")
-    assert len({empty, one, fingerprint(config, environment())}) == 3
+    seen = states_of(case(model="var-d16", weights=str(tmp_path)).config, OFFICIAL, tmp_path)
+    assert len(set(seen)) == 4
+    alone = case(model="var-d16", weights=str(tmp_path / OFFICIAL[0])).config
+    before = fingerprint(alone, environment())
+    (tmp_path / OFFICIAL[1]).write_bytes(b"another tokenizer")
+    assert fingerprint(alone, environment()) != before
+    (tmp_path / "README.md").write_text("not read by any case")
+    assert fingerprint(alone, environment()) == fingerprint(alone, environment()) != before
+
+
+@pytest.mark.parametrize("weights", ["hub", "random:0"])
+def test_a_file_that_is_named_like_a_kind_of_weights_is_none(tmp_path, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
+    config = case(model="var-d16", weights=weights).config
+    before = fingerprint(config, environment())
+    (tmp_path / weights).mkdir()
+    (tmp_path / weights / OFFICIAL[0]).write_bytes(b"1")
+    assert fingerprint(config, environment()) == before
+
+
+def test_other_images_in_the_reference_folder_are_another_measurement(tmp_path):
+    (tmp_path / "deep").mkdir()
+    quality = {"extractor": "digits-cnn", "reference": str(tmp_path), "images": 10}
+    names = ("a.png", "deep/b.JPG")
+    assert len(set(states_of(case(quality=quality).config, names, tmp_path))) == 4
+    before = fingerprint(case(quality=quality).config, environment())
+    (tmp_path / "notes.txt").write_text("no image")
+    assert fingerprint(case(quality=quality).config, environment()) == before
+
+
+def test_other_inception_weights_are_another_measurement(tmp_path, monkeypatch):
+    monkeypatch.delenv("ARVBENCH_INCEPTION", raising=False)
+    quality = {"extractor": "inception", "reference": "digits", "images": 10}
+    asks, asks_not = case(quality=quality).config, case(quality=quality | {"extractor": "digits-cnn"}).config
+    one, two = tmp_path / "one.pth", tmp_path / "two.pth"
+    one.write_bytes(b"1")
+    two.write_bytes(b"22")
+    by_flag = [fingerprint(asks, environment(), path) for path in (None, one, two)]
+    assert len(set(by_flag)) == 3
+    monkeypatch.setenv("ARVBENCH_INCEPTION", str(one))
+    assert fingerprint(asks, environment()) == by_flag[1]
+    assert fingerprint(asks, environment(), two) == by_flag[2]
+    assert fingerprint(asks_not, environment(), one) == fingerprint(asks_not, environment(), two)
+
+
+def test_weights_that_went_away_during_the_run_do_not_cost_the_record(store, tmp_path):
+    (record,) = run(store, ScriptedEngine(failure()), case(model="var-d16", weights=str(tmp_path / "gone")))
+    assert store.records() == [record]
 
 
 def test_a_record_carries_the_source_that_the_worker_imported(store):

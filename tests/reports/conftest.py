@@ -286,7 +286,7 @@ def many_records(folder: Path) -> list[Record]:
         record("var-d30", number=7, gpu=GPU, speed=0.3, dtype="bfloat16", batch=16, weights="hub",
                quality=quality_numbers(rng, "b2")),
         failed(Status.OOM, "out of memory: needs 9.1 GiB more than the limit of 8 GiB", number=8, batch=64),
-        incorrect(number=9),
+        incorrect(number=9, dtype="bfloat16"),
         failed(Status.ERROR, "NaN in the weights of layer blocks.3.ffn.fc1", number=10, batch=2,
                detail="Traceback (most recent call last):\n  File \"worker.py\", line 88\nValueError: NaN"),
         failed(Status.UNSUPPORTED, "float16 is not supported on the CPU", number=11, dtype="float16"),

@@ -59,7 +59,7 @@ def built(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
 def small_run(make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder without anything to draw, and with a cut last line."""
     folder = tmp_path_factory.mktemp("small")
-    records = [make.failed(Status.OOM, "too little memory", number=0), make.incorrect(number=1)]
+    records = [make.failed(Status.OOM, "too little memory", number=0), make.incorrect(number=1, dtype="bfloat16")]
     path = make.write(folder / "records.jsonl", records)
     path.write_text(path.read_text() + '{"schema_version": 1, "rec')
     return folder
@@ -122,13 +122,14 @@ def test_nothing_in_a_record_becomes_markup(hostile: tuple[str, str], built: tup
 
 def test_nothing_in_a_record_becomes_markdown(hostile: tuple[str, str]) -> None:
     _, markdown = hostile
-    text, _, commands = markdown.partition("## How to reproduce")
+    text, _, reproduction = markdown.partition("## How to reproduce\n")
     assert "<" not in text and "https://" not in text and "**b**" not in text and "[l](" not in text
     assert not re.search(r"^# h", text, re.MULTILINE)
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
         assert len(widths) == 1, "a pipe or a newline in a name broke a row"
-    assert all(line.startswith("    ") for line in commands.strip("\n").splitlines()), "a command left its block"
+    outside = [line for line in reproduction.splitlines() if line and not line.startswith("    ")]
+    assert outside == ["Save as `reproduce.yaml`:", "Then run:"], "something left its block"
 
 
 def test_the_page_refers_to_nothing_outside_itself(built: tuple[str, str]) -> None:
@@ -178,6 +179,37 @@ def test_a_cut_line_is_told_and_costs_nothing_else(small_run: Path, tmp_path: Pa
 def test_a_record_given_twice_counts_once(small_run: Path, tmp_path: Path) -> None:
     summary = build_report([small_run, small_run / "records.jsonl"], tmp_path / "r.html")
     assert summary.records == 2
+
+
+def test_older_records_of_a_case_are_counted_and_not_shown(make, tmp_path: Path) -> None:
+    case = {"case_id": "the case"}
+    old = [make.record(number=n, environment=make.environment(git_commit=f"{n}" * 40), **case) for n in (1, 2)]
+    make.write(tmp_path / "records.jsonl", [*old, make.failed(Status.OOM, "since the change", number=3, **case)])
+    summary = build_report([tmp_path], tmp_path / "r.html")
+    assert summary.records == 1 and summary.statuses == {Status.OOM: 1}
+    for text in ((tmp_path / "r.html").read_text(), (tmp_path / "r.md").read_text()):
+        assert "2 older records of the same cases are in the files and not shown" in text
+        assert "2222" not in text
+
+
+def test_runs_that_are_compared_keep_a_record_each(make, tmp_path: Path) -> None:
+    for number, run in enumerate(("before", "after")):
+        commit = make.environment(git_commit=f"{number}" * 40)
+        records = [make.record(number=2 * number + n, environment=commit, case_id="the case") for n in (0, 1)]
+        make.write(tmp_path / run / "records.jsonl", records)
+    summary = build_report([tmp_path / "before", tmp_path / "after"], tmp_path / "r.html")
+    markdown = (tmp_path / "r.md").read_text()
+    assert summary.records == 2
+    assert "the case · 000000000" in markdown and "the case · 111111111" in markdown
+    assert "2 older records of the same cases are" in markdown
+
+
+def test_a_record_that_another_file_shows_is_not_told_as_missing(make, tmp_path: Path) -> None:
+    old, new = make.record(number=0), make.record(number=1)
+    make.write(tmp_path / "before" / "records.jsonl", [old])
+    make.write(tmp_path / "after" / "records.jsonl", [old, new])
+    assert build_report([tmp_path / "before", tmp_path / "after"], tmp_path / "r.html").records == 2
+    assert "older record" not in (tmp_path / "r.md").read_text()
 
 
 def test_each_runs_pictures_are_looked_for_beside_its_own_records(make, tmp_path: Path) -> None:

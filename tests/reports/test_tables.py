@@ -73,6 +73,21 @@ def test_numbers_of_different_protocols_never_share_a_column(make) -> None:
         assert len({table.columns[i].note for i in fids}) == 2
 
 
+def test_the_headline_has_the_headline_metrics_and_the_quality_section_has_all(make) -> None:
+    quality = make.quality_numbers(np.random.default_rng(0))
+    reconstruction = quality[0].model_copy(update={"metric": "reconstruction-fid"})
+    records = [make.record(weights="demo", quality=(*quality, reconstruction))]
+    metrics = {"FID", "rFID", "IS", "Label accuracy", "KID", "Precision", "Recall"}
+    headline = {c.label for c in tables.results_table(records).columns}
+    assert headline & metrics == {"FID", "rFID", "IS", "Label accuracy"}
+    assert {c.label for c in tables.quality_table(records).columns} == metrics | {"Case"}
+
+
+def test_times_in_the_headline_name_their_scope(make) -> None:
+    headings = [c.heading for c in tables.results_table([make.record()]).columns if c.unit == "ms/image"]
+    assert headings == ["Time: images (ms/image)", "Time: tokens (ms/image)", "Time: decode (ms/image)"]
+
+
 def test_an_allocators_peak_and_a_processs_never_share_a_column(make) -> None:
     table = tables.results_table([make.record(number=0), make.record(number=1, gpu=make.gpu)])
     peaks = [i for i, c in enumerate(table.columns) if c.label == "Peak memory"]
@@ -90,6 +105,19 @@ def test_rows_with_the_same_case_are_told_apart(make) -> None:
     records = [make.record(number=0), make.record(number=1), make.record(number=2, suite="other")]
     names = {row[0].text for row in tables.results_table(records).rows}
     assert len(names) == 3
+
+
+def test_two_rows_of_a_case_are_named_by_what_tells_them_apart(make) -> None:
+    def names(**changes: object) -> list[str]:
+        records = [make.record(number=0, case_id="c"), make.record(number=1, **({"case_id": "c"} | changes))]
+        return [row[0].text for row in tables.results_table(records).rows]
+
+    assert names(case_id="d") == ["c", "d"]
+    assert names(suite="other") == ["c · imagenet256", "c · other"]
+    assert names(weights="demo") == ["c · random:0", "c · demo"]
+    assert names(environment=make.environment(cpu="X1")) == ["c · AMD EPYC 9554, 2 threads", "c · X1, 2 threads"]
+    assert names(environment=make.environment(git_commit="ab" * 20)) == ["c · c0ffeec0f", "c · ababababa"]
+    assert names() == ["c · 2026-03-02 09:30:00", "c · 2026-03-02 09:31:00"]
 
 
 def test_the_steps_of_a_case_compare_plan_and_measurement(make) -> None:

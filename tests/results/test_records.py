@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from arvbench.errors import UserError
-from arvbench.results.records import read_records
+from arvbench.results.records import newest_of_each_case, read_records
+from arvbench.results.schema import Record
 
 GOOD = {
     "record_id": "one",
@@ -93,3 +94,46 @@ def test_a_missing_file_is_a_user_error_that_names_the_path(tmp_path: Path, name
     (tmp_path / "empty-folder").mkdir()
     with pytest.raises(UserError, match=name):
         read_records(tmp_path / name)
+
+
+def record(record_id: str, **changes: object) -> Record:
+    return Record.model_validate_json(line(record_id=record_id, **changes))
+
+
+def ids(records: list[Record]) -> list[str]:
+    return [record.record_id for record in newest_of_each_case(records)]
+
+
+def test_of_each_case_the_newest_record_counts_wherever_it_stands() -> None:
+    other = record("other", case_id="other")
+    old, new = record("old"), record("new", started="2026-03-02T09:30:01Z")
+    assert ids([old, other, new]) == ids([new, other, old]) == ["new", "other"]
+
+
+def test_times_are_compared_as_moments_whatever_their_zone() -> None:
+    old, new = record("old", started="2026-03-02T10:00:00+02:00"), record("new", started="2026-03-02T09:00:00")
+    assert ids([new, old]) == ["new"]
+
+
+def test_of_records_started_at_once_the_last_counts() -> None:
+    assert ids([record("first"), record("second")]) == ["second"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"suite": "other"},
+        {"case_id": "other"},
+        {"case": GOOD["case"] | {"weights": "random:0"}},
+        {"case": GOOD["case"] | {"threads": 1}},
+        {"environment": GOOD["environment"] | {"cpu": "another CPU"}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_another_case_or_machine_hides_no_record(changes: dict[str, object]) -> None:
+    assert ids([record("one"), record("two", **changes)]) == ["one", "two"]
+
+
+def test_another_source_and_settings_of_measuring_are_the_same_case() -> None:
+    changed = {"case": GOOD["case"] | {"repeats": 2}, "environment": GOOD["environment"] | {"source_sha256": "01"}}
+    assert ids([record("one"), record("two", **changed)]) == ["two"]

@@ -15,7 +15,8 @@ from arvbench.harness.measure import correctness
 from arvbench.harness.measure.case import measure_case
 from arvbench.harness.measure.correctness import Tolerance
 from arvbench.harness.measure.images import generate
-from arvbench.results.schema import CaseConfig, Incorrect, Measured, Status
+from arvbench.harness.measure.nvml import ReplayGpuProbe
+from arvbench.results.schema import CaseConfig, Gpu, Incorrect, Measured, Status
 
 QUALITY = {"extractor": "digits-cnn", "reference": "digits", "images": 20}
 
@@ -30,7 +31,7 @@ def measured(tmp_path_factory):
     torch.set_num_threads(1)
     folder, events = tmp_path_factory.mktemp("run"), []
     asked = job(folder, backend="optimized", settings={"cfg": 3.0}, sample_sheet=2, quality=QUALITY)
-    return measure_case(asked, events.append), events, folder
+    return measure_case(asked, events.append).outcome, events, folder
 
 
 def test_all_is_measured_in_an_order_that_can_be_defended(measured):
@@ -68,7 +69,8 @@ def test_quality_is_computed_on_images_of_every_class_alike(tmp_path, reference)
     }
     save_file(tensors, tmp_path / "bundle.safetensors")
     events: list[Event] = []
-    outcome = measure_case(job(tmp_path, weights=str(tmp_path / "bundle.safetensors"), quality=QUALITY), events.append)
+    asked = job(tmp_path, weights=str(tmp_path / "bundle.safetensors"), quality=QUALITY)
+    outcome = measure_case(asked, events.append).outcome
     quality = {number.metric: number for number in outcome.quality}
     # The tokenizer alone is measured on all scans of the reference.
     assert quality.pop("reconstruction-fid").n_samples == 1797
@@ -91,10 +93,39 @@ def test_the_sample_sheet_has_a_row_per_class(measured):
 def test_an_incorrect_case_has_no_times(tmp_path, monkeypatch):
     monkeypatch.setitem(correctness.TOLERANCES, torch.float32, Tolerance(0.0, 1.0))
     events: list[Event] = []
-    outcome = measure_case(job(tmp_path, backend="reference"), events.append)
+    result = measure_case(job(tmp_path, backend="reference"), events.append)
+    outcome = result.outcome
     assert isinstance(outcome, Incorrect) and outcome.status is Status.INCORRECT
     assert not outcome.correctness.passed
     assert [event.phase for event in events] == ["load", "correctness"]
+    assert result.environment is not None
+
+
+def test_the_gpu_is_read_once_right_after_the_timed_calls(tmp_path):
+    events: list[Event] = []
+    reading = Gpu(
+        name="NVIDIA H100",
+        memory_bytes=85_000_000_000,
+        compute_capability="9.0",
+        driver="575.57",
+        sm_clock_mhz=1980,
+        memory_clock_mhz=2619,
+        temperature_c=60,
+        power_w=640.5,
+        throttle_reasons=("software power cap",),
+    )
+    recording = tmp_path / "gpu.json"
+    recording.write_text(f"[{reading.model_dump_json()}]")
+    read_after: list[Event] = []
+
+    class Probe(ReplayGpuProbe):
+        def read(self) -> Gpu:
+            read_after.append(events[-1])
+            return super().read()
+
+    result = measure_case(job(tmp_path, sample_sheet=1), events.append, Probe(recording))
+    assert read_after == [Event(phase="timing", done=2, total=2)]
+    assert result.environment.gpu == reading
 
 
 def test_an_image_does_not_depend_on_the_batch_it_was_made_in(optimized):

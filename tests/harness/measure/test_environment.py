@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from arvbench.errors import HostError, UserError
+from arvbench.harness.measure import environment
 from arvbench.harness.measure.environment import digest_of_source, read_environment, source_sha256
 from arvbench.harness.measure.nvml import ReplayGpuProbe, probe_gpu, throttle_names
 
@@ -59,9 +60,29 @@ def test_cuda_without_a_gpu_is_a_host_error():
         probe_gpu(torch.device("cuda"))
 
 
+def test_the_gpu_is_read_before_anything_else_is_looked_up(recording, monkeypatch):
+    looked_up: list[str] = []
+
+    class Probe(ReplayGpuProbe):
+        def read(self):
+            looked_up.append("gpu")
+            return super().read()
+
+    monkeypatch.setattr(environment, "source_sha256", lambda: looked_up.append("source") or "5" * 64)
+    monkeypatch.setattr(environment, "_git_state", lambda: looked_up.append("git") or (None, None))
+    read_environment(torch.device("cpu"), Probe(recording))
+    assert looked_up[0] == "gpu" and len(looked_up) == 3
+
+
 def test_throttle_reasons_are_words():
     assert throttle_names(0x4 | 0x40) == ("software power cap", "hardware thermal slowdown")
     assert throttle_names(0) == ()
+
+
+def test_a_gpu_that_is_idle_or_runs_at_its_set_clocks_is_not_throttled():
+    idle, application_clocks, display_clocks = 0x1, 0x2, 0x100
+    assert throttle_names(idle | application_clocks | display_clocks) == ()
+    assert throttle_names(idle | application_clocks | display_clocks | 0x20) == ("software thermal slowdown",)
 
 
 def package(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -12,8 +12,10 @@ from arvbench.adapters.checkpoints import random_tensors, sha256_of
 from arvbench.adapters.loading import DEMO_FOLDER, build_sampler, load_sampler
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae
+from arvbench.adapters.var import DEMO
 from arvbench.harness.digits import load_digits_rgb
 from arvbench.harness.training import TRAININGS, demo
+from arvbench.harness.training.demo import DemoTraining
 from arvbench.harness.training.tokenizer import TokenizerTraining, revive_unused_codes, train_tokenizer
 from arvbench.harness.training.transformer import TransformerTraining, train_transformer
 
@@ -68,6 +70,8 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, monkeypatch):
         tokenizer=TokenizerTraining(epochs=1),
         transformer=TransformerTraining(epochs=1),
     )
+    for name in "abc":
+        (tmp_path / name).mkdir()
     one, two = (demo.train_var(tmp_path / name, settings=settings) for name in ("a", "b"))
     assert one["sha256"] == two["sha256"]
     assert one["transformer_losses"] == two["transformer_losses"]
@@ -105,6 +109,8 @@ def test_every_training_can_be_found():
 def test_the_committed_record_belongs_to_the_committed_weights():
     record = json.loads((DEMO_FOLDER / "var.json").read_text())
     assert record["sha256"] == {"var.safetensors": sha256_of(DEMO_FOLDER / "var.safetensors")}
+    for part, now in (("settings", DemoTraining()), ("transformer", DEMO.transformer), ("tokenizer", DEMO.tokenizer)):
+        assert record[part] == json.loads(json.dumps(asdict(now))), f"{part} changed since the weights were trained"
     assert record["wall_s"] <= 20 * 60
     assert record["quality"]["label-accuracy"] >= 0.95
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from arvbench.adapters.loading import meta_modules
 from arvbench.harness.cli import main
 from arvbench.harness.verify import verify
-from arvbench.harness.verify.fixture import FixtureError
+from arvbench.harness.verify.fixture import FixtureError, read_fixture
 from arvbench.harness.verify.recipe import recipe_v1
+from arvbench.harness.verify.var import fixture_spec
 
 
 def test_the_recipe_gives_the_published_numbers():
@@ -106,6 +108,12 @@ def test_all_pass_is_exit_code_0(fixture, capsys):
         (lambda j, s: edit(j, lambda d: d.update(family="nonsense")), "no fixture kind 'nonsense'"),
         (lambda j, s: edit(j, lambda d: d["config"]["model"].update(rope=True)), "not implemented: rope"),
         (lambda j, s: edit(j, lambda d: d["params"].pop("model.head.bias")), "missing (head.bias)"),
+        (lambda j, s: edit(j, lambda d: d["config"].pop("vae")), "cannot be replayed"),
+        (lambda j, s: edit(j, lambda d: d["runs"]["greedy"].pop("cfg")), "cannot be replayed"),
+        (lambda j, s: edit(j, lambda d: d["config"]["model"].update(depth="two")), "cannot be replayed"),
+        (lambda j, s: edit(j, lambda d: d["tensors"]["tf.logits"].update(stride=5)), "every 5th of"),
+        (lambda j, s: edit(j, lambda d: d["runs"]["greedy"].update(top_k=-5)), "top_k"),
+        (lambda j, s: edit(j, lambda d: d["inputs"].update(labels=None)), "not a complete fixture"),
     ],
 )
 def test_an_unusable_fixture_is_exit_code_2_and_one_line(fixture, capsys, damage, reason):
@@ -120,3 +128,66 @@ def test_an_unusable_fixture_is_exit_code_2_and_one_line(fixture, capsys, damage
 def test_a_fixture_error_is_raised_to_python_callers(tmp_path):
     with pytest.raises(FixtureError):
         verify(tmp_path / "nothing.json")
+
+
+def test_an_unusable_fixture_does_not_hide_the_others(fixture, tmp_path, capsys):
+    assert main(["verify", str(fixture[0]), str(tmp_path / "nothing.json"), "--json"]) == 2
+    captured = capsys.readouterr()
+    assert {row["fixture"] for row in json.loads(captured.out)} == {"var_tiny_a"}
+    assert "nothing.json" in captured.err
+
+
+def test_a_nan_is_a_mismatch_and_valid_json(fixture, capsys):
+    stored = load_file(fixture[1])
+    stored["tf.logits"][5] = float("nan")
+    save_file(stored, fixture[1])
+    edit(fixture[0], lambda d: d.pop("safetensors_sha256"))
+    assert main(["verify", str(fixture[0]), "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [row["note"] for row in rows if row["passed"] is False] == ["not finite"]
+
+
+# ---- the other kinds of fixture ----------------------------------------------------------------------------------
+
+
+def test_the_samplers_own_fixture_is_reproduced(golden):
+    checks = verify(golden / "full" / "sampler_unit.json")
+    assert len(checks) == 33
+    assert [c for c in checks if c.passed is False] == []
+
+
+@pytest.fixture
+def full(tmp_path, golden):
+    """A fixture of the full kind, with the weights and some outputs of a recipe fixture in its file."""
+    recipe = read_fixture(golden / "recipe" / "var_tiny_b.json")
+    outputs = {e.name: e.values.view(e.shape) for e in recipe.expectations if e.stride == 1}
+    tensors = {**recipe.weights, **{f"in.{k}": t for k, t in recipe.inputs.items()}}
+    tensors |= {f"out.{name}": t for name, t in outputs.items() if name in ("greedy.ids", "greedy.top1_logit")}
+    spec_modules = meta_modules(fixture_spec(recipe))
+    for module, prefix in zip(spec_modules.values(), ("model.", "vae."), strict=True):
+        tensors |= {prefix + name: t for name, t in module.constant_buffers().items()}
+    description = {
+        "case": "full_b",
+        "family": "var",
+        "model_args": dict(recipe.model_args),
+        "vae_args": dict(recipe.tokenizer_args),
+        "sampling": {name: {**run, "B": 2} for name, run in recipe.runs.items()},
+    }
+    (tmp_path / "full_b.json").write_text(json.dumps(description))
+    save_file({name: t.contiguous().clone() for name, t in tensors.items()}, tmp_path / "full_b.safetensors")
+    return tmp_path / "full_b.json"
+
+
+def test_a_full_fixture_carries_its_weights(full):
+    checks = verify(full)
+    assert [(c.check, c.passed, c.tolerance) for c in sorted(checks, key=lambda c: c.check)] == [
+        ("greedy.ids", True, 0.0),
+        ("greedy.top1_logit", True, 1e-4),
+    ]
+
+
+def test_a_full_fixture_with_another_weight_is_a_mismatch(full):
+    stored = load_file(full.with_suffix(".safetensors"))
+    stored["model.head.bias"] += torch.linspace(0, 1, len(stored["model.head.bias"]))
+    save_file(stored, full.with_suffix(".safetensors"))
+    assert any(c.passed is False for c in verify(full))

@@ -1,0 +1,31 @@
+"""Where a training writes: known to be writable before it starts, and never half of a result."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from arvbench.errors import UserError
+
+
+@contextmanager
+def staged(out_dir: Path) -> Iterator[Path]:
+    """Yield a folder inside `out_dir` whose files are moved into `out_dir` when the block ends well.
+
+    Weights thus never stand beside the record of another training. Raises UserError when `out_dir` cannot be written.
+    """
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(dir=out_dir, prefix=".training-"))
+    except OSError as error:
+        raise UserError(f"cannot write to {out_dir}: {error.strerror}") from error
+    try:
+        yield stage
+        for file in sorted(stage.iterdir()):
+            file.chmod(0o644)
+            file.replace(out_dir / file.name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)

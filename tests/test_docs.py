@@ -1,0 +1,67 @@
+"""What README.md and CONTRIBUTING.md name exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from arvbench.harness.cli import app
+from arvbench.harness.config import built_in_suites, load_suite
+
+ROOT = Path(__file__).parent.parent
+LINK = re.compile(r"\]\(<?([^)>\s]+)[^)]*\)|<(?:img|a)\b[^>]*?(?:src|href)=[\"']([^\"']+)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def code_lines(text: str) -> list[str]:
+    """Lines of the fenced and the indented code blocks."""
+    fenced = [line for _, block in FENCE.findall(text) for line in block.splitlines()]
+    return fenced + [line.strip() for line in FENCE.sub("", text).splitlines() if line.startswith("    ")]
+
+
+def command_lines(program: str) -> list[list[str]]:
+    """Arguments of every call of a program in the code blocks of README.md."""
+    calls = [shlex.split(line, comments=True) for line in code_lines((ROOT / "README.md").read_text())
+             if re.match(rf"{program}\b", line)]  # fmt: skip
+    assert calls, f"README.md calls {program} nowhere: has the form of its code blocks changed?"
+    return [arguments for _, *arguments in calls]
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_local_links_and_images_exist(document: str) -> None:
+    targets = [markdown or html for markdown, html in LINK.findall((ROOT / document).read_text())]
+    local = {target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:", target)} - {""}
+    missing = sorted(target for target in local if not (ROOT / target).exists())
+    assert not missing, f"{document} refers to files that are not here: {missing}"
+
+
+def test_the_links_of_the_readme_are_found() -> None:
+    assert "CONTRIBUTING.md" in {link for link, _ in LINK.findall((ROOT / "README.md").read_text())}
+
+
+@pytest.mark.parametrize("arguments", command_lines("arvbench"), ids=" ".join)
+def test_commands_in_the_readme_have_verbs_and_options_that_exist(arguments: list[str]) -> None:
+    program = typer.main.get_command(app)
+    verb, *rest = arguments
+    assert verb in program.commands
+    program.commands[verb].make_context(verb, rest)  # raises a usage error
+
+
+def test_suites_in_the_readme_exist() -> None:
+    suites = {arguments[1] for arguments in command_lines("arvbench") if arguments[0] == "run"}
+    assert suites and suites <= built_in_suites().keys()
+
+
+def test_make_targets_in_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {arguments[0] for arguments in command_lines("make")} <= targets
+
+
+def test_the_suite_in_the_readme_loads(tmp_path: Path) -> None:
+    (suite,) = [block for language, block in FENCE.findall((ROOT / "README.md").read_text()) if language == "yaml"]
+    (tmp_path / "mine.yaml").write_text(suite)
+    assert load_suite(str(tmp_path / "mine.yaml")).cases
