@@ -68,7 +68,7 @@ def run_suite(
     records = []
     for case in suite.cases:
         environment = environment_of(case.config.device)
-        print_of_case = fingerprint(case.config, environment)
+        print_of_case = fingerprint(case.config, environment, options.inception_weights)
         old = recorded.get(print_of_case)
         if old is not None and not _again(old, options):
             listener.case_reused(case, old)
@@ -106,7 +106,7 @@ def _measure(
             record_id=record_id,
             suite=suite,
             case_id=case.case_id,
-            fingerprint=fingerprint(case.config, where),
+            fingerprint=fingerprint(case.config, where, options.inception_weights),
             started=started,
             finished=datetime.now(UTC),
             case=case.config,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from arvbench.errors import UserError
 from arvbench.harness.config import Suite, check_cases, load_suite
@@ -91,8 +91,9 @@ def run(
     options = RunOptions(fresh=fresh, retry_failed=retry_failed, inception_weights=inception_weights)
     records = _measure(chosen, store, options, errors)
     if as_json:
-        # pydantic's own JSON: json.dumps would write an infinite difference as Infinity, which is no JSON.
-        typer.echo(TypeAdapter(list[Record]).dump_json(records, indent=2).decode())
+        # An infinite difference is a string, as in the records file: json.dumps would write a bare Infinity, no JSON.
+        as_recorded = TypeAdapter(list[Record], config=ConfigDict(ser_json_inf_nan="strings"))
+        typer.echo(as_recorded.dump_json(records, indent=2).decode())
     else:
         _show(records)
     if report:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from arvbench.adapters.base import Observer, Sampler, SamplingSettings
+from arvbench.adapters.base import Observer, Sampler, SamplingSettings, check_settings
 from arvbench.adapters.cache.base import KVCache
 from arvbench.adapters.loading import load_sampler
 from arvbench.adapters.sampling import PerImageNoise
@@ -72,7 +72,7 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
         backend=case.backend,
     )
     settings = sampling_settings(sampler.spec, case.settings)
-    sampler.check_settings(settings)
+    check_settings(sampler.spec, settings)
     listener(Event(phase="correctness"))
     attention = AttentionRecorder()
     correctness = check_correctness(sampler, settings, cache_policy=case.cache, batch=case.batch, watch=attention)

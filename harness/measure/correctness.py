@@ -2,8 +2,8 @@
 
 Two judges. Any backend but the reference is compared with the reference on the same weights: its guided logits on
 the reference's token path (so that one early difference does not hide the rest), and its tokens: in fp32 those of a
-call that draws freely, in half precision those that it would draw on the reference's path. The reference, with whatever cache policy, is compared with one teacher-forced pass over its own tokens, which uses no
-cache at all.
+call that draws freely, in half precision those that it would draw on the reference's path. The reference, with
+whatever cache policy, is compared with one teacher-forced pass over its own tokens, which uses no cache at all.
 
 Shapes   B images, l tokens of one step, L tokens of all steps, V codebook entries
 Range    logits natural-log, fp32

@@ -131,7 +131,7 @@ def test_json_prints_the_records_and_nothing_else(suite, out, engine, capsys):
 
 
 def test_json_is_valid_when_a_case_is_infinitely_wrong(suite, out, capsys, monkeypatch):
-    setup = Setup.model_construct(
+    setup = Setup(
         model="demo/var", family="var", image_px=32, transformer_parameters=1, tokenizer_parameters=1,
         weights_source="random:0", weights_random=True, weights_sha256={}, settings={}, settings_source="",
         settings_deviations={}, cache_policy="static", kernels={}, attention="", threads=1, plan=(), decode_flops=1,
