@@ -256,6 +256,7 @@ def train_digits_cnn(
     Files: digits-cnn.safetensors, digits-reference.safetensors, digits-cnn.json.
     """
     settings = settings or TrainingSettings()
+    out_dir.mkdir(parents=True, exist_ok=True)
     digits = load_digits_rgb()
     started = time.perf_counter()
     trained = train_classifier(digits.split("train"), settings, device=device, progress=progress)

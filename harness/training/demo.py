@@ -51,6 +51,7 @@ def train_var(
     On the CPU the same settings and library give the same weights.
     """
     settings = settings or DemoTraining()
+    out_dir.mkdir(parents=True, exist_ok=True)
     spec, device = MODELS["demo/var"], usable_device(device)
     digits = load_digits_rgb()
     train, held_out = shifted(digits.split("train"), settings.shifts), digits.split("held-out")

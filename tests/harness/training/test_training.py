@@ -70,8 +70,6 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, monkeypatch):
         tokenizer=TokenizerTraining(epochs=1),
         transformer=TransformerTraining(epochs=1),
     )
-    for name in "abc":
-        (tmp_path / name).mkdir()
     one, two = (demo.train_var(tmp_path / name, settings=settings) for name in ("a", "b"))
     assert one["sha256"] == two["sha256"]
     assert one["transformer_losses"] == two["transformer_losses"]
