@@ -4,18 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results/runs/demo
 
-.PHONY: run test check bench slow clean
+.PHONY: run test check bench clean
 
 # Measure the trained demo models and write the report.
 run: $(VENV)/.installed
 	$(BIN)/arvbench run demo --out $(OUT)
 
-# All tests but those marked slow, offline.
+# All tests, offline.
 test: $(VENV)/.tested
 	$(BIN)/python -m pytest -q
-
-slow: $(VENV)/.tested
-	$(BIN)/python -m pytest -q -m slow
 
 # Linters and types; CI runs this too.
 check: $(VENV)/.developed
