@@ -40,9 +40,10 @@ def test_the_nucleus_is_taken_of_what_top_k_left():
     assert filter_logits(logits, 2, 0.7).isfinite().sum() == 2
 
 
-def test_the_most_likely_token_survives_any_nucleus():
+@pytest.mark.parametrize("top_p", [1e-6, 1e-9])  # 1 - 1e-9 is 1 in fp32: every sum of probabilities is at most that
+def test_the_most_likely_token_survives_any_nucleus(top_p):
     logits = torch.randn(4, 5, 16)
-    kept = filter_logits(logits, None, 1e-6)
+    kept = filter_logits(logits, None, top_p)
     assert torch.equal(kept.argmax(-1), logits.argmax(-1))
     assert (kept.isfinite().sum(-1) == 1).all()
 
