@@ -5,7 +5,7 @@ writes cached tokens and yields token ids; then a tokenizer decodes them.
 
 Shapes   B images, R forward rows (2B with classifier-free guidance), l tokens of one step, L tokens of all steps,
          V codebook entries, H W image height and width
-Range    logits natural-log, fp32; decoded images float in [0, 1]; images uint8 0..255 NCHW
+Range    logits natural-log, fp32; decoded images float, nominally in [0, 1]; images uint8 0..255 NCHW
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from arvbench.adapters.cache.base import KVCache
+from arvbench.adapters.cache import CACHE_POLICIES
+from arvbench.adapters.cache.base import Cache
 from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
-from arvbench.errors import UserError
+from arvbench.errors import ContractError, UnknownName, UserError
 from arvbench.kernels.dispatch import select
 
 NULL_LABEL = -1
@@ -41,7 +42,10 @@ class SamplingSettings(BaseModel):
     top_k: int | None = Field(default=None, ge=1, description="keep the k most likely tokens; None keeps all")
     top_p: float | None = Field(default=None, gt=0, le=1, description="nucleus mass to keep; None keeps all")
     uint8_rule: Literal["truncate", "round"] = "truncate"
-    """How a float in [0, 1] becomes a byte: truncate = int(255 x), round = int(255 x + 0.5)."""
+    """How a float in [0, 1] becomes a byte: truncate = int(255 x), round = int(255 x + 0.5).
+
+    The rule of LlamaGen, NAR and PAR, int(127.5 y + 128) of y in [-1, 1], is "round".
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,8 @@ class Checkpoint:
     transformer_file: str
     tokenizer_file: str
     hub_repo: str
+    tokenizer_repo: str = ""
+    """Repository of the tokenizer's file; empty means the same one."""
     transformer_nesting: tuple[tuple[str, ...], ...] = ()
     """Key paths under which training checkpoints keep the transformer, tried in order after the flat file."""
     tokenizer_nesting: tuple[tuple[str, ...], ...] = ()
@@ -105,9 +111,11 @@ class StepOutput:
     logits: Tensor
     """(B, l, V): after CFG, before top-k and top-p."""
     tokens: Tensor
-    """(B, l) int64, raster order."""
+    """(B, l) int64: what was drawn in this step, raster order inside a scale."""
     state: Tensor
-    """What the tokens add up to so far; for residual tokenizers f_hat (B, C, h, w)."""
+    """What the tokens add up to so far: f_hat (B, C, h, w) of residual tokenizers, the code map of the last scale
+    (B, C, h, w) in FlexVAR, all ids drawn so far (B, T) of one-resolution tokenizers.
+    """
 
 
 class Observer(Protocol):
@@ -135,9 +143,9 @@ class Samples:
     images: Tensor
     """(B, 3, H, W) uint8."""
     decoded: Tensor
-    """(B, 3, H, W) float in [0, 1], before the uint8 rule."""
+    """(B, 3, H, W) float, nominally in [0, 1], before the uint8 rule; `Sampler.decode` says what is clamped."""
     tokens: tuple[Tensor, ...]
-    """Per step (B, l) int64."""
+    """The image's tokens in the order of generation, (B, l) int64 per group: a scale, or a forward pass."""
     labels: Tensor
     """(B,) int64; the null class is `num_classes`."""
 
@@ -154,6 +162,10 @@ class Sampler(ABC):
 
     keep_fp32: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Part -> names of its children that stay in fp32 whatever the dtype."""
+    cache_policies: ClassVar[tuple[str, ...]] = ("grow", "static")
+    """Names of the cache policies that the family can run with."""
+    default_cache: ClassVar[Mapping[Backend, str]] = {"reference": "grow", "optimized": "static"}
+    """What a backend takes when it is not told: the reference does what the official code does."""
 
     def __init__(
         self,
@@ -185,13 +197,35 @@ class Sampler(ABC):
     def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
         """The modules of `spec` on torch's current default device ("meta" builds them without memory)."""
 
-    @abstractmethod
-    def schedule(self, settings: SamplingSettings, *, batch: int) -> Schedule:
-        """What `sample` will do for `batch` images: steps, FLOPs, bytes, cache bytes."""
+    @classmethod
+    def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:
+        """`spec` with what the transformer's file itself decides about the configuration; unchanged by default."""
+        return spec
+
+    @classmethod
+    def check_settings(cls, spec: ModelSpec, settings: SamplingSettings) -> None:
+        """Raise UserError when `settings` ask for what the model cannot do; families add their own checks."""
+        if settings.top_k is not None and settings.top_k > spec.vocab_size:
+            raise UserError(f"top_k {settings.top_k} is larger than the vocabulary of {spec.name} ({spec.vocab_size})")
 
     @abstractmethod
-    def make_cache(self, policy: str | None, settings: SamplingSettings, *, batch: int) -> KVCache:
-        """Build the KV cache named by `policy` (None: the backend's own choice) for `batch` images."""
+    def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:
+        """What `sample` will do for `batch` images under the cache policy `cache` (None: the backend's own choice):
+        steps, FLOPs, bytes, cache bytes.
+        """
+
+    @abstractmethod
+    def cache_shape(self, policy: str, settings: SamplingSettings, *, batch: int) -> Any:
+        """Everything that decides the size of a cache of `policy` for `batch` images, a frozen dataclass."""
+
+    def make_cache(self, policy: str | None, settings: SamplingSettings, *, batch: int) -> Cache:
+        """Build the cache named by `policy` (None: the backend's own choice) for `batch` images.
+
+        Raises UnknownName for a policy that the family cannot run with.
+        """
+        policy = policy or self.default_cache[self.backend]
+        check_cache_policy(self.spec, policy)
+        return CACHE_POLICIES[policy](self.cache_shape(policy, settings, batch=batch))
 
     @abstractmethod
     def sample(
@@ -200,7 +234,7 @@ class Sampler(ABC):
         settings: SamplingSettings,
         *,
         noise: Noise,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         observer: Observer | None = None,
     ) -> Samples:
         """Generate one image per label.
@@ -209,21 +243,58 @@ class Sampler(ABC):
         reset first and may be used again. Raises UserError for labels or settings out of range.
         """
 
-    @abstractmethod
-    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Tokens per step, each (B, l), of images (B, 3, H, W) float in [-1, 1]."""
+    # Tokens of an image have one form everywhere: one tensor (B, l) per group, in the order of generation, as
+    # `Samples.tokens` has them. `settings` matter where they decide the groups (FlexVAR's scales); None takes the
+    # official ones.
 
     @abstractmethod
-    def decode(self, tokens: Sequence[Tensor]) -> Tensor:
-        """Images (B, 3, H, W) float in [0, 1] of tokens per step."""
+    def encode(self, images: Tensor, *, settings: SamplingSettings | None = None) -> tuple[Tensor, ...]:
+        """Tokens of images (B, 3, H, W) float in [-1, 1]."""
 
     @abstractmethod
-    def teacher_forced(self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor) -> Tensor:
+    def decode(self, tokens: Sequence[Tensor], *, settings: SamplingSettings | None = None) -> Tensor:
+        """Images (B, 3, H, W) float of tokens: (x + 1) / 2 of what the family's decoder returns.
+
+        The multi-scale VQ-VAE clamps it to [0, 1], as its official decoder does; VQ decoders do not clamp.
+        """
+
+    @abstractmethod
+    def teacher_forced(
+        self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, *, settings: SamplingSettings | None = None
+    ) -> Tensor:
         """Logits (B, L, V) of every token given the true tokens before it, in one pass and without label drop."""
 
     @abstractmethod
-    def loss(self, tokens: Sequence[Tensor], labels: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def loss(
+        self,
+        tokens: Sequence[Tensor],
+        labels: Tensor,
+        *,
+        settings: SamplingSettings | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Scalar that training minimises, with label drop drawn from `generator` in training mode."""
+
+    def drop_labels(self, labels_B: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+        """Labels of a training step: each becomes the null class with probability `rate`."""
+        u_B = torch.rand(len(labels_B), generator=generator).to(self.device)
+        return labels_B.masked_fill(u_B < rate, self.spec.num_classes)
+
+    def ready_cache(self, cache: Cache | None, settings: SamplingSettings, *, batch: int) -> Cache:
+        """The cache that a sampling call uses: the caller's, or a new one; empty. ContractError if it does not fit."""
+        if cache is None:
+            cache = self.make_cache(None, settings, batch=batch)
+        elif cache.shape != (needed := self.cache_shape(cache.policy, settings, batch=batch)):
+            raise ContractError(f"this call needs a cache of {needed}, got one of {cache.shape}")
+        cache.reset()
+        return cache
+
+    def finish(
+        self, tokens: Sequence[Tensor], decoded: Tensor, labels_B: Tensor, settings: SamplingSettings
+    ) -> Samples:
+        """The result of a sampling call, with images as bytes."""
+        images = to_uint8(decoded, settings.uint8_rule)
+        return Samples(images=images, decoded=decoded, tokens=tuple(tokens), labels=labels_B)
 
     def check_labels(self, labels: Sequence[int] | Tensor) -> Tensor:
         """Return labels (B,) int64 on the device with NULL_LABEL replaced by the null class, or raise UserError."""
@@ -247,10 +318,18 @@ class Sampler(ABC):
         return torch.where(labels_B == NULL_LABEL, self.spec.num_classes, labels_B)
 
 
-def check_settings(spec: ModelSpec, settings: SamplingSettings) -> None:
-    """Raise UserError when `settings` ask for what the model cannot do."""
-    if settings.top_k is not None and settings.top_k > spec.vocab_size:
-        raise UserError(f"top_k {settings.top_k} is larger than the vocabulary of {spec.name} ({spec.vocab_size})")
+def check_cache_policy(spec: ModelSpec, policy: str) -> None:
+    """Raise UnknownName for a cache policy that no family has, UserError for one that this family cannot run with."""
+    if policy not in CACHE_POLICIES:
+        raise UnknownName("cache policy", policy, CACHE_POLICIES)
+    if policy not in spec.sampler.cache_policies:
+        known = ", ".join(spec.sampler.cache_policies)
+        raise UserError(f"{spec.name} has no cache policy {policy!r}; it has: {known}")
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """Map images float from [-1, 1] to [0, 1], without clamping."""
+    return images.float().add(1).mul(0.5)
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -259,6 +338,6 @@ def from_uint8(images: Tensor) -> Tensor:
 
 
 def to_uint8(decoded: Tensor, rule: str) -> Tensor:
-    """Turn images float in [0, 1] into uint8 by the named rule."""
+    """Turn images float, nominally in [0, 1], into uint8 by the named rule; what lies outside is clamped."""
     scaled = decoded.float().mul(255)
     return (scaled.add_(0.5) if rule == "round" else scaled).clamp_(0, 255).to(torch.uint8)

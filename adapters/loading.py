@@ -65,6 +65,7 @@ def build_sampler(
         raise UserError(f"no backend {backend!r}; known: reference, optimized")
     device = usable_device(device)
     state, info = _read(spec, weights, device)
+    spec = spec.sampler.adapt_spec(spec, state["transformer"])
     return assemble(spec, state, info, device=device, dtype=dtype, backend=backend)
 
 
@@ -204,7 +205,7 @@ def _official_names(spec: ModelSpec) -> dict[str, tuple[str, str]]:
     checkpoint = spec.checkpoint
     return {
         "transformer": (checkpoint.hub_repo, checkpoint.transformer_file),
-        "tokenizer": (checkpoint.hub_repo, checkpoint.tokenizer_file),
+        "tokenizer": (checkpoint.tokenizer_repo or checkpoint.hub_repo, checkpoint.tokenizer_file),
     }
 
 

@@ -51,8 +51,11 @@ class Noise(Protocol):
         """Draw `count` labels (count,) int64 uniformly; called before any token is drawn."""
         ...
 
-    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
-        """Draw ids (B, l) int64 from softmax(logits)."""
+    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
+        """Draw ids (B, l) int64 from softmax(logits).
+
+        `one_by_one`: the official code draws position by position, which decides the order of its random stream.
+        """
         ...
 
     def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
@@ -74,8 +77,10 @@ class UpstreamNoise:
         uniform = torch.full((1, num_classes), 1 / num_classes, device=self._generator.device)
         return torch.multinomial(uniform, count, replacement=True, generator=self._generator).view(count)
 
-    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
-        probs = logits_BlV.softmax(dim=-1).view(-1, logits_BlV.shape[-1]).to(self._generator.device)
+    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
+        if one_by_one:
+            return torch.cat([self.tokens(logits_B1V, step) for logits_B1V in logits_BlV.split(1, dim=1)], dim=1)
+        probs = logits_BlV.softmax(dim=-1).reshape(-1, logits_BlV.shape[-1]).to(self._generator.device)
         ids = torch.multinomial(probs, 1, generator=self._generator)
         return ids.view(logits_BlV.shape[:-1]).to(logits_BlV.device)
 
@@ -104,7 +109,7 @@ class PerImageNoise:
         self._check_batch(count)
         return (u_B1[:, 0] * num_classes).to(torch.int64)
 
-    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
+    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
         self._check_batch(len(logits_BlV))
         u_Bl = self._uniform(logits_BlV.shape[1:2], stream=_TOKENS, step=step, device=logits_BlV.device)
         cumulative_BlV = logits_BlV.double().softmax(dim=-1).cumsum(dim=-1)
@@ -147,7 +152,7 @@ class ReplayTokens:
     def labels(self, count: int, num_classes: int) -> Tensor:
         raise UserError("replayed tokens have no labels of their own: pass the labels")
 
-    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
+    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
         return self._tokens[step].to(logits_BlV.device)
 
     def exponential(self, like_BlV: Tensor, step: int) -> Tensor:

@@ -52,10 +52,20 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.steps)
 
+    def groups(self) -> list[list[Step]]:
+        """Steps by group of tokens: every pass that predicts new tokens, with the mask refinements that follow it."""
+        groups: list[list[Step]] = []
+        for step in self.steps:
+            if step.kind == "mask":
+                groups[-1].append(step)
+            else:
+                groups.append([step])
+        return groups
+
     @property
     def tokens(self) -> int:
-        """Tokens generated for one image."""
-        return sum(step.new_tokens for step in self.steps)
+        """Tokens generated for one image; refinement draws some of them again."""
+        return sum(group[0].new_tokens for group in self.groups())
 
     @property
     def flops(self) -> int:

@@ -88,17 +88,16 @@ def check_cases(cases: Iterable[Case]) -> None:
 
     Weights are looked for, not read; nothing is downloaded. Imports the families.
     """
-    from arvbench.adapters.base import check_settings
-    from arvbench.adapters.cache import CACHE_POLICIES
+    from arvbench.adapters.base import check_cache_policy
     from arvbench.adapters.loading import locate_weights
 
     for case in cases:
         spec = MODELS[case.config.model]
-        if case.config.cache is not None and case.config.cache not in CACHE_POLICIES:
-            raise UnknownName("cache policy", case.config.cache, CACHE_POLICIES)
         settings = sampling_settings(spec, case.config.settings)
         try:
-            check_settings(spec, settings)
+            if case.config.cache is not None:
+                check_cache_policy(spec, case.config.cache)
+            spec.sampler.check_settings(spec, settings)
             locate_weights(spec, case.config.weights)
         except UserError as error:
             raise UserError(f"case {case.case_id!r}: {error}") from error

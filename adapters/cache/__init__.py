@@ -1,4 +1,4 @@
-"""KV-cache policies: the table of names."""
+"""Cache policies: the table of names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from arvbench.registry import Registry
 
 if TYPE_CHECKING:
-    from arvbench.adapters.cache.base import KVCache
+    from arvbench.adapters.cache.base import Cache
 
-CACHE_POLICIES: Registry[type[KVCache]] = Registry(
+CACHE_POLICIES: Registry[type[Cache]] = Registry(
     "cache policy",
     {
         "grow": "arvbench.adapters.cache.grow:GrowCache",
         "static": "arvbench.adapters.cache.static:StaticCache",
+        "none": "arvbench.adapters.cache.none:NoCache",
     },
 )

@@ -1,4 +1,6 @@
-"""The seam between attention and where keys and values are kept.
+"""What a model keeps of the tokens seen so far, passed in by the caller; models hold none themselves.
+
+A policy is a named way to keep it: keys and values of attention (`KVCache`), or what a recurrent model carries.
 
 Shapes   R forward rows, H heads, l new tokens, T cached tokens, D head channels
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,26 +32,36 @@ class CacheShape:
         return 2 * self.layers * self.rows * self.heads * self.head_dim * tokens * self.dtype.itemsize
 
 
-class KVCache(ABC):
-    """Keys and values of the tokens seen so far, per layer. Passed in by the caller; models hold none."""
+class Cache(ABC):
+    """What is kept per layer between the steps of one sampling call."""
 
     policy: ClassVar[str]
 
-    def __init__(self, shape: CacheShape) -> None:
+    def __init__(self, shape: Any) -> None:
+        """`shape` is everything that decides the size, a frozen dataclass; equal shapes make caches exchangeable."""
         self.shape = shape
 
     @abstractmethod
-    def extend(self, layer: int, k_RHlD: Tensor, v_RHlD: Tensor) -> tuple[Tensor, Tensor]:
-        """Append l tokens to `layer` and return all its keys and values, each (R, H, T, D)."""
-
-    @abstractmethod
     def live_bytes(self) -> int:
-        """Bytes of the keys and values that are cached now, all layers."""
+        """Bytes of what is kept now, all layers."""
 
     @abstractmethod
     def allocated_bytes(self) -> int:
-        """Bytes of the storage held for them now, all layers."""
+        """Bytes of the storage held for it now, all layers."""
 
     @abstractmethod
     def reset(self) -> None:
         """Forget all tokens."""
+
+
+class KVCache(Cache):
+    """Keys and values of the tokens seen so far, per layer."""
+
+    shape: CacheShape
+
+    def __init__(self, shape: CacheShape) -> None:
+        super().__init__(shape)
+
+    @abstractmethod
+    def extend(self, layer: int, k_RHlD: Tensor, v_RHlD: Tensor) -> tuple[Tensor, Tensor]:
+        """Append l tokens to `layer` and return all its keys and values, each (R, H, T, D)."""

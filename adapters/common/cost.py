@@ -5,7 +5,20 @@ Counted: all matrix products. Not counted: normalisation, softmax, modulation, s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def count_flops(call: Callable[[], Tensor]) -> int:
+    """FLOPs of matrix products and convolutions in `call`, counted as it runs (on the meta device: without work)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

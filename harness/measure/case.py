@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from arvbench.adapters.base import Observer, Sampler, SamplingSettings, check_settings
-from arvbench.adapters.cache.base import KVCache
+from arvbench.adapters.base import Observer, Sampler, SamplingSettings
+from arvbench.adapters.cache.base import Cache
 from arvbench.adapters.loading import load_sampler
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.schedule import Schedule, Step
@@ -72,7 +72,7 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
         backend=case.backend,
     )
     settings = sampling_settings(sampler.spec, case.settings)
-    check_settings(sampler.spec, settings)
+    sampler.check_settings(sampler.spec, settings)
     listener(Event(phase="correctness"))
     attention = AttentionRecorder()
     correctness = check_correctness(sampler, settings, cache_policy=case.cache, batch=case.batch, watch=attention)
@@ -80,7 +80,7 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
         job=job,
         sampler=sampler,
         settings=settings,
-        schedule=sampler.schedule(settings, batch=case.batch),
+        schedule=sampler.schedule(settings, batch=case.batch, cache=case.cache),
         probe=probe or probe_gpu(sampler.device),
         listener=listener,
     )
@@ -96,10 +96,10 @@ def _measure(loaded: _Loaded, setup: Setup, correctness: Correctness) -> Result:
     case = job.case
     labels = spread_labels(case.batch, sampler.spec.num_classes)
 
-    def make_cache() -> KVCache:
+    def make_cache() -> Cache:
         return sampler.make_cache(case.cache, settings, batch=case.batch)
 
-    def call(cache: KVCache, observer: Observer) -> None:
+    def call(cache: Cache, observer: Observer) -> None:
         """Labels in, uint8 images out: making the noise is part of it."""
         noise = PerImageNoise(TIMING_SEED, range(case.batch))
         sampler.sample(labels, settings, noise=noise, cache=cache, observer=observer)

@@ -117,7 +117,7 @@ class _NotANumber(Exception):
 class _CheckedNoise(PerImageNoise):
     """Draws no token from NaN: what came out would be an id that does not exist, and an obscure error later."""
 
-    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
+    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
         if logits_BlV.isnan().any():
             raise _NotANumber(step)
         return super().tokens(logits_BlV, step)
@@ -131,21 +131,28 @@ class _GuidedNoise(_CheckedNoise):
         self._path = path
         self.drawn: list[Tensor] = []
 
-    def tokens(self, logits_BlV: Tensor, step: int) -> Tensor:
+    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
         self.drawn.append(super().tokens(logits_BlV, step))
         return self._path[step].to(logits_BlV.device)
 
 
 class _Recorder(SilentObserver):
-    """Keeps logits of every step on the CPU, so that the check does not need the device's memory."""
+    """Keeps what every step drew, and its logits on the CPU, so that the check does not need the device's memory."""
 
     def __init__(self) -> None:
+        self.drawn: list[Tensor] = []
         self.guided: list[Tensor] = []
+        self.predicted: list[int] = []
+        """Steps that predict tokens for the first time; a teacher-forced pass has no refinement of drawn ones."""
         self.conditional: list[Tensor] = []
+        """Of the steps in `predicted`."""
 
     def step_end(self, step: Step, output: StepOutput) -> None:
+        self.drawn.append(output.tokens)
         self.guided.append(output.logits.float().cpu())
-        self.conditional.append(output.logits_pre_cfg[: len(output.logits)].float().cpu())
+        if step.kind != "mask":
+            self.predicted.append(step.index)
+            self.conditional.append(output.logits_pre_cfg[: len(output.logits)].float().cpu())
 
 
 def _against_reference(
@@ -160,16 +167,16 @@ def _against_reference(
     # more_smooth feeds a mixture of codes forward, not the drawn token, so a token path says nothing about its logits.
     # Logits are compared with it switched off (the transformer's work is the same), free drawing with it on.
     replayed = settings.model_copy(update={"more_smooth": False}) if smooth else settings
-    path, expected = _run(judge, replayed, "grow", labels)
-    guided = _GuidedNoise(path)
+    _, expected = _run(judge, replayed, None, labels)
+    guided = _GuidedNoise(expected.drawn)
     _, got = _run(sampler, replayed, cache_policy, labels, guided)
     with watch:
         own, _ = _run(sampler, settings, cache_policy, labels)
     free = TOLERANCES[sampler.dtype].free
     if free:
-        equal = equal_share(_run(judge, settings, "grow", labels)[0] if smooth else path, own)
+        equal = equal_share(_run(judge, settings, None, labels)[0], own)
     else:
-        equal = equal_share(path, guided.drawn)
+        equal = equal_share(expected.drawn, guided.drawn)
     without = f" ({'logits' if free else 'logits and tokens'} without more_smooth, which cannot be replayed)"
     return _verdict(
         "reference backend" + (without if smooth else ""),
@@ -192,11 +199,18 @@ def _against_teacher_forcing(
     settings = settings.model_copy(update={"more_smooth": False}) if smooth else settings
     with watch:
         path, stepped = _run(sampler, settings, cache_policy, labels)
-    forced = sampler.teacher_forced(path, labels).float().cpu().split([t.shape[1] for t in path], dim=1)
+    logits_BLV = sampler.teacher_forced(path, labels, settings=settings).float().cpu()
+    forced = logits_BLV.split([t.shape[1] for t in path], dim=1)
     noise = _CheckedNoise(CHECK_SEED, range(len(labels)))
-    draws = [[noise.tokens(logits, step) for step, logits in enumerate(w)] for w in (forced, stepped.conditional)]
+    draws = [
+        [noise.tokens(logits, step) for step, logits in zip(stepped.predicted, way, strict=True)]
+        for way in (forced, stepped.conditional)
+    ]
+    without = [
+        name for name, there in (("more_smooth", smooth), ("refinement", len(stepped.drawn) > len(path))) if there
+    ]
     return _verdict(
-        "teacher-forced pass" + (" (without more_smooth, which cannot be teacher-forced)" if smooth else ""),
+        "teacher-forced pass" + (f" (without {' and '.join(without)}, which it does not have)" if without else ""),
         sampler.dtype,
         expected=list(forced),
         got=stepped.conditional,
@@ -211,7 +225,7 @@ def _run(
     labels: Sequence[int],
     noise: Noise | None = None,
 ) -> tuple[tuple[Tensor, ...], _Recorder]:
-    """Tokens per step and recorded logits of one call; without `noise` tokens are drawn freely."""
+    """Tokens of the images and what every step did; without `noise` tokens are drawn freely."""
     recorder = _Recorder()
     samples = sampler.sample(
         labels,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from arvbench.adapters.base import Sampler, SamplingSettings, from_uint8, to_uint8
-from arvbench.adapters.cache.base import KVCache
+from arvbench.adapters.cache.base import Cache
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.harness.jobs import Event, EventListener, Job
 from arvbench.harness.measure.correctness import spread_labels
@@ -39,7 +39,7 @@ def generate(
     cache_policy: str | None,
 ) -> Iterator[Tensor]:
     """Yield images (n <= batch, 3, H, W) uint8 on the CPU. Image i depends on run_seed and i, not on the batch."""
-    caches: dict[int, KVCache] = {}
+    caches: dict[int, Cache] = {}
     for start in range(0, len(labels), batch):
         part = labels[start : start + batch]
         if len(part) not in caches:

@@ -6,7 +6,7 @@ Units    _bytes bytes, all layers
 from __future__ import annotations
 
 from arvbench.adapters.base import SilentObserver, StepOutput
-from arvbench.adapters.cache.base import KVCache
+from arvbench.adapters.cache.base import Cache
 from arvbench.adapters.schedule import Step
 from arvbench.results.schema import CacheStep
 
@@ -14,7 +14,7 @@ from arvbench.results.schema import CacheStep
 class CacheObserver(SilentObserver):
     """Reads the cache's own books at the end of every step."""
 
-    def __init__(self, cache: KVCache) -> None:
+    def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self.steps: list[CacheStep] = []
 

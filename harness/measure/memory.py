@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from arvbench.adapters.base import Sampler, SilentObserver
-from arvbench.adapters.cache.base import KVCache
+from arvbench.adapters.cache.base import Cache
 from arvbench.adapters.schedule import Schedule
 from arvbench.harness.measure.kv_cache import CacheObserver
 from arvbench.harness.measure.observers import Observers
@@ -149,8 +149,8 @@ def measure_memory(
     sampler: Sampler,
     schedule: Schedule,
     *,
-    make_cache: Callable[[], KVCache],
-    call: Callable[[KVCache, Observers], None],
+    make_cache: Callable[[], Cache],
+    call: Callable[[Cache, Observers], None],
     probe: MemoryProbe,
 ) -> tuple[Memory, tuple[CacheStep, ...]]:
     """One call with a fresh cache, so that the cache is part of the loop's peak; and its KV cache per step."""

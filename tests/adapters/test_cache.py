@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from arvbench.adapters.cache import CACHE_POLICIES
-from arvbench.adapters.cache.base import CacheShape
+from arvbench.adapters.cache.base import CacheShape, KVCache
 from arvbench.errors import ContractError, UnknownName
 
 SHAPE = CacheShape(
@@ -20,9 +20,22 @@ def kv(tokens: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return k, v
 
 
-@pytest.fixture(params=sorted(CACHE_POLICIES))
+KV_POLICIES = [name for name in sorted(CACHE_POLICIES) if issubclass(CACHE_POLICIES[name], KVCache) and name != "none"]
+
+
+@pytest.fixture(params=KV_POLICIES)
 def cache(request):
     return CACHE_POLICIES[request.param](SHAPE)
+
+
+def test_without_a_cache_a_step_sees_its_own_tokens_only():
+    cache = CACHE_POLICIES["none"](SHAPE)
+    cache.extend(0, *kv(4, seed=0))
+    k, v = kv(2, seed=1)
+    keys, values = cache.extend(0, k, v)
+    assert keys is k
+    assert values is v
+    assert cache.live_bytes() == cache.allocated_bytes() == 0
 
 
 def test_returns_all_tokens_of_the_layer_in_order(cache):

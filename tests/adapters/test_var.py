@@ -147,7 +147,7 @@ def test_smoothing_mixes_codes_without_changing_the_draws_of_the_first_scale(sam
 
 
 def test_what_the_condition_decides_is_computed_inside_the_first_step(sampler, monkeypatch):
-    inside, original = [], sampler.transformer.modulations
+    inside, original = [], sampler.transformer.condition
 
     class Watching(SilentObserver):
         open = False
@@ -160,7 +160,7 @@ def test_what_the_condition_decides_is_computed_inside_the_first_step(sampler, m
             self.open = False
 
     observer = Watching()
-    monkeypatch.setattr(sampler.transformer, "modulations", lambda c: inside.append(observer.open) or original(c))
+    monkeypatch.setattr(sampler.transformer, "condition", lambda c: inside.append(observer.open) or original(c))
     draw(sampler, observer=observer)
     assert inside == [True]
 

@@ -1,0 +1,25 @@
+"""No cache: attention sees the tokens of its own step only, as in Markov models (HMAR)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from arvbench.adapters.cache.base import KVCache
+
+
+class NoCache(KVCache):
+    """Keeps nothing: every step starts from an empty context."""
+
+    policy = "none"
+
+    def extend(self, layer: int, k_RHlD: Tensor, v_RHlD: Tensor) -> tuple[Tensor, Tensor]:
+        return k_RHlD, v_RHlD
+
+    def live_bytes(self) -> int:
+        return 0
+
+    def allocated_bytes(self) -> int:
+        return 0
+
+    def reset(self) -> None:
+        """There is nothing to forget."""

@@ -1,0 +1,74 @@
+"""In-painting and class-conditional editing: known tokens stay, the others are drawn.
+
+Shapes   B images, H W pixels, l tokens of one scale
+Source   VAR (arXiv:2404.02905) section 5.3, zero-shot in-painting, out-painting and editing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from arvbench.adapters.base import Observer, Samples, SamplingSettings
+from arvbench.adapters.cache.base import Cache
+from arvbench.adapters.sampling import Noise
+from arvbench.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """Tokens that are known. Both are per scale, (B, l)."""
+
+    tokens: tuple[Tensor, ...]
+    keep: tuple[Tensor, ...]
+    """True where the known token stays."""
+
+    def apply(self, drawn_Bl: Tensor, scale: int) -> Tensor:
+        """The drawn tokens of `scale` with the known ones in their places."""
+        return torch.where(self.keep[scale], self.tokens[scale], drawn_Bl)
+
+
+@runtime_checkable
+class Editor(Protocol):
+    """A sampler that can draw part of an image again, without training for it: VAR, M-VAR, HMAR, FlexVAR."""
+
+    def edit(
+        self,
+        images: Tensor,
+        keep: Tensor,
+        labels: Sequence[int] | Tensor,
+        settings: SamplingSettings,
+        *,
+        noise: Noise,
+        cache: Cache | None = None,
+        observer: Observer | None = None,
+    ) -> Samples:
+        """Return `images` (B, 3, H, W) in [-1, 1] with what lies outside `keep` (B, H, W) bool drawn for `labels`.
+
+        The images are encoded. At every scale a token is kept when at least half of its cell is to be kept; all other
+        tokens are drawn, given the known ones of their own and of coarser scales. Raises UserError for sizes that do
+        not fit together.
+        """
+        ...
+
+
+def keep_per_scale(
+    keep_BHW: Tensor, sides: Sequence[tuple[int, int]], *, images: Tensor, labels: int
+) -> tuple[Tensor, ...]:
+    """Per scale (B, l) bool: the tokens of which at least half the cell is to be kept.
+
+    `images` and the number of `labels` are what the mask must fit to; raises UserError if it does not.
+    """
+    if keep_BHW.dtype != torch.bool:
+        raise UserError(f"the mask must be boolean (True where the image is kept), got {keep_BHW.dtype}")
+    if images.ndim != 4 or keep_BHW.shape != (len(images), *images.shape[2:]):
+        raise UserError(f"mask {tuple(keep_BHW.shape)} does not fit images {tuple(images.shape)}: one mask per image")
+    if len(images) != labels:
+        raise UserError(f"there are {len(images)} images and {labels} labels: one label per image")
+    share_B1HW = keep_BHW.float().unsqueeze(1)
+    return tuple(F.interpolate(share_B1HW, size=side, mode="area").flatten(1) >= 0.5 for side in sides)
