@@ -141,10 +141,11 @@ class NextScaleTransformer(nn.Module):
     def condition(self, labels_R: Tensor) -> Condition:
         """Everything that depends on the class alone."""
         cond_RC = self.class_emb(labels_R)
+        start_R1C = cond_RC.unsqueeze(1) + self.pos_start
         shared = self.shared_modulation(cond_RC)
         blocks = [cast(AdaLNBlock, block).modulation(cond_RC, shared) for block in self.blocks]
         head_R12C = self.head_nm.modulation(cond_RC.to(self.head.weight.dtype))
-        return Condition(cond_RC.unsqueeze(1) + self.pos_start, blocks, head_R12C)
+        return Condition(start_R1C, blocks, head_R12C)
 
     def logits(
         self,
