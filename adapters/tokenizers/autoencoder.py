@@ -1,5 +1,7 @@
 """Convolutional encoder and decoder of the VQGAN line, as the multi-scale residual VQ-VAE uses them.
 
+`vq` puts the same blocks together under other names.
+
 Shapes   B images, C channels, H W pixels, h w latent sides (H / 2**(levels - 1))
 Names    module names are those of the official state dict; `up.i` is the level of resolution i, run from last to first
 Source   VQGAN (arXiv:2012.09841) appendix; behaviour of FoundationVision/VAR at 78b9539
@@ -16,7 +18,8 @@ _GROUPS = 32
 _EPS = 1e-6
 
 
-def _group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
+    """The normalisation of all tokenizers: 32 groups, eps 1e-6."""
     return nn.GroupNorm(_GROUPS, channels, eps=_EPS)
 
 
@@ -25,9 +28,9 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm1 = _group_norm(in_channels)
+        self.norm1 = group_norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = _group_norm(out_channels)
+        self.norm2 = group_norm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.nin_shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
@@ -37,20 +40,24 @@ class ResnetBlock(nn.Module):
         return self.nin_shortcut(x) + h
 
 
+def attend(q_BChw: Tensor, k_BChw: Tensor, v_BChw: Tensor) -> Tensor:
+    """Single-head attention (B, C, h, w) over all positions, softmax scale 1 / sqrt(C)."""
+    q, k, v = (t.flatten(2).transpose(1, 2) for t in (q_BChw, k_BChw, v_BChw))
+    out = F.scaled_dot_product_attention(q, k, v)
+    return out.transpose(1, 2).unflatten(2, q_BChw.shape[-2:])
+
+
 class SpatialAttention(nn.Module):
     """Single-head self-attention over all positions of a feature map."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = _group_norm(channels)
+        self.norm = group_norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[-2:]
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
-        out = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(out.transpose(1, 2).unflatten(2, (h, w)))
+        return x + self.proj_out(attend(*self.qkv(self.norm(x)).chunk(3, dim=1)))
 
 
 class Downsample(nn.Module):
@@ -124,7 +131,7 @@ class Encoder(nn.Module):
                 level.downsample = Downsample(w_out)
             self.down.append(level)
         self.mid = Middle(widths[-1])
-        self.norm_out = _group_norm(widths[-1])
+        self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,7 +157,7 @@ class Decoder(nn.Module):
             if i > 0:
                 level.upsample = Upsample(w_out)
             self.up.append(level)
-        self.norm_out = _group_norm(widths[0])
+        self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

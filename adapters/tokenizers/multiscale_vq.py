@@ -176,6 +176,10 @@ class ResidualQuantizer(nn.Module):
             f_hat_BChw, rest_BChw = f_hat_BChw + added_BChw, rest_BChw - added_BChw.detach()
             yield ScaleCode(target_BCpp, ids_Bl, f_hat_BChw)
 
+    def targets(self, f_BChw: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What is quantised, per scale: vectors (n, C) and the ids (n,) of their nearest codes."""
+        return [(c.target_BCpp.permute(0, 2, 3, 1).flatten(0, 2), c.ids_Bl.flatten()) for c in self.pyramid(f_BChw)]
+
     def encode(self, f_BChw: Tensor, patch_nums: Sequence[PatchNum] | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
         """Ids of every scale, each (B, l), and the f_hat (B, C, h, w) they add up to."""
         codes = list(self.pyramid(f_BChw, patch_nums))
@@ -255,8 +259,12 @@ class VqVae(nn.Module):
         """Images (B, 3, H, W) clamped to [-1, 1] of the ids of every scale."""
         return self.decode_f_hat(self.quantize.f_hats(ids)[-1])
 
-    def training_loss(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction (B, 3, H, W), not clamped, and the quantizer's loss (scalar)."""
+    def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
+        """Reconstruction (B, 3, H, W), not clamped, and the quantizer's loss (scalar).
+
+        There is one size only: `side`, which other tokenizers take, must be None.
+        """
+        assert side is None
         f_hat, loss = self.quantize.straight_through(self.features(images_B3HW))
         return self.decoder(self.post_quant_conv(f_hat)), loss
 

@@ -1,0 +1,167 @@
+"""NAR: next-neighbour prediction; a pass draws one anti-diagonal of the token map, a wavefront from the top left.
+
+What is particular to this family: two output heads. The right head reads the stream before the last block, the below
+head (`medusa_*` in the official names) after it. A token with a neighbour on its left and one above it is predicted by
+the average of the left one's right head and the upper one's below head, a token of the first row or column by one of
+them, the first token by the class token's both. So 31 passes draw 16x16 tokens, and attention is bidirectional
+inside an anti-diagonal.
+
+Shapes   R forward rows, n tokens fed, l tokens drawn, V codebook entries
+Source   NAR (arXiv:2503.10696); behaviour of ThisisBillhe/NAR at 225c1fb
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from arvbench.adapters.base import ModelSpec
+from arvbench.adapters.cache.base import KVCache
+from arvbench.adapters.common.llama import Llama, LlamaConfig, RMSNorm
+from arvbench.adapters.common.token_grid import (
+    DEMO_SIZES,
+    DEMO_TOKENIZER,
+    LEARNT,
+    Pass,
+    TokenGridSampler,
+    TokenGridSettings,
+    official_checkpoint,
+    token_grid_spec,
+)
+from arvbench.adapters.tokenizers.vq import VqConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NarConfig(LlamaConfig):
+    """Constructor arguments under their official names."""
+
+    @property
+    def blocks(self) -> int:
+        return self.n_layer + 1
+
+    @property
+    def heads_out(self) -> int:
+        return 2
+
+
+class Nar(Llama):
+    """The transformer; state-dict names equal the official files'."""
+
+    def __init__(self, config: NarConfig) -> None:
+        super().__init__(config)
+        self.medusa_norm = RMSNorm(config.dim, config.norm_eps)
+        self.medusa_output = nn.Linear(config.dim, config.vocab_size, bias=False)
+
+    def forward(
+        self, x_RnC: Tensor, rope_nP2: Tensor, *, cache: KVCache | None = None, mask_lT: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Logits (R, n, V) fp32 of the right and of the below head."""
+        right_RnC = x_RnC
+        for layer, block in enumerate(self.layers):
+            right_RnC, x_RnC = x_RnC, block(x_RnC, rope_nP2, layer=layer, cache=cache, mask_lT=mask_lT)
+        right_RnV = self.output(self.norm(right_RnC)).float()
+        return right_RnV, self.medusa_output(self.medusa_norm(x_RnC)).float()
+
+
+class Neighbours(NamedTuple):
+    """Where the tokens drawn are predicted: indices into the tokens fed, and what each head counts (0, 1/2 or 1)."""
+
+    left_l: Tensor
+    above_l: Tensor
+    left_weight_l1: Tensor
+    above_weight_l1: Tensor
+
+
+def neighbours(feeds: Sequence[int], draws: Sequence[int], grid: int, device: torch.device) -> Neighbours:
+    """Find the left and the upper neighbour of every token in `draws` among `feeds`."""
+    at = {position: index for index, position in enumerate(feeds)}
+    left, above, weights = [], [], []
+    for position in draws:
+        row, column = divmod(position, grid)
+        # The class token stands both to the left of the first token and above it.
+        has_left, has_above = column > 0 or position == 0, row > 0 or position == 0
+        left.append(at[position - 1 if position else LEARNT] if has_left else 0)
+        above.append(at[position - grid if position else LEARNT] if has_above else 0)
+        total = has_left + has_above
+        weights.append((has_left / total, has_above / total))
+    left_weight, above_weight = torch.tensor(weights, device=device).unsqueeze(-1).unbind(1)
+    return Neighbours(torch.tensor(left, device=device), torch.tensor(above, device=device), left_weight, above_weight)
+
+
+class NarSampler(TokenGridSampler):
+    """NAR behind the sampling interface. `cfg_interval` counts the tokens drawn before a pass."""
+
+    transformer_class: ClassVar = Nar
+    draws_one_by_one: ClassVar = True
+
+    @staticmethod
+    def passes(config: LlamaConfig) -> list[Pass]:
+        grid, drawn = config.grid, 0
+        passes: list[Pass] = []
+        for distance in range(2 * grid - 1):
+            rows = range(max(0, distance - grid + 1), min(distance, grid - 1) + 1)
+            draws = tuple(row * grid + distance - row for row in rows)
+            feeds = passes[-1].draws if passes else (LEARNT,)
+            passes.append(Pass(kind="wavefront", feeds=feeds, draws=draws, clock=drawn or None))
+            drawn += len(draws)
+        return passes
+
+    @staticmethod
+    def unfed(config: LlamaConfig) -> tuple[int, ...]:
+        # The last token predicts nothing; the official training pass reads it all the same.
+        return (config.block_size - 1,)
+
+    @cached_property
+    def _neighbours(self) -> list[Neighbours]:
+        """Per pass, and then of the training pass."""
+        grid, plan = self.spec.transformer.grid, self.plan
+        with torch.inference_mode(False):  # as for the plan
+            steps = [neighbours(p.feeds, p.draws, grid, self.device) for p in plan.passes]
+            return [*steps, neighbours(plan.trained, plan.order_N.tolist(), grid, self.device)]
+
+    def predict(self, heads: tuple[Tensor, ...], step: int | None) -> Tensor:
+        right_RnV, below_RnV = heads
+        at = self._neighbours[-1 if step is None else step]
+        return right_RnV[:, at.left_l] * at.left_weight_l1 + below_RnV[:, at.above_l] * at.above_weight_l1
+
+
+# ---- the models --------------------------------------------------------------------------------------------------
+
+_SOURCE_B = "ThisisBillhe/NAR NAR-images/GETTING_STARTED.md and autoregressive/sample/sample_c2i_ddp.py at 225c1fb"
+_SOURCE = "NAR (arXiv:2503.10696) table 1, caption; the repository states settings for NAR-B only"
+
+
+def _official(size: str, dim: int, n_layer: int, n_head: int, owner: str) -> ModelSpec:
+    return token_grid_spec(
+        f"nar-{size.lower()}",
+        "nar",
+        NarSampler,
+        NarConfig(dim=dim, n_layer=n_layer, n_head=n_head),
+        VqConfig(),
+        TokenGridSettings(cfg=2.0),
+        _SOURCE_B if size == "B" else _SOURCE,
+        checkpoint=official_checkpoint(f"{owner}/NAR-imagenet-256-{size}", "last_version.pt"),
+    )
+
+
+NAR_B = _official("B", 768, 12, 12, "chenfeng1271")
+NAR_M = _official("M", 1024, 18, 16, "yefly")
+NAR_L = _official("L", 1024, 24, 16, "chenfeng1271")
+NAR_XL = _official("XL", 1280, 36, 20, "yefly")
+NAR_XXL = _official("XXL", 1536, 48, 24, "chenfeng1271")
+
+DEMO = token_grid_spec(
+    "demo/nar",
+    "nar",
+    NarSampler,
+    NarConfig(n_layer=3, **DEMO_SIZES),
+    DEMO_TOKENIZER,
+    TokenGridSettings(cfg=1.5),
+    "chosen on the trained demo model",
+    demo=True,
+)

@@ -1,0 +1,154 @@
+"""PAR: parallel autoregressive decoding; tokens that are far apart are drawn in one pass.
+
+What is particular to this family: the map is cut into A regions (4 or 16). The first token of every region is drawn
+alone, one after the other; then each pass draws the next token of all regions at once, from the group before it. The
+first of these passes has only one token to read: A - 1 learnt special tokens fill its group. Attention is bidirectional
+inside a group.
+
+Shapes   R forward rows, l tokens of one pass, L tokens of all passes, C width, N tokens of an image
+Source   PAR (arXiv:2412.15119); behaviour of Epiphqny/PAR at d96acea
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from arvbench.adapters.base import ModelSpec
+from arvbench.adapters.common.llama import Llama, LlamaConfig
+from arvbench.adapters.common.token_grid import (
+    DEMO_SIZES,
+    DEMO_TOKENIZER,
+    LEARNT,
+    Pass,
+    TokenGridSampler,
+    TokenGridSettings,
+    official_checkpoint,
+    token_grid_spec,
+)
+from arvbench.adapters.llamagen import SIZES
+from arvbench.adapters.tokenizers.vq import VqConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParConfig(LlamaConfig):
+    """Constructor arguments under their official names."""
+
+    ar_token_num: int
+    """A: regions, a square number; tokens drawn one by one, and then per pass."""
+
+    @property
+    def spe_token_num(self) -> int:
+        """Special tokens."""
+        return self.ar_token_num - 1
+
+
+class SpecialTokens(nn.Module):
+    """Learnt inputs of the first parallel pass."""
+
+    def __init__(self, config: ParConfig) -> None:
+        super().__init__()
+        self.special_embeddings = nn.Embedding(config.spe_token_num, config.dim)
+
+    def forward(self, rows: int) -> Tensor:
+        return self.special_embeddings.weight.repeat(rows, 1, 1)
+
+
+class Par(Llama):
+    """The transformer; state-dict names equal the official files'."""
+
+    def __init__(self, config: ParConfig) -> None:
+        super().__init__(config)
+        self.first = config.ar_token_num
+        self.spe_tok_embeddings = SpecialTokens(config)
+
+    def step_input(self, tokens_Rl: Tensor, step: int) -> Tensor:
+        x_RlC = super().step_input(tokens_Rl, step)
+        return torch.cat((x_RlC, self.spe_tok_embeddings(len(x_RlC))), dim=1) if step == self.first else x_RlC
+
+    def sequence_input(self, labels_B: Tensor, tokens_BL: Tensor) -> Tensor:
+        before, after = super().sequence_input(labels_B, tokens_BL).tensor_split([1 + self.first], dim=1)
+        return torch.cat((before, self.spe_tok_embeddings(len(before)), after), dim=1)
+
+
+class ParSampler(TokenGridSampler):
+    """PAR behind the sampling interface.
+
+    `cfg_interval` counts tokens of the sequential and of the parallel phase apart, so guidance comes back on between.
+    """
+
+    transformer_class: ClassVar = Par
+
+    @staticmethod
+    def passes(config: ParConfig) -> list[Pass]:
+        regions = config.ar_token_num
+        groups = _groups(config)
+        first = groups[0]
+        passes = [Pass(kind="token", feeds=(LEARNT,), draws=first[:1], clock=None)]
+        passes += [
+            Pass(kind="token", feeds=(first[i],), draws=(first[i + 1],), clock=i) for i in range(config.spe_token_num)
+        ]
+        feeds = (first[-1], *[LEARNT] * config.spe_token_num)
+        for number, group in enumerate(groups[1:]):
+            passes.append(Pass(kind="parallel", feeds=feeds, draws=group, clock=number * regions))
+            feeds = group
+        return passes
+
+    @staticmethod
+    def unfed(config: ParConfig) -> tuple[int, ...]:
+        # The official training pass reads all tokens but the last, although the last group predicts nothing.
+        return _groups(config)[-1][:-1]
+
+
+def _groups(config: ParConfig) -> list[tuple[int, ...]]:
+    """Raster positions, one token of every region per group: groups and regions both in raster order."""
+    regions, grid = math.isqrt(config.ar_token_num), config.grid
+    side = grid // regions
+    return [
+        tuple((si * side + gi) * grid + sj * side + gj for si in range(regions) for sj in range(regions))
+        for gi in range(side)
+        for gj in range(side)
+    ]
+
+
+# ---- the models --------------------------------------------------------------------------------------------------
+
+_SOURCE = (
+    "Epiphqny/PAR README and autoregressive/sample/sample_c2i_ddp.py at d96acea; evaluation resizes its 384 px images "
+    "to 256 px (bicubic), which is no part of sampling"
+)
+
+
+def _official(size: str, regions: int, cfg: float) -> ModelSpec:
+    dim, n_layer, n_head = SIZES[size]
+    return token_grid_spec(
+        f"par-{size}-{regions}x-384",
+        "par",
+        ParSampler,
+        ParConfig(dim=dim, n_layer=n_layer, n_head=n_head, block_size=24 * 24, ar_token_num=regions),
+        VqConfig(),
+        TokenGridSettings(cfg=cfg),
+        _SOURCE,
+        checkpoint=official_checkpoint("Epiphqny/PAR", f"PAR-{size.upper()}-{regions}x.pt"),
+    )
+
+
+PAR_XL_4X_384 = _official("xl", 4, 1.5)
+PAR_XXL_4X_384 = _official("xxl", 4, 1.435)
+PAR_3B_4X_384 = _official("3b", 4, 1.345)
+PAR_3B_16X_384 = _official("3b", 16, 1.5)
+
+DEMO = token_grid_spec(
+    "demo/par",
+    "par",
+    ParSampler,
+    ParConfig(n_layer=4, ar_token_num=4, **DEMO_SIZES),
+    DEMO_TOKENIZER,
+    TokenGridSettings(cfg=1.5),
+    "chosen on the trained demo model",
+    demo=True,
+)
