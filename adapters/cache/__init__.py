@@ -15,5 +15,7 @@ CACHE_POLICIES: Registry[type[Cache]] = Registry(
         "grow": "arvbench.adapters.cache.grow:GrowCache",
         "static": "arvbench.adapters.cache.static:StaticCache",
         "none": "arvbench.adapters.cache.none:NoCache",
+        "state": "arvbench.adapters.cache.state:StateCache",
+        "history": "arvbench.adapters.cache.history:HistoryCache",
     },
 )

@@ -41,9 +41,7 @@ class StateCache(RecurrentCache):
     def __init__(self, shape: StateShape) -> None:
         super().__init__(shape)
         mixer, outer = shape.mixer, (shape.layers, shape.rows)
-        self._conv = torch.zeros(
-            (*outer, mixer.conv_channels, mixer.d_conv), dtype=shape.dtype, device=shape.device
-        )
+        self._conv = torch.zeros((*outer, mixer.conv_channels, mixer.d_conv), dtype=shape.dtype, device=shape.device)
         self._ssm = torch.zeros(
             (*outer, mixer.heads, mixer.headdim, mixer.d_state), dtype=shape.ssm_dtype, device=shape.device
         )

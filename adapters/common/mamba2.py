@@ -1,0 +1,240 @@
+"""Mamba-2: a sequence mixer whose memory of all tokens before is one matrix per head.
+
+Per head, with a decay a_t = exp(A dt_t) in (0, 1]:  S_t = a_t S_(t-1) + dt_t x_t B_t^T  and  y_t = S_t C_t.  The same
+numbers come out token by token (`scan_recurrent`: the definition) or in chunks of matrix products (`scan_chunked`), and
+a sequence may be cut anywhere if the state is carried over.
+
+Shapes   R forward rows, l tokens, W width, E inner width, H heads, P head channels (E = H P), N state channels,
+         M convolved channels (E + 2 N), K convolution taps, n chunks of Q tokens
+Range    dt > 0, A < 0; the scan and the norm compute in at least fp32 whatever the dtype of the weights
+Names    parameter names are those of the official state dicts
+Source   Mamba-2 (arXiv:2405.21060): recurrence section 2, chunked form section 6, block section 7; behaviour of
+         state-spaces/mamba at e9594ce
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arvbench.errors import UserError
+
+CHUNK = 32
+"""Q. Small chunks save work inside a chunk, which grows with Q, and large ones save passes over the state. On a CPU
+core at the width of M-VAR-d12 (24 heads of 64, N = 64, two rows) 256 tokens take 13, 9, 12, 20 and 37 ms with Q = 16,
+32, 64, 128 and 256; 32 is also among the fastest from 64 to 680 tokens, and in training the demo model."""
+
+
+class MambaState(NamedTuple):
+    """Everything that later tokens need to know of earlier ones; zeros before the first token."""
+
+    conv_RMK: Tensor
+    """The last K columns before the convolution, oldest first (the official layout; K - 1 of them matter)."""
+    ssm_RHPN: Tensor
+    """S of every head, in at least fp32."""
+
+
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(x, dt, A, B, C, state) -> (y, state after the last token), as `scan_chunked` documents them."""
+
+
+def scan_recurrent(
+    x_RlHP: Tensor, dt_RlH: Tensor, A_H: Tensor, B_RlN: Tensor, C_RlN: Tensor, state_RHPN: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`scan_chunked` token by token: the definition, and what the chunked form is tested against."""
+    decay_RlH = (dt_RlH * A_H).exp()
+    outputs = []
+    for t in range(x_RlHP.shape[1]):
+        new_RHPN = torch.einsum("rh,rhp,rn->rhpn", dt_RlH[:, t], x_RlHP[:, t], B_RlN[:, t])
+        state_RHPN = decay_RlH[:, t, :, None, None] * state_RHPN + new_RHPN
+        outputs.append(torch.einsum("rhpn,rn->rhp", state_RHPN, C_RlN[:, t]))
+    return torch.stack(outputs, dim=1), state_RHPN
+
+
+def scan_chunked(
+    x_RlHP: Tensor,
+    dt_RlH: Tensor,
+    A_H: Tensor,
+    B_RlN: Tensor,
+    C_RlN: Tensor,
+    state_RHPN: Tensor,
+    *,
+    chunk: int = CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """Return y (R, l, H, P) and the state (R, H, P, N) after the last token; `state_RHPN` is the one before the first.
+
+    Work is linear in l: inside a chunk every token reads the earlier ones through a Q x Q matrix, and between chunks
+    only the state passes (section 6, "state space duality").
+    """
+    rows, tokens, heads, channels = x_RlHP.shape
+    size = min(chunk, tokens)
+    # Padding with dt = 0 neither decays the state nor adds to it.
+    x_RnQHP, dt_RnQH, B_RnQN, C_RnQN = (_in_chunks(t, size) for t in (x_RlHP, dt_RlH, B_RlN, C_RlN))
+    added_RnQHP = x_RnQHP * dt_RnQH.unsqueeze(-1)
+    log_decay_RnHQ = (dt_RnQH * A_H).transpose(2, 3)
+    kept_RnHQQ = decay_between(log_decay_RnHQ)
+
+    scores_RnQQ = C_RnQN @ B_RnQN.transpose(2, 3)
+    inside_RnHQP = (scores_RnQQ.unsqueeze(2) * kept_RnHQQ) @ added_RnQHP.transpose(2, 3)
+
+    kept_to_end_RnQH1 = kept_RnHQQ[..., -1, :].transpose(2, 3).unsqueeze(-1)
+    written_RnEN = (added_RnQHP * kept_to_end_RnQH1).flatten(3).transpose(2, 3) @ B_RnQN
+    written_RnHPN = written_RnEN.unflatten(2, (heads, channels))
+    kept_from_start_RnHQ = log_decay_RnHQ.cumsum(-1).exp()
+    entering = []
+    for i in range(written_RnHPN.shape[1]):
+        entering.append(state_RHPN)
+        state_RHPN = kept_from_start_RnHQ[:, i, :, -1, None, None] * state_RHPN + written_RnHPN[:, i]
+    read_RnQE = C_RnQN @ torch.stack(entering, dim=1).flatten(2, 3).transpose(2, 3)
+    before_RnQHP = read_RnQE.unflatten(3, (heads, channels)) * kept_from_start_RnHQ.transpose(2, 3).unsqueeze(-1)
+
+    y_RnQHP = inside_RnHQP.transpose(2, 3) + before_RnQHP
+    return y_RnQHP.reshape(rows, -1, heads, channels)[:, :tokens], state_RHPN
+
+
+def decay_between(log_decay_sQ: Tensor) -> Tensor:
+    """Decay (..., Q, Q) of what token j (column) wrote when token i (row) reads it: exp of the sum over j < t <= i.
+
+    Zero above the diagonal. Every sum is added up on its own: differences of one running sum would cancel where the
+    decay is strong, and lose the weak decays behind it.
+    """
+    terms_sQQ = log_decay_sQ.unsqueeze(-1).expand(*log_decay_sQ.shape, log_decay_sQ.shape[-1])
+    return terms_sQQ.tril(-1).cumsum(-2).exp().tril()
+
+
+def _in_chunks(t_Rl: Tensor, size: int) -> Tensor:
+    """(R, l, ...) as (R, n, Q, ...), the last chunk filled up with zeros."""
+    missing = -t_Rl.shape[1] % size
+    padded = F.pad(t_Rl, (0, 0) * (t_Rl.ndim - 2) + (0, missing)) if missing else t_Rl
+    return padded.unflatten(1, (-1, size))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MambaConfig:
+    """Sizes of a mixer under their official names; the defaults are those of M-VAR."""
+
+    d_model: int
+    d_state: int = 64
+    d_conv: int = 4
+    expand: int = 2
+    headdim: int = 64
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.d_inner % self.headdim:
+            raise UserError(
+                f"a Mamba-2 of width {self.d_model} has {self.d_inner} inner channels, which are no whole number of "
+                f"heads of {self.headdim}; choose a width that is a multiple of {self.headdim // self.expand}"
+            )
+
+    @property
+    def d_inner(self) -> int:
+        return self.expand * self.d_model
+
+    @property
+    def heads(self) -> int:
+        return self.d_inner // self.headdim
+
+    @property
+    def conv_channels(self) -> int:
+        """M: x, B and C."""
+        return self.d_inner + 2 * self.d_state
+
+    def flops(self, tokens: int) -> int:
+        """FLOPs of one row's pass over `tokens` new tokens with `scan_chunked`: matrix products and the convolution."""
+        inner, states, size = self.d_inner, self.d_state, min(CHUNK, tokens)
+        linear = 2 * self.d_model * (inner + self.conv_channels + self.heads) + 2 * inner * self.d_model
+        scan = 2 * size * states + 2 * size * inner + 4 * states * inner
+        padded = math.ceil(tokens / size) * size
+        return tokens * (linear + 2 * self.d_conv * self.conv_channels) + padded * scan
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        projections = self.d_model * (self.d_inner + self.conv_channels + self.heads) + self.d_inner * self.d_model
+        return projections + (self.d_conv + 1) * self.conv_channels + 3 * self.heads + self.d_inner
+
+
+class GatedRMSNorm(nn.Module):
+    """RMSNorm(y silu(z)) * weight: the gate comes before the norm."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, y_RlE: Tensor, z_RlE: Tensor) -> Tensor:
+        gated_RlE = y_RlE * F.silu(z_RlE.to(y_RlE.dtype))
+        return F.rms_norm(gated_RlE, gated_RlE.shape[-1:], self.weight.to(y_RlE.dtype), self.eps)
+
+
+class Mamba2(nn.Module):
+    """The mixer: projection, causal depthwise convolution, scan, gated norm, projection."""
+
+    def __init__(self, config: MambaConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, heads = config.conv_channels, config.heads
+        self.in_proj = nn.Linear(config.d_model, config.d_inner + channels + heads, bias=False)
+        self.conv1d = nn.Conv1d(channels, channels, config.d_conv, groups=channels)
+        self.dt_bias = nn.Parameter(torch.empty(heads))
+        self.A_log = nn.Parameter(torch.empty(heads))
+        self.D = nn.Parameter(torch.empty(heads))
+        self.norm = GatedRMSNorm(config.d_inner, config.norm_eps)
+        self.out_proj = nn.Linear(config.d_inner, config.d_model, bias=False)
+        with torch.no_grad():
+            for name, values_H in self.initial_values().items():
+                self.get_parameter(name).copy_(values_H)
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """What training starts from where small random numbers would be wrong: heads of many different time scales.
+
+        dt runs from 0.001 to 0.1 and -A from 1 to 16: the official ranges, but evenly spaced instead of drawn, from
+        the longest memory to the shortest.
+        """
+        heads = self.config.heads
+        dt_H = torch.linspace(math.log(1e-3), math.log(0.1), heads).exp()
+        return {
+            "dt_bias": dt_H + (-torch.expm1(-dt_H)).log(),  # softplus of it is dt
+            "A_log": torch.linspace(1, 16, heads).log(),
+            "D": torch.ones(heads),
+            "norm.weight": torch.ones(self.config.d_inner),
+        }
+
+    def initial_state(self, rows: int) -> MambaState:
+        """The state before the first token."""
+        config, weight = self.config, self.conv1d.weight
+        conv_RMK = weight.new_zeros(rows, config.conv_channels, config.d_conv)
+        ssm_dtype = torch.promote_types(weight.dtype, torch.float32)
+        ssm_RHPN = weight.new_zeros(rows, config.heads, config.headdim, config.d_state, dtype=ssm_dtype)
+        return MambaState(conv_RMK, ssm_RHPN)
+
+    def forward(
+        self, x_RlW: Tensor, state: MambaState | None = None, *, scan: Scan = scan_chunked
+    ) -> tuple[Tensor, MambaState]:
+        """Mix l new tokens, which follow those that made `state` (None: there are none); (R, l, W) and the new state.
+
+        The cost does not depend on how many tokens came before.
+        """
+        config = self.config
+        state = state or self.initial_state(len(x_RlW))
+        z_RlE, new_RlM, dt_RlH = self.in_proj(x_RlW).split((config.d_inner, config.conv_channels, config.heads), dim=2)
+        window_RMl = torch.cat((state.conv_RMK, new_RlM.transpose(1, 2)), dim=2)
+        # The oldest column of the state is one too old for a convolution of K taps.
+        mixed_RMl = F.silu(self.conv1d(window_RMl[:, :, 1:]))
+        exact = state.ssm_RHPN.dtype
+        x_RlE, B_RlN, C_RlN = (
+            mixed_RMl.transpose(1, 2).to(exact).split((config.d_inner, config.d_state, config.d_state), dim=2)
+        )
+        x_RlHP = x_RlE.unflatten(2, (config.heads, config.headdim))
+        dt_RlH = F.softplus(dt_RlH.to(exact) + self.dt_bias.to(exact))
+        y_RlHP, ssm_RHPN = scan(x_RlHP, dt_RlH, -self.A_log.to(exact).exp(), B_RlN, C_RlN, state.ssm_RHPN)
+        y_RlHP = y_RlHP + self.D.to(exact).unsqueeze(-1) * x_RlHP
+        out_RlW = self.out_proj(self.norm(y_RlHP.flatten(2), z_RlE).to(x_RlW.dtype))
+        return out_RlW, MambaState(window_RMl[:, :, -config.d_conv :], ssm_RHPN)
