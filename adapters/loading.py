@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -247,8 +248,9 @@ def _likeness(file: Shapes) -> str:
 
 
 def _known_shapes() -> list[tuple[str, Shapes]]:
-    return [
-        (f"the {part} of {name}", shapes_of(module.state_dict()))
-        for name, spec in known_specs()
-        for part, module in meta_modules(spec).items()
-    ]
+    return [known for name, spec in known_specs() for known in _shapes_of_model(name, spec)]
+
+
+@cache  # building a hundred modules takes seconds, even without memory
+def _shapes_of_model(name: str, spec: ModelSpec) -> list[tuple[str, Shapes]]:
+    return [(f"the {part} of {name}", shapes_of(module.state_dict())) for part, module in meta_modules(spec).items()]

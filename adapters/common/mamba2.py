@@ -27,7 +27,7 @@ from arvbench.errors import UserError
 
 CHUNK = 32
 """Q. Small chunks save work inside a chunk, which grows with Q, and large ones save passes over the state. On a CPU
-core at the width of M-VAR-d12 (24 heads of 64, N = 64, two rows) 256 tokens take 13, 9, 12, 20 and 37 ms with Q = 16,
+core at the width of M-VAR-d12 (24 heads of 64, N = 64, two rows) 256 tokens take 13, 9, 13, 20 and 42 ms with Q = 16,
 32, 64, 128 and 256; 32 is also among the fastest from 64 to 680 tokens, and in training the demo model."""
 
 

@@ -1,0 +1,76 @@
+"""A file of another family is refused, and the error says which family it is."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from arvbench.adapters import MODELS
+from arvbench.adapters.checkpoints import random_tensors
+from arvbench.adapters.loading import build_sampler, demo_models, meta_modules
+from arvbench.errors import CheckpointError
+
+DEMOS = demo_models()
+PAIRS = list(itertools.permutations(DEMOS, 2))
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory) -> dict[str, Path]:
+    """A bundle of random weights per demo model."""
+    folder = tmp_path_factory.mktemp("bundles")
+    paths = {}
+    for name in DEMOS:
+        tensors = {}
+        for part, module in meta_modules(MODELS[name]).items():
+            for key, tensor in random_tensors(module, 0, torch.device("cpu")).items():
+                tensors[f"{part}.{key}"] = tensor.clone()
+        paths[name] = folder / f"{name.replace('/', '-')}.safetensors"
+        save_file(tensors, paths[name])
+    return paths
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+def test_the_error_names_the_family_that_the_file_belongs_to(bundles, ours, theirs):
+    expected = rf"looks most like the \w+ of {theirs} "
+    if (ours, theirs) == ("demo/hmar", "demo/var"):
+        expected = "this file is a VAR, or an HMAR training checkpoint"  # the two have the same names
+    with pytest.raises(CheckpointError, match=expected):
+        build_sampler(MODELS[ours], weights=str(bundles[theirs]))
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_every_model_loads_its_own_file(bundles, name):
+    assert build_sampler(MODELS[name], weights=str(bundles[name])).spec == MODELS[name]
+
+
+def official_file(name: str, path: Path) -> Path:
+    """A file with the names and shapes of an official transformer; its values take no memory."""
+    state = meta_modules(MODELS[name])["transformer"].state_dict()
+    torch.save({k: torch.zeros(1, dtype=t.dtype).expand(t.shape) for k, t in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("var-d16", "hmar-d16"),
+        ("hmar-d16", "mvar-d16"),
+        ("mvar-d16", "flexvar-d16"),
+        ("flexvar-d16", "var-d16"),
+        ("nar-b", "llamagen-b-256"),
+        ("llamagen-l-256", "nar-l"),
+        ("par-xl-4x-384", "llamagen-xl-384"),
+        ("mvar-d30", "mvar-d32"),
+        ("nar-l", "var-d16"),
+    ],
+)
+def test_official_files_of_another_model_are_recognised(tmp_path, ours, theirs):
+    checkpoint = MODELS[ours].checkpoint
+    path = official_file(theirs, tmp_path / checkpoint.transformer_file)
+    torch.save({"x": torch.zeros(1)}, tmp_path / checkpoint.tokenizer_file)
+    with pytest.raises(CheckpointError, match=f"looks most like the transformer of {theirs} "):
+        build_sampler(MODELS[ours], weights=str(path))
