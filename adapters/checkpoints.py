@@ -6,6 +6,7 @@ shapes are those of the official files (golden manifests).
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import pickle
 import re
@@ -63,7 +64,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        # Training checkpoints keep their command line beside the weights: a class that only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         # torch's own text advises to switch the protection off; only what it stumbled over is of use.
         found = re.search(r"GLOBAL \S+|Unsupported \w+ \S+", str(error))

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -143,14 +143,6 @@ class Mvar(NextScaleTransformer):
         scale_tokens = torch.tensor(self.config.scale_tokens, dtype=torch.int32)
         names = [name for name, _ in self.named_buffers() if name.endswith("attn.patch_nums")]
         return super().constant_buffers() | dict.fromkeys(names, scale_tokens)
-
-    def initial_values(self) -> dict[str, Tensor]:
-        """What training starts from where small random numbers would be wrong, by parameter name."""
-        return {
-            f"blocks.{i}.mamba.{name}": values
-            for i, block in enumerate(self.blocks)
-            for name, values in cast(MvarBlock, block).mamba.initial_values().items()
-        }
 
 
 @dataclass(frozen=True, kw_only=True)  # slots would make a second class, which `super()` does not find

@@ -16,7 +16,9 @@ class Step:
 
     index: int
     kind: str
-    """"scale" (all tokens of one resolution), "mask" (refinement), "wavefront" or "token"."""
+    """"scale" (all tokens of one resolution), "mask" (some of them again), "wavefront" (an anti-diagonal), "token", or
+    "parallel" (one token of every region).
+    """
     side: tuple[int, int]
     """Height and width of the token map this step works on."""
     new_tokens: int

@@ -16,6 +16,7 @@ import typer
 
 import arvbench
 from arvbench.errors import ContractError, HostError, UserError
+from arvbench.harness.commands.convert import convert
 from arvbench.harness.commands.doctor import doctor
 from arvbench.harness.commands.models import models
 from arvbench.harness.commands.report import report
@@ -48,7 +49,7 @@ def _interruptible(verb: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-for verb in (run, models, verify, train, report, doctor):
+for verb in (run, models, verify, train, convert, report, doctor):
     app.command()(_interruptible(verb))
 
 

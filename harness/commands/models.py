@@ -28,7 +28,13 @@ class ModelRow:
     top_k: int | None
     top_p: float | None
     weights: str
-    """Where trained weights come from: "demo", or the official file (`doctor` says where to get it)."""
+    """Where trained weights come from: "demo", or the official file (`doctor` says where to get it); empty if nobody
+    has released any.
+    """
+    caches: tuple[str, ...]
+    """Cache policies it runs with."""
+    edits: bool
+    """True when it can draw part of an image again (arvbench.adapters.editing)."""
 
 
 def models(
@@ -55,6 +61,7 @@ def models(
 
 def model_rows() -> list[ModelRow]:
     """One row per known model; parameters are counted on modules without memory."""
+    from arvbench.adapters.editing import Editor
     from arvbench.adapters.loading import known_specs, meta_modules
 
     rows = []
@@ -75,6 +82,8 @@ def model_rows() -> list[ModelRow]:
                 top_k=spec.settings.top_k,
                 top_p=spec.settings.top_p,
                 weights="demo" if spec.demo else checkpoint.transformer_file if checkpoint else "",
+                caches=spec.sampler.cache_policies,
+                edits=issubclass(spec.sampler, Editor),
             )
         )
     return rows
@@ -85,12 +94,15 @@ def _table(rows: list[ModelRow]) -> Table:
 
     table = Table(
         title="Models and their official sampling settings",
-        caption="Every model also takes random:SEED as weights, for speed and memory.",
+        caption=(
+            "params: of the transformer; VQ: of the tokenizer. Every model also takes random:SEED as weights, for "
+            "speed and memory; --json has file names and cache policies."
+        ),
         padding=(0, 1, 0, 0),
         box=None,
     )
     table.add_column("model", no_wrap=True)
-    for heading in ("px", "steps", "tokens", "transformer", "tokenizer", "cfg", "top-k", "top-p"):
+    for heading in ("px", "steps", "tokens", "params", "VQ", "cfg", "top-k", "top-p"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("weights", no_wrap=True)
     for row in rows:
@@ -104,7 +116,7 @@ def _table(rows: list[ModelRow]) -> Table:
             f"{row.cfg:g}",
             "all" if row.top_k is None else str(row.top_k),
             "all" if row.top_p is None else f"{row.top_p:g}",
-            row.weights,
+            row.weights if row.weights in ("demo", "") else "official",
         )
     return table
 

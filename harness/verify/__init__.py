@@ -24,6 +24,12 @@ REPLAYS: Registry[Replay] = Registry(
     "fixture kind",
     {
         "var": "arvbench.harness.verify.var:replay",
+        "mvar": "arvbench.harness.verify.mvar:replay",
+        "hmar": "arvbench.harness.verify.hmar:replay",
+        "flexvar": "arvbench.harness.verify.flexvar:replay",
+        "llamagen": "arvbench.harness.verify.token_grid:replay",
+        "nar": "arvbench.harness.verify.token_grid:replay",
+        "par": "arvbench.harness.verify.token_grid:replay",
         "sampler_unit": "arvbench.harness.verify.sampler_unit:replay",
     },
 )

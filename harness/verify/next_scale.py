@@ -108,6 +108,9 @@ def run_outputs(samples: Samples, outputs: Sequence[StepOutput]) -> dict[str, Te
     """What a run of one step per scale may have recorded."""
     logits = torch.cat([output.logits for output in outputs], dim=1)
     top2 = logits.topk(2, dim=-1).values
+    states = [output.state for output in outputs]
+    # FlexVAR's states grow with the scales.
+    f_hats = {"f_hat.all": torch.stack(states)} if len({state.shape for state in states}) == 1 else {}
     return {
         "labels": samples.labels,
         "ids": torch.cat(samples.tokens, dim=1),
@@ -116,13 +119,13 @@ def run_outputs(samples: Samples, outputs: Sequence[StepOutput]) -> dict[str, Te
         "logits_cfg.last": outputs[-1].logits,
         "top1_logit": top2[..., 0],
         "top2_gap": top2[..., 0] - top2[..., 1],
-        "f_hat": outputs[-1].state,
-        "f_hat.all": torch.stack([output.state for output in outputs]),
+        "f_hat": states[-1],
+        **f_hats,
         "image": samples.decoded,
         **numbered("ids", samples.tokens),
         **numbered("logits_pre_cfg", [output.logits_pre_cfg for output in outputs]),
         **numbered("logits_cfg", [output.logits for output in outputs]),
-        **numbered("f_hat", [output.state for output in outputs]),
+        **numbered("f_hat", states),
     }
 
 

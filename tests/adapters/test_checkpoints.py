@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 
@@ -54,6 +55,12 @@ def test_one_file_finds_the_tokenizer_beside_it(spec, folder):
 def test_training_checkpoints_keep_the_model_deeper(spec, folder, state):
     torch.save({"trainer": {"var_wo_ddp": state["transformer"], "epoch": 3}, "args": "text"}, folder / "tiny.pth")
     torch.save({"trainer": {"vae_local": state["tokenizer"]}}, folder / "vae.pth")
+    assert torch.equal(image(build_sampler(spec, weights=str(folder))), image(build_sampler(spec, weights="random:3")))
+
+
+def test_the_command_line_of_a_training_may_lie_beside_the_weights(spec, folder, state):
+    arguments = argparse.Namespace(lr=1e-4, name="tiny")
+    torch.save({"trainer": {"var_wo_ddp": state["transformer"]}, "args": arguments}, folder / "tiny.pth")
     assert torch.equal(image(build_sampler(spec, weights=str(folder))), image(build_sampler(spec, weights="random:3")))
 
 

@@ -64,13 +64,13 @@ def test_scores_depend_on_distance_alone():
 
 
 def test_rms_norm_rounds_before_it_scales():
-    norm = RMSNorm(4, 1e-5)
-    norm.weight.data = torch.tensor([1.0, 2.0, 3.0, 1.001]).bfloat16()
-    x = torch.tensor([0.3, -1.7, 2.9, 0.11]).bfloat16()
-    wide = x.float()
-    expected = (wide / (wide.square().mean() + 1e-5).sqrt()).bfloat16() * norm.weight
+    x, weight = torch.randn(2, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
+    norm = RMSNorm(256, 1e-5)
+    norm.weight.data = weight
+    normalised = x.float() / (x.float().square().mean() + 1e-5).sqrt()
     assert norm(x).dtype == torch.bfloat16
-    assert torch.equal(norm(x), expected)
+    assert torch.equal(norm(x), normalised.bfloat16() * weight)
+    assert not torch.equal(norm(x), (normalised * weight).bfloat16())
 
 
 def test_attention_is_causal():

@@ -1,0 +1,122 @@
+"""Abilities that the papers claim without training for them, on the trained demo models.
+
+In-painting and class-conditional editing: VAR (section 5.3), M-VAR, HMAR and FlexVAR. Other mask schedules: HMAR. Other
+step counts and sizes: FlexVAR, in tests/adapters/test_flexvar_demo.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from arvbench.adapters import MODELS
+from arvbench.adapters.base import from_uint8
+from arvbench.adapters.editing import Editor, keep_per_scale
+from arvbench.adapters.loading import demo_models, load_sampler
+from arvbench.adapters.sampling import PerImageNoise
+from arvbench.errors import UserError
+from arvbench.harness.digits import load_digits_rgb
+from arvbench.harness.quality.classifier import load_classifier
+
+EDITORS = [name for name in demo_models() if issubclass(MODELS[name].sampler, Editor)]
+
+
+@pytest.fixture(scope="module", params=EDITORS)
+def sampler(request):
+    return load_sampler(request.param, weights="demo", backend="optimized")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Forty held-out scans, four of every class, and their labels."""
+    held_out = load_digits_rgb().split("held-out")
+    rows = torch.cat([(held_out.labels_N == label).nonzero()[:4, 0] for label in range(10)])
+    return from_uint8(held_out.images_N3HW[rows]), held_out.labels_N[rows]
+
+
+def edit(sampler, images, keep, labels, seed=0):
+    return sampler.edit(images, keep, labels, sampler.spec.settings, noise=PerImageNoise(seed, range(len(images))))
+
+
+def classified(samples):
+    return load_classifier()(samples.images)[1].argmax(dim=1)
+
+
+def test_the_families_of_the_papers_can_edit():
+    assert {"demo/var", "demo/mvar", "demo/hmar", "demo/flexvar"} == set(EDITORS)
+
+
+def test_known_tokens_stay_and_others_are_drawn(sampler, digits):
+    images, labels = digits
+    keep = torch.zeros(len(images), 32, 32, dtype=torch.bool)
+    keep[:, :, :16] = True
+    samples = edit(sampler, images, keep, labels)
+    known = sampler.encode(images)
+    kept = keep_per_scale(keep, sampler.sides(sampler.spec.settings), images=images, labels=len(labels))
+    for ours, theirs, where in zip(samples.tokens, known, kept, strict=True):
+        assert torch.equal(ours[where], theirs[where])
+    finest, drawn = samples.tokens[-1] != known[-1], ~kept[-1]
+    assert finest[drawn].float().mean() > 0.3
+
+
+def test_everything_kept_is_the_reconstruction_and_nothing_kept_a_new_sample(sampler, digits):
+    images, labels = digits
+    everything = torch.ones(len(images), 32, 32, dtype=torch.bool)
+    restored = edit(sampler, images, everything, labels)
+    torch.testing.assert_close(restored.decoded, sampler.decode(sampler.encode(images)), atol=1e-5, rtol=0)
+    fresh = edit(sampler, images, ~everything, labels)
+    plain = sampler.sample(labels, sampler.spec.settings, noise=PerImageNoise(0, range(len(labels))))
+    assert torch.equal(fresh.images, plain.images)
+
+
+def test_the_kept_half_of_the_picture_stays_what_it_was(sampler, digits):
+    images, labels = digits
+    keep = torch.zeros(len(images), 32, 32, dtype=torch.bool)
+    keep[:, :16] = True
+    samples = edit(sampler, images, keep, labels)
+    difference = (samples.decoded - sampler.decode(sampler.encode(images))).abs().mean(dim=1)
+    # Away from the seam, where a decoder mixes both sides.
+    kept, drawn = difference[:, :12].mean(), difference[:, 20:].mean()
+    assert kept < 0.25 * drawn
+
+
+def test_a_painted_in_half_makes_the_digit_that_is_asked_for(sampler, digits):
+    images, labels = digits
+    keep = torch.zeros(len(images), 32, 32, dtype=torch.bool)
+    keep[:, :16] = True
+    right = (classified(edit(sampler, images, keep, labels)) == labels).float().mean()
+    assert right >= 0.8
+
+
+def test_editing_makes_another_digit_inside_a_kept_frame(sampler, digits):
+    images, labels = digits
+    keep = torch.ones(len(images), 32, 32, dtype=torch.bool)
+    keep[:, 2:30, 4:28] = False
+    wanted = (labels + 3) % 10
+    right = (classified(edit(sampler, images, keep, wanted)) == wanted).float().mean()
+    assert right >= 0.7
+
+
+def test_an_edit_does_not_depend_on_its_batch(sampler, digits):
+    images, labels = digits
+    keep = torch.zeros(len(images), 32, 32, dtype=torch.bool)
+    keep[:, :, 16:] = True
+    together = edit(sampler, images, keep, labels)
+    alone = sampler.edit(images[5:6], keep[5:6], labels[5:6], sampler.spec.settings, noise=PerImageNoise(0, [5]))
+    for one, all_of_them in zip(alone.tokens, together.tokens, strict=True):
+        assert torch.equal(one, all_of_them[5:6])
+
+
+@pytest.mark.parametrize(
+    ("keep", "labels", "message"),
+    [
+        (torch.ones(1, 32, 32), [1], "boolean"),
+        (torch.ones(1, 16, 16, dtype=torch.bool), [1], "does not fit images"),
+        (torch.ones(1, 32, 32, dtype=torch.bool), [1, 2], "1 images and 2 labels"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(sampler, digits, keep, labels, message):
+    with pytest.raises(UserError, match=message):
+        sampler.edit(
+            digits[0][:1], keep, labels, sampler.spec.settings, noise=PerImageNoise(0, range(len(labels)))
+        )
