@@ -11,7 +11,7 @@ import typer
 
 
 def train(
-    name: Annotated[str, typer.Argument(help="demo/var or digits-cnn.")],
+    name: Annotated[str, typer.Argument(help="A demo model (demo/var, demo/nar, ...) or digits-cnn.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for weights and record.")] = Path("trained"),
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the training record as JSON.")] = False,

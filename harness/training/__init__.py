@@ -15,6 +15,12 @@ TRAININGS: Registry[Callable[..., dict[str, Any]]] = Registry(
     "training",
     {
         "demo/var": "arvbench.harness.training.demo:train_var",
+        "demo/mvar": "arvbench.harness.training.demo:train_mvar",
+        "demo/hmar": "arvbench.harness.training.demo:train_hmar",
+        "demo/nar": "arvbench.harness.training.demo:train_nar",
+        "demo/flexvar": "arvbench.harness.training.demo:train_flexvar",
+        "demo/llamagen": "arvbench.harness.training.demo:train_llamagen",
+        "demo/par": "arvbench.harness.training.demo:train_par",
         "digits-cnn": "arvbench.harness.quality.classifier:train_digits_cnn",
     },
 )

@@ -6,53 +6,44 @@ import json
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from arvbench.adapters import MODELS
-from arvbench.adapters.base import ModelSpec, Sampler, WeightsInfo, from_uint8
+from arvbench.adapters.base import ModelSpec, Sampler, SamplingSettings, WeightsInfo, from_uint8
 from arvbench.adapters.checkpoints import random_tensors, sha256_of
 from arvbench.adapters.loading import assemble, build_sampler, meta_modules, usable_device
 from arvbench.harness.digits import Digits, load_digits_rgb
 from arvbench.harness.training import Progress
 from arvbench.harness.training.reproducible import reproducible
-from arvbench.harness.training.tokenizer import TokenizerTraining, train_tokenizer
-from arvbench.harness.training.transformer import TransformerTraining, initialise, train_transformer
+from arvbench.harness.training.stages import DEMO_TRAININGS, DemoTraining, settings_for_tokens, stages
+from arvbench.harness.training.tokenizer import Tokenizer, train_tokenizer
+from arvbench.harness.training.transformer import initialise, train_transformer
 from arvbench.results.schema import QualityRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DemoTraining:
-    """How a demo model is trained; part of its record."""
-
-    seed: int = 0
-    threads: int = 1
-    tokenizer: TokenizerTraining = field(default_factory=TokenizerTraining)
-    transformer: TransformerTraining = field(default_factory=TransformerTraining)
-    shifts: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (-1, -1))
-    """Copies of every training image, moved by (rows, columns) pixels."""
-
-
-def train_var(
+def train_demo(
+    name: str,
     out_dir: Path,
     *,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     settings: DemoTraining | None = None,
 ) -> dict[str, Any]:
-    """Train `demo/var`; write var.safetensors (fp16) and var.json into `out_dir` and return the record.
+    """Train the demo model `name`; write <family>.safetensors (fp16) and <family>.json into `out_dir`.
 
-    On the CPU the same settings and library give the same weights.
+    Returns the record. On the CPU the same settings and library give the same weights.
     """
-    settings = settings or DemoTraining()
+    settings = settings or DEMO_TRAININGS[name]
     out_dir.mkdir(parents=True, exist_ok=True)
-    spec, device = MODELS["demo/var"], usable_device(device)
+    spec, device = MODELS[name], usable_device(device)
     digits = load_digits_rgb()
     train, held_out = shifted(digits.split("train"), settings.shifts), digits.split("held-out")
     started = time.perf_counter()
@@ -60,23 +51,15 @@ def train_var(
         order = torch.Generator().manual_seed(settings.seed)
         sampler = _untrained(spec, settings.seed, device)
         tokenizer_losses = train_tokenizer(
-            sampler.modules()["tokenizer"],  # type: ignore[arg-type]
+            cast(Tokenizer, sampler.modules()["tokenizer"]),
             from_uint8(train.images_N3HW),
             settings.tokenizer,
             order=order,
             progress=progress,
         )
-        initialise(sampler.modules()["transformer"])
-        losses, held_out_losses = train_transformer(
-            sampler,
-            encode(sampler, train),
-            train.labels_N.to(device),
-            settings.transformer,
-            held_out=(encode(sampler, held_out), held_out.labels_N.to(device)),
-            order=order,
-            progress=progress,
-        )
-    weights = out_dir / "var.safetensors"
+        initialise(sampler.modules()["transformer"], std=settings.transformer.initial_std)
+        losses = _train_stages(sampler, train, held_out, settings, order, progress)
+    weights = out_dir / f"{spec.family}.safetensors"
     save_bundle(sampler, weights)
     wall_s = time.perf_counter() - started
     record = {
@@ -89,8 +72,7 @@ def train_var(
         "train_images": len(train.labels_N),
         "held_out_images": len(held_out.labels_N),
         "tokenizer_losses": tokenizer_losses,
-        "transformer_losses": losses,
-        "held_out_losses": held_out_losses,
+        **losses,
         "device": str(device),
         "wall_s": wall_s,
         # Of the file as it is shipped, in half precision.
@@ -99,8 +81,48 @@ def train_var(
         "libraries": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "safetensors")},
         "sha256": {weights.name: sha256_of(weights)},
     }
-    (out_dir / "var.json").write_text(json.dumps(record, indent=2) + "\n")
+    (out_dir / f"{spec.family}.json").write_text(json.dumps(record, indent=2) + "\n")
     return record
+
+
+def _train_stages(
+    sampler: Sampler,
+    train: Digits,
+    held_out: Digits,
+    settings: DemoTraining,
+    order: torch.Generator,
+    progress: Progress | None,
+) -> dict[str, list[float]]:
+    """Train the transformer stage by stage; the losses of every epoch, by name."""
+    token_settings = settings_for_tokens(sampler)
+    tokens, held_out_tokens = (encode(sampler, data, token_settings) for data in (train, held_out))
+    labels, held_out_labels = (data.labels_N.to(sampler.device) for data in (train, held_out))
+    losses: dict[str, list[float]] = {}
+    for stage in stages(sampler, settings):
+        trained, held_out_losses = train_transformer(
+            sampler,
+            tokens,
+            labels,
+            stage.training,
+            held_out=(held_out_tokens, held_out_labels),
+            order=order,
+            progress=progress,
+            loss=stage.loss,
+            trained=stage.trained,
+            title=stage.title,
+        )
+        prefix = "" if stage.title == "transformer" else f"{stage.title}_"
+        losses |= {f"{stage.title}_losses": trained, f"{prefix}held_out_losses": held_out_losses}
+    return losses
+
+
+train_var = partial(train_demo, "demo/var")
+train_mvar = partial(train_demo, "demo/mvar")
+train_hmar = partial(train_demo, "demo/hmar")
+train_flexvar = partial(train_demo, "demo/flexvar")
+train_nar = partial(train_demo, "demo/nar")
+train_llamagen = partial(train_demo, "demo/llamagen")
+train_par = partial(train_demo, "demo/par")
 
 
 def evaluate(sampler: Sampler, *, images: int = 1000, batch: int = 100) -> dict[str, float]:
@@ -129,10 +151,10 @@ def shifted(digits: Digits, shifts: tuple[tuple[int, int], ...]) -> Digits:
     return Digits(images_N3HW=torch.cat(moved), labels_N=digits.labels_N.repeat(len(shifts)))
 
 
-def encode(sampler: Sampler, digits: Digits) -> list[Tensor]:
-    """Tokens of all images per scale, each (N, l)."""
-    batches = [sampler.encode(from_uint8(batch)) for batch in digits.images_N3HW.split(256)]
-    return [torch.cat(scale) for scale in zip(*batches, strict=True)]
+def encode(sampler: Sampler, digits: Digits, settings: SamplingSettings | None = None) -> list[Tensor]:
+    """Tokens of all images per group, each (N, l)."""
+    batches = [sampler.encode(from_uint8(batch), settings=settings) for batch in digits.images_N3HW.split(256)]
+    return [torch.cat(group) for group in zip(*batches, strict=True)]
 
 
 def _untrained(spec: ModelSpec, seed: int, device: torch.device) -> Sampler:
@@ -143,7 +165,7 @@ def _untrained(spec: ModelSpec, seed: int, device: torch.device) -> Sampler:
 def save_bundle(sampler: Sampler, path: Path) -> None:
     """Write all weights into one file, "transformer." and "tokenizer." before their names, floats as fp16."""
     tensors: Mapping[str, Tensor] = {
-        f"{part}.{name}": (tensor.half() if tensor.is_floating_point() else tensor).contiguous().cpu()
+        f"{part}.{name}": (tensor.half() if tensor.is_floating_point() else tensor.clone()).contiguous().cpu()
         for part, module in sampler.modules().items()
         for name, tensor in module.state_dict().items()
     }

@@ -1,4 +1,4 @@
-"""Training of the multi-scale residual VQ-VAE on the digits.
+"""Training of a tokenizer on the digits: the multi-scale residual VQ-VAE, or a VQ model of one resolution.
 
 Shapes   B images, C code channels, V codebook entries
 Range    images float [-1, 1]
@@ -6,14 +6,41 @@ Range    images float [-1, 1]
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from arvbench.adapters.tokenizers.multiscale_vq import ResidualQuantizer, VqVae
 from arvbench.harness.training import Progress
+
+
+class Quantizer(Protocol):
+    """The codebook of a tokenizer."""
+
+    embedding: nn.Embedding
+
+    def targets(self, features_BChw: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
+        """What is quantised, as pairs: vectors (n, C) of one scale and the ids (n,) of their nearest codes."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """What a tokenizer offers to be trained: a module with these."""
+
+    quantize: Quantizer
+
+    def features(self, images_B3HW: Tensor) -> Tensor: ...
+
+    def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
+        """Reconstruction, not clamped, and the quantizer's loss (scalar); with `side`, from latents of that size."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def train(self) -> object: ...
+    def eval(self) -> object: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,26 +56,33 @@ class TokenizerTraining:
     """Steps between replacements of unused codes."""
     revive_until: float = 0.6
     """Share of all steps after which unused codes are no longer replaced."""
+    sides: tuple[int, ...] = ()
+    """Latent sides to restore images from, one drawn per step; empty means the full size only (FlexVAR trains on
+    several).
+    """
 
 
 def train_tokenizer(
-    vae: VqVae,
+    tokenizer: Tokenizer,
     images_B3HW: Tensor,
     settings: TokenizerTraining,
     *,
     order: torch.Generator,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Train `vae` in place on images (N, 3, H, W) in [-1, 1]; return the mean reconstruction loss of every epoch."""
-    device = vae.quant_conv.weight.device
+    """Train `tokenizer` in place on images (N, 3, H, W) in [-1, 1].
+
+    Returns the mean reconstruction loss of every epoch.
+    """
+    device = next(tokenizer.parameters()).device
     optimizer = torch.optim.AdamW(
-        vae.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
+        tokenizer.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
     )
     batches = -(-len(images_B3HW) // settings.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, epochs=settings.epochs, steps_per_epoch=batches, pct_start=0.1
     )
-    vae.train()
+    tokenizer.train()
     losses: list[float] = []
     for epoch in range(settings.epochs):
         total = 0.0
@@ -56,32 +90,39 @@ def train_tokenizer(
             images = images_B3HW[rows].to(device)
             done = epoch * batches + step
             if done % settings.revive_every == 0 and done < settings.revive_until * settings.epochs * batches:
-                revive_unused_codes(vae.quantize, vae.features(images).detach(), order)
-            restored, quantizer_loss = vae.training_loss(images)
-            restoration_loss = F.l1_loss(restored, images) + F.mse_loss(restored, images)
+                revive_unused_codes(tokenizer.quantize, tokenizer.features(images).detach(), order)
+            side = _draw(settings.sides, order)
+            restored, quantizer_loss = tokenizer.training_loss(images, side)
+            wanted = images if side is None else F.interpolate(images, size=restored.shape[2:], mode="area")
+            restoration_loss = F.l1_loss(restored, wanted) + F.mse_loss(restored, wanted)
             optimizer.zero_grad(set_to_none=True)
             (restoration_loss + quantizer_loss).backward()
-            torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             total += restoration_loss.item() * len(rows)
         losses.append(total / len(images_B3HW))
         if progress is not None:
             progress(epoch + 1, settings.epochs, {"tokenizer loss": losses[-1]})
-    vae.eval()
+    tokenizer.eval()
     return losses
 
 
+def _draw(sides: Sequence[int], draw: torch.Generator) -> int | None:
+    return sides[int(torch.randint(len(sides), (1,), generator=draw))] if sides else None
+
+
 @torch.no_grad()
-def revive_unused_codes(quantize: ResidualQuantizer, features_BChw: Tensor, draw: torch.Generator) -> int:
-    """Move every code that none of these features uses onto one of their residuals; return how many."""
-    codes = list(quantize.pyramid(features_BChw))
-    used = torch.cat([code.ids_Bl.flatten() for code in codes]).bincount(minlength=quantize.config.vocab_size) > 0
-    # The same number of residuals from every scale, so that coarse scales are not drowned by the finest.
-    per_scale = [code.target_BCpp.permute(0, 2, 3, 1).flatten(0, 2) for code in codes]
+def revive_unused_codes(quantize: Quantizer, features_BChw: Tensor, draw: torch.Generator) -> int:
+    """Move every code that none of these features uses onto one of what is quantised; return how many."""
+    targets = quantize.targets(features_BChw)
+    codes_VC = quantize.embedding.weight
+    used = torch.cat([ids for _, ids in targets]).bincount(minlength=len(codes_VC)) > 0
+    # The same number of vectors from every scale, so that coarse scales are not drowned by the finest.
+    per_scale = [vectors for vectors, _ in targets]
     fewest = min(map(len, per_scale))
     pool = torch.cat([t[torch.randperm(len(t), generator=draw)[:fewest].to(t.device)] for t in per_scale])
     unused = (~used).nonzero()[:, 0]
     chosen = torch.randint(len(pool), (len(unused),), generator=draw).to(pool.device)
-    quantize.embedding.weight[unused] = pool[chosen]
+    codes_VC[unused] = pool[chosen]
     return len(unused)

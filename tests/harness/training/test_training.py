@@ -45,7 +45,7 @@ def test_the_transformer_learns_and_overfits_a_handful_of_images():
     sampler = build_sampler(tiny_spec(cond_drop_rate=0.0), weights="random:0")
     labels = torch.tensor([0, 1, 2, 3])
     tokens = sampler.sample(labels, sampler.spec.settings, noise=PerImageNoise(0, range(4))).tokens
-    demo.initialise(sampler.modules()["transformer"])
+    demo.initialise(sampler.modules()["transformer"], std=0.02)
     losses, held_out = train_transformer(
         sampler,
         tokens,
