@@ -161,7 +161,7 @@ class Sampler(ABC):
     """
 
     keep_fp32: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Part -> names of its children that stay in fp32 whatever the dtype."""
+    """Part -> names that stay in fp32 whatever the dtype (arvbench.adapters.common.precision)."""
     cache_policies: ClassVar[tuple[str, ...]] = ("grow", "static")
     """Names of the cache policies that the family can run with."""
     default_cache: ClassVar[Mapping[Backend, str]] = {"reference": "grow", "optimized": "static"}

@@ -160,7 +160,9 @@ class MvarCost(StepCost):
         return self.depth * rows * self.mixer.flops(tokens)
 
     def weight_bytes(self, *, first: bool) -> int:
-        mixers = self.depth * self.mixer.parameters * self.itemsize
+        mixer = self.mixer
+        exact = 3 * mixer.heads + mixer.d_inner  # of the names in `MvarSampler.keep_fp32`
+        mixers = self.depth * ((mixer.parameters - exact) * self.itemsize + 4 * exact)
         return super().weight_bytes(first=first) + mixers
 
     @property
@@ -171,6 +173,11 @@ class MvarCost(StepCost):
 class MvarSampler(VarSampler):
     """M-VAR behind the sampling interface."""
 
+    # Decays are exponentials of these: one per cent of error in half precision. Autocast keeps them too.
+    keep_fp32: ClassVar = {
+        "transformer": (*VarSampler.keep_fp32["transformer"], "A_log", "dt_bias", "D", "norm"),
+        "tokenizer": VarSampler.keep_fp32["tokenizer"],
+    }
     cache_policies: ClassVar = ("history", "state")
     default_cache: ClassVar[Mapping[Backend, str]] = {"reference": "history", "optimized": "state"}
 

@@ -65,11 +65,6 @@ class Schedule:
         return groups
 
     @property
-    def tokens(self) -> int:
-        """Tokens generated for one image; refinement draws some of them again."""
-        return sum(group[0].new_tokens for group in self.groups())
-
-    @property
     def flops(self) -> int:
         """Transformer FLOPs of the whole call, all rows."""
         return sum(step.flops for step in self.steps)

@@ -9,12 +9,12 @@ from torch import nn
 
 
 def cast_except(module: nn.Module, dtype: torch.dtype, *, keep_fp32: Collection[str]) -> None:
-    """Cast the floating-point tensors of `module` to `dtype` in place, but those of the named children to fp32.
+    """Cast the floating-point tensors of `module` to `dtype` in place, but to fp32 those below a name in `keep_fp32`.
 
-    The named children are never rounded on the way: casting everything and casting back would lose their low bits.
+    A name is one part of a tensor's path: "head" keeps `head.weight`, "A_log" every `blocks.i.mamba.A_log`. Nothing that
+    is kept is rounded on the way: casting everything and casting back would lose its low bits.
     """
-    for name, child in module.named_children():
-        child.to(torch.float32 if name in keep_fp32 else dtype)
-    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+    for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype)
+            kept = any(part in keep_fp32 for part in path.split("."))
+            tensor.data = tensor.data.to(torch.float32 if kept else dtype)

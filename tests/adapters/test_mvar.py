@@ -40,9 +40,9 @@ def build(spec, **options):
     """A sampler with random weights, whose mixers skip and forget at many rates."""
     sampler = build_sampler(spec, weights="random:1", **options)
     with torch.no_grad():
-        for name, values in sampler.transformer.initial_values().items():
-            sampler.transformer.get_parameter(name).copy_(values)
         for block in sampler.transformer.blocks:
+            for name, values in block.mamba.initial_values().items():
+                block.mamba.get_parameter(name).copy_(values)
             block.mamba.dt_bias.add_(2)
     return sampler
 
