@@ -137,9 +137,7 @@ class Correctness(_Frozen):
     """Largest difference of guided logits on the judge's own token path."""
     tolerance: float
     equal_tokens: float
-    """Share of tokens that are equal when both draw from the same noise, 0..1: in float32 each along its own path, in
-    half precision along the judge's, where one difference does not change all that follows.
-    """
+    """Share of tokens that are equal when both draw from the same noise along the judge's path, 0..1."""
     required_equal_tokens: float
     passed: bool
 

@@ -34,7 +34,7 @@ def test_the_reference_agrees_with_its_teacher_forced_pass(reference, policy):
     result = check(reference, policy=policy)
     assert result.passed and result.judge == "teacher-forced pass"
     assert 0 < result.max_abs_diff < result.tolerance
-    assert result.equal_tokens == result.required_equal_tokens == 1.0
+    assert result.equal_tokens == 1.0
 
 
 @pytest.mark.parametrize("policy", ["grow", "static"])
@@ -94,7 +94,7 @@ def test_a_broken_cache_fails_under_either_judge_by_its_tokens_alone(backend, dt
 
 
 def test_equal_logits_do_not_excuse_other_tokens(optimized, monkeypatch):
-    monkeypatch.setattr(correctness, "equal_share", lambda one, other: 0.99)
+    monkeypatch.setattr(correctness, "equal_share", lambda one, other: 0.97)
     result = check(optimized)
     assert result.max_abs_diff <= result.tolerance
     assert not result.passed
@@ -113,8 +113,8 @@ def test_the_twin_shares_every_weight(optimized):
     assert all(twin.modules()[part] is module for part, module in optimized.modules().items())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_tokens_are_compared_in_place_on_the_path_of_the_reference(dtype, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_tokens_are_compared_in_place_on_the_path_of_the_reference(dtype, monkeypatch):
     """A sampler that draws one wrong token, in the first step, loses one token and not all that follow from it."""
     sampler = load_sampler("demo/var", weights="random:0", backend="optimized", dtype=dtype)
     assert check(sampler, batch=1).equal_tokens == 1.0
@@ -131,8 +131,8 @@ def test_half_precision_tokens_are_compared_in_place_on_the_path_of_the_referenc
 def test_half_precisions_allow_more_and_ask_less():
     order = [TOLERANCES[dtype] for dtype in (torch.float32, torch.float16, torch.bfloat16)]
     assert [t.relative for t in order] == sorted(t.relative for t in order)
-    assert order[0].equal_tokens == 1.0
-    assert all(0 < t.equal_tokens < 1 for t in order[1:])
+    assert [t.equal_tokens for t in order] == sorted((t.equal_tokens for t in order), reverse=True)
+    assert all(0 < t.equal_tokens < 1 for t in order)
 
 
 @pytest.mark.parametrize("weights", ["demo", "random:0"])
