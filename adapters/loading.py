@@ -26,6 +26,7 @@ from arvbench.adapters.checkpoints import (
     sha256_of,
     shapes_of,
 )
+from arvbench.adapters.common.meta import on_meta
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import ArvbenchError, CheckpointError, HostError, UserError
 
@@ -117,8 +118,7 @@ def usable_device(device: str | torch.device) -> torch.device:
 
 def meta_modules(spec: ModelSpec) -> dict[str, nn.Module]:
     """The model's modules without memory: names, shapes and dtypes only."""
-    with torch.device("meta"):
-        return spec.sampler.build_modules(spec)
+    return on_meta(lambda: spec.sampler.build_modules(spec))
 
 
 def _read(spec: ModelSpec, weights: str, device: torch.device) -> tuple[State, WeightsInfo]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from arvbench.adapters.base import SamplingSettings, to_unit_range
 from arvbench.adapters.common.canvas import Canvas, Sides, area_tokens
 from arvbench.adapters.common.cost import count_flops
+from arvbench.adapters.common.meta import on_meta
 from arvbench.adapters.common.next_scale import NextScaleSampler
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
 
@@ -77,9 +78,8 @@ class ResidualSampler(NextScaleSampler):
 
 @cache
 def _decode_flops(config: VqVaeConfig, side: tuple[int, int]) -> int:
-    with torch.device("meta"):
-        twin = VqVae(config)
-        f_hat = torch.empty(1, config.z_channels, *side)
+    twin = on_meta(lambda: VqVae(config))
+    f_hat = torch.empty(1, config.z_channels, *side, device="meta")
     return count_flops(lambda: twin.decode_f_hat(f_hat))
 
 

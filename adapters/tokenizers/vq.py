@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.common.cost import count_flops
+from arvbench.adapters.common.meta import on_meta
 from arvbench.adapters.tokenizers.autoencoder import Downsample, ResnetBlock, Upsample, attend, group_norm
 
 _USAGE_WINDOW = 65536
@@ -232,7 +233,6 @@ class VqModel(nn.Module):
 @cache
 def decode_flops(config: VqConfig, side: tuple[int, int]) -> int:
     """FLOPs of decoding one map of codes of `side` (height, width)."""
-    with torch.device("meta"):
-        twin = VqModel(config)
-        codes_BChw = torch.empty(1, config.codebook_embed_dim, *side)
+    twin = on_meta(lambda: VqModel(config))
+    codes_BChw = torch.empty(1, config.codebook_embed_dim, *side, device="meta")
     return count_flops(lambda: twin.decode_codes(codes_BChw))

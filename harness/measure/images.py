@@ -91,8 +91,9 @@ def reconstruction_quality(
 ) -> tuple[Quality, ...]:
     """FID of the tokenizer alone: the reference's own images, encoded and decoded, against the reference.
 
-    No sampler on this tokenizer can be expected below it. Empty unless FID was asked for on a named data set of the
-    model's size.
+    No sampler on this tokenizer can be expected below it. As many images as are generated, spread over the data set, or
+    all of a smaller one: the bias of FID depends on their number. Empty unless FID was asked for on a named data set of
+    the model's size.
     """
     from arvbench.harness.quality.metrics import SampleScheme, measure_quality
     from arvbench.harness.quality.reference import reference_images
@@ -100,6 +101,8 @@ def reconstruction_quality(
     images_N3HW = reference_images(request.reference)
     if images_N3HW is None or "fid" not in request.metrics or images_N3HW.shape[2] != sampler.spec.image_px:
         return ()
+    if request.images < len(images_N3HW):
+        images_N3HW = images_N3HW[torch.linspace(0, len(images_N3HW) - 1, request.images).long()]
     restored = [
         to_uint8(sampler.decode(sampler.encode(from_uint8(part.to(sampler.device)))), settings.uint8_rule).cpu()
         for part in images_N3HW.split(batch)

@@ -138,7 +138,8 @@ def evaluate(sampler: Sampler, *, images: int = 1000, batch: int = 100) -> dict[
     ask = QualityRequest(extractor="digits-cnn", reference="digits", images=images, metrics=("fid",))
     scheme = SampleScheme(labels="equal per class, in order", uint8_rule=settings.uint8_rule)
     numbers = measure_quality(generated, ask, scheme=scheme, labels_N=labels)
-    return {q.metric: q.value for q in (*numbers, *reconstruction_quality(sampler, ask, settings, batch))}
+    every_scan = ask.model_copy(update={"images": len(load_digits_rgb().labels_N)})
+    return {q.metric: q.value for q in (*numbers, *reconstruction_quality(sampler, every_scan, settings, batch))}
 
 
 def shifted(digits: Digits, shifts: tuple[tuple[int, int], ...]) -> Digits:

@@ -1,0 +1,33 @@
+"""Modules without memory: names, shapes and dtypes, to compare files with and to count work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+T = TypeVar("T")
+
+
+def on_meta(build: Callable[[], T]) -> T:
+    """Return what `build` returns, with its tensors on the meta device."""
+    with torch.device("meta"), _WithoutInitialisation():
+        return build()
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Makes the functions of `torch.nn.init` return their tensor as it is.
+
+    There is nothing to initialise on the meta device, and random numbers for it would import torch's compiler: a second
+    of every start.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
