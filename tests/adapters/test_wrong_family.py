@@ -37,7 +37,7 @@ def bundles(tmp_path_factory) -> dict[str, Path]:
 def test_the_error_names_the_family_that_the_file_belongs_to(bundles, ours, theirs):
     expected = rf"looks most like the \w+ of {theirs} "
     if (ours, theirs) == ("demo/hmar", "demo/var"):
-        expected = "this file is a VAR or, under the same names, an HMAR training checkpoint"  # the two have the same names
+        expected = "this file is a VAR or, under the same names, an HMAR training checkpoint"
     with pytest.raises(CheckpointError, match=expected):
         build_sampler(MODELS[ours], weights=str(bundles[theirs]))
 
