@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.base import Checkpoint, ModelSpec, SamplingSettings, check_cache_policy
+from arvbench.adapters.base import Backend, Checkpoint, ModelSpec, SamplingSettings, check_cache_policy
 from arvbench.adapters.cache.base import Cache
 from arvbench.adapters.common.canvas import Sides, area_tokens
 from arvbench.adapters.common.next_scale import Drawn, ScaleRun
@@ -64,6 +64,7 @@ class HmarSampler(ResidualSampler):
     """HMAR behind the sampling interface."""
 
     cache_policies: ClassVar = ("none", "grow", "static")
+    default_cache: ClassVar[Mapping[Backend, str]] = {"reference": "none", "optimized": "none"}
     keep_fp32: ClassVar = {
         "transformer": ("ns_head_nm", "ns_head", "mask_head_nm", "mask_head"),
         "tokenizer": ("quantize",),
@@ -106,7 +107,7 @@ class HmarSampler(ResidualSampler):
         """The cache policy to run with; UserError for one that does not fit what attention sees."""
         history = cast(HmarSettings, settings).kv_cache
         if asked is None:
-            return super().default_cache[self.backend] if history else "none"
+            return ResidualSampler.default_cache[self.backend] if history else self.default_cache[self.backend]
         check_cache_policy(self.spec, asked)
         if history and asked == "none":
             raise UserError("kv_cache attends to all scales so far: take cache policy grow or static, not none")
@@ -124,7 +125,7 @@ class HmarSampler(ResidualSampler):
         plain = super().schedule(settings, batch=batch, cache=self.policy(cache, settings))
         config, steps = cast(HmarConfig, self.spec.transformer), list[Step]()
         refined = False
-        for step, entry in zip(plain, self.mask_schedule(settings), strict=True):
+        for step, entry in zip(plain, self.refinement(settings), strict=True):
             steps.append(replace(step, index=len(steps)))
             for _ in entry[1:]:
                 # As large as the pass that it refines: other blocks of the same sizes, the same number of tokens.
@@ -135,7 +136,8 @@ class HmarSampler(ResidualSampler):
                 refined = True
         return replace(plain, steps=tuple(steps))
 
-    def mask_schedule(self, settings: SamplingSettings) -> MaskSchedule:
+    def refinement(self, settings: SamplingSettings) -> MaskSchedule:
+        """Per scale, the numbers of tokens that its passes settle."""
         return mask_schedule(cast(HmarSettings, settings).mask_schedule, self.sides(settings))
 
     @property
@@ -153,7 +155,7 @@ class HmarSampler(ResidualSampler):
         """Draw a scale, then mask and draw again its least confident tokens; only then it goes onto the canvas."""
         drawn = self.draw(steps[0], scale, run)
         tokens_Bl, positions_Bn = drawn.tokens_Bl, None
-        counts = masked_counts(self.mask_schedule(run.settings)[scale])
+        counts = masked_counts(self.refinement(run.settings)[scale])
         for before, step, count in zip(steps, steps[1:], counts, strict=False):
             self.end(before, drawn, run)
             run.observer.step_begin(step)
