@@ -7,15 +7,16 @@ import pytest
 import torch
 from tiny_models import tiny_spec
 
+from arvbench.adapters import MODELS
 from arvbench.adapters.base import from_uint8
 from arvbench.adapters.checkpoints import random_tensors, sha256_of
-from arvbench.adapters.loading import DEMO_FOLDER, build_sampler, load_sampler
+from arvbench.adapters.loading import DEMO_FOLDER, build_sampler, demo_models, load_sampler
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae
-from arvbench.adapters.var import DEMO
 from arvbench.harness.digits import load_digits_rgb
+from arvbench.harness.quality.classifier import load_classifier
 from arvbench.harness.training import TRAININGS, demo
-from arvbench.harness.training.demo import DemoTraining
+from arvbench.harness.training.stages import DEMO_TRAININGS, DemoTraining
 from arvbench.harness.training.tokenizer import TokenizerTraining, revive_unused_codes, train_tokenizer
 from arvbench.harness.training.transformer import TransformerTraining, train_transformer
 
@@ -64,7 +65,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, monkeypatch):
     few = replace(small, images_N3HW=small.images_N3HW[:60], labels_N=small.labels_N[:60])
     monkeypatch.setattr(demo, "load_digits_rgb", lambda: _Split(few))
     monkeypatch.setattr(demo, "evaluate", lambda *_: {})
-    settings = demo.DemoTraining(
+    settings = DemoTraining(
         threads=1,
         shifts=((0, 0),),
         tokenizer=TokenizerTraining(epochs=1),
@@ -104,20 +105,41 @@ def test_every_training_can_be_found():
 # ---- what is shipped ---------------------------------------------------------------------------------------------
 
 
-def test_the_committed_record_belongs_to_the_committed_weights():
-    record = json.loads((DEMO_FOLDER / "var.json").read_text())
-    assert record["sha256"] == {"var.safetensors": sha256_of(DEMO_FOLDER / "var.safetensors")}
-    for part, now in (("settings", DemoTraining()), ("transformer", DEMO.transformer), ("tokenizer", DEMO.tokenizer)):
-        assert record[part] == json.loads(json.dumps(asdict(now))), f"{part} changed since the weights were trained"
-    assert record["wall_s"] <= 20 * 60
+def record_of(name):
+    return json.loads((DEMO_FOLDER / f"{MODELS[name].family}.json").read_text())
+
+
+def test_every_demo_model_has_a_training():
+    assert set(DEMO_TRAININGS) == set(demo_models()) == {name for name in TRAININGS if name.startswith("demo/")}
+
+
+@pytest.mark.parametrize("name", demo_models())
+def test_the_committed_record_belongs_to_the_committed_weights(name):
+    record, spec = record_of(name), MODELS[name]
+    weights = f"{spec.family}.safetensors"
+    assert record["sha256"] == {weights: sha256_of(DEMO_FOLDER / weights)}
+    now = {"settings": DEMO_TRAININGS[name], "transformer": spec.transformer, "tokenizer": spec.tokenizer}
+    for part, value in now.items():
+        assert record[part] == json.loads(json.dumps(asdict(value))), f"{part} changed since the weights were trained"
     assert record["quality"]["label-accuracy"] >= 0.95
 
 
-def test_generated_digits_are_the_digits_that_were_asked_for():
-    sampler = load_sampler("demo/var", weights="demo", backend="optimized")
-    quality = demo.evaluate(sampler)
-    recorded = json.loads((DEMO_FOLDER / "var.json").read_text())["quality"]
-    assert quality["label-accuracy"] >= 0.95
+@pytest.mark.parametrize("name", demo_models())
+def test_generated_digits_are_the_digits_that_were_asked_for(name):
+    sampler = load_sampler(name, weights="demo", backend="optimized")
+    labels = torch.arange(10).repeat_interleave(20)
+    noise = PerImageNoise(0, range(len(labels)))
+    images = sampler.sample(labels, sampler.spec.settings, noise=noise).images
+    assert (load_classifier()(images)[1].argmax(dim=1) == labels).float().mean() >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", demo_models())
+def test_quality_is_what_the_record_says(name):
+    quality, recorded = (
+        demo.evaluate(load_sampler(name, weights="demo", backend="optimized")),
+        record_of(name)["quality"],
+    )
     # Another library may draw a few tokens differently; the numbers stay what they are.
     assert quality["label-accuracy"] == pytest.approx(recorded["label-accuracy"], abs=0.01)
     assert quality["fid"] == pytest.approx(recorded["fid"], rel=0.1)

@@ -1,0 +1,137 @@
+"""What every demo model promises, with its trained weights; a model in the table is tested by its line there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from arvbench.adapters.base import SilentObserver
+from arvbench.adapters.loading import demo_models, load_sampler
+from arvbench.adapters.sampling import PerImageNoise
+
+IMAGES = 32
+LABELS = [i % 10 for i in range(IMAGES)]
+
+
+@pytest.fixture(scope="module", params=demo_models())
+def sampler(request):
+    return load_sampler(request.param, weights="demo")
+
+
+@pytest.fixture(scope="module")
+def together(sampler):
+    """All images in one call, drawn by the reference."""
+    return draw(sampler, range(IMAGES))
+
+
+def draw(sampler, indices, policy=None, observer=None):
+    labels, settings = [LABELS[i] for i in indices], sampler.spec.settings
+    cache = sampler.make_cache(policy, settings, batch=len(labels))
+    noise = PerImageNoise(0, list(indices))
+    return sampler.sample(labels, settings, noise=noise, cache=cache, observer=observer)
+
+
+def assert_same_images(samples, together, indices):
+    for ours, theirs in zip(samples.tokens, together.tokens, strict=True):
+        assert torch.equal(ours, theirs[list(indices)])
+    # The same tokens; convolutions may round a pixel differently with another batch, by one step of 255.
+    difference = samples.images.int() - together.images[list(indices)].int()
+    assert difference.abs().max() <= 1
+
+
+def test_an_image_is_the_same_in_batches_of_seven(sampler, together):
+    for start in range(0, IMAGES, 7):
+        indices = range(start, min(start + 7, IMAGES))
+        assert_same_images(draw(sampler, indices), together, indices)
+
+
+@pytest.mark.parametrize("index", [0, 13, 31])
+def test_an_image_is_the_same_alone(sampler, together, index):
+    assert_same_images(draw(sampler, [index]), together, [index])
+
+
+def test_an_image_is_the_same_in_any_order(sampler, together):
+    shuffled = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0)).tolist()
+    assert_same_images(draw(sampler, shuffled), together, shuffled)
+
+
+def test_every_cache_policy_and_backend_draws_the_tokens_of_the_reference(sampler, together):
+    optimized = load_sampler(sampler.spec.name, weights="demo", backend="optimized")
+    first_eight = range(8)
+    for candidate in (sampler, optimized):
+        for policy in candidate.cache_policies:
+            if not runs_with(candidate, policy):
+                continue
+            assert_same_images(draw(candidate, first_eight, policy), together, first_eight)
+
+
+def runs_with(sampler, policy):
+    """HMAR's `grow` and `static` are another model (attention over all scales), which refinement excludes."""
+    return sampler.spec.family != "hmar" or policy == "none"
+
+
+def test_cache_bytes_equal_the_plan_at_every_step(sampler):
+    for policy in sampler.cache_policies:
+        if not runs_with(sampler, policy):
+            continue
+        settings = sampler.spec.settings
+        cache = sampler.make_cache(policy, settings, batch=3)
+        live = []
+
+        class Reading(SilentObserver):
+            def step_end(self, step, output, cache=cache, live=live):
+                live.append(cache.live_bytes())
+
+        sampler.sample([1, 2, 3], settings, noise=PerImageNoise(0, range(3)), cache=cache, observer=Reading())
+        plan = sampler.schedule(settings, batch=3, cache=policy)
+        assert live == [step.cache_bytes for step in plan]
+        assert cache.allocated_bytes() >= max(live)
+
+
+def test_planned_flops_equal_the_counted_ones_up_to_the_tokenizer(sampler):
+    counted = []
+
+    class Counting(SilentObserver):
+        def step_begin(self, step):
+            self.counter = FlopCounterMode(display=False)
+            self.counter.__enter__()
+
+        def step_end(self, step, output):
+            self.counter.__exit__(None, None, None)
+            counted.append(self.counter.get_total_flops())
+
+    # Only the mathematical attention is made of counted matrix products on the CPU.
+    with sdpa_kernel(SDPBackend.MATH):
+        draw(sampler, range(3), observer=Counting())
+    plan = [step.flops for step in sampler.schedule(sampler.spec.settings, batch=3)]
+    # The count may have more: what the tokenizer does between the scales (phi convolutions), never less.
+    most = 0.1 * max(plan)
+    assert all(0 <= count - flops <= most for count, flops in zip(counted, plan, strict=True))
+
+
+def test_teacher_forcing_gives_the_logits_of_the_steps(sampler):
+    conditional = []
+
+    class Reading(SilentObserver):
+        def step_end(self, step, output):
+            if step.kind != "mask":
+                conditional.append(output.logits_pre_cfg[: len(output.logits)])
+
+    samples = draw(sampler, range(4), observer=Reading())
+    forced = sampler.teacher_forced(samples.tokens, LABELS[:4])
+    if len(sampler.schedule(sampler.spec.settings, batch=4)) > len(samples.tokens):
+        # Refinement draws tokens again that later scales then build on; their logits are those of the final tokens.
+        assert len(conditional) == len(samples.tokens)
+    torch.testing.assert_close(torch.cat(conditional, dim=1), forced, atol=2e-3, rtol=0)
+
+
+def test_decoding_the_tokens_gives_the_image(sampler, together):
+    torch.testing.assert_close(sampler.decode(together.tokens), together.decoded, atol=1e-5, rtol=0)
+
+
+def test_encoding_gives_the_form_that_decoding_takes(sampler, together):
+    tokens = sampler.encode(together.decoded[:2].clamp(0, 1) * 2 - 1)
+    assert [t.shape for t in tokens] == [t[:2].shape for t in together.tokens]
+    assert sampler.decode(tokens).shape == (2, 3, 32, 32)
