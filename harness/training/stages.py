@@ -40,8 +40,8 @@ DEMO_TRAININGS = {
     "demo/mvar": DemoTraining(),
     "demo/hmar": DemoTraining(refinement=TransformerTraining(epochs=6)),
     "demo/flexvar": DemoTraining(
-        tokenizer=TokenizerTraining(sides=(2, 4, 6, 8, 8)),
-        transformer=TransformerTraining(epochs=16, initial_std=0.05),
+        tokenizer=TokenizerTraining(epochs=5, sides=(8, 8, 8, 8, 8, 8, 2, 3, 4, 6)),
+        transformer=TransformerTraining(initial_std=0.05),
     ),
     "demo/nar": _TOKEN_GRID,
     "demo/llamagen": _TOKEN_GRID,

@@ -90,7 +90,8 @@ def train_tokenizer(
             images = images_B3HW[rows].to(device)
             done = epoch * batches + step
             if done % settings.revive_every == 0 and done < settings.revive_until * settings.epochs * batches:
-                revive_unused_codes(tokenizer.quantize, tokenizer.features(images).detach(), order)
+                targets = _targets(tokenizer, images, settings.sides)
+                revive_unused_codes(tokenizer.quantize, targets, order)
             side = _draw(settings.sides, order)
             restored, quantizer_loss = tokenizer.training_loss(images, side)
             wanted = images if side is None else F.interpolate(images, size=restored.shape[2:], mode="area")
@@ -108,14 +109,23 @@ def train_tokenizer(
     return losses
 
 
+@torch.no_grad()
+def _targets(tokenizer: Tokenizer, images: Tensor, sides: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """What is quantised at every latent side that training asks for: a code may serve coarse maps only."""
+    features_BChw = tokenizer.features(images)
+    full = (features_BChw.shape[2], features_BChw.shape[3])
+    sizes = [(side, side) for side in sorted(set(sides))] or [full]
+    resized = (F.interpolate(features_BChw, size=size, mode="area") for size in sizes)
+    return [target for features in resized for target in tokenizer.quantize.targets(features)]
+
+
 def _draw(sides: Sequence[int], draw: torch.Generator) -> int | None:
     return sides[int(torch.randint(len(sides), (1,), generator=draw))] if sides else None
 
 
 @torch.no_grad()
-def revive_unused_codes(quantize: Quantizer, features_BChw: Tensor, draw: torch.Generator) -> int:
-    """Move every code that none of these features uses onto one of what is quantised; return how many."""
-    targets = quantize.targets(features_BChw)
+def revive_unused_codes(quantize: Quantizer, targets: Sequence[tuple[Tensor, Tensor]], draw: torch.Generator) -> int:
+    """Move every code that none of the `targets` (see `Quantizer.targets`) uses onto one of them; return how many."""
     codes_VC = quantize.embedding.weight
     used = torch.cat([ids for _, ids in targets]).bincount(minlength=len(codes_VC)) > 0
     # The same number of vectors from every scale, so that coarse scales are not drowned by the finest.

@@ -108,6 +108,24 @@ def test_an_edit_does_not_depend_on_its_batch(sampler, digits):
 
 
 @pytest.mark.parametrize(
+    "schedule",
+    [
+        "none",
+        ((1,), (4,), (9,), (16,), (36,), (16, 48)),
+        ((1,), (1, 3), (1, 3, 5), (2, 6, 8), (4, 12, 20), (8, 16, 40)),
+    ],
+    ids=["none", "last scale only", "three passes"],
+)
+def test_hmar_works_with_mask_schedules_that_it_was_not_tuned_for(schedule):
+    sampler = load_sampler("demo/hmar", weights="demo", backend="optimized")
+    settings = sampler.spec.settings.model_copy(update={"mask_schedule": schedule})
+    labels = torch.arange(10).repeat(10)
+    samples = sampler.sample(labels, settings, noise=PerImageNoise(0, range(100)))
+    assert len(sampler.schedule(settings, batch=1)) == (6 if schedule == "none" else sum(map(len, schedule)))
+    assert (classified(samples) == labels).float().mean() >= 0.95
+
+
+@pytest.mark.parametrize(
     ("keep", "labels", "message"),
     [
         (torch.ones(1, 32, 32), [1], "boolean"),

@@ -36,7 +36,7 @@ def test_unused_codes_move_onto_residuals():
     quantize.load_state_dict(random_tensors(quantize, 0, torch.device("cpu")))
     quantize.embedding.weight.data[5:] = 100.0  # far from everything
     features = torch.randn(8, 8, 4, 4)
-    moved = revive_unused_codes(quantize, features, torch.Generator().manual_seed(0))
+    moved = revive_unused_codes(quantize, quantize.targets(features), torch.Generator().manual_seed(0))
     assert moved >= 19
     assert quantize.embedding.weight.abs().max() < 50
     assert len(torch.cat([ids.flatten() for ids in quantize.encode(features)[0]]).unique()) > 5
