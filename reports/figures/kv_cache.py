@@ -73,9 +73,9 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     return Drawing(
         figure=figure,
         title="KV cache after every step",
-        caption="Planned: from the schedule. Live: keys and values held. Allocated: storage held for them. Keys and "
-        "values of all layers and forward rows; 1 MiB is 1,048,576 bytes. Where live equals the plan, the dotted line "
-        "lies on the solid one.",
+        caption="Planned: from the schedule. Live: keys and values held, or in M-VAR the state or the history of its "
+        "mixers. Allocated: storage held for them. All layers and forward rows; 1 MiB is 1,048,576 bytes. Where live "
+        "equals the plan, the dotted line lies on the solid one.",
         alt=f"Line plot of KV-cache size for each step. {_told(found)}.",
     )
 
