@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from arvbench.adapters.base import Checkpoint, ModelSpec, SamplingSettings, to_unit_range
 from arvbench.adapters.common.canvas import Canvas, Sides, area_tokens
-from arvbench.adapters.common.next_scale import NextScaleSampler, ScaleRun
+from arvbench.adapters.common.next_scale import NextScaleSampler, ScaleRun, next_scale_spec
 from arvbench.adapters.common.scale_lists import OFFICIAL_SCALES, Scales, parse_scales, random_scales
 from arvbench.adapters.common.scale_transformer import (
     NextScaleConfig,
@@ -278,21 +278,16 @@ def flexvar_spec(
     checkpoint: Checkpoint | None = None,
     demo: bool = False,
 ) -> ModelSpec:
-    """The spec of a FlexVAR; what follows from configurations and settings is filled in."""
-    sides = _sides(transformer, settings)
-    return ModelSpec(
-        name=name,
-        family="flexvar",
-        sampler=FlexVarSampler,
-        image_px=sides[-1][0] * tokenizer.downsample,
-        num_classes=transformer.num_classes,
-        vocab_size=tokenizer.vocab_size,
-        steps=len(sides),
-        tokens=sum(h * w for h, w in sides),
-        transformer=transformer,
-        tokenizer=tokenizer,
-        settings=settings,
-        settings_source=settings_source,
+    """The spec of a FlexVAR: its scales are a setting."""
+    return next_scale_spec(
+        "flexvar",
+        FlexVarSampler,
+        name,
+        transformer,
+        tokenizer,
+        settings,
+        settings_source,
+        sides=_sides(transformer, settings),
         checkpoint=checkpoint,
         demo=demo,
     )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from arvbench.adapters.base import Backend, Checkpoint, ModelSpec, SamplingSettings, check_cache_policy
 from arvbench.adapters.cache.base import Cache
 from arvbench.adapters.common.canvas import Sides, area_tokens
-from arvbench.adapters.common.next_scale import Drawn, ScaleRun
+from arvbench.adapters.common.next_scale import Drawn, ScaleRun, next_scale_spec
 from arvbench.adapters.common.residual import DEMO_TOKENIZER, ResidualCanvas, ResidualSampler
 from arvbench.adapters.common.scale_transformer import PATCH_NUMS_256
 from arvbench.adapters.hmar_checkpoints import TRAINING_NESTING, stage_of
@@ -313,20 +313,16 @@ def hmar_spec(
     checkpoint: Checkpoint | None = None,
     demo: bool = False,
 ) -> ModelSpec:
-    """The spec of an HMAR; what follows from the two configurations is filled in."""
-    return ModelSpec(
-        name=name,
-        family="hmar",
-        sampler=HmarSampler,
-        image_px=transformer.patch_nums[-1] * tokenizer.downsample,
-        num_classes=transformer.num_classes,
-        vocab_size=tokenizer.vocab_size,
+    """The spec of an HMAR: its steps are those of the mask schedule."""
+    return next_scale_spec(
+        "hmar",
+        HmarSampler,
+        name,
+        transformer,
+        tokenizer,
+        settings,
+        settings_source,
         steps=sum(len(entry) for entry in mask_schedule(settings.mask_schedule, transformer.sides)),
-        tokens=transformer.tokens,
-        transformer=transformer,
-        tokenizer=tokenizer,
-        settings=settings,
-        settings_source=settings_source,
         checkpoint=checkpoint,
         demo=demo,
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
@@ -27,6 +27,7 @@ from arvbench.adapters.cache.recurrent import RecurrentCache, RecurrentShape
 from arvbench.adapters.cache.state import StateShape
 from arvbench.adapters.common.cost import StepCost
 from arvbench.adapters.common.mamba2 import Mamba2, MambaConfig, MambaState
+from arvbench.adapters.common.next_scale import next_scale_spec
 from arvbench.adapters.common.residual import DEMO_TOKENIZER
 from arvbench.adapters.common.scale_transformer import (
     NextScaleConfig,
@@ -37,7 +38,7 @@ from arvbench.adapters.common.scale_transformer import (
 from arvbench.adapters.common.transformer import FeedForward, SelfAttention
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
-from arvbench.adapters.var import VarSampler, VarSettings, var_spec
+from arvbench.adapters.var import VarSampler, VarSettings
 from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet
 
@@ -225,19 +226,7 @@ class MvarSampler(VarSampler):
 # ---- the models --------------------------------------------------------------------------------------------------
 
 
-def mvar_spec(
-    name: str,
-    transformer: MvarConfig,
-    tokenizer: VqVaeConfig,
-    settings: MvarSettings,
-    settings_source: str,
-    *,
-    checkpoint: Checkpoint | None = None,
-    demo: bool = False,
-) -> ModelSpec:
-    """The spec of an M-VAR; what follows from the two configurations is filled in."""
-    spec = var_spec(name, transformer, tokenizer, settings, settings_source, checkpoint=checkpoint, demo=demo)
-    return replace(spec, family="mvar", sampler=MvarSampler)
+mvar_spec = partial(next_scale_spec, "mvar", MvarSampler)
 
 
 def _official(depth: int, *, attn_l2_norm: bool) -> ModelSpec:

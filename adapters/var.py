@@ -11,12 +11,13 @@ Source   VAR (arXiv:2404.02905); behaviour of FoundationVision/VAR at 78b9539
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
 
 from arvbench.adapters.base import Checkpoint, ModelSpec, SamplingSettings
-from arvbench.adapters.common.next_scale import Drawn, ScaleRun
+from arvbench.adapters.common.next_scale import Drawn, ScaleRun, next_scale_spec
 from arvbench.adapters.common.residual import DEMO_TOKENIZER, ResidualSampler
 from arvbench.adapters.common.scale_transformer import PATCH_NUMS_256, NextScaleConfig, NextScaleTransformer
 from arvbench.adapters.sampling import gumbel_softmax
@@ -55,33 +56,7 @@ class VarSampler(ResidualSampler):
 # ---- the models --------------------------------------------------------------------------------------------------
 
 
-def var_spec(
-    name: str,
-    transformer: VarConfig,
-    tokenizer: VqVaeConfig,
-    settings: VarSettings,
-    settings_source: str,
-    *,
-    checkpoint: Checkpoint | None = None,
-    demo: bool = False,
-) -> ModelSpec:
-    """The spec of a VAR; what follows from the two configurations is filled in."""
-    return ModelSpec(
-        name=name,
-        family="var",
-        sampler=VarSampler,
-        image_px=transformer.patch_nums[-1] * tokenizer.downsample,
-        num_classes=transformer.num_classes,
-        vocab_size=tokenizer.vocab_size,
-        steps=len(transformer.patch_nums),
-        tokens=transformer.tokens,
-        transformer=transformer,
-        tokenizer=tokenizer,
-        settings=settings,
-        settings_source=settings_source,
-        checkpoint=checkpoint,
-        demo=demo,
-    )
+var_spec = partial(next_scale_spec, "var", VarSampler)
 
 
 def _official(depth: int, patch_nums: tuple[int, ...] = PATCH_NUMS_256, *, shared_aln: bool = False) -> ModelSpec:

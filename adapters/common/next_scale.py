@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arvbench.adapters.base import (
+    Checkpoint,
+    ModelSpec,
     Observer,
     Sampler,
     Samples,
@@ -325,3 +327,41 @@ class NextScaleSampler(Sampler):
         # Triton kernels are forward only.
         logits_BLV = self.transformer(labels_B, codes_BLK, sides, select("reference", self.device))
         return F.cross_entropy(logits_BLV.flatten(0, 1), torch.cat(tuple(tokens), dim=1).flatten())
+
+
+def next_scale_spec(
+    family: str,
+    sampler: type[NextScaleSampler],
+    name: str,
+    transformer: NextScaleConfig,
+    tokenizer: Any,
+    settings: SamplingSettings,
+    settings_source: str,
+    *,
+    sides: Sides | None = None,
+    steps: int | None = None,
+    checkpoint: Checkpoint | None = None,
+    demo: bool = False,
+) -> ModelSpec:
+    """The spec of a next-scale model; what follows from the configurations is filled in.
+
+    `sides` are the scales of the official settings (None: the configured ones), `steps` the passes over them (None: one
+    each).
+    """
+    sides = sides or transformer.sides
+    return ModelSpec(
+        name=name,
+        family=family,
+        sampler=sampler,
+        image_px=sides[-1][0] * tokenizer.downsample,
+        num_classes=transformer.num_classes,
+        vocab_size=tokenizer.vocab_size,
+        steps=len(sides) if steps is None else steps,
+        tokens=sum(h * w for h, w in sides),
+        transformer=transformer,
+        tokenizer=tokenizer,
+        settings=settings,
+        settings_source=settings_source,
+        checkpoint=checkpoint,
+        demo=demo,
+    )
