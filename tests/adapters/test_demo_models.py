@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from watching import counted_flops
 
 from arvbench.adapters.base import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler
@@ -91,24 +90,13 @@ def test_cache_bytes_equal_the_plan_at_every_step(sampler):
 
 
 def test_planned_flops_equal_the_counted_ones_up_to_the_tokenizer(sampler):
-    counted = []
 
-    class Counting(SilentObserver):
-        def step_begin(self, step):
-            self.counter = FlopCounterMode(display=False)
-            self.counter.__enter__()
-
-        def step_end(self, step, output):
-            self.counter.__exit__(None, None, None)
-            counted.append(self.counter.get_total_flops())
-
-    # Only the mathematical attention is made of counted matrix products on the CPU.
-    with sdpa_kernel(SDPBackend.MATH):
-        draw(sampler, range(3), observer=Counting())
+    with counted_flops() as flops:
+        draw(sampler, range(3), observer=flops)
     plan = [step.flops for step in sampler.schedule(sampler.spec.settings, batch=3)]
     # The count may have more: what the tokenizer does between the scales (phi convolutions), never less.
     most = 0.1 * max(plan)
-    assert all(0 <= count - flops <= most for count, flops in zip(counted, plan, strict=True))
+    assert all(0 <= count - planned <= most for count, planned in zip(flops.steps, plan, strict=True))
 
 
 def test_teacher_forcing_gives_the_logits_of_the_steps(sampler):

@@ -3,11 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from watching import Steps, counted_flops
 
 from arvbench.adapters import MODELS
-from arvbench.adapters.base import NULL_LABEL, SilentObserver
+from arvbench.adapters.base import NULL_LABEL
 from arvbench.adapters.common.scale_transformer import block_causal_bias, levels
 from arvbench.adapters.editing import Editor
 from arvbench.adapters.flexvar import FlexVarConfig, FlexVarSettings, flexvar_spec
@@ -78,19 +77,6 @@ def draw(sampler, labels=LABELS, settings=None, **options):
 
 def equal_tokens(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-class Steps(SilentObserver):
-    """Keeps every step and what it produced, and the cache's live bytes after it."""
-
-    def __init__(self, cache=None):
-        self.cache, self.steps, self.outputs, self.live = cache, [], [], []
-
-    def step_end(self, step, output):
-        self.steps.append(step)
-        self.outputs.append(output)
-        if self.cache is not None:
-            self.live.append(self.cache.live_bytes())
 
 
 # ---- scales ------------------------------------------------------------------------------------------------------
@@ -393,28 +379,12 @@ def test_settings_out_of_range_or_unknown_are_refused(values):
 
 @pytest.mark.parametrize("scales", [None, LONGER, WIDE], ids=["default", "longer", "wide"])
 def test_planned_flops_equal_the_counted_ones(sampler, scales):
-    settings, counted = changed(sampler, scales=scales), []
+    settings = changed(sampler, scales=scales)
 
-    class Counting(SilentObserver):
-        def step_begin(self, step):
-            self.counter = FlopCounterMode(display=False)
-            self.counter.__enter__()
-
-        def step_end(self, step, output):
-            self.counter.__exit__(None, None, None)
-            counted.append(self.counter.get_total_flops())
-
-        def decode_begin(self):
-            self.step_begin(None)
-
-        def decode_end(self, decoded):
-            self.step_end(None, None)
-
-    # Only the mathematical attention is made of counted matrix products on the CPU.
-    with sdpa_kernel(SDPBackend.MATH):
-        draw(sampler, settings=settings, observer=Counting())
+    with counted_flops() as flops:
+        draw(sampler, settings=settings, observer=flops)
     plan = sampler.schedule(settings, batch=3)
-    assert counted == [*(step.flops for step in plan), plan.decode_flops]
+    assert flops.counted == [*(step.flops for step in plan), plan.decode_flops]
 
 
 # ---- tokens of images --------------------------------------------------------------------------------------------

@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_hmar import SCHEDULE, tiny_hmar_spec
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from watching import Steps, counted_flops
 
 from arvbench.adapters.base import NULL_LABEL, SilentObserver
 from arvbench.adapters.editing import Editor
@@ -37,22 +36,6 @@ def draw(sampler, labels=LABELS, settings=None, **options):
 
 def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.tokens, other.tokens, strict=True))
-
-
-class Steps(SilentObserver):
-    """Keeps every step and what it produced, and the cache's live bytes after it."""
-
-    def __init__(self, cache=None):
-        self.cache, self.steps, self.outputs, self.live = cache, [], [], []
-
-    def step_end(self, step, output):
-        self.steps.append(step)
-        self.outputs.append(output)
-        if self.cache is not None:
-            self.live.append(self.cache.live_bytes())
-
-    def of(self, kind):
-        return [output for step, output in zip(self.steps, self.outputs, strict=True) if step.kind == kind]
 
 
 @pytest.fixture
@@ -336,27 +319,17 @@ def test_a_policy_that_does_not_fit_what_attention_sees_is_refused(sampler):
 
 @pytest.mark.parametrize("settings", [None, PLAIN, HISTORY], ids=["refined", "plain", "kv-cache"])
 def test_planned_flops_equal_the_counted_ones(sampler, settings):
-    settings, counted = settings or sampler.spec.settings, []
+    settings = settings or sampler.spec.settings
 
-    class Counting(SilentObserver):
-        def step_begin(self, step):
-            self.counter = FlopCounterMode(display=False)
-            self.counter.__enter__()
-
-        def step_end(self, step, output):
-            self.counter.__exit__(None, None, None)
-            counted.append(self.counter.get_total_flops())
-
-    # Only the mathematical attention is made of counted matrix products on the CPU.
-    with sdpa_kernel(SDPBackend.MATH):
-        draw(sampler, settings=settings, observer=Counting())
+    with counted_flops() as flops:
+        draw(sampler, settings=settings, observer=flops)
     plan = sampler.schedule(settings, batch=3)
     # The count has the phi convolutions as well, which belong to the tokenizer: one when a scale goes onto the canvas,
     # and one for the input of every refinement.
     phi = 3 * 16 * 2 * 9 * 8 * 8
     last = {group[-1].index for group in plan.groups()}
     expected = [step.flops + phi * ((step.index in last) + (step.kind == "mask")) for step in plan]
-    assert counted == expected
+    assert flops.steps == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from watching import Steps, counted_flops
 
 from arvbench.adapters import MODELS
-from arvbench.adapters.base import NULL_LABEL, Checkpoint, SilentObserver
+from arvbench.adapters.base import NULL_LABEL, Checkpoint
 from arvbench.adapters.checkpoints import MisfitError, nearest, shapes_of
 from arvbench.adapters.editing import Editor
 from arvbench.adapters.loading import DEMO_FOLDER, build_sampler, load_sampler, meta_modules
@@ -59,23 +58,6 @@ def draw(sampler, labels=LABELS, settings=None, *, policy=None, **options):
     return sampler.sample(labels, settings, noise=PerImageNoise(0, range(len(labels))), **options)
 
 
-class Steps(SilentObserver):
-    """Keeps what every step produced, and the cache's bytes after it."""
-
-    def __init__(self, cache=None):
-        self.cache, self.outputs, self.live, self.allocated = cache, [], [], []
-
-    def step_end(self, step, output):
-        self.outputs.append(output)
-        if self.cache is not None:
-            self.live.append(self.cache.live_bytes())
-            self.allocated.append(self.cache.allocated_bytes())
-
-    @property
-    def logits(self):
-        return torch.cat([output.logits_pre_cfg for output in self.outputs], dim=1)
-
-
 def equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -95,7 +77,7 @@ def test_the_carried_state_draws_the_tokens_of_the_full_history(sampler, backend
     expected = draw(sampler, policy="history", observer=reference)
     samples = draw(build(sampler.spec, backend=backend), policy="state", observer=ours)
     assert equal(samples.tokens, expected.tokens)
-    torch.testing.assert_close(ours.logits, reference.logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.logits(), reference.logits(), atol=1e-4, rtol=0)
     assert len({tuple(t.tolist()) for t in torch.cat(samples.tokens, dim=1)}) == len(LABELS)
 
 
@@ -112,7 +94,7 @@ def test_tokens_of_earlier_scales_reach_later_ones_through_the_mixer_alone(sampl
 
     monkeypatch.setattr(cache, "mix", forget)
     sampler.sample(LABELS, sampler.spec.settings, noise=replayed, cache=cache, observer=forgetful)
-    difference = (forgetful.logits - expected.logits).abs().amax(dim=(0, 2))
+    difference = (forgetful.logits() - expected.logits()).abs().amax(dim=(0, 2))
     assert difference[0] < 1e-4
     assert (difference[1:] > 1e-3).all()
 
@@ -167,9 +149,9 @@ def test_stepwise_logits_equal_the_teacher_forced_pass(sampler, policy):
     observer = Steps()
     samples = draw(sampler, policy=policy, observer=observer)
     forced = sampler.teacher_forced(samples.tokens, LABELS)
-    torch.testing.assert_close(forced, observer.logits[:3], atol=1e-4, rtol=0)
+    torch.testing.assert_close(forced, observer.logits()[:3], atol=1e-4, rtol=0)
     null = sampler.teacher_forced(samples.tokens, [NULL_LABEL] * 3)
-    torch.testing.assert_close(null, observer.logits[3:], atol=1e-4, rtol=0)
+    torch.testing.assert_close(null, observer.logits()[3:], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -201,11 +183,11 @@ def test_half_precision_runs_with_logits_in_fp32(policy):
     observer = Steps()
     samples = draw(build(tiny(), dtype=torch.bfloat16), policy=policy, observer=observer)
     assert samples.images.dtype == torch.uint8
-    assert observer.logits.dtype == torch.float32
+    assert observer.logits().dtype == torch.float32
     full = Steps()
     replay = ReplayTokens(samples.tokens)
     build(tiny()).sample(LABELS, tiny().settings, noise=replay, observer=full)
-    assert (observer.logits - full.logits).abs().max() < 0.1 * full.logits.abs().max()
+    assert (observer.logits() - full.logits()).abs().max() < 0.1 * full.logits().abs().max()
 
 
 def test_an_image_can_be_edited(sampler):
@@ -225,24 +207,13 @@ def test_an_image_can_be_edited(sampler):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_planned_flops_equal_the_counted_ones(sampler, policy):
-    counted = []
 
-    class Counting(SilentObserver):
-        def step_begin(self, step):
-            self.counter = FlopCounterMode(display=False)
-            self.counter.__enter__()
-
-        def step_end(self, step, output):
-            self.counter.__exit__(None, None, None)
-            counted.append(self.counter.get_total_flops())
-
-    # Only the mathematical attention is made of counted matrix products on the CPU.
-    with sdpa_kernel(SDPBackend.MATH):
-        draw(sampler, policy=policy, observer=Counting())
+    with counted_flops() as flops:
+        draw(sampler, policy=policy, observer=flops)
     plan = sampler.schedule(sampler.spec.settings, batch=3, cache=policy)
     # The count has the phi convolutions as well, which belong to the tokenizer.
     phi = 3 * 6 * 6 * 2 * 9 * 8 * 8
-    assert counted == [step.flops + phi for step in plan]
+    assert flops.steps == [step.flops + phi for step in plan]
 
 
 def test_only_the_history_makes_a_step_cost_more_the_later_it_comes(sampler):

@@ -7,10 +7,9 @@ from itertools import pairwise
 import pytest
 import torch
 from tiny_token_grids import FAMILIES, SETTINGS, tiny_grid_spec
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from watching import Steps, counted_flops
 
-from arvbench.adapters.base import NULL_LABEL, Checkpoint, SilentObserver
+from arvbench.adapters.base import NULL_LABEL, Checkpoint
 from arvbench.adapters.common import token_grid
 from arvbench.adapters.common.token_grid import LEARNT, TokenGridSettings, guide, nucleus
 from arvbench.adapters.loading import build_sampler, load_sampler, meta_modules
@@ -37,22 +36,6 @@ def draw(sampler, labels=LABELS, settings=SETTINGS, **options):
 
 def equal(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.tokens, b.tokens, strict=True))
-
-
-class Steps(SilentObserver):
-    """Keeps every step and what it produced, and the cache's live bytes after it."""
-
-    def __init__(self, cache=None):
-        self.cache, self.steps, self.outputs, self.live, self.decoding = cache, [], [], [], False
-
-    def step_end(self, step, output):
-        self.steps.append(step)
-        self.outputs.append(output)
-        if self.cache is not None:
-            self.live.append(self.cache.live_bytes())
-
-    def logits(self, name):
-        return torch.cat([getattr(output, name) for output in self.outputs], dim=1)
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------------
@@ -264,30 +247,13 @@ def test_tokens_are_drawn_from_heated_then_filtered_logits(sampler, monkeypatch)
 
 @pytest.mark.parametrize("settings", [SETTINGS, UNGUIDED], ids=["guided", "unguided"])
 def test_planned_flops_equal_the_counted_ones(sampler, settings):
-    counted = []
 
-    class Counting(SilentObserver):
-        def step_begin(self, step):
-            self.counter = FlopCounterMode(display=False)
-            self.counter.__enter__()
-
-        def step_end(self, step, output):
-            self.counter.__exit__(None, None, None)
-            counted.append(self.counter.get_total_flops())
-
-        def decode_begin(self):
-            self.step_begin(None)
-
-        def decode_end(self, decoded):
-            self.step_end(None, None)
-
-    # Only the mathematical attention is made of counted matrix products on the CPU.
-    with sdpa_kernel(SDPBackend.MATH):
-        draw(sampler, settings=settings, observer=Counting())
+    with counted_flops() as flops:
+        draw(sampler, settings=settings, observer=flops)
     plan = sampler.schedule(settings, batch=3)
-    assert counted[:-1] == [step.flops for step in plan]
+    assert flops.steps == [step.flops for step in plan]
     # On the meta device fused attention is counted as if it were made of them.
-    assert counted[-1] == plan.decode_flops
+    assert flops.counted[-1] == plan.decode_flops
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -5,6 +5,7 @@ import torch
 from tiny_models import tiny_spec
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from watching import Steps, counted_flops
 
 from arvbench.adapters.base import NULL_LABEL, SilentObserver, to_uint8
 from arvbench.adapters.loading import build_sampler
@@ -28,19 +29,6 @@ def sampler(request):
 def draw(sampler, labels=LABELS, settings=None, **options):
     settings = settings or sampler.spec.settings
     return sampler.sample(labels, settings, noise=PerImageNoise(0, range(len(labels))), **options)
-
-
-class Steps(SilentObserver):
-    """Keeps every step and what it produced, and the cache's live bytes after it."""
-
-    def __init__(self, cache=None):
-        self.cache, self.steps, self.outputs, self.live = cache, [], [], []
-
-    def step_end(self, step, output):
-        self.steps.append(step)
-        self.outputs.append(output)
-        if self.cache is not None:
-            self.live.append(self.cache.live_bytes())
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------------
@@ -188,24 +176,14 @@ def test_half_precision_keeps_head_and_quantizer_in_fp32():
 
 
 def test_planned_flops_equal_the_counted_ones(sampler):
-    settings, counted = sampler.spec.settings, []
+    settings = sampler.spec.settings
 
-    class Counting(SilentObserver):
-        def step_begin(self, step):
-            self.counter = FlopCounterMode(display=False)
-            self.counter.__enter__()
-
-        def step_end(self, step, output):
-            self.counter.__exit__(None, None, None)
-            counted.append(self.counter.get_total_flops())
-
-    # Only the mathematical attention is made of counted matrix products on the CPU.
-    with sdpa_kernel(SDPBackend.MATH):
-        draw(sampler, observer=Counting())
+    with counted_flops() as flops:
+        draw(sampler, observer=flops)
     plan = [step.flops for step in sampler.schedule(settings, batch=3)]
     # The count has the phi convolutions as well, which belong to the tokenizer.
     phi = 3 * 16 * 2 * 9 * 8 * 8
-    assert counted == [flops + phi for flops in plan]
+    assert flops.steps == [planned + phi for planned in plan]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -135,6 +135,4 @@ def test_hmar_works_with_mask_schedules_that_it_was_not_tuned_for(schedule):
 )
 def test_what_does_not_fit_together_is_refused(sampler, digits, keep, labels, message):
     with pytest.raises(UserError, match=message):
-        sampler.edit(
-            digits[0][:1], keep, labels, sampler.spec.settings, noise=PerImageNoise(0, range(len(labels)))
-        )
+        sampler.edit(digits[0][:1], keep, labels, sampler.spec.settings, noise=PerImageNoise(0, range(len(labels))))
