@@ -13,10 +13,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from arvbench.adapters.cache import CACHE_POLICIES
@@ -41,6 +41,17 @@ class SamplingSettings(BaseModel):
     cfg: float = Field(ge=0, description="classifier-free guidance strength; 0 samples the conditional model")
     top_k: int | None = Field(default=None, ge=1, description="keep the k most likely tokens; None keeps all")
     top_p: float | None = Field(default=None, gt=0, le=1, description="nucleus mass to keep; None keeps all")
+
+    def replace(self, **changes: Any) -> Self:
+        """The settings with `changes`, checked (`model_copy` checks nothing). UserError names what is wrong."""
+        try:
+            return type(self).model_validate(self.model_dump() | changes)
+        except ValidationError as error:
+            first = error.errors()[0]
+            known = ", ".join(sorted(type(self).model_fields))
+            key = ".".join(str(part) for part in first["loc"])
+            raise UserError(f"{type(self).__name__}: {key}: {first['msg']} (settings: {known})") from error
+
     uint8_rule: Literal["truncate", "round"] = "truncate"
     """How a float in [0, 1] becomes a byte: truncate = int(255 x), round = int(255 x + 0.5).
 
@@ -112,6 +123,8 @@ class StepOutput:
     """(B, l, V): after CFG, before top-k and top-p."""
     tokens: Tensor
     """(B, l) int64: what was drawn in this step, raster order inside a scale."""
+    redrawn: Tensor | None = None
+    """(B, n) int64: positions that a mask refinement draws again; None in other steps."""
     state: Tensor
     """What the tokens add up to so far: f_hat (B, C, h, w) of residual tokenizers, the code map of the last scale
     (B, C, h, w) in FlexVAR, all ids drawn so far (B, T) of one-resolution tokenizers.
@@ -181,6 +194,7 @@ class Sampler(ABC):
         self.spec, self.weights, self.backend, self.device, self.dtype = spec, weights, backend, device, dtype
         self._modules = modules
         self._kernels = select(backend, device)
+        self._plans: dict[tuple[str, int, str], Schedule] = {}
         for part, module in modules.items():
             cast_except(module.to(device).eval(), dtype, keep_fp32=self.keep_fp32.get(part, ()))
 
@@ -205,6 +219,8 @@ class Sampler(ABC):
     @classmethod
     def check_settings(cls, spec: ModelSpec, settings: SamplingSettings) -> None:
         """Raise UserError when `settings` ask for what the model cannot do; families add their own checks."""
+        if not isinstance(settings, kind := type(spec.settings)):
+            raise UserError(f"{spec.name} takes {kind.__name__}, got {type(settings).__name__}")
         if settings.top_k is not None and settings.top_k > spec.vocab_size:
             raise UserError(f"top_k {settings.top_k} is larger than the vocabulary of {spec.name} ({spec.vocab_size})")
 
@@ -213,6 +229,14 @@ class Sampler(ABC):
         """What `sample` will do for `batch` images under the cache policy `cache` (None: the backend's own choice):
         steps, FLOPs, bytes, cache bytes.
         """
+
+    @classmethod
+    def check_cache(cls, spec: ModelSpec, policy: str, settings: SamplingSettings) -> None:
+        """Raise UnknownName or UserError for a cache policy that the family cannot run `settings` with."""
+        if policy not in CACHE_POLICIES:
+            raise UnknownName("cache policy", policy, CACHE_POLICIES)
+        if policy not in cls.cache_policies:
+            raise UserError(f"{spec.name} has no cache policy {policy!r}; it has: {', '.join(cls.cache_policies)}")
 
     @abstractmethod
     def cache_shape(self, policy: str, settings: SamplingSettings, *, batch: int) -> Any:
@@ -224,7 +248,7 @@ class Sampler(ABC):
         Raises UnknownName for a policy that the family cannot run with.
         """
         policy = policy or self.default_cache[self.backend]
-        check_cache_policy(self.spec, policy)
+        self.check_cache(self.spec, policy, settings)
         return CACHE_POLICIES[policy](self.cache_shape(policy, settings, batch=batch))
 
     @abstractmethod
@@ -283,11 +307,19 @@ class Sampler(ABC):
     def ready_cache(self, cache: Cache | None, settings: SamplingSettings, *, batch: int) -> Cache:
         """The cache that a sampling call uses: the caller's, or a new one; empty. ContractError if it does not fit."""
         if cache is None:
-            cache = self.make_cache(None, settings, batch=batch)
-        elif cache.shape != (needed := self.cache_shape(cache.policy, settings, batch=batch)):
+            return self.make_cache(None, settings, batch=batch)
+        self.check_cache(self.spec, cache.policy, settings)
+        if cache.shape != (needed := self.cache_shape(cache.policy, settings, batch=batch)):
             raise ContractError(f"this call needs a cache of {needed}, got one of {cache.shape}")
         cache.reset()
         return cache
+
+    def planned(self, settings: SamplingSettings, *, batch: int, cache: str) -> Schedule:
+        """`schedule`, made once for equal arguments: a sampling call does not pay for the arithmetic of its plan."""
+        key = (settings.model_dump_json(), batch, cache)
+        if key not in self._plans:
+            self._plans[key] = self.schedule(settings, batch=batch, cache=cache)
+        return self._plans[key]
 
     def finish(
         self, tokens: Sequence[Tensor], decoded: Tensor, labels_B: Tensor, settings: SamplingSettings
@@ -316,15 +348,6 @@ class Sampler(ABC):
             )
         labels_B = labels_B.to(self.device, torch.int64)
         return torch.where(labels_B == NULL_LABEL, self.spec.num_classes, labels_B)
-
-
-def check_cache_policy(spec: ModelSpec, policy: str) -> None:
-    """Raise UnknownName for a cache policy that no family has, UserError for one that this family cannot run with."""
-    if policy not in CACHE_POLICIES:
-        raise UnknownName("cache policy", policy, CACHE_POLICIES)
-    if policy not in spec.sampler.cache_policies:
-        known = ", ".join(spec.sampler.cache_policies)
-        raise UserError(f"{spec.name} has no cache policy {policy!r}; it has: {known}")
 
 
 def to_unit_range(images: Tensor) -> Tensor:

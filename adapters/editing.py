@@ -48,13 +48,24 @@ class Editor(Protocol):
         cache: Cache | None = None,
         observer: Observer | None = None,
     ) -> Samples:
-        """Return `images` (B, 3, H, W) in [-1, 1] with what lies outside `keep` (B, H, W) bool drawn for `labels`.
+        """Return `images` (B, 3, H, W) with what lies outside `keep` (B, H, W) bool drawn for `labels`.
 
-        The images are encoded. At every scale a token is kept when at least half of its cell is to be kept; all other
-        tokens are drawn, given the known ones of their own and of coarser scales. Raises UserError for sizes that do
-        not fit together.
+        The images, float in [-1, 1] and of the size that `settings` make, are encoded. At every scale a token is kept
+        when at least half of its cell is to be kept; all other tokens are drawn, given the known ones of their own and
+        of earlier scales. Raises UserError, before anything is encoded, for labels, settings, images or masks that do
+        not fit the model or each other.
         """
         ...
+
+
+def check_images(images: Tensor, side: tuple[int, int], downsample: int) -> None:
+    """Raise UserError unless `images` are (B, 3, H, W) float, of `downsample` pixels per token of the last scale."""
+    height, width = side[0] * downsample, side[1] * downsample
+    if images.ndim != 4 or images.shape[1:] != (3, height, width):
+        wanted = f"(batch, 3, {height}, {width}), the size that these settings make"
+        raise UserError(f"images must be {wanted}, got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise UserError(f"images must be float in [-1, 1], got {images.dtype}: from_uint8 converts bytes")
 
 
 def keep_per_scale(

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from arvbench.adapters.base import Checkpoint, ModelSpec, SamplingSettings, to_unit_range
-from arvbench.adapters.common.canvas import Canvas, Sides, area_tokens
+from arvbench.adapters.common.canvas import Canvas, Sides, area_tokens, check_tokens
 from arvbench.adapters.common.next_scale import NextScaleSampler, ScaleRun, next_scale_spec
 from arvbench.adapters.common.scale_lists import OFFICIAL_SCALES, Scales, parse_scales, random_scales
 from arvbench.adapters.common.scale_transformer import (
@@ -57,7 +57,7 @@ class FlexVarSettings(SamplingSettings):
 
     uint8_rule: Literal["truncate", "round"] = "round"
     scales: Scales | None = None
-    """Sides of the token maps from coarse to fine; None takes the configured ones, which the model was trained on."""
+    """Sides of the token maps in the order of generation; None takes the configured ones, as in training."""
     max_pn: int | None = Field(default=None, ge=1)
     """Scales with a longer side take their most likely tokens, under full guidance; None sets no limit."""
     invalid_ids: tuple[int, ...] = ()
@@ -224,7 +224,7 @@ class FlexVarSampler(NextScaleSampler):
     def decode(self, tokens: Sequence[Tensor], *, settings: SamplingSettings | None = None) -> Tensor:
         """Images of the last scale; the others are not read."""
         sides = self.sides(settings or self.spec.settings)
-        _check_tokens(tokens, sides)
+        check_tokens(tokens, sides)
         return to_unit_range(self.tokenizer.decode(tokens[-1], sides[-1]))
 
     def random_scales(self, generator: torch.Generator) -> FlexVarSettings:
@@ -233,7 +233,7 @@ class FlexVarSampler(NextScaleSampler):
         return cast(FlexVarSettings, self.spec.settings).model_copy(update={"scales": scales})
 
     def forced_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
-        _check_tokens(tokens, sides)
+        check_tokens(tokens, sides)
         canvas, shown = FlexVarCanvas(self.tokenizer, sides), []
         for scale, ids_Bl in enumerate(tokens[:-1]):
             canvas.place(canvas.lookup(ids_Bl, scale), scale)
@@ -248,15 +248,6 @@ def _sides(config: FlexVarConfig, settings: SamplingSettings) -> Sides:
 
 def _beyond(side: tuple[int, int], max_pn: int | None) -> bool:
     return max_pn is not None and max(side) > max_pn
-
-
-def _check_tokens(tokens: Sequence[Tensor], sides: Sides) -> None:
-    if [t.shape[1] for t in tokens] != [h * w for h, w in sides]:
-        given = ", ".join(str(t.shape[1]) for t in tokens)
-        wanted = ", ".join(f"{h}x{w}" for h, w in sides)
-        raise UserError(
-            f"tokens per scale ({given}) do not fit the scales {wanted}: pass the settings they were made with"
-        )
 
 
 @lru_cache(maxsize=8)

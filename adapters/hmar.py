@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.base import Backend, Checkpoint, ModelSpec, SamplingSettings, check_cache_policy
+from arvbench.adapters.base import Backend, Checkpoint, ModelSpec, SamplingSettings
 from arvbench.adapters.cache.base import Cache
 from arvbench.adapters.common.canvas import Sides, area_tokens
 from arvbench.adapters.common.next_scale import Drawn, ScaleRun, next_scale_spec
@@ -103,20 +103,22 @@ class HmarSampler(ResidualSampler):
 
     # ---- plan --------------------------------------------------------------------------------------------------------
 
-    def policy(self, asked: str | None, settings: SamplingSettings) -> str:
-        """The cache policy to run with; UserError for one that does not fit what attention sees."""
+    @classmethod
+    def check_cache(cls, spec: ModelSpec, policy: str, settings: SamplingSettings) -> None:
+        super().check_cache(spec, policy, settings)
         history = cast(HmarSettings, settings).kv_cache
-        if asked is None:
-            return ResidualSampler.default_cache[self.backend] if history else self.default_cache[self.backend]
-        check_cache_policy(self.spec, asked)
-        if history and asked == "none":
+        if history and policy == "none":
             raise UserError("kv_cache attends to all scales so far: take cache policy grow or static, not none")
-        if not history and asked != "none":
+        if not history and policy != "none":
             raise UserError(
-                f"{self.spec.name} attends to its own scale only and keeps nothing: cache policy {asked} needs the "
-                "setting kv_cache=true (VAR-like attention), and no refinement"
+                f"{spec.name} attends to its own scale only and keeps nothing: cache policy {policy} needs the setting "
+                "kv_cache=true (VAR-like attention), and no refinement"
             )
-        return asked
+
+    def policy(self, asked: str | None, settings: SamplingSettings) -> str:
+        """The cache policy to run with when `asked` for one, or for none in particular."""
+        history = cast(HmarSettings, settings).kv_cache
+        return asked or (ResidualSampler.default_cache if history else self.default_cache)[self.backend]
 
     def make_cache(self, policy: str | None, settings: SamplingSettings, *, batch: int) -> Cache:
         return super().make_cache(self.policy(policy, settings), settings, batch=batch)
@@ -157,16 +159,17 @@ class HmarSampler(ResidualSampler):
         tokens_Bl, positions_Bn = drawn.tokens_Bl, None
         counts = masked_counts(self.refinement(run.settings)[scale])
         for before, step, count in zip(steps, steps[1:], counts, strict=False):
-            self.end(before, drawn, run)
+            self.end(before, drawn, run, redrawn_Bn=positions_Bn)
             run.observer.step_begin(step)
-            positions_Bn = self.masked_positions(drawn, positions_Bn, count, scale, run)
+            chosen_Bn = self.masked_positions(drawn, positions_Bn, count, scale, run)
+            positions_Bn = run.noise.redrawn(chosen_Bn, step.index)
             masked_Bl = torch.zeros_like(tokens_Bl, dtype=torch.bool).scatter(1, positions_Bn, True)
             if run.edit is not None:
                 masked_Bl = masked_Bl & ~run.edit.keep[scale]
             drawn = self.redraw(step, scale, tokens_Bl, masked_Bl, run)
             tokens_Bl = torch.where(masked_Bl, drawn.tokens_Bl, tokens_Bl)
         run.canvas.place(run.canvas.lookup(tokens_Bl, scale), scale)
-        self.end(steps[-1], drawn, run)
+        self.end(steps[-1], drawn, run, redrawn_Bn=positions_Bn)
         return tokens_Bl
 
     def masked_positions(self, drawn: Drawn, among_Bn: Tensor | None, count: int, scale: int, run: ScaleRun) -> Tensor:

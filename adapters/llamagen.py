@@ -48,8 +48,8 @@ _SOURCE_384 = (
     "resizes its 384 px images to 256 px (bicubic), which is no part of sampling"
 )
 _SOURCE_256 = (
-    "FoundationVision/LlamaGen README at ce98ec4: the FID of the 256 px models is stated without guidance; other "
-    "settings as in autoregressive/sample/sample_c2i_ddp.py"
+    "FoundationVision/LlamaGen at ce98ec4 states no guidance for its 256 px models: that of the 384 px ones is taken; "
+    "the rest as in autoregressive/sample/sample_c2i_ddp.py"
 )
 
 
@@ -61,7 +61,7 @@ def _official(size: str, px: int) -> ModelSpec:
         LlamaGenSampler,
         LlamaConfig(dim=dim, n_layer=n_layer, n_head=n_head, block_size=(px // 16) ** 2),
         VqConfig(),
-        TokenGridSettings(cfg=_CFG[size] if px == 384 else 1.0),
+        TokenGridSettings(cfg=_CFG[size]),
         _SOURCE_384 if px == 384 else _SOURCE_256,
         checkpoint=official_checkpoint("FoundationVision/LlamaGen", f"c2i_{size.upper()}_{px}.pt"),
     )

@@ -215,7 +215,9 @@ class MvarSampler(VarSampler):
     ) -> Step:
         step = super().plan(index, kind, side, seen, policy, settings, batch)
         mixed = seen if policy == "history" else step.new_tokens
-        return replace(step, flops=step.flops + self.cost.mixer_flops(rows=step.rows, tokens=mixed))
+        flops = step.flops + self.cost.mixer_flops(rows=step.rows, tokens=mixed)
+        # Attention sees the scale alone; what is kept covers all tokens.
+        return replace(step, context_tokens=step.new_tokens, flops=flops)
 
     @cached_property
     def cost(self) -> MvarCost:

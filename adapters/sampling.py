@@ -58,6 +58,10 @@ class Noise(Protocol):
         """
         ...
 
+    def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
+        """Positions (B, n) that a mask refinement draws again: those that the model chose, unless replayed."""
+        ...
+
     def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
         """Exp(1) variates in the shape and dtype of `like_BlV`, independent of the token draw of that step."""
         ...
@@ -83,6 +87,9 @@ class UpstreamNoise:
         probs = logits_BlV.softmax(dim=-1).reshape(-1, logits_BlV.shape[-1]).to(self._generator.device)
         ids = torch.multinomial(probs, 1, generator=self._generator)
         return ids.view(logits_BlV.shape[:-1]).to(logits_BlV.device)
+
+    def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
+        return positions_Bn
 
     def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
         fresh = torch.empty_like(like_BlV, device=self._generator.device)
@@ -119,6 +126,9 @@ class PerImageNoise:
         target_Bl1 = torch.minimum(u_Bl.unsqueeze(-1) * total_Bl1, total_Bl1.nextafter(torch.zeros_like(total_Bl1)))
         return torch.searchsorted(cumulative_BlV, target_Bl1, right=True).squeeze(-1)
 
+    def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
+        return positions_Bn
+
     def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
         self._check_batch(len(like_BlV))
         u_BlV = self._uniform(like_BlV.shape[1:], stream=_EXPONENTIAL, step=step, device=like_BlV.device)
@@ -154,6 +164,9 @@ class ReplayTokens:
 
     def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
         return self._tokens[step].to(logits_BlV.device)
+
+    def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
+        return positions_Bn
 
     def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
         raise UserError("more_smooth cannot be replayed from tokens")

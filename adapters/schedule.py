@@ -24,14 +24,14 @@ class Step:
     new_tokens: int
     context_tokens: int
     cached_tokens: int
-    """Tokens in the KV cache after this step; 0 for a model without one."""
+    """Tokens in the cache after this step (M-VAR: tokens that the state or history covers); 0 without a cache."""
     rows: int
     flops: int
     """Matrix products of the transformer, all rows; normalisation, softmax and sampling are not counted."""
     bytes_moved: int
     """Compulsory traffic: weights once, cache read and written once, logits written once."""
     cache_bytes: int
-    """Live KV-cache bytes of all layers after this step."""
+    """Live bytes of the cache after this step, all layers: keys and values, or M-VAR's state or history."""
 
     @property
     def name(self) -> str:

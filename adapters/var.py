@@ -14,6 +14,7 @@ from __future__ import annotations
 from functools import partial
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from arvbench.adapters.base import Checkpoint, ModelSpec, SamplingSettings
@@ -50,7 +51,12 @@ class VarSampler(ResidualSampler):
         exponential_BlV = run.noise.exponential(drawn.filtered_BlV, step.index)
         weights_BlV = gumbel_softmax(drawn.filtered_BlV * (1 + progress), exponential_BlV, temperature)
         mixed_BlK = weights_BlV @ self.tokenizer.quantize.embedding.weight
-        return mixed_BlK.transpose(1, 2).unflatten(2, step.side)
+        mixed_BKpp = mixed_BlK.transpose(1, 2).unflatten(2, step.side)
+        if run.edit is None:
+            return mixed_BKpp
+        # Known tokens are not mixed.
+        keep_B1pp = run.edit.keep[scale].unflatten(1, step.side).unsqueeze(1)
+        return torch.where(keep_B1pp, super().codes(drawn, step, scale, run), mixed_BKpp)
 
 
 # ---- the models --------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Benchmarks of autoregressive image models: quality, speed, memory and KV cache, in defended numbers.
+    """Benchmarks of autoregressive image models: quality, speed, memory and cache, in defended numbers.
 
     First steps:
 

@@ -88,7 +88,6 @@ def check_cases(cases: Iterable[Case]) -> None:
 
     Weights are looked for, not read; nothing is downloaded. Imports the families.
     """
-    from arvbench.adapters.base import check_cache_policy
     from arvbench.adapters.loading import locate_weights
 
     for case in cases:
@@ -96,7 +95,7 @@ def check_cases(cases: Iterable[Case]) -> None:
         settings = sampling_settings(spec, case.config.settings)
         try:
             if case.config.cache is not None:
-                check_cache_policy(spec, case.config.cache)
+                spec.sampler.check_cache(spec, case.config.cache, settings)
             spec.sampler.check_settings(spec, settings)
             locate_weights(spec, case.config.weights)
         except UserError as error:

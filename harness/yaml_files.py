@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,13 @@ class _StrictLoader(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
                 seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1_2_4_8 as the number 1248; here it is a list of scales, and text.
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, re.compile(r"[-+]?[0-9]+$") if tag.endswith(":int") else pattern) for tag, pattern in resolvers]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def read_yaml(path: Path) -> Any:

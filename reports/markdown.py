@@ -27,7 +27,7 @@ def to_markdown(report: Report) -> str:
         ("Cases without a speed", [report.failures]),
         ("Quality", [report.quality, report.protocols]),
         ("Latency", [report.scopes, *report.steps]),
-        ("KV cache", [report.cache]),
+        ("Cache", [report.cache]),
         ("Memory", [report.memory]),
         ("Correctness", [report.correctness]),
         ("Settings", [report.settings, report.deviations, report.weights]),

@@ -59,11 +59,12 @@ class CaseConfig(_Frozen):
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """In half precision weights, activations and the residual stream are all of this type, but for the parts that the
-    family keeps in float32 (VAR: output head and quantizer). Official code runs autocast over float32 weights instead.
+    family keeps in float32 (such as output head, quantizer, Mamba's decays, the token-grid models' tokenizer). VAR's
+    official code runs autocast over float32 weights instead.
     """
     backend: Literal["reference", "optimized"] = "optimized"
     cache: str | None = None
-    """KV-cache policy; None leaves it to the backend (the record's `setup.cache_policy` says what it was)."""
+    """Cache policy; None leaves it to the backend (the record's `setup.cache_policy` says what it was)."""
     batch: int = Field(default=1, ge=1)
     settings: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the model's official sampling settings."""
@@ -105,6 +106,9 @@ class Setup(_Frozen):
     model: str
     family: str
     image_px: int
+    """Height of the images made."""
+    image_width_px: int | None = None
+    """None: the same."""
     transformer_parameters: int
     tokenizer_parameters: int
     weights_source: str
@@ -188,7 +192,7 @@ class Memory(_Frozen):
 
 
 class CacheStep(_Frozen):
-    """KV cache after one step."""
+    """Cache after one step: keys and values, or in M-VAR the mixers' state or history."""
 
     step: int
     planned_bytes: int

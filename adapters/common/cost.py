@@ -1,5 +1,6 @@
-"""Analytic cost of one step of the adaLN transformer; a multiply-add counts as two FLOPs.
+"""Analytic cost; a multiply-add counts as two FLOPs.
 
+`count_flops` is shared by all families; `StepCost` is one step of the adaLN transformer (VAR-like models).
 Counted: all matrix products. Not counted: normalisation, softmax, modulation, sampling.
 """
 

@@ -35,7 +35,7 @@ from arvbench.adapters.cache.base import Cache, CacheShape
 from arvbench.adapters.common.canvas import Canvas, Sides
 from arvbench.adapters.common.cost import StepCost
 from arvbench.adapters.common.scale_transformer import NextScaleConfig, NextScaleTransformer
-from arvbench.adapters.editing import Edit, keep_per_scale
+from arvbench.adapters.editing import Edit, check_images, keep_per_scale
 from arvbench.adapters.sampling import Noise, cfg_mix, filter_logits
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.kernels.dispatch import select
@@ -125,6 +125,7 @@ class NextScaleSampler(Sampler):
 
     def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:
         policy = cache or self.default_cache[self.backend]
+        self.check_cache(self.spec, policy, settings)
         sides = self.sides(settings)
         steps: list[Step] = []
         seen = 0
@@ -222,11 +223,11 @@ class NextScaleSampler(Sampler):
         observer: Observer | None = None,
     ) -> Samples:
         """Draw part of `images` again, for `labels` (arvbench.adapters.editing.Editor says how)."""
-        sides = self.sides(settings)
-        edit = Edit(
-            tokens=self.encode(images, settings=settings),
-            keep=keep_per_scale(keep.to(self.device), sides, images=images, labels=len(labels)),
-        )
+        self.check_settings(self.spec, settings)
+        batch, sides = len(self.check_labels(labels)), self.sides(settings)
+        check_images(images, sides[-1], self.spec.tokenizer.downsample)
+        kept = keep_per_scale(keep.to(self.device), sides, images=images, labels=batch)
+        edit = Edit(tokens=self.encode(images, settings=settings), keep=kept)
         return self._sample(labels, settings, noise=noise, cache=cache, observer=observer, edit=edit)
 
     @torch.no_grad()
@@ -251,7 +252,7 @@ class NextScaleSampler(Sampler):
             noise=noise,
             cache=cache,
             observer=observer or SilentObserver(),
-            schedule=self.schedule(settings, batch=batch, cache=cache.policy),
+            schedule=self.planned(settings, batch=batch, cache=cache.policy),
             labels_R=torch.cat((labels_B, null_B)) if guided else labels_B,
             canvas=self.new_canvas(self.sides(settings), batch),
             edit=edit,
@@ -289,10 +290,14 @@ class NextScaleSampler(Sampler):
         h, w = run.canvas.sides[scale]
         return run.positions_1LC[:, before : before + h * w]
 
-    def end(self, step: Step, drawn: Drawn, run: ScaleRun) -> None:
+    def end(self, step: Step, drawn: Drawn, run: ScaleRun, *, redrawn_Bn: Tensor | None = None) -> None:
         """Tell the observer what `step` produced."""
         output = StepOutput(
-            logits_pre_cfg=drawn.logits_RlV, logits=drawn.logits_BlV, tokens=drawn.tokens_Bl, state=run.canvas.state
+            logits_pre_cfg=drawn.logits_RlV,
+            logits=drawn.logits_BlV,
+            tokens=drawn.tokens_Bl,
+            redrawn=redrawn_Bn,
+            state=run.canvas.state,
         )
         run.observer.step_end(step, output)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from arvbench.adapters.base import SamplingSettings, to_unit_range
-from arvbench.adapters.common.canvas import Canvas, Sides, area_tokens
+from arvbench.adapters.common.canvas import Canvas, Sides, area_tokens, check_tokens
 from arvbench.adapters.common.cost import count_flops
 from arvbench.adapters.common.meta import on_meta
 from arvbench.adapters.common.next_scale import NextScaleSampler
@@ -70,9 +70,11 @@ class ResidualSampler(NextScaleSampler):
 
     @torch.no_grad()
     def decode(self, tokens: Sequence[Tensor], *, settings: SamplingSettings | None = None) -> Tensor:
+        check_tokens(tokens, self.sides(settings or self.spec.settings))
         return to_unit_range(self.tokenizer.decode(tokens))
 
     def forced_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
+        check_tokens(tokens, sides)
         return self.tokenizer.quantize.teacher_forcing_input(tokens)
 
 

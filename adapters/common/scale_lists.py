@@ -1,7 +1,8 @@
 """Lists of scales: how a call names them, the official ones, and the random ones of training.
 
-A list goes from coarse to fine in as many steps as wanted. A scale is the side of a square token map, or (height,
-width). As text: "1_2_4_8", "1_2_3x4_6x8", or the name of an official list such as "10-steps".
+A list has as many steps as wanted, in the order of generation. It usually goes from coarse to fine, but need not: the
+official code takes repeated and smaller scales too, and decodes the last one. A scale is the side of a square token
+map, or (height, width). As text: "1_2_4_8", "1_2_3x4_6x8", or the name of an official list such as "10-steps".
 
 Source   FlexVAR (arXiv:2502.20313) section 4; scripts and training of jiaosiyu1999/FlexVAR at 04462cb
 """
@@ -12,11 +13,15 @@ import re
 from collections.abc import Sequence
 
 import torch
+from pydantic import StrictInt
 
 from arvbench.adapters.common.canvas import Sides
 from arvbench.errors import UnknownName, UserError
 
-Scales = str | tuple[int | tuple[int, int], ...]
+Scales = str | tuple[StrictInt | tuple[StrictInt, StrictInt], ...]
+
+MAX_SIDE = 256
+"""Of a token map: 4096 px at 16 pixels per token."""
 
 OFFICIAL_SCALES: dict[str, tuple[int, ...]] = {
     "6-steps": (1, 2, 4, 6, 10, 16),
@@ -31,7 +36,7 @@ OFFICIAL_SCALES: dict[str, tuple[int, ...]] = {
 }
 """The lists of the official evaluation, for 16 pixels per token: 256 px in 6 to 14 steps, and 512 px (with cfg 3.0)."""
 
-_AS_TEXT = re.compile(r"\d+(x\d+)?(_\d+(x\d+)?)*")
+_AS_TEXT = re.compile(r"[0-9]{1,9}(x[0-9]{1,9})?(_[0-9]{1,9}(x[0-9]{1,9})?)*")
 
 
 def parse_scales(scales: Scales, *, first: tuple[int, int]) -> Sides:
@@ -41,19 +46,29 @@ def parse_scales(scales: Scales, *, first: tuple[int, int]) -> Sides:
     """
     if isinstance(scales, str):
         scales = OFFICIAL_SCALES.get(scales) or _read(scales)
-    sides = tuple((scale, scale) if isinstance(scale, int) else scale for scale in scales)
+    sides = tuple(_side(scale) for scale in scales)
     if len(sides) < 2:
         raise UserError(f"scales need at least two steps, the first being {_text(first)}; got {len(sides)}")
     if bad := [side for side in sides if min(side) < 1]:
         raise UserError(f"scale {_text(bad[0])} has no tokens: sides are 1 or more")
+    if bad := [side for side in sides if max(side) > MAX_SIDE]:
+        raise UserError(f"scale {_text(bad[0])} is too large: sides are at most {MAX_SIDE}")
     if sides[0] != first:
         raise UserError(f"scales must start with {_text(first)}, where the model starts; got {_text(sides[0])}")
     return sides
 
 
+def _side(scale: object) -> tuple[int, int]:
+    pair = (scale, scale) if type(scale) is int else scale
+    # Exactly int: True and 2.0 compare like whole numbers, and are none.
+    if not isinstance(pair, (tuple, list)) or [type(n) for n in pair] != [int, int]:
+        raise UserError(f"scale {scale!r} is no size: give whole numbers, as sides or as (height, width)")
+    return pair[0], pair[1]
+
+
 def _read(text: str) -> tuple[int | tuple[int, int], ...]:
     if not _AS_TEXT.fullmatch(text):
-        if re.match(r"\d+[x_]", text):
+        if re.match(r"[0-9]+([x_]|$)", text):
             raise UserError(f"scales {text!r}: write sides as 1_2_4_8, or heights and widths as 1_2x3_4x6")
         raise UnknownName("list of scales", text, OFFICIAL_SCALES)
     sides = [[int(n) for n in part.split("x")] for part in text.split("_")]

@@ -179,7 +179,9 @@ class TokenGridSampler(Sampler):
 
     def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:
         config: LlamaConfig = self.spec.transformer
-        shape = self.cache_shape(cache or self.default_cache[self.backend], settings, batch=batch)
+        policy = cache or self.default_cache[self.backend]
+        self.check_cache(self.spec, policy, settings)
+        shape = self.cache_shape(policy, settings, batch=batch)
         rows, seen, steps = shape.rows, 0, []
         for index, p in enumerate(self.plan.passes):
             new, seen = len(p.feeds), seen + len(p.feeds)
@@ -243,7 +245,7 @@ class TokenGridSampler(Sampler):
     ) -> list[Tensor]:
         """The autoregressive loop: the tokens of every pass."""
         model, plan = self.transformer, self.plan
-        schedule = self.schedule(settings, batch=len(labels_B), cache=cache.policy)
+        schedule = self.planned(settings, batch=len(labels_B), cache=cache.policy)
         guided = schedule.steps[0].rows > len(labels_B)
         drawn_BN = torch.empty(len(labels_B), len(plan.order_N), dtype=torch.int64, device=self.device)
         tokens: list[Tensor] = []
@@ -289,13 +291,24 @@ class TokenGridSampler(Sampler):
 
     def to_raster(self, tokens: Sequence[Tensor]) -> Tensor:
         """Ids (B, N) in raster order of tokens per pass."""
-        return torch.cat(tuple(tokens), dim=1)[:, self.plan.raster_N]
+        return self._in_order(tokens)[:, self.plan.raster_N]
+
+    def _in_order(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Ids (B, N) in the order of generation of tokens per pass; UserError for tokens that are not this model's."""
+        wanted = len(self.plan.order_N)
+        if not tokens or any(t.ndim != 2 or len(t) != len(tokens[0]) for t in tokens):
+            given = ", ".join("x".join(map(str, t.shape)) for t in tokens) or "none"
+            raise UserError(f"tokens must be a tensor (B, l) for every pass, all of one batch, got {given}")
+        ids_BN = torch.cat(tuple(tokens), dim=1)
+        if ids_BN.shape[1] != wanted:
+            raise UserError(f"{self.spec.name} has {wanted} tokens per image, got {ids_BN.shape[1]}")
+        return ids_BN
 
     @torch.no_grad()
     def teacher_forced(
         self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, *, settings: SamplingSettings | None = None
     ) -> Tensor:
-        return self._all_logits(torch.cat(tuple(tokens), dim=1), self.check_labels(labels))
+        return self._all_logits(self._in_order(tokens), self.check_labels(labels))
 
     def _all_logits(self, tokens_BN: Tensor, labels_B: Tensor) -> Tensor:
         """Logits (B, N, V) in the order of generation, in one pass under the mask."""
@@ -316,7 +329,7 @@ class TokenGridSampler(Sampler):
         rate = self.spec.transformer.class_dropout_prob
         if self.transformer.training and rate > 0:
             labels_B = self.drop_labels(labels_B, rate, generator)
-        tokens_BN = torch.cat(tuple(tokens), dim=1)
+        tokens_BN = self._in_order(tokens)
         return F.cross_entropy(self._all_logits(tokens_BN, labels_B).flatten(0, 1), tokens_BN.flatten())
 
 

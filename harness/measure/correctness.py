@@ -25,6 +25,7 @@ from arvbench.results.schema import Correctness
 
 CHECK_IMAGES = 4
 """Most images in the check; fewer when the case's batch is smaller."""
+_NEVER_DRAWN = -100.0
 CHECK_SEED = 20240403
 """Run seed of the check's noise, apart from those of timing and quality."""
 
@@ -36,7 +37,9 @@ class Tolerance:
     relative: float
     """Largest logit difference, as a share of the judge's largest logit."""
     equal_tokens: float
-    """Share of tokens that must be equal when both draw from the same noise along the judge's path, 0..1."""
+    """Share of tokens that must be equal when both draw from the same noise along the judge's path, 0..1; one token
+    may differ however few there are.
+    """
 
 
 # float32: another order of summation over thousands of terms moves logits by 1e-6 to 1e-4 of their scale. A token is
@@ -52,12 +55,13 @@ class Tolerance:
 #   reference against its teacher-forced pass            0.011  0.935    0.0011  0.985
 #   reference against itself with unfused attention      0.019  0.904    0.0027  0.983
 #   reference against float32                            0.027  0.825    0.0029  0.971
+# Of all demo models the most, reference against itself with unfused attention at cfg 4: demo/par, 0.054 in bfloat16.
 # The optimized backend's CPU kernels differ from the reference by nothing in either dtype. A cache that loses one token
 # is off by 0.10 (random:0) to 0.39 (demo) in every dtype: what is allowed lies between that and the worst of the table.
 TOLERANCES = {
-    torch.float32: Tolerance(1e-3, 0.98),
+    torch.float32: Tolerance(1e-3, 0.995),
     torch.float16: Tolerance(1e-2, 0.9),
-    torch.bfloat16: Tolerance(5e-2, 0.8),
+    torch.bfloat16: Tolerance(7e-2, 0.8),
 }
 
 
@@ -126,14 +130,20 @@ class _CheckedNoise(PerImageNoise):
 class _GuidedNoise(_CheckedNoise):
     """Keeps the tokens it draws and returns those of a path: what a sampler would draw on another one's path."""
 
-    def __init__(self, path: Sequence[Tensor]) -> None:
-        super().__init__(CHECK_SEED, range(len(path[0])))
+    def __init__(self, path: _Recorder) -> None:
+        super().__init__(CHECK_SEED, range(len(path.drawn[0])))
         self._path = path
         self.drawn: list[Tensor] = []
 
     def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
         self.drawn.append(super().tokens(logits_BlV, step))
-        return self._path[step].to(logits_BlV.device)
+        return self._path.drawn[step].to(logits_BlV.device)
+
+    def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
+        """The judge's choice: with another one, all that follows would have other inputs."""
+        judges_Bn = self._path.redrawn[step]
+        assert judges_Bn is not None
+        return judges_Bn.to(positions_Bn.device)
 
 
 class _Recorder(SilentObserver):
@@ -141,6 +151,7 @@ class _Recorder(SilentObserver):
 
     def __init__(self) -> None:
         self.drawn: list[Tensor] = []
+        self.redrawn: list[Tensor | None] = []
         self.guided: list[Tensor] = []
         self.predicted: list[int] = []
         """Steps that predict tokens for the first time; a teacher-forced pass has no refinement of drawn ones."""
@@ -149,6 +160,7 @@ class _Recorder(SilentObserver):
 
     def step_end(self, step: Step, output: StepOutput) -> None:
         self.drawn.append(output.tokens)
+        self.redrawn.append(output.redrawn)
         self.guided.append(output.logits.float().cpu())
         if step.kind != "mask":
             self.predicted.append(step.index)
@@ -167,7 +179,7 @@ def _against_reference(
     # are compared with it switched off: the transformer's work is the same.
     settings = settings.model_copy(update={"more_smooth": False}) if smooth else settings
     _, expected = _run(reference_twin(sampler), settings, None, labels)
-    guided = _GuidedNoise(expected.drawn)
+    guided = _GuidedNoise(expected)
     with watch:
         _, got = _run(sampler, settings, cache_policy, labels, guided)
     return _verdict(
@@ -239,18 +251,20 @@ def _verdict(
     judge: str, dtype: torch.dtype, *, expected: Sequence[Tensor], got: Sequence[Tensor], equal: float
 ) -> Correctness:
     allowed = TOLERANCES[dtype]
-    scale = max(float(logits.abs().max()) for logits in expected)
+    # FlexVAR sets tokens that must not be drawn to this; it says nothing about the scale of the others.
+    scale = max(float(logits.masked_fill(logits == _NEVER_DRAWN, 0).abs().max()) for logits in expected)
     worst = max(_distance(a, b) for a, b in zip(expected, got, strict=True))
     tolerance = allowed.relative * max(scale, 1.0)
+    required = min(allowed.equal_tokens, 1 - 1 / sum(logits.shape[0] * logits.shape[1] for logits in expected))
     return Correctness(
         judge=judge,
         images=len(expected[0]),
         max_abs_diff=worst,
         tolerance=tolerance,
         equal_tokens=equal,
-        required_equal_tokens=allowed.equal_tokens,
+        required_equal_tokens=required,
         # Written so that a NaN on either side fails.
-        passed=worst <= tolerance and equal >= allowed.equal_tokens,
+        passed=worst <= tolerance and equal >= required,
     )
 
 

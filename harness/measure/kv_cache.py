@@ -1,4 +1,6 @@
-"""The KV cache after every step: what the schedule planned, what is held, what is allocated for it.
+"""The cache after every step: what the schedule planned, what is held, what is allocated for it.
+
+What is kept between steps is keys and values, or in M-VAR the mixers' state or history.
 
 Units    _bytes bytes, all layers
 """

@@ -166,7 +166,8 @@ class _RecordingNoise:
 
     def __init__(self, seed: int) -> None:
         upstream = UpstreamNoise(seed)
-        self.labels, self.exponential, self._draw = upstream.labels, upstream.exponential, upstream.tokens
+        self.labels, self.exponential, self.redrawn = upstream.labels, upstream.exponential, upstream.redrawn
+        self._draw = upstream.tokens
         self.probs: list[Tensor] = []
 
     def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:

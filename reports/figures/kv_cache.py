@@ -1,4 +1,4 @@
-"""KV cache after every step: the plan, the live bytes and the storage held, by policy.
+"""Cache after every step: the plan, the live bytes and the storage held, by policy.
 
 Units    MiB 2**20 bytes, all layers and rows
 """
@@ -52,7 +52,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     for ax, (panel, curves) in zip(axes, found.items(), strict=True):
         ax.set_title(f"{label(panel.model)}\n{panel.dtype}, batch {panel.batch}")
         ax.set_xlabel("Step (index)")
-        ax.set_ylabel("KV cache (MiB)")
+        ax.set_ylabel("Cache (MiB)")
         for curve in curves:
             number = policies.index(curve.policy)
             color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
@@ -72,11 +72,11 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     legend(figure, [handles[kind] for kind in kinds], kinds)
     return Drawing(
         figure=figure,
-        title="KV cache after every step",
-        caption="Planned: from the schedule. Live: keys and values held, or in M-VAR the state or the history of its "
-        "mixers. Allocated: storage held for them. All layers and forward rows; 1 MiB is 1,048,576 bytes. Where live "
-        "equals the plan, the dotted line lies on the solid one.",
-        alt=f"Line plot of KV-cache size for each step. {_told(found)}.",
+        title="Cache after every step",
+        caption="Planned: from the schedule. Live: what is kept between steps: keys and values, or in M-VAR the "
+        "mixers' state or history. Allocated: storage held for it. All layers and forward rows; 1 MiB is 1,048,576 "
+        "bytes. Where live equals the plan, the dotted line lies on the solid one.",
+        alt=f"Line plot of cache size for each step. {_told(found)}.",
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patches import Patch
 
-_COMPONENTS = ("weights", "KV cache (allocated)", "token loop, all else", "decode, all else")
+_COMPONENTS = ("weights", "cache (allocated)", "token loop, all else", "decode, all else")
 _HATCHES = ("", "////", "", "....")
 _CASE_IN = 0.62
 _PANEL_IN = 1.1

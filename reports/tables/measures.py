@@ -1,4 +1,4 @@
-"""Times by scope, the steps of one case, memory by component and the KV cache."""
+"""Times by scope, the steps of one case, memory by component and the cache."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def step_table(record: Record, names: dict[str, str]) -> Table:
         Column(label="Share of tokens scope", unit="%", numeric=True),
         Column(label="Planned work", unit="GFLOP", numeric=True),
         Column(label="Rate", unit="GFLOP/s", numeric=True),
-        Column(label="KV planned", unit="MiB", numeric=True),
-        Column(label="KV live", unit="MiB", numeric=True),
-        Column(label="KV allocated", unit="MiB", numeric=True),
+        Column(label="Cache planned", unit="MiB", numeric=True),
+        Column(label="Cache live", unit="MiB", numeric=True),
+        Column(label="Cache allocated", unit="MiB", numeric=True),
     ]
     mark = f" ({RANDOM_WEIGHTS})" if has_random_weights(record) else ""
     caption = f"Steps of {names[record.record_id]}{mark}"
@@ -117,7 +117,7 @@ def _step_row(outcome: Measured, plan: StepPlan, cache: CacheStep | None) -> lis
 
 
 def cache_table(records: Sequence[Record]) -> Table:
-    """Peak of the KV cache: the plan, the live bytes, the storage held for them."""
+    """Peak of the cache: the plan, the live bytes, the storage held for them."""
     names = case_names(records)
     rows: list[list[Cell]] = []
     for record, outcome in measured(records):
@@ -145,7 +145,8 @@ def cache_table(records: Sequence[Record]) -> Table:
         Column(label="Live of allocated, mean of steps", unit="%", numeric=True),
         Column(label="Live equals plan at every step"),
     ]
-    return make_table("KV cache at its peak", columns, rows)
+    kept = "what is kept between steps: keys and values, or in M-VAR the mixers' state or history"
+    return make_table(f"Cache at its peak ({kept})", columns, rows)
 
 
 def _mean_use(cache: Sequence[CacheStep]) -> float | None:
@@ -177,8 +178,8 @@ def memory_table(records: Sequence[Record]) -> Table:
         Column(label="Case"),
         Column(label="Conditions"),
         Column(label="Weights", unit="MiB", numeric=True),
-        Column(label="KV cache live", unit="MiB", numeric=True),
-        Column(label="KV cache allocated", unit="MiB", numeric=True),
+        Column(label="Cache live", unit="MiB", numeric=True),
+        Column(label="Cache allocated", unit="MiB", numeric=True),
         Column(label="Token loop, above idle", unit="MiB", numeric=True),
         Column(label="Decode, above idle", unit="MiB", numeric=True),
         Column(label="Peak", unit="MiB", numeric=True),

@@ -16,7 +16,7 @@ from arvbench.reports.numbers import (
     yes_no_cell,
 )
 from arvbench.reports.table import Cell, Column, Table, make_table
-from arvbench.results.schema import Environment, Incorrect, Measured, Record
+from arvbench.results.schema import Environment, Incorrect, Measured, Record, Setup
 
 
 def correctness_table(records: Sequence[Record]) -> Table:
@@ -64,7 +64,7 @@ def settings_table(records: Sequence[Record]) -> Table:
             [
                 case_cell(record, names),
                 text_cell(setup.family),
-                count_cell(setup.image_px),
+                _size_cell(setup),
                 text_cell(mapping_text(setup.settings)),
                 text_cell(mapping_text(setup.settings_deviations) or "none"),
                 text_cell(setup.settings_source),
@@ -193,3 +193,10 @@ def _span(values: Sequence[float | None], unit: str) -> str | None:
         return None
     low, high = significant(min(known)), significant(max(known))
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+
+
+def _size_cell(setup: Setup) -> Cell:
+    """Height of the images, and width where it differs."""
+    if setup.image_width_px is None:
+        return count_cell(setup.image_px)
+    return Cell(text=f"{setup.image_px} x {setup.image_width_px}", sort=float(setup.image_px))

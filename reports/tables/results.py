@@ -48,14 +48,14 @@ def results_table(records: Sequence[Record]) -> Table:
         Column(label="Model"),
         Column(label="Weights"),
         Column(label="Backend"),
-        Column(label="KV cache"),
+        Column(label="Cache"),
         Column(label="Hardware"),
         Column(label="Dtype"),
         Column(label="Batch", unit="images", numeric=True),
         Column(label="Throughput", unit="images/s", numeric=True),
         *(Column(label=f"Time: {scope}", unit="ms/image", numeric=True) for scope in IMAGE_SCOPES),
         *peak_memory_columns(),
-        Column(label="KV cache peak", unit="MiB", numeric=True),
+        Column(label="Cache peak", unit="MiB", numeric=True),
         *quality_columns(records, HEADLINE_METRICS),
     ]
     rows = [
@@ -80,7 +80,7 @@ def results_table(records: Sequence[Record]) -> Table:
     return _shared_in_caption("Results: one row for every case", columns, rows)
 
 
-_MAY_BE_SHARED = ("Model", "Weights", "Backend", "KV cache", "Hardware", "Dtype")
+_MAY_BE_SHARED = ("Model", "Weights", "Backend", "Cache", "Hardware", "Dtype")
 """Columns that say nothing when all rows agree."""
 
 
@@ -144,7 +144,7 @@ def peak_memory_cells(record: Record) -> list[Cell]:
 
 
 def cache_peak_cell(record: Record) -> Cell:
-    """Measured peak of the live KV cache."""
+    """Measured peak of the live cache."""
     match record.outcome:
         case Measured(memory=memory):
             return mib_cell(memory.cache_live_bytes)

@@ -89,7 +89,7 @@ def _columns(records: Sequence[Record]) -> list[Column]:
         Column(label="Status"),
         Column(label="images/s", numeric=True),
         *(Column(label=column.note or "", unit="peak MiB", numeric=True) for column in peak_memory_columns()),
-        Column(label="KV cache", unit="peak MiB", numeric=True),
+        Column(label="Cache", unit="peak MiB", numeric=True),
         *(
             Column(label=metric_label(metric), numeric=True, note=plain(protocol_id) if metric in several else "")
             for metric, protocol_id in keys

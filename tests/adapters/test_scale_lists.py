@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from arvbench.adapters.common.scale_lists import OFFICIAL_SCALES, parse_scales, random_scales
+from arvbench.adapters.common.scale_lists import MAX_SIDE, OFFICIAL_SCALES, parse_scales, random_scales
+from arvbench.adapters.flexvar import FlexVarSettings
 from arvbench.errors import UserError
 
 CONFIGURED = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -24,6 +25,35 @@ def test_the_first_scale_is_the_models_own():
     assert parse_scales("2x1_3", first=(2, 1)) == ((2, 1), (3, 3))
     with pytest.raises(UserError, match="must start with 2x1, where the model starts; got 1"):
         parse_scales("1_3", first=(2, 1))
+
+
+def test_scales_may_repeat_and_shrink_as_the_official_code_lets_them():
+    assert parse_scales((1, 1, 4, 2, 5), first=(1, 1)) == ((1, 1), (1, 1), (4, 4), (2, 2), (5, 5))
+
+
+@pytest.mark.parametrize("scale", [True, 2.0, (2, True), (2, 2.0), (2,), (2, 3, 4), "2", None, ((1, 2), 3)])
+def test_only_whole_numbers_and_pairs_of_them_are_scales(scale):
+    with pytest.raises(UserError, match="is no size: give whole numbers"):
+        parse_scales((1, scale, 4), first=(1, 1))
+
+
+@pytest.mark.parametrize("scale", [True, 2.0, (2, True), (2, 2.0)])
+def test_settings_do_not_turn_other_things_into_whole_numbers(scale):
+    with pytest.raises(ValueError, match="scales"):
+        FlexVarSettings(cfg=1, scales=(1, scale, 4))
+
+
+def test_sides_have_a_limit():
+    assert parse_scales((1, MAX_SIDE), first=(1, 1))[-1] == (MAX_SIDE, MAX_SIDE)
+    for scales in ((1, MAX_SIDE + 1), (1, (2, MAX_SIDE + 1)), f"1_{MAX_SIDE + 1}x2", (1, 10**30), "1_999999999"):
+        with pytest.raises(UserError, match="is too large: sides are at most 256"):
+            parse_scales(scales, first=(1, 1))
+
+
+@pytest.mark.parametrize("text", ["1_" + "9" * 5000, "9" * 5000, "1_\N{ARABIC-INDIC DIGIT TWO}"])
+def test_text_that_is_no_list_of_sides_is_refused(text):
+    with pytest.raises(UserError, match="write sides as 1_2_4_8"):
+        parse_scales(text, first=(1, 1))
 
 
 def test_official_lists_have_as_many_steps_as_their_names_say():

@@ -375,6 +375,30 @@ def test_top_k_larger_than_the_vocabulary_is_refused(sampler):
 
 
 @pytest.mark.parametrize(
+    ("misfit", "message"),
+    [
+        (lambda tokens: tokens[:-1], "has 16 tokens per image, got 1"),
+        (lambda tokens: (*tokens, tokens[-1]), "has 16 tokens per image, got"),
+        (lambda tokens: (*tokens[:-1], tokens[-1][:, 1:]), "has 16 tokens per image, got 15"),
+        (lambda tokens: (tokens[0][:1], *tokens[1:]), "all of one batch"),
+        (lambda tokens: tuple(t[0] for t in tokens), "tensor .B, l. for every pass"),
+        (lambda tokens: (), "got none"),
+    ],
+    ids=["a pass less", "a pass more", "a token less", "another batch", "no batch", "none"],
+)
+def test_tokens_that_do_not_fit_the_model_are_refused(sampler, misfit, message):
+    tokens = misfit(tuple(draw(sampler).tokens))
+    for call in (
+        sampler.to_raster,
+        sampler.decode,
+        lambda t: sampler.teacher_forced(t, LABELS),
+        lambda t: sampler.loss(t, torch.tensor(LABELS)),
+    ):
+        with pytest.raises(UserError, match=message):
+            call(tokens)
+
+
+@pytest.mark.parametrize(
     "values", [{"temperature": 0.0}, {"temperature": -1}, {"cfg_interval": -1}, {"top_p": 0.0}, {"more_smooth": True}]
 )
 def test_settings_out_of_range_or_unknown_are_refused(values):

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from watching import Steps, counted_flops
 
 from arvbench.adapters.base import NULL_LABEL, SilentObserver, to_uint8
-from arvbench.adapters.loading import build_sampler
+from arvbench.adapters.loading import build_sampler, load_sampler
 from arvbench.adapters.sampling import PerImageNoise, ReplayTokens, UpstreamNoise
 from arvbench.adapters.var import VarSettings
 from arvbench.errors import ContractError, UserError
@@ -263,6 +263,32 @@ def test_fractional_labels_are_refused(sampler):
 def test_top_k_larger_than_the_vocabulary_is_refused(sampler):
     with pytest.raises(UserError, match=r"top_k 25 is larger than the vocabulary of tiny \(24\)"):
         draw(sampler, settings=VarSettings(cfg=1, top_k=25))
+
+
+@pytest.mark.parametrize(
+    "misfit",
+    [
+        lambda tokens: tokens[:-1],
+        lambda tokens: (*tokens, tokens[-1]),
+        lambda tokens: (*tokens[:-1], tokens[-1][:, 1:]),
+        lambda tokens: (tokens[0][:1], *tokens[1:]),
+        lambda tokens: tuple(t[0] for t in tokens),
+        lambda tokens: (torch.cat(tokens, dim=1),),
+        lambda tokens: (),
+    ],
+    ids=["a scale less", "a scale more", "a token less", "another batch", "no batch", "in one piece", "none"],
+)
+@pytest.mark.parametrize("family", ["var", "mvar", "hmar", "flexvar"])
+def test_tokens_that_do_not_fit_the_scales_are_refused_in_every_next_scale_family(misfit, family):
+    sampler = load_sampler(f"demo/{family}", weights="random:1")
+    tokens = misfit(tuple(torch.zeros(3, h * w, dtype=torch.int64) for h, w in sampler.sides(sampler.spec.settings)))
+    for call in (
+        sampler.decode,
+        lambda t: sampler.teacher_forced(t, LABELS),
+        lambda t: sampler.loss(t, torch.tensor(LABELS)),
+    ):
+        with pytest.raises(UserError, match=r"tokens per scale .* do not fit the scales 1x1, 2x2, 3x3"):
+            call(tokens)
 
 
 @pytest.mark.parametrize("values", [{"top_p": 0.0}, {"top_p": 1.1}, {"top_k": 0}, {"cfg": -1}, {"smooth": True}])

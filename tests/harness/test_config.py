@@ -12,6 +12,7 @@ from run_helpers import write_suite
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UnknownName, UserError
 from arvbench.harness.config import built_in_suites, check_cases, load_suite
+from arvbench.harness.yaml_files import parse_value
 
 ONE = {"model": "demo/var", "weights": "random:0"}
 
@@ -19,6 +20,22 @@ ONE = {"model": "demo/var", "weights": "random:0"}
 def load(tmp_path: Path, *cases: dict, defaults: dict | None = None, **options):
     path = write_suite(tmp_path / "s.yaml", cases=list(cases), defaults=defaults or {})
     return load_suite(str(path), **options)
+
+
+def test_a_list_of_scales_is_text_and_not_a_number(tmp_path):
+    path = tmp_path / "suite.yaml"
+    path.write_text("name: a\ncases:\n  - {model: demo/flexvar, weights: demo, settings: {scales: 1_2_4_8}}\n")
+    (case,) = load_suite(str(path)).cases
+    assert case.config.settings == {"scales": "1_2_4_8"}
+    check_cases([case])
+    assert parse_value("1_2_4_8") == "1_2_4_8"
+    assert parse_value("12") == 12
+
+
+def test_a_cache_policy_that_the_settings_exclude_is_refused_before_anything_runs(tmp_path):
+    path = write_suite(tmp_path / "a.yaml", cases=[{"model": "demo/hmar", "weights": "demo", "cache": "grow"}])
+    with pytest.raises(UserError, match="needs the setting kv_cache=true"):
+        check_cases(load_suite(str(path)).cases)
 
 
 def test_later_layers_win_and_mappings_merge_by_key(tmp_path):

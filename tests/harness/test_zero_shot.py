@@ -136,3 +136,53 @@ def test_hmar_works_with_mask_schedules_that_it_was_not_tuned_for(schedule):
 def test_what_does_not_fit_together_is_refused(sampler, digits, keep, labels, message):
     with pytest.raises(UserError, match=message):
         sampler.edit(digits[0][:1], keep, labels, sampler.spec.settings, noise=PerImageNoise(0, range(len(labels))))
+
+
+@pytest.fixture
+def refused(sampler, monkeypatch):
+    """Edits that must fail before anything is encoded."""
+
+    def encode(*args, **options):
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr(sampler, "encode", encode)
+
+    def refused(message, *, images=None, labels=(1, 2), **changes):
+        images = torch.zeros(2, 3, 32, 32) if images is None else images
+        keep = torch.ones(len(images), *images.shape[-2:], dtype=torch.bool)
+        settings = sampler.spec.settings.model_copy(update=changes)
+        with pytest.raises(UserError, match=message):
+            sampler.edit(images, keep, labels, settings, noise=PerImageNoise(0, range(2)))
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(1, "flat list"), ([], "batch 0"), ([0, 10], "label 10 is out of range"), (torch.ones(2), "integers")],
+)
+def test_an_edit_for_labels_that_are_none_is_refused(refused, labels, message):
+    refused(message, labels=labels)
+
+
+def test_an_edit_with_settings_that_the_model_cannot_follow_is_refused(refused):
+    refused("larger than the vocabulary", top_k=10_000)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 3, 16, 16), (2, 3, 32, 36), (3, 32, 32), (2, 4, 32, 32)])
+def test_an_edit_of_images_of_another_size_is_refused(refused, shape):
+    refused(r"images must be \(batch, 3, 32, 32\), the size that these settings make, got", images=torch.zeros(shape))
+
+
+def test_an_edit_of_bytes_is_refused(refused):
+    refused("must be float.*uint8: from_uint8", images=torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+
+
+def test_flexvar_edits_images_of_the_size_that_its_scales_make():
+    sampler = load_sampler("demo/flexvar", weights="demo", backend="optimized")
+    settings = sampler.spec.settings.model_copy(update={"scales": (1, 2, 4, (6, 10))})
+    images, noise = torch.zeros(1, 3, 24, 40), PerImageNoise(0, [0])
+    keep = torch.ones(1, 24, 40, dtype=torch.bool)
+    assert sampler.edit(images, keep, [1], settings, noise=noise).images.shape == (1, 3, 24, 40)
+    with pytest.raises(UserError, match=r"images must be \(batch, 3, 24, 40\)"):
+        sampler.edit(torch.zeros(1, 3, 32, 32), torch.ones(1, 32, 32, dtype=torch.bool), [1], settings, noise=noise)

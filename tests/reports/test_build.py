@@ -148,7 +148,7 @@ def test_every_section_is_on_the_page_and_in_the_markdown(built: tuple[str, str]
     assert {link[1:] for link in page.attributes("href") if link.startswith("#")} <= set(page.attributes("id"))
     assert len(links) >= 11
     assert page.count("svg") == 4 and page.count("img") == 2
-    for heading in ("Results", "Quality", "Latency", "KV cache", "Memory", "Settings", "Environment"):
+    for heading in ("Results", "Quality", "Latency", "Cache", "Memory", "Settings", "Environment"):
         assert f"## {heading}\n" in markdown
 
 

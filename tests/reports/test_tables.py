@@ -126,7 +126,7 @@ def test_the_steps_of_a_case_compare_plan_and_measurement(make) -> None:
     assert len(table.rows) == 10
     plan = record.outcome.setup.plan[3]
     assert column(table, "Context")[3].sort == plan.context_tokens
-    assert column(table, "KV live")[3].sort == plan.cache_bytes / 2**20
+    assert column(table, "Cache live")[3].sort == plan.cache_bytes / 2**20
     step = next(t for t in record.outcome.timings if t.scope == "step[3]")
     assert column(table, "Time")[3].sort == pytest.approx(float(np.median(step.samples_ns)) / 1e6)
     seconds = float(np.median(step.samples_ns)) / 1e9
@@ -157,7 +157,7 @@ def test_what_a_machine_cannot_tell_is_an_empty_cell_not_zero(make) -> None:
     )
     table = tables.memory_table([make.record(memory=memory)])
     assert {c.label for c in table.columns}.isdisjoint({"Reserved", "Peak", "Decode, above idle"})
-    assert column(table, "KV cache live")[0].text == "0"
+    assert column(table, "Cache live")[0].text == "0"
 
 
 def test_deviations_are_listed_one_by_one(make) -> None:
@@ -215,7 +215,7 @@ def test_a_narrow_terminal_cuts_neither_numbers_nor_words(make, protocols: str, 
     ]
     text = re.sub(r"\x1b\[[0-9;]*m", "", rendered(records, width))
     table = tables.results_table(records)
-    shown = ("FID", "Label accuracy", "Throughput", "KV cache peak")
+    shown = ("FID", "Label accuracy", "Throughput", "Cache peak")
     places = [i for i, c in enumerate(table.columns) if c.label in shown]
     assert all(row[i].text in text for row in table.rows for i in places)
     assert "optimized" in text
