@@ -19,6 +19,7 @@ def test_small_models_reproduce_the_official_code(golden, case, backend):
     assert {"tf.logits", "tf.hidden", "vae.enc_conti", "vae.enc_ids", "vae.dec_tf_mid"} <= compared
 
 
+@pytest.mark.slow
 def test_the_official_d16_is_reproduced_at_full_size(golden):
     torch.set_num_threads(2)
     checks = verify(golden / "recipe" / "flexvar_full_d16.json")

@@ -24,6 +24,7 @@ def test_small_models_reproduce_the_official_code(golden, case, backend):
     assert compared >= DECISIONS | PASSES | refined
 
 
+@pytest.mark.slow
 def test_the_official_d16_is_reproduced_at_full_size(golden):
     torch.set_num_threads(2)
     checks = verify(golden / "recipe" / "hmar_full_d16.json")

@@ -24,6 +24,7 @@ def test_small_models_reproduce_the_official_code(golden, case, backend):
     assert {"greedy.ids", "greedy.image", "tf.logits", "tf.hidden", "vae.enc_ids", "vae.rec", *mixer} <= compared
 
 
+@pytest.mark.slow
 def test_the_official_d12_is_reproduced_at_full_size_with_the_carried_state(golden):
     torch.set_num_threads(2)
     checks = verify(golden / "recipe" / "mvar_full_d12.json", backend="optimized")
