@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from arvbench.results.schema import CaseConfig, Environment, Outcome
 
@@ -21,7 +21,8 @@ class Job(_Message):
     case: CaseConfig
     folder: Path
     """Run folder: pictures go below it."""
-    inception_weights: Path | None = None
+    weight_files: dict[str, Path] = Field(default_factory=dict)
+    """Weights of extractors that the user gave: name in the table of weights -> file."""
 
 
 class Event(_Message):

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Final = 1
 
@@ -40,14 +40,33 @@ class _Frozen(BaseModel):
 class QualityRequest(_Frozen):
     """Which quality numbers to compute, on how many generated images."""
 
-    extractor: str
-    """Name in the extractor table: "digits-cnn" or "inception"."""
+    protocols: tuple[str, ...] = Field(min_length=1)
+    """Names in the protocol table, such as "adm-v1" or "digits-cnn"; one pass over the images serves all."""
     reference: str
-    """Name of a reference data set ("digits") or a folder of images."""
+    """Name of a reference data set ("digits"), a reference file (.npz) or a folder of images."""
     images: int = Field(ge=2)
-    metrics: tuple[Literal["fid", "isc", "kid", "prc"], ...] = ("fid", "isc", "kid", "prc")
+    metrics: tuple[str, ...] = ()
+    """Metrics of those protocols; empty means all that they have."""
     seed: int = 0
     """Run seed of the per-image noise."""
+    labels: Literal["balanced", "balanced-shuffled", "uniform"] = "balanced"
+    """Classes of the images: as many of every class in order, the same shuffled by `seed`, or drawn by `seed`."""
+    resize: str | None = None
+    """Resize of the decoded image before it becomes bytes, such as "bicubic:256"; None evaluates it as it is."""
+    bootstrap: int = Field(default=100, ge=0)
+    """Replicates behind an interval; 0 for none."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that share the images (on CUDA one per device); the numbers do not depend on it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_extractor(cls, given: Any) -> Any:
+        """Records of before protocols had names say which extractor was used, always with torch-fidelity's metrics."""
+        if isinstance(given, dict) and "extractor" in given:
+            given = dict(given)
+            name = given.pop("extractor")
+            given.setdefault("protocols", ("torch-fidelity" if name == "inception" else name,))
+        return given
 
 
 class CaseConfig(_Frozen):
@@ -207,11 +226,26 @@ class Quality(_Frozen):
     value: float
     spread: float | None = None
     """Standard deviation over splits or subsets, where the metric has them."""
+    interval: tuple[float, float] | None = None
+    """95 % interval, where one can be had."""
     protocol: str
+    """In words: protocol, extractor, reference and library."""
     protocol_id: str
     """Hash of everything that could change the number."""
     n_samples: int
+    detail: dict[str, Any] = Field(default_factory=dict)
+    """What is worth knowing and does not change the number: clamped mass, values by class, parameters."""
     note: str = ""
+
+
+class Finding(_Frozen):
+    """Something about the samples or the reference that a reader of the numbers must know."""
+
+    code: str
+    """Such as "few-samples" or "duplicates"."""
+    severity: Literal["note", "warning"]
+    text: str
+    """What was found, and what follows for which numbers."""
 
 
 class SampleSheet(_Frozen):
@@ -237,6 +271,8 @@ class Measured(_Frozen):
     memory: Memory
     cache: tuple[CacheStep, ...]
     quality: tuple[Quality, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    """About the images that quality was measured on."""
     sample_sheet: SampleSheet | None = None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ID_DIGITS = 12
+DIGEST_BYTES = 32
+"""Bytes of an image's digest (sha256)."""
 
 
 def protocol_id(fields: Mapping[str, Any]) -> str:
@@ -27,23 +29,27 @@ def protocol_id(fields: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Protocol:
+class Identity:
     """How one quality number is computed. Every field is part of its id."""
 
     metric: str
+    protocol: str
+    """Name in the protocol table, such as "adm-v1"."""
     extractor: str
     extractor_sha256: str
     """Digest of the weights file."""
-    feature_layer: str
+    layer: str
     preprocessing: str
     """Resize and normalisation between uint8 image and network."""
     reference_sha256: str
-    """Digest of the reference's pixels; empty for a metric that has no reference."""
+    """Digest of the reference (of its pixels or of its statistics file); empty for a metric that has none."""
     n_samples: int
     image_shape: tuple[int, int]
-    """Height and width of the samples, before any resize of the extractor."""
+    """Height and width of the samples as they are evaluated, before any resize of the extractor."""
     label_scheme: str
     uint8_rule: str
+    resize: str
+    """Resize between generator and evaluation, such as "bicubic:256"; "none" without one."""
     sampling: str
     """Anything else about how the samples came to be, in words; empty for plain samples of a model."""
     library: str
@@ -56,25 +62,22 @@ class Protocol:
         return protocol_id(asdict(self))
 
 
-class ImagesDigest:
-    """Digest of uint8 images that come in batches; `shape` is that of all of them, (N, 3, H, W)."""
+def image_digests(images_B3HW: Tensor) -> Tensor:
+    """Return uint8 (B, 32): sha256 of every image's pixels, channels first. Equal images have equal digests."""
+    import torch
 
-    def __init__(self, shape: Sequence[int]) -> None:
-        self._digest = hashlib.sha256(repr(tuple(shape)).encode())
+    pixels = images_B3HW.contiguous().cpu().numpy()
+    digests = b"".join(hashlib.sha256(image.tobytes()).digest() for image in pixels)
+    return torch.frombuffer(bytearray(digests), dtype=torch.uint8).view(len(pixels), DIGEST_BYTES)
 
-    def watch(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Pass batches on, and take in their pixels on the way."""
-        for batch_B3HW in batches:
-            self._digest.update(batch_B3HW.contiguous().cpu().numpy().tobytes())
-            yield batch_B3HW
 
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
+def digest_of_images(digests_ND: Tensor, shape: Sequence[int]) -> str:
+    """Digest of a set of images in order, from the digests of each; `shape` is (height, width) of all of them."""
+    whole = hashlib.sha256(repr((len(digests_ND), 3, *shape)).encode())
+    whole.update(digests_ND.contiguous().cpu().numpy().tobytes())
+    return whole.hexdigest()
 
 
 def images_sha256(images_N3HW: Tensor) -> str:
-    """Digest of the shape and the pixels of uint8 images (N, 3, H, W); batches of any size give the same."""
-    digest = ImagesDigest(images_N3HW.shape)
-    for _ in digest.watch([images_N3HW]):
-        pass
-    return digest.hexdigest()
+    """Digest of uint8 images (N, 3, H, W) in order."""
+    return digest_of_images(image_digests(images_N3HW), images_N3HW.shape[2:])

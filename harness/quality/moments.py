@@ -1,0 +1,69 @@
+"""Mean and covariance of features, streamed in float64.
+
+Shapes   B features of one block, N in all, D dimensions
+Source   PROTOCOLS section 7, item 7: sums of x and of x x^T in float64, N - 1 in the denominator
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arvbench.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """Mean and covariance of N feature vectors."""
+
+    count: int | None
+    """N; None for published statistics that do not say it."""
+    mean_D: Tensor
+    """(D,) fp64."""
+    cov_DD: Tensor
+    """(D, D) fp64, N - 1 in the denominator."""
+
+
+class MomentSums:
+    """Running sums of one stream of features.
+
+    The sums are taken around the mean of the first block, so that features far from zero lose no digits. The same
+    blocks in the same order give the same bits.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._origin_D: Tensor | None = None
+        self._sum_D: Tensor | None = None
+        self._products_DD: Tensor | None = None
+
+    def add(self, features_BD: Tensor) -> None:
+        """Take in a block of features, any float type."""
+        block_BD = features_BD.double()
+        if self._origin_D is None or self._sum_D is None or self._products_DD is None:
+            self._origin_D = block_BD.mean(dim=0)
+            self._sum_D = torch.zeros_like(self._origin_D)
+            self._products_DD = torch.zeros(len(self._origin_D), len(self._origin_D), dtype=torch.float64)
+        centred_BD = block_BD - self._origin_D
+        self.count += len(block_BD)
+        self._sum_D += centred_BD.sum(dim=0)
+        self._products_DD += centred_BD.T @ centred_BD
+
+    def moments(self) -> Moments:
+        """Mean and covariance of all that was added. Raises UserError for fewer than two vectors."""
+        if self.count < 2 or self._origin_D is None or self._sum_D is None or self._products_DD is None:
+            raise UserError(f"a covariance needs at least 2 images, there are {self.count}")
+        shift_D = self._sum_D / self.count
+        scatter_DD = self._products_DD - self.count * torch.outer(shift_D, shift_D)
+        return Moments(count=self.count, mean_D=self._origin_D + shift_D, cov_DD=scatter_DD / (self.count - 1))
+
+
+def moments_of(blocks: Iterable[Tensor]) -> Moments:
+    """Moments of features that come in blocks (B, D)."""
+    sums = MomentSums()
+    for block_BD in blocks:
+        sums.add(block_BD)
+    return sums.moments()

@@ -1,0 +1,258 @@
+"""One pass over the images: pixels -> features of every extractor that is asked for, in chunks that survive a kill.
+
+A chunk is a fixed range of image numbers. It is read (or sampled) and extracted as a whole by one process, so its bytes
+depend on nothing but the source and the extractors: not on how many processes share the work, and not on how often it
+was interrupted. With a work folder every finished chunk is a file there; a second run reads it, and any number of
+processes may work in the same folder at once.
+
+Shapes   N images, n images of a chunk, D features of a layer
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from arvbench.errors import HostError, UserError
+from arvbench.harness.quality.extractors.base import Extractor
+from arvbench.harness.quality.features import FeatureSet
+from arvbench.harness.quality.identity import digest_of_images, image_digests
+from arvbench.harness.quality.images.base import ImageSource
+
+CHUNK = 256
+"""Images of a chunk. Part of what a result's last bits depend on: not to be chosen."""
+_DIGESTS, _HISTOGRAM = "digests", "histogram"
+_TASK_NAME = "task.txt"
+_POLL_S = 0.2
+
+Wanted = Sequence[tuple[Extractor, frozenset[str]]]
+"""Extractors and the layers of each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """What one pass found."""
+
+    features: Mapping[str, FeatureSet]
+    """By name of the extractor."""
+    digests_ND: Tensor
+    """(N, 32) uint8: sha256 of every image."""
+    histogram: Tensor
+    """(256,) int64: how often every byte value occurs, all channels together."""
+    images_sha256: str
+
+
+def scan(
+    source: ImageSource,
+    wanted: Wanted,
+    *,
+    work: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Scan:
+    """Extract all layers of `wanted` from every image, each image read once.
+
+    `work` is a folder that keeps finished chunks; one that belongs to other images or extractors raises UserError.
+    `progress` hears how many images are done.
+    """
+    if work is None:
+        chunks = [_make_chunk(source, wanted, chunk) for chunk in _counted(source, progress)]
+
+        def load(chunk: int, name: str) -> Tensor:
+            return chunks[chunk][name]
+    else:
+        claim_folder(work, source, wanted)
+        run_chunks(source, wanted, work, progress)
+
+        def load(chunk: int, name: str) -> Tensor:
+            return _read(_chunk_path(work, chunk), name)
+
+    numbers = range(chunk_count(source.count))
+    digests_ND = torch.cat([load(chunk, _DIGESTS) for chunk in numbers])
+    return Scan(
+        features={
+            extractor.name: FeatureSet(
+                lambda chunk, layer, name=extractor.name: load(chunk, f"{name}/{layer}"),  # type: ignore[misc]
+                chunks=len(numbers),
+                count=source.count,
+            )
+            for extractor, _ in wanted
+        },
+        digests_ND=digests_ND,
+        histogram=torch.stack([load(chunk, _HISTOGRAM) for chunk in numbers]).sum(dim=0),
+        images_sha256=digest_of_images(digests_ND, source.shape),
+    )
+
+
+def chunk_count(images: int) -> int:
+    return -(-images // CHUNK)
+
+
+def chunk_range(chunk: int, images: int) -> range:
+    """Numbers of the images of a chunk."""
+    return range(chunk * CHUNK, min(images, (chunk + 1) * CHUNK))
+
+
+def _counted(source: ImageSource, progress: Callable[[int], None] | None) -> Iterator[int]:
+    """Chunk after chunk; when the next one is asked for, the last is done."""
+    for chunk in range(chunk_count(source.count)):
+        yield chunk
+        if progress is not None:
+            progress(chunk_range(chunk, source.count).stop)
+
+
+def _make_chunk(source: ImageSource, wanted: Wanted, chunk: int) -> dict[str, Tensor]:
+    """Everything that is kept of one chunk, by name in its file."""
+    numbers = chunk_range(chunk, source.count)
+    images_n3HW = source.read(numbers.start, numbers.stop)
+    kept = {
+        _DIGESTS: image_digests(images_n3HW),
+        _HISTOGRAM: torch.bincount(images_n3HW.flatten(), minlength=256),
+    }
+    for extractor, layers in wanted:
+        try:
+            features = extractor.extract(images_n3HW, layers)
+        except UserError as error:
+            raise type(error)(f"{source.name}, images {numbers.start}..{numbers.stop - 1}: {error}") from error
+        kept |= {f"{extractor.name}/{layer}": features_nD for layer, features_nD in features.items()}
+    return kept
+
+
+# ---- chunks in a folder ------------------------------------------------------------------------------------------
+
+
+def task_key(source: ImageSource, wanted: Wanted) -> str:
+    """What the chunks of a work folder depend on, as text."""
+    layers = [f"{e.name} {e.sha256} batch {e.batch} {' '.join(sorted(layers))}" for e, layers in wanted]
+    lines = [source.key, f"images {source.count} of {source.shape}, chunks of {CHUNK}", *sorted(layers)]
+    return "\n".join([*lines, f"torch {torch.__version__}"])
+
+
+def claim_folder(work: Path, source: ImageSource, wanted: Wanted) -> None:
+    """Make the work folder, or see that it is one of the same task. Raises UserError for another task's folder."""
+    key = task_key(source, wanted)
+    task = work / _TASK_NAME
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        if task.is_file():
+            if task.read_text(encoding="utf-8") != key:
+                raise UserError(
+                    f"work folder {work} holds features of other images, other extractors or other versions; remove "
+                    "it or choose another"
+                )
+            return
+        if any(work.iterdir()):
+            raise UserError(f"work folder {work} is not empty and was not made by arvbench; choose another")
+        _write_whole(task, lambda path: path.write_text(key, encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot write to work folder {work}: {error.strerror or error}") from error
+
+
+def run_chunks(
+    source: ImageSource, wanted: Wanted, work: Path, progress: Callable[[int], None] | None = None
+) -> None:
+    """Make the chunks that are not there yet; returns when all are, whoever made them.
+
+    A chunk in progress is locked by its process; the lock of one that died is free again. One bad file ends the run and
+    leaves what is finished.
+    """
+    missing = list(range(chunk_count(source.count)))
+    while missing:
+        left = []
+        worked = False
+        for chunk in missing:
+            path = _chunk_path(work, chunk)
+            if _whole(path):
+                continue
+            with _locked(path.with_suffix(".lock")) as mine:
+                if not mine:
+                    left.append(chunk)
+                elif not _whole(path):
+                    kept = _make_chunk(source, wanted, chunk)
+                    _save(path, kept)
+                    worked = True
+            if progress is not None:
+                progress(_images_done(work, source.count))
+        missing = left
+        if missing and not worked:
+            time.sleep(_POLL_S)
+    if progress is not None:
+        progress(source.count)
+
+
+def remove_work(work: Path) -> None:
+    """Remove a work folder that this module made."""
+    if (work / _TASK_NAME).is_file():
+        shutil.rmtree(work)
+
+
+def folder_name(key: str) -> str:
+    """A name for the work folder of a task."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _chunk_path(work: Path, chunk: int) -> Path:
+    return work / f"chunk-{chunk:06d}.safetensors"
+
+
+def _images_done(work: Path, images: int) -> int:
+    done = [c for c in range(chunk_count(images)) if _chunk_path(work, c).is_file()]
+    return sum(len(chunk_range(chunk, images)) for chunk in done)
+
+
+def _whole(path: Path) -> bool:
+    """Whether a chunk is finished; files are renamed into place, so one that is there is complete."""
+    return path.is_file()
+
+
+def _read(path: Path, name: str) -> Tensor:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return stored.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and run the same command again") from error
+
+
+def _save(path: Path, kept: Mapping[str, Tensor]) -> None:
+    try:
+        _write_whole(path, lambda part: save_file({k: v.contiguous() for k, v in kept.items()}, part))
+    except OSError as error:
+        raise HostError(
+            f"cannot write {path}: {error.strerror or error}; finished chunks are intact: make room and run the same "
+            "command again"
+        ) from error
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that a reader finds all of it or nothing."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock that ends with this process; yields False where another process holds it."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
