@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,6 +31,8 @@ NULL_LABEL = -1
 """Label that asks for the null class (generation without a class)."""
 
 Backend = Literal["reference", "optimized"]
+Uint8Rule = Literal["truncate", "round", "127.5x+128"]
+"""How a float becomes a byte; see `to_uint8`."""
 
 
 class SamplingSettings(BaseModel):
@@ -52,11 +54,8 @@ class SamplingSettings(BaseModel):
             key = ".".join(str(part) for part in first["loc"])
             raise UserError(f"{type(self).__name__}: {key}: {first['msg']} (settings: {known})") from error
 
-    uint8_rule: Literal["truncate", "round"] = "truncate"
-    """How a float in [0, 1] becomes a byte: truncate = int(255 x), round = int(255 x + 0.5).
-
-    The rule of LlamaGen, NAR and PAR, int(127.5 y + 128) of y in [-1, 1], is "round".
-    """
+    uint8_rule: Uint8Rule = "truncate"
+    """How a float becomes a byte (`to_uint8`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,7 +359,24 @@ def from_uint8(images: Tensor) -> Tensor:
     return images.float().div(127.5).sub(1)
 
 
-def to_uint8(decoded: Tensor, rule: str) -> Tensor:
-    """Turn images float, nominally in [0, 1], into uint8 by the named rule; what lies outside is clamped."""
-    scaled = decoded.float().mul(255)
-    return (scaled.add_(0.5) if rule == "round" else scaled).clamp_(0, 255).to(torch.uint8)
+def to_uint8(decoded: Tensor, rule: Uint8Rule | str) -> Tensor:
+    """Turn images float, nominally in [0, 1], into uint8 by the named rule; what lies outside is clamped.
+
+    "truncate"    int(255 x), of VAR and M-VAR
+    "round"       int(255 x + 0.5), of HMAR and FlexVAR (torchvision's save_image)
+    "127.5x+128"  int(127.5 y + 128) of y = 2 x - 1 in [-1, 1], of LlamaGen, NAR and PAR
+
+    The last two are the same number; in fp32 they differ by one step where it lies within rounding (about 1e-5) of a
+    whole one, in about two of a million bytes. Raises UserError for another rule.
+    """
+    x = decoded.float()
+    match rule:
+        case "truncate":
+            scaled = x.mul(255)
+        case "round":
+            scaled = x.mul(255).add_(0.5)
+        case "127.5x+128":
+            scaled = x.mul(2).sub_(1).mul_(127.5).add_(128)
+        case _:
+            raise UserError(f"no uint8 rule {rule!r}; known: {', '.join(get_args(Uint8Rule))}")
+    return scaled.clamp_(0, 255).to(torch.uint8)

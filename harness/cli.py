@@ -19,8 +19,10 @@ from arvbench.errors import ContractError, HostError, UserError
 from arvbench.harness.commands.convert import convert
 from arvbench.harness.commands.doctor import doctor
 from arvbench.harness.commands.models import models
+from arvbench.harness.commands.reference import GROUP_HELP, make
 from arvbench.harness.commands.report import report
 from arvbench.harness.commands.run import run
+from arvbench.harness.commands.sample import sample
 from arvbench.harness.commands.train import train
 from arvbench.harness.commands.verify import verify
 
@@ -49,8 +51,13 @@ def _interruptible(verb: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-for verb in (run, models, verify, train, convert, report, doctor):
+for verb in (run, sample, models, verify, train, convert, report, doctor):
     app.command()(_interruptible(verb))
+
+
+references = typer.Typer(help=GROUP_HELP, no_args_is_help=True, rich_markup_mode=None)
+references.command("make")(_interruptible(make))
+app.add_typer(references, name="reference")
 
 
 def _show_version(asked: bool) -> None:

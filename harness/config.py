@@ -1,9 +1,14 @@
 """From a suite file to a list of cases.
 
 A suite is a YAML file with `name`, `description`, `defaults` and `cases`. Settings are merged in this order, later
-ones win: defaults < case < command line. `settings` and `quality` are merged key by key, everything else is replaced.
-After merging, a list in a case stands for one case per element (`batch: [1, 8]`), several lists for their product;
-`settings` and `quality` may be lists of mappings. A model may be a pattern (`var-*`).
+ones win: defaults < recipe < case < command line. `settings` and `quality` are merged key by key, everything else is
+replaced. After merging, a list in a case stands for one case per element (`batch: [1, 8]`), several lists for their
+product; `settings` and `quality` may be lists of mappings. A model may be a pattern (`var-*`).
+
+The recipe is a layer only where a case has one (`recipe: official`): dtype, sampling settings and, if the case asks for
+quality, its number of images, labels, resize, seed and reference are then those of the model's published numbers
+(arvbench.harness.recipes). It lies above the suite's defaults, so that a default made for all models changes no recipe,
+and below case and command line, whose changes of it are recorded as deviations. `recipe: null` takes the layer away.
 
 Reading a suite imports neither torch nor a model family; `check_cases` does, to see what the models will refuse.
 """
@@ -11,6 +16,7 @@ Reading a suite imports neither torch nor a model family; `check_cases` does, to
 from __future__ import annotations
 
 import difflib
+import glob
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -21,6 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UnknownName, UserError
+from arvbench.harness.quality.protocols.base import PROTOCOLS
+from arvbench.harness.recipes import recipe_for
 from arvbench.harness.yaml_files import read_yaml
 from arvbench.results.schema import CaseConfig, QualityRequest
 
@@ -84,9 +92,10 @@ def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapp
 
 
 def check_cases(cases: Iterable[Case]) -> None:
-    """Raise UserError for sampling settings, cache policies or weights that a model would refuse.
+    """Raise UserError for sampling settings, cache policies or weights that a model would refuse, and for metrics that
+    no protocol has.
 
-    Weights are looked for, not read; nothing is downloaded. Imports the families.
+    Weights are looked for, not read; nothing is downloaded. Imports the families and the protocols that are asked for.
     """
     from arvbench.adapters.loading import locate_weights
 
@@ -98,6 +107,8 @@ def check_cases(cases: Iterable[Case]) -> None:
                 spec.sampler.check_cache(spec, case.config.cache, settings)
             spec.sampler.check_settings(spec, settings)
             locate_weights(spec, case.config.weights)
+            if case.config.quality is not None:
+                _check_metrics(case.config.quality)
         except UserError as error:
             raise UserError(f"case {case.case_id!r}: {error}") from error
 
@@ -109,6 +120,13 @@ def sampling_settings(spec: ModelSpec, overrides: Mapping[str, Any]) -> Sampling
         return kind.model_validate(spec.settings.model_dump() | dict(overrides))
     except ValidationError as error:
         _refuse(f"sampling settings of {spec.name}", error, kind)
+
+
+def _check_metrics(quality: QualityRequest) -> None:
+    # torch and the metric libraries: only a case that asks for quality pays for them.
+    from arvbench.harness.quality.evaluation import Asked, choose_metrics
+
+    choose_metrics(Asked(protocols=quality.protocols, metrics=quality.metrics))
 
 
 def _find(name_or_path: str) -> Path:
@@ -142,10 +160,29 @@ def _layers(path: Path, suite: _SuiteFile, overrides: Mapping[str, Any]) -> list
     for number, entry in enumerate(suite.cases):
         where = f"{path}: cases[{number}]"
         _check_keys(where, entry)
-        merged = _merge(suite.defaults, entry)
-        changes = nested if merged.get("quality") else {k: v for k, v in nested.items() if k != "quality"}
-        layers.append((where, _merge(merged, changes)))
+        layers += [(where, merged) for merged in _merge_layers(suite.defaults, entry, nested)]
     return layers
+
+
+def _merge_layers(
+    defaults: Mapping[str, Any], entry: Mapping[str, Any], nested: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """defaults < recipe < case < command line; of a case with a recipe one result per model and recipe."""
+    merged = _merge(defaults, entry)
+    changes = nested if merged.get("quality") else {key: value for key, value in nested.items() if key != "quality"}
+    merged = _merge(merged, changes)
+    models, recipes = merged.get("model"), merged.get("recipe")
+    if not recipes or not isinstance(models, str | list):
+        return [merged]
+    results = []
+    for model, name in itertools.product(_all_models(models), recipes if isinstance(recipes, list) else [recipes]):
+        layer = recipe_for(model, str(name)).layer() if name else {}
+        if not merged.get("quality"):
+            layer.pop("quality", None)
+        results.append(
+            _merge(_merge(_merge(defaults, layer), entry), changes) | {"model": glob.escape(model), "recipe": name}
+        )
+    return results
 
 
 def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +215,7 @@ def _unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of two layers; the one above wins, mappings are merged key by key into each element below."""
+    """Settings of two layers; the one above wins. Mappings are merged key by key, each element of a list of them."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
@@ -186,6 +223,8 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
             value = old | value
         elif key in _MAPPINGS and isinstance(value, dict) and isinstance(old, list):
             value = [element | value if isinstance(element, dict) else element for element in old]
+        elif key in _MAPPINGS and isinstance(value, list) and isinstance(old, dict):
+            value = [old | element if isinstance(element, dict) else element for element in value]
         merged[key] = value
     return merged
 
@@ -196,9 +235,14 @@ def _expand(where: str, merged: Mapping[str, Any]) -> list[dict[str, Any]]:
     if empty := [key for key, values in axes.items() if not values]:
         raise UserError(f"{where}: {empty[0]} is an empty list, which stands for no case at all")
     if isinstance(model := merged.get("model"), str | list):
-        patterns = [model] if isinstance(model, str) else model
-        axes["model"] = [name for pattern in patterns for name in _matching_models(str(pattern))]
+        axes["model"] = _all_models(model)
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _all_models(patterns: str | Sequence[Any]) -> list[str]:
+    """Known models that the patterns of a case stand for, in their order."""
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return [name for pattern in patterns for name in _matching_models(str(pattern))]
 
 
 def _matching_models(pattern: str) -> list[str]:
@@ -211,9 +255,13 @@ def _matching_models(pattern: str) -> list[str]:
 
 def _validate(where: str, single: Mapping[str, Any]) -> CaseConfig:
     try:
-        return CaseConfig.model_validate(single)
+        config = CaseConfig.model_validate(single)
     except ValidationError as error:
         _refuse(where, error, CaseConfig)
+    for name in config.quality.protocols if config.quality else ():
+        if name not in PROTOCOLS:
+            raise UnknownName("protocol", name, PROTOCOLS)
+    return config
 
 
 def _choose(configs: Sequence[CaseConfig], patterns: Sequence[str]) -> list[CaseConfig]:
@@ -243,11 +291,13 @@ def _name_cases(configs: Sequence[CaseConfig]) -> tuple[Case, ...]:
 
 
 def case_name(config: CaseConfig) -> str:
-    """Readable name such as "demo/var optimized static b16 float32 cpu"."""
+    """Readable name such as "demo/var optimized static b16 float32 cpu"; of a recipe's settings only the changed."""
     parts = [config.model, config.backend, config.cache or "", f"b{config.batch}", config.dtype, config.device]
-    parts += [f"{key}={value}" for key, value in sorted(config.settings.items())]
+    known = recipe_for(config.model, config.recipe).settings if config.recipe else {}
+    changed = {key: value for key, value in config.settings.items() if key not in known or value != known[key]}
+    parts += [config.recipe or "", *(f"{key}={value}" for key, value in sorted(changed.items()))]
     if config.quality is not None:
-        parts.append(f"quality({config.quality.extractor})")
+        parts.append(f"quality({'+'.join(config.quality.protocols)})")
     return " ".join(part for part in parts if part)
 
 

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UserError
+from arvbench.harness.quality.extractors.base import WeightFiles
+from arvbench.harness.quality.protocols.base import PROTOCOLS
+from arvbench.harness.recipes import find_reference
 from arvbench.results.schema import CaseConfig, Environment, QualityRequest
 
+WEIGHTS_OF_EXTRACTORS: Mapping[str, str | None] = {
+    "adm-inception": "inception",
+    "fidelity-inception": "inception",
+    "clean-fid": "inception-torchscript",
+    "clean-fid-legacy-tensorflow": "inception-torchscript",
+    "clean-fid-legacy-pytorch": "pytorch-fid-inception",
+    "clip-vit-b-32": "clip-vit-b-32",
+    "clip-vit-l-14-336": "clip-vit-l-14-336",
+    "dinov2-vit-l-14": "dinov2-vit-l-14",
+    "digits-cnn": None,
+}
+"""Extractor -> name in the table of weights; None: they are part of this package."""
 
-def fingerprint(case: CaseConfig, environment: Environment, inception_weights: Path | None = None) -> str:
+
+def fingerprint(case: CaseConfig, environment: Environment, given: WeightFiles | None = None) -> str:
     """sha256 over the case, the files that it reads, the package's source, the libraries and the hardware.
 
-    `inception_weights` is the extractor's file, where a command line names one; else ARVBENCH_INCEPTION does.
+    `given` are files of extractor weights that a command line names.
     """
     gpu = environment.gpu
     identity = {
         "case": case.model_dump(mode="json"),
         "weight_files": _file_states(lambda: weight_files(case)),
-        "quality_files": _file_states(lambda: quality_files(case.quality, inception_weights)),
+        "quality_files": _file_states(lambda: quality_files(case.quality, given)),
         "source": environment.source_sha256,
         "libraries": environment.libraries,
         "cpu": environment.cpu,
@@ -39,19 +55,31 @@ def weight_files(case: CaseConfig) -> list[Path]:
     return list(dict.fromkeys(locate_weights(MODELS[case.model], case.weights).values()))
 
 
-def quality_files(quality: QualityRequest | None, inception_weights: Path | None = None) -> list[Path]:
+def quality_files(quality: QualityRequest | None, given: WeightFiles | None = None) -> list[Path]:
     """Files that quality is judged by and that are no part of this package. Raises UserError for those not here."""
     if quality is None:
         return []
-    # Torch and torch-fidelity: only a case that asks for quality pays for them.
-    from arvbench.harness.quality.reference import DIGITS, ImageFolder
+    # Torch and the metric libraries: only a case that asks for quality pays for them.
+    from arvbench.harness.quality.weights import find_weights
 
-    files = [] if quality.reference == DIGITS else list(ImageFolder(Path(quality.reference)).paths)
-    if quality.extractor == "inception":
-        from arvbench.harness.quality.inception import find_weights
+    extractors = dict.fromkeys(PROTOCOLS[name].extractor for name in quality.protocols)
+    names = dict.fromkeys(WEIGHTS_OF_EXTRACTORS[name] for name in extractors)
+    return reference_files(quality.reference) + [find_weights(name, given or {}) for name in names if name]
 
-        files.append(find_weights(inception_weights))
-    return files
+
+def reference_files(reference: str) -> list[Path]:
+    """Files of a reference; none for the digits, which are part of this package. UserError for what is not here."""
+    from arvbench.harness.quality.images.folder import FolderSource
+    from arvbench.harness.quality.reference import DIGITS
+
+    if reference == DIGITS:
+        return []
+    path = Path(find_reference(reference)).expanduser()
+    if path.is_dir():
+        return list(FolderSource(path).paths)
+    if not path.exists():
+        raise UserError(f"reference {str(path)!r} is not {DIGITS!r}, nor a file, nor a folder of images")
+    return [path]
 
 
 def _file_states(find: Callable[[], Iterable[Path]]) -> list[Any]:

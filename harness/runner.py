@@ -6,8 +6,8 @@ import contextlib
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,7 +46,8 @@ class RunOptions:
     """Measure every case again; older records stay."""
     retry_failed: bool = False
     """Measure cases again whose last record is not ok."""
-    inception_weights: Path | None = None
+    weight_files: Mapping[str, Path] = field(default_factory=dict)
+    """Weights of extractors that the user gave: name in the table of weights -> file."""
 
 
 def run_suite(
@@ -68,7 +69,7 @@ def run_suite(
     records = []
     for case in suite.cases:
         environment = environment_of(case.config.device)
-        print_of_case = fingerprint(case.config, environment, options.inception_weights)
+        print_of_case = fingerprint(case.config, environment, options.weight_files)
         old = recorded.get(print_of_case)
         if old is not None and not _again(old, options):
             listener.case_reused(case, old)
@@ -97,7 +98,8 @@ def _measure(
 ) -> Record:
     """Have one case measured, and its record on disk before anything else happens."""
     record_id, started = uuid.uuid4().hex, datetime.now(UTC)
-    job = Job(record_id=record_id, case=case.config, folder=store.folder, inception_weights=options.inception_weights)
+    weight_files = dict(options.weight_files)
+    job = Job(record_id=record_id, case=case.config, folder=store.folder, weight_files=weight_files)
     result = engine.run(job, lambda event: listener.case_event(case, event))
     with _interrupt_deferred():
         # The worker's word counts: when the source was edited during the run, it knows what it imported.
@@ -106,7 +108,7 @@ def _measure(
             record_id=record_id,
             suite=suite,
             case_id=case.case_id,
-            fingerprint=fingerprint(case.config, where, options.inception_weights),
+            fingerprint=fingerprint(case.config, where, options.weight_files),
             started=started,
             finished=datetime.now(UTC),
             case=case.config,

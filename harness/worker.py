@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--result", type=Path, required=True)
     options = parser.parse_args(arguments)
     job = Job.model_validate_json(sys.stdin.buffer.readline())
-    _die_with_parent(sys.stdin.fileno())
+    die_with_parent(sys.stdin.fileno())
     with os.fdopen(options.events_fd, "w", encoding="utf-8") as events:
 
         def tell(event: Event) -> None:
@@ -72,7 +72,7 @@ def write_whole(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _die_with_parent(stdin_fd: int) -> None:
+def die_with_parent(stdin_fd: int) -> None:
     """End this process group when the parent is gone, whatever this process is doing then."""
     if sys.platform.startswith("linux"):
         import ctypes

@@ -12,6 +12,7 @@ from arvbench.reports.cases import (
     RANDOM_WEIGHTS,
     case_cell,
     case_names,
+    group_by,
     has_random_weights,
     measured,
     processor,
@@ -50,6 +51,7 @@ class Report:
     figures: dict[str, InlineFigure]
     """By name, only those that the records have something for."""
     quality: Table
+    findings: Table
     protocols: Table
     pictures: tuple[SamplePicture, ...]
     scopes: Table
@@ -58,6 +60,7 @@ class Report:
     memory: Table
     settings: Table
     deviations: Table
+    recipes: Table
     weights: Table
     correctness: Table
     environments: tuple[Table, ...]
@@ -91,12 +94,13 @@ def make_report(files: Sequence[RecordsFile]) -> Report:
     return Report(
         title=f"arvbench report: {', '.join(suites)}",
         facts=_facts(records, suites),
-        notices=_notices(files, records),
+        notices=_notices(files, records, names),
         results=tables.results_table(records),
         failures=tables.failures_table(records),
         failure_details=_failure_details(records, names),
         figures=figures,
         quality=tables.quality_table(records),
+        findings=tables.findings_table(records),
         protocols=tables.protocols_table(records),
         pictures=tuple(
             load_picture(
@@ -114,6 +118,7 @@ def make_report(files: Sequence[RecordsFile]) -> Report:
         memory=tables.memory_table(records),
         settings=tables.settings_table(records),
         deviations=tables.deviations_table(records),
+        recipes=tables.recipes_table(records),
         weights=tables.weights_table(records),
         correctness=tables.correctness_table(records),
         environments=tuple(tables.environment_tables(records)),
@@ -151,7 +156,7 @@ def _facts(records: Sequence[Record], suites: Sequence[str]) -> tuple[tuple[str,
     )
 
 
-def _notices(files: Sequence[RecordsFile], records: Sequence[Record]) -> tuple[str, ...]:
+def _notices(files: Sequence[RecordsFile], records: Sequence[Record], names: dict[str, str]) -> tuple[str, ...]:
     notices: list[str] = []
     shown = {record.record_id for record in records}
     if older := len({record.record_id for file in files for record in file.records} - shown):
@@ -166,14 +171,33 @@ def _notices(files: Sequence[RecordsFile], records: Sequence[Record]) -> tuple[s
         )
     if unsteady := sum(not outcome.warmup.steady for _, outcome in measured(records)):
         notices.append(f"{_cases(unsteady)} did not reach steady times in warm-up; the times may be too long.")
-    if deviating := sum(bool(setup.settings_deviations) for record in records if (setup := setup_of(record))):
+    setups = [setup for record in records if (setup := setup_of(record))]
+    if deviating := sum(bool(setup.settings_deviations or setup.recipe_deviations) for setup in setups):
         notices.append(f"{_cases(deviating)} ran with settings that differ from the official ones: see Settings.")
+    notices.extend(_warnings(records, names))
     if throttled := sum(bool(r.environment.gpu and r.environment.gpu.throttle_reasons) for r in records):
         notices.append(f"The GPU reported throttling in {_cases(throttled)}: see Environment.")
     if dirty := sum(bool(record.environment.git_dirty) for record in records):
         notices.append(f"{_cases(dirty)} ran from a checkout with local changes: its commit alone is not what ran.")
     notices.extend(f"Skipped a damaged line: {plain(line)}." for file in files for line in file.damaged_lines)
     return tuple(notices)
+
+
+def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
+    """One notice for each kind of warning about samples, in the words of the first case that has it."""
+    warnings = [
+        (record, finding)
+        for record, outcome in measured(records)
+        for finding in outcome.findings
+        if finding.severity == "warning"
+    ]
+    notices = []
+    for members in group_by(warnings, lambda warning: warning[1].code).values():
+        (first, finding), *others = members
+        more = len({record.record_id for record, _ in others} - {first.record_id})
+        also = f" (and {_cases(more)} more: see Quality)" if more else ""
+        notices.append(f"{names[first.record_id]}: {plain(finding.text)}{also}")
+    return notices
 
 
 def _cases(count: int) -> str:

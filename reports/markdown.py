@@ -25,12 +25,12 @@ def to_markdown(report: Report) -> str:
     sections: list[tuple[str, Sequence[Table]]] = [
         ("Results", [report.results]),
         ("Cases without a speed", [report.failures]),
-        ("Quality", [report.quality, report.protocols]),
+        ("Quality", [report.quality, report.findings, report.protocols]),
         ("Latency", [report.scopes, *report.steps]),
         ("Cache", [report.cache]),
         ("Memory", [report.memory]),
         ("Correctness", [report.correctness]),
-        ("Settings", [report.settings, report.deviations, report.weights]),
+        ("Settings", [report.deviations, report.recipes, report.settings, report.weights]),
         ("Environment", report.environments),
     ]
     for heading, section in sections:

@@ -36,8 +36,14 @@ def reproduction_suite(records: Sequence[Record]) -> str:
 
 
 def _entry(case: CaseConfig) -> dict[str, Any]:
-    """A case as an entry of a suite, where a model is a pattern: its own name must match nothing else."""
-    return case.model_dump(exclude_defaults=True) | {"model": glob.escape(case.model)}
+    """A case as an entry of a suite, where a model is a pattern: its own name must match nothing else.
+
+    With a recipe, a field at its default may be a change of the recipe: all that one can decide is written.
+    """
+    entry = case.model_dump(exclude_defaults=True) | {"model": glob.escape(case.model)}
+    if case.recipe is not None:
+        entry |= {"dtype": case.dtype} | ({"quality": case.quality.model_dump()} if case.quality else {})
+    return entry
 
 
 def reproduction_commands(records: Sequence[Record]) -> tuple[str, ...]:

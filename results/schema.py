@@ -60,12 +60,19 @@ class QualityRequest(_Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_extractor(cls, given: Any) -> Any:
-        """Records of before protocols had names say which extractor was used, always with torch-fidelity's metrics."""
-        if isinstance(given, dict) and "extractor" in given:
-            given = dict(given)
+    def _read_older_names(cls, given: Any) -> Any:
+        """Requests of before protocols had names say which extractor was used, always with torch-fidelity's metrics,
+        of which "prc" was precision and recall.
+        """
+        if not isinstance(given, dict):
+            return given
+        given = dict(given)
+        if "extractor" in given:
             name = given.pop("extractor")
             given.setdefault("protocols", ("torch-fidelity" if name == "inception" else name,))
+        if isinstance(metrics := given.get("metrics"), list | tuple) and "prc" in metrics:
+            named = [part for metric in metrics for part in (("precision", "recall") if metric == "prc" else (metric,))]
+            given["metrics"] = tuple(dict.fromkeys(named))
         return given
 
 
@@ -85,6 +92,10 @@ class CaseConfig(_Frozen):
     cache: str | None = None
     """Cache policy; None leaves it to the backend (the record's `setup.cache_policy` says what it was)."""
     batch: int = Field(default=1, ge=1)
+    recipe: str | None = None
+    """Official recipe that the case began with, such as "official" (arvbench.harness.recipes). What the recipe decides
+    is in the other fields, with every change of it: this name only says what to compare them with.
+    """
     settings: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the model's official sampling settings."""
     repeats: int = Field(default=5, ge=1)
@@ -140,6 +151,12 @@ class Setup(_Frozen):
     """Where the official settings are stated."""
     settings_deviations: dict[str, Any]
     """Overrides that differ from the official settings."""
+    recipe: str | None = None
+    """Official recipe that the case began with; None for a case without one."""
+    recipe_deviations: dict[str, Any] = Field(default_factory=dict)
+    """Where the case leaves its recipe: key, such as "quality.labels" -> {"used": value, "official": value}."""
+    recipe_notes: tuple[str, ...] = ()
+    """What differs from the official way whatever a case says, and what was taken for what is not stated."""
     cache_policy: str
     kernels: dict[str, str]
     """Operation -> implementation that ran ("torch" or "triton")."""

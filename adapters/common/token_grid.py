@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from arvbench.adapters.base import (
     SamplingSettings,
     SilentObserver,
     StepOutput,
+    Uint8Rule,
     to_unit_range,
 )
 from arvbench.adapters.cache.base import Cache, CacheShape, KVCache
@@ -52,7 +53,7 @@ class TokenGridSettings(SamplingSettings):
     cfg_interval: int | None = Field(
         default=None, ge=0, description="guidance goes off once a pass's `clock` exceeds it; None never turns it off"
     )
-    uint8_rule: Literal["truncate", "round"] = "round"
+    uint8_rule: Uint8Rule = "127.5x+128"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a person sees while a suite runs: a progress bar, and one line per finished case."""
+"""What a person sees while something runs: a progress bar; of a suite, also one line per finished case."""
 
 from __future__ import annotations
 
@@ -61,6 +61,35 @@ class ProgressListener:
         line.append(f"{case.case_id}  ", style="default")
         line.append(what, style="dim")
         self._console.print(line)
+
+
+class PhaseProgress:
+    """One bar for the phases of one job, on `console` while inside `with`; itself the listener."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=None)
+
+    def __enter__(self) -> PhaseProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        said = f"{event.phase}: {event.note}" if event.note else event.phase
+        self._progress.update(self._task, description=said, completed=event.done, total=event.total or None)
 
 
 def _reason(record: Record) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from arvbench.harness.runner import RunOptions
     from arvbench.harness.store import RecordStore
 
+SUITE_HELP = "Name of a built-in suite (demo, imagenet256, imagenet512, speed256, cpu256, mvar_cache), or a YAML file."
 RUNS_FOLDER = Path("results") / "runs"
 EXIT_FAILURES, EXIT_INTERRUPTED = 1, 130
 
@@ -46,18 +47,23 @@ Weights = Annotated[
     typer.Option("--weights", metavar="DIR", help="Folder of official files, or demo, hub, random:SEED."),
 ]
 InceptionWeights = Annotated[
-    Path | None, typer.Option("--inception-weights", metavar="PATH", help="Weights of the Inception extractor.")
+    Path | None, typer.Option("--inception-weights", metavar="PATH", help="Weights of the Inception networks.")
+]
+ExtractorWeights = Annotated[
+    list[str] | None,
+    typer.Option("--extractor-weights", metavar="NAME=PATH", help="Weights of another extractor; repeatable."),
 ]
 
 
 def run(
-    suite: Annotated[str, typer.Argument(help="Name of a built-in suite (demo, cpu256, speed256), or a YAML file.")],
+    suite: Annotated[str, typer.Argument(help=SUITE_HELP)],
     models: Models = None,
     out: Out = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, for every case.")] = None,
     settings: Settings = None,
     weights: Weights = None,
     inception_weights: InceptionWeights = None,
+    extractor_weights: ExtractorWeights = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is already recorded.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure again what is not ok.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list, nothing else.")] = False,
@@ -73,6 +79,8 @@ def run(
 
       arvbench run demo
 
+      arvbench run imagenet256 --models 'var-d16,hmar-*' --weights ~/ckpts --inception-weights PATH
+
       arvbench run speed256 --models 'var-d16,var-d3*' --set batch=[1,64]
 
       arvbench run my.yaml --weights ~/ckpts --device cuda:1 --json > records.json
@@ -83,12 +91,13 @@ def run(
     from arvbench.harness.store import RecordStore
 
     chosen = load_suite(suite, models=_patterns(models), overrides=_overrides(settings, device, weights))
-    _check_host(chosen, inception_weights)
+    weight_files = _weight_files(inception_weights, extractor_weights)
+    _check_host(chosen, weight_files)
     store = RecordStore(out or RUNS_FOLDER / chosen.name)
     errors = Console(stderr=True)
     for notice in store.prepare():
         errors.print(f"warning: {notice}", style="yellow", markup=False, highlight=False)
-    options = RunOptions(fresh=fresh, retry_failed=retry_failed, inception_weights=inception_weights)
+    options = RunOptions(fresh=fresh, retry_failed=retry_failed, weight_files=weight_files)
     records = _measure(chosen, store, options, errors)
     if as_json:
         # An infinite difference is a string, as in the records file: json.dumps would write a bare Infinity, no JSON.
@@ -118,7 +127,16 @@ def _overrides(settings: Sequence[str] | None, device: str | None, weights: str 
     return overrides | {key: value for key, value in given.items() if value is not None}
 
 
-def _check_host(suite: Suite, inception_weights: Path | None) -> None:
+def _weight_files(inception: Path | None, others: Sequence[str] | None) -> dict[str, Path]:
+    """Weights of extractors that the command line names."""
+    if inception is None and not others:
+        return {}
+    from arvbench.harness.quality.weights import named_files
+
+    return named_files(inception, others or ())
+
+
+def _check_host(suite: Suite, weight_files: Mapping[str, Path]) -> None:
     """Fail now, not in every case: settings that a model refuses, a device or a file that is not here."""
     from arvbench.adapters.loading import usable_device
     from arvbench.harness.fingerprint import quality_files
@@ -127,7 +145,7 @@ def _check_host(suite: Suite, inception_weights: Path | None) -> None:
     for device in dict.fromkeys(case.config.device for case in suite.cases):
         usable_device(device)
     for quality in dict.fromkeys(case.config.quality for case in suite.cases if case.config.quality):
-        quality_files(quality, inception_weights)
+        quality_files(quality, weight_files)
 
 
 @cache

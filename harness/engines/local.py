@@ -68,7 +68,7 @@ def _worker(job: Job, result_path: Path, log_path: Path) -> Iterator[tuple[subpr
                 stderr=subprocess.STDOUT,
                 pass_fds=(write_fd,),
                 start_new_session=True,
-                env=_environment(),
+                env=worker_environment(),
             )
     except BaseException:
         os.close(read_fd)
@@ -86,7 +86,7 @@ def _worker(job: Job, result_path: Path, log_path: Path) -> Iterator[tuple[subpr
         os.close(read_fd)
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Our environment, with this very package first on the worker's path."""
     paths = [str(Path(arvbench.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}

@@ -25,13 +25,14 @@ from arvbench.harness.measure.attention import AttentionRecorder
 from arvbench.harness.measure.clocks import Clock, clock_for
 from arvbench.harness.measure.correctness import check_correctness, spread_labels
 from arvbench.harness.measure.environment import read_environment
-from arvbench.harness.measure.images import draw_sample_sheet, measure_case_quality
+from arvbench.harness.measure.images import draw_sample_sheet
 from arvbench.harness.measure.memory import measure_memory, probe_for
 from arvbench.harness.measure.nvml import GpuProbe, probe_gpu
 from arvbench.harness.measure.timing import SamplingCall, measure_times, warm_up
 from arvbench.results.schema import (
     CaseConfig,
     Correctness,
+    Finding,
     Incorrect,
     Measured,
     Quality,
@@ -111,6 +112,7 @@ def _measure(loaded: _Loaded, setup: Setup, correctness: Correctness) -> Result:
     memory, cache_steps = measure_memory(
         sampler, loaded.schedule, make_cache=make_cache, call=call, probe=probe_for(sampler.device)
     )
+    quality, findings = _quality(job, sampler, settings, listener)
     outcome = Measured(
         setup=setup,
         correctness=correctness,
@@ -118,7 +120,8 @@ def _measure(loaded: _Loaded, setup: Setup, correctness: Correctness) -> Result:
         timings=times,
         memory=memory,
         cache=cache_steps,
-        quality=_quality(job, sampler, settings, listener),
+        quality=quality,
+        findings=findings,
         sample_sheet=draw_sample_sheet(job, sampler, settings, listener) if case.sample_sheet else None,
     )
     return Result(outcome=outcome, environment=environment)
@@ -132,14 +135,20 @@ def _times(
     return warmup, measure_times(call, clock, schedule, repeats=case.repeats, progress=timing)
 
 
-def _quality(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> tuple[Quality, ...]:
-    request = job.case.quality
-    if request is None:
-        return ()
+def _quality(
+    job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener
+) -> tuple[tuple[Quality, ...], tuple[Finding, ...]]:
+    """Numbers, and what a reader must know about the images behind them."""
+    if job.case.quality is None:
+        return (), ()
     if sampler.weights.random:
         listener(Event(phase="quality", note="random weights have no quality: none is reported"))
-        return ()
-    return measure_case_quality(job, request, sampler, settings, _counter(listener, "quality", request.images))
+        return (), ()
+    # Only a case that asks for quality pays for its libraries.
+    from arvbench.harness.measure.quality import measure_case_quality
+
+    evaluation = measure_case_quality(job, sampler, settings, listener)
+    return evaluation.numbers, evaluation.findings
 
 
 def _counter(listener: EventListener, phase: str, total: int) -> Callable[[int], None]:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from arvbench.adapters.checkpoints import load_strict, read_tensors, sha256_of
 from arvbench.errors import CheckpointError
 from arvbench.harness.digits import IMAGE_PX, NUM_CLASSES, Digits, load_digits_rgb
-from arvbench.harness.quality.protocol import images_sha256
+from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.training import Progress
 from arvbench.harness.training.reproducible import reproducible
 

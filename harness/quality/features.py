@@ -5,7 +5,7 @@ Shapes   N images, D features of a layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -68,6 +68,11 @@ class FeatureSet:
         if layer not in self._moments:
             self._moments[layer] = moments_of(self.blocks(layer))
         return self._moments[layer]
+
+    def load_all(self, layers: Collection[str]) -> FeatureSet:
+        """The same with every chunk of these layers in memory, for chunks whose folder is about to go."""
+        kept = {(chunk, layer): self._load(chunk, layer) for layer in layers for chunk in range(self._chunks)}
+        return FeatureSet(lambda chunk, layer: kept[chunk, layer], chunks=self._chunks, count=self._count)
 
 
 class StoredStatistics:

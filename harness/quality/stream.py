@@ -116,16 +116,15 @@ def _make_chunk(source: ImageSource, wanted: Wanted, chunk: int) -> dict[str, Te
     """Everything that is kept of one chunk, by name in its file."""
     numbers = chunk_range(chunk, source.count)
     images_n3HW = source.read(numbers.start, numbers.stop)
-    kept = {
-        _DIGESTS: image_digests(images_n3HW),
-        _HISTOGRAM: torch.bincount(images_n3HW.flatten(), minlength=256),
-    }
+    kept: dict[str, Tensor] = {}
     for extractor, layers in wanted:
         try:
             features = extractor.extract(images_n3HW, layers)
         except UserError as error:
             raise type(error)(f"{source.name}, images {numbers.start}..{numbers.stop - 1}: {error}") from error
         kept |= {f"{extractor.name}/{layer}": features_nD for layer, features_nD in features.items()}
+    kept[_DIGESTS] = image_digests(images_n3HW)
+    kept[_HISTOGRAM] = torch.bincount(images_n3HW.flatten(), minlength=256)
     return kept
 
 

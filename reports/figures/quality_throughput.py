@@ -13,6 +13,7 @@ from arvbench.reports.cases import Conditions, case_names, conditions, group_by,
 from arvbench.reports.figures.drawing import MARKERS, SERIES, Drawing, label, legend, listed, panels
 from arvbench.reports.numbers import plain, significant
 from arvbench.reports.statistics import Estimate, find_timing, images_per_second
+from arvbench.reports.tables.quality import protocol_names
 from arvbench.results.schema import Record
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ _HEADROOM = 1.15
 class _Point:
     name: str
     protocol_id: str
+    protocol: str
+    """Name and id."""
     conditions: Conditions
     fid: float
+    interval: tuple[float, float] | None
     throughput: Estimate
 
 
@@ -41,28 +45,29 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     labels = [label(name) for name in names]
     figure, axes = panels(len(groups), labels)
     handles: dict[str, Artist] = {}
-    for ax, ((protocol_id, where), members) in zip(axes, groups.items(), strict=True):
-        ax.set_title(f"{label(where.hardware)}\n{label(where.arithmetic)}, batch {where.batch}, protocol {protocol_id}")
+    for ax, ((_, where), members) in zip(axes, groups.items(), strict=True):
+        protocol = label(members[0].protocol)
+        ax.set_title(f"{label(where.hardware)}\n{label(where.arithmetic)}, batch {where.batch}, protocol {protocol}")
         ax.set_xlabel("Throughput (images/s)")
         ax.set_ylabel("FID (no unit, lower is better)")
         for point in members:
             handles[point.name] = _draw_point(ax, point, names.index(point.name))
         # From zero, so that distances on the page are in proportion.
         ax.set_xlim(0, _HEADROOM * max(point.throughput.value for point in members))
-        ax.set_ylim(0, _HEADROOM * max(point.fid for point in members) or 1)
+        ax.set_ylim(0, _HEADROOM * max(max(point.fid, *(point.interval or ())) for point in members) or 1)
     legend(figure, [handles[name] for name in names], labels)
     told = listed(f"{p.name}: FID {significant(p.fid)} at {significant(p.throughput.value)} images/s" for p in points)
     return Drawing(
         figure=figure,
         title="Quality against throughput",
-        caption="Lower right is better. Whiskers: 95 % interval of the throughput. Only cases with the same protocol "
-        "id, hardware, data type and batch share a panel; cases with random weights have no quality.",
+        caption="Lower right is better. Whiskers: 95 % intervals, of FID where the record has one. Only cases with the same "
+        "protocol id, hardware, data type and batch share a panel; cases with random weights have no quality.",
         alt=f"Scatter plot of FID against images per second. {told}.",
     )
 
 
 def _points(records: Sequence[Record]) -> list[_Point]:
-    names = case_names(records)
+    names, protocols = case_names(records), protocol_names(records)
     points: list[_Point] = []
     for record, outcome in measured(records):
         timing = find_timing(outcome, "images")
@@ -73,8 +78,10 @@ def _points(records: Sequence[Record]) -> list[_Point]:
             _Point(
                 name=names[record.record_id],
                 protocol_id=plain(quality.protocol_id),
+                protocol=protocols[quality.protocol_id],
                 conditions=conditions(record),
                 fid=quality.value,
+                interval=quality.interval,
                 throughput=throughput,
             )
             for quality in outcome.quality
@@ -88,4 +95,6 @@ def _draw_point(ax: Axes, point: _Point, number: int) -> Artist:
     speed = point.throughput
     if speed.low is not None and speed.high is not None:
         ax.plot([speed.low, speed.high], [point.fid, point.fid], color=color, linewidth=1.2)
+    if point.interval is not None:
+        ax.plot([speed.value, speed.value], point.interval, color=color, linewidth=1.2)
     return ax.plot([speed.value], [point.fid], MARKERS[number % len(MARKERS)], color=color, markersize=7)[0]

@@ -7,10 +7,11 @@ from arvbench.reports.tables.provenance import (
     correctness_table,
     deviations_table,
     environment_tables,
+    recipes_table,
     settings_table,
     weights_table,
 )
-from arvbench.reports.tables.quality import protocols_table, quality_table
+from arvbench.reports.tables.quality import findings_table, protocols_table, quality_table
 from arvbench.reports.tables.results import failures_table, results_table
 from arvbench.reports.tables.terminal import terminal_table
 
@@ -20,9 +21,11 @@ __all__ = [
     "deviations_table",
     "environment_tables",
     "failures_table",
+    "findings_table",
     "memory_table",
     "protocols_table",
     "quality_table",
+    "recipes_table",
     "results_table",
     "scopes_table",
     "settings_table",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from arvbench.reports.cases import case_cell, case_names, group_by, memory_text, setup_of
 from arvbench.reports.numbers import (
@@ -15,7 +15,7 @@ from arvbench.reports.numbers import (
     text_cell,
     yes_no_cell,
 )
-from arvbench.reports.table import Cell, Column, Table, make_table
+from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.schema import Environment, Incorrect, Measured, Record, Setup
 
 
@@ -64,6 +64,7 @@ def settings_table(records: Sequence[Record]) -> Table:
             [
                 case_cell(record, names),
                 text_cell(setup.family),
+                text_cell(setup.recipe),
                 _size_cell(setup),
                 text_cell(mapping_text(setup.settings)),
                 text_cell(mapping_text(setup.settings_deviations) or "none"),
@@ -76,6 +77,7 @@ def settings_table(records: Sequence[Record]) -> Table:
     columns = [
         Column(label="Case"),
         Column(label="Family"),
+        Column(label="Recipe"),
         Column(label="Image side", unit="px", numeric=True),
         Column(label="Settings", code=True),
         Column(label="Deviations from official", code=True),
@@ -88,17 +90,69 @@ def settings_table(records: Sequence[Record]) -> Table:
 
 
 def deviations_table(records: Sequence[Record]) -> Table:
-    """Only the settings that differ from the official ones, one row each."""
+    """Only what differs from the official settings or from the case's recipe, one row each."""
     names = case_names(records)
     rows: list[list[Cell]] = []
     for record in records:
         setup = setup_of(record)
         if setup is None:
             continue
-        for name, value in sorted(setup.settings_deviations.items()):
-            rows.append([case_cell(record, names), text_cell(name), text_cell(value if value is not None else "none")])
-    columns = [Column(label="Case"), Column(label="Setting", code=True), Column(label="Value that ran", code=True)]
+        for name, (used, official) in deviations(setup).items():
+            rows.append([case_cell(record, names), text_cell(name), _value(used), _value(official)])
+    columns = [
+        Column(label="Case"),
+        Column(label="Setting", code=True),
+        Column(label="Value that ran", code=True),
+        Column(label="Official value", code=True),
+    ]
     return make_table("Deviations from the official settings", columns, rows)
+
+
+UNRECORDED = object()
+"""Stands for an official value that the record does not hold."""
+
+
+def deviations(setup: Setup) -> dict[str, tuple[object, object]]:
+    """Setting -> (value that ran, official value); the official value is UNRECORDED in a case without a recipe."""
+    found: dict[str, tuple[object, object]] = {}
+    for name, pair in sorted(setup.recipe_deviations.items()):
+        both = isinstance(pair, Mapping) and {"used", "official"} <= pair.keys()
+        found[name.removeprefix("settings.")] = (pair["used"], pair["official"]) if both else (pair, UNRECORDED)
+    for name, value in sorted(setup.settings_deviations.items()):
+        found.setdefault(name, (value, UNRECORDED))
+    return found
+
+
+def _value(value: object) -> Cell:
+    if value is UNRECORDED:
+        return NOTHING
+    return text_cell("none" if value is None else value)
+
+
+def recipes_table(records: Sequence[Record]) -> Table:
+    """Cases that follow an official recipe: what they changed, and what no setting makes official."""
+    names = case_names(records)
+    rows: list[list[Cell]] = []
+    for record in records:
+        setup = setup_of(record)
+        if setup is None or setup.recipe is None:
+            continue
+        changed = ", ".join(deviations(setup)) or "nothing"
+        rows.append(
+            [
+                case_cell(record, names),
+                text_cell(setup.recipe),
+                Cell(text=plain(changed), sort=changed, tone="good" if changed == "nothing" else "warn"),
+                text_cell("; ".join(setup.recipe_notes)),
+            ]
+        )
+    columns = [
+        Column(label="Case"),
+        Column(label="Recipe"),
+        Column(label="Changed"),
+        Column(label="What differs whatever is set", prose=True),
+    ]
+    return make_table("Official recipes", columns, rows)
 
 
 def weights_table(records: Sequence[Record]) -> Table:

@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 from arvbench.reports.cases import case_cell, case_names, measured
-from arvbench.reports.numbers import count_cell, plain, significant, text_cell
+from arvbench.reports.numbers import count_cell, mapping_text, plain, significant, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.schema import Measured, Quality, Record
 
 # Metric as recorded -> (how it is written, which way is better).
 _METRICS: dict[str, tuple[str, str]] = {
     "fid": ("FID", "lower"),
+    "fid-infinity": ("FID∞", "lower"),
+    "sfid": ("sFID", "lower"),
     "reconstruction-fid": ("rFID", "lower"),
     "label-accuracy": ("Label accuracy", "higher"),
+    "is": ("IS", "higher"),
+    "is-shuffled": ("IS, shuffled", "higher"),
     "isc": ("IS", "higher"),
     "kid": ("KID", "lower"),
     "precision": ("Precision", "higher"),
     "recall": ("Recall", "higher"),
+    "precision-fp32": ("Precision, fp32", "higher"),
+    "recall-fp32": ("Recall, fp32", "higher"),
+    "density": ("Density", "higher"),
+    "coverage": ("Coverage", "higher"),
+    "cmmd": ("CMMD", "lower"),
+    "per-class-fid": ("FID by class, mean", "lower"),
 }
 
 QualityKey = tuple[str, str]
 """(metric, protocol id)."""
 
+_DIGITS = 4
+"""Significant digits of a quality number."""
+_PROTOCOL_NAME = re.compile(r"([a-z0-9][a-z0-9.-]*): ")
+"""How the words of a protocol begin; those of older records begin otherwise."""
+
 
 def metric_label(metric: str) -> str:
     return _METRICS.get(metric, (plain(metric), ""))[0]
+
+
+def value_text(quality: Quality) -> str:
+    return significant(quality.value, _DIGITS)
+
+
+def interval_text(quality: Quality) -> str:
+    """The 95 % interval, in digits enough to tell its ends apart; "" where there is none."""
+    if quality.interval is None:
+        return ""
+    for digits in range(_DIGITS, _DIGITS + 3):
+        low, high = (significant(end, digits) for end in quality.interval)
+        if low != high:
+            break
+    return f"[{low}, {high}]"
 
 
 def quality_key(quality: Quality) -> QualityKey:
@@ -48,11 +79,24 @@ def quality_keys(records: Sequence[Record], only: Collection[str] = ()) -> list[
 
 
 def quality_columns(records: Sequence[Record], only: Collection[str] = ()) -> list[Column]:
-    """One column for each key of `quality_keys`, its protocol id below the metric."""
+    """One column for each key of `quality_keys`, its protocol below the metric."""
+    names = protocol_names(records)
     return [
-        Column(label=metric_label(metric), numeric=True, note=plain(protocol_id))
+        Column(label=metric_label(metric), numeric=True, note=names[protocol_id])
         for metric, protocol_id in quality_keys(records, only)
     ]
+
+
+def protocol_names(records: Sequence[Record]) -> dict[str, str]:
+    """Protocol id -> name and id of the protocol; the id alone where a record does not say the name."""
+    names: dict[str, str] = {}
+    for _, outcome in measured(records):
+        for quality in outcome.quality:
+            named = _PROTOCOL_NAME.match(quality.protocol)
+            names[quality.protocol_id] = (
+                f"{named[1]} {plain(quality.protocol_id)}" if named else plain(quality.protocol_id)
+            )
+    return names
 
 
 def quality_cells(record: Record, records: Sequence[Record], only: Collection[str] = ()) -> list[Cell]:
@@ -69,10 +113,12 @@ def _numbers(record: Record) -> dict[QualityKey, Quality]:
 def _value_cell(quality: Quality | None, *, with_count: bool) -> Cell:
     if quality is None:
         return NOTHING
-    details = [] if quality.spread is None else [f"± {significant(quality.spread)}"]
+    details = [interval_text(quality)] if quality.interval else []
+    if quality.spread is not None:
+        details.append(f"± {significant(quality.spread)}")
     if with_count:
         details.append(f"n = {quality.n_samples:,}")
-    return Cell(text=significant(quality.value, 4), detail=", ".join(details), sort=quality.value)
+    return Cell(text=value_text(quality), detail=", ".join(details), sort=quality.value)
 
 
 def quality_table(records: Sequence[Record]) -> Table:
@@ -99,6 +145,7 @@ def protocols_table(records: Sequence[Record]) -> Table:
             text_cell(metric_label(metric)),
             text_cell(_METRICS.get(metric, ("", ""))[1]),
             text_cell(numbers[0].protocol),
+            text_cell(_parameters(numbers[0])),
             count_cell(numbers[0].n_samples),
             text_cell("; ".join(dict.fromkeys(q.note for q in numbers if q.note))),
         ]
@@ -109,7 +156,37 @@ def protocols_table(records: Sequence[Record]) -> Table:
         Column(label="Metric"),
         Column(label="Better"),
         Column(label="Protocol", prose=True),
+        Column(label="Parameters", code=True),
         Column(label="Samples", unit="images", numeric=True),
         Column(label="Note", prose=True),
     ]
     return make_table("What the protocol ids stand for", columns, rows)
+
+
+def _parameters(quality: Quality) -> str:
+    parameters = quality.detail.get("parameters")
+    return mapping_text(parameters) if isinstance(parameters, Mapping) else ""
+
+
+def findings_table(records: Sequence[Record]) -> Table:
+    """What a reader of the numbers must know about the images behind them; warnings first within a case."""
+    names = case_names(records)
+    rows = [
+        [
+            case_cell(record, names),
+            Cell(
+                text=finding.severity, sort=finding.severity, tone="warn" if finding.severity == "warning" else "plain"
+            ),
+            text_cell(finding.code),
+            text_cell(finding.text),
+        ]
+        for record, outcome in measured(records)
+        for finding in sorted(outcome.findings, key=lambda finding: finding.severity != "warning")
+    ]
+    columns = [
+        Column(label="Case"),
+        Column(label="Severity"),
+        Column(label="About", code=True),
+        Column(label="What was found", prose=True),
+    ]
+    return make_table("What to know about the samples", columns, rows)

@@ -33,7 +33,7 @@ _TONES: dict[Status, Tone] = {
 IMAGE_SCOPES = ("images", "tokens", "decode")
 """Scopes of the headline table, outermost first."""
 
-HEADLINE_METRICS = ("fid", "reconstruction-fid", "label-accuracy", "isc")
+HEADLINE_METRICS = ("fid", "reconstruction-fid", "label-accuracy", "is", "isc")
 """Quality metrics of the headline table; the quality section has all."""
 
 UNSTEADY = "unsteady warm-up"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from arvbench.reports.cases import case_cell, case_names
-from arvbench.reports.numbers import plain, shorten
+from arvbench.reports.cases import case_cell, case_names, measured, setup_of
+from arvbench.reports.numbers import shorten
 from arvbench.reports.table import Cell, Column, make_table
-from arvbench.reports.tables.quality import metric_label, quality_cells, quality_keys
+from arvbench.reports.tables.provenance import UNRECORDED, deviations
+from arvbench.reports.tables.quality import metric_label, protocol_names, quality_cells, quality_keys
 from arvbench.reports.tables.results import (
     cache_peak_cell,
     peak_memory_cells,
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 _STYLES = {"plain": "", "good": "green", "bad": "bold red", "warn": "yellow"}
 _REASON_LENGTH = 300
 _NAME_WIDTH = 40
+_INTERVAL = re.compile(r"\[[^]]+\]")
+"""How the detail of a quality number with an interval begins."""
 _QUALITY = ("fid", "reconstruction-fid", "label-accuracy")
 """Metrics that have room in a terminal; the report has all."""
 
@@ -75,14 +79,15 @@ def terminal_table(records: Sequence[Record]) -> RichTable:
         )
     for row in table.rows:
         rich.add_row(*(_cell_text(c, column) for c, column in zip(row, table.columns, strict=True)))
-    if remarks := [*_reasons(records, names), *_protocols(records)]:
+    if remarks := [*_reasons(records, names), *_recipe_changes(records, names), *_warnings(records, names),
+                   *_protocols(records)]:  # fmt: skip
         rich.caption = Text("\n".join(remarks))
     return rich
 
 
 def _columns(records: Sequence[Record]) -> list[Column]:
     """Short headings; a protocol id is part of one only where a metric has several."""
-    keys = quality_keys(records, _QUALITY)
+    keys, protocols = quality_keys(records, _QUALITY), protocol_names(records)
     several = {metric for metric, count in Counter(metric for metric, _ in keys).items() if count > 1}
     return [
         Column(label="Case"),
@@ -91,7 +96,7 @@ def _columns(records: Sequence[Record]) -> list[Column]:
         *(Column(label=column.note or "", unit="peak MiB", numeric=True) for column in peak_memory_columns()),
         Column(label="Cache", unit="peak MiB", numeric=True),
         *(
-            Column(label=metric_label(metric), numeric=True, note=plain(protocol_id) if metric in several else "")
+            Column(label=metric_label(metric), numeric=True, note=protocols[protocol_id] if metric in several else "")
             for metric, protocol_id in keys
         ),
     ]
@@ -118,15 +123,45 @@ def _reasons(records: Sequence[Record], names: dict[str, str]) -> list[str]:
     ]
 
 
+def _recipe_changes(records: Sequence[Record], names: dict[str, str]) -> list[str]:
+    """Where cases leave their recipes."""
+    remarks = []
+    for record in records:
+        setup = setup_of(record)
+        if setup is None or setup.recipe is None or not setup.recipe_deviations:
+            continue
+        changes = ", ".join(
+            f"{name}={used}" + ("" if official is UNRECORDED else f" (official: {official})")
+            for name, (used, official) in deviations(setup).items()
+        )
+        remarks.append(f"{names[record.record_id]}: not the recipe: {shorten(changes, _REASON_LENGTH)}")
+    return remarks
+
+
+def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
+    """What a reader of the quality numbers must know."""
+    return [
+        f"{names[record.record_id]}: warning: {shorten(finding.text, _REASON_LENGTH)}"
+        for record, outcome in measured(records)
+        for finding in outcome.findings
+        if finding.severity == "warning"
+    ]
+
+
 def _protocols(records: Sequence[Record]) -> list[str]:
-    return [f"{metric_label(metric)}: protocol {plain(pid)}" for metric, pid in quality_keys(records, _QUALITY)]
+    protocols = protocol_names(records)
+    return [f"{metric_label(metric)}: protocol {protocols[pid]}" for metric, pid in quality_keys(records, _QUALITY)]
 
 
 def _cell_text(cell: Cell, column: Column) -> Text:
-    """A cell with its flags below it; beside numbers there is room for a flag's first word."""
+    """A cell with its flags below it; beside numbers there is room for a flag's first word, and for a metric's interval
+    end by end.
+    """
     from rich.text import Text
 
     text = Text(cell.text, style=_STYLES[cell.tone])
+    if interval := _INTERVAL.match(cell.detail):
+        text.append("\n" + interval[0].replace(", ", ",\n"), style="dim")
     for flag in cell.flags:
         text.append(f"\n{flag.split()[0] if column.numeric else flag}", style="yellow")
     return text

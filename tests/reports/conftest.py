@@ -18,6 +18,7 @@ from arvbench.results.schema import (
     Correctness,
     Environment,
     Failed,
+    Finding,
     Gpu,
     Incorrect,
     Measured,
@@ -113,9 +114,10 @@ def quality_numbers(rng: np.random.Generator, protocol: str = "a1") -> tuple[Qua
     return tuple(
         Quality(
             metric=metric,
-            value=value * (1 + 0.2 * float(rng.random())),
+            value=(made := value * (1 + 0.2 * float(rng.random()))),
             spread=spread,
-            protocol=f"{metric} (digits-cnn) against digits, torch-fidelity 0.4.0",
+            interval=(0.98 * made, 1.03 * made) if metric == "fid" else None,
+            protocol=f"digits-cnn: {metric} (digits-cnn, 64) against digits, torch-fidelity 0.4.0",
             protocol_id=hashlib.sha256(f"{protocol}/{metric}".encode()).hexdigest()[:12],
             n_samples=1000,
             note="small samples bias FID upwards" if metric == "fid" else "",
@@ -128,6 +130,39 @@ def quality_numbers(rng: np.random.Generator, protocol: str = "a1") -> tuple[Qua
             ("recall", 0.61, None),
             ("label-accuracy", 0.82, None),
         )
+    )
+
+
+FINDINGS = (
+    Finding(code="few-samples", severity="note", text="1,000 samples: FID is biased upwards by about 0.4"),
+    Finding(
+        code="label-histogram",
+        severity="warning",
+        text="classes have 28 to 77 samples each, the official ones 50: IS and FID are of another mix of classes",
+    ),
+)
+
+
+def adm_numbers(case: CaseConfig) -> tuple[Quality, ...]:
+    """All metrics of adm-v1, as of 50,000 images."""
+    numbers = {
+        "fid": (3.55, (3.49, 3.62), None), "sfid": (8.41, (8.30, 8.55), None), "is": (274.4, (270.1, 278.9), 4.2),
+        "is-shuffled": (275.0, (271.0, 279.2), 4.0), "precision": (0.843, (0.840, 0.846), None),
+        "recall": (0.512, (0.508, 0.516), None), "precision-fp32": (0.841, (0.838, 0.844), None),
+        "recall-fp32": (0.510, (0.506, 0.514), None), "fid-infinity": (3.31, (3.2, 3.42), None),
+    }  # fmt: skip
+    return tuple(
+        Quality(
+            metric=metric,
+            value=value,
+            spread=spread,
+            interval=interval,
+            protocol=f"adm-v1: {metric} (adm-inception, pool) against VIRTUAL_imagenet256_labeled.npz, arvbench",
+            protocol_id=hashlib.sha256(f"adm/{metric}/{case.quality}".encode()).hexdigest()[:12],
+            n_samples=50_000,
+            detail={"parameters": {"k": 3, "arithmetic": "fp16-blocks"}} if metric == "precision" else {},
+        )
+        for metric, (value, interval, spread) in numbers.items()
     )
 
 
@@ -146,6 +181,18 @@ def setup(model: str, case: CaseConfig, **changes: Any) -> Setup:
         "settings": official | case.settings,
         "settings_source": "VAR README, demo_sample.ipynb",
         "settings_deviations": case.settings,
+        "recipe": case.recipe,
+        "recipe_deviations": {
+            f"settings.{key}": {"used": value, "official": official.get(key, "not stated")}
+            for key, value in case.settings.items()
+            if case.recipe
+        },
+        "recipe_notes": (
+            "seeds: officially “not stated”; here each image has its own noise, made from quality.seed",
+            "not stated, so taken: uint8_rule (the model's own)",
+        )
+        if case.recipe
+        else (),
         "cache_policy": case.cache or "static",
         "kernels": {"adaln": "triton", "gated_residual": "torch"},
         "attention": "flash",
@@ -272,7 +319,10 @@ def sample_sheet(folder: Path, *, path: str = "samples/var.png", **changes: Any)
 def many_records(folder: Path) -> list[Record]:
     """A whole run: two models, batches, policies, a GPU, quality, a sample sheet, and every way to fail."""
     rng = np.random.default_rng(0)
-    trained = {"weights": "demo", "quality": quality_numbers(rng), "sample_sheet": sample_sheet(folder)}
+    trained = {"weights": "demo", "quality": quality_numbers(rng), "sample_sheet": sample_sheet(folder),
+               "findings": FINDINGS}  # fmt: skip
+    by_recipe = {"gpu": GPU, "speed": 0.2, "dtype": "float16", "weights": "hub", "recipe": "official", "batch": 32,
+                 "settings": {"cfg": 2.0}}  # fmt: skip
     grow = {"cache": "grow", "backend": "reference"}
     unsteady = WarmUp(samples_ns=(9, 5, 7), steady=False)
     return [
@@ -290,6 +340,7 @@ def many_records(folder: Path) -> list[Record]:
         failed(Status.ERROR, "NaN in the weights of layer blocks.3.ffn.fc1", number=10, batch=2,
                detail="Traceback (most recent call last):\n  File \"worker.py\", line 88\nValueError: NaN"),
         failed(Status.UNSUPPORTED, "float16 is not supported on the CPU", number=11, dtype="float16"),
+        record(number=12, quality=adm_numbers(CaseConfig(model="var-d16", weights="hub")), **by_recipe),
     ]  # fmt: skip
 
 
@@ -307,6 +358,8 @@ class RecordFactory:
     incorrect = staticmethod(incorrect)
     environment = staticmethod(environment)
     quality_numbers = staticmethod(quality_numbers)
+    adm_numbers = staticmethod(adm_numbers)
+    findings = FINDINGS
     sample_sheet = staticmethod(sample_sheet)
     many = staticmethod(many_records)
     write = staticmethod(write_records)

@@ -15,7 +15,7 @@ from arvbench.reports.build import build_report
 from arvbench.reports.reproduction import SUITE_FILE, reproduction_commands, reproduction_suite
 from arvbench.results.schema import CaseConfig, QualityRequest, Record
 
-QUALITY = QualityRequest(extractor="digits-cnn", reference="digits", images=100, metrics=("fid", "kid"), seed=3)
+QUALITY = QualityRequest(protocols=("digits-cnn",), reference="digits", images=100, metrics=("fid", "kid"), seed=3)
 CASES = (
     CaseConfig(model="demo/var", weights="demo"),
     CaseConfig(model="demo/var", weights="demo", batch=100, quality=QUALITY, sample_sheet=8, cache="grow"),
@@ -58,7 +58,7 @@ def test_a_record_that_was_read_from_disk_gives_the_same_suite(recorded: list[Re
 def test_only_what_differs_from_the_defaults_is_written(recorded: list[Record]) -> None:
     first, second, *_ = yaml.safe_load(reproduction_suite(recorded))["cases"]
     assert first == {"model": "demo/var", "weights": "demo"}
-    assert second["quality"].keys() == {"extractor", "reference", "images", "metrics", "seed"}
+    assert second["quality"].keys() == {"protocols", "reference", "images", "metrics", "seed"}
 
 
 def test_a_case_that_was_measured_twice_is_asked_for_once(recorded: list[Record], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from arvbench.harness.quality.classifier import (
     train_classifier,
     train_digits_cnn,
 )
-from arvbench.harness.quality.protocol import images_sha256
+from arvbench.harness.quality.identity import images_sha256
 
 
 @pytest.fixture(scope="module")

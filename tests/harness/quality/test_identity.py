@@ -7,19 +7,27 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from arvbench.harness.quality.protocol import ImagesDigest, Protocol, images_sha256, protocol_id
+from arvbench.harness.quality.identity import (
+    Identity,
+    digest_of_images,
+    image_digests,
+    images_sha256,
+    protocol_id,
+)
 
-BASE = Protocol(
+BASE = Identity(
     metric="fid",
     extractor="inception",
     extractor_sha256="ab" * 32,
-    feature_layer="2048",
+    protocol="adm-v1",
+    layer="2048",
     preprocessing="resize",
     reference_sha256="cd" * 32,
     n_samples=50_000,
     image_shape=(256, 256),
     label_scheme="50 per class, in order",
     uint8_rule="truncate",
+    resize="none",
     sampling="",
     library="torch-fidelity 0.4.0",
     parameters={"splits": 10},
@@ -27,7 +35,7 @@ BASE = Protocol(
 OTHER = {"n_samples": 50_001, "image_shape": (256, 512), "parameters": {"splits": 5}}
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Protocol)])
+@pytest.mark.parametrize("name", [field.name for field in fields(Identity)])
 def test_every_part_changes_the_id(name):
     changed = replace(BASE, **{name: OTHER.get(name, "another")})
     assert changed.id != BASE.id
@@ -57,11 +65,18 @@ def test_values_that_have_no_canonical_text_are_refused(value):
 def test_image_digest_ignores_batching_but_not_order_shape_or_pixels():
     images = torch.arange(4 * 3 * 2 * 2).to(torch.uint8).view(4, 3, 2, 2)
     whole = images_sha256(images)
-    batched = ImagesDigest(images.shape)
-    assert torch.equal(torch.cat(list(batched.watch(images.split(3)))), images)
-    assert batched.hexdigest() == whole
+    batched = torch.cat([image_digests(part) for part in images.split(3)])
+    assert digest_of_images(batched, (2, 2)) == whole
     assert images_sha256(images.flip(0)) != whole
     assert images_sha256(images.view(4, 3, 1, 4)) != whole
     one_off = images.clone()
     one_off[3, 2, 1, 1] += 1
     assert images_sha256(one_off) != whole
+
+
+def test_equal_images_have_equal_digests_wherever_they_stand():
+    images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[4] = images[1]
+    digests = image_digests(images)
+    assert torch.equal(digests[4], digests[1])
+    assert len({bytes(row.tolist()) for row in digests}) == 4

@@ -1,0 +1,196 @@
+"""`arvbench eval`: quality of samples that are already there, anyone's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from arvbench.harness.quality.evaluation import Evaluation
+    from arvbench.results.schema import Finding, Quality
+
+EXIT_FINDINGS = 1
+
+
+def evaluate(
+    samples: Annotated[
+        Path, typer.Argument(help="Samples: .npz (arr_0 uint8 NHWC), a folder of PNG, or .safetensors.")
+    ],
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="REF",
+            help="Official reference .npz, a file of `arvbench reference make`, images, or the name digits.",
+        ),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option("--protocol", metavar="NAMES", help="Such as adm-v1,torch-fidelity; repeatable.  [default: adm-v1]"),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metrics", metavar="NAMES", help="Only these metrics, such as fid,is; repeatable."),
+    ] = None,
+    resize: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Resize the samples first, such as bicubic:256.")
+    ] = None,
+    inception_weights: Annotated[
+        Path | None, typer.Option("--inception-weights", metavar="PATH", help="Weights of the Inception networks.")
+    ] = None,
+    extractor_weights: Annotated[
+        list[str] | None,
+        typer.Option("--extractor-weights", metavar="NAME=PATH", help="Weights of another extractor; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the images; one per GPU on cuda.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each.  [default: physical cores / workers]")
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", metavar="DIR", help="Keep features here; the same command goes on after a kill."),
+    ] = None,
+    bootstrap: Annotated[int, typer.Option(min=0, help="Replicates behind an interval; 0 for none.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of bootstrap and subsets.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 when there is a warning.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of numbers, nothing else.")] = False,
+) -> None:
+    """Measure the quality of SAMPLES under named protocols, each number with its protocol id and interval.
+
+    What is wrong with the samples or the reference (class-ordered files, duplicates, few images, a reference of another
+    use) is printed below the numbers. One pass over the images serves all protocols.
+
+    Examples:
+
+      arvbench eval samples.npz --reference VIRTUAL_imagenet256_labeled.npz --inception-weights PATH
+
+      arvbench eval pngs --reference ref.npz --protocol adm-v1,torch-fidelity,clean-fid --json
+
+      arvbench eval demo.npz --reference digits --protocol digits-cnn
+    """
+    from rich.console import Console
+
+    evaluation = _evaluate(
+        samples,
+        reference=reference,
+        protocols=tuple(_names(protocol) or ["adm-v1"]),
+        metrics=tuple(_names(metrics)),
+        resize=resize,
+        weight_files=weight_files(inception_weights, extractor_weights),
+        device=device,
+        workers=workers,
+        threads=threads,
+        work=work,
+        bootstrap=bootstrap,
+        seed=seed,
+        console=Console(stderr=True),
+    )
+    if as_json:
+        typer.echo(json.dumps([_as_object(number) for number in evaluation.numbers], indent=2))
+        _show_findings(evaluation.findings, Console(stderr=True))
+    else:
+        Console().print(_table(evaluation.numbers, str(samples)))
+        _show_findings(evaluation.findings, Console())
+    if strict and any(finding.severity == "warning" for finding in evaluation.findings):
+        raise typer.Exit(EXIT_FINDINGS)
+
+
+def weight_files(inception: Path | None, others: Sequence[str] | None) -> dict[str, Path]:
+    """Weights that the command line names. Raises UserError for a name that is not in the table of weights."""
+    from arvbench.harness.quality.weights import named_files
+
+    return named_files(inception, others or ())
+
+
+def _names(given: Sequence[str] | None) -> list[str]:
+    return [name.strip() for group in given or () for name in group.split(",") if name.strip()]
+
+
+def _evaluate(
+    samples: Path,
+    *,
+    reference: str | None,
+    protocols: tuple[str, ...],
+    metrics: tuple[str, ...],
+    resize: str | None,
+    weight_files: dict[str, Path],
+    device: str,
+    workers: int,
+    threads: int | None,
+    work: Path | None,
+    bootstrap: int,
+    seed: int,
+    console: Console,
+) -> Evaluation:
+    from arvbench.adapters.loading import usable_device
+    from arvbench.harness.commands.progress import PhaseProgress
+    from arvbench.harness.limits import set_threads
+    from arvbench.harness.measure.cores import usable_cores
+    from arvbench.harness.quality.evaluation import Asked, choose_metrics, evaluate
+    from arvbench.harness.quality.images.open import open_images
+    from arvbench.harness.quality.protocols import Options
+    from arvbench.harness.quality.shards import FileImages, shared
+
+    asked = Asked(
+        protocols=protocols, reference=reference, metrics=metrics, options=Options(bootstrap=bootstrap, seed=seed)
+    )
+    choose_metrics(asked)
+    where = usable_device(device)
+    set_threads(threads or max(1, usable_cores() // workers))
+    images = FileImages(path=samples, resize=resize)
+    with PhaseProgress(console) as listener:
+        return evaluate(
+            open_images(samples, resize=resize),
+            asked,
+            weight_files=weight_files,
+            device=where,
+            work=work,
+            pass_over=shared(images, workers=workers, weight_files=weight_files, device=where),
+            listener=listener,
+        )
+
+
+# ---- what is printed ---------------------------------------------------------------------------------------------
+
+
+def _as_object(number: Quality) -> dict[str, Any]:
+    return number.model_dump(mode="json")
+
+
+def _table(numbers: Sequence[Quality], title: str) -> Table:
+    from rich.table import Table
+
+    from arvbench.reports.tables.quality import interval_text, metric_label, value_text
+
+    table = Table(title=title, title_justify="left")
+    for heading in ("Metric", "Value", "95 % interval", "Samples", "Protocol", "Id"):
+        table.add_column(heading, justify="right" if heading in ("Value", "95 % interval", "Samples") else "left")
+    for number in numbers:
+        table.add_row(
+            metric_label(number.metric),
+            value_text(number),
+            interval_text(number),
+            f"{number.n_samples:,}",
+            number.protocol,
+            number.protocol_id,
+        )
+    return table
+
+
+def _show_findings(findings: Sequence[Finding], console: Console) -> None:
+    for finding in findings:
+        console.print(
+            f"{finding.severity}: {finding.text} [{finding.code}]",
+            style="yellow" if finding.severity == "warning" else None,
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )

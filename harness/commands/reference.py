@@ -1,0 +1,144 @@
+"""`arvbench reference make`: statistics of one's own images, to compare samples with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from arvbench.harness.quality.reference.make import Made
+
+GROUP_HELP = """Make references that samples are compared with.
+
+Examples:
+
+  arvbench reference make imagenet/train256 --out ref.npz --use gFID
+
+  arvbench eval samples.npz --reference ref.npz
+"""
+
+
+def make(
+    images: Annotated[
+        str,
+        typer.Argument(metavar="DIR", help="Images: a folder of PNG or JPEG, .npz, .safetensors, or the name digits."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.npz", help="Where to write the reference.")],
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option("--protocol", metavar="NAMES", help="Such as adm-v1,cmmd; repeatable.  [default: adm-v1]"),
+    ] = None,
+    keep_images: Annotated[
+        int, typer.Option(min=0, help="Images that go into the file, for precision and recall; 0 for none.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the choice of the images that are kept.")] = 0,
+    use: Annotated[
+        Literal["gFID", "rFID"] | None,
+        typer.Option(help="What it is for: gFID judges generated images, rFID reconstructions.", show_default=False),
+    ] = None,
+    resize: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Resize the images first, such as pil-bicubic:256.")
+    ] = None,
+    inception_weights: Annotated[
+        Path | None, typer.Option("--inception-weights", metavar="PATH", help="Weights of the Inception networks.")
+    ] = None,
+    extractor_weights: Annotated[
+        list[str] | None,
+        typer.Option("--extractor-weights", metavar="NAME=PATH", help="Weights of another extractor; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", metavar="DIR", help="Keep features here; the same command goes on after a kill."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record of what was made as JSON.")] = False,
+) -> None:
+    """Write means and covariances of all images in DIR, and some of the images, to one file.
+
+    The file has the layout of the ADM evaluator's references (arr_0, mu, sigma, mu_s, sigma_s), which that evaluator
+    reads too, and says which networks its statistics are of. Without adm-v1 there are no mu and sigma in it.
+
+    Examples:
+
+      arvbench reference make imagenet/train256 --out ref.npz --use gFID --inception-weights PATH
+
+      arvbench reference make imagenet/val256 --out val.npz --use rFID --protocol adm-v1,clean-fid --work features
+
+      arvbench reference make digits --out digits.npz --protocol digits-cnn --keep-images 500
+    """
+    protocols = [name.strip() for group in protocol or ["adm-v1"] for name in group.split(",") if name.strip()]
+    made = _make(
+        images,
+        out,
+        protocols=protocols,
+        keep=keep_images,
+        seed=seed,
+        use=use or "",
+        resize=resize,
+        inception_weights=inception_weights,
+        extractor_weights=extractor_weights,
+        device=device,
+        work=work,
+        force=force,
+    )
+    if as_json:
+        typer.echo(_as_json(made))
+        return
+    record = made.record
+    typer.echo(f"wrote {made.path}: statistics of {record.images:,} images, {record.kept:,} of them kept")
+    for name, extractor in record.extractors.items():
+        typer.echo(f"  {name} ({', '.join(extractor.layers)}), weights sha256 {extractor.sha256[:12]}...")
+    typer.echo(f"  sha256 {made.sha256}")
+
+
+def _make(
+    images: str,
+    out: Path,
+    *,
+    protocols: list[str],
+    keep: int,
+    seed: int,
+    use: Literal["gFID", "rFID", ""],
+    resize: str | None,
+    inception_weights: Path | None,
+    extractor_weights: list[str] | None,
+    device: str,
+    work: Path | None,
+    force: bool,
+) -> Made:
+    from rich.console import Console
+
+    from arvbench.adapters.loading import usable_device
+    from arvbench.harness.commands.evaluate import weight_files
+    from arvbench.harness.commands.progress import PhaseProgress
+    from arvbench.harness.jobs import Event
+    from arvbench.harness.quality.extractors.base import load_extractor
+    from arvbench.harness.quality.reference.make import check_output, make_reference, needs_of, source_of
+
+    check_output(out, force=force)
+    source = source_of(images, resize)
+    files, where = weight_files(inception_weights, extractor_weights), usable_device(device)
+    with PhaseProgress(Console(stderr=True)) as listener:
+        listener(Event(phase="extractors"))
+        needs = needs_of(protocols, lambda name: load_extractor(name, device=where, weight_files=files))
+        return make_reference(
+            source,
+            out,
+            needs,
+            protocols=protocols,
+            keep=keep,
+            seed=seed,
+            use=use,
+            force=force,
+            work=work,
+            progress=lambda done: listener(Event(phase="images", done=done, total=source.count)),
+        )
+
+
+def _as_json(made: Made) -> str:
+    import json
+
+    return json.dumps({"path": str(made.path), "sha256": made.sha256, **made.record.model_dump(mode="json")}, indent=2)

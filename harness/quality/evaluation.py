@@ -1,0 +1,322 @@
+"""Samples in, numbers with identities out: one pass over the images serves every protocol that is asked for.
+
+check what can be checked -> load extractors -> reference -> one pass over the samples -> metrics -> findings
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from arvbench.errors import ContractError, UnknownName, UserError
+from arvbench.harness.jobs import Event, EventListener
+from arvbench.harness.quality.detectors import Evidence, find
+from arvbench.harness.quality.extractors.base import Extractor, WeightFiles, load_extractor
+from arvbench.harness.quality.identity import Identity
+from arvbench.harness.quality.images.base import ImageSource
+from arvbench.harness.quality.protocols.base import PROTOCOLS, Compared, EvaluationProtocol, Need, Number, Options
+from arvbench.harness.quality.reference import Reference, check_resolution, load_reference
+from arvbench.harness.quality.stream import Scan, Wanted, scan
+from arvbench.results.schema import Finding, Quality
+
+OPTIONAL = frozenset({"fid-infinity", "label-accuracy", "per-class-fid"})
+"""Metrics that are left out, with a finding, where they cannot be computed and were not asked for by name."""
+
+ScanFunction = Callable[[ImageSource, Wanted, Path | None, Callable[[int], None]], Scan]
+"""How the samples are passed over: in this process, or shared by several."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What to compute."""
+
+    protocols: tuple[str, ...]
+    reference: str | None = None
+    """Name of a data set, or path of statistics or images."""
+    metrics: tuple[str, ...] = ()
+    """Of those protocols; empty means all that they have."""
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What came out."""
+
+    numbers: tuple[Quality, ...]
+    """In the order of the protocols, then of their metrics."""
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One protocol with the metrics that are asked of it."""
+
+    protocol: EvaluationProtocol
+    metrics: tuple[str, ...]
+    extractor: Extractor
+
+    @property
+    def reference_metrics(self) -> list[str]:
+        return [metric for metric in self.metrics if metric in self.protocol.reference_metrics]
+
+
+def evaluate(
+    source: ImageSource,
+    asked: Asked,
+    *,
+    weight_files: WeightFiles | None = None,
+    device: torch.device | str = "cpu",
+    work: Path | None = None,
+    pass_over: ScanFunction | None = None,
+    recipe: Mapping[str, str] | None = None,
+    listener: EventListener | None = None,
+) -> Evaluation:
+    """Measure `source` under every protocol of `asked`.
+
+    `work` keeps finished chunks of features, for a second run after an interruption. `recipe` is what is stated about
+    the official samples of this model (for the detectors). Raises UserError for what the caller can put right: unknown
+    names, too few images, no reference, another resolution, missing weights; a metric that was asked for by name is
+    computed or is an error, never left out.
+    """
+    tell: EventListener = listener or (lambda _event: None)
+    chosen = choose_metrics(asked)
+    _check_counts(chosen, source)
+    _check_reference_given(chosen, asked)
+    tell(Event(phase="extractors"))
+    extractors = {
+        name: load_extractor(name, device=device, weight_files=weight_files)
+        for name in dict.fromkeys(PROTOCOLS[protocol].extractor for protocol, _ in chosen)
+    }
+    for extractor in extractors.values():
+        extractor.check(source.read(0, 1))
+    parts = [
+        _Part(protocol=PROTOCOLS[name], metrics=metrics, extractor=extractors[PROTOCOLS[name].extractor])
+        for name, metrics in chosen
+    ]
+    reference = _reference(parts, asked, source, tell)
+    parts, left_out = _without_impossible(parts, asked, source, reference)
+    scanned = _pass(source, parts, work, pass_over, tell)
+    tell(Event(phase="metrics"))
+    numbers = [quality for part in parts for quality in _measure(part, source, scanned, reference, asked, tell)]
+    evidence = _evidence(source, scanned, reference, parts, numbers, recipe)
+    return Evaluation(numbers=tuple(numbers), findings=(*left_out, *find(evidence)))
+
+
+def choose_metrics(asked: Asked) -> list[tuple[str, tuple[str, ...]]]:
+    """(protocol, its metrics that are asked for), in order. Raises UnknownName, naming near misses."""
+    if not asked.protocols:
+        raise UserError(f"no protocol is named; known: {', '.join(PROTOCOLS)}")
+    names = list(dict.fromkeys(asked.protocols))
+    known = dict.fromkeys(metric for name in names for metric in PROTOCOLS[name].metrics)
+    for metric in asked.metrics:
+        if metric not in known:
+            raise UnknownName(f"metric of {', '.join(names)}", metric, known)
+    chosen = [(name, tuple(m for m in PROTOCOLS[name].metrics if m in (asked.metrics or known))) for name in names]
+    if idle := [name for name, metrics in chosen if not metrics]:
+        raise UserError(f"protocol {idle[0]} has none of the metrics {', '.join(asked.metrics)}: leave it out")
+    return chosen
+
+
+def _check_counts(chosen: Sequence[tuple[str, tuple[str, ...]]], source: ImageSource) -> None:
+    for name, metrics in chosen:
+        for metric in metrics:
+            least = PROTOCOLS[name].metrics[metric]
+            if source.count < least and metric not in OPTIONAL:
+                raise UserError(f"{metric} of {name} needs at least {least} samples, {source.name} has {source.count}")
+
+
+def _check_reference_given(chosen: Sequence[tuple[str, tuple[str, ...]]], asked: Asked) -> None:
+    needing = [f"{m} of {name}" for name, metrics in chosen for m in metrics if m in PROTOCOLS[name].reference_metrics]
+    if needing and asked.reference is None:
+        raise UserError(
+            f"{needing[0]} compares the samples with a reference: name one with --reference (a statistics file, "
+            "images, or digits), or ask for metrics that need none"
+        )
+
+
+# ---- reference ---------------------------------------------------------------------------------------------------
+
+
+def _reference(parts: Sequence[_Part], asked: Asked, source: ImageSource, tell: EventListener) -> Reference | None:
+    needs = _needs(parts)
+    if asked.reference is None or not needs:
+        return None
+    tell(Event(phase="reference"))
+    reference = load_reference(
+        asked.reference, needs, progress=lambda done: tell(Event(phase="reference", done=done)),
+        samples_shape=source.shape,
+    )  # fmt: skip
+    check_resolution(reference, source.shape)
+    for part in parts:
+        _check_reference_count(part, reference)
+    return reference
+
+
+def _needs(parts: Sequence[_Part]) -> list[tuple[Extractor, Mapping[str, Need]]]:
+    """What is read of the reference, by extractor: features include moments."""
+    needs: dict[str, dict[str, Need]] = {}
+    for part in parts:
+        if not part.reference_metrics:
+            continue
+        layers = needs.setdefault(part.extractor.name, {})
+        for layer, need in part.protocol.reference_layers(part.reference_metrics).items():
+            if layers.get(layer) != "features":
+                layers[layer] = need
+    by_name = {part.extractor.name: part.extractor for part in parts}
+    return [(by_name[name], layers) for name, layers in needs.items()]
+
+
+def _check_reference_count(part: _Part, reference: Reference) -> None:
+    for metric in part.reference_metrics:
+        needs_images = "features" in part.protocol.reference_layers([metric]).values()
+        count, least = reference.images, part.protocol.metrics[metric]
+        if needs_images and count < least and metric not in OPTIONAL:
+            raise UserError(
+                f"{metric} of {part.protocol.name} needs at least {least} reference images, {reference.name} has "
+                f"{count}"
+            )
+
+
+def _without_impossible(
+    parts: Sequence[_Part], asked: Asked, source: ImageSource, reference: Reference | None
+) -> tuple[list[_Part], list[Finding]]:
+    """Leave out optional metrics that cannot be computed; one that was asked for by name is an error instead."""
+    kept: list[_Part] = []
+    findings: list[Finding] = []
+    for part in parts:
+        metrics = []
+        for metric in part.metrics:
+            reason = _why_not(metric, part, source, reference)
+            if reason is None:
+                metrics.append(metric)
+            elif metric in asked.metrics or len(part.metrics) == 1:
+                raise UserError(f"{metric} of {part.protocol.name}: {reason}")
+            else:
+                text = f"{metric} of {part.protocol.name} is not computed: {reason}"
+                findings.append(Finding(code="left-out", severity="note", text=text))
+        kept.append(_Part(protocol=part.protocol, metrics=tuple(metrics), extractor=part.extractor))
+    return kept, findings
+
+
+def _why_not(metric: str, part: _Part, source: ImageSource, reference: Reference | None) -> str | None:
+    """Why an optional metric cannot be computed; None when it can."""
+    if metric not in OPTIONAL:
+        return None
+    least = part.protocol.metrics[metric]
+    if source.count < least:
+        return f"it needs at least {least} samples, {source.name} has {source.count}"
+    if metric == "label-accuracy":
+        return _why_no_accuracy(source, part.extractor)
+    if metric == "per-class-fid" and source.labels_N is None:
+        return f"{source.name} has no labels"
+    if metric == "per-class-fid" and (reference is None or reference.labels_M is None):
+        return "the reference has no labels"
+    return None
+
+
+def _why_no_accuracy(source: ImageSource, extractor: Extractor) -> str | None:
+    if source.labels_N is None:
+        return f"{source.name} has no labels"
+    if extractor.classes is None:
+        return f"extractor {extractor.name} does not know the samples' classes"
+    outside = source.labels_N[(source.labels_N < 0) | (source.labels_N >= extractor.classes)]
+    if len(outside):
+        return f"label {int(outside[0])} is not one of the {extractor.classes} classes of {extractor.name}"
+    return None
+
+
+# ---- samples -----------------------------------------------------------------------------------------------------
+
+
+def _pass(
+    source: ImageSource,
+    parts: Sequence[_Part],
+    work: Path | None,
+    pass_over: ScanFunction | None,
+    tell: EventListener,
+) -> Scan:
+    layers: dict[str, frozenset[str]] = {}
+    for part in parts:
+        name = part.extractor.name
+        layers[name] = layers.get(name, frozenset()) | part.protocol.layers(part.metrics)
+    by_name = {part.extractor.name: part.extractor for part in parts}
+    wanted = [(by_name[name], wanted_layers) for name, wanted_layers in layers.items()]
+
+    def progress(done: int) -> None:
+        tell(Event(phase="samples", done=done, total=source.count))
+
+    if pass_over is not None:
+        return pass_over(source, wanted, work, progress)
+    return scan(source, wanted, work=work, progress=progress)
+
+
+def _measure(
+    part: _Part,
+    source: ImageSource,
+    scanned: Scan,
+    reference: Reference | None,
+    asked: Asked,
+    tell: EventListener,
+) -> list[Quality]:
+    tell(Event(phase="metrics", note=part.protocol.name))
+    compared = Compared(
+        samples=scanned.features[part.extractor.name],
+        reference=None if reference is None else reference.data.get(part.extractor.name),
+        extractor=part.extractor,
+        labels_N=source.labels_N,
+        reference_labels_M=None if reference is None else reference.labels_M,
+    )
+    numbers = part.protocol.measure(part.metrics, compared, asked.options)
+    return [_quality(number, part, source, reference) for number in numbers]
+
+
+def _quality(number: Number, part: _Part, source: ImageSource, reference: Reference | None) -> Quality:
+    """Make the record of one number, with its identity."""
+    extractor, provenance = part.extractor, source.provenance
+    if not math.isfinite(number.value):
+        raise ContractError(f"{number.metric} of {part.protocol.name} on {source.name} is {number.value}")
+    against = reference if number.uses_reference else None
+    identity = Identity(
+        metric=number.metric,
+        protocol=part.protocol.name,
+        extractor=extractor.name,
+        extractor_sha256=extractor.sha256,
+        layer=number.layer,
+        preprocessing=f"{extractor.preprocessing}; batch {extractor.batch}",
+        reference_sha256=against.sha256 if against else "",
+        n_samples=source.count,
+        image_shape=source.shape,
+        label_scheme=provenance.labels,
+        uint8_rule=provenance.uint8_rule,
+        resize=provenance.resize,
+        sampling=provenance.sampling,
+        library=number.library,
+        parameters=number.parameters,
+    )
+    words = f"{part.protocol.name}: {number.metric} ({extractor.name}, {number.layer})"
+    return Quality(
+        metric=number.metric,
+        value=number.value,
+        spread=number.spread,
+        interval=number.interval,
+        protocol=f"{words}{f' against {against.name}' if against else ''}, {number.library}",
+        protocol_id=identity.id,
+        n_samples=source.count,
+        detail={**number.detail, **({"parameters": dict(number.parameters)} if number.parameters else {})},
+        note="; ".join(text for text in (provenance.note, extractor.note, *number.notes) if text),
+    )
+
+
+def _evidence(
+    source: ImageSource,
+    scanned: Scan,
+    reference: Reference | None,
+    parts: Sequence[_Part],
+    numbers: Sequence[Quality],
+    recipe: Mapping[str, str] | None,
+) -> Evidence:
+    raise NotImplementedError

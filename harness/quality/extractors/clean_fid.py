@@ -1,0 +1,172 @@
+"""clean-fid's three ways to Inception features, by that library's own resizer and networks.
+
+clean-fid                    Pillow's bicubic filter on every channel in float, antialiased and not rounded, to 299;
+                             then NVIDIA's TorchScript translation of Inception 2015-12-05
+clean-fid-legacy-tensorflow  the same network, with TensorFlow 1's bilinear resize inside it
+clean-fid-legacy-pytorch     PyTorch's bilinear resize (half-pixel centres, not antialiased); pytorch-fid's network
+
+The library looks for weights in the system's temporary folder and downloads what is not there; here each network is
+given the user's file. A TorchScript file is a program: see torchscript.py for which are opened.
+
+Shapes   B images; features (B, 2048)
+Range    images uint8 0..255 (B, 3, H, W) of any size
+Source   Parmar et al., arXiv:2104.11222; clean-fid 0.1.35
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arvbench.adapters.checkpoints import read_tensors
+from arvbench.errors import CheckpointError
+from arvbench.harness.quality.extractors.base import Extractor, WeightFiles
+from arvbench.harness.quality.extractors.torchscript import check_program, opening
+from arvbench.harness.quality.weights import WEIGHTS, find_weights, verify
+
+LAYER, DIMS = "2048", 2048
+BATCH = 32
+"""The library's own for whole folders; part of how convolutions round."""
+_TORCHSCRIPT, _PYTORCH = "inception-torchscript", "pytorch-fid-inception"
+"""In the table of weights."""
+_FILE_IN_FOLDER = "inception-2015-12-05.pt"
+"""Name under which the library opens the network in the folder it is given."""
+_PREPROCESSING: Mapping[str, str] = {
+    "clean": "Pillow bicubic resize to 299 x 299 in float, antialiased, clipped, not rounded; (x - 128) / 128",
+    "legacy_tensorflow": "TensorFlow 1 bilinear resize to 299 x 299 inside the network, not antialiased; "
+    "(x - 128) / 128",
+    "legacy_pytorch": "PyTorch bilinear resize to 299 x 299, half-pixel centres, not antialiased; 2 x / 255 - 1",
+}
+_patching = threading.Lock()
+
+Features = Callable[[Tensor], Tensor]
+"""Prepared images (B, 3, H, W) fp32 0..255 -> (B, 2048)."""
+
+
+def load_clean(weight_files: WeightFiles, device: torch.device) -> Extractor:
+    """Return the extractor of the mode "clean": layer "2048" (B, 2048) fp32.
+
+    Raises UserError without weights, CheckpointError for a file that is damaged, unsafe or of another network.
+    """
+    return _load("clean-fid", "clean", _TORCHSCRIPT, weight_files, device)
+
+
+def load_legacy_tensorflow(weight_files: WeightFiles, device: torch.device) -> Extractor:
+    """Return the extractor of the mode "legacy_tensorflow". Raises as `load_clean`."""
+    return _load("clean-fid-legacy-tensorflow", "legacy_tensorflow", _TORCHSCRIPT, weight_files, device)
+
+
+def load_legacy_pytorch(weight_files: WeightFiles, device: torch.device) -> Extractor:
+    """Return the extractor of the mode "legacy_pytorch". Raises as `load_clean`."""
+    return _load("clean-fid-legacy-pytorch", "legacy_pytorch", _PYTORCH, weight_files, device)
+
+
+def _load(name: str, mode: str, weights_name: str, weight_files: WeightFiles, device: torch.device) -> Extractor:
+    weights = WEIGHTS[weights_name]
+    path = find_weights(weights_name, weight_files)
+    sha256 = verify(path, weights)
+    if weights_name == _TORCHSCRIPT:
+        check_program(path, sha256, weights)
+        features = _torchscript_features(path, device, resize_inside=mode == "legacy_tensorflow")
+    else:
+        features = _pytorch_features(path, device)
+    prepare = _preparation(mode)
+
+    def network(images_B3HW: Tensor) -> Mapping[str, Tensor]:
+        return {LAYER: features(prepare(images_B3HW).to(device))}
+
+    return Extractor(
+        name=name,
+        network=network,
+        layers={LAYER: DIMS},
+        device=device,
+        sha256=sha256,
+        preprocessing=_PREPROCESSING[mode],
+        batch=BATCH,
+        note=weights.note(path, sha256),
+    )
+
+
+def _preparation(mode: str) -> Features:
+    """From uint8 images to what the library's data loader hands to its network: fp32 0..255, on the CPU."""
+    from torchvision.transforms import ToTensor
+
+    with _quiet():
+        from cleanfid.resize import build_resizer
+
+        resize = build_resizer(mode)
+    to_tensor = ToTensor()
+
+    def prepare(images_B3HW: Tensor) -> Tensor:
+        pixels_BHW3 = images_B3HW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        with _quiet():
+            resized = [resize(pixels_HW3) for pixels_HW3 in pixels_BHW3]
+        # ToTensor divides bytes by 255 and leaves floats alone. The library multiplies again, which does not always
+        # give the same bits back.
+        return torch.stack([to_tensor(pixels) * (255 if pixels.dtype == "uint8" else 1) for pixels in resized])
+
+    return prepare
+
+
+def _torchscript_features(path: Path, device: torch.device, *, resize_inside: bool) -> Features:
+    """The library's wrapper around the archive at `path`, which has passed `check_program`."""
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    with tempfile.TemporaryDirectory(prefix="arvbench-") as folder, opening(path):
+        (Path(folder) / _FILE_IN_FOLDER).symlink_to(path.resolve())
+        model = InceptionV3W(folder, download=False, resize_inside=resize_inside).to(device).eval()
+
+    def features(images_B3HW: Tensor) -> Tensor:
+        # The profiling executor may fuse operations after the first calls, so that equal images would get features
+        # that differ in the last bits by when they came.
+        with torch.jit.optimized_execution(False):
+            return model(images_B3HW)
+
+    return features
+
+
+def _pytorch_features(path: Path, device: torch.device) -> Features:
+    """The library's copy of pytorch-fid's network with the tensors of `path`, and its way of calling it."""
+    with _quiet():
+        import cleanfid.inception_pytorch as library
+
+    tensors = read_tensors(path)
+    try:
+        with _loading_from(library, tensors), _quiet():
+            model = library.InceptionV3(output_blocks=[3], resize_input=False).to(device).eval()
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} is not {WEIGHTS[_PYTORCH].file_name}: {reason[:300]}") from error
+
+    def features(images_B3PP: Tensor) -> Tensor:
+        return model(images_B3PP / 255)[0].squeeze(-1).squeeze(-1)
+
+    return features
+
+
+@contextmanager
+def _loading_from(library: Any, tensors: dict[str, Tensor]) -> Iterator[None]:
+    """Within it, the library's download of weights gives `tensors`; one thread at a time."""
+    with _patching:
+        download = library.load_state_dict_from_url
+        library.load_state_dict_from_url = lambda *_, **__: tensors
+        try:
+            yield
+        finally:
+            library.load_state_dict_from_url = download
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings, and the filters come back: the library's resizer switches all warnings off for the whole process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

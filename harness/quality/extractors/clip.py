@@ -1,0 +1,132 @@
+"""CLIP's image towers with OpenAI's weights: ViT-B/32 for CLIP-FID, ViT-L/14 at 336 pixels for CMMD.
+
+Layer "embedding" is the projection into the space that images and texts share.
+clip-vit-b-32       512 numbers as they come, after clean-fid's preprocessing for its clip_vit_b_32 (that library runs
+                    the tower in fp16 on a GPU and in fp32 on a CPU; here it is fp32 everywhere)
+clip-vit-l-14-336   768 numbers as they come (CMMD itself brings them to length 1), after CMMD's preprocessing
+
+The architecture is open_clip's with the approximate GELU that OpenAI trained with; only the image tower is built.
+
+Shapes   B images, D features, P side of the input in pixels
+Range    images uint8 0..255 (B, 3, H, W) of any size
+Source   Parmar et al., arXiv:2104.11222 and its library's CLIP option; Jayasumana et al., arXiv:2401.09603
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arvbench.adapters.checkpoints import load_strict, read_tensors
+from arvbench.adapters.common.meta import on_meta
+from arvbench.errors import CheckpointError
+from arvbench.harness.quality.extractors.base import Extractor, WeightFiles
+from arvbench.harness.quality.extractors.pil_resize import (
+    Resize,
+    middle_square,
+    normalised,
+    resize_each,
+    shorter_side_cropped,
+)
+from arvbench.harness.quality.extractors.torchscript import check_program, is_torchscript, read_program_tensors
+from arvbench.harness.quality.weights import WEIGHTS, ExtractorWeights, find_weights, verify
+
+LAYER = "embedding"
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+_TOWER = "visual."
+"""Prefix of the image tower in OpenAI's and open_clip's files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Variant:
+    name: str
+    """In EXTRACTORS and in WEIGHTS."""
+    model: str
+    """open_clip's configuration."""
+    resize: Resize
+    resize_text: str
+
+
+_VIT_B_32 = _Variant(
+    name="clip-vit-b-32",
+    model="ViT-B-32-quickgelu",
+    resize=shorter_side_cropped,
+    resize_text="Pillow bicubic resize of the shorter side to {px}, rounded to bytes; middle {px} x {px}",
+)
+_VIT_L_14_336 = _Variant(
+    name="clip-vit-l-14-336",
+    model="ViT-L-14-336-quickgelu",
+    resize=middle_square,
+    resize_text="middle square; Pillow bicubic resize to {px} x {px}, rounded to bytes",
+)
+
+
+def load_vit_b_32(weight_files: WeightFiles, device: torch.device) -> Extractor:
+    """Return the extractor of CLIP-FID: layer "embedding" (B, 512) fp32.
+
+    Raises UserError without weights, CheckpointError for a file that is damaged, unsafe or of another network.
+    """
+    return _load(_VIT_B_32, weight_files, device)
+
+
+def load_vit_l_14_336(weight_files: WeightFiles, device: torch.device) -> Extractor:
+    """Return the extractor of CMMD: layer "embedding" (B, 768) fp32. Raises as `load_vit_b_32`."""
+    return _load(_VIT_L_14_336, weight_files, device)
+
+
+def _load(variant: _Variant, weight_files: WeightFiles, device: torch.device) -> Extractor:
+    weights = WEIGHTS[variant.name]
+    path = find_weights(variant.name, weight_files)
+    sha256 = verify(path, weights)
+    tower = _empty_tower(variant.model)
+    load_strict(tower, _tower_tensors(path, sha256, weights), source=f"{path} (wanted: {weights.file_name})")
+    tower.to(device).eval().requires_grad_(False)
+    side_px = tower.image_size[0]
+
+    def network(images_B3HW: Tensor) -> Mapping[str, Tensor]:
+        resized_B3PP = resize_each(images_B3HW, side_px, variant.resize).to(device)
+        return {LAYER: tower(normalised(resized_B3PP, MEAN, STD))}
+
+    return Extractor(
+        name=variant.name,
+        network=network,
+        layers={LAYER: tower.output_dim},
+        device=device,
+        sha256=sha256,
+        preprocessing=f"{variant.resize_text.format(px=side_px)}; (x / 255 - mean) / std of CLIP",
+        note=weights.note(path, sha256),
+    )
+
+
+def _empty_tower(model: str) -> Any:
+    """The image tower without memory for its weights. Building the whole model is free: it is never filled."""
+    import open_clip
+
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise CheckpointError(f"this open_clip has no configuration {model!r}; install open-clip-torch >= 2.30")
+    return on_meta(lambda: open_clip.CLIP(**config).visual)
+
+
+def _tower_tensors(path: Path, sha256: str, weights: ExtractorWeights) -> dict[str, Tensor]:
+    """The image tower's tensors in fp32 (OpenAI's files keep most of them in fp16)."""
+    if is_torchscript(path):
+        repository, file_name = weights.hub or ("", "")
+        instead = f", or {file_name} from huggingface.co/{repository}" if repository else ""
+        check_program(path, sha256, weights, instead)
+        tensors = read_program_tensors(path)
+    else:
+        tensors = read_tensors(path, nesting=[["state_dict"]])
+    tower = {name.removeprefix(_TOWER): t.float() for name, t in tensors.items() if name.startswith(_TOWER)}
+    if not tower:
+        raise CheckpointError(
+            f"{path} holds no image tower of CLIP (no tensor named {_TOWER}...); give OpenAI's {weights.file_name} or "
+            "open_clip's own file of these weights"
+        )
+    return tower

@@ -1,0 +1,240 @@
+"""Samples as PNG or JPEG files in a folder and its subfolders.
+
+Order    lexicographic by relative path with "/" between the parts, in code points: "10.png" comes before "2.png". The
+         Inception score of adm-v1 depends on it, so a note says when the numbers in the names would sort otherwise.
+Labels   from samples.json, which `arvbench sample` writes; else, when all images are in two or more direct subfolders,
+         from the names of these: the numbers themselves where all are numbers, else 0, 1, ... in sorted order.
+Pixels   8-bit RGB without transparency, all of one size. Anything else needs a decision that is the caller's, and is
+         refused with the file named: a silent conversion would change the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from arvbench.errors import UserError
+from arvbench.harness.quality.images.base import ImageSource, Provenance
+from arvbench.harness.quality.images.stored import check_range, integers, parse_provenance, with_notes
+
+SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+OTHER_PICTURES = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif", ".heic")
+INDEX_NAME = "samples.json"
+"""What a folder of samples says about itself: {"format", "provenance", "files", "labels", "seeds"}."""
+_THREADS = min(4, os.cpu_count() or 1)
+"""Decoding releases the interpreter's lock; more threads than this wait for the disk."""
+_PNG_HEADER = re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}(?P<depth>.)", re.DOTALL)
+_MODES = {
+    **dict.fromkeys(("1", "L", "I", "F", "I;16", "I;16B"), "grayscale"),
+    **dict.fromkeys(("LA", "RGBA", "PA", "La", "RGBa"), "transparency"),
+    "P": "a palette",
+    "CMYK": "ink colours",
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _File:
+    relative: str
+    size: int
+    mtime_ns: int
+
+
+class FolderSource(ImageSource):
+    """The pictures of a folder. Raises UserError, naming the file, for one that cannot be used: when it is read.
+
+    Opening reads the list of files and the first picture.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.name = folder, folder.name or str(folder)
+        found = sorted(_files(folder), key=lambda file: file.relative)
+        self._files = [file for file in found if _suffix(file) in SUFFIXES]
+        if not self._files:
+            raise UserError(f"no images ({', '.join(SUFFIXES)}) in folder {folder}")
+        self.count = len(self._files)
+        first = read_image(self.paths[0])
+        self.shape = (first.shape[1], first.shape[2])
+        index = _read_index(folder / INDEX_NAME, [file.relative for file in self._files])
+        label_note = ""
+        if index is None:
+            self.labels_N, label_note = _labels_of_folders([file.relative for file in self._files])
+            stated = Provenance()
+        else:
+            self.labels_N, self.seeds_N, stated = index.labels_N, index.seeds_N, index.provenance
+        self.provenance = with_notes(stated, label_note, *_notes(self._files, found))
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """Files in the order of the images."""
+        return [self._folder / file.relative for file in self._files]
+
+    def read(self, start: int, stop: int) -> Tensor:
+        check_range(start, stop, self.count, self.name)
+        paths = [self._folder / file.relative for file in self._files[start:stop]]
+        if not paths:
+            return torch.empty(0, 3, *self.shape, dtype=torch.uint8)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return torch.stack(list(pool.map(self._read, paths)))
+
+    @property
+    def key(self) -> str:
+        listed = "\n".join(f"{file.relative}\0{file.size}\0{file.mtime_ns}" for file in self._files)
+        digest = hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
+        return f"folder {self._folder.resolve()} files {digest}"
+
+    def _read(self, path: Path) -> Tensor:
+        image_3HW = read_image(path)
+        if image_3HW.shape[1:] != self.shape:
+            raise UserError(
+                f"images of different sizes: {self.paths[0]} is {self.shape[1]} x {self.shape[0]}, {path} is "
+                f"{image_3HW.shape[2]} x {image_3HW.shape[1]}; resize them first"
+            )
+        return image_3HW
+
+
+def read_image(path: Path) -> Tensor:
+    """Return one picture file as uint8 (3, H, W). Raises UserError that names a file it cannot use."""
+    expected = SUFFIXES.get(path.suffix.lower())
+    try:
+        with path.open("rb") as file:
+            header = _PNG_HEADER.match(file.read(32))
+            if header is not None and header["depth"] == b"\x10":
+                raise UserError(f"{path} has 16 bits per channel: save it with 8 bits by a rule of your choice")
+            file.seek(0)
+            with Image.open(file, formats=("PNG", "JPEG")) as image:
+                _refuse_what_needs_a_decision(path, image, expected)
+                image.load()
+                if "transparency" in image.info:  # in a PNG it may follow the pixels
+                    raise UserError(_decision(path, "transparency"))
+                pixels_HW3 = np.array(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a readable image: {error}") from error
+    return torch.from_numpy(pixels_HW3).permute(2, 0, 1).contiguous()
+
+
+def _refuse_what_needs_a_decision(path: Path, image: Image.Image, expected: str | None) -> None:
+    content = "JPEG" if image.format == "MPO" else image.format
+    if expected is not None and content != expected:
+        raise UserError(
+            f"{path} is a {content} by its content: give it the ending of one, so that it is clear what it is"
+        )
+    if getattr(image, "n_frames", 1) > 1:
+        raise UserError(f"{path} holds {image.n_frames} pictures: save the one that is meant")  # type: ignore[attr-defined]
+    if image.mode != "RGB":
+        raise UserError(_decision(path, _MODES.get(image.mode, "other colours than RGB"), image.mode))
+
+
+def _decision(path: Path, what: str, mode: str = "RGB") -> str:
+    return f"{path} has {what} (colour mode {mode}): convert it to 8-bit RGB without transparency"
+
+
+# ---- what is in the folder ---------------------------------------------------------------------------------------
+
+
+def _files(folder: Path) -> Iterator[_File]:
+    """All files below `folder`, links followed."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder")
+    try:
+        yield from _walk(folder, PurePosixPath(), frozenset())
+    except OSError as error:
+        raise UserError(f"cannot read folder {error.filename or folder}: {error.strerror or error}") from error
+
+
+def _walk(folder: Path, relative: PurePosixPath, above: frozenset[tuple[int, int]]) -> Iterator[_File]:
+    state = folder.stat()
+    if (itself := (state.st_dev, state.st_ino)) in above:
+        return  # a link to a folder that this one is in
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            place = relative / entry.name
+            if entry.is_dir():
+                yield from _walk(folder / entry.name, place, above | {itself})
+            elif entry.is_file():
+                found = entry.stat()
+                yield _File(place.as_posix(), found.st_size, found.st_mtime_ns)
+
+
+def _suffix(file: _File) -> str:
+    return PurePosixPath(file.relative).suffix.lower()
+
+
+def _notes(images: Sequence[_File], found: Sequence[_File]) -> Iterator[str]:
+    """What is worth knowing about these files."""
+    jpegs = sum(SUFFIXES[_suffix(file)] == "JPEG" for file in images)
+    if jpegs:
+        yield f"{jpegs} of {len(images)} images are JPEG, which is lossy and changes every number"
+    if ignored := sorted({_suffix(file) for file in found} & set(OTHER_PICTURES)):
+        yield f"pictures with other endings ({', '.join(ignored)}) are not read"
+    names = [file.relative for file in images]
+    by_number = sorted(names, key=_numeric_key)
+    if names != by_number:
+        first = next(i for i, (a, b) in enumerate(zip(names, by_number, strict=True)) if a != b)
+        yield (
+            f"files are read in the order of their names as text ({names[first]} before {by_number[first]}), not of "
+            "the numbers in them; the Inception score of adm-v1 depends on the order"
+        )
+
+
+def _numeric_key(name: str) -> list[tuple[str, int, str]]:
+    """Sorts runs of digits as numbers."""
+    return [(text, int(digits or -1), digits) for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)]
+
+
+def _labels_of_folders(names: Sequence[str]) -> tuple[Tensor | None, str]:
+    """Classes from the names of direct subfolders, and a note that says so."""
+    parents = [PurePosixPath(name).parent for name in names]
+    folders = sorted({parent.as_posix() for parent in parents})
+    if len(folders) < 2 or any(len(parent.parts) != 1 for parent in parents):
+        return None, ""
+    numbers = [int(folder) for folder in folders if re.fullmatch(r"[0-9]{1,18}", folder)]
+    numbered = len(set(numbers)) == len(folders)
+    classes = dict(zip(folders, numbers if numbered else range(len(folders)), strict=True))
+    labels_N = torch.tensor([classes[parent.as_posix()] for parent in parents])
+    how = "numbers" if numbered else "sorted names"
+    return labels_N, f"labels are the {how} of {len(folders)} subfolders"
+
+
+# ---- samples.json ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Index:
+    provenance: Provenance
+    labels_N: Tensor | None
+    seeds_N: Tensor | None
+
+
+def _read_index(path: Path, names: Sequence[str]) -> _Index | None:
+    """What samples.json says about exactly these files; None without one."""
+    if not path.exists():
+        return None
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    provenance = parse_provenance(content, str(path))
+    listed = content.get("files")
+    if listed != list(names):
+        other = f"lists {len(listed)} images" if isinstance(listed, list) else "lists no images"
+        raise UserError(
+            f"{path} {other}, the folder holds {len(names)}, and they are not the same: put the files back, or remove "
+            f"{path.name} to evaluate what is there"
+        )
+    held = {
+        key: None if content.get(key) is None else integers(content[key], len(names), f"{path}: {key}")
+        for key in ("labels", "seeds")
+    }
+    return _Index(provenance=provenance, labels_N=held["labels"], seeds_N=held["seeds"])

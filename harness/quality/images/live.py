@@ -1,0 +1,150 @@
+"""Samples drawn when they are read, straight from a model: nothing touches the disk.
+
+Image i is drawn with label i and with noise that is a hash of the run seed and i. Batches begin at multiples of the
+batch size, whatever range is read, so a range has the same bytes as that part of a whole read, in any number of
+processes. With another batch size the tokens are the same, unless two of them are so close that rounding decides; then
+a byte of the decoded image may differ by a step (measured in tests/harness/quality/images/test_live.py).
+
+Shapes   N images
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from arvbench.adapters.base import Sampler, SamplingSettings
+from arvbench.adapters.cache.base import Cache
+from arvbench.adapters.sampling import PerImageNoise
+from arvbench.errors import HostError, UserError
+from arvbench.harness.failures import is_out_of_memory
+from arvbench.harness.quality.images.base import UNKNOWN, ImageSource, Provenance
+from arvbench.harness.quality.images.resize import NO_RESIZE, parse_resize
+from arvbench.harness.quality.images.stored import check_range
+
+
+class LiveSource(ImageSource):
+    """One image per label, by a sampler. `batch` should divide the chunks of a pass (256): what is read across the
+    edge of a batch by two processes is drawn by both.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        settings: SamplingSettings,
+        *,
+        labels: Sequence[int],
+        run_seed: int = 0,
+        batch: int = 1,
+        cache_policy: str | None = None,
+        resize: str | None = None,
+        label_scheme: str = UNKNOWN,
+    ) -> None:
+        """`cache_policy` None leaves it to the backend. `resize` is applied to the decoded float image, before it
+        becomes bytes ("bicubic:256"); `label_scheme` says how `labels` were chosen.
+
+        Raises UserError for labels, settings, cache or resize that do not fit, before anything is drawn.
+        """
+        sampler.check_settings(sampler.spec, settings)
+        sampler.check_labels(labels)
+        if batch < 1:
+            raise UserError(f"batch {batch}: it takes at least one image to draw one")
+        self.sampler, self.settings, self._labels = sampler, settings, list(labels)
+        self._run_seed, self._batch, self._resize = run_seed, batch, parse_resize(resize)
+        self._policy = sampler.make_cache(cache_policy, settings, batch=1).policy
+        self._caches: dict[int, Cache] = {}
+        self._latest: tuple[int, Tensor] | None = None
+        """Number of the batch that was drawn last, and its images: reading on inside it draws nothing again."""
+        self.name, self.count = sampler.spec.name, len(self._labels)
+        self.labels_N = torch.tensor(self._labels, dtype=torch.int64)
+        self.seeds_N = torch.arange(self.count)
+        self.shape = _image_shape(sampler, settings)
+        if self._resize is not None:
+            self._resize.check(self.shape, self.name)
+            self.shape = self._resize.shape
+        self.provenance = Provenance(
+            labels=label_scheme,
+            uint8_rule=settings.uint8_rule,
+            resize=str(self._resize or NO_RESIZE),
+            model=f"{self.name}, weights {sampler.weights.source}, {self._precision()}; {settings.model_dump_json()}",
+            seeds=f"noise of image i is a hash of run seed {run_seed} and i",
+        )
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """As `ImageSource.read`. Raises UserError for images with NaN, HostError when memory does not suffice."""
+        check_range(start, stop, self.count, self.name)
+        images_n3HW = torch.empty(stop - start, 3, *self.shape, dtype=torch.uint8)
+        for number in range(start // self._batch, -(-stop // self._batch) if stop > start else 0):
+            first = number * self._batch
+            wanted = range(max(start, first), min(stop, first + self._batch))
+            images_n3HW[wanted.start - start : wanted.stop - start] = self._drawn(number)[
+                wanted.start - first : wanted.stop - first
+            ]
+        return images_n3HW
+
+    @property
+    def key(self) -> str:
+        weights = sorted(self.sampler.weights.sha256.items()) or self.sampler.weights.source
+        labels = hashlib.sha256(repr(self._labels).encode()).hexdigest()
+        return "\n".join(
+            (
+                f"model {self.name} weights {weights}",
+                f"{self._precision()}, kernels {sorted(self.sampler.kernels.items())}",
+                f"cache {self._policy} batch {self._batch} matmul {torch.get_float32_matmul_precision()}",
+                f"settings {self.settings.model_dump_json()}",
+                f"run seed {self._run_seed} labels {self.provenance.labels} {labels}",
+                f"resize {self.provenance.resize}",
+            )
+        )
+
+    def _precision(self) -> str:
+        sampler = self.sampler
+        return f"{str(sampler.dtype).removeprefix('torch.')} on {sampler.device.type}, {sampler.backend} backend"
+
+    def _drawn(self, number: int) -> Tensor:
+        """All images of one batch."""
+        if self._latest is None or self._latest[0] != number:
+            self._latest = None  # not two batches in memory
+            numbers = range(number * self._batch, min(self.count, (number + 1) * self._batch))
+            self._latest = (number, self._draw(numbers))
+        return self._latest[1]
+
+    def _draw(self, numbers: range) -> Tensor:
+        try:
+            samples = self.sampler.sample(
+                self._labels[numbers.start : numbers.stop],
+                self.settings,
+                noise=PerImageNoise(self._run_seed, numbers),
+                cache=self._cache(len(numbers)),
+            )
+            if not bool(samples.decoded.isfinite().all()):
+                raise UserError(
+                    f"images {numbers.start}..{numbers.stop - 1} of {self.name} hold NaN or infinity "
+                    f"({self._precision()}): such images have no quality; try float32 or other weights"
+                )
+            if self._resize is None:
+                return samples.images.cpu()
+            return self._resize.of_decoded(samples.decoded, self.settings.uint8_rule).cpu()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise HostError(
+                f"batch {self._batch} of {self.name} does not fit into memory: take a smaller one"
+            ) from error
+
+    def _cache(self, batch: int) -> Cache:
+        if batch not in self._caches:
+            self._caches.clear()  # the last, smaller batch needs a cache of its own, and not both at once
+            self._caches[batch] = self.sampler.make_cache(self._policy, self.settings, batch=batch)
+        return self._caches[batch]
+
+
+def _image_shape(sampler: Sampler, settings: SamplingSettings) -> tuple[int, int]:
+    """Height and width of what is drawn: in FlexVAR the scales are a setting."""
+    spec = sampler.spec
+    official, _ = sampler.schedule(spec.settings, batch=1).steps[-1].side
+    height, width = (side * spec.image_px // official for side in sampler.schedule(settings, batch=1).steps[-1].side)
+    return height, width

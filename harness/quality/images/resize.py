@@ -1,0 +1,126 @@
+"""Resize between generator and evaluation, by name: part of what a number means.
+
+bicubic:256      torch's bicubic (a = -0.75), no antialiasing, half-pixel centres, of the float image in [-1, 1] before
+                 it becomes bytes, as LlamaGen and PAR do from 384 px. Of a file, which has only bytes, it is that of
+                 y = byte / 127.5 - 1, followed by int(127.5 y + 128): another thing, so its name says "of bytes".
+pil-bicubic:256  Pillow's bicubic (a = -0.5) with antialiasing, of bytes: the same for samples of a model and of a file.
+
+Shapes   n images, H W height and width
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from arvbench.adapters.base import from_uint8, to_uint8, to_unit_range
+from arvbench.errors import UserError
+from arvbench.harness.quality.images.base import ImageSource
+from arvbench.harness.quality.images.stored import check_range
+
+NO_RESIZE = "none"
+MAX_PX = 8192
+_AT_ONCE = 16
+"""Images of which floats are in memory."""
+_OF_BYTES_RULE = "127.5x+128"
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """One way to a square of `px`."""
+
+    kind: str
+    """"bicubic" or "pil-bicubic"."""
+    px: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.px}"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.px, self.px)
+
+    def name_of_bytes(self) -> str:
+        """Name of `of_bytes`."""
+        return f"{self} of bytes" if self.kind == "bicubic" else str(self)
+
+    def of_decoded(self, decoded_n3HW: Tensor, uint8_rule: str) -> Tensor:
+        """Bytes (n, 3, px, px) of decoded float images, nominally in [0, 1]."""
+        if self.kind == "pil-bicubic":
+            return self.of_bytes(to_uint8(decoded_n3HW, uint8_rule))
+        return to_uint8(to_unit_range(self._bicubic(decoded_n3HW.float() * 2 - 1)), uint8_rule)
+
+    def of_bytes(self, images_n3HW: Tensor) -> Tensor:
+        """Bytes (n, 3, px, px) of uint8 images."""
+        resized = self._bicubic_of_bytes if self.kind == "bicubic" else self._pil
+        return _in_parts(images_n3HW, resized, self.shape)
+
+    def check(self, shape: tuple[int, int], name: str) -> None:
+        """Raise UserError for images that are no squares: they would be distorted."""
+        if shape[0] != shape[1]:
+            raise UserError(
+                f"{name} has images of {shape[1]} x {shape[0]}; {self} makes squares of squares: crop first"
+            )
+
+    def _bicubic(self, images_n3HW: Tensor) -> Tensor:
+        return F.interpolate(images_n3HW, size=self.shape, mode="bicubic", align_corners=False, antialias=False)
+
+    def _bicubic_of_bytes(self, images_n3HW: Tensor) -> Tensor:
+        return to_uint8(to_unit_range(self._bicubic(from_uint8(images_n3HW))), _OF_BYTES_RULE)
+
+    def _pil(self, images_n3HW: Tensor) -> Tensor:
+        pictures = (Image.fromarray(image) for image in images_n3HW.cpu().permute(0, 2, 3, 1).contiguous().numpy())
+        resized = [np.asarray(picture.resize(self.shape, Image.Resampling.BICUBIC)) for picture in pictures]
+        return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
+
+
+KINDS = ("bicubic", "pil-bicubic")
+
+
+def parse_resize(name: str | None) -> Resize | None:
+    """The resize of this name; None for "none". Raises UserError that says which there are."""
+    if name is None or name == NO_RESIZE:
+        return None
+    match = re.fullmatch(r"(?P<kind>[a-z-]+):(?P<px>[0-9]{1,5})", name)
+    if match is None or match["kind"] not in KINDS or not 1 <= int(match["px"]) <= MAX_PX:
+        raise UserError(
+            f"no resize {name!r}; there are bicubic:PX (torch, no antialiasing, before the float becomes bytes) and "
+            f"pil-bicubic:PX (Pillow, antialiased, of bytes) with PX from 1 to {MAX_PX}, such as bicubic:256, and none"
+        )
+    return Resize(match["kind"], int(match["px"]))
+
+
+class ResizedSource(ImageSource):
+    """Another source's bytes, resized."""
+
+    def __init__(self, source: ImageSource, resize: Resize) -> None:
+        resize.check(source.shape, source.name)
+        self._source, self._resize = source, resize
+        self.name, self.count, self.shape = source.name, source.count, resize.shape
+        self.labels_N, self.seeds_N = source.labels_N, source.seeds_N
+        before = source.provenance.resize
+        names = [*([] if before == NO_RESIZE else [before]), resize.name_of_bytes()]
+        self.provenance = replace(source.provenance, resize=", then ".join(names))
+
+    def read(self, start: int, stop: int) -> Tensor:
+        check_range(start, stop, self.count, self.name)
+        return self._resize.of_bytes(self._source.read(start, stop))
+
+    @property
+    def key(self) -> str:
+        return f"{self._source.key}\nresize {self._resize.name_of_bytes()}"
+
+
+def _in_parts(images_n3HW: Tensor, change: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> Tensor:
+    """`change` of a few images at a time: floats take four times the memory of bytes."""
+    changed_n3hw = torch.empty(len(images_n3HW), 3, *shape, dtype=torch.uint8)
+    for start in range(0, len(images_n3HW), _AT_ONCE):
+        changed_n3hw[start : start + _AT_ONCE] = change(images_n3HW[start : start + _AT_ONCE])
+    return changed_n3hw

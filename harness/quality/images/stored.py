@@ -1,0 +1,120 @@
+"""What every file of samples is checked for, and what it may say beside its pixels: labels, seeds, provenance.
+
+A file is data: nothing in it is executed, and every size in it is compared with what is really there.
+
+Shapes   N images, H W height and width
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arvbench.errors import UserError
+from arvbench.harness.quality.images.base import Provenance
+
+PROVENANCE_KEY = "arvbench"
+"""Key of the provenance in .npz (uint8 bytes of JSON) and .safetensors (metadata)."""
+MAX_PROVENANCE_BYTES = 2**20
+FORMAT = 1
+"""1: {"format", "provenance"}. Raise it when a field changes its meaning, and say so here."""
+
+_BYTES_HINT = (
+    "quality is measured on uint8 images: save bytes by a named rule (truncate int(255 x), round int(255 x + 0.5), or "
+    "127.5x+128 of x in [-1, 1])"
+)
+
+
+def check_images(where: str, dtype: str, shape: Sequence[int]) -> None:
+    """Raise UserError, saying what it looks like, unless this is a batch of uint8 RGB images, NHWC or NCHW."""
+    sizes = " x ".join(map(str, shape))
+    if dtype != "uint8":
+        raise UserError(f"{where} is {dtype}; {_BYTES_HINT}")
+    if len(shape) == 3 and shape[2] == 3:
+        raise UserError(f"{where} is one image ({sizes}), not a batch: save N x H x W x 3")
+    if len(shape) == 3:
+        raise UserError(f"{where} is grayscale ({sizes}): repeat the channel to N x H x W x 3")
+    if len(shape) != 4:
+        raise UserError(f"{where} has {len(shape)} dimensions ({sizes}); a batch of images is N x H x W x 3")
+    if shape[0] == 0:
+        raise UserError(f"{where} holds no images ({sizes})")
+    if 3 in (shape[1], shape[3]):
+        if 0 in shape:
+            raise UserError(f"{where} holds empty images ({sizes})")
+        return
+    for channels, kind in ((1, "grayscale: repeat the channel"), (4, "RGBA: blend the transparency away")):
+        if channels in (shape[1], shape[3]):
+            raise UserError(f"{where} ({sizes}) is {kind}; a batch of images is N x H x W x 3")
+    raise UserError(f"{where} ({sizes}) has no three channels; a batch of images is N x H x W x 3")
+
+
+def check_range(start: int, stop: int, count: int, name: str) -> None:
+    """Raise IndexError for images that are not there: a bug of the caller."""
+    if not 0 <= start <= stop <= count:
+        raise IndexError(f"images {start}..{stop - 1} of {name}, which has {count}")
+
+
+def file_state(path: Path) -> str:
+    """Size and time of a file: new content is another state. Raises UserError for a file that is not there."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return f"{found.st_size} bytes, changed {found.st_mtime_ns}"
+
+
+def check_unchanged(path: Path, state: str) -> None:
+    """Raise UserError when a file is no longer what it was: half of the images would be others."""
+    if file_state(path) != state:
+        raise UserError(f"{path} has changed since it was opened: run again when it is finished")
+
+
+def integers(values: Any, count: int, where: str) -> Tensor:
+    """Return (N,) int64 of one integer per image, from an array, tensor or list; UserError for anything else."""
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{where} must be {count} integers, one per image ({error})") from error
+    if array.dtype.kind not in "iu" or array.shape != (count,):
+        sizes = " x ".join(map(str, array.shape)) or "a single value"
+        raise UserError(f"{where} must be {count} integers, one per image; it is {array.dtype} ({sizes})")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise UserError(f"{where} holds {array.max()}, which is larger than 64-bit integers go")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def provenance_json(provenance: Provenance) -> str:
+    return json.dumps({"format": FORMAT, "provenance": asdict(provenance)}, sort_keys=True)
+
+
+def read_provenance(text: str | bytes, where: str) -> Provenance:
+    """The provenance that `provenance_json` wrote. Raises UserError, naming `where`, for anything else."""
+    try:
+        return parse_provenance(json.loads(text), where)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is no JSON ({error})") from error
+
+
+def parse_provenance(content: Any, where: str) -> Provenance:
+    """The same, of JSON that was read."""
+    if not isinstance(content, dict) or not isinstance(content.get("provenance"), dict):
+        raise UserError(f"{where} was not written by arvbench: it has no provenance")
+    if content.get("format") != FORMAT:
+        raise UserError(f"{where} has format {content.get('format')!r}; this version of arvbench reads {FORMAT}")
+    stated: dict[Any, Any] = content["provenance"]
+    known = {field.name for field in fields(Provenance)}
+    if wrong := [key for key, value in stated.items() if key not in known or not isinstance(value, str)]:
+        raise UserError(f"{where}: {wrong[0]!r} is no text field of a provenance; known: {', '.join(sorted(known))}")
+    return Provenance(**stated)
+
+
+def with_notes(provenance: Provenance, *notes: str) -> Provenance:
+    """`provenance` with what its reader found worth knowing."""
+    return replace(provenance, note="; ".join(text for text in (provenance.note, *notes) if text))

@@ -1,0 +1,242 @@
+"""Samples to a file or folder that this package, NumPy, safetensors and the TensorFlow evaluator read.
+
+Images go from the source to the disk in pieces; nothing is in memory as a whole. What is being written has a hidden
+name beside the target (".NAME.part") and gets its own when it is complete and on the disk, so a killed run leaves no
+half of a file under a name that anyone reads; the next run clears it away. Equal samples make equal files.
+
+.npz          stored, not compressed: arr_0 uint8 (N, H, W, 3), labels, seeds int64 (N,), arvbench (JSON as uint8)
+folder        000000.png, 000001.png, ...: as many digits as there must be for text order to be numeric order; and
+              samples.json
+.safetensors  images uint8 (N, 3, H, W), labels, seeds int64 (N,), metadata arvbench (JSON)
+
+Shapes   N images, n images of a piece
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from PIL import Image
+from torch import Tensor
+
+from arvbench.errors import HostError, UserError
+from arvbench.harness.quality.identity import digest_of_images, image_digests
+from arvbench.harness.quality.images.base import ImageSource
+from arvbench.harness.quality.images.folder import INDEX_NAME
+from arvbench.harness.quality.images.stored import PROVENANCE_KEY, provenance_json
+
+Progress = Callable[[int], None]
+"""Hears how many images are written."""
+_PIECE = 256
+_MIN_DIGITS = 6
+_PNG_LEVEL = 1
+"""Of compression: a third larger than the default, several times as fast; pixels are the same."""
+SUFFIXES = (".npz", ".safetensors")
+
+
+def write_images(path: Path, source: ImageSource, *, replace: bool = False, progress: Progress | None = None) -> str:
+    """Write `source` as the ending of `path` says (none means a folder); returns `images_sha256` of what was written.
+
+    Raises UserError as `check_target` does, HostError when the disk cannot take it. What was there before stays until
+    the new samples are complete.
+    """
+    check_target(path, replace=replace)
+    writers = {".npz": write_npz, ".safetensors": write_safetensors}
+    return writers.get(path.suffix.lower(), write_folder)(path, source, progress=progress)
+
+
+def check_target(path: Path, *, replace: bool = False) -> None:
+    """Raise UserError for a path that cannot be written as samples, or holds something already.
+
+    With `replace`, samples may be replaced; a folder only when it is empty or was written by this module.
+    """
+    if path.suffix.lower() not in SUFFIXES and path.suffix and not path.is_dir():
+        raise UserError(f"{path}: samples are written as {' or '.join(SUFFIXES)}, or into a folder (no ending)")
+    if path.suffix.lower() in SUFFIXES and path.is_dir():
+        raise UserError(f"{path} is a folder; give a file's name, or a folder's without {path.suffix}")
+    if path.is_dir():
+        ours = (path / INDEX_NAME).is_file()
+        if any(path.iterdir()) and not (ours and replace):
+            hint = "give --force to replace them" if ours else "it was not written by arvbench: choose another"
+            raise UserError(f"folder {path} is not empty; {hint}")
+    elif path.exists() and not (replace and path.suffix and path.is_file()):
+        raise UserError(f"{path} is there already; choose another name" + (", or --force" if path.suffix else ""))
+
+
+def write_npz(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
+    """Write an .npz, replacing what is there; returns `images_sha256`."""
+    height, width = source.shape
+    facts = np.frombuffer(provenance_json(source.provenance).encode(), dtype=np.uint8)
+    arrays = {name: values.numpy() for name, values in _integers(source).items()} | {PROVENANCE_KEY: facts}
+    with _replacing(path, source) as part, part.open("wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            with _member(archive, "arr_0") as member:
+                shape = (source.count, height, width, 3)
+                npy.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
+                digest = _each_piece(
+                    source, lambda images: member.write(images.permute(0, 2, 3, 1).contiguous().numpy().data), progress
+                )
+            for name, array in arrays.items():
+                with _member(archive, name) as member:
+                    npy.write_array(member, array, version=(1, 0), allow_pickle=False)
+        _flush(file)
+    return digest
+
+
+def write_safetensors(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
+    """Write a .safetensors, replacing what is there; returns `images_sha256`."""
+    integers = _integers(source)
+    header: dict[str, object] = {"__metadata__": {PROVENANCE_KEY: provenance_json(source.provenance)}}
+    end = 0
+    # The integers first: their eight bytes stay aligned whatever the size of the images.
+    for name, values in integers.items():
+        header[name] = {"dtype": "I64", "shape": [source.count], "data_offsets": [end, end + values.nbytes]}
+        end += values.nbytes
+    header["images"] = {
+        "dtype": "U8",
+        "shape": [source.count, 3, *source.shape],
+        "data_offsets": [end, end + _image_bytes(source)],
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with _replacing(path, source) as part, part.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for values in integers.values():
+            file.write(values.numpy().astype("<i8").tobytes())
+        digest = _each_piece(source, lambda images: file.write(images.contiguous().numpy().data), progress)
+        _flush(file)
+    return digest
+
+
+def write_folder(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
+    """Write PNG files and samples.json, replacing the folder that is there; returns `images_sha256`."""
+    digits = max(_MIN_DIGITS, len(str(source.count - 1)))
+    names = [f"{number:0{digits}d}.png" for number in range(source.count)]
+    remaining = iter(names)
+
+    def save(images_n3HW: Tensor) -> None:
+        for image_HW3 in images_n3HW.permute(0, 2, 3, 1).contiguous().numpy():
+            Image.fromarray(image_HW3).save(part / next(remaining), format="PNG", compress_level=_PNG_LEVEL)
+
+    with _replacing(path, source, folder=True) as part:
+        digest = _each_piece(source, save, progress)
+        index = {
+            **json.loads(provenance_json(source.provenance)),
+            "files": names,
+            **{name: values.tolist() for name, values in _integers(source).items()},
+        }
+        (part / INDEX_NAME).write_text(json.dumps(index), encoding="utf-8")
+    return digest
+
+
+def _each_piece(source: ImageSource, write: Callable[[Tensor], object], progress: Progress | None) -> str:
+    """Hand all images (n, 3, H, W) to `write`, in order; returns their digest."""
+    digests = []
+    for start in range(0, source.count, _PIECE):
+        stop = min(source.count, start + _PIECE)
+        images_n3HW = source.read(start, stop)
+        digests.append(image_digests(images_n3HW))
+        write(images_n3HW)
+        if progress is not None:
+            progress(stop)
+    return digest_of_images(torch.cat(digests), source.shape)
+
+
+def _integers(source: ImageSource) -> dict[str, Tensor]:
+    known = {"labels": source.labels_N, "seeds": source.seeds_N}
+    return {name: values for name, values in known.items() if values is not None}
+
+
+def _image_bytes(source: ImageSource) -> int:
+    return source.count * 3 * source.shape[0] * source.shape[1]
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    # A ZipInfo of its own has a fixed date. Past 4 GiB the size field must be the long one from the start.
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+# ---- whole or not at all -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _replacing(path: Path, source: ImageSource, *, folder: bool = False) -> Iterator[Path]:
+    """Yield a hidden path beside `path` that takes its place when the block ends well, and goes when it does not."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _claimed(part, folder):
+            try:
+                _check_room(path, source)
+                yield part
+                if folder and path.exists():
+                    old = path.with_name(f".{path.name}.old")
+                    _remove(old)
+                    path.rename(old)
+                    part.rename(path)
+                    shutil.rmtree(old)
+                else:
+                    part.replace(path)
+            finally:
+                _remove(part)
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error.strerror or error}; nothing is left of it") from error
+
+
+@contextmanager
+def _claimed(part: Path, folder: bool) -> Iterator[None]:
+    """Hold `part`, empty, for this process. The lock ends with its process, so one that was killed is in nobody's way.
+
+    Raises UserError when a running process is writing there.
+    """
+    part.mkdir(exist_ok=True) if folder else part.touch()
+    lock = os.open(part, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another writer may have put it in place between opening and locking: it is the finished file then.
+            mine = part.exists() and part.stat().st_ino == os.fstat(lock).st_ino
+        except BlockingIOError:
+            mine = False
+        if not mine:
+            raise UserError(f"another process is writing {part.name.removeprefix('.').removesuffix('.part')} just now")
+        if folder:
+            for left in part.iterdir():
+                _remove(left)
+        else:
+            os.truncate(part, 0)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _check_room(path: Path, source: ImageSource) -> None:
+    """Find out now, not after hours, that the disk is too small; how much PNG takes is not known before."""
+    if path.suffix.lower() not in SUFFIXES:
+        return
+    needed, free = _image_bytes(source), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise HostError(f"{path} needs {needed / 2**30:.1f} GiB, and there are {free / 2**30:.1f} GiB: make room first")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,293 @@
+"""Making a reference of one's own images: the ADM evaluator's layout, which its TensorFlow original reads too.
+
+All images are read for means and covariances; some are kept, with their features, for precision, recall and kernel
+distances. Nothing is in memory as a whole but covariances.
+
+Shapes   N images, K kept ones, D features of a layer
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from torch import Tensor
+
+import arvbench
+from arvbench.adapters.checkpoints import sha256_of
+from arvbench.errors import HostError, UserError
+from arvbench.harness.quality.extractors.base import Extractor
+from arvbench.harness.quality.features import FeatureSet
+from arvbench.harness.quality.identity import image_digests
+from arvbench.harness.quality.images.base import ImageSource
+from arvbench.harness.quality.images.open import open_images
+from arvbench.harness.quality.images.resize import ResizedSource, parse_resize
+from arvbench.harness.quality.images.stored import FORMAT, PROVENANCE_KEY
+from arvbench.harness.quality.protocols.base import PROTOCOLS, EvaluationProtocol, Need
+from arvbench.harness.quality.reference.base import Use
+from arvbench.harness.quality.reference.load import DIGITS, Needs, digits_source
+from arvbench.harness.quality.reference.statistics import (
+    ADM_EXTRACTOR,
+    ADM_LAYERS,
+    IMAGES_KEY,
+    RECORD_KEY,
+    ExtractorRecord,
+    MadeRecord,
+)
+from arvbench.harness.quality.stream import Scan, scan
+
+LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "torch-fidelity", "clean-fid", "open-clip-torch", "timm")
+"""Distributions that can change features or pixels; of those, the installed ones are recorded."""
+_AT_ONCE = 64
+"""Images that are copied at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What was written."""
+
+    path: Path
+    sha256: str
+    record: MadeRecord
+
+
+def source_of(images: str, resize: str | None = None) -> ImageSource:
+    """The images at a path, or those of the data set "digits". Raises UserError as `open_images` does."""
+    if images != DIGITS:
+        return open_images(images, resize=resize)
+    chosen = parse_resize(resize)
+    return digits_source() if chosen is None else ResizedSource(digits_source(), chosen)
+
+
+def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> Needs:
+    """What a reference must hold for every metric of these protocols, each extractor loaded once.
+
+    Raises UnknownName, or UserError for protocols that never compare with a reference and for missing weights.
+    """
+    named = [PROTOCOLS[name] for name in dict.fromkeys(protocols)]
+    if not named:
+        raise UserError(f"no protocol is named; known: {', '.join(PROTOCOLS)}")
+    needs: dict[str, dict[str, Need]] = {}
+    for protocol in named:
+        layers = needs.setdefault(protocol.extractor, {})
+        for layer, need in _reference_layers(protocol).items():
+            if layers.get(layer) != "features":
+                layers[layer] = need
+    for layer in ADM_LAYERS if ADM_EXTRACTOR in needs else ():
+        needs[ADM_EXTRACTOR].setdefault(layer, "moments")  # the layout has both or none
+    return [(load(name), layers) for name, layers in needs.items()]
+
+
+def _reference_layers(protocol: EvaluationProtocol) -> Mapping[str, Need]:
+    metrics = [metric for metric in protocol.metrics if metric in protocol.reference_metrics]
+    if not metrics:
+        raise UserError(f"protocol {protocol.name} compares with no reference")
+    return protocol.reference_layers(metrics)
+
+
+def check_output(out: Path, *, force: bool) -> None:
+    """Raise UserError before any work when `out` cannot be the file to write."""
+    if out.suffix.lower() != ".npz":
+        raise UserError(f"--out {out}: what is written is an .npz, so give it that ending")
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a file")
+    if out.exists() and not force:
+        raise UserError(f"{out} exists: choose another name, or write over it with --force")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {out.parent}: {error.strerror or error}") from error
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"cannot write to {out.parent}: permission denied")
+
+
+def make_reference(
+    source: ImageSource,
+    out: Path,
+    needs: Needs,
+    *,
+    protocols: Sequence[str],
+    keep: int = 10_000,
+    seed: int = 0,
+    use: Use = "",
+    force: bool = False,
+    work: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Made:
+    """Write `out` from all images of `source`, atomically. The same images, settings and versions give the same bytes.
+
+    `keep` images go into it, chosen by `seed` and in their order; all when there are no more, none with 0. `work` keeps
+    finished chunks of features for a second run after an interruption.
+
+    Raises UserError for an output that exists (without `force`) or cannot be written, fewer than two images, images
+    that change meanwhile; HostError for a full disk.
+    """
+    check_output(out, force=force)
+    if source.count < 2:
+        raise UserError(f"{source.name} has {source.count} image: a covariance needs at least 2")
+    wanted = [(extractor, frozenset(layers)) for extractor, layers in needs]
+    scanned = scan(source, wanted, work=work, progress=progress)
+    kept_K = choose_kept(source.count, keep, seed)
+    record = MadeRecord(
+        images=source.count,
+        kept=len(kept_K),
+        keep_seed=seed,
+        images_sha256=scanned.images_sha256,
+        image_shape=source.shape,
+        use=use,
+        protocols=tuple(dict.fromkeys(protocols)),
+        extractors={
+            extractor.name: ExtractorRecord(
+                sha256=extractor.sha256,
+                preprocessing=extractor.preprocessing,
+                batch=extractor.batch,
+                layers={layer: extractor.layers[layer] for layer in sorted(layers)},
+            )
+            for extractor, layers in needs
+        },
+        versions=_versions(),
+    )
+    with _atomically(out, force=force) as part, zipfile.ZipFile(part, "w") as archive:
+        _write_all(archive, source, scanned, kept_K, needs, record)
+    return Made(path=out, sha256=sha256_of(out), record=record)
+
+
+def choose_kept(count: int, keep: int, seed: int) -> Tensor:
+    """Numbers of the images that are kept, ascending: (min(count, keep),) int64."""
+    if keep < 0:
+        raise UserError(f"--keep-images {keep}: a number of images, 0 or more")
+    if keep >= count:
+        return torch.arange(count)
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:keep].sort().values
+
+
+def _versions() -> dict[str, str]:
+    found = {"arvbench": arvbench.__version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+# ---- what is written ---------------------------------------------------------------------------------------------
+
+
+def _write_all(
+    archive: zipfile.ZipFile, source: ImageSource, scanned: Scan, kept_K: Tensor, needs: Needs, record: MadeRecord
+) -> None:
+    if len(kept_K):
+        _write_rows(
+            archive, IMAGES_KEY, (len(kept_K), *source.shape, 3), np.uint8, _kept_images(source, scanned, kept_K)
+        )
+        if source.labels_N is not None:
+            _write(archive, "labels", source.labels_N[kept_K].numpy())
+    for extractor, layers in needs:
+        features = scanned.features[extractor.name]
+        for layer, need in layers.items():
+            _write_moments(archive, extractor.name, layer, features)
+            if need == "features" and len(kept_K):
+                shape = (len(kept_K), extractor.layers[layer])
+                rows = _kept_rows(features.blocks(layer), kept_K)
+                _write_rows(archive, f"features/{extractor.name}/{layer}", shape, np.float32, rows)
+    content = {
+        "format": FORMAT,
+        "provenance": asdict(source.provenance),
+        RECORD_KEY: record.model_dump(mode="json"),
+    }
+    text = json.dumps(content, sort_keys=True).encode()
+    _write(archive, PROVENANCE_KEY, np.frombuffer(text, dtype=np.uint8))
+
+
+def _write_moments(archive: zipfile.ZipFile, extractor: str, layer: str, features: FeatureSet) -> None:
+    mean_key, cov_key = f"moments/{extractor}/{layer}/mean", f"moments/{extractor}/{layer}/cov"
+    if extractor == ADM_EXTRACTOR and layer in ADM_LAYERS:
+        mean_key, cov_key, _ = ADM_LAYERS[layer]
+    moments = features.moments(layer)
+    # The sums are symmetric but for the last bit, and readers may insist on it.
+    cov_DD = (moments.cov_DD + moments.cov_DD.T) / 2
+    _write(archive, mean_key, moments.mean_D.numpy())
+    _write(archive, cov_key, cov_DD.numpy())
+
+
+def _kept_images(source: ImageSource, scanned: Scan, kept_K: Tensor) -> Iterator[np.ndarray]:
+    """The kept images, NHWC, a few at a time; each must still be what its features were extracted from."""
+    for numbers in kept_K.split(_AT_ONCE):
+        images_n3HW = torch.cat([source.read(start, stop) for start, stop in _ranges(numbers.tolist())])
+        if not torch.equal(image_digests(images_n3HW), scanned.digests_ND[numbers]):
+            raise UserError(f"images of {source.name} changed while they were read: run again when they are finished")
+        yield images_n3HW.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as (start, stop) of consecutive ones."""
+    start = previous = numbers[0]
+    for number in numbers[1:]:
+        if number != previous + 1:
+            yield start, previous + 1
+            start = number
+        previous = number
+    yield start, previous + 1
+
+
+def _kept_rows(blocks: Iterable[Tensor], kept_K: Tensor) -> Iterator[np.ndarray]:
+    """Of features that come in blocks, the rows of the kept images."""
+    start = 0
+    for block_BD in blocks:
+        stop = start + len(block_BD)
+        inside = kept_K[(kept_K >= start) & (kept_K < stop)] - start
+        yield block_BD[inside].float().contiguous().numpy()
+        start = stop
+
+
+# ---- .npz --------------------------------------------------------------------------------------------------------
+
+
+def _write(archive: zipfile.ZipFile, key: str, array: np.ndarray) -> None:
+    _write_rows(archive, key, array.shape, array.dtype, [np.ascontiguousarray(array)])
+
+
+def _write_rows(
+    archive: zipfile.ZipFile,
+    key: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype | type,
+    blocks: Iterable[np.ndarray],
+) -> None:
+    """One array whose rows come in blocks, uncompressed, as numpy.savez writes it."""
+    header = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    # A name alone has the date 1980-01-01: the same content gives the same bytes.
+    with archive.open(f"{key}.npy", "w", force_zip64=True) as stream:
+        npy.write_array_header_1_0(stream, header)
+        for block in blocks:
+            stream.write(block.data.cast("B") if block.size else b"")
+
+
+@contextmanager
+def _atomically(out: Path, *, force: bool) -> Iterator[Path]:
+    """Yield a path beside `out` that becomes `out` when the block ends well, and is removed when it does not."""
+    part = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        if out.exists() and not force:
+            raise UserError(f"{out} was written by someone else meanwhile: choose another name")
+        part.replace(out)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "make room and run the same command again" if full else "choose another place"
+        raise HostError(f"cannot write {out}: {error.strerror or error}; {hint}") from error
+    finally:
+        part.unlink(missing_ok=True)

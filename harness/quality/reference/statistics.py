@@ -1,0 +1,266 @@
+"""A file of means and covariances: the layout of the ADM evaluator's references, and what we add to it.
+
+Keys     mu (2048,), sigma (2048, 2048)       pooled Inception features; mu_s (2023,), sigma_s (2023, 2023) spatial ones
+         arr_0 uint8 (M, H, W, 3)             images, in their source's order; read by images/npz.py, never whole
+         labels (M,) integers
+         moments/EXTRACTOR/LAYER/{mean,cov}   float64, of all images that the file was made from
+         features/EXTRACTOR/LAYER             (M, D) float32, of the images in arr_0
+         arvbench                             uint8 bytes of JSON: provenance (images/stored.py) and `MadeRecord`
+Source   PROTOCOLS section 1; openai/guided-diffusion, evaluations/evaluator.py
+
+Shapes   M images in the file, D features of a layer
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from arvbench.errors import UserError
+from arvbench.harness.quality.extractors.base import Extractor
+from arvbench.harness.quality.images.stored import MAX_PROVENANCE_BYTES, PROVENANCE_KEY
+from arvbench.harness.quality.moments import Moments
+from arvbench.harness.quality.reference.base import Use
+
+ADM_EXTRACTOR = "adm-inception"
+ADM_LAYERS = {"pool": ("mu", "sigma", 2048), "spatial": ("mu_s", "sigma_s", 2023)}
+"""Layer of `adm-inception` -> keys of its mean and covariance, D."""
+IMAGES_KEY = "arr_0"
+RECORD_KEY = "reference"
+"""Of `MadeRecord`, in the JSON under `arvbench`."""
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_ASYMMETRY = 1e-5
+"""Largest difference between the two halves of a covariance, relative to its largest entry: float32 rounding."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExtractorRecord(_Record):
+    """Which network the statistics of a file are of."""
+
+    sha256: str
+    preprocessing: str
+    batch: int
+    layers: dict[str, int]
+    """Layer -> D."""
+
+
+class MadeRecord(_Record):
+    """How a file of `arvbench reference make` was made."""
+
+    version: Literal[1] = 1
+    """1: first. Raise it when a field changes its meaning, and say so here."""
+    images: int = Field(ge=2)
+    """Images behind means and covariances."""
+    kept: int = Field(ge=0)
+    """Images in the file."""
+    keep_seed: int
+    """Of the choice of the kept ones."""
+    images_sha256: str
+    """Digest of all images, in order."""
+    image_shape: tuple[int, int]
+    use: Use
+    protocols: tuple[str, ...]
+    extractors: dict[str, ExtractorRecord]
+    versions: dict[str, str]
+    """Distribution -> version."""
+
+
+def holds_statistics(path: Path) -> bool:
+    """Whether a path is an .npz with means and covariances, whatever else is in it."""
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        return False
+    with readable(path), zipfile.ZipFile(path) as archive:
+        keys = _keys(archive)
+    return any(key in ("mu", "sigma") or key.startswith("moments/") for key in keys)
+
+
+class StatisticsFile:
+    """One such file, checked when it is opened. Pickles in it are refused, never loaded.
+
+    Raises UserError, naming the file and the key, for whatever is missing, misshapen, not finite or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with readable(path), zipfile.ZipFile(path) as archive:
+            self._keys = _keys(archive)
+        self.has_images = IMAGES_KEY in self._keys
+        self.made = self._read_record()
+        for keys in ADM_LAYERS.values():
+            self._check_pair(*keys)
+
+    def check_extractor(self, extractor: Extractor) -> None:
+        """Raise UserError when the file was made with other weights or preprocessing than those of `extractor`."""
+        recorded = self.made.extractors.get(extractor.name) if self.made else None
+        if recorded is None:
+            return
+        if recorded.sha256 != extractor.sha256:
+            raise UserError(
+                f"{self.path} was made with other weights of {extractor.name} (sha256 {recorded.sha256[:12]}...) than "
+                f"are loaded (sha256 {extractor.sha256[:12]}...): give those weights, or make the reference again"
+            )
+        if recorded.preprocessing != extractor.preprocessing:
+            raise UserError(
+                f"{self.path} was made with other preprocessing of {extractor.name} ({recorded.preprocessing!r}) than "
+                f"that of this version ({extractor.preprocessing!r}): make the reference again"
+            )
+
+    def moments(self, extractor: Extractor, layers: Collection[str]) -> dict[str, Moments]:
+        """Stored mean and covariance of those of `layers` that have them."""
+        found = {}
+        for layer in layers:
+            keys = self._moment_keys(extractor.name, layer)
+            if keys is not None:
+                found[layer] = self._read_moments(*keys, dims=extractor.layers[layer])
+        return found
+
+    def features(self, extractor: Extractor, layers: Collection[str], count: int) -> dict[str, Tensor]:
+        """Stored features (M, D) fp32 of those of `layers` that have them."""
+        found = {}
+        for layer in layers:
+            key = f"features/{extractor.name}/{layer}"
+            if key in self._keys:
+                found[layer] = self._read_features(key, (count, extractor.layers[layer]))
+        return found
+
+    def _moment_keys(self, extractor: str, layer: str) -> tuple[str, str] | None:
+        if extractor == ADM_EXTRACTOR and "mu" in self._keys and layer in ADM_LAYERS:
+            mean_key, cov_key, _ = ADM_LAYERS[layer]
+            if mean_key not in self._keys:
+                raise UserError(
+                    f"{self.path} has mu and sigma, and no {mean_key} and {cov_key}: sFID needs a reference with them"
+                )
+            return mean_key, cov_key
+        mean_key, cov_key = f"moments/{extractor}/{layer}/mean", f"moments/{extractor}/{layer}/cov"
+        return (mean_key, cov_key) if {mean_key, cov_key} <= self._keys else None
+
+    def _check_pair(self, mean_key: str, cov_key: str, dims: int) -> None:
+        """Both or none, of the right shape and type; their values are checked when they are read."""
+        present = {key for key in (mean_key, cov_key) if key in self._keys}
+        if not present:
+            return
+        if len(present) == 1:
+            raise UserError(
+                f"{self.path} has {present.pop()} without its partner ({mean_key} and {cov_key} belong together)"
+            )
+        for key, expected in ((mean_key, (dims,)), (cov_key, (dims, dims))):
+            shape, dtype = self._header(key)
+            _check_array(f"{self.path}: {key}", shape, dtype, expected)
+
+    def _read_moments(self, mean_key: str, cov_key: str, *, dims: int) -> Moments:
+        mean_D, cov_DD = self._read(mean_key), self._read(cov_key)
+        for key, array, expected in ((mean_key, mean_D, (dims,)), (cov_key, cov_DD, (dims, dims))):
+            _check_array(f"{self.path}: {key}", array.shape, array.dtype, expected)
+            if not np.isfinite(array).all():
+                raise UserError(f"{self.path}: {key} holds NaN or infinite values: the file is damaged")
+        cov_DD = cov_DD.astype(np.float64)
+        if np.abs(cov_DD - cov_DD.T).max() > _ASYMMETRY * np.abs(cov_DD).max():
+            raise UserError(f"{self.path}: {cov_key} is not symmetric: it is no covariance")
+        if cov_DD.diagonal().min() < 0:
+            raise UserError(f"{self.path}: {cov_key} has negative variances: it is no covariance")
+        return Moments(
+            count=self.made.images if self.made else None,
+            mean_D=torch.from_numpy(mean_D.astype(np.float64)),
+            cov_DD=torch.from_numpy(cov_DD),
+        )
+
+    def _read_features(self, key: str, expected: tuple[int, int]) -> Tensor:
+        features_MD = self._read(key)
+        if features_MD.shape != expected or features_MD.dtype != np.float32:
+            raise UserError(
+                f"{self.path}: {key} is {features_MD.dtype} {features_MD.shape}, expected float32 {expected}: the file "
+                "is damaged"
+            )
+        if not np.isfinite(features_MD).all():
+            raise UserError(f"{self.path}: {key} holds NaN or infinite values: the file is damaged")
+        return torch.from_numpy(features_MD)
+
+    def _read_record(self) -> MadeRecord | None:
+        if PROVENANCE_KEY not in self._keys:
+            return None
+        where = f"{self.path}: {PROVENANCE_KEY}"
+        shape, dtype = self._header(PROVENANCE_KEY)
+        if dtype != np.uint8 or len(shape) != 1 or shape[0] > MAX_PROVENANCE_BYTES:
+            raise UserError(f"{where} ({dtype}, {shape}) was not written by arvbench")
+        try:
+            content = json.loads(self._read(PROVENANCE_KEY).tobytes())
+            return MadeRecord.model_validate(content[RECORD_KEY]) if RECORD_KEY in content else None
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise UserError(f"{where} is no record that this version reads: {field}: {first['msg']}") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{where} was not written by arvbench: {error}") from error
+
+    def _header(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
+        with readable(self.path), zipfile.ZipFile(self.path) as archive:
+            return _header(self.path, archive, key)
+
+    def _read(self, key: str) -> np.ndarray:
+        """A whole array, after its header has been compared with the bytes that are there."""
+        with readable(self.path), zipfile.ZipFile(self.path) as archive:
+            _header(self.path, archive, key)
+            with archive.open(f"{key}.npy") as stream:
+                return npy.read_array(stream, allow_pickle=False)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the archive and array formats raise into a UserError that names the file."""
+    try:
+        yield
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        NotImplementedError,
+        zlib.error,
+        zipfile.BadZipFile,
+        struct.error,
+    ) as error:
+        raise UserError(
+            f"{path} is no readable .npz, or it is truncated or damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _keys(archive: zipfile.ZipFile) -> frozenset[str]:
+    return frozenset(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
+
+
+def _header(path: Path, archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array, from its first bytes; its size must be what the archive has for it."""
+    info = archive.getinfo(f"{key}.npy")
+    with archive.open(info) as stream:
+        version = npy.read_magic(stream)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+        start = stream.tell()
+    if dtype.hasobject:
+        raise UserError(f"{path}: {key} holds pickled objects, which are refused: they could run code")
+    if min(shape, default=0) < 0 or start + prod(shape) * dtype.itemsize != info.file_size:
+        raise UserError(f"{path}: {key} is damaged: {dtype} {shape} does not take the {info.file_size} bytes it has")
+    return shape, dtype
+
+
+def _check_array(where: str, shape: tuple[int, ...], dtype: np.dtype, expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise UserError(f"{where} has shape {shape}, expected {expected}")
+    if dtype not in _FLOATS:
+        raise UserError(f"{where} is {dtype}, expected float32 or float64")
