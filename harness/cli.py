@@ -18,6 +18,7 @@ import arvbench
 from arvbench.errors import ContractError, HostError, UserError
 from arvbench.harness.commands.convert import convert
 from arvbench.harness.commands.doctor import doctor
+from arvbench.harness.commands.evaluate import evaluate
 from arvbench.harness.commands.models import models
 from arvbench.harness.commands.reference import GROUP_HELP, make
 from arvbench.harness.commands.report import report
@@ -53,7 +54,7 @@ def _interruptible(verb: Callable[..., None]) -> Callable[..., None]:
 
 for verb in (run, sample, models, verify, train, convert, report, doctor):
     app.command()(_interruptible(verb))
-
+app.command("eval")(_interruptible(evaluate))
 
 references = typer.Typer(help=GROUP_HELP, no_args_is_help=True, rich_markup_mode=None)
 references.command("make")(_interruptible(make))

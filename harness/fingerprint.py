@@ -60,26 +60,13 @@ def quality_files(quality: QualityRequest | None, given: WeightFiles | None = No
     if quality is None:
         return []
     # Torch and the metric libraries: only a case that asks for quality pays for them.
+    from arvbench.harness.quality.reference import reference_files
     from arvbench.harness.quality.weights import find_weights
 
     extractors = dict.fromkeys(PROTOCOLS[name].extractor for name in quality.protocols)
     names = dict.fromkeys(WEIGHTS_OF_EXTRACTORS[name] for name in extractors)
-    return reference_files(quality.reference) + [find_weights(name, given or {}) for name in names if name]
-
-
-def reference_files(reference: str) -> list[Path]:
-    """Files of a reference; none for the digits, which are part of this package. UserError for what is not here."""
-    from arvbench.harness.quality.images.folder import FolderSource
-    from arvbench.harness.quality.reference import DIGITS
-
-    if reference == DIGITS:
-        return []
-    path = Path(find_reference(reference)).expanduser()
-    if path.is_dir():
-        return list(FolderSource(path).paths)
-    if not path.exists():
-        raise UserError(f"reference {str(path)!r} is not {DIGITS!r}, nor a file, nor a folder of images")
-    return [path]
+    weights = [find_weights(name, given or {}) for name in names if name]
+    return reference_files(find_reference(quality.reference)) + weights
 
 
 def _file_states(find: Callable[[], Iterable[Path]]) -> list[Any]:

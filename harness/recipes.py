@@ -52,21 +52,6 @@ _MAY_BE_SILENT = {
     "quality.resize": "resize",
 }
 """Key of a case -> field of a recipe that may not be stated."""
-_REFERENCES = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
-OFFICIAL_REFERENCES: Mapping[str, str] = {
-    Path(place).name: f"{_REFERENCES}/{place}"
-    for place in (
-        "imagenet/64/VIRTUAL_imagenet64_labeled.npz",
-        "imagenet/128/VIRTUAL_imagenet128_labeled.npz",
-        "imagenet/256/VIRTUAL_imagenet256_labeled.npz",
-        "imagenet/512/VIRTUAL_imagenet512.npz",
-        "lsun/bedroom/VIRTUAL_lsun_bedroom256.npz",
-        "lsun/cat/VIRTUAL_lsun_cat256.npz",
-        "lsun/horse/VIRTUAL_lsun_horse256.npz",
-    )
-}
-"""Published name of a reference file -> where it is."""
-
 _LLAMAGEN_256 = "its source states no guidance for the models that draw 256 px"
 _HMAR_BENCHMARK = "its source states settings for a speed benchmark with random weights only"
 _DEMO = "it is a demo model of this package"
@@ -158,7 +143,7 @@ def recipe_deviations(case: CaseConfig, settings: Mapping[str, Any]) -> dict[str
     if case.recipe is None:
         return {}
     recipe = recipe_for(case.model, case.recipe)
-    official = MODELS[case.model].settings.model_dump(mode="json") | recipe.settings
+    official = {**MODELS[case.model].settings.model_dump(mode="json"), **recipe.settings}
     pairs = {f"settings.{key}": (value, official.get(key)) for key, value in settings.items()}
     pairs["dtype"] = (case.dtype, recipe.dtype or DTYPE)
     if case.weights.startswith("random"):
@@ -176,21 +161,25 @@ def recipe_deviations(case: CaseConfig, settings: Mapping[str, Any]) -> dict[str
 
 
 def find_reference(reference: str) -> str:
-    """The reference of a quality request as a path, where it is the published name of an official file.
+    """The reference of a quality request as a path, where it is the published name of a reference file.
 
     Such a file is looked for at that path, then in the folder that ARVBENCH_REFERENCES names; UserError says where to
     get it. Anything else is returned as it is.
     """
-    if reference not in OFFICIAL_REFERENCES or Path(reference).is_file():
+    from arvbench.harness.quality.reference.official import PUBLISHED
+
+    published = next((entry for entry in PUBLISHED.values() if entry.file_name == reference), None)
+    if published is None or Path(reference).is_file():
         return reference
     folder = os.environ.get(REFERENCES_VARIABLE)
     found = Path(folder).expanduser() / reference if folder else None
     if found is not None and found.is_file():
         return str(found)
     where = f"not in {folder} ({REFERENCES_VARIABLE})" if folder else "not here"
+    digest = f" (sha256 {published.sha256})" if published.sha256 else ""
     raise UserError(
-        f"the reference {reference} is {where}; fetch it from {OFFICIAL_REFERENCES[reference]} and set "
-        f"{REFERENCES_VARIABLE} to its folder, or pass --set quality.reference=PATH"
+        f"the reference {reference} is {where}; fetch it from {published.url}{digest} and set {REFERENCES_VARIABLE} to "
+        "its folder, or pass --set quality.reference=PATH"
     )
 
 

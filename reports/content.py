@@ -195,7 +195,7 @@ def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
     for members in group_by(warnings, lambda warning: warning[1].code).values():
         (first, finding), *others = members
         more = len({record.record_id for record, _ in others} - {first.record_id})
-        also = f" (and {_cases(more)} more: see Quality)" if more else ""
+        also = f" ({_cases(more)} more with such a warning: see Quality)" if more else ""
         notices.append(f"{names[first.record_id]}: {plain(finding.text)}{also}")
     return notices
 

@@ -33,7 +33,9 @@ def evaluate(
     ] = None,
     protocol: Annotated[
         list[str] | None,
-        typer.Option("--protocol", metavar="NAMES", help="Such as adm-v1,torch-fidelity; repeatable.  [default: adm-v1]"),
+        typer.Option(
+            "--protocol", metavar="NAMES", help="Such as adm-v1,torch-fidelity; repeatable.  [default: adm-v1]"
+        ),
     ] = None,
     metrics: Annotated[
         list[str] | None,

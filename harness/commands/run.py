@@ -11,7 +11,7 @@ import typer
 from pydantic import ConfigDict, TypeAdapter
 
 from arvbench.errors import UserError
-from arvbench.harness.config import Suite, check_cases, load_suite
+from arvbench.harness.config import Suite, built_in_suites, check_cases, load_suite
 from arvbench.harness.yaml_files import parse_value
 from arvbench.results.schema import Environment, Record, Status
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from arvbench.harness.runner import RunOptions
     from arvbench.harness.store import RecordStore
 
-SUITE_HELP = "Name of a built-in suite (demo, imagenet256, imagenet512, speed256, cpu256, mvar_cache), or a YAML file."
+SUITE_HELP = f"Name of a built-in suite ({', '.join(built_in_suites())}), or a YAML file."
 RUNS_FOLDER = Path("results") / "runs"
 EXIT_FAILURES, EXIT_INTERRUPTED = 1, 130
 

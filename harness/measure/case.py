@@ -29,6 +29,7 @@ from arvbench.harness.measure.images import draw_sample_sheet
 from arvbench.harness.measure.memory import measure_memory, probe_for
 from arvbench.harness.measure.nvml import GpuProbe, probe_gpu
 from arvbench.harness.measure.timing import SamplingCall, measure_times, warm_up
+from arvbench.harness.recipes import recipe_deviations, recipe_for
 from arvbench.results.schema import (
     CaseConfig,
     Correctness,
@@ -162,6 +163,7 @@ def _describe(loaded: _Loaded, attention: str) -> Setup:
     official_side, _ = sampler.schedule(spec.settings, batch=1).steps[-1].side
     height, width = (side * spec.image_px // official_side for side in schedule.steps[-1].side)
     official = spec.settings.model_dump(mode="json")
+    case = loaded.job.case
     return Setup(
         model=spec.name,
         family=spec.family,
@@ -175,7 +177,10 @@ def _describe(loaded: _Loaded, attention: str) -> Setup:
         settings=chosen,
         settings_source=spec.settings_source,
         settings_deviations={key: value for key, value in chosen.items() if value != official[key]},
-        cache_policy=sampler.make_cache(loaded.job.case.cache, settings, batch=1).policy,
+        recipe=case.recipe,
+        recipe_deviations=recipe_deviations(case, chosen),
+        recipe_notes=recipe_for(case.model, case.recipe).notes if case.recipe else (),
+        cache_policy=sampler.make_cache(case.cache, settings, batch=1).policy,
         kernels=dict(sampler.kernels),
         attention=attention,
         threads=torch.get_num_threads(),

@@ -31,9 +31,7 @@ FEATURES_FOLDER = "features"
 """Below the run folder: features of a case whose quality is being measured."""
 
 
-def measure_case_quality(
-    job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener
-) -> Evaluation:
+def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Evaluation:
     """Draw the images that the case's quality request asks for, and compute its numbers.
 
     Features of finished chunks are kept below the run folder until the numbers are there: a run that was killed goes on
@@ -50,9 +48,7 @@ def measure_case_quality(
         weight_files=job.weight_files,
         device=sampler.device,
         work=work,
-        pass_over=shared(
-            images, workers=request.workers, weight_files=dict(job.weight_files), device=sampler.device
-        ),
+        pass_over=shared(images, workers=request.workers, weight_files=dict(job.weight_files), device=sampler.device),
         recipe=official_facts(sampler.spec.name),
         listener=lambda event: listener(event.model_copy(update={"phase": f"quality: {event.phase}"})),
     )
@@ -126,9 +122,7 @@ def reconstruction_quality(
     source = TensorSource(
         torch.cat(restored),
         name="tokenizer reconstructions",
-        provenance=Provenance(
-            labels="data set", uint8_rule=settings.uint8_rule, sampling="tokenizer reconstruction"
-        ),
+        provenance=Provenance(labels="data set", uint8_rule=settings.uint8_rule, sampling="tokenizer reconstruction"),
     )
     asked = replace(asked_of(request), protocols=protocols, metrics=("fid",))
     numbers = evaluate(source, asked, weight_files=weight_files, device=sampler.device).numbers

@@ -14,7 +14,7 @@ import torch
 
 from arvbench.errors import ContractError, UnknownName, UserError
 from arvbench.harness.jobs import Event, EventListener
-from arvbench.harness.quality.detectors import Evidence, find
+from arvbench.harness.quality.detectors import Evidence, MetricFacts, find
 from arvbench.harness.quality.extractors.base import Extractor, WeightFiles, load_extractor
 from arvbench.harness.quality.identity import Identity
 from arvbench.harness.quality.images.base import ImageSource
@@ -91,8 +91,9 @@ def evaluate(
         name: load_extractor(name, device=device, weight_files=weight_files)
         for name in dict.fromkeys(PROTOCOLS[protocol].extractor for protocol, _ in chosen)
     }
+    first_13HW = source.read(0, 1)
     for extractor in extractors.values():
-        extractor.check(source.read(0, 1))
+        extractor.check(first_13HW)
     parts = [
         _Part(protocol=PROTOCOLS[name], metrics=metrics, extractor=extractors[PROTOCOLS[name].extractor])
         for name, metrics in chosen
@@ -101,9 +102,9 @@ def evaluate(
     parts, left_out = _without_impossible(parts, asked, source, reference)
     scanned = _pass(source, parts, work, pass_over, tell)
     tell(Event(phase="metrics"))
-    numbers = [quality for part in parts for quality in _measure(part, source, scanned, reference, asked, tell)]
-    evidence = _evidence(source, scanned, reference, parts, numbers, recipe)
-    return Evaluation(numbers=tuple(numbers), findings=(*left_out, *find(evidence)))
+    measured = [one for part in parts for one in _measure(part, source, scanned, reference, asked, tell)]
+    evidence = _evidence(source, scanned, reference, measured, recipe, on_cuda=torch.device(device).type == "cuda")
+    return Evaluation(numbers=tuple(evidence.numbers), findings=(*left_out, *find(evidence)))
 
 
 def choose_metrics(asked: Asked) -> list[tuple[str, tuple[str, ...]]]:
@@ -261,7 +262,8 @@ def _measure(
     reference: Reference | None,
     asked: Asked,
     tell: EventListener,
-) -> list[Quality]:
+) -> list[tuple[MetricFacts, Quality]]:
+    """The numbers of one protocol, and of each what the detectors need to know."""
     tell(Event(phase="metrics", note=part.protocol.name))
     compared = Compared(
         samples=scanned.features[part.extractor.name],
@@ -271,7 +273,16 @@ def _measure(
         reference_labels_M=None if reference is None else reference.labels_M,
     )
     numbers = part.protocol.measure(part.metrics, compared, asked.options)
-    return [_quality(number, part, source, reference) for number in numbers]
+    return [(_facts(number, part), _quality(number, part, source, reference)) for number in numbers]
+
+
+def _facts(number: Number, part: _Part) -> MetricFacts:
+    return MetricFacts(
+        protocol=part.protocol.name,
+        metric=number.metric,
+        minimum=part.protocol.metrics[number.metric],
+        dims=part.extractor.layers[number.layer],
+    )
 
 
 def _quality(number: Number, part: _Part, source: ImageSource, reference: Reference | None) -> Quality:
@@ -315,8 +326,25 @@ def _evidence(
     source: ImageSource,
     scanned: Scan,
     reference: Reference | None,
-    parts: Sequence[_Part],
-    numbers: Sequence[Quality],
+    measured: Sequence[tuple[MetricFacts, Quality]],
     recipe: Mapping[str, str] | None,
+    *,
+    on_cuda: bool,
 ) -> Evidence:
-    raise NotImplementedError
+    return Evidence(
+        samples=source.name,
+        count=source.count,
+        shape=source.shape,
+        provenance=source.provenance,
+        digests_ND=scanned.digests_ND,
+        histogram=scanned.histogram,
+        metrics=[facts for facts, _ in measured],
+        numbers=[quality for _, quality in measured],
+        labels_N=source.labels_N,
+        seeds_N=source.seeds_N,
+        reference=reference,
+        recipe=recipe or {},
+        files=source.files,
+        tf32=on_cuda and (torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest"),
+        autocast=torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
+    )

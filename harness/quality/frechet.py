@@ -264,11 +264,7 @@ def _root_trace(projected_ND: Tensor, weights_N: Tensor, mean_D: Tensor) -> Tens
     """tr (R S R)^1/2 of the weighted samples, whose mean of y is `mean_D`."""
     count = weights_N.sum()
     present = weights_N.nonzero()[:, 0]
-    dims = len(mean_D)
-    if len(present) < dims:
-        scaled_nD = (projected_ND[present] - mean_D) * (weights_N[present, None] / (count - 1)).sqrt()
-        return torch.linalg.svdvals(scaled_nD).sum()
-    scatter_DD = torch.zeros(dims, dims, dtype=torch.float64, device=mean_D.device)
+    scatter_DD = torch.zeros(len(mean_D), len(mean_D), dtype=torch.float64, device=mean_D.device)
     for part in present.split(_BLOCK):
         scatter_DD += _gram(projected_ND[part] * weights_N[part, None].sqrt())
     middle_DD = (scatter_DD - count * torch.outer(mean_D, mean_D)) / (count - 1)

@@ -9,7 +9,7 @@ Arithmetic of the distances
 fp16-blocks  ADM's evaluator: squared distances in fp16, see `_Fp16Distances`; ties under <= raise P and R by ~0.002
 fp32         squared distances |u|^2 - 2 u.v + |v|^2, all in fp32: what fp16-blocks falls back to. The differences lose
              digits, about 1e-7 (|u|^2 + |v|^2) absolute
-euclidean    squared distances in fp64, rounded to fp32, then the root; 0 from an image to itself: as prdc has them
+euclidean    squared distances in fp64, rounded to fp32, then the root: as prdc has them
 
 No N x N matrix: blocks of 10,000 x 10,000 are worked off in tiles of 1,024 rows, of which each row keeps its k + 1
 smallest values.
@@ -156,8 +156,7 @@ def _radii(features_ND: Tensor, k: int, arithmetic: Arithmetic, block: int, devi
 def _tiles(
     rows_ND: Tensor, columns_MD: Tensor, arithmetic: Arithmetic, block: int, device: torch.device
 ) -> Iterator[_Tile]:
-    """All distances between two sets, tile by tile; `rows_ND` is `columns_MD` when they are one set."""
-    one_set = rows_ND is columns_MD
+    """All distances between two sets, tile by tile."""
     for first_row in range(0, len(rows_ND), block):
         u_RD = rows_ND[first_row : first_row + block].to(device, torch.float32)
         for first_column in range(0, len(columns_MD), block):
@@ -165,11 +164,9 @@ def _tiles(
             distances = _block(u_RD, v_CD, arithmetic)
             for start in range(0, len(u_RD), _TILE):
                 stop = min(start + _TILE, len(u_RD))
-                tile_RC = distances.tile(start, stop)
-                if one_set and arithmetic == "euclidean" and first_row == first_column:
-                    tile_RC.diagonal(start).zero_()
                 rows = slice(first_row + start, first_row + stop)
-                yield _Tile(rows, slice(first_column, first_column + len(v_CD)), tile_RC)
+                columns = slice(first_column, first_column + len(v_CD))
+                yield _Tile(rows, columns, distances.tile(start, stop))
 
 
 def _block(u_RD: Tensor, v_CD: Tensor, arithmetic: Arithmetic) -> _Distances | _Fp16Distances:

@@ -114,9 +114,7 @@ def _processes(jobs: Sequence[ShardJob]) -> Iterator[None]:
     running: list[subprocess.Popen[bytes]] = []
     try:
         for job in jobs:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, start_new_session=True, env=worker_environment()
-            )
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=worker_environment())
             running.append(process)
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # it died at once: its work is done by the others

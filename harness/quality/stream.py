@@ -158,9 +158,7 @@ def claim_folder(work: Path, source: ImageSource, wanted: Wanted) -> None:
         raise UserError(f"cannot write to work folder {work}: {error.strerror or error}") from error
 
 
-def run_chunks(
-    source: ImageSource, wanted: Wanted, work: Path, progress: Callable[[int], None] | None = None
-) -> None:
+def run_chunks(source: ImageSource, wanted: Wanted, work: Path, progress: Callable[[int], None] | None = None) -> None:
     """Make the chunks that are not there yet; returns when all are, whoever made them.
 
     A chunk in progress is locked by its process; the lock of one that died is free again. One bad file ends the run and

@@ -76,7 +76,7 @@ def train_demo(
         "device": str(device),
         "wall_s": wall_s,
         # Of the file as it is shipped, in half precision.
-        "quality": evaluate(build_sampler(spec, weights=str(weights), device=device)),
+        "quality": judge(build_sampler(spec, weights=str(weights), device=device)),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "safetensors")},
         "sha256": {weights.name: sha256_of(weights)},
@@ -125,21 +125,27 @@ train_llamagen = partial(train_demo, "demo/llamagen")
 train_par = partial(train_demo, "demo/par")
 
 
-def evaluate(sampler: Sampler, *, images: int = 1000, batch: int = 100) -> dict[str, float]:
+def judge(sampler: Sampler, *, images: int = 1000, batch: int = 100) -> dict[str, float]:
     """Label accuracy and FID of generated digits, and FID of reconstructions, under `digits-cnn`."""
-    from arvbench.harness.measure.images import generate, reconstruction_quality
-    from arvbench.harness.quality.metrics import SampleScheme, measure_quality
+    from arvbench.harness.labels import labels_for
+    from arvbench.harness.measure.quality import reconstruction_quality
+    from arvbench.harness.quality.evaluation import Asked, evaluate
+    from arvbench.harness.quality.images.live import LiveSource
 
     settings = sampler.spec.settings
-    labels = torch.arange(sampler.spec.num_classes).repeat_interleave(images // sampler.spec.num_classes)
-    generated = torch.cat(
-        list(generate(sampler, labels.tolist(), settings, run_seed=0, batch=batch, cache_policy=None))
+    source = LiveSource(
+        sampler,
+        settings,
+        labels=labels_for("balanced", images, sampler.spec.num_classes, seed=0),
+        label_scheme="balanced",
+        batch=batch,
     )
-    ask = QualityRequest(extractor="digits-cnn", reference="digits", images=images, metrics=("fid",))
-    scheme = SampleScheme(labels="equal per class, in order", uint8_rule=settings.uint8_rule)
-    numbers = measure_quality(generated, ask, scheme=scheme, labels_N=labels)
-    every_scan = ask.model_copy(update={"images": len(load_digits_rgb().labels_N)})
-    return {q.metric: q.value for q in (*numbers, *reconstruction_quality(sampler, every_scan, settings, batch))}
+    asked = Asked(protocols=("digits-cnn",), reference="digits", metrics=("fid", "label-accuracy"))
+    every_scan = QualityRequest(
+        protocols=("digits-cnn",), reference="digits", images=len(load_digits_rgb().labels_N), metrics=("fid",)
+    )
+    numbers = evaluate(source, asked).numbers + reconstruction_quality(sampler, every_scan, settings, batch)
+    return {number.metric: number.value for number in numbers}
 
 
 def shifted(digits: Digits, shifts: tuple[tuple[int, int], ...]) -> Digits:

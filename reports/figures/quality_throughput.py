@@ -54,14 +54,16 @@ def draw(records: Sequence[Record]) -> Drawing | None:
             handles[point.name] = _draw_point(ax, point, names.index(point.name))
         # From zero, so that distances on the page are in proportion.
         ax.set_xlim(0, _HEADROOM * max(point.throughput.value for point in members))
-        ax.set_ylim(0, _HEADROOM * max(max(point.fid, *(point.interval or ())) for point in members) or 1)
+        ax.set_ylim(
+            0, _HEADROOM * max(value for point in members for value in (point.fid, *(point.interval or ()))) or 1
+        )
     legend(figure, [handles[name] for name in names], labels)
     told = listed(f"{p.name}: FID {significant(p.fid)} at {significant(p.throughput.value)} images/s" for p in points)
     return Drawing(
         figure=figure,
         title="Quality against throughput",
-        caption="Lower right is better. Whiskers: 95 % intervals, of FID where the record has one. Only cases with the same "
-        "protocol id, hardware, data type and batch share a panel; cases with random weights have no quality.",
+        caption="Lower right is better. Whiskers: 95 % intervals, of FID where a record has one. Only cases with "
+        "the same protocol id, hardware, data type and batch share a panel; cases with random weights have no quality.",
         alt=f"Scatter plot of FID against images per second. {told}.",
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from arvbench.reports.cases import case_cell, case_names, measured
 from arvbench.reports.numbers import count_cell, mapping_text, plain, significant, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
-from arvbench.results.schema import Measured, Quality, Record
+from arvbench.results.schema import Finding, Measured, Quality, Record
 
 # Metric as recorded -> (how it is written, which way is better).
 _METRICS: dict[str, tuple[str, str]] = {
@@ -172,21 +172,18 @@ def findings_table(records: Sequence[Record]) -> Table:
     """What a reader of the numbers must know about the images behind them; warnings first within a case."""
     names = case_names(records)
     rows = [
-        [
-            case_cell(record, names),
-            Cell(
-                text=finding.severity, sort=finding.severity, tone="warn" if finding.severity == "warning" else "plain"
-            ),
-            text_cell(finding.code),
-            text_cell(finding.text),
-        ]
+        [case_cell(record, names), _severity_cell(finding), text_cell(finding.text)]
         for record, outcome in measured(records)
         for finding in sorted(outcome.findings, key=lambda finding: finding.severity != "warning")
     ]
-    columns = [
-        Column(label="Case"),
-        Column(label="Severity"),
-        Column(label="About", code=True),
-        Column(label="What was found", prose=True),
-    ]
+    columns = [Column(label="Case"), Column(label="Severity"), Column(label="What was found", prose=True)]
     return make_table("What to know about the samples", columns, rows)
+
+
+def _severity_cell(finding: Finding) -> Cell:
+    return Cell(
+        text=finding.severity,
+        detail=plain(finding.code),
+        sort=finding.severity,
+        tone="warn" if finding.severity == "warning" else "plain",
+    )

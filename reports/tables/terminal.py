@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from arvbench.reports.cases import case_cell, case_names, measured, setup_of
-from arvbench.reports.numbers import shorten
+from arvbench.reports.cases import case_cell, case_names, group_by, measured, setup_of
+from arvbench.reports.numbers import plain, shorten
 from arvbench.reports.table import Cell, Column, make_table
 from arvbench.reports.tables.provenance import UNRECORDED, deviations
-from arvbench.reports.tables.quality import metric_label, protocol_names, quality_cells, quality_keys
+from arvbench.reports.tables.quality import QualityKey, metric_label, protocol_names, quality_cells, quality_keys
 from arvbench.reports.tables.results import (
     cache_peak_cell,
     peak_memory_cells,
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
 _STYLES = {"plain": "", "good": "green", "bad": "bold red", "warn": "yellow"}
 _REASON_LENGTH = 300
 _NAME_WIDTH = 40
+_MOST_QUALITY = 4
+"""Columns of quality that leave room for the names of the cases."""
+_ID_DIGITS = 6
+"""Of a protocol id in a heading; the whole id stands below the table."""
 _INTERVAL = re.compile(r"\[[^]]+\]")
 """How the detail of a quality number with an interval begins."""
 _QUALITY = ("fid", "reconstruction-fid", "label-accuracy")
@@ -53,7 +56,7 @@ def terminal_table(records: Sequence[Record]) -> RichTable:
             throughput_cell(record),
             *peak_memory_cells(record),
             cache_peak_cell(record),
-            *quality_cells(record, records, _QUALITY),
+            *quality_cells(record, records, _QUALITY)[:_MOST_QUALITY],
         ]
         for record in records
     ]
@@ -87,8 +90,7 @@ def terminal_table(records: Sequence[Record]) -> RichTable:
 
 def _columns(records: Sequence[Record]) -> list[Column]:
     """Short headings; a protocol id is part of one only where a metric has several."""
-    keys, protocols = quality_keys(records, _QUALITY), protocol_names(records)
-    several = {metric for metric, count in Counter(metric for metric, _ in keys).items() if count > 1}
+    keys, notes = _shown_keys(records), _protocol_notes(records)
     return [
         Column(label="Case"),
         Column(label="Status"),
@@ -96,10 +98,22 @@ def _columns(records: Sequence[Record]) -> list[Column]:
         *(Column(label=column.note or "", unit="peak MiB", numeric=True) for column in peak_memory_columns()),
         Column(label="Cache", unit="peak MiB", numeric=True),
         *(
-            Column(label=metric_label(metric), numeric=True, note=protocols[protocol_id] if metric in several else "")
+            Column(label=metric_label(metric), numeric=True, note=notes[metric, protocol_id])
             for metric, protocol_id in keys
         ),
     ]
+
+
+def _protocol_notes(records: Sequence[Record]) -> dict[QualityKey, str]:
+    """What tells the columns of one metric apart: nothing where there is one, names of protocols, or ids as well."""
+    notes: dict[QualityKey, str] = {}
+    for keys in group_by(_shown_keys(records), lambda key: key[0]).values():
+        names = [protocol_names(records)[protocol_id].rpartition(" ")[0] for _, protocol_id in keys]
+        ids = [plain(protocol_id)[:_ID_DIGITS] for _, protocol_id in keys]
+        alone = all(names) and len(set(names)) == len(names)
+        told_apart = names if alone else [f"{name} {short}" for name, short in zip(names, ids, strict=True)]
+        notes |= {key: note if len(keys) > 1 else "" for key, note in zip(keys, told_apart, strict=True)}
+    return notes
 
 
 def _without_shared_words(names: dict[str, str]) -> tuple[dict[str, str], str]:
@@ -149,8 +163,14 @@ def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
 
 
 def _protocols(records: Sequence[Record]) -> list[str]:
-    protocols = protocol_names(records)
-    return [f"{metric_label(metric)}: protocol {protocols[pid]}" for metric, pid in quality_keys(records, _QUALITY)]
+    protocols, shown = protocol_names(records), _shown_keys(records)
+    told = [f"{metric_label(metric)}: protocol {protocols[protocol_id]}" for metric, protocol_id in shown]
+    more = len(quality_keys(records)) - len(shown)
+    return [*told, f"{more} more quality column{'s' if more > 1 else ''} in the report"] if more else told
+
+
+def _shown_keys(records: Sequence[Record]) -> list[QualityKey]:
+    return quality_keys(records, _QUALITY)[:_MOST_QUALITY]
 
 
 def _cell_text(cell: Cell, column: Column) -> Text:

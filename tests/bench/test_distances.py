@@ -49,8 +49,8 @@ DISABLED = Sizes(dims=32, samples=200, reference=150, embedding=16, per_class=12
 
 
 @pytest.fixture
-def enabled(request) -> bool:
-    return not request.config.getoption("benchmark_disable") or request.config.getoption("benchmark_enable")
+def enabled(benchmark) -> bool:
+    return benchmark.enabled
 
 
 @pytest.fixture
@@ -151,9 +151,10 @@ def test_bootstrap(benchmark, sizes):
     benchmark.group = "bootstrap of FD"
     x_ND = features(sizes.samples, sizes.dims, 1)
     root = ReferenceRoot.of(gaussian(sizes.dims, 2))
+    value = frechet_distance(moments_of(x_ND.split(4096)), root).value
     benchmark.extra_info |= {"samples": sizes.samples, "replicates": 2}
     (low, high), _ = once(benchmark, lambda: bootstrap_frechet(x_ND, root, 2))
-    assert low <= high
+    assert low < value < high
 
 
 def test_extrapolation(benchmark, sizes):
@@ -185,13 +186,18 @@ def two_sets(sizes: Sizes, dims: int) -> tuple[Tensor, Tensor]:
     return features(sizes.samples, dims, 1), features(sizes.reference, dims, 2)
 
 
-def by_cdist(x_ND: Tensor, y_MD: Tensor, k: int) -> tuple[float, float]:
-    """Precision and recall in float64, all pairs at once."""
+def by_cdist(x_ND: Tensor, y_MD: Tensor, k: int) -> dict[str, float]:
+    """Everything in float64, all pairs at once."""
     x_ND, y_MD = x_ND.double(), y_MD.double()
     radii_N, radii_M = (torch.cdist(z, z).kthvalue(k + 1).values for z in (x_ND, y_MD))
     between_MN = torch.cdist(y_MD, x_ND)
-    precision = (between_MN <= radii_M[:, None]).any(dim=0).double().mean()
-    return float(precision), float((between_MN <= radii_N).any(dim=1).double().mean())
+    inside_MN = between_MN <= radii_M[:, None]
+    return {
+        "precision": float(inside_MN.any(dim=0).double().mean()),
+        "recall": float((between_MN <= radii_N).any(dim=1).double().mean()),
+        "density": float(inside_MN.sum(dim=0).double().mean()) / k,
+        "coverage": float(inside_MN.any(dim=1).double().mean()),
+    }
 
 
 @pytest.mark.parametrize("arithmetic", ["fp16-blocks", "fp32"])
@@ -202,7 +208,8 @@ def test_precision_recall(benchmark, sizes, arithmetic: Arithmetic):
     judged = by_cdist(x_ND[:few], y_MD[:few], 3)
     found = precision_recall(x_ND[:few], y_MD[:few], arithmetic=arithmetic)
     tolerance = 0.02 if arithmetic == "fp16-blocks" else 2 / few
-    assert (found.precision, found.recall) == pytest.approx(judged, abs=tolerance)
+    assert found.precision == pytest.approx(judged["precision"], abs=tolerance)
+    assert found.recall == pytest.approx(judged["recall"], abs=tolerance)
     benchmark.extra_info |= {"samples": sizes.samples, "reference": sizes.reference}
     with_peak(benchmark, lambda: precision_recall(x_ND, y_MD, arithmetic=arithmetic))
     assert benchmark.extra_info.get("peak_above_features_gib", 0) < 2
@@ -211,16 +218,27 @@ def test_precision_recall(benchmark, sizes, arithmetic: Arithmetic):
 def test_density_coverage(benchmark, sizes):
     benchmark.group = "density and coverage"
     x_ND, y_MD = two_sets(sizes, sizes.dims)
-    # 10,000 against 10,000, as published with this metric.
-    x_ND = x_ND[: sizes.reference]
+    few = min(2000, sizes.reference)
+    judged, found = by_cdist(x_ND[:few], y_MD[:few], 5), density_coverage(x_ND[:few], y_MD[:few])
+    for metric, value in judged.items():
+        assert getattr(found, metric) == pytest.approx(value, abs=2 / few), metric
+    x_ND = x_ND[: sizes.reference]  # as many as the reference, as published with this metric
     benchmark.extra_info |= {"samples": len(x_ND), "reference": len(y_MD)}
-    found = with_peak(benchmark, lambda: density_coverage(x_ND, y_MD))
-    assert 0 <= found.coverage <= 1
+    with_peak(benchmark, lambda: density_coverage(x_ND, y_MD))
     assert benchmark.extra_info.get("peak_above_features_gib", 0) < 2
+
+
+def by_kernel_matrices(x_ND: Tensor, y_MD: Tensor) -> float:
+    x_ND, y_MD = (torch.nn.functional.normalize(z.double()) for z in (x_ND, y_MD))
+    pairs = ((x_ND, x_ND), (y_MD, y_MD), (x_ND, y_MD))
+    k_xx, k_yy, k_xy = (torch.exp(-(torch.cdist(a, b) ** 2) / 200).mean() for a, b in pairs)
+    return 1000 * float(k_xx + k_yy - 2 * k_xy)
 
 
 def test_cmmd(benchmark, sizes):
     benchmark.group = "CMMD"
     x_ND, y_MD = two_sets(sizes, sizes.embedding)
+    assert cmmd(x_ND[:1500], y_MD[:1500]) == pytest.approx(by_kernel_matrices(x_ND[:1500], y_MD[:1500]), abs=1e-6)
     benchmark.extra_info |= {"samples": sizes.samples, "reference": sizes.reference, "dims": sizes.embedding}
     assert with_peak(benchmark, lambda: cmmd(x_ND, y_MD)) > 0
+    assert benchmark.extra_info.get("peak_above_features_gib", 0) < 2

@@ -15,6 +15,7 @@ from arvbench.harness.config import built_in_suites, check_cases, load_suite
 from arvbench.harness.yaml_files import parse_value
 
 ONE = {"model": "demo/var", "weights": "random:0"}
+DIGITS = {"protocols": ["digits-cnn"], "reference": "digits", "images": 100}
 
 
 def load(tmp_path: Path, *cases: dict, defaults: dict | None = None, **options):
@@ -81,6 +82,18 @@ def test_settings_may_be_a_list_of_mappings(tmp_path):
     assert [c.config.settings for c in suite.cases] == [{"cfg": 1, "top_k": 5}, {"cfg": 2, "top_k": 5}]
 
 
+def test_a_list_of_mappings_goes_on_top_of_a_mapping(tmp_path):
+    suite = load(tmp_path, ONE | {"settings": [{"cfg": 1}, {"top_k": 7}]}, defaults={"settings": {"top_k": 5}})
+    assert [c.config.settings for c in suite.cases] == [{"top_k": 5, "cfg": 1}, {"top_k": 7}]
+
+
+def test_names_from_before_there_were_protocols_are_understood(tmp_path):
+    quality = {"extractor": "digits-cnn", "reference": "digits", "images": 100, "metrics": ["fid", "prc"]}
+    (case,) = load(tmp_path, ONE | {"quality": quality}).cases
+    assert case.config.quality.protocols == ("digits-cnn",)
+    assert case.config.quality.metrics == ("fid", "precision", "recall")
+
+
 def test_a_model_may_be_a_pattern(tmp_path):
     suite = load(tmp_path, ONE | {"model": "var-d[123]*"}, models=["var-d2*", "var-d30"])
     assert [c.config.model for c in suite.cases] == ["var-d20", "var-d24", "var-d30"]
@@ -93,7 +106,9 @@ def test_a_model_may_be_a_pattern(tmp_path):
         ({"batch": 0}, r"s\.yaml: cases\[0\]: batch: .*greater than or equal to 1 \(got 0\)"),
         ({"batch": []}, "batch is an empty list"),
         ({"backend": "fastest"}, r"backend: .*'reference' or 'optimized'"),
-        ({"quality": {"extractor": "digits-cnn", "reference": "digits", "image": 9}}, "unknown key 'image'.*'images'"),
+        ({"quality": DIGITS | {"image": 9}}, "unknown key 'image'.*'images'"),
+        ({"quality": DIGITS | {"protocols": ["adm-v2"]}}, "no protocol 'adm-v2'; did you mean 'adm-v1'"),
+        ({"quality": DIGITS | {"protocols": []}}, r"quality\.protocols: .*at least 1 item"),
     ],
 )
 def test_a_bad_case_is_refused_with_file_and_key(tmp_path, case, message):
@@ -144,8 +159,7 @@ def test_a_file_that_is_no_suite_is_refused(tmp_path):
 
 
 def test_quality_settings_reach_only_cases_that_ask_for_quality(tmp_path):
-    quality = {"extractor": "digits-cnn", "reference": "digits", "images": 100}
-    suite = load(tmp_path, ONE, ONE | {"quality": quality}, overrides={"quality.images": 7})
+    suite = load(tmp_path, ONE, ONE | {"quality": DIGITS}, overrides={"quality.images": 7})
     assert [c.config.quality and c.config.quality.images for c in suite.cases] == [None, 7]
     with pytest.raises(UserError, match="no case asks for quality"):
         load(tmp_path, ONE, overrides={"quality.images": 7})
@@ -165,6 +179,11 @@ def test_quality_settings_reach_only_cases_that_ask_for_quality(tmp_path):
         ({"model": "var-d16", "weights": "demo"}, "var-d16 has no demo weights"),
         ({"weights": "hub"}, "demo/var has no official files"),
         ({"cache": "groww"}, "no cache policy 'groww'; did you mean 'grow'"),
+        (
+            {"quality": DIGITS | {"metrics": ["fdi"]}},
+            "case 'demo/var .*: no metric of digits-cnn 'fdi'; did you mean 'fid'",
+        ),
+        ({"quality": DIGITS | {"protocols": ["clip-fid"], "metrics": ["kid"]}}, "no metric of clip-fid 'kid'"),
     ],
 )
 def test_what_a_model_would_refuse_is_refused_before_the_run(tmp_path, case, message):
@@ -199,3 +218,84 @@ def test_reading_a_suite_does_not_import_torch():
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(source)}
     )
     assert done.stdout.strip() == "False"
+
+
+# ---- recipes: defaults < recipe < case < command line ------------------------------------------------------------
+
+NAR = {"model": "nar-b", "weights": "random:0", "recipe": "official"}
+ADM = {"protocols": ["adm-v1"]}
+
+
+def test_a_recipe_fills_in_what_published_numbers_were_made_with(tmp_path):
+    (case,) = load(tmp_path, NAR | {"quality": ADM}).cases
+    assert case.config.dtype == "bfloat16"
+    assert case.config.settings == {"cfg": 2.0, "top_k": None, "top_p": None, "uint8_rule": "127.5x+128"}
+    quality = case.config.quality
+    assert (quality.images, quality.labels, quality.resize) == (50_000, "uniform", None)
+    assert quality.reference == "VIRTUAL_imagenet256_labeled.npz"
+
+
+def test_a_recipe_wins_over_defaults_and_loses_to_the_case_and_the_command_line(tmp_path):
+    everything = {"cfg": 9.0, "top_k": 9, "uint8_rule": "truncate"}
+    (case,) = load(
+        tmp_path,
+        NAR | {"settings": {"uint8_rule": "round", "top_k": 5}, "quality": {"labels": "balanced", "seed": 3}},
+        defaults={"dtype": "float16", "batch": 7, "settings": everything, "quality": ADM | {"images": 9, "workers": 2}},
+        overrides={"settings.top_k": 4, "quality.seed": 8},
+    ).cases
+    config, quality = case.config, case.config.quality
+    assert config.settings == {"cfg": 2.0, "top_k": 4, "top_p": None, "uint8_rule": "round"}
+    assert (config.dtype, config.batch) == ("bfloat16", 7)
+    assert (quality.images, quality.labels, quality.seed, quality.workers) == (50_000, "balanced", 8, 2)
+
+
+def test_each_model_of_a_pattern_gets_its_own_recipe(tmp_path):
+    suite = load(tmp_path, NAR | {"model": "hmar-d[123]?", "batch": [1, 8]})
+    assert [(c.config.model, c.config.batch, c.config.settings["top_k"]) for c in suite.cases][:4] == [
+        ("hmar-d16", 1, 1000), ("hmar-d16", 8, 1000), ("hmar-d20", 1, 950), ("hmar-d20", 8, 950),
+    ]  # fmt: skip
+
+
+def test_a_recipe_adds_no_quality_to_a_case_that_asks_for_none(tmp_path):
+    suite = load(tmp_path, NAR, NAR | {"quality": ADM}, NAR | {"quality": None, "batch": 2})
+    assert [case.config.quality is None for case in suite.cases] == [True, False, True]
+
+
+def test_a_recipe_can_be_one_of_several_or_taken_away(tmp_path):
+    flexvar = NAR | {"model": "flexvar-d24", "recipe": ["official", "official-512", None]}
+    suite = load(tmp_path, flexvar)
+    assert [(c.config.recipe, len(c.config.settings.get("scales", ()))) for c in suite.cases] == [
+        ("official", 9), ("official-512", 15), (None, 0),
+    ]  # fmt: skip
+    assert len({case.case_id for case in suite.cases}) == 3
+    assert [c.config.settings for c in load(tmp_path, flexvar, overrides={"recipe": None}).cases] == [{}]
+
+
+def test_the_name_of_a_case_tells_only_what_leaves_its_recipe(tmp_path):
+    (case,) = load(tmp_path, NAR | {"quality": ADM}, overrides={"settings.cfg": 4}).cases
+    assert case.case_id == "nar-b optimized b1 bfloat16 cpu official cfg=4 quality(adm-v1)"
+
+
+def test_a_model_without_a_recipe_is_refused_with_the_reason(tmp_path):
+    with pytest.raises(UnknownName, match=r"no official recipe .*states no guidance.* 'llamagen-b-256'"):
+        load(tmp_path, NAR | {"model": "llamagen-b-256"})
+    with pytest.raises(UnknownName, match="no recipe of nar-b 'offical'; did you mean 'official'"):
+        load(tmp_path, NAR | {"recipe": "offical"})
+
+
+@pytest.mark.parametrize(("name", "images", "reference"), [
+    ("imagenet256", 50_000, "VIRTUAL_imagenet256_labeled.npz"), ("imagenet512", 50_000, "VIRTUAL_imagenet512.npz"),
+])  # fmt: skip
+def test_the_imagenet_suites_ask_for_the_published_protocol(name, images, reference):
+    for case in load_suite(name).cases:
+        quality = case.config.quality
+        assert (quality.protocols, quality.images, quality.reference) == (("adm-v1",), images, reference), case.case_id
+        assert case.config.recipe is not None and case.config.weights == "hub"
+
+
+def test_every_official_recipe_at_256_px_is_in_the_suite():
+    from arvbench.harness.recipes import OFFICIAL, recipes_of
+
+    recipes = [recipes_of(model).get(OFFICIAL) for model in MODELS]
+    wanted = {recipe.model for recipe in recipes if recipe and "256" in recipe.reference}
+    assert {case.config.model for case in load_suite("imagenet256").cases} == wanted

@@ -14,10 +14,10 @@ from arvbench.adapters.hmar_refinement import MASK_SCHEDULES
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UnknownName, UserError
 from arvbench.harness.config import sampling_settings
+from arvbench.harness.quality.reference.official import PUBLISHED
 from arvbench.harness.recipes import (
     IMAGES,
     OFFICIAL,
-    OFFICIAL_REFERENCES,
     REFERENCES_VARIABLE,
     WITHOUT_RECIPE,
     Recipe,
@@ -182,7 +182,7 @@ def test_numbers_are_the_stated_ones(recipe: Recipe):
     assert float(recipe.stated["cfg"]) == recipe.settings["cfg"]
     assert (recipe.stated["top_k"] == "0") == (recipe.settings["top_k"] is None)
     assert recipe.settings["top_k"] is None or recipe.stated["top_k"].startswith(str(recipe.settings["top_k"]))
-    assert recipe.reference in OFFICIAL_REFERENCES
+    assert recipe.reference in {published.file_name for published in PUBLISHED.values()}
     assert ("512" in recipe.reference) == (recipe.stated["resolution"] == "512x512")
 
 

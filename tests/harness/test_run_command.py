@@ -95,21 +95,76 @@ def test_cuda_where_there_is_none_fails_at_once_with_the_fix(suite, out, engine,
     assert engine == [] and not out.exists()
 
 
-def test_a_missing_reference_folder_fails_before_any_case(tmp_path, out, engine, capsys):
-    quality = {"extractor": "digits-cnn", "reference": str(tmp_path / "nope"), "images": 100}
-    path = write_suite(tmp_path / "q.yaml", cases=[CASE | {"quality": quality}])
-    assert main(["run", str(path), "--out", str(out)]) == 2
-    assert "nor a folder of images" in capsys.readouterr().err
-    assert engine == []
+def quality_suite(folder: Path, **quality) -> str:
+    asked = {"protocols": ["digits-cnn"], "reference": "digits", "images": 100} | quality
+    return str(write_suite(folder / "q.yaml", cases=[CASE | {"quality": asked}]))
 
 
-def test_a_missing_extractor_file_fails_before_any_case(tmp_path, out, engine, capsys, monkeypatch):
-    monkeypatch.delenv("ARVBENCH_INCEPTION", raising=False)
-    quality = {"extractor": "inception", "reference": "digits", "images": 100}
-    path = write_suite(tmp_path / "q.yaml", cases=[CASE | {"quality": quality}])
-    assert main(["run", str(path), "--out", str(out)]) == 2
-    assert "--inception-weights" in capsys.readouterr().err
-    assert engine == []
+@pytest.mark.parametrize(
+    ("quality", "message"),
+    [
+        ({"reference": "/no/such/folder"}, "'/no/such/folder' is neither 'digits' nor"),
+        ({"reference": "VIRTUAL_imagenet256_labeled.npz"}, "fetch it from https://openaipublic.blob"),
+        ({"protocols": ["torch-fidelity"]}, "--inception-weights"),
+        ({"protocols": ["adm-v1", "clip-fid"]}, "clip-vit-b-32"),
+        ({"protocols": ["adm"]}, "no protocol 'adm'; did you mean 'adm-v1'"),
+        ({"metrics": ["fdi"]}, "no metric of digits-cnn 'fdi'; did you mean 'fid'"),
+    ],
+)
+def test_what_quality_needs_and_is_not_here_fails_before_any_case(
+    tmp_path, out, engine, capsys, monkeypatch, quality, message
+):
+    inception = tmp_path / "inception.pth"
+    inception.write_bytes(b"not read here")
+    monkeypatch.setenv("ARVBENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    for variable in ("ARVBENCH_INCEPTION", "ARVBENCH_CLIP_VIT_B_32", "ARVBENCH_REFERENCES", "ARVBENCH_DOWNLOAD"):
+        monkeypatch.delenv(variable, raising=False)
+    given = ["--inception-weights", str(inception)] if "adm-v1" in quality.get("protocols", ()) else []
+    assert main(["run", quality_suite(tmp_path, **quality), "--out", str(out), *given]) == 2
+    assert message in capsys.readouterr().err
+    assert engine == [] and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("clip-vit-b-23=x.pt", "did you mean 'clip-vit-b-32'"),
+        ("clip-vit-b-32", "NAME=PATH"),
+    ],
+)
+def test_extractor_weights_that_make_no_sense_are_refused(tmp_path, out, engine, capsys, option, message):
+    assert main(["run", quality_suite(tmp_path), "--out", str(out), "--extractor-weights", option]) == 2
+    assert message in capsys.readouterr().err and engine == []
+
+
+def test_weights_of_extractors_reach_the_job(tmp_path, out, monkeypatch):
+    jobs = []
+
+    def take(self, job, listener) -> Result:
+        jobs.append(job)
+        return Result(outcome=failure(), environment=environment())
+
+    monkeypatch.setattr(LocalEngine, "run", take)
+    files = {name: tmp_path / f"{name}.pt" for name in ("inception", "clip-vit-b-32")}
+    for path in files.values():
+        path.write_bytes(b"not read here")
+    suite = quality_suite(tmp_path, protocols=["torch-fidelity", "clip-fid"])
+    main([
+        "run", suite, "--out", str(out), "--no-report", "--inception-weights", str(files["inception"]),
+        "--extractor-weights", f"clip-vit-b-32={files['clip-vit-b-32']}",
+    ])  # fmt: skip
+    assert [job.weight_files for job in jobs] == [files]
+
+
+def test_a_changed_recipe_runs_and_an_unknown_one_does_not(tmp_path, out, engine, capsys):
+    suite = str(write_suite(tmp_path / "r.yaml", cases=[CASE | {"model": "var-d16", "recipe": "official"}]))
+    assert main(["run", suite, "--out", str(out), "--set", "recipe=offical"]) == 2
+    assert "no recipe of var-d16 'offical'; did you mean 'official'" in capsys.readouterr().err
+    assert main(["run", suite, "--out", str(out), "--no-report", "--set", "settings.cfg=2", "--json"]) == 1
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["case"]["recipe"] == "official" and record["case"]["dtype"] == "float16"
+    assert record["case"]["settings"] == {"cfg": 2, "top_k": 900, "top_p": 0.96, "more_smooth": False}
 
 
 # ---- a run that finishes -----------------------------------------------------------------------------------------

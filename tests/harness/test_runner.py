@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import threading
@@ -9,16 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from run_helpers import ScriptedEngine, case, environment, failure, suite
 
 from arvbench.adapters.registry import MODELS
-from arvbench.harness.fingerprint import fingerprint
+from arvbench.harness.fingerprint import WEIGHTS_OF_EXTRACTORS, fingerprint
 from arvbench.harness.jobs import Event
+from arvbench.harness.quality.extractors.base import EXTRACTORS
+from arvbench.harness.quality.weights import WEIGHTS
 from arvbench.harness.runner import RunOptions, SilentListener, run_suite
 from arvbench.harness.store import RecordStore
 from arvbench.results.schema import CaseConfig, Gpu, Status
 
 OFFICIAL = (MODELS["var-d16"].checkpoint.transformer_file, MODELS["var-d16"].checkpoint.tokenizer_file)
+DIGITS = {"protocols": ["digits-cnn"], "reference": "digits", "images": 10}
 GPU = Gpu(
     name="NVIDIA H100",
     memory_bytes=85_000_000_000,
@@ -106,10 +111,12 @@ def test_what_a_gpu_does_at_the_moment_is_no_part_of_the_identity():
     assert fingerprint(case().config, environment(gpu=GPU)) == fingerprint(case().config, environment(gpu=hot))
 
 
-def states_of(config: CaseConfig, names: Sequence[str], folder: Path) -> list[str]:
-    """Fingerprints of a case while its two files come one after the other and then change one's size."""
+def states_of(
+    config: CaseConfig, names: Sequence[str], folder: Path, contents: Sequence[bytes] = (b"1", b"22")
+) -> list[str]:
+    """Fingerprints of a case while its two files come one after the other and then one becomes another."""
     seen = [fingerprint(config, environment())]
-    for name, content in [(names[0], b"1"), (names[1], b"1"), (names[0], b"22")]:
+    for name, content in [(names[0], contents[0]), (names[1], contents[0]), (names[0], contents[1])]:
         (folder / name).write_bytes(content)
         seen.append(fingerprint(config, environment()))
     return seen
@@ -137,11 +144,18 @@ def test_a_file_that_is_named_like_a_kind_of_weights_is_none(tmp_path, monkeypat
     assert fingerprint(config, environment()) == before
 
 
+def picture(px: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (px, px)).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def test_other_images_in_the_reference_folder_are_another_measurement(tmp_path):
     (tmp_path / "deep").mkdir()
-    quality = {"extractor": "digits-cnn", "reference": str(tmp_path), "images": 10}
-    names = ("a.png", "deep/b.JPG")
-    assert len(set(states_of(case(quality=quality).config, names, tmp_path))) == 4
+    quality = DIGITS | {"reference": str(tmp_path)}
+    names = ("a.png", "deep/b.PNG")
+    pictures = picture(8), picture(32)
+    assert len(set(states_of(case(quality=quality).config, names, tmp_path, pictures))) == 4
     before = fingerprint(case(quality=quality).config, environment())
     (tmp_path / "notes.txt").write_text("no image")
     assert fingerprint(case(quality=quality).config, environment()) == before
@@ -149,17 +163,30 @@ def test_other_images_in_the_reference_folder_are_another_measurement(tmp_path):
 
 def test_other_inception_weights_are_another_measurement(tmp_path, monkeypatch):
     monkeypatch.delenv("ARVBENCH_INCEPTION", raising=False)
-    quality = {"extractor": "inception", "reference": "digits", "images": 10}
-    asks, asks_not = case(quality=quality).config, case(quality=quality | {"extractor": "digits-cnn"}).config
+    monkeypatch.setenv("ARVBENCH_CACHE", str(tmp_path / "cache"))
+    asks = case(quality=DIGITS | {"protocols": ["torch-fidelity", "digits-cnn"]}).config
+    asks_not = case(quality=DIGITS).config
     one, two = tmp_path / "one.pth", tmp_path / "two.pth"
     one.write_bytes(b"1")
     two.write_bytes(b"22")
-    by_flag = [fingerprint(asks, environment(), path) for path in (None, one, two)]
+    by_flag = [fingerprint(asks, environment(), given) for given in ({}, {"inception": one}, {"inception": two})]
     assert len(set(by_flag)) == 3
     monkeypatch.setenv("ARVBENCH_INCEPTION", str(one))
     assert fingerprint(asks, environment()) == by_flag[1]
-    assert fingerprint(asks, environment(), two) == by_flag[2]
-    assert fingerprint(asks_not, environment(), one) == fingerprint(asks_not, environment(), two)
+    assert fingerprint(asks, environment(), {"inception": two}) == by_flag[2]
+    assert fingerprint(asks_not, environment(), {"inception": two}) == fingerprint(asks_not, environment())
+
+
+def test_an_official_reference_is_another_measurement_when_its_file_changes(tmp_path, monkeypatch):
+    name = "VIRTUAL_imagenet256_labeled.npz"
+    monkeypatch.setenv("ARVBENCH_REFERENCES", str(tmp_path))
+    config = case(quality=DIGITS | {"reference": name}).config
+    assert len(set(states_of(config, (name, "VIRTUAL_imagenet512.npz"), tmp_path))) == 3
+
+
+def test_the_files_of_every_extractor_are_known():
+    assert WEIGHTS_OF_EXTRACTORS.keys() == EXTRACTORS.keys()
+    assert {name for name in WEIGHTS_OF_EXTRACTORS.values() if name} == WEIGHTS.keys()
 
 
 def test_weights_that_went_away_during_the_run_do_not_cost_the_record(store, tmp_path):
@@ -230,13 +257,13 @@ def test_the_listener_hears_every_turn(store):
 
 def test_other_inception_weights_on_the_command_line_are_measured_again(store, tmp_path, monkeypatch):
     monkeypatch.delenv("ARVBENCH_INCEPTION", raising=False)
-    asks = case(quality={"extractor": "inception", "reference": "digits", "images": 10})
+    asks = case(quality=DIGITS | {"protocols": ["torch-fidelity"]})
     one, two = tmp_path / "one.pth", tmp_path / "two.pth"
     one.write_bytes(b"1")
     two.write_bytes(b"22")
-    run(store, ScriptedEngine(failure()), asks, inception_weights=one)
+    run(store, ScriptedEngine(failure()), asks, weight_files={"inception": one})
     engine = ScriptedEngine(failure())
-    run(store, engine, asks, inception_weights=one)
+    run(store, engine, asks, weight_files={"inception": one})
     assert engine.jobs == []
-    run(store, engine, asks, inception_weights=two)
-    assert len(engine.jobs) == 1
+    run(store, engine, asks, weight_files={"inception": two})
+    assert [job.weight_files for job in engine.jobs] == [{"inception": two}]

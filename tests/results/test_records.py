@@ -137,3 +137,59 @@ def test_another_case_or_machine_hides_no_record(changes: dict[str, object]) -> 
 def test_another_source_and_settings_of_measuring_are_the_same_case() -> None:
     changed = {"case": GOOD["case"] | {"repeats": 2}, "environment": GOOD["environment"] | {"source_sha256": "01"}}
     assert ids([record("one"), record("two", **changed)]) == ["two"]
+
+
+# ---- records of before quality had protocols with names, findings and recipes ------------------------------------
+
+OLD_SETUP = {
+    "model": "demo/var", "family": "var", "image_px": 32, "transformer_parameters": 1, "tokenizer_parameters": 1,
+    "weights_source": "demo", "weights_random": False, "weights_sha256": {}, "settings": {"cfg": 0.5},
+    "settings_source": "chosen", "settings_deviations": {}, "cache_policy": "static", "kernels": {},
+    "attention": "math", "threads": 1, "plan": [], "decode_flops": 1,
+}  # fmt: skip
+OLD_OUTCOME = {
+    "status": "ok",
+    "setup": OLD_SETUP,
+    "correctness": {
+        "judge": "reference backend", "images": 1, "max_abs_diff": 0.0, "tolerance": 0.0, "equal_tokens": 1.0,
+        "required_equal_tokens": 1.0, "passed": True,
+    },
+    "warmup": {"samples_ns": [5], "steady": True},
+    "timings": [{"scope": "images", "samples_ns": [5, 6], "images": 1, "forward_rows": 2, "clock": "wall"}],
+    "memory": {
+        "weights_bytes": 1, "cache_planned_bytes": 0, "cache_live_bytes": 0, "cache_allocated_bytes": 0,
+        "tokens_peak_bytes": None, "decode_peak_bytes": None, "source": "process-rss", "peak_bytes": None,
+        "reserved_bytes": None, "device_used_bytes": None,
+    },
+    "cache": [],
+    "quality": [
+        {"metric": "fid", "value": 0.77, "spread": None, "protocol_id": "0123456789ab", "n_samples": 1000, "note": "",
+         "protocol": "fid (digits-cnn) against digits, torch-fidelity 0.4.0"},
+    ],
+    "sample_sheet": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("extractor", "protocol"), [("digits-cnn", "digits-cnn"), ("inception", "torch-fidelity")])
+def test_a_record_of_before_protocols_had_names_is_read(tmp_path: Path, extractor: str, protocol: str) -> None:
+    asked = {"extractor": extractor, "reference": "digits", "images": 1000, "metrics": ["fid", "isc", "prc"], "seed": 0}
+    path = tmp_path / "records.jsonl"
+    path.write_text(line(case=GOOD["case"] | {"quality": asked}, outcome=OLD_OUTCOME) + "\n")
+    file = read_records(path)
+    assert file.damaged_lines == ()
+    (old,) = file.records
+    assert old.case.quality.protocols == (protocol,)
+    assert old.case.quality.metrics == ("fid", "isc", "precision", "recall")
+    assert (old.case.quality.labels, old.case.quality.resize, old.case.recipe) == ("balanced", None, None)
+    (number,) = old.outcome.quality
+    assert (number.value, number.interval, number.protocol_id) == (0.77, None, "0123456789ab")
+    assert old.outcome.findings == () and old.outcome.setup.recipe_deviations == {}
+    assert Record.model_validate_json(old.model_dump_json()) == old
+
+
+def test_a_report_of_an_old_record_shows_its_number(tmp_path: Path) -> None:
+    from arvbench.reports.build import build_report
+
+    (tmp_path / "records.jsonl").write_text(line(outcome=OLD_OUTCOME) + "\n")
+    build_report([tmp_path], tmp_path / "r.html")
+    assert "0123456789ab" in (tmp_path / "r.html").read_text() and "0.7700" in (tmp_path / "r.md").read_text()

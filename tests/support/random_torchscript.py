@@ -1,7 +1,6 @@
 """A TorchScript Inception with random weights and the interface of NVIDIA's inception-2015-12-05.pt.
 
-Weights are named as in torch-fidelity's and pytorch-fid's files, so that one random file serves every extractor of
-Inception features.
+Its weights are those of `random_inception`, so that the extractors of Inception features can be compared.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
 import torch
+from random_inception import random_inception
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from arvbench.adapters.checkpoints import sha256_of
 from arvbench.harness.quality.extractors.torchscript import TRUST_VARIABLE
@@ -24,24 +22,6 @@ _LAYERS = (
     *("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
     *("Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool"),
 )
-
-
-def random_inception_state(seed: int = 0) -> dict[str, Tensor]:
-    """State dict of torch-fidelity's network, random weights that keep activations of order one."""
-    return _random_network(seed).state_dict()
-
-
-def _random_network(seed: int) -> FeatureExtractorInceptionV3:
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        torch.manual_seed(seed)
-        # Construction insists on loading a file; there is none yet.
-        patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_, **__: None)
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-    return network.eval()
 
 
 class _Program(nn.Module):
@@ -68,8 +48,8 @@ class _Program(nn.Module):
 
 
 def write_torchscript(path: Path, seed: int = 0) -> Path:
-    """Write the program with the weights of `random_inception_state(seed)`."""
-    network = _random_network(seed)
+    """Write the program with the weights of `random_inception(seed)`."""
+    network = random_inception(seed)
     layers = nn.Sequential(*(getattr(network, name) for name in _LAYERS)).eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

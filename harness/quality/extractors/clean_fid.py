@@ -26,16 +26,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arvbench.adapters.checkpoints import read_tensors
-from arvbench.errors import CheckpointError
 from arvbench.harness.quality.extractors.base import Extractor, WeightFiles
+from arvbench.harness.quality.extractors.inception_weights import load_inception_weights
 from arvbench.harness.quality.extractors.torchscript import check_program, opening
 from arvbench.harness.quality.weights import WEIGHTS, find_weights, verify
 
 LAYER, DIMS = "2048", 2048
 BATCH = 32
 """The library's own for whole folders; part of how convolutions round."""
-_TORCHSCRIPT, _PYTORCH = "inception-torchscript", "pytorch-fid-inception"
+_TORCHSCRIPT = "inception-torchscript"
 """In the table of weights."""
 _FILE_IN_FOLDER = "inception-2015-12-05.pt"
 """Name under which the library opens the network in the folder it is given."""
@@ -56,28 +55,31 @@ def load_clean(weight_files: WeightFiles, device: torch.device) -> Extractor:
 
     Raises UserError without weights, CheckpointError for a file that is damaged, unsafe or of another network.
     """
-    return _load("clean-fid", "clean", _TORCHSCRIPT, weight_files, device)
+    return _of_torchscript("clean-fid", "clean", weight_files, device)
 
 
 def load_legacy_tensorflow(weight_files: WeightFiles, device: torch.device) -> Extractor:
     """Return the extractor of the mode "legacy_tensorflow". Raises as `load_clean`."""
-    return _load("clean-fid-legacy-tensorflow", "legacy_tensorflow", _TORCHSCRIPT, weight_files, device)
+    return _of_torchscript("clean-fid-legacy-tensorflow", "legacy_tensorflow", weight_files, device)
 
 
 def load_legacy_pytorch(weight_files: WeightFiles, device: torch.device) -> Extractor:
     """Return the extractor of the mode "legacy_pytorch". Raises as `load_clean`."""
-    return _load("clean-fid-legacy-pytorch", "legacy_pytorch", _PYTORCH, weight_files, device)
+    weights = load_inception_weights(weight_files, "pytorch-fid-inception")
+    features = _pytorch_features(weights.tensors, device)
+    return _extractor("clean-fid-legacy-pytorch", "legacy_pytorch", features, device, weights.sha256, weights.note)
 
 
-def _load(name: str, mode: str, weights_name: str, weight_files: WeightFiles, device: torch.device) -> Extractor:
-    weights = WEIGHTS[weights_name]
-    path = find_weights(weights_name, weight_files)
+def _of_torchscript(name: str, mode: str, weight_files: WeightFiles, device: torch.device) -> Extractor:
+    weights = WEIGHTS[_TORCHSCRIPT]
+    path = find_weights(_TORCHSCRIPT, weight_files)
     sha256 = verify(path, weights)
-    if weights_name == _TORCHSCRIPT:
-        check_program(path, sha256, weights)
-        features = _torchscript_features(path, device, resize_inside=mode == "legacy_tensorflow")
-    else:
-        features = _pytorch_features(path, device)
+    check_program(path, sha256, weights)
+    features = _torchscript_features(path, device, resize_inside=mode == "legacy_tensorflow")
+    return _extractor(name, mode, features, device, sha256, weights.note(path, sha256))
+
+
+def _extractor(name: str, mode: str, features: Features, device: torch.device, sha256: str, note: str) -> Extractor:
     prepare = _preparation(mode)
 
     def network(images_B3HW: Tensor) -> Mapping[str, Tensor]:
@@ -91,7 +93,7 @@ def _load(name: str, mode: str, weights_name: str, weight_files: WeightFiles, de
         sha256=sha256,
         preprocessing=_PREPROCESSING[mode],
         batch=BATCH,
-        note=weights.note(path, sha256),
+        note=note,
     )
 
 
@@ -133,18 +135,13 @@ def _torchscript_features(path: Path, device: torch.device, *, resize_inside: bo
     return features
 
 
-def _pytorch_features(path: Path, device: torch.device) -> Features:
-    """The library's copy of pytorch-fid's network with the tensors of `path`, and its way of calling it."""
+def _pytorch_features(tensors: dict[str, Tensor], device: torch.device) -> Features:
+    """The library's copy of pytorch-fid's network with these tensors, and its way of calling it."""
     with _quiet():
         import cleanfid.inception_pytorch as library
 
-    tensors = read_tensors(path)
-    try:
-        with _loading_from(library, tensors), _quiet():
+        with _loading_from(library, tensors):
             model = library.InceptionV3(output_blocks=[3], resize_input=False).to(device).eval()
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} is not {WEIGHTS[_PYTORCH].file_name}: {reason[:300]}") from error
 
     def features(images_B3PP: Tensor) -> Tensor:
         return model(images_B3PP / 255)[0].squeeze(-1).squeeze(-1)

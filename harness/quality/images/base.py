@@ -7,6 +7,7 @@ Range    uint8 0..255, RGB, channels first
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -45,6 +46,8 @@ class ImageSource(ABC):
     """(N,) int64 class of every image, where it is known."""
     seeds_N: Tensor | None = None
     """(N,) int64 seed (or noise index) of every image, where it is known; equal seeds and labels mean equal images."""
+    files: Sequence[str] = ()
+    """Relative names of the picture files, in order, where every image is one."""
     provenance: Provenance = Provenance()
 
     @abstractmethod

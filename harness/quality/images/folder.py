@@ -64,6 +64,7 @@ class FolderSource(ImageSource):
         if not self._files:
             raise UserError(f"no images ({', '.join(SUFFIXES)}) in folder {folder}")
         self.count = len(self._files)
+        self.files = [file.relative for file in self._files]
         first = read_image(self.paths[0])
         self.shape = (first.shape[1], first.shape[2])
         index = _read_index(folder / INDEX_NAME, [file.relative for file in self._files])

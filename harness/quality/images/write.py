@@ -14,6 +14,7 @@ Shapes   N images, n images of a piece
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -43,6 +44,8 @@ _MIN_DIGITS = 6
 _PNG_LEVEL = 1
 """Of compression: a third larger than the default, several times as fast; pixels are the same."""
 SUFFIXES = (".npz", ".safetensors")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Not the fault of the path that was given."""
 
 
 def write_images(path: Path, source: ImageSource, *, replace: bool = False, progress: Progress | None = None) -> str:
@@ -57,7 +60,7 @@ def write_images(path: Path, source: ImageSource, *, replace: bool = False, prog
 
 
 def check_target(path: Path, *, replace: bool = False) -> None:
-    """Raise UserError for a path that cannot be written as samples, or holds something already.
+    """Raise UserError for a path that cannot be written, not as samples, or that holds something already.
 
     With `replace`, samples may be replaced; a folder only when it is empty or was written by this module.
     """
@@ -72,6 +75,9 @@ def check_target(path: Path, *, replace: bool = False) -> None:
             raise UserError(f"folder {path} is not empty; {hint}")
     elif path.exists() and not (replace and path.suffix and path.is_file()):
         raise UserError(f"{path} is there already; choose another name" + (", or --force" if path.suffix else ""))
+    above = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {path}: {above} is no folder that may be written to")
 
 
 def write_npz(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
@@ -196,7 +202,8 @@ def _replacing(path: Path, source: ImageSource, *, folder: bool = False) -> Iter
             finally:
                 _remove(part)
     except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror or error}; nothing is left of it") from error
+        kind = HostError if error.errno in _DISK_ERRORS else UserError
+        raise kind(f"cannot write {path}: {error.strerror or error}; nothing is left of it") from error
 
 
 @contextmanager

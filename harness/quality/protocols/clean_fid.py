@@ -1,9 +1,9 @@
 """Protocols `clean-fid`, `clean-fid-legacy-tensorflow`, `clean-fid-legacy-pytorch`: FID and KID by that library.
 
-The distances are the library's own functions (`frechet_distance` with scipy's `sqrtm`, which takes tens of seconds at
+The distances are the library's own functions (`frechet_distance` with scipy's `sqrtm`, which takes a minute or so at
 2048 dimensions; `kernel_distance` on fp32 features). The moments are ours, in float64 and streamed, so that statistics
 serve as a reference; the library keeps the mean of fp32 features in fp32, which moves its FID by 1e-7 of its value at
-four images and by 1e-5 at 50,000. Its KID draws subsets from NumPy's global generator, which is seeded here and put
+three images and by 1e-5 at 50,000. Its KID draws subsets from NumPy's global generator, which is seeded here and put
 back.
 
 The same images under the three modes, and under `adm-v1` and `torch-fidelity`: legacy_tensorflow agrees with those two

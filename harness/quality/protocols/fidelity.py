@@ -124,18 +124,24 @@ def isc(logits_NC: Tensor, layer: str, *, splits: int) -> Number:
     )
 
 
+def kid_subset_size(samples: int, reference: int) -> int:
+    """Images of each set in one of KID's subsets: the library's 1,000, or half of a smaller set than that.
+
+    Subsets that are the whole set would not differ, and the library refuses larger ones.
+    """
+    smaller = min(samples, reference)
+    return KID_SUBSET_SIZE if smaller >= KID_SUBSET_SIZE else smaller // 2
+
+
 def kid(compared: Compared, layer: str, prepare: Callable[[Tensor], Tensor] = lambda x: x) -> Number:
     """KID by the library: mean over random subsets, with their standard deviation.
 
-    The subset size is the library's 1,000, or half of the smaller set where that is smaller: subsets that are the whole
-    set would not differ. No interval: subsets share images, so their spread says little about the mean.
+    No interval: subsets share images, so their spread says little about the mean.
     """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
     samples_ND, real_MD = compared.samples.features(layer), reference_of(compared).features(layer)
-    size = min(KID_SUBSET_SIZE, len(samples_ND) // 2, len(real_MD) // 2)
-    if min(len(samples_ND), len(real_MD)) >= KID_SUBSET_SIZE:
-        size = KID_SUBSET_SIZE
+    size = kid_subset_size(len(samples_ND), len(real_MD))
     out = kid_features_to_metric(
         prepare(samples_ND),
         prepare(real_MD),
@@ -156,9 +162,7 @@ def kid(compared: Compared, layer: str, prepare: Callable[[Tensor], Tensor] = la
     )
 
 
-def precision_recall(
-    compared: Compared, layer: str, prepare: Callable[[Tensor], Tensor] = lambda x: x
-) -> list[Number]:
+def precision_recall(compared: Compared, layer: str, prepare: Callable[[Tensor], Tensor] = lambda x: x) -> list[Number]:
     """Precision and recall by the library, generated images first."""
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 

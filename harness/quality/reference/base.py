@@ -38,6 +38,8 @@ class Reference:
     """By name of the extractor."""
     images: int
     """M: images whose features can be had. 0 for statistics alone."""
+    statistics_images: int | None
+    """Images behind the mean and covariance; None for published statistics that do not say it."""
     origin: Origin
     use: Use = ""
     official: str = ""

@@ -151,6 +151,7 @@ def _digits(asked: _Asked) -> Reference:
         labels_M=source.labels_N,
         data=stored | dict(scanned.features),
         images=source.count,
+        statistics_images=source.count,
         origin="data set",
         notes=notes,
     )
@@ -178,6 +179,7 @@ def _images(source: ImageSource, asked: _Asked) -> Reference:
         labels_M=source.labels_N,
         data=scanned.features,
         images=source.count,
+        statistics_images=source.count,
         origin="images",
         notes=notes,
     )
@@ -205,6 +207,7 @@ def _statistics(stored: StatisticsFile, asked: _Asked) -> Reference:
         labels_M=source.labels_N if source else None,
         data=data,
         images=images,
+        statistics_images=made.images if made else None,
         origin="published" if published else "made" if made else "statistics",
         use=published.use if published else made.use if made else "",
         official=published.name if published else "",

@@ -9,6 +9,7 @@ Shapes   N images, K kept ones, D features of a layer
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import zipfile
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -275,19 +277,34 @@ def _write_rows(
 
 
 @contextmanager
-def _atomically(out: Path, *, force: bool) -> Iterator[Path]:
-    """Yield a path beside `out` that becomes `out` when the block ends well, and is removed when it does not."""
-    part = out.with_name(f".{out.name}.{os.getpid()}")
+def _atomically(out: Path, *, force: bool) -> Iterator[IO[bytes]]:
+    """Yield a file beside `out` that becomes `out` when the block ends well, and is removed when it does not.
+
+    Its name is fixed, so that the next run clears away what a killed one left. Raises UserError when a running process
+    is writing there.
+    """
+    part = out.with_name(f".{out.name}.part")
     try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        if out.exists() and not force:
-            raise UserError(f"{out} was written by someone else meanwhile: choose another name")
-        part.replace(out)
+        with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+            _lock(file, out)
+            try:
+                file.truncate(0)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                if out.exists() and not force:
+                    raise UserError(f"{out} was written by someone else meanwhile: choose another name")
+                part.replace(out)
+            finally:
+                part.unlink(missing_ok=True)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "make room and run the same command again" if full else "choose another place"
         raise HostError(f"cannot write {out}: {error.strerror or error}; {hint}") from error
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes], out: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"another process is writing {out} just now") from error

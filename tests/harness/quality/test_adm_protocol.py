@@ -19,7 +19,7 @@ from arvbench.harness.quality.evaluation import Asked, evaluate
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.protocols import Options
 
-SAMPLES, REFERENCES, PX = 40, 50, 48
+SAMPLES, REFERENCES, PX = 24, 30, 48
 OPTIONS = Options(bootstrap=0)
 
 
@@ -110,7 +110,8 @@ def manifold(samples: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     across = cdist(samples, reference, "sqeuclidean")
     radius_r = np.partition(cdist(reference, reference, "sqeuclidean"), 3, axis=1)[:, 3]
     radius_s = np.partition(cdist(samples, samples, "sqeuclidean"), 3, axis=1)[:, 3]
-    return (across <= radius_r).any(axis=1).mean(), (across.T <= radius_s).any(axis=1).mean()
+    precision, recall = across <= radius_r, across.T <= radius_s
+    return precision.any(axis=1).mean(), recall.any(axis=1).mean()
 
 
 def test_every_metric_equals_the_independent_pipeline(measured, independent):

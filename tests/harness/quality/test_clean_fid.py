@@ -16,7 +16,8 @@ import pytest
 import scipy.linalg
 import torch
 from PIL import Image
-from random_torchscript import environment_trusting, random_inception_state, write_torchscript
+from random_inception import write_random_inception
+from random_torchscript import environment_trusting, write_torchscript
 from torch import nn
 
 from arvbench.adapters.checkpoints import sha256_of
@@ -52,10 +53,9 @@ def blurry_images(count, height, width, seed=0):
 def files(tmp_path_factory):
     """A TorchScript and a pytorch-fid file with the same random weights."""
     folder = tmp_path_factory.mktemp("weights")
-    torch.save(random_inception_state(), folder / "random.pth")
     return {
         "inception-torchscript": write_torchscript(folder / "random.pt"),
-        "pytorch-fid-inception": folder / "random.pth",
+        "pytorch-fid-inception": write_random_inception(folder / "random.pth"),
     }
 
 
@@ -146,7 +146,7 @@ def test_features_are_the_librarys_own_bit_for_bit(name, mode, size, trusted, li
 
 
 def test_modes_differ_from_each_other(trusted):
-    images = blurry_images(2, 100, 80)
+    images = blurry_images(1, 100, 80)
     clean, tensorflow, pytorch = (load_extractor(n, weight_files=trusted).extract(images)["2048"] for n in MODES)
     for a, b in ((clean, tensorflow), (clean, pytorch), (tensorflow, pytorch)):
         assert (a - b).abs().max() > 1e-4
@@ -163,7 +163,7 @@ def test_legacy_tensorflow_agrees_with_torch_fidelitys_emulation(trusted, monkey
         verbose=False,
         feature_extractor_weights_path=str(trusted["pytorch-fid-inception"]),
     )
-    images = blurry_images(2, 64, 64)
+    images = blurry_images(1, 64, 64)
     ours = load_extractor("clean-fid-legacy-tensorflow", weight_files=trusted).extract(images)["2048"]
     with torch.no_grad():
         (theirs,) = fidelity(images)
@@ -194,6 +194,17 @@ def test_nothing_is_downloaded_or_left_patched(trusted, monkeypatch):
         assert "not the published ones" in extractor.note
     assert cleanfid.inception_pytorch.load_state_dict_from_url is refuse
     assert warnings.filters == filters, "the library's resizer switches all warnings off"
+
+
+@pytest.mark.parametrize(("name", "inside"), [("clean-fid", False), ("clean-fid-legacy-tensorflow", True)])
+def test_archive_resizes_only_in_the_tensorflow_mode(name, inside, trusted, monkeypatch):
+    """At 299 x 299 a second resize would change nothing here, and might in the published archive."""
+    asked = []
+    wrapper = cleanfid.inception_torchscript.InceptionV3W
+    real = wrapper.__init__
+    monkeypatch.setattr(wrapper, "__init__", lambda self, *a, **kw: asked.append(kw) or real(self, *a, **kw))
+    load_extractor(name, weight_files=trusted)
+    assert asked == [{"download": False, "resize_inside": inside}]
 
 
 @pytest.mark.parametrize("name", MODES)
@@ -272,7 +283,7 @@ def test_pytorch_file_that_would_run_code_does_not(tmp_path):
 def test_pytorch_weights_of_another_network_are_refused_and_the_library_is_put_back(tmp_path):
     before = cleanfid.inception_pytorch.load_state_dict_from_url
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"other\.pth is not pt_inception.*Missing key"):
+    with pytest.raises(CheckpointError, match=r"other\.pth .*does not fit: .*missing"):
         load_extractor("clean-fid-legacy-pytorch", weight_files={"pytorch-fid-inception": tmp_path / "other.pth"})
     assert cleanfid.inception_pytorch.load_state_dict_from_url is before
 
@@ -282,7 +293,7 @@ def test_pytorch_weights_of_another_network_are_refused_and_the_library_is_put_b
 
 def test_fid_and_kid_of_folders_are_the_librarys(trusted, library_model, tmp_path, monkeypatch):
     """From image files to numbers, both through `compute_fid` and `compute_kid`; three dimensions keep sqrtm quick."""
-    sets = [blurry_images(4, 24, 24, seed) for seed in (1, 2)]
+    sets = [blurry_images(3, 24, 24, seed) for seed in (1, 2)]
     folders = [str(save_pngs(images, tmp_path / name)) for images, name in zip(sets, "ab", strict=True)]
     model = library_model("legacy_pytorch")
 

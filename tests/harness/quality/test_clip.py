@@ -81,7 +81,9 @@ def embedding(name, path, images):
 def test_vit_b_32_is_open_clips_encode_image_after_its_own_transform(size, model, weights_file):
     """Its transform is Resize (shorter side), CenterCrop, ToTensor, Normalize: that of OpenAI and clean-fid."""
     images = images_of(*size)
-    transform = open_clip.image_transform(SIDE_PX, is_train=False, mean=clip.MEAN, std=clip.STD)
+    transform = open_clip.image_transform(
+        SIDE_PX, is_train=False, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD
+    )
     prepared = torch.stack([transform(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images])
     with torch.no_grad():
         theirs = model.encode_image(prepared)
@@ -101,7 +103,9 @@ def test_vit_l_14_336_has_the_preprocessing_of_cmmd(size, model, weights_file):
         top, left = (height - side) // 2, (width - side) // 2
         square = image[:, top : top + side, left : left + side].permute(1, 2, 0).numpy()
         resized = np.asarray(Image.fromarray(square).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC))
-        normal = (resized / np.float32(255) - np.float32(clip.MEAN)) / np.float32(clip.STD)
+        normal = (resized / np.float32(255) - np.float32(open_clip.OPENAI_DATASET_MEAN)) / np.float32(
+            open_clip.OPENAI_DATASET_STD
+        )
         prepared.append(torch.from_numpy(normal).permute(2, 0, 1))
     with torch.no_grad():
         theirs = model.encode_image(torch.stack(prepared).float())

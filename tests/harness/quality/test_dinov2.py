@@ -22,6 +22,7 @@ from arvbench.harness.quality.extractors.pil_resize import normalised, resize_ea
 from arvbench.harness.quality.weights import WEIGHTS
 
 NAME = "dinov2-vit-l-14"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIMS, DEPTH, HEADS, TRAINED_GRID, GRID, PATCH = 32, 2, 4, 37, 16, 14
 
 
@@ -165,7 +166,7 @@ def class_tokens(state, pixels_B3PP, depth=DEPTH, heads=HEADS):
 def test_class_token_is_that_of_an_independent_implementation(official_file):
     images = images_of(60, 50, count=2)
     ours = features(official_file, images)
-    prepared = normalised(resize_each(images, dinov2.IMAGE_PX, stretched), dinov2.MEAN, dinov2.STD)
+    prepared = normalised(resize_each(images, 224, stretched), IMAGENET_MEAN, IMAGENET_STD)
     theirs = class_tokens(official_state(), prepared)
     assert ours.shape == (2, DIMS)
     assert ours.std(dim=0).mean() > 1e-2, "a degenerate network would prove nothing"
@@ -195,11 +196,11 @@ def test_preprocessing_is_dgm_evals(size):
         [
             transforms.Resize((224, 224), transforms.InterpolationMode.BICUBIC),
             transforms.ToTensor(),
-            transforms.Normalize(dinov2.MEAN, dinov2.STD),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
     theirs = torch.stack([transform(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images])
-    ours = normalised(resize_each(images, dinov2.IMAGE_PX, stretched), dinov2.MEAN, dinov2.STD)
+    ours = normalised(resize_each(images, 224, stretched), IMAGENET_MEAN, IMAGENET_STD)
     assert torch.equal(ours, theirs)
 
 
@@ -294,6 +295,6 @@ def test_true_architecture_is_the_official_model_with_its_1024_numbers(monkeypat
     torch.save(state, path)
     images = images_of(256, 256, count=1)
     ours = features(path, images)
-    prepared = normalised(resize_each(images, dinov2.IMAGE_PX, stretched), dinov2.MEAN, dinov2.STD)
+    prepared = normalised(resize_each(images, 224, stretched), IMAGENET_MEAN, IMAGENET_STD)
     assert ours.shape == (1, 1024)
     torch.testing.assert_close(ours.double(), class_tokens(state, prepared, depth=24, heads=16), rtol=1e-3, atol=1e-3)

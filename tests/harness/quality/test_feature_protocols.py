@@ -262,12 +262,13 @@ def test_classes_that_are_missing_or_small_are_left_out_and_named():
     given = compared(count=200, reference_count=180)
     labels_N = given.labels_N.clone()
     labels_N[labels_N == 3] = 7  # 3 is in the reference only, 7 among the samples only
-    small = labels_N == 2
-    labels_N[small.nonzero()[9:, 0]] = 1  # nine samples of class 2
+    labels_N[(labels_N == 2).nonzero()[9:, 0]] = 1  # nine samples of class 2
+    labels_N[(labels_N == 0).nonzero()[10:, 0]] = 1  # ten of class 0
     number = per_class_number(without(given, labels_N=labels_N), "pool")
     assert list(number.detail["classes"]) == ["0", "1"]
+    assert number.detail["classes"]["0"]["samples"] == 10
     assert number.detail["classes_left_out"] == ["2", "3", "7"]
-    assert number.notes == ("3 of 5 classes have fewer than 10 images on a side and are left out: 2, 3, 7",)
+    assert number.notes[-1:] == ("3 of 5 classes have fewer than 10 images on a side and are left out: 2, 3, 7",)
 
 
 @pytest.mark.parametrize(

@@ -196,12 +196,18 @@ def test_the_decision_about_a_block_looks_at_all_of_its_tiles(monkeypatch):
 
 @pytest.mark.parametrize("arithmetic", ["fp16-blocks", "fp32"])
 def test_a_distance_equal_to_the_radius_is_inside(arithmetic):
-    # Balls on a line at 0, 1, 2, 3 with k = 3 reach 3, 2, 2, 3: a sample at 5 is at the edge of one, at 6 of the last.
+    # Balls on a line at 0, 1, 2, 3 with k = 3 reach 3, 2, 2, 3: an image at 6 is at the edge of the last.
     y_MD = torch.tensor([[0.0], [1], [2], [3]])
     at_edge, outside = torch.tensor([[6.0]] * 4), torch.tensor([[6.5]] * 4)
     assert precision_recall(at_edge, y_MD, arithmetic=arithmetic).precision == 1
     assert precision_recall(outside, y_MD, arithmetic=arithmetic).precision == 0
-    assert density_coverage(at_edge, y_MD, k=3).precision == 0  # prdc's rule is <
+    assert precision_recall(y_MD, at_edge, arithmetic=arithmetic).recall == 1
+    assert precision_recall(y_MD, outside, arithmetic=arithmetic).recall == 0
+    # prdc's rule is <
+    assert density_coverage(at_edge, y_MD, k=3).precision == 0
+    assert density_coverage(at_edge - 0.5, y_MD, k=3).precision == 1
+    assert density_coverage(y_MD, at_edge, k=3).recall == 0
+    assert density_coverage(y_MD, at_edge - 0.5, k=3).recall == 1
 
 
 def test_the_radius_is_the_kth_neighbour_without_itself():
@@ -254,7 +260,12 @@ def by_prdc(y: np.ndarray, x: np.ndarray, k: int) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("make", [features, gridded])
+def far_away(count: int, seed: int, dims: int) -> Tensor:
+    """Squares of 10^6 whose fp32 differences would be lost."""
+    return features(count, seed, dims, shift=1000.0)
+
+
+@pytest.mark.parametrize("make", [features, gridded, far_away])
 @pytest.mark.parametrize("block", [11, 64, 10_000])
 @pytest.mark.parametrize("k", [1, 5])
 def test_prdc_equals_the_published_definitions(make, block, k):

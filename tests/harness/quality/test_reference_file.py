@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from fake_adm import fake_adm, official_arrays, write_npz
 
 from arvbench.errors import UserError
 from arvbench.harness.digits import load_digits_rgb
+from arvbench.harness.quality.extractors import load_extractor
 from arvbench.harness.quality.frechet import frechet_distance
 from arvbench.harness.quality.images.npz import NpzSource
 from arvbench.harness.quality.images.tensors import TensorSource
+from arvbench.harness.quality.moments import moments_of
 from arvbench.harness.quality.reference import load_reference, make, official
-from arvbench.harness.quality.reference.make import choose_kept, make_reference
+from arvbench.harness.quality.reference.make import choose_kept, make_reference, needs_of
 
 IMAGES = load_digits_rgb().images_N3HW[:300]
 LABELS = load_digits_rgb().labels_N[:300]
@@ -108,8 +112,8 @@ def spoilt(arrays, **changes):
         ({"sigma_s": np.zeros((2048, 2048))}, r"sigma_s has shape \(2048, 2048\), expected \(2023, 2023\)"),
         ({"mu": np.zeros(2048, np.float16)}, "mu is float16, expected float32 or float64"),
         ({"sigma": np.zeros((2048, 2048), np.int64)}, "sigma is int64, expected float32 or float64"),
-        ({"sigma": None}, "has mu alone: mu and sigma belong together"),
-        ({"mu_s": None}, "has sigma_s alone"),
+        ({"sigma": None}, r"has mu without its partner \(mu and sigma belong together\)"),
+        ({"mu_s": None}, "has sigma_s without its partner"),
         ({"mu": np.full(2048, np.nan)}, "mu holds NaN or infinite values"),
         ({"sigma": -np.eye(2048)}, "sigma has negative variances"),
         ({"sigma": np.tri(2048)}, "sigma is not symmetric"),
@@ -162,7 +166,7 @@ def test_a_published_name_with_other_content_is_not_taken_for_it(tmp_path, array
         assert (reference.official, reference.use, reference.origin) == ("", "", "statistics")
         (note,) = reference.notes
         assert note.startswith(f"{name} is named like the published reference and")
-        assert __import__("re").search(expected, note)
+        assert re.search(expected, note)
 
 
 def test_a_published_name_is_believed_where_the_digest_is_unknown_and_a_note_says_so(tmp_path, arrays, extractor):
@@ -171,7 +175,7 @@ def test_a_published_name_is_believed_where_the_digest_is_unknown_and_a_note_say
     assert (reference.official, reference.use) == ("adm-imagenet256-statistics", "gFID")
     assert reference.image_shape == (256, 256)
     assert "digest of that is unknown" in reference.notes[0]
-    with pytest.raises(UserError, match="samples are 32 x 32 and reference adm_in256_stats.npz is 256 x 256"):
+    with pytest.raises(UserError, match=r"samples are 32 x 32 and reference adm_in256_stats\.npz is 256 x 256"):
         load_reference(str(path), [(extractor, {"pool": "moments"})], samples_shape=(32, 32))
 
 
@@ -181,11 +185,39 @@ def test_unpublished_weights_against_published_statistics_are_noted(tmp_path, ar
     assert "of the published Inception weights: weights are not the published ones" in reference.notes[-1]
 
 
+def test_the_512_px_file_has_a_tenth_of_the_images_and_says_so():
+    path = Path("VIRTUAL_imagenet512.npz")
+    published, notes = official.recognise(path, "0" * 64, 1000, (512, 512))
+    assert published.name == "adm-imagenet512" and "it holds 1,000 images where the 256-px file has 10,000" in notes[-1]
+    published, notes = official.recognise(path, "0" * 64, 10_000, (512, 512))
+    assert published is None and "holds 10,000 images of 512 x 512, not 1,000 of 512 x 512" in notes[0]
+
+
 def test_every_published_file_has_an_address_and_a_use():
     for name, published in official.PUBLISHED.items():
         assert published.name == name and published.url.endswith(published.file_name)
         assert published.use == "gFID" and published.image_px in (64, 128, 256, 512)
         assert published.sha256 == "" or len(published.sha256) == 64
+
+
+# ---- what a file must hold ---------------------------------------------------------------------------------------
+
+
+def test_protocols_share_extractors_and_features_include_moments():
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return fake_adm(name=name)
+
+    needs = {e.name: dict(layers) for e, layers in needs_of(["adm-v1", "torch-fidelity", "adm-v1", "clean-fid"], load)}
+    assert loaded == ["adm-inception", "fidelity-inception", "clean-fid"]
+    assert needs["adm-inception"] == {"pool": "features", "spatial": "moments"}
+    assert "features" in needs["fidelity-inception"].values()
+    with pytest.raises(UserError, match="no protocol 'adm'; did you mean"):
+        needs_of(["adm"], load)
+    with pytest.raises(UserError, match="no protocol is named"):
+        needs_of([], load)
 
 
 # ---- files of one's own ------------------------------------------------------------------------------------------
@@ -197,26 +229,24 @@ def source():
 
 
 def test_distance_to_the_made_file_is_the_distance_to_the_images(source, extractor, tmp_path):
-    out, folder = tmp_path / "made.npz", tmp_path / "images.npz"
-    made = make_reference(source, out, [(extractor, ADM)], protocols=["adm-v1"], use="rFID")
-    np.savez(folder, IMAGES.permute(0, 2, 3, 1).numpy())
-    direct = load_reference(str(folder), [(extractor, ADM)])
-    silent = replace(extractor, network=lambda _images: pytest.fail("extracted"))
-    read = load_reference(str(out), [(silent, ADM)])
+    small = load_extractor("digits-cnn")
+    needs = [(extractor, ADM), (small, {"64": "features"})]
+    made = make_reference(source, tmp_path / "made.npz", needs, protocols=["adm-v1", "digits-cnn"], use="rFID")
+    np.savez(tmp_path / "images.npz", IMAGES.permute(0, 2, 3, 1).numpy())
+    direct = load_reference(str(tmp_path / "images.npz"), needs)
+    silent = [(replace(e, network=lambda _images: pytest.fail("extracted")), layers) for e, layers in needs]
+    read = load_reference(str(tmp_path / "made.npz"), silent)
     assert (read.sha256, read.use, read.origin, read.notes) == (made.sha256, "rFID", "made", ())
     assert torch.equal(read.labels_M, LABELS) and read.images == 300
-    samples = extractor.extract(IMAGES.flip(3), ["pool"])
-    from arvbench.harness.quality.moments import moments_of
-
-    for layer in ("pool",):
-        values = [
-            frechet_distance(moments_of([samples[layer]]), reference.data["adm-inception"].moments(layer)).value
-            for reference in (direct, read)
-        ]
-        assert values[0] > 0.1
-        assert values[1] == pytest.approx(values[0], rel=1e-9)
-    assert torch.equal(direct.data["adm-inception"].features("pool"), read.data["adm-inception"].features("pool"))
-    assert read.data["adm-inception"].moments("spatial").count == 300
+    samples = moments_of([small.extract(IMAGES.flip(3), ["64"])["64"]])
+    distances = [frechet_distance(samples, found.data["digits-cnn"].moments("64")).value for found in (direct, read)]
+    assert distances[0] > 0.1 and distances[1] == pytest.approx(distances[0], rel=1e-9)
+    ours, theirs = read.data["adm-inception"], direct.data["adm-inception"]
+    for layer in ("pool", "spatial"):
+        assert torch.equal(ours.moments(layer).mean_D, theirs.moments(layer).mean_D)
+        torch.testing.assert_close(ours.moments(layer).cov_DD, theirs.moments(layer).cov_DD, rtol=1e-12, atol=1e-15)
+        assert ours.moments(layer).count == 300
+    assert torch.equal(ours.features("pool"), theirs.features("pool"))
 
 
 def test_the_official_evaluator_finds_what_it_reads(source, extractor, tmp_path):

@@ -76,7 +76,7 @@ def same(left, right) -> bool:
 def test_every_image_is_read_once_and_all_layers_come_from_that(wanted):
     source, heard = Watched(), []
     found = scan(source, wanted, progress=heard.append)
-    assert source.reads == [(c.start, c.stop) for c in map(lambda i: chunk_range(i, source.count), range(4))]
+    assert source.reads == [(c.start, c.stop) for c in (chunk_range(i, source.count) for i in range(4))]
     assert heard == [256, 512, 768, 778]
     features = found.features["digits-cnn"]
     assert (features.count, features.features("64").shape) == (778, (778, 64))

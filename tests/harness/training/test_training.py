@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path, monkeypatch):
     small = load_digits_rgb()
     few = replace(small, images_N3HW=small.images_N3HW[:60], labels_N=small.labels_N[:60])
     monkeypatch.setattr(demo, "load_digits_rgb", lambda: _Split(few))
-    monkeypatch.setattr(demo, "evaluate", lambda *_: {})
+    monkeypatch.setattr(demo, "judge", lambda *_: {})
     settings = DemoTraining(
         threads=1,
         shifts=((0, 0),),
@@ -137,7 +137,7 @@ def test_generated_digits_are_the_digits_that_were_asked_for(name):
 @pytest.mark.parametrize("name", demo_models())
 def test_quality_is_what_the_record_says(name):
     quality, recorded = (
-        demo.evaluate(load_sampler(name, weights="demo", backend="optimized")),
+        demo.judge(load_sampler(name, weights="demo", backend="optimized")),
         record_of(name)["quality"],
     )
     # Another library may draw a few tokens differently; the numbers stay what they are.

@@ -88,6 +88,7 @@ def test_a_forked_process_and_a_pickled_copy_read_the_same(path, save):
     child = os.fork()
     if child == 0:  # reads on while the parent does; a shared position would mix them up
         good = all(torch.equal(source.read(i, i + 1), channels_first(images[i : i + 1])) for i in range(40))
+        good &= source._unpacking is None or source._unpacking[0] == os.getpid()
         os._exit(0 if good else 1)
     for i in range(40):
         assert torch.equal(source.read(i, i + 1), channels_first(images[i : i + 1]))
@@ -277,6 +278,15 @@ def test_a_file_that_is_replaced_while_it_is_read_is_an_error(path, save):
     path.unlink()
     with pytest.raises(UserError, match=r"cannot read .*samples\.npz"):
         source.read(0, 1)
+
+
+def test_a_stored_file_that_shrinks_in_the_middle_of_a_read_is_an_error(path, monkeypatch):
+    np.savez(path, pixels(9))
+    source = NpzSource(path)
+    monkeypatch.setattr("arvbench.harness.quality.images.npz.check_unchanged", lambda *arguments: None)
+    os.truncate(path, 400)
+    with pytest.raises(UserError, match=r"samples\.npz is .*truncated or damaged .*bytes are missing"):
+        source.read(0, 9)
 
 
 # ---- by path -----------------------------------------------------------------------------------------------------

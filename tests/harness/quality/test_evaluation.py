@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import fidelity_digits
 import numpy as np
 import pytest
 import torch
@@ -10,15 +13,22 @@ from scipy.spatial.distance import cdist
 from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
 
-from arvbench.errors import CheckpointError, ContractError, UnknownName, UserError
+from arvbench.errors import CheckpointError, UnknownName, UserError
 from arvbench.harness.digits import load_digits_rgb
-from arvbench.harness.quality import extractors, metrics
-from arvbench.harness.quality.classifier import load_classifier, load_reference
-from arvbench.harness.quality.extractors import load_extractor
-from arvbench.harness.quality.metrics import SampleScheme, isc_splits, kid_subset_size, measure_quality
-from arvbench.results.schema import QualityRequest
+from arvbench.harness.quality import evaluation
+from arvbench.harness.quality.classifier import load_classifier
+from arvbench.harness.quality.classifier import load_reference as load_digits_statistics
+from arvbench.harness.quality.evaluation import Asked, evaluate
+from arvbench.harness.quality.extractors import Extractor, load_extractor
+from arvbench.harness.quality.images.base import Provenance
+from arvbench.harness.quality.images.tensors import TensorSource
+from arvbench.harness.quality.protocols import Options
+from arvbench.harness.quality.protocols.digits import isc_splits
+from arvbench.harness.quality.protocols.fidelity import kid_subset_size
+from arvbench.harness.quality.reference import check_resolution, load_reference
 
-SCHEME = SampleScheme(labels="those of the data set", uint8_rule="none")
+SCHEME = Provenance(labels="data set", uint8_rule="none")
+ALL = ("fid", "isc", "kid", "precision", "recall")
 DIGITS = load_digits_rgb()
 
 
@@ -32,9 +42,10 @@ def noisy_digits(count: int, level: float = 25.0, seed: int = 0) -> tuple[torch.
 SAMPLES, LABELS = noisy_digits(300)
 
 
-def measure(images=SAMPLES, *, scheme=SCHEME, labels=None, reference="digits", **request):
-    asked = {"extractor": "digits-cnn", "reference": reference, "images": len(images), **request}
-    return measure_quality(images, QualityRequest(**asked), scheme=scheme, labels_N=labels)
+def measure(images=SAMPLES, *, scheme=SCHEME, labels=None, reference="digits", metrics=ALL, protocol="digits-cnn"):
+    source = TensorSource(images, name="noisy", labels_N=labels, provenance=scheme)
+    asked = Asked(protocols=(protocol,), reference=reference, metrics=metrics, options=Options(bootstrap=0))
+    return evaluate(source, asked).numbers
 
 
 def values(results) -> dict[str, float]:
@@ -43,7 +54,7 @@ def values(results) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def measured():
-    return {result.metric: result for result in measure(labels=LABELS)}
+    return {result.metric: result for result in measure(labels=LABELS, metrics=(*ALL, "label-accuracy"))}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +143,7 @@ def test_values_are_those_of_torch_fidelity_called_as_a_whole(measured):
     whole = calculate_metrics(
         input1=Images(SAMPLES),
         input2=Images(DIGITS.images_N3HW),
-        feature_extractor="digits-cnn",
+        feature_extractor=fidelity_digits.NAME,
         fid=True,
         isc=True,
         kid=True,
@@ -157,12 +168,12 @@ def test_label_accuracy_is_the_share_of_recognised_labels(measured):
     assert measured["label-accuracy"].value == (classes == LABELS).double().mean().item()
     half_wrong = LABELS.clone()
     half_wrong[:150] = (half_wrong[:150] + 1) % 10
-    wrong = values(measure(metrics=("isc",), labels=half_wrong))["label-accuracy"]
+    wrong = values(measure(metrics=("label-accuracy",), labels=half_wrong))["label-accuracy"]
     assert wrong == ((classes == half_wrong).double().mean().item()) < 0.6
 
 
 def test_the_reference_against_itself_is_perfect():
-    same = values(measure(DIGITS.images_N3HW, metrics=("fid", "prc")))
+    same = values(measure(DIGITS.images_N3HW, metrics=("fid", "precision", "recall")))
     assert same["fid"] == pytest.approx(0, abs=1e-5)
     assert same["precision"] == same["recall"] == 1
 
@@ -175,7 +186,7 @@ def test_more_noise_is_a_larger_distance():
 
 def test_order_of_samples_does_not_matter():
     order = torch.randperm(300, generator=torch.Generator().manual_seed(3))
-    asked = ("fid", "isc", "prc")
+    asked = ("fid", "isc", "precision", "recall", "label-accuracy")
     shuffled = values(measure(SAMPLES[order], metrics=asked, labels=LABELS[order]))
     assert shuffled == pytest.approx(values(measure(metrics=asked, labels=LABELS)), rel=1e-5)
 
@@ -186,7 +197,7 @@ def test_stored_statistics_give_what_the_same_images_give_as_a_folder(tmp_path):
     for index, image in enumerate(DIGITS.images_N3HW[:400]):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{index:04d}.png")
     by_folder = {r.metric: r for r in measure(reference=str(tmp_path))}
-    stored = load_reference().features_ND[:400].double().numpy()
+    stored = load_digits_statistics().features_ND[:400].double().numpy()
     assert by_folder["fid"].value == pytest.approx(frechet(SAMPLES, stored), rel=1e-4)
     assert by_folder["fid"].protocol_id != measure(metrics=("fid",))[0].protocol_id
 
@@ -206,36 +217,35 @@ def frechet(images, real) -> float:
 # ---- what is recorded --------------------------------------------------------------------------------------------
 
 
-def test_results_come_in_the_order_asked_with_counts_and_distinct_ids(measured):
+def test_results_come_in_the_protocols_order_with_counts_and_distinct_ids(measured):
     assert list(measured) == ["fid", "isc", "kid", "precision", "recall", "label-accuracy"]
-    assert [r.metric for r in measure(metrics=("prc", "fid"))] == ["precision", "recall", "fid"]
+    assert [r.metric for r in measure(metrics=("recall", "fid"))] == ["fid", "recall"]
     assert {r.n_samples for r in measured.values()} == {300}
     assert len({r.protocol_id for r in measured.values()}) == 6
 
 
 def test_samples_pass_through_the_network_once(monkeypatch):
     seen = []
-    extract = extractors.Extractor.extract
+    extract = Extractor.extract
     monkeypatch.setattr(
-        extractors.Extractor,
-        "extract",
-        lambda self, batches: extract(self, (seen.append(len(b)) or b for b in batches)),
+        Extractor, "extract", lambda self, images, layers: seen.append(len(images)) or extract(self, images, layers)
     )
-    measure(labels=LABELS)
+    measure(labels=LABELS, metrics=())
     assert sum(seen) == 300
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"labels": "uniform random"},
+        {"labels": "uniform"},
+        {"resize": "bicubic:32"},
         {"uint8_rule": "round"},
         {"sampling": "tokenizer reconstruction"},
     ],
 )
 def test_sample_scheme_is_part_of_the_id_but_its_note_is_not(changed):
     def fid(**more):
-        scheme = SampleScheme(**{"labels": "in order", "uint8_rule": "truncate", **more})
+        scheme = Provenance(**{"labels": "balanced", "uint8_rule": "truncate", **more})
         return measure(metrics=("fid",), scheme=scheme)[0]
 
     assert fid(**changed).protocol_id != fid().protocol_id
@@ -249,7 +259,7 @@ def test_another_number_of_samples_is_another_protocol():
 
 
 def test_inception_score_has_one_protocol_whatever_the_reference(tmp_path):
-    here = measure(metrics=("isc", "fid"))[0]
+    here = measure(metrics=("isc", "fid"))[1]
     there = measure(metrics=("isc",), reference=str(tmp_path / "is-not-looked-at"))[0]
     assert here == there
 
@@ -265,17 +275,21 @@ def test_splits_hold_five_hundred_images_up_to_the_published_ten(count, splits):
     assert isc_splits(count) == splits
 
 
-@pytest.mark.parametrize(("samples", "reference", "size"), [(4, 1797, 2), (1000, 1797, 500), (50_000, 10_000, 1000)])
-def test_kid_subsets_are_at_most_half_of_the_smaller_set(samples, reference, size):
+@pytest.mark.parametrize(
+    ("samples", "reference", "size"), [(4, 1797, 2), (999, 1797, 499), (1000, 1797, 1000), (50_000, 10_000, 1000)]
+)
+def test_kid_subsets_are_the_librarys_or_half_of_a_smaller_set(samples, reference, size):
     assert kid_subset_size(samples, reference) == size
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("metric", "least"), [("kid", 4), ("prc", 4)])
+@pytest.mark.parametrize(("metric", "least"), [("kid", 4), ("precision", 4), ("density", 6)])
 def test_too_few_samples_are_refused_with_the_number_and_the_least_is_enough(metric, least):
-    with pytest.raises(UserError, match=rf"{metric} needs at least {least} samples, there are {least - 1}"):
+    with pytest.raises(
+        UserError, match=rf"{metric} of digits-cnn needs at least {least} samples, noisy has {least - 1}"
+    ):
         measure(SAMPLES[: least - 1], metrics=(metric,))
     assert measure(SAMPLES[:least], metrics=(metric,))
 
@@ -284,58 +298,69 @@ def test_fid_and_inception_score_are_defined_for_two_samples():
     assert len(measure(SAMPLES[:2], metrics=("fid", "isc"))) == 2
 
 
-def test_other_count_than_asked_is_refused():
-    with pytest.raises(ContractError, match=r"asked for on 300 images and got 299"):
-        request = QualityRequest(extractor="digits-cnn", reference="digits", images=300)
-        measure_quality(SAMPLES[:299], request, scheme=SCHEME)
-
-
-def test_float_and_grey_images_are_refused():
-    with pytest.raises(UserError, match="uint8"):
-        measure(SAMPLES.float())
-    with pytest.raises(UserError, match=r"\(N, 3, H, W\)"):
-        measure(SAMPLES[:, :1])
-
-
 def test_other_size_is_refused_by_the_reference_or_by_the_extractor():
     larger = SAMPLES.repeat_interleave(2, dim=2)
-    with pytest.raises(UserError, match="32 x 64 and reference 'digits' is 32 x 32"):
-        measure(larger)
     with pytest.raises(UserError, match=r"takes 32 x 32 images, these are 64 x 32"):
         measure(larger, metrics=("isc",))
+    with pytest.raises(UserError, match=r"samples are 32 x 64 and reference .* is 32 x 32"):
+        check_resolution(load_reference("digits", []), (64, 32))
 
 
 @pytest.mark.parametrize("label", [-1, 10])
-def test_label_without_a_class_is_refused(label):
+def test_label_without_a_class_is_refused_by_name_and_left_out_otherwise(label):
     labels = LABELS.clone()
     labels[7] = label
     with pytest.raises(UserError, match=f"label {label} is not one of the 10 classes"):
-        measure(metrics=("isc",), labels=labels)
+        measure(metrics=("label-accuracy",), labels=labels)
+    source = TensorSource(SAMPLES, name="noisy", labels_N=labels, provenance=SCHEME)
+    asked = Asked(protocols=("digits-cnn",), reference="digits", options=Options(bootstrap=0))
+    found = evaluate(source, asked)
+    assert "label-accuracy" not in values(found.numbers) and "kid" in values(found.numbers)
+    left_out = [finding.text for finding in found.findings if finding.code == "left-out"]
+    assert any(f"label-accuracy of digits-cnn is not computed: label {label}" in text for text in left_out)
 
 
-def test_unknown_extractor_names_the_nearest():
+def test_samples_without_labels_lose_only_what_reads_labels():
+    source = TensorSource(SAMPLES, name="noisy", provenance=SCHEME)
+    asked = Asked(protocols=("digits-cnn",), reference="digits", options=Options(bootstrap=2))
+    found = evaluate(source, asked)
+    assert list(values(found.numbers)) == [
+        "fid",
+        "fid-infinity",
+        "isc",
+        "kid",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    ]
+    assert [f.code for f in found.findings].count("left-out") == 2
+
+
+def test_unknown_protocol_names_the_nearest():
     with pytest.raises(UnknownName, match="digits-cnn"):
-        measure(extractor="digit-cnn")
+        measure(protocol="digit-cnn")
 
 
 def test_damaged_extractor_is_named_not_measured(monkeypatch):
     damaged = load_extractor("digits-cnn")
-    with torch.no_grad():
-        damaged.network.classifier.convs[0].weight[0] = float("nan")
-    monkeypatch.setattr(metrics, "load_extractor", lambda *_, **__: damaged)
-    with pytest.raises(CheckpointError, match="'digits-cnn' gave NaN or infinite features for 300 of 300 images"):
+    nan = lambda images: {"64": torch.full((len(images), 64), float("nan")), "logits": torch.zeros(len(images), 10)}  # noqa: E731
+    monkeypatch.setattr(evaluation, "load_extractor", lambda *_, **__: replace(damaged, network=nan))
+    with pytest.raises(
+        CheckpointError, match=r"'digits-cnn' gave NaN or infinite features \(64\) for 256 of 256 images"
+    ):
         measure()
 
 
 def test_callers_precision_settings_do_not_reach_the_features_and_are_restored():
     extractor = load_extractor("digits-cnn")
-    plain = extractor.extract([SAMPLES]).features_ND
+    plain = extractor.extract(SAMPLES)["64"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(extractor.extract([SAMPLES]).features_ND, plain)
+        assert torch.equal(extractor.extract(SAMPLES)["64"], plain)
     previous = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        extractor.extract([SAMPLES[:2]])
+        extractor.extract(SAMPLES[:2])
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(previous)

@@ -1,0 +1,89 @@
+"""Whether the reference is the one that the samples should be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from arvbench.harness.quality.detectors.base import NEIGHBOURS, Evidence, finding
+from arvbench.harness.quality.reference.official import STATED_IMAGES
+from arvbench.results.schema import Finding
+
+_PUBLISHED_PROTOCOL = "adm-v1"
+
+
+def use_of_reference(evidence: Evidence) -> Iterator[Finding]:
+    """Generated images against a validation set, or reconstructions against the training set's statistics."""
+    reference = evidence.reference
+    if reference is None:
+        return
+    if evidence.reconstructions and reference.use == "gFID":
+        yield finding(
+            "wrong-reference",
+            "warning",
+            f"reconstructions are compared with {reference.name}, which is for generated images (gFID, statistics of "
+            "the training set): rFID is measured against the validation images that were reconstructed, and differs by "
+            "whole units",
+        )
+    elif not evidence.reconstructions and reference.use == "rFID":
+        yield finding(
+            "wrong-reference",
+            "warning",
+            f"generated images are compared with {reference.name}, which is for reconstructions (rFID, the validation "
+            "set): published gFID is against statistics of the training set, and differs by whole units",
+        )
+
+
+def origin_of_reference(evidence: Evidence) -> Iterator[Finding]:
+    """Statistics that nobody vouches for, and whatever the reader of the reference had to note."""
+    reference = evidence.reference
+    if reference is None:
+        return
+    if reference.origin == "statistics":
+        yield finding(
+            "unknown-reference",
+            "warning",
+            f"{reference.name} (sha256 {reference.sha256[:12]}...) is none of the published references known here and "
+            "does not say what it was made from: distances to it compare only with distances to this very file",
+        )
+    if reference.image_shape is None:
+        yield finding(
+            "reference-resolution",
+            "note",
+            f"{reference.name} does not say the size of its images; statistics of another size than "
+            f"{evidence.shape[1]} x {evidence.shape[0]} would make every distance meaningless",
+        )
+    for note in reference.notes:
+        yield finding("reference", "note", note)
+
+
+def resolution_of_reference(evidence: Evidence) -> Iterator[Finding]:
+    """Another size than the samples', where an evaluation goes on nevertheless."""
+    reference = evidence.reference
+    if reference is None or reference.image_shape in (None, evidence.shape):
+        return
+    height, width = reference.image_shape or evidence.shape
+    yield finding(
+        "wrong-resolution",
+        "warning",
+        f"samples are {evidence.shape[1]} x {evidence.shape[0]} and {reference.name} is {width} x {height}: every "
+        "distance is that of the sizes, not of the images",
+    )
+
+
+def few_reference_images(evidence: Evidence) -> Iterator[Finding]:
+    """Neighbours among fewer images than published precision and recall have."""
+    reference = evidence.reference
+    if reference is None or reference.images >= STATED_IMAGES:
+        return
+    neighbours = [
+        facts
+        for facts in evidence.metrics
+        if facts.protocol == _PUBLISHED_PROTOCOL and facts.metric.startswith(NEIGHBOURS)
+    ]
+    if neighbours:
+        yield finding(
+            "few-reference-images",
+            "warning",
+            f"{reference.name} holds {reference.images:,} images, published precision and recall are against "
+            f"{STATED_IMAGES:,}: {evidence.names(neighbours)} compare with none of them",
+        )

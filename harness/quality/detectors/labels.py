@@ -1,0 +1,187 @@
+"""Classes and order of the samples.
+
+Shapes   N samples, C classes
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from arvbench.harness.quality.detectors.base import Evidence, finding
+from arvbench.harness.quality.images.base import UNKNOWN
+from arvbench.results.schema import Finding, Quality
+
+_SPLIT = 5000
+_MANY_STANDARD_ERRORS = 4
+_LEAST_SHARE = {True: 0.05, False: 0.02}
+"""Smallest difference that counts, relative to the shuffled score; the larger one for under five splits, whose spread
+is badly known."""
+_FEW_SPLITS = 5
+_UNLIKELY = 4.0
+"""Standard deviations of a normal: once in 30,000 files whose labels were drawn at random."""
+_PER_CLASS = 5
+"""Images per class from which on the chi-square approximation holds."""
+_SHOWN = 5
+
+
+def order_of_inception_score(evidence: Evidence) -> Iterator[Finding]:
+    """The score in the given order against that of a shuffled order, beyond what the splits' spread explains."""
+    for given in evidence.numbers:
+        shuffled = _partner(given, evidence.numbers)
+        if shuffled is None or shuffled.spread is None:
+            continue
+        splits = len(shuffled.detail.get("split_values", ())) or math.ceil(evidence.count / _SPLIT)
+        error = shuffled.spread * math.sqrt(2 / splits)
+        explained = max(_MANY_STANDARD_ERRORS * error, _LEAST_SHARE[splits < _FEW_SPLITS] * abs(shuffled.value))
+        if abs(given.value - shuffled.value) > explained:
+            yield finding(
+                "order-sensitive-is",
+                "warning",
+                f"the inception score depends on the order of the samples: is {given.value:.2f} as given, "
+                f"is-shuffled {shuffled.value:.2f}. Splits of {_SPLIT:,} consecutive images hold few of the classes, "
+                "as in files in class order; compare is only with values of samples in the same order, is-shuffled "
+                "with values of samples in random order",
+            )
+
+
+def _partner(given: Quality, numbers: Sequence[Quality]) -> Quality | None:
+    if given.metric != "is":
+        return None
+    return next((other for other in numbers if other.metric == "is-shuffled"), None)
+
+
+def label_histogram(evidence: Evidence) -> Iterator[Finding]:
+    """Whether the classes are as evenly filled as is said, or as a random draw would fill them."""
+    stated, labels_N = evidence.provenance.labels, evidence.labels_N
+    if labels_N is None:
+        yield from _without_labels(stated)
+        return
+    classes = evidence.classes or int(labels_N.max()) + 1
+    outside_N = labels_N[(labels_N < 0) | (labels_N >= classes)]
+    if len(outside_N):
+        yield finding(
+            "labels-outside",
+            "warning",
+            f"{len(outside_N):,} of {evidence.count:,} labels are none of the {classes:,} classes (first: "
+            f"{int(outside_N[0])}): metrics that read labels are wrong for these images",
+        )
+        return
+    counts_C = labels_N.bincount(minlength=classes)
+    if stated.startswith("balanced"):
+        yield from _balanced(stated, counts_C, labels_N)
+    elif stated != "data set":
+        yield from _drawn(stated, counts_C)
+
+
+def _without_labels(stated: str) -> Iterator[Finding]:
+    if stated == UNKNOWN:
+        yield finding(
+            "labels-unknown",
+            "note",
+            "labels of the samples are unknown, so it cannot be checked that all classes are there: published FID and "
+            "inception scores are of 50 images per class, or of classes drawn uniformly",
+        )
+    elif stated != "data set":
+        yield finding(
+            "labels-unknown", "note", f"labels are said to be {stated}; the samples do not hold them to check"
+        )
+
+
+def _balanced(stated: str, counts_C: Tensor, labels_N: Tensor) -> Iterator[Finding]:
+    if int(counts_C.max() - counts_C.min()) > 1:
+        yield finding(
+            "labels-unbalanced",
+            "warning",
+            f"labels are said to be {stated} and are not: {_spread(counts_C)}. FID and inception score compare with no "
+            "number of balanced samples",
+        )
+    elif stated == "balanced" and bool((labels_N.diff() < 0).any()):
+        yield finding(
+            "labels-order",
+            "note",
+            "labels are said to be balanced in order of class and come in another order: the inception score in the "
+            "given order (is) depends on it, nothing else does",
+        )
+
+
+def _drawn(stated: str, counts_C: Tensor) -> Iterator[Finding]:
+    """Labels of a random draw, or of an unknown scheme."""
+    if int(counts_C.sum()) < _PER_CLASS * len(counts_C) or len(counts_C) < 2:
+        return
+    even = int(counts_C.max() - counts_C.min()) <= 1
+    if even and stated == "uniform":
+        yield finding(
+            "labels-balanced",
+            "note",
+            f"labels are said to be drawn uniformly and are exactly balanced ({_spread(counts_C)}): that is "
+            "another scheme with other numbers",
+        )
+    elif not even and _surprise(counts_C) > _UNLIKELY:
+        yield finding(
+            "labels-unbalanced",
+            "warning",
+            f"classes are filled unevenly, more so than by uniform drawing: {_spread(counts_C)}. FID and inception "
+            "score compare with no published number",
+        )
+    elif not even and stated != "uniform":
+        yield finding(
+            "labels-uniform",
+            "note",
+            f"labels are spread as if drawn uniformly: {_spread(counts_C)}. Samples with as many images of every class "
+            "are another scheme with other numbers",
+        )
+
+
+def _surprise(counts_C: Tensor) -> float:
+    """How far the counts are from a uniform draw, in standard deviations (chi-square by Wilson and Hilferty)."""
+    expected = float(counts_C.sum()) / len(counts_C)
+    degrees = len(counts_C) - 1
+    chi_square = float(((counts_C.double() - expected) ** 2 / expected).sum())
+    scale = 2 / (9 * degrees)
+    return ((chi_square / degrees) ** (1 / 3) - (1 - scale)) / math.sqrt(scale)
+
+
+def _spread(counts_C: Tensor) -> str:
+    text = f"{int(counts_C.min()):,}..{int(counts_C.max()):,} images per class"
+    missing = torch.nonzero(counts_C == 0)[:, 0].tolist()
+    if missing:
+        shown = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
+        text += f", {len(missing):,} of {len(counts_C):,} classes missing ({shown})"
+    return text
+
+
+def label_scheme_of_recipe(evidence: Evidence) -> Iterator[Finding]:
+    """Another label scheme than that of the official samples."""
+    official, stated = evidence.recipe.get("labels"), evidence.provenance.labels
+    if official is None or stated in (UNKNOWN, official) or evidence.reconstructions:
+        return
+    yield finding(
+        "label-scheme",
+        "note",
+        f"labels are {stated}; the official samples of this model have {official} labels: compare FID and inception "
+        "score with its published numbers only with that said",
+    )
+
+
+def file_order(evidence: Evidence) -> Iterator[Finding]:
+    """Files whose numbers and whose order as text differ."""
+    names = list(evidence.files)
+    by_number = sorted(names, key=_numeric)
+    if names == by_number:
+        return
+    first = next(i for i, (read, number) in enumerate(zip(names, by_number, strict=True)) if read != number)
+    yield finding(
+        "file-order",
+        "note",
+        f"files were read in the order of their names as text, {names[first]} before {by_number[first]}: the inception "
+        "score in the given order (is) and labels that were meant for the order of the numbers depend on it",
+    )
+
+
+def _numeric(name: str) -> list[tuple[str, int, str]]:
+    return [(text, int(digits or -1), digits) for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)]

@@ -1,0 +1,115 @@
+"""How floats became bytes, files and sizes; and with which arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from torch import Tensor
+
+from arvbench.harness.quality.detectors.base import Evidence, finding
+from arvbench.harness.quality.images.base import UNKNOWN
+from arvbench.results.schema import Finding
+
+_SAME_RULE = {"127.5x+128": "round"}
+"""int(127.5 y + 128) of y in [-1, 1] is int(255 x + 0.5) of x in [0, 1]."""
+_MOVES = "the two differ by half a grey level in the mean, which moves FID"
+_LEAST = 1000
+"""Pixels in a bin from which on its neighbour can be compared with it."""
+_STEADY = 0.8
+"""Smallest ratio of two neighbouring bins that counts as an even density."""
+_EMPTY = 0.2
+"""Bin 255 against 254: rounding gives it half of a bin and all that is brighter, truncation only x = 1 itself."""
+_HALF = 0.7
+"""Bin 0 against 1: truncation gives it a whole bin and all that is darker, rounding half of a bin and that."""
+
+
+def judged_rule(histogram: Tensor) -> Literal["truncate", "round"] | None:
+    """The rule that the ends of a byte histogram (256,) give away; None where they do not.
+
+    They do only where hardly any pixel is clipped: what a decoder pushes below 0 or beyond 1 lands in the end bins
+    under both rules and hides their width. Images with black or white areas are therefore not judged.
+    """
+    counts = histogram.double().tolist()
+    truncated = counts[254] >= max(_LEAST, _STEADY * counts[253]) and counts[255] < _EMPTY * counts[254]
+    rounded = counts[1] >= max(_LEAST, _STEADY * counts[2]) and counts[0] < _HALF * counts[1]
+    if truncated == rounded:
+        return None
+    return "truncate" if truncated else "round"
+
+
+def rounding(evidence: Evidence) -> Iterator[Finding]:
+    """Truncation or rounding, against the official recipe and against what is stated."""
+    stated, official = (
+        _canonical(rule) for rule in (evidence.provenance.uint8_rule, evidence.recipe.get("uint8_rule"))
+    )
+    if stated == "none" or evidence.reconstructions:
+        return
+    judged = None if _is_jpeg(evidence) or evidence.provenance.resize != "none" else judged_rule(evidence.histogram)
+    if stated is not None and judged is not None and judged != stated:
+        yield finding(
+            "uint8-rule",
+            "warning",
+            f"bytes are said to be made by the rule {stated!r} and their histogram is that of {judged!r}: {_MOVES}",
+        )
+    used = stated or judged
+    if used is None:
+        yield finding(
+            "uint8-rule-unknown",
+            "note",
+            "it is unknown whether floats were truncated or rounded to bytes, and the histogram does not tell: "
+            f"{_MOVES}",
+        )
+    elif official is not None and used != official:
+        how = "are made" if stated else "look as if they were made"
+        yield finding(
+            "uint8-rule",
+            "warning",
+            f"bytes {how} by the rule {used!r}, those of the official samples by {official!r}: {_MOVES}",
+        )
+
+
+def _canonical(rule: str | None) -> str | None:
+    return None if rule in (None, UNKNOWN) else _SAME_RULE.get(rule, rule)
+
+
+def _is_jpeg(evidence: Evidence) -> bool:
+    return any(name.lower().endswith((".jpg", ".jpeg")) for name in evidence.files)
+
+
+def jpeg(evidence: Evidence) -> Iterator[Finding]:
+    """Lossy files."""
+    lossy = sum(name.lower().endswith((".jpg", ".jpeg")) for name in evidence.files)
+    if lossy:
+        yield finding(
+            "jpeg",
+            "warning",
+            f"{lossy:,} of {evidence.count:,} samples are JPEG: its compression changes every number (published ones "
+            "are of PNG or .npz); save samples without loss",
+        )
+
+
+def resize_of_recipe(evidence: Evidence) -> Iterator[Finding]:
+    """Another resize between generator and evaluation than the official samples have."""
+    official, used = evidence.recipe.get("resize"), evidence.provenance.resize
+    if official is None or official == used or evidence.reconstructions:
+        return
+    yield finding(
+        "resize",
+        "warning",
+        f"resize before the evaluation is {used!r}, that of the official samples {official!r}: their FIDs "
+        "are not comparable",
+    )
+
+
+def precision_of_arithmetic(evidence: Evidence) -> Iterator[Finding]:
+    """TF32 or autocast in the caller's settings."""
+    on = [name for name, is_on in (("TF32", evidence.tf32), ("autocast", evidence.autocast)) if is_on]
+    if on:
+        verb = "are" if len(on) > 1 else "is"
+        yield finding(
+            "reduced-precision",
+            "note",
+            f"{' and '.join(on)} {verb} on in this process: features were extracted without it, in fp32, so metrics do "
+            "not depend on it; images that were generated under it differ from those of fp32",
+        )

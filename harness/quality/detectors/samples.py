@@ -1,0 +1,143 @@
+"""How many samples there are, and whether each of them is one of its own.
+
+Shapes   N samples, D features
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+from arvbench.harness.quality.detectors.base import FRECHET, Evidence, finding
+from arvbench.results.schema import Finding
+
+PUBLISHED_SAMPLES = 50_000
+"""Samples behind published numbers on ImageNet."""
+COMPARED_WITH_PUBLISHED = frozenset(
+    {"adm-v1", "torch-fidelity", "clean-fid", "clean-fid-legacy-tensorflow", "fd-dinov2"}
+)
+"""Protocols whose numbers are put beside published ones."""
+_SPLIT = 5000
+_BIASED = frozenset({"fid", "sfid", "is", "isc", "is-shuffled"})
+"""Metrics whose value moves with the number of samples."""
+
+
+def few_samples(evidence: Evidence) -> Iterator[Finding]:
+    """Fewer samples than dimensions, or than published numbers have."""
+    count = evidence.count
+    rank_deficient = [facts for facts in evidence.metrics if facts.metric in FRECHET and count <= facts.dims]
+    if rank_deficient:
+        dims = min(facts.dims for facts in rank_deficient)
+        yield finding(
+            "few-samples",
+            "warning",
+            f"{count:,} samples are no more than the {dims:,} dimensions of the features: "
+            f"{evidence.names(rank_deficient)} are far too high, by more than models differ. Compare only at the same "
+            "number of samples",
+        )
+    official = int(evidence.recipe.get("images", PUBLISHED_SAMPLES))
+    biased = [
+        facts
+        for facts in evidence.metrics
+        if facts.protocol in COMPARED_WITH_PUBLISHED and facts.metric in _BIASED and facts not in rank_deficient
+    ]
+    if biased and count < official and not evidence.reconstructions:
+        yield finding(
+            "fewer-than-published",
+            "note",
+            f"{count:,} samples where published numbers have {official:,}: {evidence.names(biased)} are biased "
+            "(Frechet distances upwards, inception scores downwards)",
+        )
+
+
+def short_splits(evidence: Evidence) -> Iterator[Finding]:
+    """The inception score of a split with under 5,000 images is biased downwards."""
+    scores = [facts for facts in evidence.metrics if facts.metric in ("is", "is-shuffled")]
+    rest = evidence.count % _SPLIT
+    if not scores or rest == 0:
+        return
+    which = f"the only split holds {rest:,}" if evidence.count < _SPLIT else f"the last split holds {rest:,}"
+    yield finding(
+        "short-split",
+        "note",
+        f"{which} of {_SPLIT:,} images: {evidence.names(scores)} are lower than with full splits",
+    )
+
+
+def few_in_reference(evidence: Evidence) -> Iterator[Finding]:
+    """A reference whose covariance has no full rank."""
+    reference = evidence.reference
+    count = reference.statistics_images if reference else None
+    if reference is None or count is None:
+        return
+    deficient = [facts for facts in evidence.metrics if facts.metric in FRECHET and count <= facts.dims]
+    if deficient:
+        yield finding(
+            "few-reference-images",
+            "warning",
+            f"{reference.name} has {count:,} images, no more than the {min(f.dims for f in deficient):,} dimensions of "
+            f"the features: {evidence.names(deficient)} are far too high, whatever the samples",
+        )
+
+
+# ---- the same image twice ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeats:
+    """Entries that are equal to an earlier one."""
+
+    count: int
+    first: tuple[int, int]
+    """Numbers of the first such entry's earlier one, and of itself."""
+
+
+def _repeats(keys: Sequence[Hashable]) -> _Repeats | None:
+    seen: dict[Hashable, int] = {}
+    count, first = 0, None
+    for number, key in enumerate(keys):
+        earlier = seen.setdefault(key, number)
+        if earlier != number:
+            count += 1
+            first = first or (earlier, number)
+    return None if first is None else _Repeats(count, first)
+
+
+def duplicate_images(evidence: Evidence) -> Iterator[Finding]:
+    """Images with the very same pixels."""
+    repeats = _repeats([digest.tobytes() for digest in evidence.digests_ND.numpy()])
+    if repeats is not None:
+        yield finding(
+            "duplicate-images",
+            "warning",
+            f"{repeats.count:,} of {evidence.count:,} images are copies of an earlier one (first: image "
+            f"{repeats.first[1]} of image {repeats.first[0]}): there are {evidence.count - repeats.count:,} different "
+            "samples, recall is too low, and intervals are too narrow",
+        )
+
+
+def duplicate_seeds(evidence: Evidence) -> Iterator[Finding]:
+    """Images of the same seed and class; one seed for many classes."""
+    if evidence.seeds_N is None:
+        return
+    seeds = evidence.seeds_N.tolist()
+    labels = [None] * len(seeds) if evidence.labels_N is None else evidence.labels_N.tolist()
+    repeats = _repeats(list(zip(seeds, labels, strict=True)))
+    if repeats is not None:
+        earlier, later = repeats.first
+        label = "" if labels[later] is None else f" and label {labels[later]}"
+        yield finding(
+            "duplicate-seeds",
+            "warning",
+            f"{repeats.count:,} of {evidence.count:,} images repeat seed and class of an earlier one (first: image "
+            f"{later} has seed {seeds[later]}{label}, as image {earlier}): a deterministic sampler draws the same "
+            "image, so the samples are fewer than they look",
+        )
+    elif (shared := len(seeds) - len(set(seeds))) > 0:
+        yield finding(
+            "shared-seeds",
+            "note",
+            f"{shared:,} of {evidence.count:,} images share their seed with an image of another class: images of "
+            "different classes start from the same noise, so the samples are not independent and intervals are too "
+            "narrow",
+        )
