@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from arvbench.adapters.base import Checkpoint, ModelSpec, SamplingSettings, to_unit_range
+from arvbench.adapters.base import Checkpoint, ModelSpec, SamplingSettings, Uint8Rule, to_unit_range
 from arvbench.adapters.common.canvas import Canvas, Sides, area_tokens, check_tokens
 from arvbench.adapters.common.next_scale import NextScaleSampler, ScaleRun, next_scale_spec
 from arvbench.adapters.common.scale_lists import OFFICIAL_SCALES, Scales, parse_scales, random_scales
@@ -55,7 +55,7 @@ class FlexVarSettings(SamplingSettings):
     More than ten steps ramp up beyond `cfg`: it is reached at the tenth.
     """
 
-    uint8_rule: Literal["truncate", "round"] = "round"
+    uint8_rule: Uint8Rule = "round"
     scales: Scales | None = None
     """Sides of the token maps in the order of generation; None takes the configured ones, as in training."""
     max_pn: int | None = Field(default=None, ge=1)

@@ -16,13 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.base import Backend, Checkpoint, ModelSpec, SamplingSettings
+from arvbench.adapters.base import Backend, Checkpoint, ModelSpec, SamplingSettings, Uint8Rule
 from arvbench.adapters.cache.base import Cache
 from arvbench.adapters.common.canvas import Sides, area_tokens
 from arvbench.adapters.common.next_scale import Drawn, ScaleRun, next_scale_spec
@@ -53,7 +53,7 @@ MASK_GUIDANCE = 1e-6
 class HmarSettings(SamplingSettings):
     """`cfg` is the strength at the last scale, ramping up linearly from 0 at the first; refinement has next to none."""
 
-    uint8_rule: Literal["truncate", "round"] = "round"
+    uint8_rule: Uint8Rule = "round"
     mask_schedule: str | MaskSchedule = NO_REFINEMENT
     """A named schedule, or one entry per scale: the numbers of tokens that its passes settle."""
     kv_cache: bool = False

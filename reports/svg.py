@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_HASHED_ID = re.compile(r"[a-z][0-9a-f]{10}")
 _COLOR = re.compile("|".join(CSS_VARIABLES))
 # Matplotlib's only style sheet: inline it would hold for the whole page, whose own sheet has the same rule for figures.
 _DROPPED = ("metadata", "style")
@@ -63,6 +64,7 @@ def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(buffer.getvalue())
+    _number_ids(root)
     _clean(root, prefix=f"{name}-")
     width_pt, height_pt = (float(size) for size in root.attrib["viewBox"].split()[2:])
     root.attrib.clear()
@@ -70,6 +72,24 @@ def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:
         {"viewBox": f"0 0 {width_pt:g} {height_pt:g}", "role": "img", "aria-label": alt, "class": "plot"}
     )
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
+
+
+def _number_ids(root: ElementTree.Element) -> None:
+    """Number matplotlib's hashed ids as they come up.
+
+    They are hashes of coordinates, whose last bits the layout solver does not settle from one call to the next; the
+    coordinates as written are rounded and stay the same.
+    """
+    hashes = [name for element in root.iter() if _HASHED_ID.fullmatch(name := element.get("id", ""))]
+    numbers = {name: f"{name[0]}{number}" for number, name in enumerate(hashes, start=1)}
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.set(key, numbers.get(value, value))
+            elif _local(key) == "href" and value.startswith("#"):
+                element.set(key, f"#{numbers.get(value[1:], value[1:])}")
+            else:
+                element.set(key, _REFERENCE.sub(lambda match: f"url(#{numbers.get(match[1], match[1])})", value))
 
 
 @contextmanager

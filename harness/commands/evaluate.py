@@ -99,8 +99,10 @@ def evaluate(
         typer.echo(json.dumps([_as_object(number) for number in evaluation.numbers], indent=2))
         _show_findings(evaluation.findings, Console(stderr=True))
     else:
-        Console().print(_table(evaluation.numbers, str(samples)))
-        _show_findings(evaluation.findings, Console())
+        console = Console()
+        console.print(_table(evaluation.numbers, samples))
+        _show_notes(evaluation.numbers, console)
+        _show_findings(evaluation.findings, console)
     if strict and any(finding.severity == "warning" for finding in evaluation.findings):
         raise typer.Exit(EXIT_FINDINGS)
 
@@ -167,24 +169,39 @@ def _as_object(number: Quality) -> dict[str, Any]:
     return number.model_dump(mode="json")
 
 
-def _table(numbers: Sequence[Quality], title: str) -> Table:
+def _table(numbers: Sequence[Quality], samples: Path) -> Table:
+    """One row per number, narrow enough for 80 columns; `--json` has every word of the protocols."""
     from rich.table import Table
 
     from arvbench.reports.tables.quality import interval_text, metric_label, value_text
 
-    table = Table(title=title, title_justify="left")
-    for heading in ("Metric", "Value", "95 % interval", "Samples", "Protocol", "Id"):
-        table.add_column(heading, justify="right" if heading in ("Value", "95 % interval", "Samples") else "left")
+    table = Table(title=f"{samples}: {numbers[0].n_samples:,} samples", title_justify="left")
+    for heading in ("Protocol", "Metric", "Value", "95 % interval", "Id"):
+        right = heading in ("Value", "95 % interval")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "Protocol")
+    before = ""
     for number in numbers:
+        name = number.protocol.partition(":")[0]
         table.add_row(
+            "" if name == before else name,
             metric_label(number.metric),
             value_text(number),
             interval_text(number),
-            f"{number.n_samples:,}",
-            number.protocol,
             number.protocol_id,
         )
+        before = name
     return table
+
+
+def _show_notes(numbers: Sequence[Quality], console: Console) -> None:
+    """What was noted on single numbers, each once with the numbers that it is about."""
+    about: dict[str, list[str]] = {}
+    for number in numbers:
+        for note in filter(None, number.note.split("; ")):
+            about.setdefault(note, []).append(f"{number.metric} of {number.protocol.partition(':')[0]}")
+    for note, names in about.items():
+        which = "all numbers" if len(names) == len(numbers) else ", ".join(names)
+        console.print(f"note: {note} ({which})", markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_findings(findings: Sequence[Finding], console: Console) -> None:

@@ -6,11 +6,12 @@ check what can be checked -> load extractors -> reference -> one pass over the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from arvbench.errors import ContractError, UnknownName, UserError
 from arvbench.harness.jobs import Event, EventListener
@@ -19,6 +20,7 @@ from arvbench.harness.quality.extractors.base import Extractor, WeightFiles, loa
 from arvbench.harness.quality.identity import Identity
 from arvbench.harness.quality.images.base import ImageSource
 from arvbench.harness.quality.protocols.base import PROTOCOLS, Compared, EvaluationProtocol, Need, Number, Options
+from arvbench.harness.quality.protocols.common import FEWEST_PER_CLASS
 from arvbench.harness.quality.reference import Reference, check_resolution, load_reference
 from arvbench.harness.quality.stream import Scan, Wanted, scan
 from arvbench.results.schema import Finding, Quality
@@ -103,7 +105,15 @@ def evaluate(
     scanned = _pass(source, parts, work, pass_over, tell)
     tell(Event(phase="metrics"))
     measured = [one for part in parts for one in _measure(part, source, scanned, reference, asked, tell)]
-    evidence = _evidence(source, scanned, reference, measured, recipe, on_cuda=torch.device(device).type == "cuda")
+    evidence = _evidence(
+        source,
+        scanned,
+        reference,
+        measured,
+        recipe,
+        extractors.values(),
+        on_cuda=torch.device(device).type == "cuda",
+    )
     return Evaluation(numbers=tuple(evidence.numbers), findings=(*left_out, *find(evidence)))
 
 
@@ -212,11 +222,18 @@ def _why_not(metric: str, part: _Part, source: ImageSource, reference: Reference
         return f"it needs at least {least} samples, {source.name} has {source.count}"
     if metric == "label-accuracy":
         return _why_no_accuracy(source, part.extractor)
-    if metric == "per-class-fid" and source.labels_N is None:
-        return f"{source.name} has no labels"
-    if metric == "per-class-fid" and (reference is None or reference.labels_M is None):
-        return "the reference has no labels"
+    if metric == "per-class-fid":
+        return _why_no_classes(source.labels_N, None if reference is None else reference.labels_M)
     return None
+
+
+def _why_no_classes(labels_N: Tensor | None, labels_M: Tensor | None) -> str | None:
+    if labels_N is None or labels_M is None:
+        return f"the {'samples' if labels_N is None else 'reference'} have no labels"
+    both = set(labels_N.tolist()) & set(labels_M.tolist())
+    if any(min(int((labels == c).sum()) for labels in (labels_N, labels_M)) >= FEWEST_PER_CLASS for c in both):
+        return None
+    return f"no class has {FEWEST_PER_CLASS} images among the samples and in the reference"
 
 
 def _why_no_accuracy(source: ImageSource, extractor: Extractor) -> str | None:
@@ -328,6 +345,7 @@ def _evidence(
     reference: Reference | None,
     measured: Sequence[tuple[MetricFacts, Quality]],
     recipe: Mapping[str, str] | None,
+    extractors: Collection[Extractor],
     *,
     on_cuda: bool,
 ) -> Evidence:
@@ -342,6 +360,7 @@ def _evidence(
         numbers=[quality for _, quality in measured],
         labels_N=source.labels_N,
         seeds_N=source.seeds_N,
+        classes=next((extractor.classes for extractor in extractors if extractor.classes), None),
         reference=reference,
         recipe=recipe or {},
         files=source.files,

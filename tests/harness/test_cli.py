@@ -10,7 +10,7 @@ import arvbench
 from arvbench.errors import ContractError
 from arvbench.harness import cli
 
-VERBS = ("run", "models", "verify", "train", "convert", "report", "doctor")
+VERBS = ("run", "eval", "sample", "reference", "models", "verify", "train", "convert", "report", "doctor")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -61,7 +61,7 @@ def label_histogram(evidence: Evidence) -> Iterator[Finding]:
     if labels_N is None:
         yield from _without_labels(stated)
         return
-    classes = evidence.classes or int(labels_N.max()) + 1
+    classes = evidence.classes or max(1, int(labels_N.max()) + 1)
     outside_N = labels_N[(labels_N < 0) | (labels_N >= classes)]
     if len(outside_N):
         yield finding(

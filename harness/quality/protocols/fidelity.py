@@ -84,10 +84,14 @@ def fid(compared: Compared, layer: str, options: Options, prepare: Callable[[Ten
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
     reference = reference_of(compared)
-    samples_ND, real_MD = prepare(compared.samples.features(layer)), prepare(reference.features(layer))
-    value = fid_statistics_to_metric(
-        fid_features_to_statistics(samples_ND), fid_features_to_statistics(real_MD), verbose=False
-    )[KEY_METRIC_FID]
+    samples_ND = prepare(compared.samples.features(layer))
+    generated, moments = fid_features_to_statistics(samples_ND), reference.moments(layer)
+    if moments.count == reference.count:
+        real = fid_features_to_statistics(prepare(reference.features(layer)))
+    else:
+        # A file of statistics keeps only some of the images that its mean and covariance are of.
+        real = {"mu": moments.mean_D.numpy().astype(generated["mu"].dtype), "sigma": moments.cov_DD.numpy()}
+    value = fid_statistics_to_metric(generated, real, verbose=False)[KEY_METRIC_FID]
     interval, spread = frechet_interval(compared, layer, options)
     return Number(
         metric="fid",
@@ -98,7 +102,7 @@ def fid(compared: Compared, layer: str, options: Options, prepare: Callable[[Ten
         interval=interval,
         parameters={"moments": f"{samples_ND.numpy().dtype}, N - 1", "root": "eigenvalues of the product"},
         detail={"bootstrap_std": spread} if spread is not None else {},
-        notes=few_images(samples_ND.shape[1], len(samples_ND), len(real_MD)),
+        notes=few_images(samples_ND.shape[1], len(samples_ND), moments.count),
     )
 
 

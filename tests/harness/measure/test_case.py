@@ -14,11 +14,11 @@ from arvbench.harness.jobs import Event, Job
 from arvbench.harness.measure import correctness
 from arvbench.harness.measure.case import measure_case
 from arvbench.harness.measure.correctness import Tolerance
-from arvbench.harness.measure.images import generate
+from arvbench.harness.quality.images.live import LiveSource
 from arvbench.harness.measure.nvml import ReplayGpuProbe
 from arvbench.results.schema import CaseConfig, Gpu, Incorrect, Measured, Status
 
-QUALITY = {"extractor": "digits-cnn", "reference": "digits", "images": 20}
+QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": 20}
 
 
 def job(folder, **changes) -> Job:
@@ -74,11 +74,15 @@ def test_quality_is_computed_on_images_of_every_class_alike(tmp_path, reference)
     quality = {number.metric: number for number in outcome.quality}
     # The tokenizer alone is measured on as many scans of the reference as there are generated images.
     assert quality.pop("reconstruction-fid").n_samples == 20
-    assert quality.keys() == {"fid", "isc", "kid", "precision", "recall", "label-accuracy"}
+    assert quality.keys() == {
+        *("fid", "isc", "kid", "precision", "recall", "density", "coverage", "label-accuracy"),
+    }
+    assert {f.code for f in outcome.findings} >= {"left-out", "few-samples"}, "FID at infinity and by class need more"
     assert {number.n_samples for number in quality.values()} == {20}
     # Whatever an untrained model draws, a classifier that sees one class everywhere is right on a tenth of the labels.
     assert 0 <= quality["label-accuracy"].value <= 0.5
-    assert Event(phase="quality", done=20, total=20) in events
+    assert Event(phase="quality: samples", done=20, total=20) in events
+    assert not (tmp_path / "features").exists() or not list((tmp_path / "features").iterdir())
     assert not outcome.setup.weights_random and "bundle.safetensors" in outcome.setup.weights_sha256
 
 
@@ -132,7 +136,7 @@ def test_an_image_does_not_depend_on_the_batch_it_was_made_in(optimized):
     labels = [0, 1, 2, 3, 4]
     settings = optimized.spec.settings
     whole, parts = (
-        torch.cat(list(generate(optimized, labels, settings, run_seed=5, batch=batch, cache_policy="static")))
+        LiveSource(optimized, settings, labels=labels, run_seed=5, batch=batch, cache_policy="static").read(0, 5)
         for batch in (5, 2)
     )
     alone = optimized.sample([3], settings, noise=PerImageNoise(5, [3])).images
