@@ -179,7 +179,7 @@ def find_reference(reference: str) -> str:
     digest = f" (sha256 {published.sha256})" if published.sha256 else ""
     raise UserError(
         f"the reference {reference} is {where}; fetch it from {published.url}{digest} and set {REFERENCES_VARIABLE} to "
-        "its folder, or pass --set quality.reference=PATH"
+        "its folder, or give its path"
     )
 
 

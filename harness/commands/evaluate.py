@@ -142,9 +142,13 @@ def _evaluate(
     from arvbench.harness.quality.images.open import open_images
     from arvbench.harness.quality.protocols import Options
     from arvbench.harness.quality.shards import FileImages, shared
+    from arvbench.harness.recipes import find_reference
 
     asked = Asked(
-        protocols=protocols, reference=reference, metrics=metrics, options=Options(bootstrap=bootstrap, seed=seed)
+        protocols=protocols,
+        reference=None if reference is None else find_reference(reference),
+        metrics=metrics,
+        options=Options(bootstrap=bootstrap, seed=seed),
     )
     choose_metrics(asked)
     where = usable_device(device)

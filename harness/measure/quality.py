@@ -13,7 +13,7 @@ import torch
 from arvbench.adapters.base import Sampler, SamplingSettings, from_uint8, to_uint8
 from arvbench.adapters.loading import load_sampler
 from arvbench.harness.config import sampling_settings
-from arvbench.harness.jobs import EventListener, Job
+from arvbench.harness.jobs import Event, EventListener, Job
 from arvbench.harness.labels import labels_for
 from arvbench.harness.quality.evaluation import Asked, Evaluation, evaluate
 from arvbench.harness.quality.extractors.base import WeightFiles
@@ -24,7 +24,7 @@ from arvbench.harness.quality.protocols.base import PROTOCOLS, Options
 from arvbench.harness.quality.reference import reference_images
 from arvbench.harness.quality.shards import ModelImages, shared
 from arvbench.harness.quality.stream import folder_name, remove_work
-from arvbench.harness.recipes import official_facts
+from arvbench.harness.recipes import find_reference, official_facts
 from arvbench.results.schema import CaseConfig, Quality, QualityRequest
 
 FEATURES_FOLDER = "features"
@@ -50,18 +50,23 @@ def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings,
         work=work,
         pass_over=shared(images, workers=request.workers, weight_files=dict(job.weight_files), device=sampler.device),
         recipe=official_facts(sampler.spec.name),
-        listener=lambda event: listener(event.model_copy(update={"phase": f"quality: {event.phase}"})),
+        listener=lambda event: listener(_renamed(event)),
     )
     remove_work(work)
     reconstructed = reconstruction_quality(sampler, request, settings, job.case.batch, job.weight_files)
     return replace(evaluation, numbers=evaluation.numbers + reconstructed)
 
 
+def _renamed(event: Event) -> Event:
+    """A phase of the evaluation as one of the case; a note would be printed as a line of its own."""
+    return event.model_copy(update={"phase": f"quality: {event.note or event.phase}", "note": ""})
+
+
 def asked_of(request: QualityRequest) -> Asked:
     """The request of a case, as the evaluation takes it."""
     return Asked(
         protocols=request.protocols,
-        reference=request.reference,
+        reference=find_reference(request.reference),
         metrics=request.metrics,
         options=Options(bootstrap=request.bootstrap, seed=request.seed),
     )

@@ -123,7 +123,7 @@ class Bootstrap(NamedTuple):
     """Spread of a distance over resamples of the samples."""
 
     interval: tuple[float, float]
-    """95 %: value + (2.5 % and 97.5 % quantiles of the replicates - their mean)."""
+    """95 %: value + (2.5 % and 97.5 % quantiles of the replicates - their mean), not below 0, where no distance is."""
     std: float
     """Standard deviation of the replicates."""
 
@@ -156,7 +156,7 @@ def bootstrap_frechet(
     replicates_W = torch.tensor(rest, dtype=torch.float64)
     low, high = torch.quantile(replicates_W, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     mean = float(replicates_W.mean())
-    return Bootstrap((value + low - mean, value + high - mean), float(replicates_W.std()))
+    return Bootstrap((max(0.0, value + low - mean), value + high - mean), float(replicates_W.std()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_torchscript import random_inception_state, write_torchscript
+from random_inception import write_random_inception
+from random_torchscript import write_torchscript
 from torch import Tensor
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
@@ -51,9 +52,7 @@ def threads(benchmark) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "random.pth"
-    torch.save(random_inception_state(), path)
-    return path
+    return write_random_inception(tmp_path_factory.mktemp("weights") / "random.pth")
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,9 @@ def test_ids_of_figures_on_one_page_are_distinct_and_every_reference_is_met(svgs
     for svg in svgs.values():
         ids = re.findall(r' id="([^"]+)"', svg)
         assert len(ids) == len(set(ids)) and not seen & set(ids)
+        assert not [name for name in ids if re.search(r"[0-9a-f]{10}", name)], (
+            "a hash of bits that the layout leaves open"
+        )
         seen |= set(ids)
         references = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg)
         assert references and {a or b for a, b in references} <= set(ids)

@@ -74,7 +74,7 @@ class FolderSource(ImageSource):
             stated = Provenance()
         else:
             self.labels_N, self.seeds_N, stated = index.labels_N, index.seeds_N, index.provenance
-        self.provenance = with_notes(stated, label_note, *_notes(self._files, found))
+        self.provenance = with_notes(stated, label_note, *_notes(found))
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -172,26 +172,10 @@ def _suffix(file: _File) -> str:
     return PurePosixPath(file.relative).suffix.lower()
 
 
-def _notes(images: Sequence[_File], found: Sequence[_File]) -> Iterator[str]:
-    """What is worth knowing about these files."""
-    jpegs = sum(SUFFIXES[_suffix(file)] == "JPEG" for file in images)
-    if jpegs:
-        yield f"{jpegs} of {len(images)} images are JPEG, which is lossy and changes every number"
+def _notes(found: Sequence[_File]) -> Iterator[str]:
+    """What is worth knowing about a folder; the detectors tell of lossy files and of their order."""
     if ignored := sorted({_suffix(file) for file in found} & set(OTHER_PICTURES)):
         yield f"pictures with other endings ({', '.join(ignored)}) are not read"
-    names = [file.relative for file in images]
-    by_number = sorted(names, key=_numeric_key)
-    if names != by_number:
-        first = next(i for i, (a, b) in enumerate(zip(names, by_number, strict=True)) if a != b)
-        yield (
-            f"files are read in the order of their names as text ({names[first]} before {by_number[first]}), not of "
-            "the numbers in them; the Inception score of adm-v1 depends on the order"
-        )
-
-
-def _numeric_key(name: str) -> list[tuple[str, int, str]]:
-    """Sorts runs of digits as numbers."""
-    return [(text, int(digits or -1), digits) for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)]
 
 
 def _labels_of_folders(names: Sequence[str]) -> tuple[Tensor | None, str]:

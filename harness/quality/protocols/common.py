@@ -287,8 +287,8 @@ def per_class_number(compared: Compared, layer: str, *, metric: str = "per-class
         classes[str(label)] = {"fid": distance.value, "samples": len(samples_nD), "reference": len(reference_mD)}
     if not classes:
         raise UserError(
-            f"FID by class needs a class with at least {FEWEST_PER_CLASS} samples and as many reference images; none of "
-            f"the {len(short)} classes has them"
+            f"FID by class needs a class with at least {FEWEST_PER_CLASS} samples and as many reference images; none "
+            f"of the {len(short)} classes has them"
         )
     return Number(
         metric=metric,

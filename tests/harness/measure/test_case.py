@@ -14,8 +14,8 @@ from arvbench.harness.jobs import Event, Job
 from arvbench.harness.measure import correctness
 from arvbench.harness.measure.case import measure_case
 from arvbench.harness.measure.correctness import Tolerance
-from arvbench.harness.quality.images.live import LiveSource
 from arvbench.harness.measure.nvml import ReplayGpuProbe
+from arvbench.harness.quality.images.live import LiveSource
 from arvbench.results.schema import CaseConfig, Gpu, Incorrect, Measured, Status
 
 QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": 20}

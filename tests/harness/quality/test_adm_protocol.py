@@ -110,7 +110,7 @@ def manifold(samples: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
     across = cdist(samples, reference, "sqeuclidean")
     radius_r = np.partition(cdist(reference, reference, "sqeuclidean"), 3, axis=1)[:, 3]
     radius_s = np.partition(cdist(samples, samples, "sqeuclidean"), 3, axis=1)[:, 3]
-    precision, recall = across <= radius_r, across.T <= radius_s
+    precision, recall = np.less_equal(across, radius_r), np.less_equal(across.T, radius_s)
     return precision.any(axis=1).mean(), recall.any(axis=1).mean()
 
 
