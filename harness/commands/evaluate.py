@@ -54,7 +54,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the images; one per GPU on cuda.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each.  [default: physical cores / workers]")
+        int | None, typer.Option(min=1, help="CPU threads of each process.  [default: cores / workers]")
     ] = None,
     work: Annotated[
         Path | None,
@@ -137,7 +137,6 @@ def _evaluate(
     from arvbench.adapters.loading import usable_device
     from arvbench.harness.commands.progress import PhaseProgress
     from arvbench.harness.limits import set_threads
-    from arvbench.harness.measure.cores import usable_cores
     from arvbench.harness.quality.evaluation import Asked, choose_metrics, evaluate
     from arvbench.harness.quality.images.open import open_images
     from arvbench.harness.quality.protocols import Options
@@ -152,7 +151,7 @@ def _evaluate(
     )
     choose_metrics(asked)
     where = usable_device(device)
-    set_threads(threads or max(1, usable_cores() // workers))
+    set_threads(None)
     images = FileImages(path=samples, resize=resize)
     with PhaseProgress(console) as listener:
         return evaluate(
@@ -161,7 +160,7 @@ def _evaluate(
             weight_files=weight_files,
             device=where,
             work=work,
-            pass_over=shared(images, workers=workers, weight_files=weight_files, device=where),
+            pass_over=shared(images, workers=workers, weight_files=weight_files, device=where, threads=threads),
             listener=listener,
         )
 

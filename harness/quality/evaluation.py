@@ -93,9 +93,8 @@ def evaluate(
         name: load_extractor(name, device=device, weight_files=weight_files)
         for name in dict.fromkeys(PROTOCOLS[protocol].extractor for protocol, _ in chosen)
     }
-    first_13HW = source.read(0, 1)
     for extractor in extractors.values():
-        extractor.check(first_13HW)
+        extractor.check_size(*source.shape)
     parts = [
         _Part(protocol=PROTOCOLS[name], metrics=metrics, extractor=extractors[PROTOCOLS[name].extractor])
         for name, metrics in chosen

@@ -1,8 +1,9 @@
 """Several processes share the images of one evaluation: `python -m arvbench.harness.quality.shards`, one job on stdin.
 
-All of them work in one folder of chunks (stream.py). A chunk is made whole by one process with the same number of
-threads everywhere, so the numbers are the same, bit for bit, for any number of processes. One that dies costs its
-unfinished chunk, which another makes again; whatever goes wrong with the images is found by the main process itself.
+All of them work in one folder of chunks (stream.py). A chunk is made whole by one process, so the numbers are the same,
+bit for bit, for any number of processes with the same number of threads each (on a CPU, another number of threads moves
+Inception features of order one by 1e-5). One that dies costs its unfinished chunk, which another makes again; whatever
+goes wrong with the images is found by the main process itself.
 """
 
 from __future__ import annotations
@@ -61,18 +62,25 @@ class ShardJob(_Message):
 
 
 def shared(
-    images: FileImages | ModelImages, *, workers: int, weight_files: dict[str, Path], device: torch.device | str
+    images: FileImages | ModelImages,
+    *,
+    workers: int,
+    weight_files: dict[str, Path],
+    device: torch.device | str,
+    threads: int | None = None,
 ) -> Callable[[ImageSource, Wanted, Path | None, Callable[[int], None]], Scan]:
     """Return a pass over the samples that `workers` processes share, this one included.
 
-    On "cuda" the others take the other devices in turn; elsewhere all use the same device. Without a work folder the
-    chunks live in a temporary one.
+    On "cuda" the others take the other devices in turn; elsewhere all use the same device. `threads` is for each of
+    them; None divides those of this process. Without a work folder the chunks live in a temporary one.
     """
 
     def pass_over(source: ImageSource, wanted: Wanted, work: Path | None, progress: Callable[[int], None]) -> Scan:
-        if workers == 1:
-            return scan(source, wanted, work=work, progress=progress)
+        each = threads or max(1, torch.get_num_threads() // workers)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_threads(each))
+            if workers == 1:
+                return scan(source, wanted, work=work, progress=progress)
             folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arvbench-"))) / "chunks"
             claim_folder(folder, source, wanted)
             jobs = [
@@ -80,11 +88,11 @@ def shared(
                     images=images,
                     layers={extractor.name: tuple(sorted(layers)) for extractor, layers in wanted},
                     weight_files=weight_files,
-                    device=each,
-                    threads=torch.get_num_threads(),
+                    device=other,
+                    threads=each,
                     work=folder,
                 )
-                for each in other_devices(str(device), workers - 1)
+                for other in other_devices(str(device), workers - 1)
             ]
             with _processes(jobs):
                 found = scan(source, wanted, work=folder, progress=progress)
@@ -99,6 +107,17 @@ def other_devices(device: str, count: int) -> list[str]:
         return [device] * count
     first, devices = torch.device(device).index or 0, torch.cuda.device_count()
     return [f"cuda:{(first + place) % devices}" for place in range(1, count + 1)]
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """CPU threads of this process while others work beside it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _in_memory(found: Scan, wanted: Wanted) -> Scan:

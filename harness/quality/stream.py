@@ -135,7 +135,9 @@ def task_key(source: ImageSource, wanted: Wanted) -> str:
     """What the chunks of a work folder depend on, as text."""
     layers = [f"{e.name} {e.sha256} batch {e.batch} {' '.join(sorted(layers))}" for e, layers in wanted]
     lines = [source.key, f"images {source.count} of {source.shape}, chunks of {CHUNK}", *sorted(layers)]
-    return "\n".join([*lines, f"torch {torch.__version__}"])
+    on_cpu = any(extractor.device.type == "cpu" for extractor, _ in wanted)
+    threads = f", {torch.get_num_threads()} threads" if on_cpu else ""
+    return "\n".join([*lines, f"torch {torch.__version__}{threads}"])
 
 
 def claim_folder(work: Path, source: ImageSource, wanted: Wanted) -> None:
@@ -147,8 +149,8 @@ def claim_folder(work: Path, source: ImageSource, wanted: Wanted) -> None:
         if task.is_file():
             if task.read_text(encoding="utf-8") != key:
                 raise UserError(
-                    f"work folder {work} holds features of other images, other extractors or other versions; remove "
-                    "it or choose another"
+                    f"work folder {work} holds features of other images, other extractors, other versions or another "
+                    "number of CPU threads; remove it or choose another"
                 )
             return
         if any(work.iterdir()):

@@ -74,7 +74,10 @@ class Extractor:
             raise UserError(
                 f"quality is measured on uint8 images (N, 3, H, W), not {images_N3HW.dtype} {tuple(images_N3HW.shape)}"
             )
-        height, width = images_N3HW.shape[2:]
+        self.check_size(images_N3HW.shape[2], images_N3HW.shape[3])
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise UserError for a size of images that this network cannot take."""
         if self.image_px is not None and (height, width) != (self.image_px, self.image_px):
             raise UserError(
                 f"extractor {self.name!r} takes {self.image_px} x {self.image_px} images, these are {height} x "

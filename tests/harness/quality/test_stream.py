@@ -154,10 +154,16 @@ def test_a_locked_chunk_is_left_to_its_process(wanted, direct, tmp_path, monkeyp
 
 def test_a_folder_of_other_images_or_of_someone_else_is_refused(wanted, tmp_path):
     scan(Watched(), wanted, work=tmp_path / "w")
-    with pytest.raises(UserError, match="other images, other extractors or other versions"):
+    with pytest.raises(UserError, match="other images, other extractors, other versions"):
         scan(Watched(key="others"), wanted, work=tmp_path / "w")
     with pytest.raises(UserError, match="other images"):
         scan(Watched(), [(wanted[0][0], frozenset({"64"}))], work=tmp_path / "w")
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(UserError, match="another number of CPU threads"):
+            scan(Watched(), wanted, work=tmp_path / "w")
+    finally:
+        torch.set_num_threads(1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="not empty and was not made by arvbench"):
