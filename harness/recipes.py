@@ -196,6 +196,11 @@ def _differences(recipe: Recipe) -> list[str]:
             f"precision: officially “{said['dtype_autocast']}”, over float32 weights; here weights and residual stream "
             "have the half type too"
         )
+    if "glob order" in said["post_processing"]:
+        notes.append(
+            "order: officially that of the file system, which the inception score in the given order (is) depends on; "
+            "here by class, where splits of 5,000 hold few classes: is-shuffled is what compares"
+        )
     if said["tf32"]:
         notes.append(f"TF32: officially “{said['tf32']}”; here as the environment says")
     return notes

@@ -54,9 +54,10 @@ class QualityRequest(_Frozen):
     resize: str | None = None
     """Resize of the decoded image before it becomes bytes, such as "bicubic:256"; None evaluates it as it is."""
     bootstrap: int = Field(default=100, ge=0)
-    """Replicates behind an interval; 0 for none."""
+    """Replicates behind an interval; 0 for none, else at least 2."""
     workers: int = Field(default=1, ge=1)
-    """Processes that share the images (on CUDA one per device); the numbers do not depend on it."""
+    """Processes that share the images, on CUDA one per device, on a CPU with one thread each; the numbers do not depend
+    on it."""
 
     @model_validator(mode="before")
     @classmethod

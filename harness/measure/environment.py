@@ -59,12 +59,18 @@ def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Env
         memory_bytes=psutil.virtual_memory().total,
         gpu=gpu,
         cuda=torch.version.cuda,
-        tf32=device.type == "cuda"
-        and (torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32),
+        tf32=tf32_allowed(device),
     )
 
 
 @cache
+def tf32_allowed(device: torch.device) -> bool:
+    """Whether fp32 matrix products or convolutions on `device` may run in TF32 under this process's settings."""
+    if device.type != "cuda":
+        return False
+    return torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
+
+
 def source_sha256() -> str:
     """Digest of this package, as `digest_of_source` makes it; once per process, like the import of the source."""
     return digest_of_source(Path(arvbench.__file__).parent)

@@ -6,7 +6,9 @@ Range    uint8 0..255 NCHW
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -22,8 +24,8 @@ from arvbench.harness.quality.images.live import LiveSource
 from arvbench.harness.quality.images.tensors import TensorSource
 from arvbench.harness.quality.protocols.base import PROTOCOLS, Options
 from arvbench.harness.quality.reference import reference_images
-from arvbench.harness.quality.shards import ModelImages, shared
-from arvbench.harness.quality.stream import folder_name, remove_work
+from arvbench.harness.quality.shards import FileImages, ModelImages, shared
+from arvbench.harness.quality.stream import PassOver, folder_name
 from arvbench.harness.recipes import find_reference, official_facts
 from arvbench.results.schema import CaseConfig, Quality, QualityRequest
 
@@ -40,20 +42,25 @@ def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings,
     request = job.case.quality
     assert request is not None
     source = live_source(sampler, settings, job.case)
-    work = job.folder / FEATURES_FOLDER / folder_name(f"{source.key} {request.model_dump_json()}")
-    images = ModelImages(case=job.case)
+    asked = asked_of(request)
+    works = job.folder / FEATURES_FOLDER / folder_name(f"{source.key} {request.model_dump_json()}")
+
+    def share(images: FileImages | ModelImages) -> PassOver:
+        return shared(images, workers=request.workers, weight_files=job.weight_files, device=sampler.device)
+
     evaluation = evaluate(
         source,
-        asked_of(request),
+        asked,
         weight_files=job.weight_files,
         device=sampler.device,
-        work=work,
-        pass_over=shared(images, workers=request.workers, weight_files=dict(job.weight_files), device=sampler.device),
+        works=works,
+        pass_over=share(ModelImages(case=job.case)),
+        reference_pass=share(FileImages(path=Path(asked.reference))) if asked.reference else None,
         recipe=official_facts(sampler.spec.name),
         listener=lambda event: listener(_renamed(event)),
     )
-    remove_work(work)
     reconstructed = reconstruction_quality(sampler, request, settings, job.case.batch, job.weight_files)
+    shutil.rmtree(works, ignore_errors=True)
     return replace(evaluation, numbers=evaluation.numbers + reconstructed)
 
 

@@ -6,30 +6,30 @@ check what can be checked -> load extractors -> reference -> one pass over the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from arvbench.errors import ContractError, UnknownName, UserError
+from arvbench.errors import ContractError, HostError, UnknownName, UserError
 from arvbench.harness.jobs import Event, EventListener
+from arvbench.harness.measure.environment import tf32_allowed
 from arvbench.harness.quality.detectors import Evidence, MetricFacts, find
 from arvbench.harness.quality.extractors.base import Extractor, WeightFiles, load_extractor
 from arvbench.harness.quality.identity import Identity
 from arvbench.harness.quality.images.base import ImageSource
 from arvbench.harness.quality.protocols.base import PROTOCOLS, Compared, EvaluationProtocol, Need, Number, Options
 from arvbench.harness.quality.protocols.common import FEWEST_PER_CLASS
-from arvbench.harness.quality.reference import Reference, check_resolution, load_reference
-from arvbench.harness.quality.stream import Scan, Wanted, scan
+from arvbench.harness.quality.reference import Reference, check_resolution, load_reference, reference_files
+from arvbench.harness.quality.stream import PassOver, Scan, Wanted, folder_name, scan, task_key
 from arvbench.results.schema import Finding, Quality
 
+FAILED = "failed"
+"""Code of the finding about a protocol that failed while others did not."""
 OPTIONAL = frozenset({"fid-infinity", "label-accuracy", "per-class-fid"})
 """Metrics that are left out, with a finding, where they cannot be computed and were not asked for by name."""
-
-ScanFunction = Callable[[ImageSource, Wanted, Path | None, Callable[[int], None]], Scan]
-"""How the samples are passed over: in this process, or shared by several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,21 +73,28 @@ def evaluate(
     weight_files: WeightFiles | None = None,
     device: torch.device | str = "cpu",
     work: Path | None = None,
-    pass_over: ScanFunction | None = None,
+    works: Path | None = None,
+    pass_over: PassOver | None = None,
+    reference_pass: PassOver | None = None,
     recipe: Mapping[str, str] | None = None,
     listener: EventListener | None = None,
 ) -> Evaluation:
     """Measure `source` under every protocol of `asked`.
 
-    `work` keeps finished chunks of features, for a second run after an interruption. `recipe` is what is stated about
-    the official samples of this model (for the detectors). Raises UserError for what the caller can put right: unknown
-    names, too few images, no reference, another resolution, missing weights; a metric that was asked for by name is
-    computed or is an error, never left out.
+    `work` keeps finished chunks of features, for a second run after an interruption; `works` is a folder for such
+    folders, one for each task. `pass_over` and `reference_pass` may share the samples and the reference's images among
+    processes. `recipe` is what is stated about the official samples of this model (for the detectors).
+
+    Raises UserError for what the caller can put right: unknown names, too few images, no reference, another resolution,
+    missing weights; a metric that was asked for by name is computed or is an error, never left out. Only when one of
+    several protocols fails on its features, those of the others are returned, and a finding "failed" says why.
     """
     tell: EventListener = listener or (lambda _event: None)
     chosen = choose_metrics(asked)
     _check_counts(chosen, source)
     _check_reference_given(chosen, asked)
+    for name, metrics in chosen:
+        PROTOCOLS[name].check(metrics)
     tell(Event(phase="extractors"))
     extractors = {
         name: load_extractor(name, device=device, weight_files=weight_files)
@@ -99,21 +106,15 @@ def evaluate(
         _Part(protocol=PROTOCOLS[name], metrics=metrics, extractor=extractors[PROTOCOLS[name].extractor])
         for name, metrics in chosen
     ]
-    reference = _reference(parts, asked, source, tell)
+    reference = _reference(parts, asked, source, reference_pass, tell)
     parts, left_out = _without_impossible(parts, asked, source, reference)
-    scanned = _pass(source, parts, work, pass_over, tell)
-    tell(Event(phase="metrics"))
-    measured = [one for part in parts for one in _measure(part, source, scanned, reference, asked, tell)]
-    evidence = _evidence(
-        source,
-        scanned,
-        reference,
-        measured,
-        recipe,
-        extractors.values(),
-        on_cuda=torch.device(device).type == "cuda",
-    )
-    return Evaluation(numbers=tuple(evidence.numbers), findings=(*left_out, *find(evidence)))
+    wanted = _wanted(parts)
+    if works is not None:
+        work = works / folder_name(task_key(source, wanted))
+    scanned = _pass(source, wanted, work, pass_over, tell)
+    measured, failed = _measure_all(parts, source, scanned, reference, asked, tell)
+    evidence = _evidence(source, scanned, reference, measured, recipe, extractors.values())
+    return Evaluation(numbers=tuple(evidence.numbers), findings=(*failed, *left_out, *find(evidence)))
 
 
 def choose_metrics(asked: Asked) -> list[tuple[str, tuple[str, ...]]]:
@@ -151,18 +152,29 @@ def _check_reference_given(chosen: Sequence[tuple[str, tuple[str, ...]]], asked:
 # ---- reference ---------------------------------------------------------------------------------------------------
 
 
-def _reference(parts: Sequence[_Part], asked: Asked, source: ImageSource, tell: EventListener) -> Reference | None:
+def _reference(
+    parts: Sequence[_Part], asked: Asked, source: ImageSource, pass_over: PassOver | None, tell: EventListener
+) -> Reference | None:
     needs = _needs(parts)
-    if asked.reference is None or not needs:
+    if asked.reference is None:
+        return None
+    reference_files(asked.reference)  # one that is not there is an error also where no metric needs it
+    if not needs:
         return None
     tell(Event(phase="reference"))
     reference = load_reference(
-        asked.reference, needs, progress=lambda done: tell(Event(phase="reference", done=done)),
+        asked.reference,
+        needs,
+        progress=lambda done: tell(Event(phase="reference", done=done)),
         samples_shape=source.shape,
-    )  # fmt: skip
+        pass_over=pass_over,
+    )
     check_resolution(reference, source.shape)
     for part in parts:
         _check_reference_count(part, reference)
+    for extractor, layers in needs:
+        for layer in layers:
+            reference.data[extractor.name].moments(layer)  # an error here costs no pass over the samples
     return reference
 
 
@@ -249,26 +261,49 @@ def _why_no_accuracy(source: ImageSource, extractor: Extractor) -> str | None:
 # ---- samples -----------------------------------------------------------------------------------------------------
 
 
-def _pass(
-    source: ImageSource,
-    parts: Sequence[_Part],
-    work: Path | None,
-    pass_over: ScanFunction | None,
-    tell: EventListener,
-) -> Scan:
+def _wanted(parts: Sequence[_Part]) -> Wanted:
+    """Extractors with all layers that are read of the samples."""
     layers: dict[str, frozenset[str]] = {}
     for part in parts:
         name = part.extractor.name
         layers[name] = layers.get(name, frozenset()) | part.protocol.layers(part.metrics)
     by_name = {part.extractor.name: part.extractor for part in parts}
-    wanted = [(by_name[name], wanted_layers) for name, wanted_layers in layers.items()]
+    return [(by_name[name], wanted_layers) for name, wanted_layers in layers.items()]
 
+
+def _pass(
+    source: ImageSource, wanted: Wanted, work: Path | None, pass_over: PassOver | None, tell: EventListener
+) -> Scan:
     def progress(done: int) -> None:
         tell(Event(phase="samples", done=done, total=source.count))
 
     if pass_over is not None:
         return pass_over(source, wanted, work, progress)
     return scan(source, wanted, work=work, progress=progress)
+
+
+def _measure_all(
+    parts: Sequence[_Part],
+    source: ImageSource,
+    scanned: Scan,
+    reference: Reference | None,
+    asked: Asked,
+    tell: EventListener,
+) -> tuple[list[tuple[MetricFacts, Quality]], list[Finding]]:
+    """The numbers of all protocols; one that fails loses none of the others."""
+    measured: list[tuple[MetricFacts, Quality]] = []
+    failures: list[tuple[str, UserError | HostError]] = []
+    for part in parts:
+        try:
+            measured += _measure(part, source, scanned, reference, asked, tell)
+        except (UserError, HostError) as error:
+            failures.append((part.protocol.name, error))
+    if failures and not measured:
+        raise failures[0][1]
+    found = [
+        Finding(code=FAILED, severity="warning", text=f"{name} has no numbers: {error}") for name, error in failures
+    ]
+    return measured, found
 
 
 def _measure(
@@ -345,8 +380,6 @@ def _evidence(
     measured: Sequence[tuple[MetricFacts, Quality]],
     recipe: Mapping[str, str] | None,
     extractors: Collection[Extractor],
-    *,
-    on_cuda: bool,
 ) -> Evidence:
     return Evidence(
         samples=source.name,
@@ -363,6 +396,6 @@ def _evidence(
         reference=reference,
         recipe=recipe or {},
         files=source.files,
-        tf32=on_cuda and (torch.backends.cudnn.allow_tf32 or torch.get_float32_matmul_precision() != "highest"),
-        autocast=torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"),
+        tf32=source.drawn_here and any(tf32_allowed(extractor.device) for extractor in extractors),
+        autocast=source.drawn_here and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")),
     )

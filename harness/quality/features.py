@@ -5,7 +5,7 @@ Shapes   N images, D features of a layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -35,12 +35,20 @@ class FeatureData(Protocol):
 class FeatureSet:
     """Features in chunks of consecutive images; `load(chunk, layer)` gives those of one chunk, (n, D) fp32.
 
-    Moments are summed chunk by chunk in order, without all features in memory.
+    Moments are summed chunk by chunk in order, without all features in memory. `whole` has layers that are in memory
+    already, each as one tensor.
     """
 
-    def __init__(self, load: Callable[[int, str], Tensor], *, chunks: int, count: int) -> None:
+    def __init__(
+        self,
+        load: Callable[[int, str], Tensor],
+        *,
+        chunks: int,
+        count: int,
+        whole: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self._load, self._chunks, self._count = load, chunks, count
-        self._features: dict[str, Tensor] = {}
+        self._features: dict[str, Tensor] = dict(whole or {})
         self._moments: dict[str, Moments] = {}
 
     @classmethod
@@ -49,7 +57,7 @@ class FeatureSet:
         counts = {len(features_ND) for features_ND in layers.values()}
         if len(counts) != 1:
             raise ContractError(f"layers of different numbers of images: {sorted(counts)}")
-        return cls(lambda _chunk, layer: layers[layer], chunks=1, count=counts.pop())
+        return cls(lambda _chunk, layer: layers[layer], chunks=1, count=counts.pop(), whole=layers)
 
     @property
     def count(self) -> int:
@@ -61,7 +69,7 @@ class FeatureSet:
 
     def features(self, layer: str) -> Tensor:
         if layer not in self._features:
-            self._features[layer] = torch.cat(list(self.blocks(layer)))
+            self._features[layer] = joined(self.blocks(layer), self._count)
         return self._features[layer]
 
     def moments(self, layer: str) -> Moments:
@@ -69,10 +77,18 @@ class FeatureSet:
             self._moments[layer] = moments_of(self.blocks(layer))
         return self._moments[layer]
 
-    def load_all(self, layers: Collection[str]) -> FeatureSet:
-        """The same with every chunk of these layers in memory, for chunks whose folder is about to go."""
-        kept = {(chunk, layer): self._load(chunk, layer) for layer in layers for chunk in range(self._chunks)}
-        return FeatureSet(lambda chunk, layer: kept[chunk, layer], chunks=self._chunks, count=self._count)
+
+def joined(blocks: Iterable[Tensor], count: int) -> Tensor:
+    """Blocks of (n, ...) as one tensor of `count` rows, with no more than one block beside it in memory."""
+    whole, done = torch.empty(0), 0
+    for block in blocks:
+        if done == 0:
+            whole = torch.empty(count, *block.shape[1:], dtype=block.dtype)
+        whole[done : done + len(block)] = block
+        done += len(block)
+    if done != count:
+        raise ContractError(f"{done} rows of features for {count} images")
+    return whole
 
 
 class StoredStatistics:

@@ -1,9 +1,8 @@
 """Several processes share the images of one evaluation: `python -m arvbench.harness.quality.shards`, one job on stdin.
 
 All of them work in one folder of chunks (stream.py). A chunk is made whole by one process, so the numbers are the same,
-bit for bit, for any number of processes with the same number of threads each (on a CPU, another number of threads moves
-Inception features of order one by 1e-5). One that dies costs its unfinished chunk, which another makes again; whatever
-goes wrong with the images is found by the main process itself.
+bit for bit, for any number of processes. One that dies costs its unfinished chunk, which another makes again; whatever
+goes wrong with the images is found by the main process itself, and told by it alone.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,12 +21,27 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from arvbench.errors import ArvbenchError
 from arvbench.harness.engines.local import worker_environment
+from arvbench.harness.measure.cores import usable_cores
 from arvbench.harness.quality.extractors.base import load_extractor
 from arvbench.harness.quality.images.base import ImageSource
-from arvbench.harness.quality.stream import Scan, Wanted, claim_folder, run_chunks, scan
+from arvbench.harness.quality.stream import (
+    PassOver,
+    Scan,
+    Wanted,
+    chunk_count,
+    claim_folder,
+    in_chunks,
+    run_chunks,
+    scan,
+    stored_scan,
+)
 from arvbench.harness.worker import die_with_parent
 from arvbench.results.schema import CaseConfig
+
+WORTH_SHARING = 8
+"""Chunks from which on a further process on a CPU earns the seconds that its start takes."""
 
 
 class _Message(BaseModel):
@@ -57,45 +71,45 @@ class ShardJob(_Message):
     """Extractor -> layers."""
     weight_files: dict[str, Path]
     device: str
-    threads: int
     work: Path
 
 
 def shared(
     images: FileImages | ModelImages,
     *,
-    workers: int,
-    weight_files: dict[str, Path],
+    workers: int | None,
+    weight_files: Mapping[str, Path],
     device: torch.device | str,
-    threads: int | None = None,
-) -> Callable[[ImageSource, Wanted, Path | None, Callable[[int], None]], Scan]:
+) -> PassOver:
     """Return a pass over the samples that `workers` processes share, this one included.
 
-    On "cuda" the others take the other devices in turn; elsewhere all use the same device. `threads` is for each of
-    them; None divides those of this process. Without a work folder the chunks live in a temporary one.
+    None takes one for each core on a CPU, when there is enough to do, else one; never more than there are chunks.
+    On "cuda" the others take the other devices in turn; elsewhere all use the same device. Without a work folder the
+    chunks live in a temporary one.
     """
 
     def pass_over(source: ImageSource, wanted: Wanted, work: Path | None, progress: Callable[[int], None]) -> Scan:
-        each = threads or max(1, torch.get_num_threads() // workers)
+        chunks = chunk_count(source.count)
+        by_itself = usable_cores() if torch.device(device).type == "cpu" and chunks >= WORTH_SHARING else 1
+        others = min(workers or by_itself, chunks) - 1
+        if others == 0:
+            return scan(source, wanted, work=work, progress=progress)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_threads(each))
-            if workers == 1:
-                return scan(source, wanted, work=work, progress=progress)
             folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arvbench-"))) / "chunks"
             claim_folder(folder, source, wanted)
             jobs = [
                 ShardJob(
                     images=images,
                     layers={extractor.name: tuple(sorted(layers)) for extractor, layers in wanted},
-                    weight_files=weight_files,
+                    weight_files=dict(weight_files),
                     device=other,
-                    threads=each,
                     work=folder,
                 )
-                for other in other_devices(str(device), workers - 1)
+                for other in other_devices(str(device), others)
             ]
             with _processes(jobs):
-                found = scan(source, wanted, work=folder, progress=progress)
+                run_chunks(source, wanted, folder, progress)
+            found = stored_scan(source, wanted, folder)
             return found if work else _in_memory(found, wanted)
 
     return pass_over
@@ -109,20 +123,12 @@ def other_devices(device: str, count: int) -> list[str]:
     return [f"cuda:{(first + place) % devices}" for place in range(1, count + 1)]
 
 
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """CPU threads of this process while others work beside it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _in_memory(found: Scan, wanted: Wanted) -> Scan:
     """The same with all features read, before their temporary folder goes."""
-    features = {extractor.name: found.features[extractor.name].load_all(layers) for extractor, layers in wanted}
+    features = {
+        extractor.name: in_chunks({layer: found.features[extractor.name].features(layer) for layer in layers})
+        for extractor, layers in wanted
+    }
     return replace(found, features=features)
 
 
@@ -133,7 +139,9 @@ def _processes(jobs: Sequence[ShardJob]) -> Iterator[None]:
     running: list[subprocess.Popen[bytes]] = []
     try:
         for job in jobs:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=worker_environment())
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=sys.stderr, start_new_session=True, env=worker_environment()
+            )
             running.append(process)
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # it died at once: its work is done by the others
@@ -161,12 +169,14 @@ def main() -> int:
     """Read a job from stdin and make chunks until all are there."""
     job = ShardJob.model_validate_json(sys.stdin.buffer.readline())
     die_with_parent(sys.stdin.fileno())
-    torch.set_num_threads(job.threads)
-    wanted = [
-        (load_extractor(name, device=job.device, weight_files=job.weight_files), frozenset(layers))
-        for name, layers in job.layers.items()
-    ]
-    run_chunks(_open(job), wanted, job.work)
+    try:
+        wanted = [
+            (load_extractor(name, device=job.device, weight_files=job.weight_files), frozenset(layers))
+            for name, layers in job.layers.items()
+        ]
+        run_chunks(_open(job), wanted, job.work)
+    except ArvbenchError:
+        return 1  # the main process meets the same and tells of it
     return 0
 
 

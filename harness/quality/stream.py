@@ -1,9 +1,9 @@
 """One pass over the images: pixels -> features of every extractor that is asked for, in chunks that survive a kill.
 
 A chunk is a fixed range of image numbers. It is read (or sampled) and extracted as a whole by one process, so its bytes
-depend on nothing but the source and the extractors: not on how many processes share the work, and not on how often it
-was interrupted. With a work folder every finished chunk is a file there; a second run reads it, and any number of
-processes may work in the same folder at once.
+depend on nothing but the source and the extractors: not on how many processes share the work (on a CPU each has one
+thread), and not on how often it was interrupted. With a work folder every finished chunk is a file there; a second run
+reads it, and any number of processes may work in the same folder at once.
 
 Shapes   N images, n images of a chunk, D features of a layer
 """
@@ -14,10 +14,11 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from arvbench.errors import HostError, UserError
+from arvbench.harness.measure.environment import source_sha256
 from arvbench.harness.quality.extractors.base import Extractor
 from arvbench.harness.quality.features import FeatureSet
 from arvbench.harness.quality.identity import digest_of_images, image_digests
@@ -34,11 +36,17 @@ from arvbench.harness.quality.images.base import ImageSource
 CHUNK = 256
 """Images of a chunk. Part of what a result's last bits depend on: not to be chosen."""
 _DIGESTS, _HISTOGRAM = "digests", "histogram"
-_TASK_NAME = "task.txt"
+_TASK_NAME, _LOCK_NAME = "task.txt", ".lock"
+_LIBRARIES = ("torch", "torchvision", "torch-fidelity", "clean-fid", "open-clip-torch", "timm", "pillow", "numpy")
+"""What pixels and features pass through."""
 _POLL_S = 0.2
 
 Wanted = Sequence[tuple[Extractor, frozenset[str]]]
 """Extractors and the layers of each."""
+
+
+PassOver = Callable[[ImageSource, Wanted, Path | None, Callable[[int], None]], "Scan"]
+"""How images are passed over: (source, wanted, work, progress), in this process or shared by several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,32 +75,85 @@ def scan(
     `progress` hears how many images are done.
     """
     if work is None:
-        chunks = [_make_chunk(source, wanted, chunk) for chunk in _counted(source, progress)]
+        return _scan_in_memory(source, wanted, progress)
+    claim_folder(work, source, wanted)
+    run_chunks(source, wanted, work, progress)
+    return stored_scan(source, wanted, work)
 
-        def load(chunk: int, name: str) -> Tensor:
-            return chunks[chunk][name]
-    else:
-        claim_folder(work, source, wanted)
-        run_chunks(source, wanted, work, progress)
 
-        def load(chunk: int, name: str) -> Tensor:
-            return _read(_chunk_path(work, chunk), name)
-
+def stored_scan(source: ImageSource, wanted: Wanted, work: Path) -> Scan:
+    """What the finished chunks of a work folder say. Features are read when they are asked for."""
     numbers = range(chunk_count(source.count))
-    digests_ND = torch.cat([load(chunk, _DIGESTS) for chunk in numbers])
+
+    def load(chunk: int, name: str) -> Tensor:
+        return _read(_chunk_path(work, chunk), name)
+
+    features = {
+        extractor.name: FeatureSet(
+            lambda chunk, layer, name=extractor.name: load(chunk, f"{name}/{layer}"),  # type: ignore[misc]
+            chunks=len(numbers),
+            count=source.count,
+        )
+        for extractor, _ in wanted
+    }
+    digests = [load(chunk, _DIGESTS) for chunk in numbers]
+    return _scan(source, features, digests, [load(chunk, _HISTOGRAM) for chunk in numbers])
+
+
+def _scan_in_memory(source: ImageSource, wanted: Wanted, progress: Callable[[int], None] | None) -> Scan:
+    whole = {
+        extractor.name: {layer: torch.empty(source.count, extractor.layers[layer]) for layer in layers}
+        for extractor, layers in wanted
+    }
+    digests, histograms = [], []
+    with single_thread(wanted):
+        for chunk in _counted(source, progress):
+            kept = _make_chunk(source, wanted, chunk)
+            digests.append(kept[_DIGESTS])
+            histograms.append(kept[_HISTOGRAM])
+            numbers = chunk_range(chunk, source.count)
+            for name, layers in whole.items():
+                for layer, features_ND in layers.items():
+                    features_ND[numbers.start : numbers.stop] = kept[f"{name}/{layer}"]
+    return _scan(source, {name: in_chunks(layers) for name, layers in whole.items()}, digests, histograms)
+
+
+def in_chunks(layers: Mapping[str, Tensor]) -> FeatureSet:
+    """Features (N, D) in memory as the chunks that they were made in: their moments are summed in the same order."""
+    (count,) = {len(features_ND) for features_ND in layers.values()}
+
+    def load(chunk: int, layer: str) -> Tensor:
+        numbers = chunk_range(chunk, count)
+        return layers[layer][numbers.start : numbers.stop]
+
+    return FeatureSet(load, chunks=chunk_count(count), count=count, whole=layers)
+
+
+def _scan(
+    source: ImageSource, features: Mapping[str, FeatureSet], digests: Sequence[Tensor], histograms: Sequence[Tensor]
+) -> Scan:
+    digests_ND = torch.cat(list(digests))
     return Scan(
-        features={
-            extractor.name: FeatureSet(
-                lambda chunk, layer, name=extractor.name: load(chunk, f"{name}/{layer}"),  # type: ignore[misc]
-                chunks=len(numbers),
-                count=source.count,
-            )
-            for extractor, _ in wanted
-        },
+        features=features,
         digests_ND=digests_ND,
-        histogram=torch.stack([load(chunk, _HISTOGRAM) for chunk in numbers]).sum(dim=0),
+        histogram=torch.stack(list(histograms)).sum(dim=0),
         images_sha256=digest_of_images(digests_ND, source.shape),
     )
+
+
+@contextlib.contextmanager
+def single_thread(wanted: Wanted) -> Iterator[None]:
+    """On a CPU, make chunks on one thread: another number of threads moves Inception features of order one by 1e-5.
+
+    More cores are used by more processes (shards.py), which changes no bit.
+    """
+    before = torch.get_num_threads()
+    if any(extractor.device.type == "cpu" for extractor, _ in wanted):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def chunk_count(images: int) -> int:
@@ -132,32 +193,59 @@ def _make_chunk(source: ImageSource, wanted: Wanted, chunk: int) -> dict[str, Te
 
 
 def task_key(source: ImageSource, wanted: Wanted) -> str:
-    """What the chunks of a work folder depend on, as text."""
-    layers = [f"{e.name} {e.sha256} batch {e.batch} {' '.join(sorted(layers))}" for e, layers in wanted]
-    lines = [source.key, f"images {source.count} of {source.shape}, chunks of {CHUNK}", *sorted(layers)]
-    on_cpu = any(extractor.device.type == "cpu" for extractor, _ in wanted)
-    threads = f", {torch.get_num_threads()} threads" if on_cpu else ""
-    return "\n".join([*lines, f"torch {torch.__version__}{threads}"])
+    """What the chunks of a work folder depend on, as text: images, extractors, this package's source and libraries."""
+    lines = [source.key, f"images {source.count} of {source.shape}, chunks of {CHUNK}"]
+    for extractor, layers in sorted(wanted, key=lambda pair: pair[0].name):
+        lines.append(f"{extractor.name} {extractor.sha256} batch {extractor.batch} {' '.join(sorted(layers))}")
+        lines.append(f"{extractor.preprocessing} on {_device_name(extractor.device)}")
+    lines.append(f"arvbench source {source_sha256()}")
+    lines += [f"{name} {version}" for name, version in _versions()]
+    return "\n".join(lines)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = []
+    for name in _LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append((name, version(name)))
+    return tuple(found)
 
 
 def claim_folder(work: Path, source: ImageSource, wanted: Wanted) -> None:
-    """Make the work folder, or see that it is one of the same task. Raises UserError for another task's folder."""
+    """Make the work folder, or see that it is one of the same task. Raises UserError for another task's folder.
+
+    Processes that come at once wait for one another.
+    """
     key = task_key(source, wanted)
     task = work / _TASK_NAME
     try:
         work.mkdir(parents=True, exist_ok=True)
-        if task.is_file():
-            if task.read_text(encoding="utf-8") != key:
-                raise UserError(
-                    f"work folder {work} holds features of other images, other extractors, other versions or another "
-                    "number of CPU threads; remove it or choose another"
-                )
-            return
-        if any(work.iterdir()):
-            raise UserError(f"work folder {work} is not empty and was not made by arvbench; choose another")
-        _write_whole(task, lambda path: path.write_text(key, encoding="utf-8"))
+        with (work / _LOCK_NAME).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if task.is_file():
+                if task.read_text(encoding="utf-8") != key:
+                    raise UserError(
+                        f"work folder {work} holds features of other images, other extractors or other versions; "
+                        "remove it or choose another"
+                    )
+                return
+            strangers = [entry.name for entry in work.iterdir() if not _is_ours(entry.name)]
+            if strangers:
+                (work / _LOCK_NAME).unlink()
+                raise UserError(f"work folder {work} is not empty and was not made by arvbench; choose another")
+            _write_whole(task, lambda path: path.write_text(key, encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot write to work folder {work}: {error.strerror or error}") from error
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file is the lock, or what a process that was killed left of the task's file."""
+    return name == _LOCK_NAME or name.startswith(f".{_TASK_NAME}.")
 
 
 def run_chunks(source: ImageSource, wanted: Wanted, work: Path, progress: Callable[[int], None] | None = None) -> None:
@@ -166,6 +254,13 @@ def run_chunks(source: ImageSource, wanted: Wanted, work: Path, progress: Callab
     A chunk in progress is locked by its process; the lock of one that died is free again. One bad file ends the run and
     leaves what is finished.
     """
+    with single_thread(wanted):
+        _run_chunks(source, wanted, work, progress)
+    if progress is not None:
+        progress(source.count)
+
+
+def _run_chunks(source: ImageSource, wanted: Wanted, work: Path, progress: Callable[[int], None] | None) -> None:
     missing = list(range(chunk_count(source.count)))
     while missing:
         left = []
@@ -178,6 +273,8 @@ def run_chunks(source: ImageSource, wanted: Wanted, work: Path, progress: Callab
                 if not mine:
                     left.append(chunk)
                 elif not _whole(path):
+                    for abandoned in work.glob(f".{path.name}.*"):  # of a process that was killed while it wrote
+                        abandoned.unlink()
                     kept = _make_chunk(source, wanted, chunk)
                     _save(path, kept)
                     worked = True
@@ -186,14 +283,6 @@ def run_chunks(source: ImageSource, wanted: Wanted, work: Path, progress: Callab
         missing = left
         if missing and not worked:
             time.sleep(_POLL_S)
-    if progress is not None:
-        progress(source.count)
-
-
-def remove_work(work: Path) -> None:
-    """Remove a work folder that this module made."""
-    if (work / _TASK_NAME).is_file():
-        shutil.rmtree(work)
 
 
 def folder_name(key: str) -> str:

@@ -16,7 +16,9 @@ def reproducible(seed: int, *, threads: int = 1) -> Iterator[None]:
     GPU some gradients are summed in no fixed order: results are close, not equal.
     """
     before = torch.get_num_threads()
-    with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
+    cudnn = torch.backends.cudnn
+    convolutions = cudnn.flags(enabled=cudnn.enabled, deterministic=True, benchmark=False, allow_tf32=False)
+    with torch.random.fork_rng(), convolutions:
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         try:

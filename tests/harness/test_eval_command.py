@@ -87,7 +87,7 @@ def test_warnings_are_printed_and_strict_turns_them_into_exit_code_1(samples, ca
 
 def test_workers_and_work_folder_change_no_digit(samples, capfd, tmp_path):
     def numbers(*more: object) -> list[dict]:
-        code, out, _ = evaluate(capfd, *on_digits(samples, "--json", "--bootstrap", 5, "--threads", 1, *more))
+        code, out, _ = evaluate(capfd, *on_digits(samples, "--json", "--bootstrap", 5, *more))
         assert code == 0
         return json.loads(out)
 
@@ -95,6 +95,60 @@ def test_workers_and_work_folder_change_no_digit(samples, capfd, tmp_path):
     assert numbers("--workers", 2) == alone
     assert numbers("--work", tmp_path / "w") == alone
     assert numbers("--work", tmp_path / "w") == alone, "read from the folder"
+
+
+def test_what_the_samples_do_not_say_can_be_stated_and_is_part_of_the_id(samples, capfd):
+    def number(*more: object) -> dict:
+        code, out, err = evaluate(capfd, *on_digits(samples, "--metrics", "fid", "--bootstrap", 0, "--json", *more))
+        assert code == 0, err
+        return json.loads(out)[0]
+
+    plain, stated = number(), number("--labels", "uniform", "--uint8-rule", "round")
+    assert plain["value"] == stated["value"] and plain["protocol_id"] != stated["protocol_id"]
+    assert plain["protocol"] == "digits-cnn" and plain["description"].startswith("digits-cnn: fid")
+    assert number("--reconstructions")["protocol_id"] != plain["protocol_id"]
+
+
+def test_samples_that_say_otherwise_are_believed_and_the_contradiction_is_an_error(tmp_path, capfd):
+    path = tmp_path / "s.npz"
+    assert main(["sample", "demo/nar", "--weights", "demo", "--images", "20", "--out", str(path)]) == 0
+    code, _, err = evaluate(capfd, *on_digits(path, "--metrics", "isc", "--labels", "uniform"))
+    assert code == 2 and "says of itself that its labels is 'balanced', not 'uniform'" in err
+
+
+def test_the_official_recipe_of_a_model_is_compared_with(samples, capfd):
+    model = ("--model", "var-d16", "--metrics", "isc")
+    _, _, err = evaluate(capfd, *on_digits(samples, *model, "--labels", "uniform", "--json"))
+    assert "the official samples of this model have balanced labels" in " ".join(err.split())
+    assert evaluate(capfd, *on_digits(samples, "--model", "var-d17"))[0] == 2
+
+
+@pytest.mark.parametrize("bad", [("--bootstrap", 1), ("--seed", 2**70)])
+def test_wrong_options_are_told_before_any_work(samples, bad, capfd):
+    code, out, err = evaluate(capfd, *on_digits(samples, *bad))
+    assert code == 2 and out == "" and "Traceback" not in err
+
+
+def test_a_protocol_that_fails_loses_none_of_the_others(samples, capfd, monkeypatch):
+    from arvbench.errors import UserError
+    from arvbench.harness.quality.protocols.digits import DigitsCnnProtocol
+    from arvbench.harness.quality.protocols.prdc import Prdc
+
+    def fail(*_arguments):
+        raise UserError("no real root")
+
+    monkeypatch.setattr(Prdc, "extractor", "digits-cnn")
+    monkeypatch.setattr(Prdc, "layer", "64")
+    arguments = on_digits(samples, "--protocol", "prdc", "--metrics", "recall", "--json")
+    assert len(json.loads(evaluate(capfd, *arguments)[1])) == 2
+    monkeypatch.setattr(Prdc, "measure", fail)
+    code, out, err = evaluate(capfd, *arguments)
+    assert code == 1
+    assert [number["protocol"] for number in json.loads(out)] == ["digits-cnn"]
+    assert "warning: prdc has no numbers: no real root [failed]" in " ".join(err.split())
+    monkeypatch.setattr(DigitsCnnProtocol, "measure", fail)
+    code, out, err = evaluate(capfd, *arguments)
+    assert code == 2 and out == "" and "error: no real root" in err
 
 
 def test_an_interrupted_evaluation_says_so_and_goes_on(samples, tmp_path):

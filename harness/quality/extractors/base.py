@@ -125,13 +125,37 @@ def full_precision(device: torch.device) -> Iterator[None]:
     """fp32 arithmetic: no TF32, no autocast, no benchmarked algorithms; the caller's settings come back afterwards."""
     import torch
 
-    matmul = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    cudnn = torch.backends.cudnn
+    settings = [(cudnn, "benchmark", False), (cudnn, "deterministic", True), *_fp32_settings()]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
+    matmul = None if _has_fp32_precision() else torch.get_float32_matmul_precision()
     try:
-        with (
-            torch.autocast(device.type, enabled=False),
-            torch.backends.cudnn.flags(allow_tf32=False, benchmark=False, deterministic=True),
-        ):
+        for owner, name, value in settings:
+            setattr(owner, name, value)
+        if matmul is not None:
+            torch.set_float32_matmul_precision("highest")
+        with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(matmul)
+        for owner, name, value in before:
+            setattr(owner, name, value)
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+
+
+def _has_fp32_precision() -> bool:
+    """Whether torch has its newer settings (from 2.9 on), which do not go together with the older ones."""
+    import torch
+
+    return hasattr(torch.backends.cuda.matmul, "fp32_precision") and hasattr(torch.backends, "mkldnn")
+
+
+def _fp32_settings() -> list[tuple[Any, str, Any]]:
+    import torch
+
+    backends = torch.backends
+    if not _has_fp32_precision():
+        return [(backends.cudnn, "allow_tf32", False)]
+    owners: list[Any] = [backends.cuda.matmul, *(getattr(backends.cudnn, name) for name in ("conv", "rnn"))]
+    owners += [getattr(backends.mkldnn, name) for name in ("matmul", "conv")]
+    return [(owner, "fp32_precision", "ieee") for owner in owners]

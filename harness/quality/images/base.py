@@ -48,6 +48,8 @@ class ImageSource(ABC):
     """(N,) int64 seed (or noise index) of every image, where it is known; equal seeds and labels mean equal images."""
     files: Sequence[str] = ()
     """Relative names of the picture files, in order, where every image is one."""
+    drawn_here: bool = False
+    """Whether `read` draws the images, under the settings of this process."""
     provenance: Provenance = Provenance()
 
     @abstractmethod

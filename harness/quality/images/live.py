@@ -31,6 +31,8 @@ class LiveSource(ImageSource):
     edge of a batch by two processes is drawn by both.
     """
 
+    drawn_here = True
+
     def __init__(
         self,
         sampler: Sampler,

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from arvbench.harness.quality.frechet import fewest_at_infinity
-from arvbench.harness.quality.protocols.base import Compared, Need, Number, Options
+from arvbench.harness.quality.protocols.base import Compared, EvaluationProtocol, Need, Number, Options
 from arvbench.harness.quality.protocols.common import (
     frechet_numbers,
     inception_score_number,
@@ -32,8 +32,6 @@ POOL_DIMS = 2048
 NEIGHBOURS = 3
 SHUFFLE_SEED = 0
 """Of the permutation behind is-shuffled; part of its id."""
-_STUDENT_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Splits -> 97.5 % point of Student's t with one degree of freedom less."""
 _LAYERS = {
     "fid": POOL,
     "sfid": SPATIAL,
@@ -47,7 +45,7 @@ _LAYERS = {
 }
 
 
-class AdmV1:
+class AdmV1(EvaluationProtocol):
     """The ADM evaluator's metrics."""
 
     name: ClassVar[str] = "adm-v1"
@@ -97,9 +95,11 @@ ADM_V1 = AdmV1()
 
 
 def _interval(score: Number) -> tuple[float, float] | None:
-    """Of a mean over splits in random order; splits in the given order are not drawn alike and have none."""
+    """Student's, of a mean over splits in random order; splits in the given order are not drawn alike and have none."""
+    from scipy.stats import t as student
+
     splits = len(score.detail["split_values"])
     if score.spread is None:
         return None
-    half = _STUDENT_975.get(splits, 1.96) * score.spread / math.sqrt(splits - 1)
+    half = float(student.ppf(0.975, splits - 1)) * score.spread / math.sqrt(splits - 1)
     return score.value - half, score.value + half

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from arvbench.errors import UserError
 from arvbench.registry import Registry
 
 if TYPE_CHECKING:
@@ -25,9 +26,15 @@ class Options:
     """What a caller may choose without changing what a number means."""
 
     bootstrap: int = 100
-    """Replicates of an interval; 0 for none."""
+    """Replicates behind an interval; 0 for none, else at least 2."""
     seed: int = 0
-    """Of bootstrap and subsets for extrapolation. Seeds that belong to a protocol are in its parameters."""
+    """Of the bootstrap: it moves intervals, no value. Seeds that move values belong to protocols and their ids."""
+
+    def __post_init__(self) -> None:
+        if self.bootstrap < 0 or self.bootstrap == 1:
+            raise UserError(f"{self.bootstrap} bootstrap replicates: an interval needs at least 2; 0 asks for none")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed {self.seed} is not in 0..2**63 - 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +72,7 @@ class Number:
 
 
 class EvaluationProtocol(Protocol):
-    """A named way from features to numbers."""
+    """A named way from features to numbers. Protocols are subclasses, for the parts that have a body here."""
 
     name: ClassVar[str]
     extractor: ClassVar[str]
@@ -74,6 +81,10 @@ class EvaluationProtocol(Protocol):
     """Metric -> fewest images (of samples, and of a reference with images) that define it; in order of display."""
     reference_metrics: ClassVar[frozenset[str]]
     """Metrics that need a reference."""
+
+    def check(self, metrics: Sequence[str]) -> None:
+        """Raise UserError or HostError for what this machine cannot compute, before any image is read."""
+        return
 
     def layers(self, metrics: Sequence[str]) -> frozenset[str]:
         """Layers of the extractor that these metrics read of the samples."""

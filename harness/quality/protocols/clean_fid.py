@@ -20,6 +20,7 @@ Source   Parmar et al., arXiv:2104.11222; clean-fid 0.1.35
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import threading
 import warnings
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from arvbench.errors import HostError, UserError
 from arvbench.harness.quality.moments import Moments
-from arvbench.harness.quality.protocols.base import Compared, Need, Number, Options
+from arvbench.harness.quality.protocols.base import Compared, EvaluationProtocol, Need, Number, Options
 from arvbench.harness.quality.protocols.common import few_images, frechet_interval, reference_of
 
 LAYER = "2048"
@@ -42,11 +43,17 @@ _global_state = threading.Lock()
 """For what the library takes from the whole process: NumPy's generator, standard output, warning filters."""
 
 
-class _CleanFid:
+class _CleanFid(EvaluationProtocol):
     """What the three modes share; they differ in the extractor."""
 
     metrics: ClassVar[Mapping[str, int]] = {"fid": 2, "kid": 2}
     reference_metrics: ClassVar[frozenset[str]] = frozenset({"fid", "kid"})
+
+    def check(self, metrics: Sequence[str]) -> None:
+        import scipy.linalg
+
+        if "fid" in metrics and "disp" not in inspect.signature(scipy.linalg.sqrtm).parameters:
+            raise _unknown_scipy()
 
     def layers(self, metrics: Sequence[str]) -> frozenset[str]:
         return frozenset({LAYER} if metrics else ())
@@ -93,6 +100,13 @@ def library() -> str:
     return f"clean-fid {version('clean-fid')}"
 
 
+def _unknown_scipy() -> HostError:
+    return HostError(
+        f"{library()} calls scipy's sqrtm(disp=), which scipy {version('scipy')} no longer has; install 'scipy<1.18', "
+        "or evaluate with adm-v1 or torch-fidelity (clean-fid's kid still works)"
+    )
+
+
 def frechet_distance(samples: Moments, reference: Moments) -> tuple[float, str]:
     """The library's distance, and what it has to say about it ("" as a rule).
 
@@ -107,10 +121,7 @@ def frechet_distance(samples: Moments, reference: Moments) -> tuple[float, str]:
     except TypeError as error:
         if "disp" not in str(error):
             raise
-        raise HostError(
-            f"{library()} calls scipy's sqrtm(disp=), which scipy {version('scipy')} no longer has; install "
-            "'scipy<1.18', or evaluate with adm-v1 or torch-fidelity (clean-fid's kid still works)"
-        ) from error
+        raise _unknown_scipy() from error
     except ValueError as error:
         if "Imaginary component" not in str(error):
             raise

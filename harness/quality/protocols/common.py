@@ -23,16 +23,19 @@ from arvbench.harness.quality.frechet import (
 )
 from arvbench.harness.quality.inception_score import SPLIT_SIZE, inception_score
 from arvbench.harness.quality.manifold import BLOCK, Arithmetic, density_coverage, precision_recall, wilson_interval
-from arvbench.harness.quality.protocols.base import Compared, Need, Number, Options
+from arvbench.harness.quality.protocols.base import Compared, EvaluationProtocol, Need, Number, Options
 
-LIBRARY = "arvbench"
+LIBRARY = "arvbench (numerics 1)"
+"""Raise the number when a change of our own arithmetic moves a value: it is part of every id."""
+SUBSET_SEED = 0
+"""Of the subsets behind FID at infinitely many samples; part of its id."""
 FEWEST_PER_CLASS = 10
 """Images of a class, on each side, below which its distance is left out."""
 _MOMENTS = "float64, N - 1"
-_ROOT = "eigenvalues of R S R"
+_ROOT = "eigenvalues of R S R^T"
 
 
-class OneLayer:
+class OneLayer(EvaluationProtocol):
     """The part of a protocol that reads one layer of one extractor, the same way for all of its metrics."""
 
     layer: ClassVar[str]
@@ -116,8 +119,12 @@ def _distance(
     options: Options,
     bootstrap: Bootstrap | None,
 ) -> Number:
-    found = frechet_distance(compared.samples.moments(layer), root)
+    moments = compared.samples.moments(layer)
+    found = frechet_distance(moments, root)
+    # The ADM evaluator and torch-fidelity keep means in fp32: what the value would then be.
+    fp32_shift_D = moments.with_fp32_mean().mean_D - root.moments.with_fp32_mean().mean_D
     detail: dict[str, Any] = {
+        "value_with_fp32_means": float(fp32_shift_D @ fp32_shift_D) + found.trace_term,
         "mean_term": found.mean_term,
         "trace_term": found.trace_term,
         "clamped_mass": found.clamped_mass,
@@ -146,12 +153,11 @@ def _at_infinity(
 ) -> Number:
     """FID at infinitely many samples; its interval needs the bootstrap and is None without."""
     features_ND = compared.samples.features(layer)
-    fit = frechet_at_infinity(features_ND, root, options.seed, device=compared.extractor.device)
+    fit = frechet_at_infinity(features_ND, root, SUBSET_SEED, device=compared.extractor.device)
     detail: dict[str, Any] = {
         "fit_stderr": fit.stderr,
         "sizes": list(fit.sizes),
         "distances": list(fit.distances),
-        "subset_seed": options.seed,
     }
     return Number(
         metric=metric,
@@ -160,7 +166,13 @@ def _at_infinity(
         library=LIBRARY,
         uses_reference=True,
         interval=fit.interval(bootstrap.std) if bootstrap else None,
-        parameters={"moments": _MOMENTS, "root": _ROOT, "fit": "FID against 1 / n", "sizes": INFINITY_SIZES},
+        parameters={
+            "moments": _MOMENTS,
+            "root": _ROOT,
+            "fit": "FID against 1 / n",
+            "sizes": INFINITY_SIZES,
+            "subset_seed": SUBSET_SEED,
+        },
         detail=detail | _bootstrap_detail(options, bootstrap),
     )
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from arvbench.errors import ContractError
 from arvbench.harness.quality.frechet import fewest_at_infinity
 from arvbench.harness.quality.manifold import wilson_interval
-from arvbench.harness.quality.protocols.base import Compared, Need, Number, Options
+from arvbench.harness.quality.protocols.base import Compared, EvaluationProtocol, Need, Number, Options
 from arvbench.harness.quality.protocols.common import LIBRARY, frechet_numbers, per_class_number, prdc_numbers
 from arvbench.harness.quality.protocols.fidelity import ISC_SPLITS, fid, isc, kid, precision_recall
 
@@ -27,7 +27,7 @@ ISC_MIN_SPLIT = 500
 FEATURES, LOGITS, DIMS = "64", "logits", 64
 
 
-class DigitsCnnProtocol:
+class DigitsCnnProtocol(EvaluationProtocol):
     """All that the digits can be judged by."""
 
     name: ClassVar[str] = "digits-cnn"

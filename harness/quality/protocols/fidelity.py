@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from arvbench.harness.quality.manifold import wilson_interval
-from arvbench.harness.quality.protocols.base import Compared, Need, Number, Options
+from arvbench.harness.quality.protocols.base import Compared, EvaluationProtocol, Need, Number, Options
 from arvbench.harness.quality.protocols.common import few_images, frechet_interval, reference_of
 
 RNG_SEED = 2020
@@ -34,7 +34,7 @@ def library() -> str:
     return f"torch-fidelity {version('torch-fidelity')}"
 
 
-class TorchFidelity:
+class TorchFidelity(EvaluationProtocol):
     """torch-fidelity's metrics on its own InceptionV3."""
 
     name: ClassVar[str] = "torch-fidelity"

@@ -20,6 +20,7 @@ from arvbench.harness.quality.classifier import load_classifier
 from arvbench.harness.quality.classifier import load_reference as load_digits_statistics
 from arvbench.harness.quality.evaluation import Asked, evaluate
 from arvbench.harness.quality.extractors import Extractor, load_extractor
+from arvbench.harness.quality.extractors.base import full_precision
 from arvbench.harness.quality.images.base import Provenance
 from arvbench.harness.quality.images.tensors import TensorSource
 from arvbench.harness.quality.protocols import Options
@@ -260,14 +261,30 @@ def test_another_number_of_samples_is_another_protocol():
 
 def test_inception_score_has_one_protocol_whatever_the_reference(tmp_path):
     here = measure(metrics=("isc", "fid"))[1]
-    there = measure(metrics=("isc",), reference=str(tmp_path / "is-not-looked-at"))[0]
+    np.savez(tmp_path / "other.npz", arr_0=SAMPLES[:9].permute(0, 2, 3, 1).numpy())
+    there = measure(metrics=("isc",), reference=str(tmp_path / "other.npz"))[0]
     assert here == there
+    with pytest.raises(UserError, match="nowhere"):
+        measure(metrics=("isc",), reference=str(tmp_path / "nowhere.npz"))
 
 
 def test_few_samples_are_told_in_the_note():
     images, _ = noisy_digits(64)
     assert "biased upwards" in measure(images, metrics=("fid",))[0].note
     assert measure(metrics=("fid",))[0].note == ""
+
+
+def test_the_seed_of_options_moves_intervals_and_no_value():
+    def numbers(seed):
+        source = TensorSource(SAMPLES, name="noisy", provenance=SCHEME)
+        options = Options(bootstrap=5, seed=seed)
+        metrics = ("fid", "fid-infinity")
+        return evaluate(source, Asked(protocols=("digits-cnn",), reference="digits", metrics=metrics, options=options))
+
+    first, second = numbers(0).numbers, numbers(1).numbers
+    assert [n.value for n in first] == [n.value for n in second]
+    assert [n.protocol_id for n in first] == [n.protocol_id for n in second]
+    assert all(a.interval != b.interval for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize(("count", "splits"), [(2, 1), (999, 1), (1000, 2), (4999, 9), (5000, 10), (50_000, 10)])
@@ -362,5 +379,9 @@ def test_callers_precision_settings_do_not_reach_the_features_and_are_restored()
     try:
         extractor.extract(SAMPLES[:2])
         assert torch.get_float32_matmul_precision() == "medium"
+        with full_precision(torch.device("cpu")):
+            assert torch.backends.cudnn.enabled, "without cuDNN convolutions on a GPU are slow"
+            assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+        assert not torch.backends.cudnn.deterministic
     finally:
         torch.set_float32_matmul_precision(previous)

@@ -105,6 +105,14 @@ def test_a_cached_root_changes_no_bit():
     assert frechet_distance(samples, ReferenceRoot.of(reference)) == frechet_distance(samples, reference)
 
 
+@pytest.mark.parametrize("count", [400, 20])
+def test_a_root_is_triangular_and_squares_to_its_covariance(count):
+    reference = moments_of([draw(gaussian(64, 2), count, 4)])
+    root_DD = ReferenceRoot.of(reference).root_DD
+    assert torch.equal(root_DD, root_DD.triu())
+    assert torch.allclose(root_DD.T @ root_DD, reference.cov_DD, rtol=0, atol=1e-14 * terms(reference, reference))
+
+
 def test_fewer_images_than_dimensions_agree_as_far_as_scipy_gets():
     x_ND, y_MD = draw(gaussian(128, 1, shift=0.1), 40, 3), draw(gaussian(128, 2), 400, 4)
     samples, reference = moments_of([x_ND]), moments_of([y_MD])
@@ -114,7 +122,7 @@ def test_fewer_images_than_dimensions_agree_as_far_as_scipy_gets():
         assert found.value == pytest.approx(by_sqrtm(samples, reference), abs=1e-6 * terms(samples, reference))
     # Without rounding in the null directions: singular values of R times the centred features.
     centred_ND = (x_ND - x_ND.mean(dim=0)) / math.sqrt(len(x_ND) - 1)
-    root_trace = torch.linalg.svdvals(centred_ND @ ReferenceRoot.of(reference).root_DD).sum()
+    root_trace = torch.linalg.svdvals(centred_ND @ ReferenceRoot.of(reference).root_DD.T).sum()
     exact = found.mean_term + terms(samples, reference) - 2 * float(root_trace)
     assert found.value == pytest.approx(exact, abs=1e-6 * terms(samples, reference))
     assert 0 < found.clamped_mass < 1e-12

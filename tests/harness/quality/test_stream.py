@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,24 +156,49 @@ def test_a_locked_chunk_is_left_to_its_process(wanted, direct, tmp_path, monkeyp
 
 def test_a_folder_of_other_images_or_of_someone_else_is_refused(wanted, tmp_path):
     scan(Watched(), wanted, work=tmp_path / "w")
-    with pytest.raises(UserError, match="other images, other extractors, other versions"):
+    with pytest.raises(UserError, match="other images, other extractors or other versions"):
         scan(Watched(key="others"), wanted, work=tmp_path / "w")
     with pytest.raises(UserError, match="other images"):
         scan(Watched(), [(wanted[0][0], frozenset({"64"}))], work=tmp_path / "w")
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(UserError, match="another number of CPU threads"):
-            scan(Watched(), wanted, work=tmp_path / "w")
-    finally:
-        torch.set_num_threads(1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="not empty and was not made by arvbench"):
         scan(Watched(), wanted, work=tmp_path / "mine")
-    stream.remove_work(tmp_path / "mine")
-    assert (tmp_path / "mine" / "thesis.tex").exists()
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="cannot write to work folder"):
         scan(Watched(), wanted, work=tmp_path / "mine" / "thesis.tex" / "w")
+
+
+def test_processes_that_come_at_once_and_leftovers_of_a_killed_one_are_no_strangers(wanted, direct, tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        for attempt in range(20):
+            folder = tmp_path / str(attempt)
+            list(pool.map(lambda _: stream.claim_folder(folder, Watched(), wanted), range(8)))  # noqa: B023
+    work = tmp_path / "left"
+    work.mkdir()
+    (work / ".task.txt.123").write_text("half")
+    assert same(scan(Watched(), wanted, work=work), direct)
+    (work / "chunk-000001.safetensors").unlink()
+    (work / ".chunk-000001.safetensors.99").write_bytes(b"half")
+    assert same(scan(Watched(), wanted, work=work), direct)
+    assert not list(work.glob(".chunk*"))
+
+
+def test_features_do_not_depend_on_the_threads_of_the_caller(wanted, direct):
+    torch.set_num_threads(2)
+    try:
+        assert same(scan(Watched(), wanted), direct)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_changed_preprocessing_or_source_is_another_task(wanted, monkeypatch):
+    extractor, layers = wanted[0]
+    key = stream.task_key(Watched(), wanted)
+    assert stream.task_key(Watched(), [(replace(extractor, preprocessing="another"), layers)]) != key
+    monkeypatch.setattr(stream, "source_sha256", lambda: "another")
+    assert stream.task_key(Watched(), wanted) != key
 
 
 def test_a_damaged_chunk_is_named(wanted, tmp_path):
@@ -193,9 +220,9 @@ def test_features_that_are_not_finite_name_the_images(wanted):
     with pytest.raises(UserError, match=r"watched, images 256..511: quality is measured on uint8"):
         scan(Broken(), [(extractor, LAYERS)])
     nan = torch.full((1, 64), float("nan"))
-    broken = type(extractor)(**{f: getattr(extractor, f) for f in extractor.__dataclass_fields__} | {
-        "network": lambda x: {"64": nan.expand(len(x), -1), "logits": nan[:, :10].expand(len(x), -1)}
-    })  # fmt: skip
+    broken = replace(
+        extractor, network=lambda x: {"64": nan.expand(len(x), -1), "logits": nan[:, :10].expand(len(x), -1)}
+    )
     with pytest.raises(CheckpointError, match=r"watched, images 0..255: .*NaN or infinite features"):
         scan(Watched(), [(broken, LAYERS)])
 
