@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from arvbench.errors import UserError
+from arvbench.errors import UnknownName, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,6 +168,7 @@ def _evaluate(
     console: Console,
 ) -> Evaluation:
     from arvbench.adapters.loading import usable_device
+    from arvbench.adapters.registry import MODELS
     from arvbench.harness.commands.progress import PhaseProgress
     from arvbench.harness.limits import set_threads
     from arvbench.harness.quality.evaluation import Asked, choose_metrics, evaluate
@@ -183,6 +184,8 @@ def _evaluate(
         options=Options(bootstrap=bootstrap, seed=seed),
     )
     choose_metrics(asked)
+    if model is not None and model not in MODELS:
+        raise UnknownName("model", model, MODELS)
     recipe = official_facts(model) if model else None
     where = usable_device(device)
     set_threads(None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -29,7 +29,7 @@ from arvbench.harness.quality.protocols.base import Need
 from arvbench.harness.quality.reference.base import Reference, check_shapes
 from arvbench.harness.quality.reference.official import PublishedReference, recognise
 from arvbench.harness.quality.reference.statistics import ADM_EXTRACTOR, StatisticsFile, holds_statistics
-from arvbench.harness.quality.stream import Scan, Wanted, folder_name, scan, task_key
+from arvbench.harness.quality.stream import PassOver, Scan, Wanted, folder_name, scan, task_key
 from arvbench.harness.quality.weights import CACHE_VARIABLE
 
 DIGITS = "digits"
@@ -51,18 +51,20 @@ def load_reference(
     work: Path | None = None,
     progress: Progress | None = None,
     samples_shape: tuple[int, int] | None = None,
+    pass_over: PassOver | None = None,
 ) -> Reference:
     """Return what `needs` asks of a reference: "digits", an .npz of statistics, or images (folder, .npz, .safetensors).
 
     `work` keeps features instead of the cache; `progress` hears how many images are done. With `samples_shape` a
-    reference of another resolution is refused before any feature is extracted.
+    reference of another resolution is refused before any feature is extracted. `pass_over` may share the images of a
+    file or folder among processes.
 
     Raises UserError for a path that is not there, a damaged or misshapen file, statistics that were made with other
     weights than those of `needs`; CheckpointError for features that are not finite.
     """
-    asked = _Asked(needs=needs, work=work, progress=progress, samples_shape=samples_shape)
+    asked = _Asked(needs=needs, work=work, progress=progress, samples_shape=samples_shape, pass_over=pass_over)
     if reference == DIGITS:
-        return _digits(asked)
+        return _digits(replace(asked, pass_over=None))
     path = _existing(reference)
     if holds_statistics(path):
         return _statistics(StatisticsFile(path), asked)
@@ -104,6 +106,7 @@ class _Asked:
     work: Path | None
     progress: Progress | None
     samples_shape: tuple[int, int] | None
+    pass_over: PassOver | None
 
     def check(self, name: str, shape: tuple[int, int] | None) -> None:
         """Raise UserError for a reference of another resolution than the samples."""
@@ -116,7 +119,9 @@ class _Asked:
         notes: tuple[str, ...] = ()
         if work is None and wanted and source.count > CACHED_FROM:
             work, notes = _cache_for(source, wanted)
-        return scan(source, wanted, work=work, progress=self.progress), notes
+        if self.pass_over is None:
+            return scan(source, wanted, work=work, progress=self.progress), notes
+        return self.pass_over(source, wanted, work, self.progress or (lambda _done: None)), notes
 
 
 # ---- a named data set, images ------------------------------------------------------------------------------------

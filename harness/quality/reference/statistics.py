@@ -14,23 +14,25 @@ Shapes   M images in the file, D features of a layer
 from __future__ import annotations
 
 import json
-import struct
 import zipfile
-import zlib
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from math import prod
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from arvbench.errors import UserError
 from arvbench.harness.quality.extractors.base import Extractor
+from arvbench.harness.quality.images.npy_members import (
+    ArrayMember,
+    array_keys,
+    find_array,
+    read_array,
+    readable,
+)
 from arvbench.harness.quality.images.stored import MAX_PROVENANCE_BYTES, PROVENANCE_KEY
 from arvbench.harness.quality.moments import Moments
 from arvbench.harness.quality.reference.base import Use
@@ -86,7 +88,7 @@ def holds_statistics(path: Path) -> bool:
     if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     with readable(path), zipfile.ZipFile(path) as archive:
-        keys = _keys(archive)
+        keys = array_keys(archive)
     return any(key in ("mu", "sigma") or key.startswith("moments/") for key in keys)
 
 
@@ -99,7 +101,7 @@ class StatisticsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with readable(path), zipfile.ZipFile(path) as archive:
-            self._keys = _keys(archive)
+            self._keys = frozenset(array_keys(archive))
         self.has_images = IMAGES_KEY in self._keys
         self.made = self._read_record()
         for keys in ADM_LAYERS.values():
@@ -159,45 +161,40 @@ class StatisticsFile:
             raise UserError(
                 f"{self.path} has {present.pop()} without its partner ({mean_key} and {cov_key} belong together)"
             )
+        self._check_shapes(mean_key, cov_key, dims)
+
+    def _check_shapes(self, mean_key: str, cov_key: str, dims: int) -> None:
         for key, expected in ((mean_key, (dims,)), (cov_key, (dims, dims))):
-            shape, dtype = self._header(key)
-            _check_array(f"{self.path}: {key}", shape, dtype, expected)
+            _check_array(f"{self.path}: {key}", self._member(key), expected)
 
     def _read_moments(self, mean_key: str, cov_key: str, *, dims: int) -> Moments:
-        mean_D, cov_DD = self._read(mean_key), self._read(cov_key)
-        for key, array, expected in ((mean_key, mean_D, (dims,)), (cov_key, cov_DD, (dims, dims))):
-            _check_array(f"{self.path}: {key}", array.shape, array.dtype, expected)
-            if not np.isfinite(array).all():
-                raise UserError(f"{self.path}: {key} holds NaN or infinite values: the file is damaged")
-        cov_DD = cov_DD.astype(np.float64)
+        self._check_shapes(mean_key, cov_key, dims)
+        mean_D, cov_DD = (self._read(key).astype(np.float64) for key in (mean_key, cov_key))
         if np.abs(cov_DD - cov_DD.T).max() > _ASYMMETRY * np.abs(cov_DD).max():
             raise UserError(f"{self.path}: {cov_key} is not symmetric: it is no covariance")
         if cov_DD.diagonal().min() < 0:
             raise UserError(f"{self.path}: {cov_key} has negative variances: it is no covariance")
         return Moments(
             count=self.made.images if self.made else None,
-            mean_D=torch.from_numpy(mean_D.astype(np.float64)),
+            mean_D=torch.from_numpy(mean_D),
             cov_DD=torch.from_numpy(cov_DD),
         )
 
     def _read_features(self, key: str, expected: tuple[int, int]) -> Tensor:
-        features_MD = self._read(key)
-        if features_MD.shape != expected or features_MD.dtype != np.float32:
+        member = self._member(key)
+        if member.shape != expected or member.dtype != np.float32:
             raise UserError(
-                f"{self.path}: {key} is {features_MD.dtype} {features_MD.shape}, expected float32 {expected}: the file "
-                "is damaged"
+                f"{self.path}: {key} is {member.dtype} {member.shape}, expected float32 {expected}: the file is damaged"
             )
-        if not np.isfinite(features_MD).all():
-            raise UserError(f"{self.path}: {key} holds NaN or infinite values: the file is damaged")
-        return torch.from_numpy(features_MD)
+        return torch.from_numpy(self._read(key))
 
     def _read_record(self) -> MadeRecord | None:
         if PROVENANCE_KEY not in self._keys:
             return None
         where = f"{self.path}: {PROVENANCE_KEY}"
-        shape, dtype = self._header(PROVENANCE_KEY)
-        if dtype != np.uint8 or len(shape) != 1 or shape[0] > MAX_PROVENANCE_BYTES:
-            raise UserError(f"{where} ({dtype}, {shape}) was not written by arvbench")
+        member = self._member(PROVENANCE_KEY)
+        if member.dtype != np.uint8 or len(member.shape) != 1 or member.shape[0] > MAX_PROVENANCE_BYTES:
+            raise UserError(f"{where} ({member.dtype}, {member.shape}) was not written by arvbench")
         try:
             content = json.loads(self._read(PROVENANCE_KEY).tobytes())
             return MadeRecord.model_validate(content[RECORD_KEY]) if RECORD_KEY in content else None
@@ -208,59 +205,21 @@ class StatisticsFile:
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{where} was not written by arvbench: {error}") from error
 
-    def _header(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
+    def _member(self, key: str) -> ArrayMember:
         with readable(self.path), zipfile.ZipFile(self.path) as archive:
-            return _header(self.path, archive, key)
+            return find_array(self.path, archive, key)
 
     def _read(self, key: str) -> np.ndarray:
-        """A whole array, after its header has been compared with the bytes that are there."""
+        """A whole array; its shape and type have been checked, its values are here."""
         with readable(self.path), zipfile.ZipFile(self.path) as archive:
-            _header(self.path, archive, key)
-            with archive.open(f"{key}.npy") as stream:
-                return npy.read_array(stream, allow_pickle=False)
+            array = read_array(archive, find_array(self.path, archive, key))
+        if not np.isfinite(array).all():
+            raise UserError(f"{self.path}: {key} holds NaN or infinite values: the file is damaged")
+        return array
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn what the archive and array formats raise into a UserError that names the file."""
-    try:
-        yield
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        NotImplementedError,
-        zlib.error,
-        zipfile.BadZipFile,
-        struct.error,
-    ) as error:
-        raise UserError(
-            f"{path} is no readable .npz, or it is truncated or damaged ({type(error).__name__}: {error})"
-        ) from error
-
-
-def _keys(archive: zipfile.ZipFile) -> frozenset[str]:
-    return frozenset(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
-
-
-def _header(path: Path, archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array, from its first bytes; its size must be what the archive has for it."""
-    info = archive.getinfo(f"{key}.npy")
-    with archive.open(info) as stream:
-        version = npy.read_magic(stream)
-        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read_header(stream)
-        start = stream.tell()
-    if dtype.hasobject:
-        raise UserError(f"{path}: {key} holds pickled objects, which are refused: they could run code")
-    if min(shape, default=0) < 0 or start + prod(shape) * dtype.itemsize != info.file_size:
-        raise UserError(f"{path}: {key} is damaged: {dtype} {shape} does not take the {info.file_size} bytes it has")
-    return shape, dtype
-
-
-def _check_array(where: str, shape: tuple[int, ...], dtype: np.dtype, expected: tuple[int, ...]) -> None:
-    if shape != expected:
-        raise UserError(f"{where} has shape {shape}, expected {expected}")
-    if dtype not in _FLOATS:
-        raise UserError(f"{where} is {dtype}, expected float32 or float64")
+def _check_array(where: str, member: ArrayMember, expected: tuple[int, ...]) -> None:
+    if member.shape != expected:
+        raise UserError(f"{where} has shape {member.shape}, expected {expected}")
+    if member.dtype not in _FLOATS:
+        raise UserError(f"{where} is {member.dtype}, expected float32 or float64")

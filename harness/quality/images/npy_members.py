@@ -1,0 +1,170 @@
+"""Arrays of an .npz as data that may be damaged or made to do harm: headers first, no byte before its size is known.
+
+What an array is said to be is read from its header without evaluating anything and compared with the size of its member;
+whoever reads it checks shape and type first, and gets no more memory than they need. A small file that unpacks to
+gigabytes costs its header.
+
+Source   layout of .npy: numpy.lib.format; of .zip: APPNOTE 4.3 (PKWARE); of deflate: RFC 1951
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from arvbench.errors import UserError
+
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+"""Signature, length of the name, length of the extra field (ZIP specification, 4.3.7)."""
+_HEADER_BYTES = 2**14
+"""More than numpy accepts of a header (10,000 characters) and less than a header may say of itself (4 GiB)."""
+_EXPANSION = 1032
+"""Most bytes that one byte of deflate stands for: 258 for two bits (RFC 1951, 3.2.5)."""
+_AT_ONCE = 2**24
+"""Bytes that are unpacked at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayMember:
+    """What one array is, and where."""
+
+    name: str
+    """Of the member in the archive."""
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    fortran: bool
+    start: int
+    """Bytes of the .npy header."""
+    offset: int | None
+    """Where the member begins in the file; None when it is compressed."""
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the archive and array formats raise into a UserError that names the file."""
+    try:
+        yield
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        OverflowError,
+        NotImplementedError,
+        zlib.error,
+        zipfile.BadZipFile,
+        struct.error,
+    ) as error:
+        raise UserError(
+            f"{path} is no readable .npz, or it is truncated or damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
+def array_keys(archive: zipfile.ZipFile) -> list[str]:
+    """Names of all arrays."""
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def find_array(path: Path, archive: zipfile.ZipFile, key: str) -> ArrayMember:
+    """Read the header of one array and see that its size is what the member really has.
+
+    Call it, and `read_array`, under `readable`. Raises UserError for pickled objects, an encrypted member, one packed
+    in a way that numpy does not write, and sizes that do not fit.
+    """
+    info = archive.getinfo(f"{key}.npy")
+    _check_packing(path, key, info)
+    with archive.open(info) as stream:
+        head = io.BytesIO(stream.read(_HEADER_BYTES))
+    shape, fortran, dtype = _header(head)
+    if dtype.hasobject:
+        raise UserError(f"{path}: {key} holds pickled objects, which are refused: they could run code")
+    needed = head.tell() + prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or needed != info.file_size:
+        raise UserError(
+            f"{path}: {key} is damaged: {shape} {dtype} takes {needed} bytes, the file has {info.file_size} for it"
+        )
+    return ArrayMember(
+        name=info.filename,
+        dtype=dtype,
+        shape=shape,
+        fortran=fortran,
+        start=head.tell(),
+        offset=_member_offset(path, info) if info.compress_type == zipfile.ZIP_STORED else None,
+    )
+
+
+def read_array(archive: zipfile.ZipFile, member: ArrayMember) -> np.ndarray:
+    """A whole array, whose shape and type the caller has checked. EOFError or BadZipFile for a damaged one."""
+    flat = np.empty(prod(member.shape), dtype=member.dtype)
+    with archive.open(member.name) as stream:
+        stream.read(member.start)  # not sought: the checksum is of every byte
+        missing = flat.nbytes - read_fully(stream, flat.view(np.uint8).data)
+    if missing:
+        raise EOFError(f"{missing} bytes of {member.name} are missing")
+    return flat.reshape(member.shape, order="F" if member.fortran else "C")
+
+
+def read_fully(stream: IO[bytes], into: memoryview) -> int:
+    """Fill a buffer as far as the stream goes, a part at a time; returns how many bytes there were."""
+    done = 0
+    while done < len(into) and (piece := stream.read(min(len(into) - done, _AT_ONCE))):
+        into[done : done + len(piece)] = piece
+        done += len(piece)
+    return done
+
+
+def _check_packing(path: Path, key: str, info: zipfile.ZipInfo) -> None:
+    if info.flag_bits & 1:
+        raise UserError(f"{path}: {key} is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(
+            f"{path}: {key} is packed by method {info.compress_type}; numpy writes stored and deflated arrays alone: "
+            "save it again with numpy.savez or numpy.savez_compressed"
+        )
+    if info.file_size > _EXPANSION * info.compress_size:
+        raise UserError(
+            f"{path}: {key} is damaged: {info.compress_size} bytes cannot unpack to the {info.file_size} that it claims"
+        )
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the order is Fortran's, and type, read without evaluating anything. ValueError for no header."""
+    version = npy.read_magic(stream)
+    # Version 3 differs from 2 only in allowing names of fields that are not Latin-1.
+    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    try:
+        return read_header(stream)
+    except (
+        SyntaxError,
+        tokenize.TokenError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        raise ValueError(f"its header cannot be parsed ({error})") from error
+
+
+def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a stored member begin: behind its local header, whose length is written only there."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    offset = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
+    inside = offset + info.file_size <= path.stat().st_size and info.compress_size == info.file_size
+    if signature != b"PK\x03\x04" or not inside:
+        raise UserError(f"{path} is damaged: {info.filename} is not where the archive says")
+    return offset
