@@ -126,36 +126,49 @@ def full_precision(device: torch.device) -> Iterator[None]:
     import torch
 
     cudnn = torch.backends.cudnn
-    settings = [(cudnn, "benchmark", False), (cudnn, "deterministic", True), *_fp32_settings()]
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
-    matmul = None if _has_fp32_precision() else torch.get_float32_matmul_precision()
+    knobs = _fp32_knobs()
+    before = [(owner, "fp32_precision", owner.fp32_precision) for owner in knobs]
+    before += [(cudnn, name, getattr(cudnn, name)) for name in ("benchmark", "deterministic")]
+    matmul, allow_tf32 = _older_settings()
     try:
-        for owner, name, value in settings:
-            setattr(owner, name, value)
-        if matmul is not None:
-            torch.set_float32_matmul_precision("highest")
+        cudnn.benchmark, cudnn.deterministic = False, True
+        # The older settings first: they set the newer ones too, and whoever asks for them in here gets an answer.
+        torch.set_float32_matmul_precision("highest")
+        cudnn.allow_tf32 = False
+        for owner in knobs:
+            if owner.fp32_precision not in ("none", "ieee"):
+                owner.fp32_precision = "ieee"
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
         if matmul is not None:
             torch.set_float32_matmul_precision(matmul)
+        if allow_tf32 is not None:
+            cudnn.allow_tf32 = allow_tf32
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
-def _has_fp32_precision() -> bool:
-    """Whether torch has its newer settings (from 2.9 on), which do not go together with the older ones."""
+def _older_settings() -> tuple[str | None, bool | None]:
+    """Precision of matrix products and of cuDNN by the older settings; None where the newer ones contradict them."""
     import torch
 
-    return hasattr(torch.backends.cuda.matmul, "fp32_precision") and hasattr(torch.backends, "mkldnn")
+    try:
+        matmul = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        matmul = None
+    try:
+        return matmul, torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return matmul, None
 
 
-def _fp32_settings() -> list[tuple[Any, str, Any]]:
+def _fp32_knobs() -> list[Any]:
+    """Where torch from 2.9 on keeps the precision of fp32 arithmetic, operation by operation."""
     import torch
 
     backends = torch.backends
-    if not _has_fp32_precision():
-        return [(backends.cudnn, "allow_tf32", False)]
-    owners: list[Any] = [backends.cuda.matmul, *(getattr(backends.cudnn, name) for name in ("conv", "rnn"))]
-    owners += [getattr(backends.mkldnn, name) for name in ("matmul", "conv")]
-    return [(owner, "fp32_precision", "ieee") for owner in owners]
+    places = [(backends, "cuda", "matmul"), (backends, "cudnn", "conv"), (backends, "cudnn", "rnn")]
+    places += [(backends, "mkldnn", "matmul"), (backends, "mkldnn", "conv")]
+    owners = [getattr(getattr(root, part), name, None) for root, part, name in places]
+    return [owner for owner in owners if hasattr(owner, "fp32_precision")]

@@ -34,6 +34,7 @@ from arvbench.harness.quality.images.stored import (
     MAX_PROVENANCE_BYTES,
     PROVENANCE_KEY,
     check_images,
+    check_integers,
     check_range,
     check_unchanged,
     file_state,
@@ -111,11 +112,10 @@ class NpzSource(ImageSource):
         array = find_array(self._path, archive, key)
         if key == "arr_1" and (array.shape != (self.count,) or array.dtype.kind not in "iu"):
             return None, f"arr_1 ({array.dtype}, {array.shape}) is not read: no labels"
-        if array.shape != (self.count,):
-            raise UserError(f"{self._path}: {key} has shape {array.shape}, expected one integer for each of "
-                            f"{self.count} images")  # fmt: skip
+        where = f"{self._path}: {key}"
+        check_integers(array.dtype, array.shape, self.count, where)
         note = "labels are those of arr_1" if key == "arr_1" else ""
-        return integers(read_array(archive, array), self.count, f"{self._path}: {key}"), note
+        return integers(read_array(archive, array), self.count, where), note
 
 
 def _find_images(path: Path, archive: zipfile.ZipFile, keys: list[str]) -> ArrayMember:

@@ -82,12 +82,17 @@ def integers(values: Any, count: int, where: str) -> Tensor:
         array = np.asarray(values)
     except (ValueError, OverflowError) as error:
         raise UserError(f"{where} must be {count} integers, one per image ({error})") from error
-    if array.dtype.kind not in "iu" or array.shape != (count,):
-        sizes = " x ".join(map(str, array.shape)) or "a single value"
-        raise UserError(f"{where} must be {count} integers, one per image; it is {array.dtype} ({sizes})")
+    check_integers(array.dtype, array.shape, count, where)
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise UserError(f"{where} holds {array.max()}, which is larger than 64-bit integers go")
     return torch.from_numpy(array.astype(np.int64))
+
+
+def check_integers(dtype: np.dtype, shape: tuple[int, ...], count: int, where: str) -> None:
+    """The same of an array that is not read yet, from its header."""
+    if dtype.kind not in "iu" or shape != (count,):
+        sizes = " x ".join(map(str, shape)) or "a single value"
+        raise UserError(f"{where} must be {count} integers, one per image; it is {dtype} ({sizes})")
 
 
 def provenance_json(provenance: Provenance) -> str:

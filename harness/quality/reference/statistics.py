@@ -161,15 +161,12 @@ class StatisticsFile:
             raise UserError(
                 f"{self.path} has {present.pop()} without its partner ({mean_key} and {cov_key} belong together)"
             )
-        self._check_shapes(mean_key, cov_key, dims)
-
-    def _check_shapes(self, mean_key: str, cov_key: str, dims: int) -> None:
         for key, expected in ((mean_key, (dims,)), (cov_key, (dims, dims))):
-            _check_array(f"{self.path}: {key}", self._member(key), expected)
+            self._checked(key, expected)
 
     def _read_moments(self, mean_key: str, cov_key: str, *, dims: int) -> Moments:
-        self._check_shapes(mean_key, cov_key, dims)
-        mean_D, cov_DD = (self._read(key).astype(np.float64) for key in (mean_key, cov_key))
+        members = self._checked(mean_key, (dims,)), self._checked(cov_key, (dims, dims))
+        mean_D, cov_DD = (self._read(member).astype(np.float64) for member in members)
         if np.abs(cov_DD - cov_DD.T).max() > _ASYMMETRY * np.abs(cov_DD).max():
             raise UserError(f"{self.path}: {cov_key} is not symmetric: it is no covariance")
         if cov_DD.diagonal().min() < 0:
@@ -186,7 +183,7 @@ class StatisticsFile:
             raise UserError(
                 f"{self.path}: {key} is {member.dtype} {member.shape}, expected float32 {expected}: the file is damaged"
             )
-        return torch.from_numpy(self._read(key))
+        return torch.from_numpy(self._read(member))
 
     def _read_record(self) -> MadeRecord | None:
         if PROVENANCE_KEY not in self._keys:
@@ -196,7 +193,7 @@ class StatisticsFile:
         if member.dtype != np.uint8 or len(member.shape) != 1 or member.shape[0] > MAX_PROVENANCE_BYTES:
             raise UserError(f"{where} ({member.dtype}, {member.shape}) was not written by arvbench")
         try:
-            content = json.loads(self._read(PROVENANCE_KEY).tobytes())
+            content = json.loads(self._read(member).tobytes())
             return MadeRecord.model_validate(content[RECORD_KEY]) if RECORD_KEY in content else None
         except ValidationError as error:
             first = error.errors()[0]
@@ -209,17 +206,20 @@ class StatisticsFile:
         with readable(self.path), zipfile.ZipFile(self.path) as archive:
             return find_array(self.path, archive, key)
 
-    def _read(self, key: str) -> np.ndarray:
+    def _checked(self, key: str, expected: tuple[int, ...]) -> ArrayMember:
+        """One of the arrays of floats, whose header says what it must."""
+        member, where = self._member(key), f"{self.path}: {key}"
+        if member.shape != expected:
+            raise UserError(f"{where} has shape {member.shape}, expected {expected}")
+        if member.dtype not in _FLOATS:
+            raise UserError(f"{where} is {member.dtype}, expected float32 or float64")
+        return member
+
+    def _read(self, member: ArrayMember) -> np.ndarray:
         """A whole array; its shape and type have been checked, its values are here."""
         with readable(self.path), zipfile.ZipFile(self.path) as archive:
-            array = read_array(archive, find_array(self.path, archive, key))
+            array = read_array(archive, member)
         if not np.isfinite(array).all():
+            key = member.name.removesuffix(".npy")
             raise UserError(f"{self.path}: {key} holds NaN or infinite values: the file is damaged")
         return array
-
-
-def _check_array(where: str, member: ArrayMember, expected: tuple[int, ...]) -> None:
-    if member.shape != expected:
-        raise UserError(f"{where} has shape {member.shape}, expected {expected}")
-    if member.dtype not in _FLOATS:
-        raise UserError(f"{where} is {member.dtype}, expected float32 or float64")

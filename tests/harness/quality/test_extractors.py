@@ -151,6 +151,28 @@ def test_precision_is_full_inside_and_the_callers_outside():
     }
 
 
+def test_cudnn_stays_on_and_newer_settings_of_precision_are_put_back():
+    backends = torch.backends
+    if not hasattr(backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("this torch has no settings of precision by operation")
+    knobs = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.conv, backends.mkldnn.matmul]
+    before = [knob.fp32_precision for knob in knobs]
+    seen = []
+    try:
+        for knob, value in zip(knobs, ("tf32", "tf32", "bf16", "bf16"), strict=True):
+            knob.fp32_precision = value
+        asked = [knob.fp32_precision for knob in knobs]
+        with full_precision(torch.device("cpu")):
+            seen = [knob.fp32_precision for knob in knobs]
+            assert backends.cudnn.enabled, "without cuDNN convolutions on a GPU are slow"
+            assert backends.cudnn.deterministic and not backends.cudnn.benchmark
+        assert [knob.fp32_precision for knob in knobs] == asked
+    finally:
+        for knob, value in zip(knobs, before, strict=True):
+            knob.fp32_precision = value
+    assert set(seen) <= {"ieee", "none"}
+
+
 def test_settings_come_back_after_an_error():
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     with pytest.raises(RuntimeError), full_precision(torch.device("cpu")):
