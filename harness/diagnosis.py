@@ -154,7 +154,7 @@ def _weights(folder: Path | None) -> Iterator[Finding]:
     for name, spec in MODELS.items():
         if spec.checkpoint is not None:
             yield _official_weights(name, spec.checkpoint.hub_repo, _official_files(name), folder)
-    yield _inception()
+    yield from _extractors()
 
 
 def _official_files(name: str) -> tuple[str, ...]:
@@ -174,13 +174,15 @@ def _official_weights(name: str, repo: str, files: tuple[str, ...], folder: Path
     return Finding(topic="weights", name=name, ok=False, detail=detail)
 
 
-def _inception() -> Finding:
-    from arvbench.harness.quality.inception import find_weights
+def _extractors() -> Iterator[Finding]:
+    """Weights of the networks behind quality numbers: where each is, or what to fetch."""
+    from arvbench.harness.quality.weights import WEIGHTS, find_weights
 
-    try:
-        return Finding(topic="weights", name="inception extractor", ok=True, detail=str(find_weights(None)))
-    except ArvbenchError as error:
-        return Finding(topic="weights", name="inception extractor", ok=False, detail=one_line(str(error), 240))
+    for name in WEIGHTS:
+        try:
+            yield Finding(topic="weights", name=f"{name} extractor", ok=True, detail=str(find_weights(name, {})))
+        except ArvbenchError as error:
+            yield Finding(topic="weights", name=f"{name} extractor", ok=False, detail=one_line(str(error), 400))
 
 
 def _extras() -> Iterator[Finding]:
