@@ -16,7 +16,7 @@ from arvbench.results.schema import Finding
 DETECTORS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     against.use_of_reference,
     against.origin_of_reference,
-    against.resolution_of_reference,
+    against.unpublished_images,
     against.few_reference_images,
     samples.few_in_reference,
     samples.few_samples,

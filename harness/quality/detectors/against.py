@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from arvbench.harness.quality.detectors.base import NEIGHBOURS, Evidence, finding
+from arvbench.harness.quality.detectors.base import FRECHET, NEIGHBOURS, Evidence, finding
 from arvbench.harness.quality.reference.official import STATED_IMAGES
 from arvbench.results.schema import Finding
 
@@ -56,18 +56,20 @@ def origin_of_reference(evidence: Evidence) -> Iterator[Finding]:
         yield finding("reference", "note", note)
 
 
-def resolution_of_reference(evidence: Evidence) -> Iterator[Finding]:
-    """Another size than the samples', where an evaluation goes on nevertheless."""
+def unpublished_images(evidence: Evidence) -> Iterator[Finding]:
+    """gFID against images of one's own, such as an .npz of the validation set."""
     reference = evidence.reference
-    if reference is None or reference.image_shape in (None, evidence.shape):
+    if reference is None or reference.origin not in ("images", "data set") or evidence.reconstructions:
         return
-    height, width = reference.image_shape or evidence.shape
-    yield finding(
-        "wrong-resolution",
-        "warning",
-        f"samples are {evidence.shape[1]} x {evidence.shape[0]} and {reference.name} is {width} x {height}: every "
-        "distance is that of the sizes, not of the images",
-    )
+    distances = [f for f in evidence.metrics if f.protocol == _PUBLISHED_PROTOCOL and f.metric in FRECHET]
+    if distances:
+        yield finding(
+            "unpublished-reference",
+            "warning",
+            f"{reference.name} is {reference.images:,} images and none of the published reference files: published "
+            f"gFID is against the statistics of the training set in those, so {evidence.names(distances)} compare with "
+            "no published number",
+        )
 
 
 def few_reference_images(evidence: Evidence) -> Iterator[Finding]:

@@ -57,15 +57,16 @@ class Evidence:
     labels_N: Tensor | None = None
     seeds_N: Tensor | None = None
     classes: int | None = None
-    """Number of classes of the model or data set; None when only the labels can tell."""
+    """Number of classes of the model or data set; None when only the reference or the labels can tell."""
     reference: Reference | None = None
     recipe: Mapping[str, str] = field(default_factory=dict)
     """What is stated about the official samples of the model: `labels`, `uint8_rule`, `resize`, `images`."""
     files: Sequence[str] = ()
     """Relative names of the picture files, in the order in which they were read."""
     tf32: bool = False
-    """Whether the caller's settings allow TF32 for matrix products or convolutions."""
+    """Whether this process drew the images, with settings that allow TF32 for matrix products or convolutions."""
     autocast: bool = False
+    """Whether it drew them under autocast."""
 
     @property
     def reconstructions(self) -> bool:

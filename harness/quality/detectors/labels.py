@@ -14,6 +14,7 @@ from torch import Tensor
 
 from arvbench.harness.quality.detectors.base import Evidence, finding
 from arvbench.harness.quality.images.base import UNKNOWN
+from arvbench.harness.quality.reference.official import PUBLISHED
 from arvbench.results.schema import Finding, Quality
 
 _SPLIT = 5000
@@ -24,6 +25,8 @@ is badly known."""
 _FEW_SPLITS = 5
 _UNLIKELY = 4.0
 """Standard deviations of a normal: once in 30,000 files whose labels were drawn at random."""
+_HARDLY = 1 / 30_000
+"""The same as a chance."""
 _PER_CLASS = 5
 """Images per class from which on the chi-square approximation holds."""
 _SHOWN = 5
@@ -61,7 +64,7 @@ def label_histogram(evidence: Evidence) -> Iterator[Finding]:
     if labels_N is None:
         yield from _without_labels(stated)
         return
-    classes = evidence.classes or max(1, int(labels_N.max()) + 1)
+    classes = _classes(evidence, labels_N)
     outside_N = labels_N[(labels_N < 0) | (labels_N >= classes)]
     if len(outside_N):
         yield finding(
@@ -76,6 +79,21 @@ def label_histogram(evidence: Evidence) -> Iterator[Finding]:
         yield from _balanced(stated, counts_C, labels_N)
     elif stated != "data set":
         yield from _drawn(stated, counts_C)
+
+
+def _classes(evidence: Evidence, labels_N: Tensor) -> int:
+    """Number of classes: stated, or that of the data set behind the reference, or what labels there are.
+
+    The samples' own labels cannot tell that their last classes are missing.
+    """
+    if evidence.classes is not None:
+        return evidence.classes
+    reference = evidence.reference
+    published = PUBLISHED.get(reference.official) if reference else None
+    if published is not None and published.classes is not None:
+        return published.classes
+    known = [labels_N] if reference is None or reference.labels_M is None else [labels_N, reference.labels_M]
+    return max(1, int(torch.cat(known).max()) + 1)
 
 
 def _without_labels(stated: str) -> Iterator[Finding]:
@@ -121,7 +139,7 @@ def _drawn(stated: str, counts_C: Tensor) -> Iterator[Finding]:
             f"labels are said to be drawn uniformly and are exactly balanced ({_spread(counts_C)}): that is "
             "another scheme with other numbers",
         )
-    elif not even and _surprise(counts_C) > _UNLIKELY:
+    elif not even and (_surprise(counts_C) > _UNLIKELY or _lacks_classes(counts_C)):
         yield finding(
             "labels-unbalanced",
             "warning",
@@ -135,6 +153,13 @@ def _drawn(stated: str, counts_C: Tensor) -> Iterator[Finding]:
             f"labels are spread as if drawn uniformly: {_spread(counts_C)}. Samples with as many images of every class "
             "are another scheme with other numbers",
         )
+
+
+def _lacks_classes(counts_C: Tensor) -> bool:
+    """Whether a class is missing that a uniform draw would hardly miss; one in a thousand moves chi-square little."""
+    classes = len(counts_C)
+    chance = classes * math.exp(-float(counts_C.sum()) / classes)
+    return bool((counts_C == 0).any()) and chance < _HARDLY
 
 
 def _surprise(counts_C: Tensor) -> float:

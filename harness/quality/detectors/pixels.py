@@ -67,6 +67,13 @@ def rounding(evidence: Evidence) -> Iterator[Finding]:
             "warning",
             f"bytes {how} by the rule {used!r}, those of the official samples by {official!r}: {_MOVES}",
         )
+    elif official is None and stated is None:
+        yield finding(
+            "uint8-rule-judged",
+            "note",
+            f"bytes look as if made by the rule {used!r}, from their histogram; neither the samples nor a recipe state "
+            f"one: compare with samples of the same rule ({_MOVES})",
+        )
 
 
 def _canonical(rule: str | None) -> str | None:
@@ -103,13 +110,13 @@ def resize_of_recipe(evidence: Evidence) -> Iterator[Finding]:
 
 
 def precision_of_arithmetic(evidence: Evidence) -> Iterator[Finding]:
-    """TF32 or autocast in the caller's settings."""
+    """TF32 or autocast in the settings under which images were drawn."""
     on = [name for name, is_on in (("TF32", evidence.tf32), ("autocast", evidence.autocast)) if is_on]
     if on:
         verb = "are" if len(on) > 1 else "is"
         yield finding(
             "reduced-precision",
             "note",
-            f"{' and '.join(on)} {verb} on in this process: features were extracted without it, in fp32, so metrics do "
-            "not depend on it; images that were generated under it differ from those of fp32",
+            f"{' and '.join(on)} {verb} on in this process, which drew the images: they differ from those of fp32; "
+            "features were extracted without it, in fp32",
         )

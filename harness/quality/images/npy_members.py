@@ -1,8 +1,8 @@
 """Arrays of an .npz as data that may be damaged or made to do harm: headers first, no byte before its size is known.
 
-What an array is said to be is read from its header without evaluating anything and compared with the size of its member;
-whoever reads it checks shape and type first, and gets no more memory than they need. A small file that unpacks to
-gigabytes costs its header.
+What an array is said to be is read from its header without evaluating anything, and compared with the size of its
+member. Whoever reads it checks shape and type first and takes no more memory than these need, so a small file that
+unpacks to gigabytes of something else costs its header.
 
 Source   layout of .npy: numpy.lib.format; of .zip: APPNOTE 4.3 (PKWARE); of deflate: RFC 1951
 """

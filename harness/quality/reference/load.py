@@ -9,7 +9,7 @@ Shapes   M reference images, D features of a layer
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,11 +60,12 @@ def load_reference(
     file or folder among processes.
 
     Raises UserError for a path that is not there, a damaged or misshapen file, statistics that were made with other
-    weights than those of `needs`; CheckpointError for features that are not finite.
+    weights than those of `needs` or lack what they ask for, without images to extract it from; CheckpointError for
+    features that are not finite.
     """
     asked = _Asked(needs=needs, work=work, progress=progress, samples_shape=samples_shape, pass_over=pass_over)
     if reference == DIGITS:
-        return _digits(replace(asked, pass_over=None))
+        return _digits(replace(asked, pass_over=None))  # other processes open images by their path
     path = _existing(reference)
     if holds_statistics(path):
         return _statistics(StatisticsFile(path), asked)
@@ -236,6 +237,8 @@ def _stored_and_extracted(
         features[name] = stored.features(extractor, wanted, source.count) if source else {}
         absent = set(layers) - moments[name].keys()
         if lacking := absent | (wanted - features[name].keys()):
+            if source is None:
+                raise _lacks(stored, extractor, absent)
             missing.append((extractor, frozenset(lacking)))
         if source is not None:
             notes += _subset_notes(stored, source.count, name, absent=bool(absent), wanted=bool(wanted))
@@ -252,6 +255,20 @@ def _stored_and_extracted(
         for name in moments
     }
     return data, notes
+
+
+def _lacks(stored: StatisticsFile, extractor: Extractor, absent: Collection[str]) -> UserError:
+    """What to say of a file without images that lacks statistics or, where `absent` is empty, features."""
+    name = f"reference {stored.path.name}"
+    if absent:
+        return UserError(
+            f"{name} has no statistics of {extractor.name} ({', '.join(sorted(absent))}) and no images to extract them "
+            "from: take a reference with images, or ask for protocols whose statistics it has"
+        )
+    return UserError(
+        f"{name} holds means and covariances only: precision, recall and kernel distances need its images; take a "
+        "reference with images, or ask for other metrics (--metrics)"
+    )
 
 
 def _features(stored: Mapping[str, Tensor], extracted: FeatureSet | None) -> list[FeatureData]:

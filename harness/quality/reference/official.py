@@ -18,6 +18,7 @@ from arvbench.harness.quality.reference.base import Use
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
 STATED_IMAGES = 10_000
 """Images in a reference file of the ADM evaluator, as its README states."""
+IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,8 @@ class PublishedReference:
     """Images in it (`arr_0`), 0 for statistics alone."""
     image_px: int
     use: Use
+    classes: int | None = None
+    """Of the data set; None where it has none."""
     sha256: str = ""
     """Empty where it is unknown."""
     note: str = ""
@@ -47,6 +50,7 @@ PUBLISHED: Mapping[str, PublishedReference] = {
             images=STATED_IMAGES,
             image_px=64,
             use="gFID",
+            classes=IMAGENET_CLASSES,
         ),
         PublishedReference(
             name="adm-imagenet128",
@@ -55,6 +59,7 @@ PUBLISHED: Mapping[str, PublishedReference] = {
             images=STATED_IMAGES,
             image_px=128,
             use="gFID",
+            classes=IMAGENET_CLASSES,
         ),
         PublishedReference(
             name="adm-imagenet256",
@@ -63,6 +68,7 @@ PUBLISHED: Mapping[str, PublishedReference] = {
             images=STATED_IMAGES,
             image_px=256,
             use="gFID",
+            classes=IMAGENET_CLASSES,
             sha256="b32732719497e42660a9affb4a966068cba0855ac449b82015e34ec376d20758",
         ),
         PublishedReference(
@@ -72,6 +78,7 @@ PUBLISHED: Mapping[str, PublishedReference] = {
             images=1_000,
             image_px=512,
             use="gFID",
+            classes=IMAGENET_CLASSES,
             note="it holds 1,000 images where the 256-px file has 10,000: its precision and recall compare with "
             "nothing measured against 10,000",
         ),
@@ -93,6 +100,7 @@ PUBLISHED: Mapping[str, PublishedReference] = {
             images=0,
             image_px=256,
             use="gFID",
+            classes=IMAGENET_CLASSES,
             note="it holds mu and sigma of the 256-px file and no images: FID alone",
         ),
     )

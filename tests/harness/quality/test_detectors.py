@@ -86,10 +86,7 @@ def only(evidence: Evidence, code: str, severity: str) -> str:
 def test_nothing_is_found_where_all_is_well():
     assert codes(PERFECT) == []
     assert codes(replace(PERFECT, reference=None)) == []
-
-
-def test_digests_of_this_test_differ():
-    assert len(distinct_digests(300).unique(dim=0)) == 300
+    assert len(distinct_digests(300).unique(dim=0)) == 300, "digests of this test differ"
 
 
 def test_warnings_come_first():
@@ -194,6 +191,21 @@ def test_labels_of_an_unknown_scheme_are_described():
     assert codes(few) == [], "four images per class say nothing"
 
 
+@pytest.mark.parametrize("stated", ["unknown", "uniform", "balanced"])
+def test_missing_last_classes_are_seen_by_the_reference(stated):
+    """Nothing but the reference tells that class 999 is missing: the samples' own labels end at 998."""
+    labels = [label for label in labels_for("balanced", COUNT, CLASSES) if label != 999]
+    missing = replace(labelled(stated, labels), count=len(labels), classes=None, metrics=[])
+    text = only(missing, "labels-unbalanced", "warning")
+    assert "0..50 images per class, 1 of 1,000 classes missing (999)" in text
+    own = replace(GFID, official="", origin="made", labels_M=torch.arange(CLASSES))
+    assert only(replace(missing, reference=own), "labels-unbalanced", "warning") == text
+    lsun = replace(GFID, official="adm-lsun-cat256")
+    for silent in (None, lsun, replace(own, labels_M=None), replace(own, labels_M=torch.arange(500))):
+        found = codes(replace(missing, reference=silent))
+        assert found == ([("labels-balanced", "note")] if stated == "uniform" else [])
+
+
 def test_unknown_labels_are_a_note_and_a_claim_without_labels_is_repeated():
     evidence = replace(with_provenance(labels="unknown"), labels_N=None, recipe={})
     assert "50 images per class" in only(evidence, "labels-unknown", "note")
@@ -258,7 +270,7 @@ def test_reference_of_another_use():
     )
     assert codes(replace(reconstructed, reference=replace(GFID, use="rFID"))) == []
     assert "which is for reconstructions (rFID" in only(with_reference(use="rFID"), "wrong-reference", "warning")
-    assert codes(with_reference(use="", origin="images")) == []
+    assert codes(with_reference(use="", origin="made", official="")) == []
 
 
 def test_statistics_that_nobody_vouches_for():
@@ -267,13 +279,24 @@ def test_statistics_that_nobody_vouches_for():
     assert codes(with_reference(origin="made", official="")) == []
 
 
+@pytest.mark.parametrize("origin", ["images", "data set"])
+def test_images_of_ones_own_give_no_published_gfid(origin):
+    own = with_reference(use="", origin=origin, official="")
+    text = only(own, "unpublished-reference", "warning")
+    assert "ref.npz is 10,000 images and none of the published reference files" in text
+    assert "so fid of adm-v1, sfid of adm-v1 compare with no published number" in text
+    assert codes(replace(own, metrics=[facts for facts in ADM if facts.metric not in ("fid", "sfid")])) == []
+    others = [MetricFacts(protocol="digits-cnn", metric="fid", minimum=2, dims=64)]
+    assert codes(replace(own, metrics=others)) == []
+    reconstructed = replace(PERFECT.provenance, sampling="tokenizer reconstruction", labels="data set")
+    assert codes(replace(own, provenance=reconstructed)) == [], "rFID is against the images themselves"
+
+
 def test_what_the_reader_of_the_reference_noted_is_passed_on():
     assert only(with_reference(notes=("its digest is unknown",)), "reference", "note") == "its digest is unknown"
 
 
-def test_reference_of_another_or_unknown_size():
-    text = only(with_reference(image_shape=(512, 512)), "wrong-resolution", "warning")
-    assert "samples are 256 x 256 and ref.npz is 512 x 512" in text
+def test_reference_of_unknown_size():
     assert "does not say the size" in only(with_reference(image_shape=None), "reference-resolution", "note")
 
 
@@ -346,6 +369,12 @@ def decoded() -> torch.Tensor:
     return samples.decoded.float()
 
 
+@pytest.fixture(scope="module")
+def inside(decoded) -> torch.Tensor:
+    """Enough values for every bin, of the decoder's own density between its ends."""
+    return decoded[(decoded > 0) & (decoded < 1)].repeat(8)
+
+
 def histogram(decoded: torch.Tensor, rule: str) -> torch.Tensor:
     return to_uint8(decoded, rule).flatten().bincount(minlength=256)
 
@@ -356,28 +385,22 @@ def test_the_rule_is_not_judged_where_pixels_are_clipped(decoded):
         assert judged_rule(histogram(decoded, rule)) is None
 
 
-def test_the_rule_shows_where_no_pixel_is_clipped(decoded):
-    # Enough pixels in every bin, of the decoder's own density between its ends.
-    inside = decoded[(decoded > 0) & (decoded < 1)].repeat(8)
+def test_the_rule_shows_where_no_pixel_is_clipped(inside):
     assert judged_rule(histogram(inside, "truncate")) == "truncate"
     assert judged_rule(histogram(inside, "round")) == "round"
     assert judged_rule(histogram(inside, "127.5x+128")) == "round"
     assert judged_rule(histogram(inside[:1000], "truncate")) is None, "too few pixels to tell"
 
 
-def test_the_rule_against_the_official_one(decoded):
+def test_the_rule_against_the_official_one(inside):
     text = only(with_provenance(uint8_rule="truncate"), "uint8-rule", "warning")
     assert "bytes are made by the rule 'truncate', those of the official samples by 'round'" in text
     assert codes(replace(with_provenance(uint8_rule="truncate"), recipe={"uint8_rule": "truncate"})) == []
-    inside = decoded[(decoded > 0) & (decoded < 1)].repeat(8)
     unstated = replace(with_provenance(uint8_rule="unknown"), histogram=histogram(inside, "truncate"))
     assert "look as if they were made by the rule 'truncate'" in only(unstated, "uint8-rule", "warning")
-    agreeing = replace(unstated, histogram=histogram(inside, "round"))
-    assert codes(agreeing) == []
 
 
-def test_the_rule_that_is_stated_against_the_histogram(decoded):
-    inside = decoded[(decoded > 0) & (decoded < 1)].repeat(8)
+def test_the_rule_that_is_stated_against_the_histogram(inside):
     evidence = replace(PERFECT, histogram=histogram(inside, "truncate"))
     assert "said to be made by the rule 'round' and their histogram is that of 'truncate'" in only(
         evidence, "uint8-rule", "warning"
@@ -390,6 +413,13 @@ def test_an_unknown_rule_is_a_note():
     text = only(with_provenance(uint8_rule="unknown"), "uint8-rule-unknown", "note")
     assert "half a grey level" in text
     assert codes(with_provenance(uint8_rule="none")) == []
+
+
+@pytest.mark.parametrize("rule", ["truncate", "round"])
+def test_a_rule_that_only_the_histogram_tells_is_a_note(inside, rule):
+    evidence = replace(with_provenance(uint8_rule="unknown"), histogram=histogram(inside, rule), recipe={})
+    assert f"bytes look as if made by the rule '{rule}'" in only(evidence, "uint8-rule-judged", "note")
+    assert codes(replace(evidence, recipe={"uint8_rule": rule})) == [], "it is the official one"
 
 
 def test_jpeg_samples():

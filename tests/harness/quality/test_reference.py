@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +26,7 @@ from arvbench.harness.quality.reference import (
     reference_files,
     reference_images,
 )
+from arvbench.harness.quality.stream import scan
 
 FEATURES = {"64": "features"}
 
@@ -149,6 +153,72 @@ def test_pixels_and_files_of_a_reference(folder, tmp_path):
     assert reference_files(str(tmp_path / "x.npz")) == [tmp_path / "x.npz"]
     with pytest.raises(UserError, match="neither 'digits' nor"):
         reference_files(str(tmp_path / "nowhere"))
+
+
+# ---- several processes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "statistics"])
+def test_the_pass_may_be_shared_and_gets_the_folder_of_its_chunks(folder, cache, tmp_path, monkeypatch, kind):
+    images, passes, heard = load_digits_rgb().images_N3HW[:70], [], []
+    path = folder
+    if kind != "folder":
+        path = tmp_path / "images.npz"
+        other = {"moments/x/y/mean": np.zeros(2)} if kind == "statistics" else {}
+        np.savez(path, arr_0=images.permute(0, 2, 3, 1).numpy(), **other)
+
+    def pass_over(source, wanted, work, progress):
+        passes.append((source.name, [(e.name, layers) for e, layers in wanted], work))
+        return scan(source, wanted, work=work, progress=progress)
+
+    needs = [(fake_adm(), {"pool": "moments"})]
+    alone = load_reference(str(path), needs)
+    load_reference(str(path), needs, pass_over=pass_over)
+    load_reference(str(path), needs, pass_over=pass_over, work=tmp_path / "work")
+    monkeypatch.setattr(load, "CACHED_FROM", 69)
+    reference = load_reference(str(path), needs, pass_over=pass_over, progress=heard.append)
+    wanted = [("adm-inception", frozenset({"pool"}))]
+    (kept,) = (cache / "references").iterdir()
+    assert passes == [(path.name, wanted, work) for work in (None, tmp_path / "work", kept)]
+    assert heard[-1] == 70
+    found, expected = (r.data["adm-inception"].moments("pool").cov_DD for r in (reference, alone))
+    assert torch.equal(found, expected)
+
+
+def test_the_digits_have_no_path_that_others_could_open(extractor):
+    def pass_over(*_arguments):
+        pytest.fail("shared")
+
+    needs = [(extractor, {"logits": "features"})]
+    assert load_reference(DIGITS, needs, pass_over=pass_over).data["digits-cnn"].features("logits").shape == (1797, 10)
+
+
+AT_ONCE = """
+import sys, torch
+from arvbench.harness.quality.extractors import load_extractor
+from arvbench.harness.quality.reference import load, load_reference
+load.CACHED_FROM = 1
+needs = [(load_extractor("digits-cnn"), {"logits": "features"})]
+print("ready", flush=True)
+sys.stdin.readline()
+print(load_reference(sys.argv[1], needs).data["digits-cnn"].moments("logits").mean_D.tolist())
+"""
+
+
+def test_two_processes_that_load_the_same_reference_at_once_both_succeed(folder, cache, extractor):
+    expected = load_reference(str(folder), [(extractor, {"logits": "features"})]).data["digits-cnn"].moments("logits")
+    command = [sys.executable, "-c", AT_ONCE, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for process in running:
+        assert process.stdout.readline() == "ready\n"
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in running:
+        out, _ = process.communicate()
+        assert process.returncode == 0 and json.loads(out) == expected.mean_D.tolist()
+    assert len(list((cache / "references").iterdir())) == 1
 
 
 # ---- features are kept -------------------------------------------------------------------------------------------

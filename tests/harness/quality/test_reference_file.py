@@ -83,11 +83,15 @@ def test_without_mu_the_statistics_are_those_of_the_images(tmp_path, arrays, ext
 
 def test_statistics_without_images_serve_fid_and_nothing_else(tmp_path, arrays, extractor):
     alone = write_npz(tmp_path / "alone.npz", {key: arrays[key] for key in ("mu", "sigma")})
-    reference = load_reference(str(alone), [(extractor, {"pool": "features"})])
+    reference = load_reference(str(alone), [(extractor, {"pool": "moments"})])
     assert (reference.images, reference.image_shape) == (0, None)
     assert reference.data["adm-inception"].moments("pool").mean_D.shape == (2048,)
     with pytest.raises(UserError, match=r"alone\.npz holds means and covariances only: precision, recall"):
         reference.data["adm-inception"].features("pool")
+    with pytest.raises(UserError, match=r"alone\.npz holds means and covariances only: precision, recall.*--metrics"):
+        load_reference(str(alone), [(extractor, {"pool": "features"})])
+    with pytest.raises(UserError, match=r"alone\.npz has no statistics of clip \(pool\) and no images to extract them"):
+        load_reference(str(alone), [(extractor, {"pool": "moments"}), (fake_adm(name="clip"), {"pool": "moments"})])
     with pytest.raises(UserError, match=r"alone\.npz has mu and sigma, and no mu_s and sigma_s: sFID needs"):
         load_reference(str(alone), [(extractor, {"spatial": "moments"})])
 
@@ -120,7 +124,7 @@ def spoilt(arrays, **changes):
         ({"mu": np.array([{"a": 1}], dtype=object)}, "mu holds pickled objects, which are refused"),
         ({"arr_0": np.zeros((4, 32, 32, 3))}, "arr_0 is float64"),
         ({"arr_0": np.array([None, 1], dtype=object)}, "arr_0 holds pickled objects, which are refused"),
-        ({"labels": np.zeros(3, np.int64)}, "labels has shape"),
+        ({"labels": np.zeros(3, np.int64)}, "labels must be 40 integers"),
     ],
 )
 def test_what_is_no_reference_is_named(tmp_path, arrays, extractor, changes, message):
@@ -287,7 +291,7 @@ def test_a_part_of_the_images_stands_for_all_only_with_a_note(source, extractor,
 
 def test_statistics_alone_can_be_made(source, extractor, tmp_path):
     make_reference(source, tmp_path / "made.npz", [(extractor, ADM)], protocols=["adm-v1"], keep=0)
-    read = load_reference(str(tmp_path / "made.npz"), [(extractor, ADM)])
+    read = load_reference(str(tmp_path / "made.npz"), [(extractor, {"pool": "moments", "spatial": "moments"})])
     assert (read.images, read.image_shape, read.labels_M) == (0, (32, 32), None)
     assert read.data["adm-inception"].moments("pool").count == 300
 
