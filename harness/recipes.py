@@ -150,7 +150,9 @@ def recipe_deviations(case: CaseConfig, settings: Mapping[str, Any]) -> dict[str
         pairs["weights"] = (case.weights, "the released checkpoint")
     if case.quality is not None:
         taken = recipe.layer()["quality"]
-        pairs |= {f"quality.{key}": (getattr(case.quality, key), taken[key]) for key in ("images", "labels", "resize")}
+        pairs |= {
+            f"quality.{key}": (getattr(case.quality, key), taken[key]) for key in ("images", "labels", "resize", "seed")
+        }
         pairs["quality.reference"] = (Path(case.quality.reference).name, recipe.reference)
     silent = {key for key, field in _MAY_BE_SILENT.items() if getattr(recipe, field) is None}
     return {
@@ -191,11 +193,13 @@ def _differences(recipe: Recipe) -> list[str]:
     seeds = said["seed"] or NOT_STATED
     drawn = "; its labels are drawn from quality.seed too" if recipe.labels in ("uniform", "balanced-shuffled") else ""
     notes = [f"seeds: officially “{seeds}”; here each image has its own noise, made from quality.seed{drawn}"]
-    if "autocast" in said["dtype_autocast"]:
+    if recipe.dtype is not None and "autocast" in said["dtype_autocast"]:
         notes.append(
             f"precision: officially “{said['dtype_autocast']}”, over float32 weights; here weights and residual stream "
             "have the half type too"
         )
+    if recipe.model.rpartition("-")[2] not in said["published_as"] and recipe.model.startswith("flexvar"):
+        notes.append(f"source: it states these settings for {said['published_as']}, and no others for this model")
     if "glob order" in said["post_processing"]:
         notes.append(
             "order: officially that of the file system, which the inception score in the given order (is) depends on; "

@@ -127,7 +127,7 @@ def evaluate(
         console=Console(stderr=True),
     )
     if as_json:
-        typer.echo(json.dumps([_as_object(number) for number in evaluation.numbers], indent=2))
+        typer.echo(json.dumps([_as_object(number, evaluation.findings) for number in evaluation.numbers], indent=2))
         _show_findings(evaluation.findings, Console(stderr=True))
     else:
         console = Console()
@@ -187,6 +187,8 @@ def _evaluate(
     if model is not None and model not in MODELS:
         raise UnknownName("model", model, MODELS)
     recipe = official_facts(model) if model else None
+    if model is not None and recipe is None:
+        raise UserError(f"--model {model}: there is no official recipe to compare with")
     where = usable_device(device)
     set_threads(None)
 
@@ -226,10 +228,11 @@ def as_stated(source: ImageSource, stated: Provenance) -> ImageSource:
 # ---- what is printed ---------------------------------------------------------------------------------------------
 
 
-def _as_object(number: Quality) -> dict[str, Any]:
-    """The record of a number with its protocol by name, and in words under "description"."""
+def _as_object(number: Quality, findings: Sequence[Finding]) -> dict[str, Any]:
+    """The record of a number, its protocol by name and in words, and the codes of all findings."""
     name, _, _ = number.protocol.partition(":")
-    return number.model_dump(mode="json") | {"protocol": name, "description": number.protocol}
+    codes = list(dict.fromkeys(finding.code for finding in findings))
+    return number.model_dump(mode="json") | {"protocol": name, "description": number.protocol, "findings": codes}
 
 
 def _table(numbers: Sequence[Quality], samples: Path) -> Table:

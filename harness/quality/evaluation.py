@@ -216,7 +216,8 @@ def _without_impossible(
             if reason is None:
                 metrics.append(metric)
             elif metric in asked.metrics or len(part.metrics) == 1:
-                raise UserError(f"{metric} of {part.protocol.name}: {reason}")
+                which = metric if metric == part.protocol.name else f"{metric} of {part.protocol.name}"
+                raise UserError(f"{which}: {reason}")
             else:
                 text = f"{metric} of {part.protocol.name} is not computed: {reason}"
                 findings.append(Finding(code="left-out", severity="note", text=text))
@@ -321,6 +322,7 @@ def _measure(
         reference=None if reference is None else reference.data.get(part.extractor.name),
         extractor=part.extractor,
         labels_N=source.labels_N,
+        balanced=source.provenance.labels.startswith("balanced"),
         reference_labels_M=None if reference is None else reference.labels_M,
     )
     numbers = part.protocol.measure(part.metrics, compared, asked.options)
@@ -388,6 +390,7 @@ def _evidence(
         provenance=source.provenance,
         digests_ND=scanned.digests_ND,
         histogram=scanned.histogram,
+        images_sha256=scanned.images_sha256,
         metrics=[facts for facts, _ in measured],
         numbers=[quality for _, quality in measured],
         labels_N=source.labels_N,

@@ -150,6 +150,7 @@ def bootstrap_frechet(
     replicates: int = 100,
     seed: int = 0,
     *,
+    strata_N: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Bootstrap:
     """95 % interval of the expected distance of N samples (not of infinitely many), the reference taken as exact.
@@ -159,6 +160,9 @@ def bootstrap_frechet(
     interval tells how much the value would change with other samples of the same size. The bias that FD has at this N
     stays in both; `frechet_at_infinity` estimates it.
 
+    `strata_N` are the classes of samples that have a fixed number of every class: then each class is resampled within
+    itself. Resampling across classes would add a spread of class counts that such samples do not have.
+
     Work: N D^2 multiply-adds in float64 and an eigenvalue problem of D per replicate, 8 N D bytes. Raises UserError for
     features that are not finite, of another D, or fewer than two.
     """
@@ -166,13 +170,25 @@ def bootstrap_frechet(
         raise UserError(f"a bootstrap interval needs at least 2 replicates, not {replicates}")
     generator = torch.Generator().manual_seed(seed)
     count = len(features_ND)
-    draws = (torch.randint(count, (count,), generator=generator) for _ in range(replicates))
+    draws = (_resample(count, strata_N, generator) for _ in range(replicates))
     weights_WN = torch.stack([torch.ones(count), *(torch.bincount(drawn, minlength=count).float() for drawn in draws)])
     value, *rest = _distances(features_ND, root, weights_WN, device)
     replicates_W = torch.tensor(rest, dtype=torch.float64)
     low, high = torch.quantile(replicates_W, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     mean = float(replicates_W.mean())
     return Bootstrap((max(0.0, value + low - mean), value + high - mean), float(replicates_W.std()))
+
+
+def _resample(count: int, strata_N: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Numbers of N samples drawn with replacement, as many of every stratum as there are."""
+    if strata_N is None:
+        return torch.randint(count, (count,), generator=generator)
+    order_N = torch.argsort(strata_N, stable=True)
+    _, sizes_C = torch.unique_consecutive(strata_N[order_N], return_counts=True)
+    starts_N = (sizes_C.cumsum(0) - sizes_C).repeat_interleave(sizes_C)
+    sizes_N = sizes_C.repeat_interleave(sizes_C)
+    drawn_N = (torch.rand(len(strata_N), generator=generator, dtype=torch.float64) * sizes_N).long()
+    return order_N[starts_N + drawn_N.minimum(sizes_N - 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -337,7 +337,11 @@ def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
     """Hold a lock that ends with this process; yields False where another process holds it."""
-    with path.open("w") as lock:
+    try:
+        lock = path.open("w")
+    except OSError as error:
+        raise UserError(f"cannot write to work folder {path.parent}: {path.name}: {error.strerror or error}") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -121,6 +121,25 @@ def test_the_official_recipe_of_a_model_is_compared_with(samples, capfd):
     _, _, err = evaluate(capfd, *on_digits(samples, *model, "--labels", "uniform", "--json"))
     assert "the official samples of this model have balanced labels" in " ".join(err.split())
     assert evaluate(capfd, *on_digits(samples, "--model", "var-d17"))[0] == 2
+    code, _, err = evaluate(capfd, *on_digits(samples, "--model", "llamagen-b-256"))
+    assert code == 2 and "no official recipe" in err
+
+
+def test_the_reference_as_samples_is_told_in_words_and_as_a_code(capfd, tmp_path):
+    np.savez(tmp_path / "all.npz", arr_0=DIGITS.images_N3HW.permute(0, 2, 3, 1).numpy())
+    _, out, err = evaluate(capfd, *on_digits(tmp_path / "all.npz", "--metrics", "fid", "--json", "--bootstrap", 0))
+    assert "the samples are the very images of digits" in " ".join(err.split())
+    assert "samples-are-reference" in json.loads(out)[0]["findings"]
+
+
+def test_a_work_folder_that_cannot_be_written_is_told_in_one_line(samples, capfd, tmp_path):
+    work = tmp_path / "w"
+    assert evaluate(capfd, *on_digits(samples, "--metrics", "isc", "--work", work))[0] == 0
+    (work / "chunk-000000.safetensors").unlink()
+    (work / "chunk-000000.lock").unlink()
+    (work / "chunk-000000.lock").mkdir()
+    code, _, err = evaluate(capfd, *on_digits(samples, "--metrics", "isc", "--work", work))
+    assert code == 2 and "cannot write to work folder" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize("bad", [("--bootstrap", 1), ("--seed", 2**70)])

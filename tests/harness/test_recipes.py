@@ -153,9 +153,12 @@ def test_labels_are_the_ones_that_are_stated(recipe: Recipe):
 def test_the_dtype_is_the_nearest_to_what_is_stated(recipe: Recipe):
     text = said(recipe, "dtype_autocast")
     stated = {"fp16 autocast": "float16", "bf16": "bfloat16", "none (fp32)": "float32"}
-    assert recipe.dtype == next((dtype for words, dtype in stated.items() if words in text), None)
+    of_the_demo = "demo" in text  # nothing is stated for the samples behind the numbers
+    nearest = next((dtype for words, dtype in stated.items() if words in text), None)
+    assert recipe.dtype == (None if of_the_demo else nearest)
     told = any(note.startswith("precision: ") and "half type" in note for note in recipe.notes)
-    assert told == ("autocast" in text)
+    assert told == ("autocast" in text and not of_the_demo)
+    assert of_the_demo == recipe.model.startswith(("mvar", "var")) or recipe.model == "var-d36"
 
 
 @every_recipe

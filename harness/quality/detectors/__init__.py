@@ -14,6 +14,7 @@ from arvbench.harness.quality.detectors.base import Evidence, MetricFacts
 from arvbench.results.schema import Finding
 
 DETECTORS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    against.samples_are_reference,
     against.use_of_reference,
     against.origin_of_reference,
     against.unpublished_images,

@@ -11,6 +11,18 @@ from arvbench.results.schema import Finding
 _PUBLISHED_PROTOCOL = "adm-v1"
 
 
+def samples_are_reference(evidence: Evidence) -> Iterator[Finding]:
+    """The same images on both sides."""
+    reference = evidence.reference
+    if reference is not None and evidence.images_sha256 and reference.sha256 == evidence.images_sha256:
+        yield finding(
+            "samples-are-reference",
+            "warning",
+            f"the samples are the very images of {reference.name}: distances are zero and shares perfect whatever the "
+            "model, so the numbers say nothing",
+        )
+
+
 def use_of_reference(evidence: Evidence) -> Iterator[Finding]:
     """Generated images against a validation set, or reconstructions against the training set's statistics."""
     reference = evidence.reference

@@ -52,6 +52,8 @@ class Evidence:
     """(N, 32) uint8: sha256 of every image."""
     histogram: Tensor
     """(256,) int64: how often every byte value occurs."""
+    images_sha256: str = ""
+    """Digest of all images in order, as references of images have it."""
     metrics: Sequence[MetricFacts]
     numbers: Sequence[Quality]
     labels_N: Tensor | None = None

@@ -48,6 +48,8 @@ class Compared:
     labels_N: Tensor | None = None
     """(N,) int64 classes of the samples, where they are known."""
     reference_labels_M: Tensor | None = None
+    balanced: bool = False
+    """Whether the samples have a fixed number of every class by their scheme."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

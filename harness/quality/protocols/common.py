@@ -108,7 +108,14 @@ def _bootstrap(compared: Compared, layer: str, root: ReferenceRoot, options: Opt
     if options.bootstrap == 0:
         return None
     features_ND = compared.samples.features(layer)
-    return bootstrap_frechet(features_ND, root, options.bootstrap, options.seed, device=compared.extractor.device)
+    return bootstrap_frechet(
+        features_ND,
+        root,
+        options.bootstrap,
+        options.seed,
+        strata_N=compared.labels_N if compared.balanced else None,
+        device=compared.extractor.device,
+    )
 
 
 def _distance(
@@ -138,7 +145,7 @@ def _distance(
         uses_reference=True,
         interval=bootstrap.interval if bootstrap else None,
         parameters={"moments": _MOMENTS, "root": _ROOT},
-        detail=detail | _bootstrap_detail(options, bootstrap),
+        detail=detail | _bootstrap_detail(compared, options, bootstrap),
         notes=few_images(len(root.moments.mean_D), compared.samples.count, root.moments.count),
     )
 
@@ -173,14 +180,15 @@ def _at_infinity(
             "sizes": INFINITY_SIZES,
             "subset_seed": SUBSET_SEED,
         },
-        detail=detail | _bootstrap_detail(options, bootstrap),
+        detail=detail | _bootstrap_detail(compared, options, bootstrap),
     )
 
 
-def _bootstrap_detail(options: Options, bootstrap: Bootstrap | None) -> dict[str, Any]:
+def _bootstrap_detail(compared: Compared, options: Options, bootstrap: Bootstrap | None) -> dict[str, Any]:
     if bootstrap is None:
         return {}
-    return {"bootstrap_std": bootstrap.std, "replicates": options.bootstrap, "bootstrap_seed": options.seed}
+    how = "within classes" if compared.balanced and compared.labels_N is not None else "all samples alike"
+    return {"bootstrap_std": bootstrap.std, "replicates": options.bootstrap, "resampled": how}
 
 
 # ---- inception score ---------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from arvbench.harness.quality.mmd import cmmd
 from arvbench.harness.quality.moments import Moments, moments_of
 from arvbench.harness.quality.protocols import PROTOCOLS, Compared, EvaluationProtocol, Options
 from arvbench.harness.quality.protocols.common import (
+    LIBRARY,
+    SUBSET_SEED,
     frechet_interval,
     frechet_numbers,
     inception_score_number,
@@ -91,7 +93,7 @@ def test_metrics_are_measured_in_order_and_only_those_asked_for(name):
     for number in numbers:
         assert np.isfinite(number.value)
         assert number.layer == layer
-        assert number.library == "arvbench"
+        assert number.library == LIBRARY
         assert number.uses_reference
         json.dumps([dict(number.parameters), dict(number.detail)], allow_nan=False)
         assert protocol.measure([number.metric], given, QUICK) == [number]
@@ -128,7 +130,7 @@ def test_the_numbers_are_those_of_their_functions():
     x_ND, y_MD = given.samples.features("embedding"), given.reference.features("embedding")
     root = ReferenceRoot.of(moments_of([y_MD]))
     fid, infinity = PROTOCOLS["clip-fid"].measure(["fid", "fid-infinity"], given, QUICK)
-    bootstrap, fit = bootstrap_frechet(x_ND, root, 10, 3), frechet_at_infinity(x_ND, root, 3)
+    bootstrap, fit = bootstrap_frechet(x_ND, root, 10, 3), frechet_at_infinity(x_ND, root, SUBSET_SEED)
     assert fid.value == pytest.approx(frechet_distance(moments_of([x_ND]), root).value, rel=1e-12)
     assert fid.interval == bootstrap.interval
     assert infinity.value == fit.value
@@ -169,9 +171,19 @@ def test_the_interval_for_other_libraries_is_the_same():
 
 
 def test_options_do_not_change_what_a_number_is():
-    one, other = (frechet_numbers(["fid"], compared(), "pool", Options(bootstrap=n, seed=n))[0] for n in (5, 9))
-    assert one.value == other.value
-    assert one.parameters == other.parameters
+    for metric in ("fid", "fid-infinity"):
+        one, other = (frechet_numbers([metric], compared(), "pool", Options(bootstrap=n, seed=n))[0] for n in (5, 9))
+        assert one.value == other.value
+        assert one.parameters == other.parameters
+        assert one.interval != other.interval
+
+
+def test_the_value_with_fp32_means_is_that_of_moments_with_fp32_means():
+    given = compared(shift=3.0)
+    (number,) = frechet_numbers(["fid"], given, "pool", QUICK)
+    x, y = (data.moments("pool").with_fp32_mean() for data in (given.samples, given.reference))
+    assert number.detail["value_with_fp32_means"] == pytest.approx(frechet_distance(x, y).value, rel=1e-13)
+    assert number.detail["value_with_fp32_means"] != number.value
 
 
 @pytest.mark.parametrize(

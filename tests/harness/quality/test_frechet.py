@@ -321,3 +321,20 @@ def test_features_of_different_extractors_or_too_few_are_refused():
         frechet_of_features(torch.zeros(3, 4), torch.tensor([[torch.nan, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
     with pytest.raises(UserError, match="at least 2 images, there are 1"):
         bootstrap_frechet(torch.randn(1, 4), ReferenceRoot.of(gaussian(4, 1)))
+
+
+def test_interval_of_balanced_samples_is_resampled_within_classes():
+    """Two far classes, half and half by scheme: the counts of a resample across classes would spread the distance."""
+    generator = torch.Generator().manual_seed(3)
+    labels_N = torch.arange(2).repeat_interleave(100)
+    root = ReferenceRoot.of(gaussian(3, 1))
+
+    def draw():
+        return torch.randn(200, 3, generator=generator) + 4.0 * labels_N[:, None]
+
+    real = torch.tensor([frechet_distance(moments_of([draw()]), root).value for _ in range(100)]).std()
+    x_ND = draw()
+    within = bootstrap_frechet(x_ND, root, 200, strata_N=labels_N).std
+    across = bootstrap_frechet(x_ND, root, 200).std
+    assert 0.7 < within / real < 1.4
+    assert across > 1.5 * real
