@@ -163,7 +163,7 @@ def test_a_changed_recipe_runs_and_an_unknown_one_does_not(tmp_path, out, engine
     assert "no recipe of var-d16 'offical'; did you mean 'official'" in capsys.readouterr().err
     assert main(["run", suite, "--out", str(out), "--no-report", "--set", "settings.cfg=2", "--json"]) == 1
     (record,) = json.loads(capsys.readouterr().out)
-    assert record["case"]["recipe"] == "official" and record["case"]["dtype"] == "float16"
+    assert record["case"]["recipe"] == "official" and record["case"]["dtype"] == "float32"
     assert record["case"]["settings"] == {"cfg": 2, "top_k": 900, "top_p": 0.96, "more_smooth": False}
 
 

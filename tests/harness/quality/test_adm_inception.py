@@ -73,7 +73,16 @@ def nothing_named(monkeypatch):
     monkeypatch.delenv("ARVBENCH_INCEPTION", raising=False)
 
 
-@pytest.mark.parametrize(("height", "width"), [(256, 256), (64, 64), (512, 512), (299, 299), (48, 200)])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [
+        pytest.param(256, 256, marks=pytest.mark.slow),
+        (64, 64),
+        pytest.param(512, 512, marks=pytest.mark.slow),
+        (299, 299),
+        (48, 200),
+    ],
+)
 def test_all_layers_are_those_of_torch_fidelitys_network(extractor, network, height, width):
     images = random_images(2, height, width)
     differences = largest_differences(extractor.extract(images), expected(network, images))

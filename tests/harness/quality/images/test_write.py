@@ -108,9 +108,6 @@ def test_others_read_the_files(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz") as archive:
         assert archive.testzip() is None
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
-        # The size field of the local header is the long one, as an array past 4 GiB needs.
-        with (tmp_path / "x.npz").open("rb") as file:
-            assert file.read(26)[18:26] == b"\xff" * 8
     write_safetensors(tmp_path / "x.safetensors", source())
     loaded = load_file(tmp_path / "x.safetensors")
     assert torch.equal(loaded["images"], images()) and torch.equal(loaded["seeds"], source().seeds_N)
