@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arvbench.adapters.base import Observer, Samples, SamplingSettings
-from arvbench.adapters.cache.base import Cache
+from arvbench.adapters.cache.policy import Cache
+from arvbench.adapters.sampler import Observer, Samples
 from arvbench.adapters.sampling import Noise
+from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import UserError
 
 

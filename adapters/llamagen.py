@@ -7,9 +7,9 @@ Source   LlamaGen (arXiv:2406.06525); behaviour of FoundationVision/LlamaGen at 
 
 from __future__ import annotations
 
-from arvbench.adapters.base import ModelSpec
-from arvbench.adapters.common.llama import LlamaConfig
-from arvbench.adapters.common.token_grid import (
+from arvbench.adapters.sampler import ModelSpec
+from arvbench.adapters.token_grid.llama import LlamaConfig
+from arvbench.adapters.token_grid.sampler import (
     DEMO_SIZES,
     DEMO_TOKENIZER,
     LEARNT,
@@ -36,8 +36,6 @@ class LlamaGenSampler(TokenGridSampler):
     def unfed(config: LlamaConfig) -> tuple[int, ...]:
         return ()
 
-
-# ---- the models --------------------------------------------------------------------------------------------------
 
 # (dim, n_layer, n_head); PAR has the same sizes.
 SIZES = {"b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1280, 36, 20), "xxl": (1536, 48, 24), "3b": (3200, 24, 32)}

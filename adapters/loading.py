@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from arvbench.adapters.base import Backend, ModelSpec, Sampler, WeightsInfo
 from arvbench.adapters.checkpoints import (
     MisfitError,
     Shapes,
@@ -28,6 +27,8 @@ from arvbench.adapters.checkpoints import (
 )
 from arvbench.adapters.common.meta import on_meta
 from arvbench.adapters.registry import MODELS
+from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
+from arvbench.adapters.settings import Backend
 from arvbench.errors import ArvbenchError, CheckpointError, HostError, UserError
 
 _BUNDLE_HINT = "this model takes a .safetensors file that `arvbench train` wrote"

@@ -20,10 +20,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arvbench.adapters.base import ModelSpec
-from arvbench.adapters.cache.base import KVCache
-from arvbench.adapters.common.llama import Llama, LlamaConfig, RMSNorm
-from arvbench.adapters.common.token_grid import (
+from arvbench.adapters.cache.policy import KVCache
+from arvbench.adapters.sampler import ModelSpec
+from arvbench.adapters.token_grid.llama import Llama, LlamaConfig, RMSNorm
+from arvbench.adapters.token_grid.sampler import (
     DEMO_SIZES,
     DEMO_TOKENIZER,
     LEARNT,
@@ -129,8 +129,6 @@ class NarSampler(TokenGridSampler):
         at = self._neighbours[-1 if step is None else step]
         return right_RnV[:, at.left_l] * at.left_weight_l1 + below_RnV[:, at.above_l] * at.above_weight_l1
 
-
-# ---- the models --------------------------------------------------------------------------------------------------
 
 _SOURCE_B = "ThisisBillhe/NAR NAR-images/GETTING_STARTED.md and autoregressive/sample/sample_c2i_ddp.py at 225c1fb"
 _SOURCE = "NAR (arXiv:2503.10696) table 1, caption; the repository states settings for NAR-B only"

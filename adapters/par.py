@@ -18,9 +18,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from arvbench.adapters.base import ModelSpec
-from arvbench.adapters.common.llama import Llama, LlamaConfig
-from arvbench.adapters.common.token_grid import (
+from arvbench.adapters.llamagen import SIZES
+from arvbench.adapters.sampler import ModelSpec
+from arvbench.adapters.token_grid.llama import Llama, LlamaConfig
+from arvbench.adapters.token_grid.sampler import (
     DEMO_SIZES,
     DEMO_TOKENIZER,
     LEARNT,
@@ -30,7 +31,6 @@ from arvbench.adapters.common.token_grid import (
     official_checkpoint,
     token_grid_spec,
 )
-from arvbench.adapters.llamagen import SIZES
 from arvbench.adapters.tokenizers.vq import VqConfig
 
 
@@ -114,8 +114,6 @@ def _groups(config: ParConfig) -> list[tuple[int, ...]]:
         for gj in range(side)
     ]
 
-
-# ---- the models --------------------------------------------------------------------------------------------------
 
 _SOURCE = (
     "Epiphqny/PAR README and autoregressive/sample/sample_c2i_ddp.py at d96acea; evaluation resizes its 384 px images "

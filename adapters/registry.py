@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from arvbench.registry import Registry
 
 if TYPE_CHECKING:
-    from arvbench.adapters.base import ModelSpec
+    from arvbench.adapters.sampler import ModelSpec
 
 _BUILT_IN = {
     "demo/var": "arvbench.adapters.var:DEMO",
@@ -20,22 +20,22 @@ _BUILT_IN = {
     "var-d24": "arvbench.adapters.var:VAR_D24",
     "var-d30": "arvbench.adapters.var:VAR_D30",
     "var-d36": "arvbench.adapters.var:VAR_D36",
-    "demo/mvar": "arvbench.adapters.mvar:DEMO",
-    "mvar-d12": "arvbench.adapters.mvar:MVAR_D12",
-    "mvar-d16": "arvbench.adapters.mvar:MVAR_D16",
-    "mvar-d20": "arvbench.adapters.mvar:MVAR_D20",
-    "mvar-d24": "arvbench.adapters.mvar:MVAR_D24",
-    "mvar-d30": "arvbench.adapters.mvar:MVAR_D30",
-    "mvar-d32": "arvbench.adapters.mvar:MVAR_D32",
-    "demo/hmar": "arvbench.adapters.hmar:DEMO",
-    "hmar-d16": "arvbench.adapters.hmar:HMAR_D16",
-    "hmar-d20": "arvbench.adapters.hmar:HMAR_D20",
-    "hmar-d24": "arvbench.adapters.hmar:HMAR_D24",
-    "hmar-d30": "arvbench.adapters.hmar:HMAR_D30",
-    "hmar-d24-512": "arvbench.adapters.hmar:HMAR_D24_512",
-    "hmar-d30-512": "arvbench.adapters.hmar:HMAR_D30_512",
-    "hmar-d36-512": "arvbench.adapters.hmar:HMAR_D36_512",
-    "hmar-d24-1024": "arvbench.adapters.hmar:HMAR_D24_1024",
+    "demo/mvar": "arvbench.adapters.mvar.sampler:DEMO",
+    "mvar-d12": "arvbench.adapters.mvar.sampler:MVAR_D12",
+    "mvar-d16": "arvbench.adapters.mvar.sampler:MVAR_D16",
+    "mvar-d20": "arvbench.adapters.mvar.sampler:MVAR_D20",
+    "mvar-d24": "arvbench.adapters.mvar.sampler:MVAR_D24",
+    "mvar-d30": "arvbench.adapters.mvar.sampler:MVAR_D30",
+    "mvar-d32": "arvbench.adapters.mvar.sampler:MVAR_D32",
+    "demo/hmar": "arvbench.adapters.hmar.sampler:DEMO",
+    "hmar-d16": "arvbench.adapters.hmar.sampler:HMAR_D16",
+    "hmar-d20": "arvbench.adapters.hmar.sampler:HMAR_D20",
+    "hmar-d24": "arvbench.adapters.hmar.sampler:HMAR_D24",
+    "hmar-d30": "arvbench.adapters.hmar.sampler:HMAR_D30",
+    "hmar-d24-512": "arvbench.adapters.hmar.sampler:HMAR_D24_512",
+    "hmar-d30-512": "arvbench.adapters.hmar.sampler:HMAR_D30_512",
+    "hmar-d36-512": "arvbench.adapters.hmar.sampler:HMAR_D36_512",
+    "hmar-d24-1024": "arvbench.adapters.hmar.sampler:HMAR_D24_1024",
     "demo/llamagen": "arvbench.adapters.llamagen:DEMO",
     "llamagen-b-256": "arvbench.adapters.llamagen:LLAMAGEN_B_256",
     "llamagen-b-384": "arvbench.adapters.llamagen:LLAMAGEN_B_384",
@@ -55,10 +55,10 @@ _BUILT_IN = {
     "par-xxl-4x-384": "arvbench.adapters.par:PAR_XXL_4X_384",
     "par-3b-4x-384": "arvbench.adapters.par:PAR_3B_4X_384",
     "par-3b-16x-384": "arvbench.adapters.par:PAR_3B_16X_384",
-    "demo/flexvar": "arvbench.adapters.flexvar:DEMO",
-    "flexvar-d16": "arvbench.adapters.flexvar:FLEXVAR_D16",
-    "flexvar-d20": "arvbench.adapters.flexvar:FLEXVAR_D20",
-    "flexvar-d24": "arvbench.adapters.flexvar:FLEXVAR_D24",
+    "demo/flexvar": "arvbench.adapters.flexvar.sampler:DEMO",
+    "flexvar-d16": "arvbench.adapters.flexvar.sampler:FLEXVAR_D16",
+    "flexvar-d20": "arvbench.adapters.flexvar.sampler:FLEXVAR_D20",
+    "flexvar-d24": "arvbench.adapters.flexvar.sampler:FLEXVAR_D24",
 }
 
 # A built-in name wins over an entry point of the same name: nobody replaces a model silently.

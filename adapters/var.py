@@ -3,7 +3,7 @@
 What is particular to this family: every step predicts all tokens of one scale from the accumulated f_hat of the scales
 before it, resized to that scale; attention sees all cached scales without a mask; guidance ramps up linearly over the
 scales; `more_smooth` replaces the sampled codes by a Gumbel-softmax mixture of code vectors. All of it but the last is
-what next-scale models share (arvbench.adapters.common.next_scale).
+what next-scale models share (arvbench.adapters.next_scale.sampler).
 
 Shapes   B images, l tokens of one scale, V codebook entries, K code channels, ph pw sides of one scale's token map
 Source   VAR (arXiv:2404.02905); behaviour of FoundationVision/VAR at 78b9539
@@ -17,12 +17,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from arvbench.adapters.base import Checkpoint, ModelSpec, SamplingSettings
-from arvbench.adapters.common.next_scale import Drawn, ScaleRun, next_scale_spec
-from arvbench.adapters.common.residual import DEMO_TOKENIZER, ResidualSampler
-from arvbench.adapters.common.scale_transformer import PATCH_NUMS_256, NextScaleConfig, NextScaleTransformer
+from arvbench.adapters.next_scale.residual import DEMO_TOKENIZER, ResidualSampler
+from arvbench.adapters.next_scale.sampler import ScaleDraw, ScaleRun, next_scale_spec
+from arvbench.adapters.next_scale.transformer import PATCH_NUMS_256, NextScaleConfig, NextScaleTransformer
+from arvbench.adapters.sampler import Checkpoint, ModelSpec
 from arvbench.adapters.sampling import gumbel_softmax
 from arvbench.adapters.schedule import Step
+from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
 
 VarConfig = NextScaleConfig
@@ -42,7 +43,7 @@ class VarSampler(ResidualSampler):
     def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
         return {"transformer": NextScaleTransformer(spec.transformer), "tokenizer": VqVae(spec.tokenizer)}
 
-    def codes(self, drawn: Drawn, step: Step, scale: int, run: ScaleRun) -> Tensor:
+    def codes(self, drawn: ScaleDraw, step: Step, scale: int, run: ScaleRun) -> Tensor:
         if not cast(VarSettings, run.settings).more_smooth:
             return super().codes(drawn, step, scale, run)
         progress = scale / (run.scales - 1)
@@ -57,9 +58,6 @@ class VarSampler(ResidualSampler):
         # Known tokens are not mixed.
         keep_B1pp = run.edit.keep[scale].unflatten(1, step.side).unsqueeze(1)
         return torch.where(keep_B1pp, super().codes(drawn, step, scale, run), mixed_BKpp)
-
-
-# ---- the models --------------------------------------------------------------------------------------------------
 
 
 var_spec = partial(next_scale_spec, "var", VarSampler)

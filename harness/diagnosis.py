@@ -23,18 +23,18 @@ import arvbench
 from arvbench.adapters import MODELS
 from arvbench.adapters.loading import demo_models
 from arvbench.errors import ArvbenchError
-from arvbench.harness.failures import one_line
-from arvbench.harness.measure.attention import AttentionRecorder
-from arvbench.harness.measure.cores import usable_cores
-from arvbench.harness.measure.environment import LIBRARIES, cpu_name
-from arvbench.harness.measure.memory import ProcessMemoryProbe
-from arvbench.harness.measure.nvml import NvmlProbe
+from arvbench.harness.machine.attention import AttentionRecorder
+from arvbench.harness.machine.cores import usable_cores
+from arvbench.harness.machine.environment import LIBRARIES, cpu_name
+from arvbench.harness.machine.failures import one_line
+from arvbench.harness.machine.memory import ProcessMemoryProbe
+from arvbench.harness.machine.nvml import NvmlProbe
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ATTENTION_BACKENDS = ("MATH", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION")
 
 
-class Finding(BaseModel):
+class Check(BaseModel):
     """One thing that was looked for."""
 
     model_config = ConfigDict(frozen=True)
@@ -45,36 +45,36 @@ class Finding(BaseModel):
     detail: str
 
 
-def diagnose(weights: Path | None = None) -> list[Finding]:
+def diagnose(weights: Path | None = None) -> list[Check]:
     """Look at everything. `weights` is a folder to look for official files in."""
     return [*_software(), *_hardware(), *_attention(), *_kernels(), *_weights(weights), *_extras()]
 
 
-def _software() -> Iterator[Finding]:
-    yield Finding(topic="software", name="arvbench", ok=None, detail=arvbench.__version__)
-    yield Finding(topic="software", name="python", ok=sys.version_info >= (3, 11), detail=platform.python_version())
+def _software() -> Iterator[Check]:
+    yield Check(topic="software", name="arvbench", ok=None, detail=arvbench.__version__)
+    yield Check(topic="software", name="python", ok=sys.version_info >= (3, 11), detail=platform.python_version())
     for name in LIBRARIES:
         try:
-            yield Finding(topic="software", name=name, ok=True, detail=metadata.version(name))
+            yield Check(topic="software", name=name, ok=True, detail=metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Finding(topic="software", name=name, ok=False, detail="not installed")
+            yield Check(topic="software", name=name, ok=False, detail="not installed")
 
 
-def _hardware() -> Iterator[Finding]:
+def _hardware() -> Iterator[Check]:
     gib = psutil.virtual_memory().total / 2**30
-    yield Finding(topic="hardware", name="cpu", ok=None, detail=f"{cpu_name()}, {usable_cores()} usable cores")
-    yield Finding(topic="hardware", name="memory", ok=None, detail=f"{gib:.1f} GiB")
+    yield Check(topic="hardware", name="cpu", ok=None, detail=f"{cpu_name()}, {usable_cores()} usable cores")
+    yield Check(topic="hardware", name="memory", ok=None, detail=f"{gib:.1f} GiB")
     probe = ProcessMemoryProbe()
     probe.begin_phase()
     peaks = probe.peak_bytes() is not None
-    yield Finding(
+    yield Check(
         topic="hardware",
         name="peak memory by phase",
         ok=peaks,
         detail="the kernel lets a process reset its peak" if peaks else "/proc/self/clear_refs cannot be written",
     )
     if not torch.cuda.is_available():
-        yield Finding(topic="hardware", name="cuda", ok=False, detail=_why_no_cuda())
+        yield Check(topic="hardware", name="cuda", ok=False, detail=_why_no_cuda())
         return
     for index in range(torch.cuda.device_count()):
         yield _gpu(torch.device("cuda", index))
@@ -88,11 +88,11 @@ def _why_no_cuda() -> str:
     return f"torch is built for CUDA {torch.version.cuda}, but finds no usable GPU: see nvidia-smi"
 
 
-def _gpu(device: torch.device) -> Finding:
+def _gpu(device: torch.device) -> Check:
     gpu = NvmlProbe(device).read()
     driver = gpu.driver or "unknown (NVML does not answer)"
     held_back = f", held back by {', '.join(gpu.throttle_reasons)}" if gpu.throttle_reasons else ""
-    return Finding(
+    return Check(
         topic="hardware",
         name=str(device),
         ok=True,
@@ -101,7 +101,7 @@ def _gpu(device: torch.device) -> Finding:
     )
 
 
-def _attention() -> Iterator[Finding]:
+def _attention() -> Iterator[Check]:
     devices = [torch.device("cpu")] + ([torch.device("cuda", 0)] if torch.cuda.is_available() else [])
     for device in devices:
         for backend in ATTENTION_BACKENDS:
@@ -109,7 +109,7 @@ def _attention() -> Iterator[Finding]:
                 yield _try_attention(device, backend)
 
 
-def _try_attention(device: torch.device, backend: str) -> Finding:
+def _try_attention(device: torch.device, backend: str) -> Check:
     """Call SDPA on a tiny input with only this backend allowed, and see which kernel the dispatcher took."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     q = torch.zeros(1, 2, 16, 64, dtype=dtype, device=device)
@@ -123,34 +123,34 @@ def _try_attention(device: torch.device, backend: str) -> Finding:
             reasons = [str(warning.message) for warning in told] or [str(error)]
             if "No viable backend" in reasons[0]:
                 reasons = [f"torch has no such kernel for {device.type}"]
-            return Finding(topic="attention", name=name, ok=False, detail=one_line("; ".join(reasons), 240))
-    return Finding(topic="attention", name=name, ok=True, detail=f"runs as {recorder.description}")
+            return Check(topic="attention", name=name, ok=False, detail=one_line("; ".join(reasons), 240))
+    return Check(topic="attention", name=name, ok=True, detail=f"runs as {recorder.description}")
 
 
-def _kernels() -> Iterator[Finding]:
+def _kernels() -> Iterator[Check]:
     try:
         version = metadata.version("triton")
     except metadata.PackageNotFoundError:
-        yield Finding(topic="kernels", name="triton", ok=False, detail="not installed: the PyTorch kernels are used")
+        yield Check(topic="kernels", name="triton", ok=False, detail="not installed: the PyTorch kernels are used")
         return
     if torch.cuda.is_available():
-        yield Finding(topic="kernels", name="triton", ok=True, detail=f"{version}, compiles for this GPU")
+        yield Check(topic="kernels", name="triton", ok=True, detail=f"{version}, compiles for this GPU")
         return
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     detail = "only in its interpreter (TRITON_INTERPRET=1, for tests)" if interpreted else "needs a GPU"
-    yield Finding(topic="kernels", name="triton", ok=False, detail=f"{version}, {detail}: the PyTorch kernels are used")
+    yield Check(topic="kernels", name="triton", ok=False, detail=f"{version}, {detail}: the PyTorch kernels are used")
 
 
-def _weights(folder: Path | None) -> Iterator[Finding]:
+def _weights(folder: Path | None) -> Iterator[Check]:
     from arvbench.adapters.loading import load_sampler
 
     for name in demo_models():
         try:
             digests = load_sampler(name, weights="demo").weights.sha256
             detail = ", ".join(f"{file} sha256 {digest[:12]}" for file, digest in digests.items())
-            yield Finding(topic="weights", name=name, ok=True, detail=detail)
+            yield Check(topic="weights", name=name, ok=True, detail=detail)
         except (ArvbenchError, OSError) as error:
-            yield Finding(topic="weights", name=name, ok=False, detail=one_line(str(error), 240))
+            yield Check(topic="weights", name=name, ok=False, detail=one_line(str(error), 240))
     for name, spec in MODELS.items():
         if spec.checkpoint is not None:
             yield _official_weights(name, spec.checkpoint.hub_repo, _official_files(name), folder)
@@ -162,33 +162,33 @@ def _official_files(name: str) -> tuple[str, ...]:
     return (checkpoint.transformer_file, checkpoint.tokenizer_file) if checkpoint else ()
 
 
-def _official_weights(name: str, repo: str, files: tuple[str, ...], folder: Path | None) -> Finding:
+def _official_weights(name: str, repo: str, files: tuple[str, ...], folder: Path | None) -> Check:
     """Official files in the given folder or in the Hugging Face cache; nothing is downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
     if folder is not None and all((folder / file).is_file() for file in files):
-        return Finding(topic="weights", name=name, ok=True, detail=f"in {folder}: use --weights {folder}")
+        return Check(topic="weights", name=name, ok=True, detail=f"in {folder}: use --weights {folder}")
     if all(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
-        return Finding(topic="weights", name=name, ok=True, detail=f"{repo} is in the hub cache: use --weights hub")
+        return Check(topic="weights", name=name, ok=True, detail=f"{repo} is in the hub cache: use --weights hub")
     detail = f"not here; {' and '.join(files)} are at huggingface.co/{repo} (random:0 needs none)"
-    return Finding(topic="weights", name=name, ok=False, detail=detail)
+    return Check(topic="weights", name=name, ok=False, detail=detail)
 
 
-def _extractors() -> Iterator[Finding]:
+def _extractors() -> Iterator[Check]:
     """Weights of the networks behind quality numbers: where each is, or what to fetch."""
-    from arvbench.harness.quality.weights import WEIGHTS, find_weights
+    from arvbench.harness.quality.extractors.weights import WEIGHTS, find_weights
 
     for name in WEIGHTS:
         try:
-            yield Finding(topic="weights", name=f"{name} extractor", ok=True, detail=str(find_weights(name, {})))
+            yield Check(topic="weights", name=f"{name} extractor", ok=True, detail=str(find_weights(name, {})))
         except ArvbenchError as error:
-            yield Finding(topic="weights", name=f"{name} extractor", ok=False, detail=one_line(str(error), 400))
+            yield Check(topic="weights", name=f"{name} extractor", ok=False, detail=one_line(str(error), 400))
 
 
-def _extras() -> Iterator[Finding]:
+def _extras() -> Iterator[Check]:
     browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
     detail = browser or "none found: reports are written all the same, their browser test is skipped"
-    yield Finding(topic="extras", name="browser", ok=browser is not None, detail=detail)
+    yield Check(topic="extras", name="browser", ok=browser is not None, detail=detail)
     git = shutil.which("git")
     detail = git or "not found: records cannot name the commit they were made with"
-    yield Finding(topic="extras", name="git", ok=git is not None, detail=detail)
+    yield Check(topic="extras", name="git", ok=git is not None, detail=detail)

@@ -21,7 +21,7 @@ class Job(_Message):
     case: CaseConfig
     folder: Path
     """Run folder: pictures go below it."""
-    weight_files: dict[str, Path] = Field(default_factory=dict)
+    extractor_files: dict[str, Path] = Field(default_factory=dict)
     """Weights of extractors that the user gave: name in the table of weights -> file."""
 
 

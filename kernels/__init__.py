@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from arvbench.registry import Registry
 
 if TYPE_CHECKING:
-    from arvbench.kernels.base import KernelSpec
+    from arvbench.kernels.operation import KernelSpec
 
 KERNELS: Registry[KernelSpec] = Registry(
     "kernel",

@@ -26,7 +26,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from arvbench.errors import ContractError, HostError
-from arvbench.kernels.base import KernelSpec
+from arvbench.kernels.operation import KernelSpec
 
 _POINTERS = {
     torch.float32: "*fp32",

@@ -20,7 +20,7 @@ import torch
 
 from arvbench.errors import HostError, UserError
 from arvbench.kernels import KERNELS
-from arvbench.kernels.base import Implementation, Operation
+from arvbench.kernels.operation import Implementation, Operation
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from arvbench.reports.statistics import Estimate
 from arvbench.reports.table import NOTHING, Cell, Tone
+from arvbench.results.statistics import Estimate
 
 MIB = 2**20
 GIB = 2**30

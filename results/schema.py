@@ -34,9 +34,6 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-# ---- what was asked ----------------------------------------------------------------------------------------------
-
-
 class QualityRequest(_Frozen):
     """Which quality numbers to compute, on how many generated images."""
 
@@ -94,8 +91,9 @@ class CaseConfig(_Frozen):
     """Cache policy; None leaves it to the backend (the record's `setup.cache_policy` says what it was)."""
     batch: int = Field(default=1, ge=1)
     recipe: str | None = None
-    """Official recipe that the case began with, such as "official" (arvbench.harness.recipes). What the recipe decides
-    is in the other fields, with every change of it: this name only says what to compare them with.
+    """Official recipe that the case began with, such as "official" (arvbench.harness.suites.recipes).
+
+    What the recipe decides is in the other fields, with every change of it: this name only says what to compare with.
     """
     settings: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the model's official sampling settings."""
@@ -111,9 +109,6 @@ class CaseConfig(_Frozen):
     quality: QualityRequest | None = None
     sample_sheet: int = Field(default=0, ge=0)
     """Images per class to keep as a picture."""
-
-
-# ---- what was found out before measuring -------------------------------------------------------------------------
 
 
 class StepPlan(_Frozen):
@@ -181,9 +176,6 @@ class Correctness(_Frozen):
     """Share of tokens that are equal when both draw from the same noise along the judge's path, 0..1."""
     required_equal_tokens: float
     passed: bool
-
-
-# ---- what was measured -------------------------------------------------------------------------------------------
 
 
 class Timing(_Frozen):
@@ -277,9 +269,6 @@ class SampleSheet(_Frozen):
     image_px: int
 
 
-# ---- how it ended ------------------------------------------------------------------------------------------------
-
-
 class Measured(_Frozen):
     status: Literal[Status.OK] = Status.OK
     setup: Setup
@@ -313,9 +302,6 @@ class Failed(_Frozen):
 
 
 Outcome = Annotated[Measured | Incorrect | Failed, Field(discriminator="status")]
-
-
-# ---- where ------------------------------------------------------------------------------------------------------
 
 
 class Gpu(_Frozen):

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from arvbench.harness.cli import app
-from arvbench.harness.config import built_in_suites, load_suite
+from arvbench.harness.suites.suite import built_in_suites, load_suite
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\]\(<?([^)>\s]+)[^)]*\)|<(?:img|a)\b[^>]*?(?:src|href)=[\"']([^\"']+)")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from arvbench.registry import Registry
 
 if TYPE_CHECKING:
-    from arvbench.adapters.cache.base import Cache
+    from arvbench.adapters.cache.policy import Cache
 
 CACHE_POLICIES: Registry[type[Cache]] = Registry(
     "cache policy",
@@ -15,7 +15,7 @@ CACHE_POLICIES: Registry[type[Cache]] = Registry(
         "grow": "arvbench.adapters.cache.grow:GrowCache",
         "static": "arvbench.adapters.cache.static:StaticCache",
         "none": "arvbench.adapters.cache.none:NoCache",
-        "state": "arvbench.adapters.cache.state:StateCache",
-        "history": "arvbench.adapters.cache.history:HistoryCache",
+        "state": "arvbench.adapters.mvar.state_cache:StateCache",
+        "history": "arvbench.adapters.mvar.history_cache:HistoryCache",
     },
 )

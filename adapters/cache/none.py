@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from arvbench.adapters.cache.base import KVCache
+from arvbench.adapters.cache.policy import KVCache
 
 
 class NoCache(KVCache):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from arvbench.adapters.cache.base import CacheShape, KVCache
+from arvbench.adapters.cache.policy import CacheShape, KVCache
 from arvbench.errors import ContractError
 
 

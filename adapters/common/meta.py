@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T")
@@ -31,3 +32,12 @@ class _WithoutInitialisation(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]
         return func(*args, **kwargs)
+
+
+def count_flops(call: Callable[[], Tensor]) -> int:
+    """FLOPs of matrix products and convolutions in `call`, counted as it runs (on the meta device: without work)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()

@@ -19,8 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.common.cost import count_flops
-from arvbench.adapters.common.meta import on_meta
+from arvbench.adapters.common.meta import count_flops, on_meta
 from arvbench.adapters.tokenizers.autoencoder import Downsample, ResnetBlock, Upsample, attend, group_norm
 
 _USAGE_WINDOW = 65536

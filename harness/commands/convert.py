@@ -12,7 +12,7 @@ from arvbench.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from arvbench.adapters.base import ModelSpec
+    from arvbench.adapters.sampler import ModelSpec
 
 
 def convert(
@@ -37,7 +37,7 @@ def convert(
     """
     from arvbench.adapters import MODELS
     from arvbench.adapters.checkpoints import read_tensors, sha256_of
-    from arvbench.adapters.hmar_checkpoints import TRAINING_NESTING, merge_stages
+    from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING, merge_stages
 
     spec = MODELS[model]
     if spec.family != "hmar":

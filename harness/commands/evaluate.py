@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from arvbench.harness.quality.evaluation import Evaluation
-    from arvbench.harness.quality.images.base import ImageSource, Provenance
-    from arvbench.harness.quality.stream import PassOver
+    from arvbench.harness.quality.features.chunks import PassOver
+    from arvbench.harness.quality.images.source import ImageSource, Provenance
     from arvbench.results.schema import Finding, Quality
 
 EXIT_FINDINGS = 1
@@ -104,7 +104,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from arvbench.harness.quality.images.base import UNKNOWN, Provenance
+    from arvbench.harness.quality.images.source import UNKNOWN, Provenance
 
     evaluation = _evaluate(
         samples,
@@ -112,7 +112,7 @@ def evaluate(
         protocols=tuple(_names(protocol) or ["adm-v1"]),
         metrics=tuple(_names(metrics)),
         resize=resize,
-        weight_files=weight_files(inception_weights, extractor_weights),
+        extractor_files=named_extractor_files(inception_weights, extractor_weights),
         device=device,
         workers=workers,
         work=work,
@@ -139,9 +139,9 @@ def evaluate(
         raise typer.Exit(EXIT_FINDINGS)
 
 
-def weight_files(inception: Path | None, others: Sequence[str] | None) -> dict[str, Path]:
+def named_extractor_files(inception: Path | None, others: Sequence[str] | None) -> dict[str, Path]:
     """Weights that the command line names. Raises UserError for a name that is not in the table of weights."""
-    from arvbench.harness.quality.weights import named_files
+    from arvbench.harness.quality.extractors.weights import named_files
 
     return named_files(inception, others or ())
 
@@ -157,7 +157,7 @@ def _evaluate(
     protocols: tuple[str, ...],
     metrics: tuple[str, ...],
     resize: str | None,
-    weight_files: dict[str, Path],
+    extractor_files: dict[str, Path],
     device: str,
     workers: int | None,
     work: Path | None,
@@ -170,14 +170,15 @@ def _evaluate(
     from arvbench.adapters.loading import usable_device
     from arvbench.adapters.registry import MODELS
     from arvbench.harness.commands.progress import PhaseProgress
-    from arvbench.harness.limits import set_threads
-    from arvbench.harness.quality.evaluation import Asked, choose_metrics, evaluate
+    from arvbench.harness.machine.limits import set_threads
+    from arvbench.harness.quality.evaluation import EvaluationRequest, choose_metrics, evaluate
+    from arvbench.harness.quality.features.shards import FileImages, shared
     from arvbench.harness.quality.images.open import open_images
     from arvbench.harness.quality.protocols import Options
-    from arvbench.harness.quality.shards import FileImages, shared
-    from arvbench.harness.recipes import find_reference, official_facts
+    from arvbench.harness.quality.reference.official import find_reference
+    from arvbench.harness.suites.recipes import official_facts
 
-    asked = Asked(
+    asked = EvaluationRequest(
         protocols=protocols,
         reference=None if reference is None else find_reference(reference),
         metrics=metrics,
@@ -193,13 +194,13 @@ def _evaluate(
     set_threads(None)
 
     def share(images: FileImages) -> PassOver:
-        return shared(images, workers=workers, weight_files=weight_files, device=where)
+        return shared(images, workers=workers, extractor_files=extractor_files, device=where)
 
     with PhaseProgress(console) as listener:
         return evaluate(
             as_stated(open_images(samples, resize=resize), stated),
             asked,
-            weight_files=weight_files,
+            extractor_files=extractor_files,
             device=where,
             work=work,
             pass_over=share(FileImages(path=samples, resize=resize)),
@@ -211,7 +212,7 @@ def _evaluate(
 
 def as_stated(source: ImageSource, stated: Provenance) -> ImageSource:
     """The source with what the user says about it. Raises UserError where the samples themselves say otherwise."""
-    from arvbench.harness.quality.images.base import UNKNOWN
+    from arvbench.harness.quality.images.source import UNKNOWN
 
     known = source.provenance
     for name in ("labels", "uint8_rule", "sampling"):
@@ -223,9 +224,6 @@ def as_stated(source: ImageSource, stated: Provenance) -> ImageSource:
         known = replace(known, **{name: said})
     source.provenance = known
     return source
-
-
-# ---- what is printed ---------------------------------------------------------------------------------------------
 
 
 def _as_object(number: Quality, findings: Sequence[Finding]) -> dict[str, Any]:

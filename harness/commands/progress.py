@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from arvbench.harness.config import Case
 from arvbench.harness.jobs import Event
+from arvbench.harness.suites.suite import Case
 from arvbench.results.schema import Failed, Incorrect, Record, Status
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from arvbench.harness.quality.reference.make import Made
+    from arvbench.harness.quality.reference.make import ReferenceFile
 
 GROUP_HELP = """Make references that samples are compared with.
 
@@ -108,22 +108,22 @@ def _make(
     device: str,
     work: Path | None,
     force: bool,
-) -> Made:
+) -> ReferenceFile:
     from rich.console import Console
 
     from arvbench.adapters.loading import usable_device
-    from arvbench.harness.commands.evaluate import weight_files
+    from arvbench.harness.commands.evaluate import named_extractor_files
     from arvbench.harness.commands.progress import PhaseProgress
     from arvbench.harness.jobs import Event
-    from arvbench.harness.quality.extractors.base import load_extractor
+    from arvbench.harness.quality.extractors.extractor import load_extractor
     from arvbench.harness.quality.reference.make import check_output, make_reference, needs_of, source_of
 
     check_output(out, force=force)
     source = source_of(images, resize)
-    files, where = weight_files(inception_weights, extractor_weights), usable_device(device)
+    files, where = named_extractor_files(inception_weights, extractor_weights), usable_device(device)
     with PhaseProgress(Console(stderr=True)) as listener:
         listener(Event(phase="extractors"))
-        needs = needs_of(protocols, lambda name: load_extractor(name, device=where, weight_files=files))
+        needs = needs_of(protocols, lambda name: load_extractor(name, device=where, extractor_files=files))
         return make_reference(
             source,
             out,
@@ -138,7 +138,7 @@ def _make(
         )
 
 
-def _as_json(made: Made) -> str:
+def _as_json(made: ReferenceFile) -> str:
     import json
 
     return json.dumps({"path": str(made.path), "sha256": made.sha256, **made.record.model_dump(mode="json")}, indent=2)

@@ -11,15 +11,15 @@ import typer
 from pydantic import ConfigDict, TypeAdapter
 
 from arvbench.errors import UserError
-from arvbench.harness.config import Suite, built_in_suites, check_cases, load_suite
-from arvbench.harness.yaml_files import parse_value
+from arvbench.harness.suites.suite import Suite, built_in_suites, check_cases, load_suite
+from arvbench.harness.suites.yaml_files import parse_value
 from arvbench.results.schema import Environment, Record, Status
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from arvbench.harness.runner import RunOptions
-    from arvbench.harness.store import RecordStore
+    from arvbench.harness.run.runner import RunOptions
+    from arvbench.harness.run.store import RecordStore
 
 SUITE_HELP = f"Name of a built-in suite ({', '.join(built_in_suites())}), or a YAML file."
 RUNS_FOLDER = Path("results") / "runs"
@@ -87,17 +87,17 @@ def run(
     """
     from rich.console import Console
 
-    from arvbench.harness.runner import RunOptions
-    from arvbench.harness.store import RecordStore
+    from arvbench.harness.run.runner import RunOptions
+    from arvbench.harness.run.store import RecordStore
 
     chosen = load_suite(suite, models=_patterns(models), overrides=_overrides(settings, device, weights))
-    weight_files = _weight_files(inception_weights, extractor_weights)
-    _check_host(chosen, weight_files)
+    extractor_files = _extractor_files(inception_weights, extractor_weights)
+    _check_host(chosen, extractor_files)
     store = RecordStore(out or RUNS_FOLDER / chosen.name)
     errors = Console(stderr=True)
     for notice in store.prepare():
         errors.print(f"warning: {notice}", style="yellow", markup=False, highlight=False)
-    options = RunOptions(fresh=fresh, retry_failed=retry_failed, weight_files=weight_files)
+    options = RunOptions(fresh=fresh, retry_failed=retry_failed, extractor_files=extractor_files)
     records = _measure(chosen, store, options, errors)
     if as_json:
         # An infinite difference is a string, as in the records file: json.dumps would write a bare Infinity, no JSON.
@@ -127,31 +127,31 @@ def _overrides(settings: Sequence[str] | None, device: str | None, weights: str 
     return overrides | {key: value for key, value in given.items() if value is not None}
 
 
-def _weight_files(inception: Path | None, others: Sequence[str] | None) -> dict[str, Path]:
+def _extractor_files(inception: Path | None, others: Sequence[str] | None) -> dict[str, Path]:
     """Weights of extractors that the command line names."""
     if inception is None and not others:
         return {}
-    from arvbench.harness.quality.weights import named_files
+    from arvbench.harness.quality.extractors.weights import named_files
 
     return named_files(inception, others or ())
 
 
-def _check_host(suite: Suite, weight_files: Mapping[str, Path]) -> None:
+def _check_host(suite: Suite, extractor_files: Mapping[str, Path]) -> None:
     """Fail now, not in every case: settings that a model refuses, a device or a file that is not here."""
     from arvbench.adapters.loading import usable_device
-    from arvbench.harness.fingerprint import quality_files
+    from arvbench.harness.run.fingerprint import quality_files
 
     check_cases(suite.cases)
     for device in dict.fromkeys(case.config.device for case in suite.cases):
         usable_device(device)
     for quality in dict.fromkeys(case.config.quality for case in suite.cases if case.config.quality):
-        quality_files(quality, weight_files)
+        quality_files(quality, extractor_files)
 
 
 @cache
 def _environment_of(device: str) -> Environment:
     from arvbench.adapters.loading import usable_device
-    from arvbench.harness.measure.environment import read_environment
+    from arvbench.harness.machine.environment import read_environment
 
     return read_environment(usable_device(device))
 
@@ -159,8 +159,8 @@ def _environment_of(device: str) -> Environment:
 def _measure(suite: Suite, store: RecordStore, options: RunOptions, errors: Console) -> list[Record]:
     """Run the suite under a progress bar; Ctrl-C ends with a line that says how to go on."""
     from arvbench.harness.commands.progress import ProgressListener
-    from arvbench.harness.engines import ENGINES
-    from arvbench.harness.runner import run_suite
+    from arvbench.harness.run.engines import ENGINES
+    from arvbench.harness.run.runner import run_suite
 
     try:
         with ProgressListener(errors, total=len(suite.cases)) as listener:

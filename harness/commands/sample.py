@@ -13,7 +13,8 @@ import typer
 from arvbench.errors import UserError
 
 if TYPE_CHECKING:
-    from arvbench.adapters.base import ModelSpec, Sampler, SamplingSettings
+    from arvbench.adapters.sampler import ModelSpec, Sampler
+    from arvbench.adapters.settings import SamplingSettings
     from arvbench.harness.quality.images.live import LiveSource
 
 _PREFIX = "settings."
@@ -66,7 +67,7 @@ def sample(
     from rich.console import Console
 
     from arvbench.adapters import MODELS
-    from arvbench.harness.labels import labels_for
+    from arvbench.harness.data.labels import labels_for
     from arvbench.harness.quality.images.live import LiveSource
     from arvbench.harness.quality.images.resize import parse_resize
     from arvbench.harness.quality.images.write import check_target
@@ -102,8 +103,8 @@ def sample(
 
 def _settings(spec: ModelSpec, given: Sequence[str]) -> SamplingSettings:
     """The model's official settings with those of the command line on top."""
-    from arvbench.harness.config import sampling_settings
-    from arvbench.harness.yaml_files import parse_value
+    from arvbench.harness.suites.suite import sampling_settings
+    from arvbench.harness.suites.yaml_files import parse_value
 
     overrides = {}
     for setting in given:
@@ -120,7 +121,7 @@ def _sampler(
     import torch
 
     from arvbench.adapters.loading import build_sampler, usable_device
-    from arvbench.harness.limits import set_threads
+    from arvbench.harness.machine.limits import set_threads
 
     if weights is None and not spec.demo:
         raise UserError(

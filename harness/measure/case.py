@@ -14,22 +14,24 @@ from typing import Any
 
 import torch
 
-from arvbench.adapters.base import Observer, Sampler, SamplingSettings
-from arvbench.adapters.cache.base import Cache
+from arvbench.adapters.cache.policy import Cache
 from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.sampler import Observer, Sampler
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.schedule import Schedule, Step
-from arvbench.harness.config import sampling_settings
+from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.jobs import Event, EventListener, Job, Result
-from arvbench.harness.measure.attention import AttentionRecorder
+from arvbench.harness.machine.attention import AttentionRecorder
+from arvbench.harness.machine.environment import read_environment
+from arvbench.harness.machine.memory import probe_for
+from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
 from arvbench.harness.measure.clocks import Clock, clock_for
 from arvbench.harness.measure.correctness import check_correctness, spread_labels
-from arvbench.harness.measure.environment import read_environment
-from arvbench.harness.measure.images import draw_sample_sheet
-from arvbench.harness.measure.memory import measure_memory, probe_for
-from arvbench.harness.measure.nvml import GpuProbe, probe_gpu
+from arvbench.harness.measure.memory import measure_memory
+from arvbench.harness.measure.sample_sheet import draw_sample_sheet
 from arvbench.harness.measure.timing import SamplingCall, measure_times, warm_up
-from arvbench.harness.recipes import recipe_deviations, recipe_for
+from arvbench.harness.suites.recipes import recipe_deviations, recipe_for
+from arvbench.harness.suites.suite import sampling_settings
 from arvbench.results.schema import (
     CaseConfig,
     Correctness,
@@ -146,7 +148,7 @@ def _quality(
         listener(Event(phase="quality", note="random weights have no quality: none is reported"))
         return (), ()
     # Only a case that asks for quality pays for its libraries.
-    from arvbench.harness.measure.quality import measure_case_quality
+    from arvbench.harness.measure.case_quality import measure_case_quality
 
     evaluation = measure_case_quality(job, sampler, settings, listener)
     return evaluation.numbers, evaluation.findings

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arvbench.adapters.base import Sampler, SamplingSettings, SilentObserver, StepOutput
+from arvbench.adapters.sampler import Sampler, SilentObserver, StepOutput
 from arvbench.adapters.sampling import Noise, PerImageNoise
 from arvbench.adapters.schedule import Step
+from arvbench.adapters.settings import SamplingSettings
 from arvbench.results.schema import Correctness
 
 CHECK_IMAGES = 4

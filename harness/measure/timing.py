@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from arvbench.adapters.base import StepOutput
+from arvbench.adapters.sampler import StepOutput
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.errors import ContractError
 from arvbench.harness.measure.clocks import Clock, WallClock, check_against_wall

@@ -15,15 +15,22 @@ from torch import Tensor
 
 from arvbench.errors import ContractError, HostError, UnknownName, UserError
 from arvbench.harness.jobs import Event, EventListener
-from arvbench.harness.measure.environment import tf32_allowed
+from arvbench.harness.machine.environment import tf32_allowed
 from arvbench.harness.quality.detectors import Evidence, MetricFacts, find
-from arvbench.harness.quality.extractors.base import Extractor, WeightFiles, load_extractor
+from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles, load_extractor
+from arvbench.harness.quality.features.chunks import LayerRequest, PassOver, Scan, folder_name, scan, task_key
 from arvbench.harness.quality.identity import Identity
-from arvbench.harness.quality.images.base import ImageSource
-from arvbench.harness.quality.protocols.base import PROTOCOLS, Compared, EvaluationProtocol, Need, Number, Options
-from arvbench.harness.quality.protocols.common import FEWEST_PER_CLASS
+from arvbench.harness.quality.images.source import ImageSource
+from arvbench.harness.quality.protocols.numbers import FEWEST_PER_CLASS
+from arvbench.harness.quality.protocols.protocol import (
+    PROTOCOLS,
+    EvaluationProtocol,
+    MetricInputs,
+    MetricValue,
+    Options,
+    Reads,
+)
 from arvbench.harness.quality.reference import Reference, check_resolution, load_reference, reference_files
-from arvbench.harness.quality.stream import PassOver, Scan, Wanted, folder_name, scan, task_key
 from arvbench.results.schema import Finding, Quality
 
 FAILED = "failed"
@@ -33,7 +40,7 @@ OPTIONAL = frozenset({"fid-infinity", "label-accuracy", "per-class-fid"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class EvaluationRequest:
     """What to compute."""
 
     protocols: tuple[str, ...]
@@ -54,7 +61,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
+class ProtocolRun:
     """One protocol with the metrics that are asked of it."""
 
     protocol: EvaluationProtocol
@@ -68,9 +75,9 @@ class _Part:
 
 def evaluate(
     source: ImageSource,
-    asked: Asked,
+    asked: EvaluationRequest,
     *,
-    weight_files: WeightFiles | None = None,
+    extractor_files: ExtractorFiles | None = None,
     device: torch.device | str = "cpu",
     work: Path | None = None,
     works: Path | None = None,
@@ -97,13 +104,13 @@ def evaluate(
         PROTOCOLS[name].check(metrics)
     tell(Event(phase="extractors"))
     extractors = {
-        name: load_extractor(name, device=device, weight_files=weight_files)
+        name: load_extractor(name, device=device, extractor_files=extractor_files)
         for name in dict.fromkeys(PROTOCOLS[protocol].extractor for protocol, _ in chosen)
     }
     for extractor in extractors.values():
         extractor.check_size(*source.shape)
     parts = [
-        _Part(protocol=PROTOCOLS[name], metrics=metrics, extractor=extractors[PROTOCOLS[name].extractor])
+        ProtocolRun(protocol=PROTOCOLS[name], metrics=metrics, extractor=extractors[PROTOCOLS[name].extractor])
         for name, metrics in chosen
     ]
     reference = _reference(parts, asked, source, reference_pass, tell)
@@ -117,7 +124,7 @@ def evaluate(
     return Evaluation(numbers=tuple(evidence.numbers), findings=(*failed, *left_out, *find(evidence)))
 
 
-def choose_metrics(asked: Asked) -> list[tuple[str, tuple[str, ...]]]:
+def choose_metrics(asked: EvaluationRequest) -> list[tuple[str, tuple[str, ...]]]:
     """(protocol, its metrics that are asked for), in order. Raises UnknownName, naming near misses."""
     if not asked.protocols:
         raise UserError(f"no protocol is named; known: {', '.join(PROTOCOLS)}")
@@ -140,7 +147,7 @@ def _check_counts(chosen: Sequence[tuple[str, tuple[str, ...]]], source: ImageSo
                 raise UserError(f"{metric} of {name} needs at least {least} samples, {source.name} has {source.count}")
 
 
-def _check_reference_given(chosen: Sequence[tuple[str, tuple[str, ...]]], asked: Asked) -> None:
+def _check_reference_given(chosen: Sequence[tuple[str, tuple[str, ...]]], asked: EvaluationRequest) -> None:
     needing = [f"{m} of {name}" for name, metrics in chosen for m in metrics if m in PROTOCOLS[name].reference_metrics]
     if needing and asked.reference is None:
         raise UserError(
@@ -149,11 +156,12 @@ def _check_reference_given(chosen: Sequence[tuple[str, tuple[str, ...]]], asked:
         )
 
 
-# ---- reference ---------------------------------------------------------------------------------------------------
-
-
 def _reference(
-    parts: Sequence[_Part], asked: Asked, source: ImageSource, pass_over: PassOver | None, tell: EventListener
+    parts: Sequence[ProtocolRun],
+    asked: EvaluationRequest,
+    source: ImageSource,
+    pass_over: PassOver | None,
+    tell: EventListener,
 ) -> Reference | None:
     needs = _needs(parts)
     if asked.reference is None:
@@ -178,9 +186,9 @@ def _reference(
     return reference
 
 
-def _needs(parts: Sequence[_Part]) -> list[tuple[Extractor, Mapping[str, Need]]]:
+def _needs(parts: Sequence[ProtocolRun]) -> list[tuple[Extractor, Mapping[str, Reads]]]:
     """What is read of the reference, by extractor: features include moments."""
-    needs: dict[str, dict[str, Need]] = {}
+    needs: dict[str, dict[str, Reads]] = {}
     for part in parts:
         if not part.reference_metrics:
             continue
@@ -192,7 +200,7 @@ def _needs(parts: Sequence[_Part]) -> list[tuple[Extractor, Mapping[str, Need]]]
     return [(by_name[name], layers) for name, layers in needs.items()]
 
 
-def _check_reference_count(part: _Part, reference: Reference) -> None:
+def _check_reference_count(part: ProtocolRun, reference: Reference) -> None:
     for metric in part.reference_metrics:
         needs_images = "features" in part.protocol.reference_layers([metric]).values()
         count, least = reference.images, part.protocol.metrics[metric]
@@ -204,10 +212,10 @@ def _check_reference_count(part: _Part, reference: Reference) -> None:
 
 
 def _without_impossible(
-    parts: Sequence[_Part], asked: Asked, source: ImageSource, reference: Reference | None
-) -> tuple[list[_Part], list[Finding]]:
+    parts: Sequence[ProtocolRun], asked: EvaluationRequest, source: ImageSource, reference: Reference | None
+) -> tuple[list[ProtocolRun], list[Finding]]:
     """Leave out optional metrics that cannot be computed; one that was asked for by name is an error instead."""
-    kept: list[_Part] = []
+    kept: list[ProtocolRun] = []
     findings: list[Finding] = []
     for part in parts:
         metrics = []
@@ -221,11 +229,11 @@ def _without_impossible(
             else:
                 text = f"{metric} of {part.protocol.name} is not computed: {reason}"
                 findings.append(Finding(code="left-out", severity="note", text=text))
-        kept.append(_Part(protocol=part.protocol, metrics=tuple(metrics), extractor=part.extractor))
+        kept.append(ProtocolRun(protocol=part.protocol, metrics=tuple(metrics), extractor=part.extractor))
     return kept, findings
 
 
-def _why_not(metric: str, part: _Part, source: ImageSource, reference: Reference | None) -> str | None:
+def _why_not(metric: str, part: ProtocolRun, source: ImageSource, reference: Reference | None) -> str | None:
     """Why an optional metric cannot be computed; None when it can."""
     if metric not in OPTIONAL:
         return None
@@ -259,10 +267,7 @@ def _why_no_accuracy(source: ImageSource, extractor: Extractor) -> str | None:
     return None
 
 
-# ---- samples -----------------------------------------------------------------------------------------------------
-
-
-def _wanted(parts: Sequence[_Part]) -> Wanted:
+def _wanted(parts: Sequence[ProtocolRun]) -> LayerRequest:
     """Extractors with all layers that are read of the samples."""
     layers: dict[str, frozenset[str]] = {}
     for part in parts:
@@ -273,7 +278,7 @@ def _wanted(parts: Sequence[_Part]) -> Wanted:
 
 
 def _pass(
-    source: ImageSource, wanted: Wanted, work: Path | None, pass_over: PassOver | None, tell: EventListener
+    source: ImageSource, wanted: LayerRequest, work: Path | None, pass_over: PassOver | None, tell: EventListener
 ) -> Scan:
     def progress(done: int) -> None:
         tell(Event(phase="samples", done=done, total=source.count))
@@ -284,11 +289,11 @@ def _pass(
 
 
 def _measure_all(
-    parts: Sequence[_Part],
+    parts: Sequence[ProtocolRun],
     source: ImageSource,
     scanned: Scan,
     reference: Reference | None,
-    asked: Asked,
+    asked: EvaluationRequest,
     tell: EventListener,
 ) -> tuple[list[tuple[MetricFacts, Quality]], list[Finding]]:
     """The numbers of all protocols; one that fails loses none of the others."""
@@ -308,16 +313,16 @@ def _measure_all(
 
 
 def _measure(
-    part: _Part,
+    part: ProtocolRun,
     source: ImageSource,
     scanned: Scan,
     reference: Reference | None,
-    asked: Asked,
+    asked: EvaluationRequest,
     tell: EventListener,
 ) -> list[tuple[MetricFacts, Quality]]:
     """The numbers of one protocol, and of each what the detectors need to know."""
     tell(Event(phase="metrics", note=part.protocol.name))
-    compared = Compared(
+    compared = MetricInputs(
         samples=scanned.features[part.extractor.name],
         reference=None if reference is None else reference.data.get(part.extractor.name),
         extractor=part.extractor,
@@ -329,7 +334,7 @@ def _measure(
     return [(_facts(number, part), _quality(number, part, source, reference)) for number in numbers]
 
 
-def _facts(number: Number, part: _Part) -> MetricFacts:
+def _facts(number: MetricValue, part: ProtocolRun) -> MetricFacts:
     return MetricFacts(
         protocol=part.protocol.name,
         metric=number.metric,
@@ -338,7 +343,7 @@ def _facts(number: Number, part: _Part) -> MetricFacts:
     )
 
 
-def _quality(number: Number, part: _Part, source: ImageSource, reference: Reference | None) -> Quality:
+def _quality(number: MetricValue, part: ProtocolRun, source: ImageSource, reference: Reference | None) -> Quality:
     """Make the record of one number, with its identity."""
     extractor, provenance = part.extractor, source.provenance
     if not math.isfinite(number.value):

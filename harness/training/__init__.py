@@ -21,6 +21,6 @@ TRAININGS: Registry[Callable[..., dict[str, Any]]] = Registry(
         "demo/flexvar": "arvbench.harness.training.demo:train_flexvar",
         "demo/llamagen": "arvbench.harness.training.demo:train_llamagen",
         "demo/par": "arvbench.harness.training.demo:train_par",
-        "digits-cnn": "arvbench.harness.quality.classifier:train_digits_cnn",
+        "digits-cnn": "arvbench.harness.training.classifier:train_digits_cnn",
     },
 )

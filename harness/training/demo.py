@@ -17,10 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from arvbench.adapters import MODELS
-from arvbench.adapters.base import ModelSpec, Sampler, SamplingSettings, WeightsInfo, from_uint8
 from arvbench.adapters.checkpoints import random_tensors, sha256_of
 from arvbench.adapters.loading import assemble, build_sampler, meta_modules, usable_device
-from arvbench.harness.digits import Digits, load_digits_rgb
+from arvbench.adapters.pixels import from_uint8
+from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
+from arvbench.adapters.settings import SamplingSettings
+from arvbench.harness.data.digits import Digits, load_digits_rgb
 from arvbench.harness.training import Progress
 from arvbench.harness.training.reproducible import reproducible
 from arvbench.harness.training.stages import DEMO_TRAININGS, DemoTraining, settings_for_tokens, stages
@@ -127,9 +129,9 @@ train_par = partial(train_demo, "demo/par")
 
 def judge(sampler: Sampler, *, images: int = 1000, batch: int = 100) -> dict[str, float]:
     """Label accuracy and FID of generated digits, and FID of reconstructions, under `digits-cnn`."""
-    from arvbench.harness.labels import labels_for
-    from arvbench.harness.measure.quality import reconstruction_quality
-    from arvbench.harness.quality.evaluation import Asked, evaluate
+    from arvbench.harness.data.labels import labels_for
+    from arvbench.harness.measure.case_quality import reconstruction_quality
+    from arvbench.harness.quality.evaluation import EvaluationRequest, evaluate
     from arvbench.harness.quality.images.live import LiveSource
 
     settings = sampler.spec.settings
@@ -140,7 +142,7 @@ def judge(sampler: Sampler, *, images: int = 1000, batch: int = 100) -> dict[str
         label_scheme="balanced",
         batch=batch,
     )
-    asked = Asked(protocols=("digits-cnn",), reference="digits", metrics=("fid", "label-accuracy"))
+    asked = EvaluationRequest(protocols=("digits-cnn",), reference="digits", metrics=("fid", "label-accuracy"))
     every_scan = QualityRequest(
         protocols=("digits-cnn",), reference="digits", images=len(load_digits_rgb().labels_N), metrics=("fid",)
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from arvbench.adapters.base import Sampler, SamplingSettings
+from arvbench.adapters.sampler import Sampler
+from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.training.tokenizer import TokenizerTraining
 from arvbench.harness.training.transformer import Loss, TransformerTraining
 
@@ -78,7 +79,7 @@ def settings_for_tokens(sampler: Sampler) -> SamplingSettings:
 
 def _hmar(sampler: Sampler, settings: DemoTraining) -> list[Stage]:
     """Next-scale prediction first; then mask refinement, with everything else frozen (HMAR section 3.4)."""
-    from arvbench.adapters.hmar import HmarSampler
+    from arvbench.adapters.hmar.sampler import HmarSampler
 
     assert isinstance(sampler, HmarSampler) and settings.refinement is not None
     return [
@@ -99,7 +100,7 @@ def _hmar(sampler: Sampler, settings: DemoTraining) -> list[Stage]:
 
 def _flexvar(sampler: Sampler, settings: DemoTraining) -> list[Stage]:
     """Every step draws a list of scales, so that the model works with lists it has not seen (FlexVAR section 3.3)."""
-    from arvbench.adapters.flexvar import FlexVarSampler
+    from arvbench.adapters.flexvar.sampler import FlexVarSampler
 
     assert isinstance(sampler, FlexVarSampler)
     every = _every_scale(sampler)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from arvbench.adapters.base import Sampler
+from arvbench.adapters.sampler import Sampler
 from arvbench.harness.training import Progress
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from arvbench.errors import UserError
-from arvbench.harness.verify.recipe import recipe_v1
+from arvbench.harness.verify.generated_weights import recipe_v1
 
 
 class FixtureError(UserError):
@@ -140,9 +140,6 @@ def _same_stream(seed: int, recorded: Tensor) -> bool:
     return torch.equal(ours, recorded.float())
 
 
-# ---- files -------------------------------------------------------------------------------------------------------
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text())
@@ -169,8 +166,6 @@ def _read_stored(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor
     except SafetensorError as error:
         raise FixtureError(f"{stored} is not a safetensors file: {error}") from error
 
-
-# ---- full fixtures -----------------------------------------------------------------------------------------------
 
 # Tolerances for fp32 on any CPU (those the fixtures were published with). The first match of a name's end wins.
 _FULL_TOLERANCES = (
@@ -256,9 +251,6 @@ _TOKEN_GRID_INPUTS = {"class_ids": "labels", "tf_tokens": "tf_ids"}
 """Their names -> those of the other fixtures."""
 
 
-# ---- recipe fixtures ---------------------------------------------------------------------------------------------
-
-
 def _read_recipe(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixture:
     seed_string = description["seed_string"]
     weights = {
@@ -330,9 +322,6 @@ def _recipe_floats(description: Mapping[str, Any], stored: Mapping[str, Tensor])
             stride=meta["stride"],
             tolerance=meta["atol"],
         )
-
-
-# ---- the sampler's own fixture -----------------------------------------------------------------------------------
 
 
 _SAMPLER_UNIT_PROBE_SEED = 5000

@@ -13,8 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from arvbench.adapters.base import NULL_LABEL, Backend, ModelSpec
-from arvbench.adapters.flexvar import FlexVarConfig, FlexVarSampler, FlexVarSettings, flexvar_spec
+from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler, FlexVarSettings, flexvar_spec
+from arvbench.adapters.sampler import NULL_LABEL, ModelSpec
+from arvbench.adapters.settings import Backend
 from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.harness.verify.fixture import Fixture
 from arvbench.harness.verify.mvar import recorded

@@ -13,10 +13,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from arvbench.adapters.base import Backend, ModelSpec, Samples, StepOutput
-from arvbench.adapters.common.next_scale import Drawn, ScaleRun
-from arvbench.adapters.hmar import HmarConfig, HmarSampler, HmarSettings, hmar_spec
-from arvbench.adapters.hmar_refinement import NO_REFINEMENT, confidence
+from arvbench.adapters.hmar.refinement import NO_REFINEMENT, confidence
+from arvbench.adapters.hmar.sampler import HmarConfig, HmarSampler, HmarSettings, hmar_spec
+from arvbench.adapters.next_scale.sampler import ScaleDraw, ScaleRun
+from arvbench.adapters.sampler import ModelSpec, Samples, StepOutput
+from arvbench.adapters.settings import Backend
 from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
 from arvbench.harness.verify.fixture import Fixture
 from arvbench.harness.verify.next_scale import (
@@ -83,7 +84,9 @@ class _Watched(HmarSampler):
 
     refinements: list[_Refinement]
 
-    def masked_positions(self, drawn: Drawn, among_Bn: Tensor | None, count: int, scale: int, run: ScaleRun) -> Tensor:
+    def masked_positions(
+        self, drawn: ScaleDraw, among_Bn: Tensor | None, count: int, scale: int, run: ScaleRun
+    ) -> Tensor:
         positions_Bn = super().masked_positions(drawn, among_Bn, count, scale, run)
         confidence_Bl = confidence(drawn.filtered_BlV, drawn.tokens_Bl)
         again = sum(known.name.startswith(f"{scale}.") for known in self.refinements)

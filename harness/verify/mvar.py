@@ -14,8 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from arvbench.adapters.base import Backend, ModelSpec
-from arvbench.adapters.mvar import MvarBlock, MvarConfig, MvarSampler, MvarSettings, mvar_spec
+from arvbench.adapters.mvar.sampler import MvarBlock, MvarConfig, MvarSampler, MvarSettings, mvar_spec
+from arvbench.adapters.sampler import ModelSpec
+from arvbench.adapters.settings import Backend
 from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
 from arvbench.harness.verify.fixture import Fixture
 from arvbench.harness.verify.next_scale import (

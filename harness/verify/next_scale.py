@@ -13,21 +13,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from arvbench.adapters.base import (
-    Backend,
-    ModelSpec,
-    Samples,
-    SamplingSettings,
-    SilentObserver,
-    StepOutput,
-    WeightsInfo,
-)
-from arvbench.adapters.cache.base import Cache
-from arvbench.adapters.common.next_scale import NextScaleSampler
-from arvbench.adapters.common.residual import ResidualSampler
+from arvbench.adapters.cache.policy import Cache
 from arvbench.adapters.loading import assemble, meta_modules
+from arvbench.adapters.next_scale.residual import ResidualSampler
+from arvbench.adapters.next_scale.sampler import NextScaleSampler
+from arvbench.adapters.sampler import ModelSpec, Samples, SilentObserver, StepOutput, WeightsInfo
 from arvbench.adapters.sampling import Noise, UpstreamNoise
 from arvbench.adapters.schedule import Step
+from arvbench.adapters.settings import Backend, SamplingSettings
 from arvbench.harness.verify.fixture import Fixture, FixtureError
 
 # Arguments that change nothing in the recorded outputs: regularisation (zero in every fixture), the choice of attention
@@ -37,8 +30,6 @@ _NO_EFFECT = frozenset(
     | {"test_mode", "downsample", "default_qresi_counts"}
 )
 
-
-# ---- the model ---------------------------------------------------------------------------------------------------
 
 T = TypeVar("T")
 
@@ -65,9 +56,6 @@ def _state(fixture: Fixture, spec: ModelSpec) -> dict[str, dict[str, Tensor]]:
         constants: dict[str, Tensor] = module.constant_buffers()  # type: ignore[operator]
         state[part] |= {k: t for k, t in constants.items() if prefix + k in fixture.constructed}
     return state
-
-
-# ---- generation --------------------------------------------------------------------------------------------------
 
 
 class Recorder(SilentObserver):
@@ -132,9 +120,6 @@ def run_outputs(samples: Samples, outputs: Sequence[StepOutput]) -> dict[str, Te
 def numbered(name: str, per_scale: Iterable[Tensor]) -> dict[str, Tensor]:
     """{"name.0": ..., "name.1": ...}"""
     return {f"{name}.{scale}": tensor for scale, tensor in enumerate(per_scale)}
-
-
-# ---- teacher forcing and tokenizer -------------------------------------------------------------------------------
 
 
 def split_scales(sampler: NextScaleSampler, ids_BL: Tensor) -> tuple[Tensor, ...]:

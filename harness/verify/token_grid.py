@@ -15,16 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.base import Backend, SilentObserver, StepOutput, WeightsInfo, to_uint8
 from arvbench.adapters.cache.static import StaticCache
-from arvbench.adapters.common.llama import LlamaConfig, rope_table
-from arvbench.adapters.common.token_grid import LEARNT, TokenGridSampler, TokenGridSettings, token_grid_spec
 from arvbench.adapters.llamagen import LlamaGenSampler
 from arvbench.adapters.loading import assemble, meta_modules
 from arvbench.adapters.nar import NarConfig, NarSampler
 from arvbench.adapters.par import ParConfig, ParSampler
+from arvbench.adapters.pixels import to_uint8
+from arvbench.adapters.sampler import SilentObserver, StepOutput, WeightsInfo
 from arvbench.adapters.sampling import UpstreamNoise
 from arvbench.adapters.schedule import Step
+from arvbench.adapters.settings import Backend
+from arvbench.adapters.token_grid.llama import LlamaConfig, rope_table
+from arvbench.adapters.token_grid.sampler import LEARNT, TokenGridSampler, TokenGridSettings, token_grid_spec
 from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.harness.verify.fixture import Fixture, FixtureError
 
@@ -67,9 +69,6 @@ def replay(fixture: Fixture, backend: str, device: torch.device) -> dict[str, Te
     return produced
 
 
-# ---- the model ---------------------------------------------------------------------------------------------------
-
-
 def _build(fixture: Fixture, backend: Backend, device: torch.device) -> TokenGridSampler:
     family, config = _FAMILIES[fixture.kind]
     transformer = config(**_arguments(config, fixture.model_args))
@@ -93,9 +92,6 @@ def _arguments(kind: type, args: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := [k for k in others if k not in _FIXED or args[k] != _FIXED[k]]:
         raise FixtureError(f"the fixture uses arguments that are not implemented: {', '.join(unknown)}")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in args.items() if k in known}
-
-
-# ---- order, tables and masks -------------------------------------------------------------------------------------
 
 
 def _slots(sampler: TokenGridSampler) -> list[int]:
@@ -146,9 +142,6 @@ def _cache_mask(sampler: TokenGridSampler) -> Tensor:
     by_slot = torch.empty(size, dtype=torch.int64)
     by_slot[slots] = torch.tensor(numbers)
     return (by_slot[:, None] >= by_slot[None]).to(torch.uint8)
-
-
-# ---- generation --------------------------------------------------------------------------------------------------
 
 
 class _Recorder(SilentObserver):
@@ -244,9 +237,6 @@ def _cache_slots(sampler: TokenGridSampler, cache: StaticCache) -> dict[str, Ten
             placed[:, :, slots] = held
             produced[f"{name}_cache.{layer}"] = placed
     return produced
-
-
-# ---- teacher forcing and tokenizer -------------------------------------------------------------------------------
 
 
 def _as_recorded(sampler: TokenGridSampler, per_token_BNX: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from arvbench.adapters.base import NULL_LABEL, Backend, ModelSpec
+from arvbench.adapters.sampler import NULL_LABEL, ModelSpec
+from arvbench.adapters.settings import Backend
 from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
 from arvbench.adapters.var import VarConfig, VarSampler, VarSettings, var_spec
 from arvbench.harness.verify.fixture import Fixture

@@ -13,28 +13,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arvbench.kernels.base import Case, KernelSpec, Limits, Shape, Tol
+from arvbench.kernels.operation import KernelSpec, Limits, Shape, Tol, Workload
 
 MODEL_EPS = 1e-6
 
 CASES = {
     # the official models: guidance doubles 8 images at 256 px and 2 at 512 px
-    "d16-first": Case(shape={"R": 16, "l": 1, "C": 1024, "M": 16, "S": 6, "P": 0}, interpret=True),
-    "d16-last": Case(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 6, "P": 0}, compile=True),
-    "d16-head": Case(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 2, "P": 0}),
-    "d20-middle": Case(shape={"R": 16, "l": 36, "C": 1280, "M": 16, "S": 6, "P": 0}),
-    "d24-middle": Case(shape={"R": 16, "l": 100, "C": 1536, "M": 16, "S": 6, "P": 0}),
-    "d30-last": Case(shape={"R": 16, "l": 256, "C": 1920, "M": 16, "S": 6, "P": 0}, compile=True),
-    "d36-512px-first": Case(shape={"R": 4, "l": 1, "C": 2304, "M": 4, "S": 6, "P": 0}, interpret=True, compile=True),
-    "d36-512px-last": Case(shape={"R": 4, "l": 1024, "C": 2304, "M": 4, "S": 6, "P": 0}),
+    "d16-first": Workload(shape={"R": 16, "l": 1, "C": 1024, "M": 16, "S": 6, "P": 0}, interpret=True),
+    "d16-last": Workload(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 6, "P": 0}, compile=True),
+    "d16-head": Workload(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 2, "P": 0}),
+    "d20-middle": Workload(shape={"R": 16, "l": 36, "C": 1280, "M": 16, "S": 6, "P": 0}),
+    "d24-middle": Workload(shape={"R": 16, "l": 100, "C": 1536, "M": 16, "S": 6, "P": 0}),
+    "d30-last": Workload(shape={"R": 16, "l": 256, "C": 1920, "M": 16, "S": 6, "P": 0}, compile=True),
+    "d36-512px-first": Workload(
+        shape={"R": 4, "l": 1, "C": 2304, "M": 4, "S": 6, "P": 0}, interpret=True, compile=True
+    ),
+    "d36-512px-last": Workload(shape={"R": 4, "l": 1024, "C": 2304, "M": 4, "S": 6, "P": 0}),
     # the edges
-    "no-power-of-two": Case(shape={"R": 3, "l": 5, "C": 96, "M": 3, "S": 6, "P": 0}, interpret=True),
-    "ragged": Case(shape={"R": 2, "l": 3, "C": 1001, "M": 2, "S": 6, "P": 3}, interpret=True, compile=True),
-    "one-modulation-for-all": Case(shape={"R": 5, "l": 4, "C": 1000, "M": 1, "S": 6, "P": 0}, interpret=True),
-    "adjacent-modulation": Case(shape={"R": 4, "l": 9, "C": 64, "M": 4, "S": 1, "P": 0}, interpret=True),
-    "one-token": Case(shape={"R": 1, "l": 1, "C": 64, "M": 1, "S": 1, "P": 0}, interpret=True),
-    "one-channel": Case(shape={"R": 3, "l": 4, "C": 1, "M": 3, "S": 6, "P": 0}, interpret=True),
-    "padded-rows": Case(shape={"R": 2, "l": 7, "C": 130, "M": 2, "S": 2, "P": 62}, interpret=True),
+    "no-power-of-two": Workload(shape={"R": 3, "l": 5, "C": 96, "M": 3, "S": 6, "P": 0}, interpret=True),
+    "ragged": Workload(shape={"R": 2, "l": 3, "C": 1001, "M": 2, "S": 6, "P": 3}, interpret=True, compile=True),
+    "one-modulation-for-all": Workload(shape={"R": 5, "l": 4, "C": 1000, "M": 1, "S": 6, "P": 0}, interpret=True),
+    "adjacent-modulation": Workload(shape={"R": 4, "l": 9, "C": 64, "M": 4, "S": 1, "P": 0}, interpret=True),
+    "one-token": Workload(shape={"R": 1, "l": 1, "C": 64, "M": 1, "S": 1, "P": 0}, interpret=True),
+    "one-channel": Workload(shape={"R": 3, "l": 4, "C": 1, "M": 3, "S": 6, "P": 0}, interpret=True),
+    "padded-rows": Workload(shape={"R": 2, "l": 7, "C": 130, "M": 2, "S": 2, "P": 62}, interpret=True),
 }
 
 # One rounding to the result's dtype costs at most 2**-8 (bf16) or 2**-11 (fp16) of the value. What is added covers fp32

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from arvbench.reports.cases import Conditions, case_names, conditions, group_by, has_random_weights, measured
 from arvbench.reports.figures.drawing import MARKERS, SERIES, Drawing, label, legend, listed, panels
 from arvbench.reports.numbers import plain, significant
-from arvbench.reports.statistics import Estimate, find_timing, images_per_second
 from arvbench.reports.tables.quality import protocol_names
 from arvbench.results.schema import Record
+from arvbench.results.statistics import Estimate, find_timing, images_per_second
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -19,8 +19,8 @@ from arvbench.reports.cases import (
 )
 from arvbench.reports.figures.drawing import MARKERS, SERIES, Drawing, label, legend, listed, panels
 from arvbench.reports.numbers import significant
-from arvbench.reports.statistics import Estimate, find_timing, milliseconds
 from arvbench.results.schema import Record
+from arvbench.results.statistics import Estimate, find_timing, milliseconds
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

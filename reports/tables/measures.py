@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from arvbench.reports.cases import RANDOM_WEIGHTS, case_cell, case_names, conditions, has_random_weights, measured
 from arvbench.reports.numbers import count_cell, estimate_cell, mib_cell, number_cell, text_cell, yes_no_cell
-from arvbench.reports.statistics import (
+from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
+from arvbench.results.schema import CacheStep, Measured, Record, StepPlan
+from arvbench.results.statistics import (
     NS_PER_S,
     find_timing,
     forward_rows_per_second,
@@ -15,8 +17,6 @@ from arvbench.reports.statistics import (
     milliseconds,
     milliseconds_per_image,
 )
-from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
-from arvbench.results.schema import CacheStep, Measured, Record, StepPlan
 
 _SCOPES = ("images", "tokens", "decode")
 

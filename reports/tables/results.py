@@ -15,10 +15,10 @@ from arvbench.reports.numbers import (
     significant,
     text_cell,
 )
-from arvbench.reports.statistics import find_timing, images_per_second, milliseconds_per_image
 from arvbench.reports.table import NOTHING, Cell, Column, Table, Tone, make_table
 from arvbench.reports.tables.quality import quality_cells, quality_columns
 from arvbench.results.schema import Failed, Incorrect, Measured, Record, Status
+from arvbench.results.statistics import find_timing, images_per_second, milliseconds_per_image
 
 _TONES: dict[Status, Tone] = {
     Status.OK: "good",

@@ -37,9 +37,6 @@ def image(sampler):
     return sampler.sample([1], sampler.spec.settings, noise=PerImageNoise(0, [0])).images
 
 
-# ---- what can be loaded ------------------------------------------------------------------------------------------
-
-
 def test_official_files_are_loaded_as_they_are(spec, folder):
     sampler = build_sampler(spec, weights=str(folder))
     assert set(sampler.weights.sha256) == {"tiny.pth", "vae.pth"}
@@ -79,9 +76,6 @@ def test_random_weights_depend_on_the_seed_and_are_marked(spec):
     assert not one.weights.sha256
     assert not torch.equal(one.transformer.head.weight, two.transformer.head.weight)
     assert torch.equal(one.transformer.head.weight, build_sampler(spec, weights="random:1").transformer.head.weight)
-
-
-# ---- what cannot -------------------------------------------------------------------------------------------------
 
 
 def refused(spec, folder) -> str:

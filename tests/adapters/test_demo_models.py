@@ -6,8 +6,8 @@ import pytest
 import torch
 from watching import counted_flops
 
-from arvbench.adapters.base import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler
+from arvbench.adapters.sampler import SilentObserver
 from arvbench.adapters.sampling import PerImageNoise
 
 IMAGES = 32
@@ -96,7 +96,7 @@ def test_planned_flops_equal_the_counted_ones_up_to_the_tokenizer(sampler):
     plan = [step.flops for step in sampler.schedule(sampler.spec.settings, batch=3)]
     # The count may have more: what the tokenizer does between the scales (phi convolutions), never less.
     most = 0.1 * max(plan)
-    assert all(0 <= count - planned <= most for count, planned in zip(flops.steps, plan, strict=True))
+    assert all(0 <= count - cached_schedule <= most for count, cached_schedule in zip(flops.steps, plan, strict=True))
 
 
 def test_teacher_forcing_gives_the_logits_of_the_steps(sampler):

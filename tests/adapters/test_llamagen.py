@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_token_grids import tiny_grid_spec
 
-from arvbench.adapters.common.llama import LlamaConfig, RMSNorm, rope_table, rotate
 from arvbench.adapters.llamagen import LlamaGenSampler
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.sampling import PerImageNoise
+from arvbench.adapters.token_grid.llama import LlamaConfig, RMSNorm, rope_table, rotate
 
 CONFIG = LlamaConfig(dim=32, n_layer=1, n_head=2, block_size=9)
 
@@ -25,9 +25,6 @@ def test_the_interval_counts_from_the_second_token():
 @pytest.mark.parametrize(("dim", "hidden"), [(768, 2048), (1024, 2816), (1280, 3584), (1536, 4096), (3200, 8704)])
 def test_hidden_width_is_rounded_up(dim, hidden):
     assert LlamaConfig(dim=dim, n_layer=1, n_head=32).hidden == hidden
-
-
-# ---- rotary positions --------------------------------------------------------------------------------------------
 
 
 def test_half_of_the_pairs_turn_with_the_row_and_half_with_the_column():

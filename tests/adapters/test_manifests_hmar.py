@@ -7,7 +7,7 @@ import json
 import pytest
 
 from arvbench.adapters import MODELS
-from arvbench.adapters.hmar_checkpoints import merged_name, training_module
+from arvbench.adapters.hmar.checkpoints import merged_name, training_module
 from arvbench.adapters.loading import meta_modules
 
 # Counted on the official modules (NVlabs/HMAR at 595a9df).

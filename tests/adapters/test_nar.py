@@ -3,10 +3,10 @@ from __future__ import annotations
 import torch
 from tiny_token_grids import tiny_grid_spec
 
-from arvbench.adapters.common.token_grid import LEARNT
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.nar import NarConfig, NarSampler, neighbours
 from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise
+from arvbench.adapters.token_grid.sampler import LEARNT
 
 CPU = torch.device("cpu")
 CONFIG = NarConfig(dim=32, n_layer=1, n_head=2, block_size=9)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_token_grids import tiny_grid_spec
 
-from arvbench.adapters.common.token_grid import LEARNT
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.par import ParConfig, ParSampler
 from arvbench.adapters.sampling import PerImageNoise
+from arvbench.adapters.token_grid.sampler import LEARNT
 
 CONFIG = ParConfig(dim=32, n_layer=1, n_head=2, block_size=16, ar_token_num=4)
 

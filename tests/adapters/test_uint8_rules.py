@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from arvbench.adapters import MODELS
-from arvbench.adapters.base import from_uint8, to_uint8, to_unit_range
+from arvbench.adapters.pixels import from_uint8, to_uint8, to_unit_range
 from arvbench.errors import UserError
 
 RULES = ("truncate", "round", "127.5x+128")

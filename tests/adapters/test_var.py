@@ -7,8 +7,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from watching import Steps, counted_flops
 
-from arvbench.adapters.base import NULL_LABEL, SilentObserver, to_uint8
 from arvbench.adapters.loading import build_sampler, load_sampler
+from arvbench.adapters.pixels import to_uint8
+from arvbench.adapters.sampler import NULL_LABEL, SilentObserver
 from arvbench.adapters.sampling import PerImageNoise, ReplayTokens, UpstreamNoise
 from arvbench.adapters.var import VarSettings
 from arvbench.errors import ContractError, UserError
@@ -29,9 +30,6 @@ def sampler(request):
 def draw(sampler, labels=LABELS, settings=None, **options):
     settings = settings or sampler.spec.settings
     return sampler.sample(labels, settings, noise=PerImageNoise(0, range(len(labels))), **options)
-
-
-# ---- sampling ----------------------------------------------------------------------------------------------------
 
 
 def test_images_are_uint8_and_tokens_come_per_scale(sampler):
@@ -172,9 +170,6 @@ def test_half_precision_keeps_head_and_quantizer_in_fp32():
     assert observer.outputs[0].logits.dtype == torch.float32
 
 
-# ---- plan --------------------------------------------------------------------------------------------------------
-
-
 def test_planned_flops_equal_the_counted_ones(sampler):
     settings = sampler.spec.settings
 
@@ -183,7 +178,7 @@ def test_planned_flops_equal_the_counted_ones(sampler):
     plan = [step.flops for step in sampler.schedule(settings, batch=3)]
     # The count has the phi convolutions as well, which belong to the tokenizer.
     phi = 3 * 16 * 2 * 9 * 8 * 8
-    assert flops.steps == [planned + phi for planned in plan]
+    assert flops.steps == [cached_schedule + phi for cached_schedule in plan]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -216,9 +211,6 @@ def test_decode_flops_equal_the_counted_ones(sampler):
     assert sampler.schedule(sampler.spec.settings, batch=3).decode_flops == counter.get_total_flops() - counted
 
 
-# ---- training ----------------------------------------------------------------------------------------------------
-
-
 def test_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler):
     tokens = draw(sampler).tokens
     logits = sampler.teacher_forced(tokens, LABELS)
@@ -236,9 +228,6 @@ def test_labels_are_dropped_only_in_training_and_at_the_stated_rate():
     assert not torch.equal(kept, dropped)
     sampler.transformer.eval()
     torch.testing.assert_close(sampler.loss(tokens, torch.full((3,), NULL_LABEL)), dropped)
-
-
-# ---- bad input ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("label", [5, 1000, -2])

@@ -21,17 +21,17 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from arvbench.harness.measure.memory import ProcessMemoryProbe
-from arvbench.harness.quality.frechet import (
+from arvbench.harness.machine.memory import ProcessMemoryProbe
+from arvbench.harness.quality.metrics.frechet import (
     ReferenceRoot,
     bootstrap_frechet,
     frechet_at_infinity,
     frechet_distance,
     frechet_of_features,
 )
-from arvbench.harness.quality.manifold import Arithmetic, density_coverage, precision_recall
-from arvbench.harness.quality.mmd import cmmd
-from arvbench.harness.quality.moments import Moments, moments_of
+from arvbench.harness.quality.metrics.mmd import cmmd
+from arvbench.harness.quality.metrics.moments import Moments, moments_of
+from arvbench.harness.quality.metrics.neighbours import Arithmetic, density_coverage, precision_recall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +87,6 @@ def gaussian(dims: int, seed: int) -> Moments:
 
 def once(benchmark, call, rounds: int = 1):
     return benchmark.pedantic(call, rounds=rounds, iterations=1, warmup_rounds=0)
-
-
-# ---- Frechet distance --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,9 +174,6 @@ def test_extrapolation(benchmark, sizes):
     benchmark.extra_info["samples"] = sizes.samples
     found = once(benchmark, lambda: frechet_at_infinity(x_ND, root))
     assert found.distances[-1] == pytest.approx(frechet_distance(moments_of(x_ND.split(4096)), root).value, rel=1e-9)
-
-
-# ---- nearest neighbours and kernels ------------------------------------------------------------------------------
 
 
 def with_peak(benchmark, call):

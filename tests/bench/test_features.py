@@ -24,7 +24,7 @@ from torch import Tensor
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from arvbench.harness.quality.extractors import load_extractor
-from arvbench.harness.quality.extractors.tf1_resize import resize_tf1
+from arvbench.harness.quality.extractors.inception.tf1_resize import resize_tf1
 
 Features = Callable[[Tensor], Tensor]
 """uint8 (N, 3, H, W) -> (N, 2048)."""
@@ -65,13 +65,13 @@ def program(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def adm(weights) -> Features:
-    extractor = load_extractor("adm-inception", weight_files={"inception": weights})
+    extractor = load_extractor("adm-inception", extractor_files={"inception": weights})
     return lambda images: extractor.extract(images)["pool"]
 
 
 @pytest.fixture(scope="module")
 def fidelity(weights) -> Features:
-    extractor = load_extractor("fidelity-inception", weight_files={"inception": weights})
+    extractor = load_extractor("fidelity-inception", extractor_files={"inception": weights})
     return lambda images: extractor.extract(images)["2048"]
 
 

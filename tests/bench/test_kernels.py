@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arvbench.kernels import KERNELS
-from arvbench.kernels.base import Implementation, KernelSpec, verified_call
+from arvbench.kernels.operation import Implementation, KernelSpec, verified_call
 
 CPU_LIMIT_BYTES = 16 * 2**20
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)

@@ -99,7 +99,7 @@ def test_models_are_listed_as_a_table_and_as_json(capsys):
 
 
 def test_an_unwritable_training_folder_is_a_user_error_before_training(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("arvbench.harness.quality.classifier.train_digits_cnn", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr("arvbench.harness.training.classifier.train_digits_cnn", lambda *a, **k: pytest.fail("trained"))
     (tmp_path / "file").write_text("")
     assert cli.main(["train", "digits-cnn", "--out", str(tmp_path / "file" / "below")]) == 2
     assert "cannot write" in capsys.readouterr().err

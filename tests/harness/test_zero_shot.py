@@ -1,7 +1,7 @@
 """Abilities that the papers claim without training for them, on the trained demo models.
 
 In-painting and class-conditional editing: VAR (section 5.3), M-VAR, HMAR and FlexVAR. Other mask schedules: HMAR. Other
-step counts and sizes: FlexVAR, in tests/adapters/test_flexvar_demo.py.
+step counts and sizes: FlexVAR, in tests/adapters/flexvar/test_flexvar_demo.py.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from arvbench.adapters import MODELS
-from arvbench.adapters.base import from_uint8
 from arvbench.adapters.editing import Editor, keep_per_scale
 from arvbench.adapters.loading import demo_models, load_sampler
+from arvbench.adapters.pixels import from_uint8
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.errors import UserError
-from arvbench.harness.digits import load_digits_rgb
-from arvbench.harness.quality.classifier import load_classifier
+from arvbench.harness.data.digits import load_digits_rgb
+from arvbench.harness.quality.extractors.digits_cnn import load_classifier
 
 EDITORS = [name for name in demo_models() if issubclass(MODELS[name].sampler, Editor)]
 

@@ -58,7 +58,7 @@ def poisoned_memory() -> Iterator[list[Tensor]]:
 def main(mode: str) -> None:
     torch.set_num_threads(1)
     from arvbench.kernels import KERNELS
-    from arvbench.kernels.base import max_abs_err
+    from arvbench.kernels.operation import max_abs_err
 
     device = "cuda" if mode == "cuda" else "cpu"
     for name, spec in KERNELS.items():

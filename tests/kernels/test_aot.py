@@ -7,7 +7,7 @@ import torch
 
 from arvbench.errors import ContractError
 from arvbench.kernels import KERNELS
-from arvbench.kernels.base import KernelSpec
+from arvbench.kernels.operation import KernelSpec
 
 aot = pytest.importorskip("arvbench.kernels.aot", reason="needs triton")
 pytestmark = pytest.mark.skipif(not aot.CAN_COMPILE, reason="needs triton >= 3.3")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from arvbench.kernels import KERNELS
-from arvbench.kernels.base import KernelSpec
+from arvbench.kernels.operation import KernelSpec
 
 every_kernel = pytest.mark.parametrize("spec", [pytest.param(spec, id=name) for name, spec in KERNELS.items()])
 

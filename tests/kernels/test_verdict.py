@@ -11,7 +11,7 @@ from torch import Tensor
 from arvbench.errors import ContractError, UserError
 from arvbench.kernels import KERNELS
 from arvbench.kernels.adaln import reference
-from arvbench.kernels.base import max_abs_err, verified_call
+from arvbench.kernels.operation import max_abs_err, verified_call
 
 CASE = "no-power-of-two"
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from arvbench.reports.numbers import EN_DASH, interval_text, mib_cell, plain, scientific, shorten, significant
-from arvbench.reports.statistics import Estimate
+from arvbench.results.statistics import Estimate
 
 
 @pytest.mark.parametrize(

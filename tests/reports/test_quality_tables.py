@@ -46,9 +46,6 @@ def in_terminal(*records: Record, width: int = 120) -> str:
     return capture.get()
 
 
-# ---- numbers -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("interval", "text"),
     [
@@ -73,7 +70,7 @@ def test_a_quality_number_stands_with_interval_spread_and_count(make) -> None:
 
 
 def test_every_metric_of_every_protocol_has_a_label_and_a_direction(make) -> None:
-    protocols = pytest.importorskip("arvbench.harness.quality.protocols.base").PROTOCOLS
+    protocols = pytest.importorskip("arvbench.harness.quality.protocols.protocol").PROTOCOLS
     metrics = dict.fromkeys(metric for name in protocols for metric in protocols[name].metrics)
     quality = tuple(number(metric=metric, protocol_id=metric) for metric in metrics)
     table = tables.protocols_table([make.record(weights="demo", quality=quality)])
@@ -141,9 +138,6 @@ def test_a_terminal_leaves_room_for_names_and_says_what_it_leaves_out(make) -> N
     assert "p3" in text and "p4" not in text
 
 
-# ---- findings ----------------------------------------------------------------------------------------------------
-
-
 def test_findings_are_listed_with_warnings_first(make) -> None:
     table = tables.findings_table([make.record(findings=make.findings)])
     assert [(cell.text, cell.detail, cell.tone) for cell in column(table, "Severity")] == [
@@ -188,9 +182,6 @@ def test_hostile_findings_and_recipes_are_text(make, tmp_path) -> None:
     assert HOSTILE in in_terminal(record, width=300)
 
 
-# ---- recipes -----------------------------------------------------------------------------------------------------
-
-
 def by_recipe(make, **changes: object) -> Record:
     return make.record(weights="hub", recipe="official", **changes)
 
@@ -225,8 +216,8 @@ def test_a_recipe_tells_what_changed_and_what_differs_anyway(make, tmp_path) -> 
 
 
 def test_the_suite_of_a_report_repeats_changes_that_are_a_fields_default(make, tmp_path) -> None:
-    from arvbench.harness.config import load_suite
-    from arvbench.harness.recipes import recipe_for
+    from arvbench.harness.suites.recipes import recipe_for
+    from arvbench.harness.suites.suite import load_suite
     from arvbench.reports.reproduction import reproduction_suite
 
     layer = recipe_for("llamagen-b-384").layer()

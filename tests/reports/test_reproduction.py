@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from arvbench.errors import UnknownName
-from arvbench.harness.config import load_suite
+from arvbench.harness.suites.suite import load_suite
 from arvbench.reports.build import build_report
 from arvbench.reports.reproduction import SUITE_FILE, reproduction_commands, reproduction_suite
 from arvbench.results.schema import CaseConfig, QualityRequest, Record

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from arvbench.reports import tables
-from arvbench.reports.statistics import images_per_second
 from arvbench.reports.table import Cell, Column, Table, make_table
 from arvbench.results.schema import Memory, Record, Status
+from arvbench.results.statistics import images_per_second
 
 
 def column(table: Table, label: str) -> list[Cell]:

@@ -139,8 +139,6 @@ def test_another_source_and_settings_of_measuring_are_the_same_case() -> None:
     assert ids([record("one"), record("two", **changed)]) == ["two"]
 
 
-# ---- records of before quality had protocols with names, findings and recipes ------------------------------------
-
 OLD_SETUP = {
     "model": "demo/var", "family": "var", "image_px": 32, "transformer_parameters": 1, "tokenizer_parameters": 1,
     "weights_source": "demo", "weights_random": False, "weights_sha256": {}, "settings": {"cfg": 0.5},

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arvbench.harness.quality.extractors.base import Extractor
+from arvbench.harness.quality.extractors.extractor import Extractor
 
 DIMS = {"pool": 2048, "spatial": 2023, "logits": 1008}
 

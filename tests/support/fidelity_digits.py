@@ -9,7 +9,7 @@ import torch
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from arvbench.harness.quality.classifier import load_classifier
+from arvbench.harness.quality.extractors.digits_cnn import load_classifier
 
 NAME = "digits-cnn"
 FEATURES, LOGITS = "64", "logits"

@@ -1,6 +1,7 @@
 """Texts that must not change by accident: `python tests/support/identities.py` writes them to tests/golden/identities.
 
-Whoever rewrites one of these files changes what a recorded number means, or what users' scripts read: CHANGELOG says so.
+Whoever rewrites one of these files changes what a recorded number means, or what users' scripts read: CHANGELOG says
+so. `records.jsonl` is a run of the demo suite, without its pictures, and the made-up records of tests/reports.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ DIMS = 8
 
 def extractor(name: str, **options: Any) -> Any:
     """The digit classifier, or a stand-in with the layers of `name`, made of random projections."""
-    from arvbench.harness.quality.extractors.base import Extractor, load_extractor
+    from arvbench.harness.quality.extractors.extractor import Extractor, load_extractor
 
     if name not in LAYERS:
         return load_extractor(name, **options)
@@ -64,10 +65,10 @@ def extractor(name: str, **options: Any) -> Any:
 
 def protocol_ids() -> str:
     """Id, words and parameters of every metric of every protocol, on one fixed input."""
-    from arvbench.harness.quality.evaluation import Asked, evaluate
-    from arvbench.harness.quality.images.base import Provenance
+    from arvbench.harness.quality.evaluation import EvaluationRequest, evaluate
+    from arvbench.harness.quality.images.source import Provenance
     from arvbench.harness.quality.images.tensors import TensorSource
-    from arvbench.harness.quality.protocols.base import PROTOCOLS, Options
+    from arvbench.harness.quality.protocols.protocol import PROTOCOLS, Options
 
     count = 4100  # FID at infinity needs twice the 2048 dimensions of the real layers
     seeded = torch.Generator().manual_seed(0)
@@ -77,7 +78,7 @@ def protocol_ids() -> str:
     found: dict[str, dict[str, Any]] = {}
     with mock.patch("arvbench.harness.quality.evaluation.load_extractor", extractor):
         for name in PROTOCOLS:
-            asked = Asked(protocols=(name,), reference="digits", options=Options(bootstrap=0))
+            asked = EvaluationRequest(protocols=(name,), reference="digits", options=Options(bootstrap=0))
             result = evaluate(source, asked)
             found[name] = {
                 number.metric: {
@@ -92,7 +93,7 @@ def protocol_ids() -> str:
 
 def suites() -> str:
     """Names and complete configurations of the cases of every built-in suite."""
-    from arvbench.harness.config import built_in_suites, load_suite
+    from arvbench.harness.suites.suite import built_in_suites, load_suite
 
     return _json(
         {

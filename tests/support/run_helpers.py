@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 
-from arvbench.harness.config import Case, Suite
 from arvbench.harness.jobs import EventListener, Job, Result
+from arvbench.harness.suites.suite import Case, Suite
 from arvbench.results.schema import CaseConfig, Environment, Failed, Record, Status
 
 
@@ -89,6 +89,6 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
-        return "arvbench.harness.worker" in " ".join(process.cmdline())
+        return "arvbench.harness.run.worker" in " ".join(process.cmdline())
     except psutil.NoSuchProcess:  # it ended while we looked
         return False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from arvbench.adapters.base import Checkpoint, ModelSpec
-from arvbench.adapters.hmar import HmarConfig, HmarSettings, hmar_spec
-from arvbench.adapters.hmar_checkpoints import TRAINING_NESTING
+from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING
+from arvbench.adapters.hmar.sampler import HmarConfig, HmarSettings, hmar_spec
+from arvbench.adapters.sampler import Checkpoint, ModelSpec
 from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
 
 PATCH_NUMS = (1, 2, 3, 4)

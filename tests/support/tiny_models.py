@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arvbench.adapters.base import Checkpoint, ModelSpec
+from arvbench.adapters.sampler import Checkpoint, ModelSpec
 from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
 from arvbench.adapters.var import VarConfig, VarSettings, var_spec
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from arvbench.adapters.base import Checkpoint, ModelSpec
-from arvbench.adapters.common.llama import LlamaConfig
-from arvbench.adapters.common.token_grid import TokenGridSettings, token_grid_spec
 from arvbench.adapters.llamagen import LlamaGenSampler
 from arvbench.adapters.nar import NarConfig, NarSampler
 from arvbench.adapters.par import ParConfig, ParSampler
+from arvbench.adapters.sampler import Checkpoint, ModelSpec
+from arvbench.adapters.token_grid.llama import LlamaConfig
+from arvbench.adapters.token_grid.sampler import TokenGridSettings, token_grid_spec
 from arvbench.adapters.tokenizers.vq import VqConfig
 
 SIZES = {"dim": 32, "n_layer": 2, "n_head": 2, "num_classes": 5, "vocab_size": 24, "multiple_of": 16}

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from arvbench.adapters.base import SilentObserver, StepOutput
-from arvbench.adapters.cache.base import Cache
+from arvbench.adapters.cache.policy import Cache
+from arvbench.adapters.sampler import SilentObserver, StepOutput
 from arvbench.adapters.schedule import Step
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from arvbench.harness.quality.detectors import against, labels, pixels, samples
-from arvbench.harness.quality.detectors.base import Evidence, MetricFacts
+from arvbench.harness.quality.detectors.evidence import Evidence, MetricFacts
 from arvbench.results.schema import Finding
 
 DETECTORS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from arvbench.harness.quality.detectors.base import FRECHET, NEIGHBOURS, Evidence, finding
+from arvbench.harness.quality.detectors.evidence import FRECHET, NEIGHBOURS, Evidence, finding
 from arvbench.harness.quality.reference.official import STATED_IMAGES
 from arvbench.results.schema import Finding
 

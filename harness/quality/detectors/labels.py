@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from arvbench.harness.quality.detectors.base import Evidence, finding
-from arvbench.harness.quality.images.base import UNKNOWN
+from arvbench.harness.quality.detectors.evidence import Evidence, finding
+from arvbench.harness.quality.images.source import UNKNOWN
 from arvbench.harness.quality.reference.official import PUBLISHED
 from arvbench.results.schema import Finding, Quality
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from arvbench.harness.quality.detectors.base import Evidence, finding
-from arvbench.harness.quality.images.base import UNKNOWN
+from arvbench.harness.quality.detectors.evidence import Evidence, finding
+from arvbench.harness.quality.images.source import UNKNOWN
 from arvbench.results.schema import Finding
 
 _SAME_RULE = {"127.5x+128": "round"}

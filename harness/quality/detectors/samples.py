@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from arvbench.harness.quality.detectors.base import FRECHET, Evidence, finding
+from arvbench.harness.quality.detectors.evidence import FRECHET, Evidence, finding
 from arvbench.results.schema import Finding
 
 PUBLISHED_SAMPLES = 50_000
@@ -78,9 +78,6 @@ def few_in_reference(evidence: Evidence) -> Iterator[Finding]:
             f"{reference.name} has {count:,} images, no more than the {min(f.dims for f in deficient):,} dimensions of "
             f"the features: {evidence.names(deficient)} are far too high, whatever the samples",
         )
-
-
-# ---- the same image twice ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,6 @@ Add one: a file with a function (WeightFiles, device) -> Extractor, and a line i
 
 from __future__ import annotations
 
-from arvbench.harness.quality.extractors.base import EXTRACTORS, Extractor, load_extractor
+from arvbench.harness.quality.extractors.extractor import EXTRACTORS, Extractor, load_extractor
 
 __all__ = ["EXTRACTORS", "Extractor", "load_extractor"]

@@ -9,18 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from arvbench.harness.quality.extractors.base import Extractor, WeightFiles
-from arvbench.harness.quality.extractors.inception import Inception
-from arvbench.harness.quality.extractors.inception_graph import IMAGE_PX, LAYERS
-from arvbench.harness.quality.extractors.inception_weights import PREPROCESSING, load_inception_weights
-from arvbench.harness.quality.extractors.tf1_resize import resize_tf1
+from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles
+from arvbench.harness.quality.extractors.inception.graph import IMAGE_PX, LAYERS
+from arvbench.harness.quality.extractors.inception.network import Inception
+from arvbench.harness.quality.extractors.inception.tf1_resize import resize_tf1
+from arvbench.harness.quality.extractors.inception.weights import PREPROCESSING, load_inception_weights
 
 NAME = "adm-inception"
 
 
-def load(weight_files: WeightFiles, device: torch.device) -> Extractor:
+def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     """Return the extractor with the `inception` weights. Raises UserError without them, CheckpointError for others."""
-    weights = load_inception_weights(weight_files)
+    weights = load_inception_weights(extractor_files)
     network = Inception(weights.tensors, device)
 
     def features(images_B3HW: Tensor) -> dict[str, Tensor]:

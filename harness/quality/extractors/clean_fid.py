@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arvbench.harness.quality.extractors.base import Extractor, WeightFiles
-from arvbench.harness.quality.extractors.inception_weights import load_inception_weights
+from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles
+from arvbench.harness.quality.extractors.inception.weights import load_inception_weights
 from arvbench.harness.quality.extractors.torchscript import check_program, opening
-from arvbench.harness.quality.weights import WEIGHTS, find_weights, verify
+from arvbench.harness.quality.extractors.weights import WEIGHTS, checked_digest, find_weights
 
 LAYER, DIMS = "2048", 2048
 BATCH = 32
@@ -50,30 +50,30 @@ Features = Callable[[Tensor], Tensor]
 """Prepared images (B, 3, H, W) fp32 0..255 -> (B, 2048)."""
 
 
-def load_clean(weight_files: WeightFiles, device: torch.device) -> Extractor:
+def load_clean(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     """Return the extractor of the mode "clean": layer "2048" (B, 2048) fp32.
 
     Raises UserError without weights, CheckpointError for a file that is damaged, unsafe or of another network.
     """
-    return _of_torchscript("clean-fid", "clean", weight_files, device)
+    return _of_torchscript("clean-fid", "clean", extractor_files, device)
 
 
-def load_legacy_tensorflow(weight_files: WeightFiles, device: torch.device) -> Extractor:
+def load_legacy_tensorflow(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     """Return the extractor of the mode "legacy_tensorflow". Raises as `load_clean`."""
-    return _of_torchscript("clean-fid-legacy-tensorflow", "legacy_tensorflow", weight_files, device)
+    return _of_torchscript("clean-fid-legacy-tensorflow", "legacy_tensorflow", extractor_files, device)
 
 
-def load_legacy_pytorch(weight_files: WeightFiles, device: torch.device) -> Extractor:
+def load_legacy_pytorch(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     """Return the extractor of the mode "legacy_pytorch". Raises as `load_clean`."""
-    weights = load_inception_weights(weight_files, "pytorch-fid-inception")
+    weights = load_inception_weights(extractor_files, "pytorch-fid-inception")
     features = _pytorch_features(weights.tensors, device)
     return _extractor("clean-fid-legacy-pytorch", "legacy_pytorch", features, device, weights.sha256, weights.note)
 
 
-def _of_torchscript(name: str, mode: str, weight_files: WeightFiles, device: torch.device) -> Extractor:
+def _of_torchscript(name: str, mode: str, extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     weights = WEIGHTS[_TORCHSCRIPT]
-    path = find_weights(_TORCHSCRIPT, weight_files)
-    sha256 = verify(path, weights)
+    path = find_weights(_TORCHSCRIPT, extractor_files)
+    sha256 = checked_digest(path, weights)
     check_program(path, sha256, weights)
     features = _torchscript_features(path, device, resize_inside=mode == "legacy_tensorflow")
     return _extractor(name, mode, features, device, sha256, weights.note(path, sha256))

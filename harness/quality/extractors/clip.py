@@ -25,7 +25,7 @@ from torch import Tensor
 from arvbench.adapters.checkpoints import load_strict, read_tensors
 from arvbench.adapters.common.meta import on_meta
 from arvbench.errors import CheckpointError
-from arvbench.harness.quality.extractors.base import Extractor, WeightFiles
+from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles
 from arvbench.harness.quality.extractors.pil_resize import (
     Resize,
     middle_square,
@@ -34,7 +34,7 @@ from arvbench.harness.quality.extractors.pil_resize import (
     shorter_side_cropped,
 )
 from arvbench.harness.quality.extractors.torchscript import check_program, is_torchscript, read_program_tensors
-from arvbench.harness.quality.weights import WEIGHTS, ExtractorWeights, find_weights, verify
+from arvbench.harness.quality.extractors.weights import WEIGHTS, ExtractorWeights, checked_digest, find_weights
 
 LAYER = "embedding"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -67,23 +67,23 @@ _VIT_L_14_336 = _Variant(
 )
 
 
-def load_vit_b_32(weight_files: WeightFiles, device: torch.device) -> Extractor:
+def load_vit_b_32(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     """Return the extractor of CLIP-FID: layer "embedding" (B, 512) fp32.
 
     Raises UserError without weights, CheckpointError for a file that is damaged, unsafe or of another network.
     """
-    return _load(_VIT_B_32, weight_files, device)
+    return _load(_VIT_B_32, extractor_files, device)
 
 
-def load_vit_l_14_336(weight_files: WeightFiles, device: torch.device) -> Extractor:
+def load_vit_l_14_336(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     """Return the extractor of CMMD: layer "embedding" (B, 768) fp32. Raises as `load_vit_b_32`."""
-    return _load(_VIT_L_14_336, weight_files, device)
+    return _load(_VIT_L_14_336, extractor_files, device)
 
 
-def _load(variant: _Variant, weight_files: WeightFiles, device: torch.device) -> Extractor:
+def _load(variant: _Variant, extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     weights = WEIGHTS[variant.name]
-    path = find_weights(variant.name, weight_files)
-    sha256 = verify(path, weights)
+    path = find_weights(variant.name, extractor_files)
+    sha256 = checked_digest(path, weights)
     tower = _empty_tower(variant.model)
     load_strict(tower, _tower_tensors(path, sha256, weights), source=f"{path} (wanted: {weights.file_name})")
     tower.to(device).eval().requires_grad_(False)

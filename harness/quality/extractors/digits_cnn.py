@@ -1,20 +1,69 @@
-"""The offline extractor `digits-cnn`: the digit classifier of this package, with weights that are part of it."""
+"""Extractor `digits-cnn`: a small digit classifier whose weights are part of the package.
+
+It is trained in about a minute (arvbench.harness.training.classifier), so that quality is measured without a download.
+Its numbers compare models of the demo; they are comparable with nothing published.
+
+Shapes   N images, D = 64 features
+Range    images uint8 0..255 (N, 3, 32, 32); features >= 0; logits natural-log
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from itertools import pairwise
+from pathlib import Path
 
-from arvbench.adapters.checkpoints import sha256_of
-from arvbench.harness.digits import IMAGE_PX, NUM_CLASSES
-from arvbench.harness.quality.classifier import DATA, DIMS, WEIGHTS_FILE, load_classifier
-from arvbench.harness.quality.extractors.base import Extractor, WeightFiles
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arvbench.adapters.checkpoints import load_strict, read_tensors, sha256_of
+from arvbench.errors import CheckpointError
+from arvbench.harness.data.digits import IMAGE_PX, NUM_CLASSES
+from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles
 
 NAME = "digits-cnn"
+DIMS = 64
+DATA = Path(__file__).parent.parent / "data"
+WEIGHTS_FILE = "digits-cnn.safetensors"
+REMAKE = "`arvbench train digits-cnn` makes it again"
 FEATURES, LOGITS = str(DIMS), "logits"
 
 
-def load(_weight_files: WeightFiles, device: torch.device) -> Extractor:
+class DigitsCnn(nn.Module):
+    """Four 3 x 3 convolutions with batch normalisation, average pooling, one linear layer; 61,338 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 16, 32, 64, DIMS)
+        self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in pairwise(widths))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
+        self.head = nn.Linear(DIMS, NUM_CLASSES)
+
+    def forward(self, images_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (N, 64) and logits (N, 10), fp32, of uint8 images (N, 3, 32, 32)."""
+        return self.classify(images_N3HW.float() / 127.5 - 1)
+
+    def classify(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Same for images that are already float in [-1, 1]."""
+        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x_N3HW = F.relu(norm(conv(x_N3HW)))
+            if index < len(self.convs) - 1:
+                x_N3HW = F.max_pool2d(x_N3HW, 2)
+        features_ND = x_N3HW.mean(dim=(2, 3))
+        return features_ND, self.head(features_ND)
+
+
+def load_classifier(path: Path = DATA / WEIGHTS_FILE) -> DigitsCnn:
+    """Return the trained classifier in evaluation mode. Raises CheckpointError for another file."""
+    model = DigitsCnn()
+    try:
+        load_strict(model, read_tensors(path), source=str(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. {REMAKE}") from error
+    return model.eval().requires_grad_(False)
+
+
+def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     """Return the extractor; it needs no file of the user's. Raises CheckpointError when its own is damaged."""
     classifier = load_classifier(DATA / WEIGHTS_FILE).to(device)
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from arvbench.adapters.checkpoints import load_strict, read_tensors
 from arvbench.adapters.common.meta import on_meta
-from arvbench.harness.quality.extractors.base import Extractor, WeightFiles
+from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles
 from arvbench.harness.quality.extractors.pil_resize import normalised, resize_each, stretched
-from arvbench.harness.quality.weights import WEIGHTS, find_weights, verify
+from arvbench.harness.quality.extractors.weights import WEIGHTS, checked_digest, find_weights
 
 NAME = "dinov2-vit-l-14"
 MODEL = "vit_large_patch14_dinov2"
@@ -40,15 +40,15 @@ POSITION_OFFSET = 0.1
 published features depend on it."""
 
 
-def load(weight_files: WeightFiles, device: torch.device) -> Extractor:
+def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     """Return the extractor; takes the official dinov2_vitl14_pretrain.pth and timm's model.safetensors.
 
     Layer "cls" (B, 1024) fp32. Raises UserError without weights, CheckpointError for a file that is damaged, unsafe or
     of another network.
     """
     weights = WEIGHTS[NAME]
-    path = find_weights(NAME, weight_files)
-    sha256 = verify(path, weights)
+    path = find_weights(NAME, extractor_files)
+    sha256 = checked_digest(path, weights)
     model = _empty_model()
     tensors = adapted(read_tensors(path), model.patch_embed.grid_size[0])
     load_strict(model, tensors, source=f"{path} (wanted: {weights.file_name})")

@@ -11,19 +11,19 @@ import io
 import torch
 from torch import Tensor
 
-from arvbench.harness.quality.extractors.base import Extractor, WeightFiles
-from arvbench.harness.quality.extractors.inception_weights import PREPROCESSING, load_inception_weights
+from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles
+from arvbench.harness.quality.extractors.inception.weights import PREPROCESSING, load_inception_weights
 
 NAME = "fidelity-inception"
 FIDELITY_NAME = "inception-v3-compat"
 LAYERS = {"2048": 2048, "logits_unbiased": 1008}
 
 
-def load(weight_files: WeightFiles, device: torch.device) -> Extractor:
+def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     """Return the extractor with the `inception` weights. Raises UserError without them, CheckpointError for others."""
     from torch_fidelity.utils import create_feature_extractor
 
-    weights = load_inception_weights(weight_files)
+    weights = load_inception_weights(extractor_files)
     own_copy = io.BytesIO()
     torch.save(weights.tensors, own_copy)
     own_copy.seek(0)

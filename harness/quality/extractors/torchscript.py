@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from arvbench.errors import CheckpointError
-from arvbench.harness.quality.weights import ExtractorWeights
+from arvbench.harness.quality.extractors.weights import ExtractorWeights
 
 TRUST_VARIABLE = "ARVBENCH_TRUSTED_TORCHSCRIPT"
 

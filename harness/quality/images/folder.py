@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from arvbench.errors import UserError
-from arvbench.harness.quality.images.base import ImageSource, Provenance
+from arvbench.harness.quality.images.source import ImageSource, Provenance
 from arvbench.harness.quality.images.stored import check_range, integers, parse_provenance, with_notes
 
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -141,9 +141,6 @@ def _decision(path: Path, what: str, mode: str = "RGB") -> str:
     return f"{path} has {what} (colour mode {mode}): convert it to 8-bit RGB without transparency"
 
 
-# ---- what is in the folder ---------------------------------------------------------------------------------------
-
-
 def _files(folder: Path) -> Iterator[_File]:
     """All files below `folder`, links followed."""
     if not folder.is_dir():
@@ -190,9 +187,6 @@ def _labels_of_folders(names: Sequence[str]) -> tuple[Tensor | None, str]:
     labels_N = torch.tensor([classes[parent.as_posix()] for parent in parents])
     how = "numbers" if numbered else "sorted names"
     return labels_N, f"labels are the {how} of {len(folders)} subfolders"
-
-
-# ---- samples.json ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,14 +16,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from arvbench.adapters.base import Sampler, SamplingSettings
-from arvbench.adapters.cache.base import Cache
+from arvbench.adapters.cache.policy import Cache
+from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.sampling import PerImageNoise
+from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import HostError, UserError
-from arvbench.harness.failures import is_out_of_memory
-from arvbench.harness.quality.images.base import UNKNOWN, ImageSource, Provenance
+from arvbench.harness.data.labels import labels_for
+from arvbench.harness.machine.failures import is_out_of_memory
 from arvbench.harness.quality.images.resize import NO_RESIZE, parse_resize
+from arvbench.harness.quality.images.source import UNKNOWN, ImageSource, Provenance
 from arvbench.harness.quality.images.stored import check_range
+from arvbench.results.schema import CaseConfig
 
 
 class LiveSource(ImageSource):
@@ -150,3 +154,31 @@ def _image_shape(sampler: Sampler, settings: SamplingSettings) -> tuple[int, int
     official, _ = sampler.schedule(spec.settings, batch=1).steps[-1].side
     height, width = (side * spec.image_px // official for side in sampler.schedule(settings, batch=1).steps[-1].side)
     return height, width
+
+
+def load_live_source(case: CaseConfig) -> LiveSource:
+    """Load a case's model, and return the images of its quality request as a source."""
+    sampler = load_sampler(
+        case.model,
+        weights=case.weights,
+        device=case.device,
+        dtype=getattr(torch, case.dtype),
+        backend=case.backend,
+    )
+    return live_source(sampler, sampler.spec.settings.replace(**case.settings), case)
+
+
+def live_source(sampler: Sampler, settings: SamplingSettings, case: CaseConfig) -> LiveSource:
+    """Images of the case's quality request, drawn when they are read."""
+    request = case.quality
+    assert request is not None
+    return LiveSource(
+        sampler,
+        settings,
+        labels=labels_for(request.labels, request.images, sampler.spec.num_classes, seed=request.seed),
+        label_scheme=request.labels,
+        run_seed=request.seed,
+        batch=case.batch,
+        cache_policy=case.cache,
+        resize=request.resize,
+    )

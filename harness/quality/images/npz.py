@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from arvbench.errors import UserError
-from arvbench.harness.quality.images.base import ImageSource, Provenance
 from arvbench.harness.quality.images.npy_members import (
     ArrayMember,
     array_keys,
@@ -30,6 +29,7 @@ from arvbench.harness.quality.images.npy_members import (
     read_fully,
     readable,
 )
+from arvbench.harness.quality.images.source import ImageSource, Provenance
 from arvbench.harness.quality.images.stored import (
     MAX_PROVENANCE_BYTES,
     PROVENANCE_KEY,

@@ -6,8 +6,8 @@ import difflib
 from pathlib import Path
 
 from arvbench.errors import UserError
-from arvbench.harness.quality.images.base import ImageSource
 from arvbench.harness.quality.images.resize import ResizedSource, parse_resize
+from arvbench.harness.quality.images.source import ImageSource
 
 ACCEPTED = "an .npz (arr_0 uint8 N x H x W x 3), a folder of PNG or JPEG, or a .safetensors (images uint8)"
 

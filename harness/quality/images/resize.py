@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from arvbench.adapters.base import from_uint8, to_uint8, to_unit_range
+from arvbench.adapters.pixels import from_uint8, to_uint8, to_unit_range
 from arvbench.errors import UserError
-from arvbench.harness.quality.images.base import ImageSource
+from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.images.stored import check_range
 
 NO_RESIZE = "none"

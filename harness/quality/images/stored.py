@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from arvbench.errors import UserError
-from arvbench.harness.quality.images.base import Provenance
+from arvbench.harness.quality.images.source import Provenance
 
 PROVENANCE_KEY = "arvbench"
 """Key of the provenance in .npz (uint8 bytes of JSON) and .safetensors (metadata)."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from arvbench.errors import UserError
 from arvbench.harness.quality.identity import images_sha256
-from arvbench.harness.quality.images.base import ImageSource, Provenance
+from arvbench.harness.quality.images.source import ImageSource, Provenance
 from arvbench.harness.quality.images.stored import (
     MAX_PROVENANCE_BYTES,
     PROVENANCE_KEY,

@@ -33,8 +33,8 @@ from torch import Tensor
 
 from arvbench.errors import HostError, UserError
 from arvbench.harness.quality.identity import digest_of_images, image_digests
-from arvbench.harness.quality.images.base import ImageSource
 from arvbench.harness.quality.images.folder import INDEX_NAME
+from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.images.stored import PROVENANCE_KEY, provenance_json
 
 Progress = Callable[[int], None]
@@ -176,9 +176,6 @@ def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 def _flush(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-# ---- whole or not at all -----------------------------------------------------------------------------------------
 
 
 @contextmanager

@@ -19,13 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from arvbench.harness.quality.frechet import fewest_at_infinity
-from arvbench.harness.quality.protocols.base import Compared, EvaluationProtocol, Need, Number, Options
-from arvbench.harness.quality.protocols.common import (
+from arvbench.harness.quality.metrics.frechet import fewest_at_infinity
+from arvbench.harness.quality.protocols.numbers import (
     frechet_numbers,
     inception_score_number,
     precision_recall_numbers,
 )
+from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, MetricInputs, MetricValue, Options, Reads
 
 POOL, SPATIAL, LOGITS = "pool", "spatial", "logits"
 POOL_DIMS = 2048
@@ -66,8 +66,8 @@ class AdmV1(EvaluationProtocol):
     def layers(self, metrics: Sequence[str]) -> frozenset[str]:
         return frozenset(_LAYERS[metric] for metric in metrics)
 
-    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Need]:
-        needs: dict[str, Need] = {}
+    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Reads]:
+        needs: dict[str, Reads] = {}
         if "sfid" in metrics:
             needs[SPATIAL] = "moments"
         if {"fid", "fid-infinity"} & set(metrics):
@@ -76,7 +76,7 @@ class AdmV1(EvaluationProtocol):
             needs[POOL] = "features"
         return needs
 
-    def measure(self, metrics: Sequence[str], compared: Compared, options: Options) -> list[Number]:
+    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
         numbers = [
             *frechet_numbers(metrics, compared, POOL, options),
             *frechet_numbers(metrics, compared, SPATIAL, options, distance="sfid", infinity=""),
@@ -94,7 +94,7 @@ class AdmV1(EvaluationProtocol):
 ADM_V1 = AdmV1()
 
 
-def _interval(score: Number) -> tuple[float, float] | None:
+def _interval(score: MetricValue) -> tuple[float, float] | None:
     """Student's, of a mean over splits in random order; splits in the given order are not drawn alike and have none."""
     from scipy.stats import t as student
 

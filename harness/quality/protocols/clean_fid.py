@@ -32,9 +32,9 @@ import numpy as np
 from torch import Tensor
 
 from arvbench.errors import HostError, UserError
-from arvbench.harness.quality.moments import Moments
-from arvbench.harness.quality.protocols.base import Compared, EvaluationProtocol, Need, Number, Options
-from arvbench.harness.quality.protocols.common import few_images, frechet_interval, reference_of
+from arvbench.harness.quality.metrics.moments import Moments
+from arvbench.harness.quality.protocols.numbers import few_images, frechet_interval, reference_of
+from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, MetricInputs, MetricValue, Options, Reads
 
 LAYER = "2048"
 KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 0
@@ -58,12 +58,12 @@ class _CleanFid(EvaluationProtocol):
     def layers(self, metrics: Sequence[str]) -> frozenset[str]:
         return frozenset({LAYER} if metrics else ())
 
-    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Need]:
+    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Reads]:
         if not metrics:
             return {}
         return {LAYER: "features" if "kid" in metrics else "moments"}
 
-    def measure(self, metrics: Sequence[str], compared: Compared, options: Options) -> list[Number]:
+    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
         numbers = []
         if "fid" in metrics:
             numbers.append(_fid(compared, options))
@@ -155,12 +155,12 @@ def _contained() -> Iterator[io.StringIO]:
         yield said
 
 
-def _fid(compared: Compared, options: Options) -> Number:
+def _fid(compared: MetricInputs, options: Options) -> MetricValue:
     samples, reference = compared.samples.moments(LAYER), reference_of(compared).moments(LAYER)
     value, said = frechet_distance(samples, reference)
     interval, spread = frechet_interval(compared, LAYER, options)
     few = few_images(len(samples.mean_D), samples.count, reference.count)
-    return Number(
+    return MetricValue(
         metric="fid",
         value=value,
         layer=LAYER,
@@ -173,9 +173,9 @@ def _fid(compared: Compared, options: Options) -> Number:
     )
 
 
-def _kid(compared: Compared) -> Number:
+def _kid(compared: MetricInputs) -> MetricValue:
     samples_ND, reference_MD = compared.samples.features(LAYER), reference_of(compared).features(LAYER)
-    return Number(
+    return MetricValue(
         metric="kid",
         value=kernel_distance(samples_ND, reference_MD, KID_SEED),
         layer=LAYER,

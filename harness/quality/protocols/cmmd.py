@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from arvbench.harness.quality.mmd import SCALE, SIGMA, cmmd
-from arvbench.harness.quality.protocols.base import Compared, Need, Number, Options
-from arvbench.harness.quality.protocols.common import LIBRARY, OneLayer, reference_of
+from arvbench.harness.quality.metrics.mmd import SCALE, SIGMA, cmmd
+from arvbench.harness.quality.protocols.numbers import LIBRARY, OneLayer, reference_of
+from arvbench.harness.quality.protocols.protocol import MetricInputs, MetricValue, Options, Reads
 
 
 class Cmmd(OneLayer):
@@ -19,11 +19,11 @@ class Cmmd(OneLayer):
     name: ClassVar[str] = "cmmd"
     extractor: ClassVar[str] = "clip-vit-l-14-336"
     layer: ClassVar[str] = "embedding"
-    need: ClassVar[Need] = "features"
+    need: ClassVar[Reads] = "features"
     metrics: ClassVar[Mapping[str, int]] = {"cmmd": 2}
     reference_metrics: ClassVar[frozenset[str]] = frozenset({"cmmd"})
 
-    def measure(self, metrics: Sequence[str], compared: Compared, options: Options) -> list[Number]:
+    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
         if "cmmd" not in metrics:
             return []
         value = cmmd(
@@ -32,7 +32,7 @@ class Cmmd(OneLayer):
             device=compared.extractor.device,
         )
         return [
-            Number(
+            MetricValue(
                 metric="cmmd",
                 value=value,
                 layer=self.layer,

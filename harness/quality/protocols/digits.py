@@ -16,11 +16,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from arvbench.errors import ContractError
-from arvbench.harness.quality.frechet import fewest_at_infinity
-from arvbench.harness.quality.manifold import wilson_interval
-from arvbench.harness.quality.protocols.base import Compared, EvaluationProtocol, Need, Number, Options
-from arvbench.harness.quality.protocols.common import LIBRARY, frechet_numbers, per_class_number, prdc_numbers
+from arvbench.harness.quality.metrics.frechet import fewest_at_infinity
+from arvbench.harness.quality.metrics.neighbours import wilson_interval
 from arvbench.harness.quality.protocols.fidelity import ISC_SPLITS, fid, isc, kid, precision_recall
+from arvbench.harness.quality.protocols.numbers import LIBRARY, frechet_numbers, per_class_number, prdc_numbers
+from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, MetricInputs, MetricValue, Options, Reads
 
 ISC_MIN_SPLIT = 500
 """Fewer than ten splits where a split would hold fewer images: the score of a small split is biased."""
@@ -49,11 +49,11 @@ class DigitsCnnProtocol(EvaluationProtocol):
     def layers(self, metrics: Sequence[str]) -> frozenset[str]:
         return frozenset(LOGITS if metric in ("isc", "label-accuracy") else FEATURES for metric in metrics)
 
-    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Need]:
+    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Reads]:
         return {FEATURES: "features"} if self.reference_metrics.intersection(metrics) else {}
 
-    def measure(self, metrics: Sequence[str], compared: Compared, options: Options) -> list[Number]:
-        numbers: list[Number] = []
+    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
+        numbers: list[MetricValue] = []
         if "fid" in metrics:
             numbers.append(fid(compared, FEATURES, options, prepare=Tensor.double))
         numbers += frechet_numbers(metrics, compared, FEATURES, options, distance="")
@@ -81,12 +81,12 @@ def isc_splits(count: int) -> int:
     return max(1, min(ISC_SPLITS, count // ISC_MIN_SPLIT))
 
 
-def _label_accuracy(compared: Compared) -> Number:
+def _label_accuracy(compared: MetricInputs) -> MetricValue:
     logits_NC, labels_N = compared.samples.features(LOGITS), compared.labels_N
     if labels_N is None or labels_N.shape != logits_NC.shape[:1]:
         raise ContractError(f"label accuracy of {len(logits_NC)} images without a label each")
     accuracy = float((logits_NC.argmax(dim=1) == labels_N.cpu()).double().mean())
-    return Number(
+    return MetricValue(
         metric="label-accuracy",
         value=accuracy,
         layer=LOGITS,

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from arvbench.harness.quality.manifold import wilson_interval
-from arvbench.harness.quality.protocols.base import Compared, EvaluationProtocol, Need, Number, Options
-from arvbench.harness.quality.protocols.common import few_images, frechet_interval, reference_of
+from arvbench.harness.quality.metrics.neighbours import wilson_interval
+from arvbench.harness.quality.protocols.numbers import few_images, frechet_interval, reference_of
+from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, MetricInputs, MetricValue, Options, Reads
 
 RNG_SEED = 2020
 """The library's own: shuffles before the splits of the inception score and draws KID's subsets."""
@@ -53,12 +53,12 @@ class TorchFidelity(EvaluationProtocol):
     def layers(self, metrics: Sequence[str]) -> frozenset[str]:
         return frozenset(self.logits if metric == "isc" else self.features for metric in metrics)
 
-    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Need]:
+    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Reads]:
         # The library keeps features of both sides, also for FID.
         return {self.features: "features"} if self.reference_metrics.intersection(metrics) else {}
 
-    def measure(self, metrics: Sequence[str], compared: Compared, options: Options) -> list[Number]:
-        numbers: list[Number] = []
+    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
+        numbers: list[MetricValue] = []
         if "fid" in metrics:
             numbers.append(fid(compared, self.features, options))
         if "isc" in metrics:
@@ -73,10 +73,9 @@ class TorchFidelity(EvaluationProtocol):
 TORCH_FIDELITY = TorchFidelity()
 
 
-# ---- metrics -----------------------------------------------------------------------------------------------------
-
-
-def fid(compared: Compared, layer: str, options: Options, prepare: Callable[[Tensor], Tensor] = lambda x: x) -> Number:
+def fid(
+    compared: MetricInputs, layer: str, options: Options, prepare: Callable[[Tensor], Tensor] = lambda x: x
+) -> MetricValue:
     """FID by the library's functions; the interval is our bootstrap on the same features.
 
     `prepare` may turn features into float64 first: the library keeps the mean of fp32 features in fp32.
@@ -93,7 +92,7 @@ def fid(compared: Compared, layer: str, options: Options, prepare: Callable[[Ten
         real = {"mu": moments.mean_D.numpy().astype(generated["mu"].dtype), "sigma": moments.cov_DD.numpy()}
     value = fid_statistics_to_metric(generated, real, verbose=False)[KEY_METRIC_FID]
     interval, spread = frechet_interval(compared, layer, options)
-    return Number(
+    return MetricValue(
         metric="fid",
         value=value,
         layer=layer,
@@ -106,7 +105,7 @@ def fid(compared: Compared, layer: str, options: Options, prepare: Callable[[Ten
     )
 
 
-def isc(logits_NC: Tensor, layer: str, *, splits: int) -> Number:
+def isc(logits_NC: Tensor, layer: str, *, splits: int) -> MetricValue:
     """Inception score by the library: softmax and logarithm in float64, splits of a shuffled order.
 
     The interval is that of a mean over the splits (Student's t), for ten of them.
@@ -116,7 +115,7 @@ def isc(logits_NC: Tensor, layer: str, *, splits: int) -> Number:
     out = isc_features_to_metric(logits_NC, splits=splits, shuffle=True, rng_seed=RNG_SEED)
     mean, std = out[KEY_METRIC_ISC_MEAN], out[KEY_METRIC_ISC_STD]
     half = T_975 * std / math.sqrt(splits - 1) if splits == ISC_SPLITS else None
-    return Number(
+    return MetricValue(
         metric="isc",
         value=mean,
         layer=layer,
@@ -137,7 +136,7 @@ def kid_subset_size(samples: int, reference: int) -> int:
     return KID_SUBSET_SIZE if smaller >= KID_SUBSET_SIZE else smaller // 2
 
 
-def kid(compared: Compared, layer: str, prepare: Callable[[Tensor], Tensor] = lambda x: x) -> Number:
+def kid(compared: MetricInputs, layer: str, prepare: Callable[[Tensor], Tensor] = lambda x: x) -> MetricValue:
     """KID by the library: mean over random subsets, with their standard deviation.
 
     No interval: subsets share images, so their spread says little about the mean.
@@ -155,7 +154,7 @@ def kid(compared: Compared, layer: str, prepare: Callable[[Tensor], Tensor] = la
         verbose=False,
     )
     parameters: dict[str, Any] = {"subsets": KID_SUBSETS, "subset_size": size, "subset_seed": RNG_SEED}
-    return Number(
+    return MetricValue(
         metric="kid",
         value=out[KEY_METRIC_KID_MEAN],
         layer=layer,
@@ -166,7 +165,9 @@ def kid(compared: Compared, layer: str, prepare: Callable[[Tensor], Tensor] = la
     )
 
 
-def precision_recall(compared: Compared, layer: str, prepare: Callable[[Tensor], Tensor] = lambda x: x) -> list[Number]:
+def precision_recall(
+    compared: MetricInputs, layer: str, prepare: Callable[[Tensor], Tensor] = lambda x: x
+) -> list[MetricValue]:
     """Precision and recall by the library, generated images first."""
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
@@ -184,7 +185,7 @@ def precision_recall(compared: Compared, layer: str, prepare: Callable[[Tensor],
         ("recall", out[KEY_METRIC_RECALL], len(real_MD)),
     )
     return [
-        Number(
+        MetricValue(
             metric=metric,
             value=value,
             layer=layer,

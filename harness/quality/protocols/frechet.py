@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from arvbench.harness.quality.frechet import fewest_at_infinity
-from arvbench.harness.quality.protocols.base import Compared, Need, Number, Options
-from arvbench.harness.quality.protocols.common import OneLayer, frechet_numbers
+from arvbench.harness.quality.metrics.frechet import fewest_at_infinity
+from arvbench.harness.quality.protocols.numbers import OneLayer, frechet_numbers
+from arvbench.harness.quality.protocols.protocol import MetricInputs, MetricValue, Options, Reads
 
 
 class _FrechetProtocol(OneLayer):
-    need: ClassVar[Need] = "moments"
+    need: ClassVar[Reads] = "moments"
     reference_metrics: ClassVar[frozenset[str]] = frozenset({"fid", "fid-infinity"})
 
-    def measure(self, metrics: Sequence[str], compared: Compared, options: Options) -> list[Number]:
+    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
         return frechet_numbers(metrics, compared, self.layer, options)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from arvbench.harness.quality.protocols.base import Compared, Need, Number, Options
-from arvbench.harness.quality.protocols.common import FEWEST_PER_CLASS, OneLayer, per_class_number
+from arvbench.harness.quality.protocols.numbers import FEWEST_PER_CLASS, OneLayer, per_class_number
+from arvbench.harness.quality.protocols.protocol import MetricInputs, MetricValue, Options, Reads
 
 
 class PerClassFid(OneLayer):
@@ -19,11 +19,11 @@ class PerClassFid(OneLayer):
     name: ClassVar[str] = "per-class-fid"
     extractor: ClassVar[str] = "adm-inception"
     layer: ClassVar[str] = "pool"
-    need: ClassVar[Need] = "features"
+    need: ClassVar[Reads] = "features"
     metrics: ClassVar[Mapping[str, int]] = {"per-class-fid": FEWEST_PER_CLASS}
     reference_metrics: ClassVar[frozenset[str]] = frozenset(metrics)
 
-    def measure(self, metrics: Sequence[str], compared: Compared, options: Options) -> list[Number]:
+    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
         return [per_class_number(compared, self.layer)] if "per-class-fid" in metrics else []
 
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from arvbench.harness.quality.protocols.base import Compared, Need, Number, Options
-from arvbench.harness.quality.protocols.common import OneLayer, prdc_numbers
+from arvbench.harness.quality.protocols.numbers import OneLayer, prdc_numbers
+from arvbench.harness.quality.protocols.protocol import MetricInputs, MetricValue, Options, Reads
 
 NEAREST_K = 5
 
 
 class _PrdcProtocol(OneLayer):
-    need: ClassVar[Need] = "features"
+    need: ClassVar[Reads] = "features"
     metrics: ClassVar[Mapping[str, int]] = dict.fromkeys(("precision", "recall", "density", "coverage"), NEAREST_K + 1)
     reference_metrics: ClassVar[frozenset[str]] = frozenset(metrics)
 
-    def measure(self, metrics: Sequence[str], compared: Compared, options: Options) -> list[Number]:
+    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
         return prdc_numbers(metrics, compared, self.layer, k=NEAREST_K)
 
 

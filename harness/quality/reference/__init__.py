@@ -9,8 +9,8 @@ make.py        writing a file of one's own
 
 from __future__ import annotations
 
-from arvbench.harness.quality.reference.base import Origin, Reference, Use, check_resolution
 from arvbench.harness.quality.reference.load import DIGITS, load_reference, reference_files, reference_images
+from arvbench.harness.quality.reference.reference_set import Origin, Reference, Use, check_resolution
 
 __all__ = [
     "DIGITS",

@@ -17,20 +17,20 @@ from torch import Tensor
 
 from arvbench.adapters.checkpoints import sha256_of
 from arvbench.errors import ContractError, UserError
-from arvbench.harness.digits import load_digits_rgb
-from arvbench.harness.quality.classifier import load_reference as load_digits_statistics
-from arvbench.harness.quality.extractors.base import Extractor
-from arvbench.harness.quality.features import FeatureData, FeatureSet, StoredStatistics
-from arvbench.harness.quality.images.base import ImageSource, Provenance
+from arvbench.harness.data.digits import load_digits_rgb
+from arvbench.harness.quality.extractors.extractor import Extractor
+from arvbench.harness.quality.extractors.weights import CACHE_VARIABLE
+from arvbench.harness.quality.features.chunks import LayerRequest, PassOver, Scan, folder_name, scan, task_key
+from arvbench.harness.quality.features.sets import FeatureData, FeatureSet, StoredStatistics
 from arvbench.harness.quality.images.open import open_images
+from arvbench.harness.quality.images.source import ImageSource, Provenance
 from arvbench.harness.quality.images.tensors import TensorSource
-from arvbench.harness.quality.moments import Moments
-from arvbench.harness.quality.protocols.base import Need
-from arvbench.harness.quality.reference.base import Reference, check_shapes
+from arvbench.harness.quality.metrics.moments import Moments
+from arvbench.harness.quality.protocols.protocol import Reads
+from arvbench.harness.quality.reference.digits import load_reference as load_digits_statistics
 from arvbench.harness.quality.reference.official import PublishedReference, recognise
+from arvbench.harness.quality.reference.reference_set import Reference, check_shapes
 from arvbench.harness.quality.reference.statistics import ADM_EXTRACTOR, StatisticsFile, holds_statistics
-from arvbench.harness.quality.stream import PassOver, Scan, Wanted, folder_name, scan, task_key
-from arvbench.harness.quality.weights import CACHE_VARIABLE
 
 DIGITS = "digits"
 """Name of the data set that is part of scikit-learn."""
@@ -39,14 +39,14 @@ DIGITS_EXTRACTOR, DIGITS_LAYER = "digits-cnn", "64"
 CACHED_FROM = 2000
 """Features of more images than this are kept in the cache."""
 
-Needs = Sequence[tuple[Extractor, Mapping[str, Need]]]
+ReferenceLayers = Sequence[tuple[Extractor, Mapping[str, Reads]]]
 """By extractor: layer -> what is read of it. "features" includes the moments."""
 Progress = Callable[[int], None]
 
 
 def load_reference(
     reference: str,
-    needs: Needs,
+    needs: ReferenceLayers,
     *,
     work: Path | None = None,
     progress: Progress | None = None,
@@ -63,7 +63,9 @@ def load_reference(
     weights than those of `needs` or lack what they ask for, without images to extract it from; CheckpointError for
     features that are not finite.
     """
-    asked = _Asked(needs=needs, work=work, progress=progress, samples_shape=samples_shape, pass_over=pass_over)
+    asked = ReferenceRequest(
+        needs=needs, work=work, progress=progress, samples_shape=samples_shape, pass_over=pass_over
+    )
     if reference == DIGITS:
         return _digits(replace(asked, pass_over=None))  # other processes open images by their path
     path = _existing(reference)
@@ -100,10 +102,10 @@ def _existing(reference: str) -> Path:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
+class ReferenceRequest:
     """What `load_reference` was called with."""
 
-    needs: Needs
+    needs: ReferenceLayers
     work: Path | None
     progress: Progress | None
     samples_shape: tuple[int, int] | None
@@ -114,7 +116,7 @@ class _Asked:
         if self.samples_shape is not None:
             check_shapes(name, shape, self.samples_shape)
 
-    def extract(self, source: ImageSource, wanted: Wanted) -> tuple[Scan, tuple[str, ...]]:
+    def extract(self, source: ImageSource, wanted: LayerRequest) -> tuple[Scan, tuple[str, ...]]:
         """One pass, with finished chunks in `work` or, of many images, in the cache; and notes."""
         work = self.work
         notes: tuple[str, ...] = ()
@@ -123,9 +125,6 @@ class _Asked:
         if self.pass_over is None:
             return scan(source, wanted, work=work, progress=self.progress), notes
         return self.pass_over(source, wanted, work, self.progress or (lambda _done: None)), notes
-
-
-# ---- a named data set, images ------------------------------------------------------------------------------------
 
 
 def digits_source() -> TensorSource:
@@ -139,7 +138,7 @@ def digits_source() -> TensorSource:
     )
 
 
-def _digits(asked: _Asked) -> Reference:
+def _digits(asked: ReferenceRequest) -> Reference:
     source = digits_source()
     asked.check(DIGITS, source.shape)
     stored: dict[str, FeatureData] = {}
@@ -175,7 +174,7 @@ def _digits_statistics(extractor: Extractor) -> StoredStatistics:
     return StoredStatistics({DIGITS_LAYER: moments}, [features], what=DIGITS)
 
 
-def _images(source: ImageSource, asked: _Asked) -> Reference:
+def _images(source: ImageSource, asked: ReferenceRequest) -> Reference:
     asked.check(source.name, source.shape)
     scanned, notes = asked.extract(source, [(extractor, frozenset(layers)) for extractor, layers in asked.needs])
     return Reference(
@@ -191,10 +190,7 @@ def _images(source: ImageSource, asked: _Asked) -> Reference:
     )
 
 
-# ---- a file of statistics ----------------------------------------------------------------------------------------
-
-
-def _statistics(stored: StatisticsFile, asked: _Asked) -> Reference:
+def _statistics(stored: StatisticsFile, asked: ReferenceRequest) -> Reference:
     path, made = stored.path, stored.made
     source = open_images(path) if stored.has_images else None
     images = source.count if source else 0
@@ -222,7 +218,7 @@ def _statistics(stored: StatisticsFile, asked: _Asked) -> Reference:
 
 
 def _stored_and_extracted(
-    stored: StatisticsFile, source: ImageSource | None, asked: _Asked
+    stored: StatisticsFile, source: ImageSource | None, asked: ReferenceRequest
 ) -> tuple[dict[str, FeatureData], list[str]]:
     """What the file holds is read; what it lacks is extracted from its images, in one pass."""
     moments: dict[str, dict[str, Moments]] = {}
@@ -297,7 +293,7 @@ def _subset_notes(stored: StatisticsFile, count: int, name: str, *, absent: bool
     return [f"{name}: features are {of_those}"] if wanted and made is not None else []
 
 
-def _weights_notes(published: PublishedReference | None, needs: Needs) -> list[str]:
+def _weights_notes(published: PublishedReference | None, needs: ReferenceLayers) -> list[str]:
     """Statistics of the published network against features of another one measure how the networks differ."""
     if published is None:
         return []
@@ -308,16 +304,13 @@ def _weights_notes(published: PublishedReference | None, needs: Needs) -> list[s
     ]
 
 
-# ---- cache -------------------------------------------------------------------------------------------------------
-
-
 def references_cache() -> Path:
     """Folder that keeps features of references; what is in it can be removed at any time."""
     root = os.environ.get(CACHE_VARIABLE)
     return (Path(root).expanduser() if root else Path.home() / ".cache" / "arvbench") / "references"
 
 
-def _cache_for(source: ImageSource, wanted: Wanted) -> tuple[Path | None, tuple[str, ...]]:
+def _cache_for(source: ImageSource, wanted: LayerRequest) -> tuple[Path | None, tuple[str, ...]]:
     """A folder for these features; None, and a note, on a machine where none can be made."""
     folder = references_cache() / folder_name(task_key(source, wanted))
     try:

@@ -28,16 +28,17 @@ from torch import Tensor
 import arvbench
 from arvbench.adapters.checkpoints import sha256_of
 from arvbench.errors import HostError, UserError
-from arvbench.harness.quality.extractors.base import Extractor
-from arvbench.harness.quality.features import FeatureSet
+from arvbench.harness.quality.extractors.extractor import Extractor
+from arvbench.harness.quality.features.chunks import Scan, scan
+from arvbench.harness.quality.features.sets import FeatureSet
 from arvbench.harness.quality.identity import image_digests
-from arvbench.harness.quality.images.base import ImageSource
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.images.resize import ResizedSource, parse_resize
+from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.images.stored import FORMAT, PROVENANCE_KEY
-from arvbench.harness.quality.protocols.base import PROTOCOLS, EvaluationProtocol, Need
-from arvbench.harness.quality.reference.base import Use
-from arvbench.harness.quality.reference.load import DIGITS, Needs, digits_source
+from arvbench.harness.quality.protocols.protocol import PROTOCOLS, EvaluationProtocol, Reads
+from arvbench.harness.quality.reference.load import DIGITS, ReferenceLayers, digits_source
+from arvbench.harness.quality.reference.reference_set import Use
 from arvbench.harness.quality.reference.statistics import (
     ADM_EXTRACTOR,
     ADM_LAYERS,
@@ -46,7 +47,6 @@ from arvbench.harness.quality.reference.statistics import (
     ExtractorRecord,
     MadeRecord,
 )
-from arvbench.harness.quality.stream import Scan, scan
 
 LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "torch-fidelity", "clean-fid", "open-clip-torch", "timm")
 """Distributions that can change features or pixels; of those, the installed ones are recorded."""
@@ -55,7 +55,7 @@ _AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class ReferenceFile:
     """What was written."""
 
     path: Path
@@ -71,7 +71,7 @@ def source_of(images: str, resize: str | None = None) -> ImageSource:
     return digits_source() if chosen is None else ResizedSource(digits_source(), chosen)
 
 
-def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> Needs:
+def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> ReferenceLayers:
     """What a reference must hold for every metric of these protocols, each extractor loaded once.
 
     Raises UnknownName, or UserError for protocols that never compare with a reference and for missing weights.
@@ -79,7 +79,7 @@ def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> Need
     named = [PROTOCOLS[name] for name in dict.fromkeys(protocols)]
     if not named:
         raise UserError(f"no protocol is named; known: {', '.join(PROTOCOLS)}")
-    needs: dict[str, dict[str, Need]] = {}
+    needs: dict[str, dict[str, Reads]] = {}
     for protocol in named:
         layers = needs.setdefault(protocol.extractor, {})
         for layer, need in _reference_layers(protocol).items():
@@ -90,7 +90,7 @@ def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> Need
     return [(load(name), layers) for name, layers in needs.items()]
 
 
-def _reference_layers(protocol: EvaluationProtocol) -> Mapping[str, Need]:
+def _reference_layers(protocol: EvaluationProtocol) -> Mapping[str, Reads]:
     metrics = [metric for metric in protocol.metrics if metric in protocol.reference_metrics]
     if not metrics:
         raise UserError(f"protocol {protocol.name} compares with no reference")
@@ -116,7 +116,7 @@ def check_output(out: Path, *, force: bool) -> None:
 def make_reference(
     source: ImageSource,
     out: Path,
-    needs: Needs,
+    needs: ReferenceLayers,
     *,
     protocols: Sequence[str],
     keep: int = 10_000,
@@ -125,7 +125,7 @@ def make_reference(
     force: bool = False,
     work: Path | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Made:
+) -> ReferenceFile:
     """Write `out` from all images of `source`, atomically. The same images, settings and versions give the same bytes.
 
     `keep` images go into it, chosen by `seed` and in their order; all when there are no more, none with 0. `work` keeps
@@ -161,7 +161,7 @@ def make_reference(
     )
     with _atomically(out, force=force) as part, zipfile.ZipFile(part, "w") as archive:
         _write_all(archive, source, scanned, kept_K, needs, record)
-    return Made(path=out, sha256=sha256_of(out), record=record)
+    return ReferenceFile(path=out, sha256=sha256_of(out), record=record)
 
 
 def choose_kept(count: int, keep: int, seed: int) -> Tensor:
@@ -183,11 +183,13 @@ def _versions() -> dict[str, str]:
     return found
 
 
-# ---- what is written ---------------------------------------------------------------------------------------------
-
-
 def _write_all(
-    archive: zipfile.ZipFile, source: ImageSource, scanned: Scan, kept_K: Tensor, needs: Needs, record: MadeRecord
+    archive: zipfile.ZipFile,
+    source: ImageSource,
+    scanned: Scan,
+    kept_K: Tensor,
+    needs: ReferenceLayers,
+    record: MadeRecord,
 ) -> None:
     if len(kept_K):
         _write_rows(
@@ -251,9 +253,6 @@ def _kept_rows(blocks: Iterable[Tensor], kept_K: Tensor) -> Iterator[np.ndarray]
         inside = kept_K[(kept_K >= start) & (kept_K < stop)] - start
         yield block_BD[inside].float().contiguous().numpy()
         start = stop
-
-
-# ---- .npz --------------------------------------------------------------------------------------------------------
 
 
 def _write(archive: zipfile.ZipFile, key: str, array: np.ndarray) -> None:

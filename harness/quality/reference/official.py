@@ -9,11 +9,13 @@ Digests  None is published by the makers. That of the 256-px file is the one tha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from arvbench.harness.quality.reference.base import Use
+from arvbench.errors import UserError
+from arvbench.harness.quality.reference.reference_set import Use
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
 STATED_IMAGES = 10_000
@@ -139,3 +141,30 @@ def recognise(
 
 def _notes(published: PublishedReference) -> tuple[str, ...]:
     return (published.note,) if published.note else ()
+
+
+REFERENCES_VARIABLE = "ARVBENCH_REFERENCES"
+"""Environment variable: the folder that holds the official reference files under their published names."""
+
+
+def find_reference(reference: str) -> str:
+    """The reference of a quality request as a path, where it is the published name of a reference file.
+
+    Such a file is looked for at that path, then in the folder that ARVBENCH_REFERENCES names; UserError says where to
+    get it. Anything else is returned as it is.
+    """
+    from arvbench.harness.quality.reference.official import PUBLISHED
+
+    published = next((entry for entry in PUBLISHED.values() if entry.file_name == reference), None)
+    if published is None or Path(reference).is_file():
+        return reference
+    folder = os.environ.get(REFERENCES_VARIABLE)
+    found = Path(folder).expanduser() / reference if folder else None
+    if found is not None and found.is_file():
+        return str(found)
+    where = f"not in {folder} ({REFERENCES_VARIABLE})" if folder else "not here"
+    digest = f" (sha256 {published.sha256})" if published.sha256 else ""
+    raise UserError(
+        f"the reference {reference} is {where}; fetch it from {published.url}{digest} and set {REFERENCES_VARIABLE} to "
+        "its folder, or give its path"
+    )

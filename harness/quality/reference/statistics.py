@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from arvbench.errors import UserError
-from arvbench.harness.quality.extractors.base import Extractor
+from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.images.npy_members import (
     ArrayMember,
     array_keys,
@@ -34,8 +34,8 @@ from arvbench.harness.quality.images.npy_members import (
     readable,
 )
 from arvbench.harness.quality.images.stored import MAX_PROVENANCE_BYTES, PROVENANCE_KEY
-from arvbench.harness.quality.moments import Moments
-from arvbench.harness.quality.reference.base import Use
+from arvbench.harness.quality.metrics.moments import Moments
+from arvbench.harness.quality.reference.reference_set import Use
 
 ADM_EXTRACTOR = "adm-inception"
 ADM_LAYERS = {"pool": ("mu", "sigma", 2048), "spatial": ("mu_s", "sigma_s", 2023)}

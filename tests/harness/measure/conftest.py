@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from arvbench.adapters import load_sampler
-from arvbench.adapters.base import Sampler
+from arvbench.adapters.sampler import Sampler
 
 
 @pytest.fixture(scope="session")

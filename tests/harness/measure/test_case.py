@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from arvbench.adapters import PerImageNoise
 from arvbench.harness.jobs import Event, Job
+from arvbench.harness.machine.nvml import ReplayGpuProbe
 from arvbench.harness.measure import correctness
 from arvbench.harness.measure.case import measure_case
 from arvbench.harness.measure.correctness import Tolerance
-from arvbench.harness.measure.nvml import ReplayGpuProbe
 from arvbench.harness.quality.images.live import LiveSource
 from arvbench.results.schema import CaseConfig, Gpu, Incorrect, Measured, Status
 

@@ -10,9 +10,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from arvbench.adapters import load_sampler
-from arvbench.adapters.base import Backend, Sampler
 from arvbench.adapters.cache.static import StaticCache
 from arvbench.adapters.loading import demo_models
+from arvbench.adapters.sampler import Sampler
+from arvbench.adapters.settings import Backend
 from arvbench.harness.measure import correctness
 from arvbench.harness.measure.correctness import (
     CHECK_IMAGES,

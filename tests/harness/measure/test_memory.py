@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from arvbench.adapters import PerImageNoise
-from arvbench.harness.measure.memory import ProcessMemoryProbe, measure_memory, weight_bytes
+from arvbench.harness.machine.memory import ProcessMemoryProbe
+from arvbench.harness.measure.memory import measure_memory, weight_bytes
 
 MIB = 2**20
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")

@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from arvbench.adapters.base import to_uint8
 from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampling import PerImageNoise
-from arvbench.harness.digits import load_digits_rgb
-from arvbench.harness.labels import labels_for
+from arvbench.harness.data.digits import load_digits_rgb
+from arvbench.harness.data.labels import labels_for
 from arvbench.harness.quality.detectors import DETECTORS, Evidence, MetricFacts, find
 from arvbench.harness.quality.detectors.pixels import judged_rule
 from arvbench.harness.quality.identity import image_digests
-from arvbench.harness.quality.images.base import Provenance
-from arvbench.harness.quality.inception_score import inception_score
+from arvbench.harness.quality.images.source import Provenance
+from arvbench.harness.quality.metrics.inception_score import inception_score
 from arvbench.harness.quality.reference import Reference
 from arvbench.results.schema import Quality
 
@@ -95,9 +95,6 @@ def test_warnings_come_first():
     assert len(DETECTORS) == len(set(DETECTORS))
 
 
-# ---- order of the inception score --------------------------------------------------------------------------------
-
-
 def scores(labels_N: torch.Tensor) -> tuple[Quality, ...]:
     """Inception scores of images whose classifier is sure of their class, in the given order and shuffled."""
     random = torch.Generator().manual_seed(0)
@@ -140,9 +137,6 @@ def test_random_order_is_no_finding(splits, scheme):
 
 def test_one_split_has_no_order():
     assert codes(replace(PERFECT, numbers=scores(torch.tensor(labels_for("balanced", 5000, 60))))) == []
-
-
-# ---- labels ------------------------------------------------------------------------------------------------------
 
 
 def labelled(stated: str, labels) -> Evidence:
@@ -229,9 +223,6 @@ def test_another_label_scheme_than_the_official_one():
     assert codes(replace(PERFECT, recipe={"labels": "balanced"})) == []
 
 
-# ---- repetition --------------------------------------------------------------------------------------------------
-
-
 def test_copies_are_counted_and_the_first_pair_is_named():
     images = load_digits_rgb().images_N3HW[:20].clone()
     images[7] = images[3]
@@ -258,9 +249,6 @@ def test_one_seed_for_many_classes_is_a_note():
     text = only(replace(PERFECT, seeds_N=shared), "shared-seeds", "note")
     assert "49,950 of 50,000 images share their seed with an image of another class" in text
     assert codes(replace(PERFECT, seeds_N=None)) == []
-
-
-# ---- reference ---------------------------------------------------------------------------------------------------
 
 
 def test_reference_of_another_use():
@@ -313,9 +301,6 @@ def test_a_reference_of_fewer_images_than_dimensions():
     assert codes(with_reference(statistics_images=2049, origin="made")) == []
 
 
-# ---- number of samples -------------------------------------------------------------------------------------------
-
-
 def counted(count: int, metrics=ADM) -> Evidence:
     return replace(
         PERFECT,
@@ -350,9 +335,6 @@ def test_short_splits_of_the_inception_score():
     assert "the only split holds 1,000 of 5,000" in only(counted(1000, only_is), "short-split", "note")
     assert "the last split holds 1 of 5,000" in only(counted(10_001, only_is), "short-split", "note")
     assert codes(counted(10_000, only_is)) == []
-
-
-# ---- pixels ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -14,19 +14,19 @@ from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
 
 from arvbench.errors import CheckpointError, UnknownName, UserError
-from arvbench.harness.digits import load_digits_rgb
+from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality import evaluation
-from arvbench.harness.quality.classifier import load_classifier
-from arvbench.harness.quality.classifier import load_reference as load_digits_statistics
-from arvbench.harness.quality.evaluation import Asked, evaluate
+from arvbench.harness.quality.evaluation import EvaluationRequest, evaluate
 from arvbench.harness.quality.extractors import Extractor, load_extractor
-from arvbench.harness.quality.extractors.base import full_precision
-from arvbench.harness.quality.images.base import Provenance
+from arvbench.harness.quality.extractors.digits_cnn import load_classifier
+from arvbench.harness.quality.extractors.extractor import full_precision
+from arvbench.harness.quality.images.source import Provenance
 from arvbench.harness.quality.images.tensors import TensorSource
 from arvbench.harness.quality.protocols import Options
 from arvbench.harness.quality.protocols.digits import isc_splits
 from arvbench.harness.quality.protocols.fidelity import kid_subset_size
 from arvbench.harness.quality.reference import check_resolution, load_reference
+from arvbench.harness.quality.reference.digits import load_reference as load_digits_statistics
 
 SCHEME = Provenance(labels="data set", uint8_rule="none")
 ALL = ("fid", "isc", "kid", "precision", "recall")
@@ -45,7 +45,7 @@ SAMPLES, LABELS = noisy_digits(300)
 
 def measure(images=SAMPLES, *, scheme=SCHEME, labels=None, reference="digits", metrics=ALL, protocol="digits-cnn"):
     source = TensorSource(images, name="noisy", labels_N=labels, provenance=scheme)
-    asked = Asked(protocols=(protocol,), reference=reference, metrics=metrics, options=Options(bootstrap=0))
+    asked = EvaluationRequest(protocols=(protocol,), reference=reference, metrics=metrics, options=Options(bootstrap=0))
     return evaluate(source, asked).numbers
 
 
@@ -68,9 +68,6 @@ def generated() -> np.ndarray:
 def real() -> np.ndarray:
     with torch.no_grad():
         return load_classifier()(DIGITS.images_N3HW)[0].double().numpy()
-
-
-# ---- values ------------------------------------------------------------------------------------------------------
 
 
 def test_fid_equals_the_formula_with_a_matrix_square_root(measured, generated, real):
@@ -215,9 +212,6 @@ def frechet(images, real) -> float:
     return shift @ shift + np.trace(sigma_g) + np.trace(sigma_r) - 2 * between
 
 
-# ---- what is recorded --------------------------------------------------------------------------------------------
-
-
 def test_results_come_in_the_protocols_order_with_counts_and_distinct_ids(measured):
     assert list(measured) == ["fid", "isc", "kid", "precision", "recall", "label-accuracy"]
     assert [r.metric for r in measure(metrics=("recall", "fid"))] == ["fid", "recall"]
@@ -279,7 +273,9 @@ def test_the_seed_of_options_moves_intervals_and_no_value():
         source = TensorSource(SAMPLES, name="noisy", provenance=SCHEME)
         options = Options(bootstrap=5, seed=seed)
         metrics = ("fid", "fid-infinity")
-        return evaluate(source, Asked(protocols=("digits-cnn",), reference="digits", metrics=metrics, options=options))
+        return evaluate(
+            source, EvaluationRequest(protocols=("digits-cnn",), reference="digits", metrics=metrics, options=options)
+        )
 
     first, second = numbers(0).numbers, numbers(1).numbers
     assert [n.value for n in first] == [n.value for n in second]
@@ -297,9 +293,6 @@ def test_splits_hold_five_hundred_images_up_to_the_published_ten(count, splits):
 )
 def test_kid_subsets_are_the_librarys_or_half_of_a_smaller_set(samples, reference, size):
     assert kid_subset_size(samples, reference) == size
-
-
-# ---- what is refused ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("metric", "least"), [("kid", 4), ("precision", 4), ("density", 6)])
@@ -330,7 +323,7 @@ def test_label_without_a_class_is_refused_by_name_and_left_out_otherwise(label):
     with pytest.raises(UserError, match=f"label {label} is not one of the 10 classes"):
         measure(metrics=("label-accuracy",), labels=labels)
     source = TensorSource(SAMPLES, name="noisy", labels_N=labels, provenance=SCHEME)
-    asked = Asked(protocols=("digits-cnn",), reference="digits", options=Options(bootstrap=0))
+    asked = EvaluationRequest(protocols=("digits-cnn",), reference="digits", options=Options(bootstrap=0))
     found = evaluate(source, asked)
     assert "label-accuracy" not in values(found.numbers) and "kid" in values(found.numbers)
     left_out = [finding.text for finding in found.findings if finding.code == "left-out"]
@@ -339,7 +332,7 @@ def test_label_without_a_class_is_refused_by_name_and_left_out_otherwise(label):
 
 def test_samples_without_labels_lose_only_what_reads_labels():
     source = TensorSource(SAMPLES, name="noisy", provenance=SCHEME)
-    asked = Asked(protocols=("digits-cnn",), reference="digits", options=Options(bootstrap=2))
+    asked = EvaluationRequest(protocols=("digits-cnn",), reference="digits", options=Options(bootstrap=2))
     found = evaluate(source, asked)
     assert list(values(found.numbers)) == [
         "fid",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from arvbench.harness.quality.evaluation import Asked, evaluate
+from arvbench.harness.quality.evaluation import EvaluationRequest, evaluate
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.protocols import Options
 
@@ -55,13 +55,13 @@ def test_public_numbers_are_reproduced(samples, reference, published, tmp_path):
         pytest.skip(f"{missing[0]} is not in ARVBENCH_REFERENCES")
     found = evaluate(
         open_images(Path(files) / samples),
-        Asked(
+        EvaluationRequest(
             protocols=("adm-v1",),
             reference=str(Path(files) / reference),
             metrics=tuple(published),
             options=Options(bootstrap=0),
         ),
-        weight_files={"inception": Path(weights)},
+        extractor_files={"inception": Path(weights)},
         device="cuda" if torch.cuda.is_available() else "cpu",
         work=tmp_path / "features",
     )

@@ -8,13 +8,13 @@ import torch
 from tiny_models import tiny_spec
 
 from arvbench.adapters import MODELS
-from arvbench.adapters.base import from_uint8
 from arvbench.adapters.checkpoints import random_tensors, sha256_of
 from arvbench.adapters.loading import DEMO_FOLDER, build_sampler, demo_models, load_sampler
+from arvbench.adapters.pixels import from_uint8
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae
-from arvbench.harness.digits import load_digits_rgb
-from arvbench.harness.quality.classifier import load_classifier
+from arvbench.harness.data.digits import load_digits_rgb
+from arvbench.harness.quality.extractors.digits_cnn import load_classifier
 from arvbench.harness.training import TRAININGS, demo
 from arvbench.harness.training.stages import DEMO_TRAININGS, DemoTraining
 from arvbench.harness.training.tokenizer import TokenizerTraining, revive_unused_codes, train_tokenizer
@@ -100,9 +100,6 @@ def test_shifted_copies_keep_labels_and_move_pixels():
 
 def test_every_training_can_be_found():
     assert all(callable(TRAININGS[name]) for name in TRAININGS)
-
-
-# ---- what is shipped ---------------------------------------------------------------------------------------------
 
 
 def record_of(name):

@@ -50,9 +50,6 @@ def test_what_is_not_implemented_is_refused(golden, tmp_path, argument, value):
         verify(path)
 
 
-# ---- the full kind -----------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def full(tmp_path, golden):
     """A fixture of the full kind, with the weights and some outputs of a recipe fixture in its file."""

@@ -11,7 +11,7 @@ from arvbench.adapters.loading import meta_modules
 from arvbench.harness.cli import main
 from arvbench.harness.verify import verify
 from arvbench.harness.verify.fixture import FixtureError, read_fixture
-from arvbench.harness.verify.recipe import recipe_v1
+from arvbench.harness.verify.generated_weights import recipe_v1
 from arvbench.harness.verify.var import fixture_spec
 
 
@@ -145,9 +145,6 @@ def test_a_nan_is_a_mismatch_and_valid_json(fixture, capsys):
     assert main(["verify", str(fixture[0]), "--json"]) == 1
     rows = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert [row["note"] for row in rows if row["passed"] is False] == ["not finite"]
-
-
-# ---- the other kinds of fixture ----------------------------------------------------------------------------------
 
 
 def test_the_samplers_own_fixture_is_reproduced(golden):

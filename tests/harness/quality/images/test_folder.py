@@ -14,7 +14,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from arvbench.errors import UserError
-from arvbench.harness.digits import load_digits_rgb
+from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.images.folder import FolderSource, read_image
 from arvbench.harness.quality.images.open import open_images
 
@@ -44,9 +44,6 @@ def write_png(path: Path, *, depth: int, colour: int, rows: list[bytes], chunks:
 
 def tensor(number: int) -> torch.Tensor:
     return torch.from_numpy(pixels(number)).permute(2, 0, 1)
-
-
-# ---- order -------------------------------------------------------------------------------------------------------
 
 
 def test_images_come_in_the_text_order_of_relative_paths(tmp_path):
@@ -85,9 +82,6 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "near" / "z").symlink_to(tmp_path / "far")
     (tmp_path / "near" / "loop").symlink_to(tmp_path / "near")
     assert [path.name for path in FolderSource(tmp_path / "near").paths] == ["y.png", "x.png"]
-
-
-# ---- what is known beside the pixels ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -172,9 +166,6 @@ def test_the_key_changes_with_every_file(tmp_path):
     assert len(set(keys)) == 4
 
 
-# ---- what needs a decision ---------------------------------------------------------------------------------------
-
-
 def test_jpeg_is_read(tmp_path):
     write(tmp_path / "0.png")
     for quality, name in ((95, "1.jpg"), (95, "2.JPEG")):
@@ -245,9 +236,6 @@ def test_a_name_that_says_another_format_is_refused(tmp_path):
         write(tmp_path / "y.png", format=form)
         with pytest.raises(UserError, match=r"y\.png is not a readable image"):
             read_image(tmp_path / "y.png")
-
-
-# ---- damage ------------------------------------------------------------------------------------------------------
 
 
 def test_mixed_sizes_name_both_images(tmp_path):

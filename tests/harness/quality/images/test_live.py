@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from arvbench.adapters.base import Samples, to_uint8
 from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.pixels import to_uint8
+from arvbench.adapters.sampler import Samples
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.errors import HostError, UnknownName, UserError
-from arvbench.harness.labels import labels_for
+from arvbench.harness.data.labels import labels_for
 from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.quality.images.live import LiveSource
 from arvbench.harness.quality.images.resize import Resize
@@ -78,7 +79,7 @@ def test_reading_on_draws_no_batch_twice(live, whole, sampler, monkeypatch):
 ELSEWHERE = """
 import sys, torch
 from arvbench.adapters.loading import load_sampler
-from arvbench.harness.labels import labels_for
+from arvbench.harness.data.labels import labels_for
 from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.quality.images.live import LiveSource
@@ -126,9 +127,6 @@ def test_equal_labels_get_different_noise_and_the_label_matters(live):
     assert not torch.equal(live(run_seed=SEED + 1, labels=[3] * 4).read(0, 4), same)
 
 
-# ---- what it says about itself -----------------------------------------------------------------------------------
-
-
 def test_provenance_says_how_the_images_came_to_be(live, sampler):
     provenance = live(resize="bicubic:16").provenance
     assert (provenance.labels, provenance.uint8_rule, provenance.resize) == (
@@ -161,9 +159,6 @@ def test_the_key_knows_everything_that_changes_bytes(live, sampler):
     assert live().key == live().key == live(cache_policy="static").key
 
 
-# ---- resize and bytes --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("rule", ["truncate", "round", "127.5x+128"])
 def test_a_resize_comes_before_the_bytes(live, sampler, rule):
     settings = sampler.spec.settings.replace(uint8_rule=rule)
@@ -173,9 +168,6 @@ def test_a_resize_comes_before_the_bytes(live, sampler, rule):
     assert torch.equal(source.read(0, 4), Resize("bicubic", 16).of_decoded(decoded, rule))
     bytes_first = Resize("bicubic", 16).of_bytes(to_uint8(decoded, rule))
     assert not torch.equal(source.read(0, 4), bytes_first)
-
-
-# ---- what cannot be drawn ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

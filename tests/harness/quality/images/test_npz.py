@@ -96,9 +96,6 @@ def test_a_forked_process_and_a_pickled_copy_read_the_same(path, save):
     assert torch.equal(pickle.loads(pickle.dumps(source)).read(5, 9), channels_first(images[5:9]))
 
 
-# ---- beside the images -------------------------------------------------------------------------------------------
-
-
 def test_labels_seeds_and_provenance(path):
     stated = {"format": 1, "provenance": {"labels": "balanced", "uint8_rule": "round"}}
     np.savez(
@@ -157,9 +154,6 @@ def test_a_provenance_that_is_none_is_refused(path, stated, message):
 def test_an_official_reference_with_images_says_that_it_is_one(path):
     np.savez(path, arr_0=pixels(), mu=np.zeros(4), sigma=np.eye(4))
     assert "reference statistics" in NpzSource(path).provenance.note
-
-
-# ---- what is refused ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -287,9 +281,6 @@ def test_a_stored_file_that_shrinks_in_the_middle_of_a_read_is_an_error(path, mo
     os.truncate(path, 400)
     with pytest.raises(UserError, match=r"samples\.npz is .*truncated or damaged .*bytes are missing"):
         source.read(0, 9)
-
-
-# ---- by path -----------------------------------------------------------------------------------------------------
 
 
 def test_what_is_at_the_path_decides_how_it_is_read(path, tmp_path):

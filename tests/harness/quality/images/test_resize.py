@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from arvbench.adapters.base import from_uint8, to_uint8, to_unit_range
+from arvbench.adapters.pixels import from_uint8, to_uint8, to_unit_range
 from arvbench.errors import UserError
-from arvbench.harness.quality.images.base import Provenance
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.images.resize import Resize, ResizedSource, parse_resize
+from arvbench.harness.quality.images.source import Provenance
 from arvbench.harness.quality.images.tensors import TensorSource
 
 BICUBIC, PILLOW = Resize("bicubic", 16), Resize("pil-bicubic", 16)

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from arvbench.errors import UserError
-from arvbench.harness.quality.images.base import Provenance
 from arvbench.harness.quality.images.open import open_images
+from arvbench.harness.quality.images.source import Provenance
 from arvbench.harness.quality.images.tensors import SafetensorsSource, TensorSource
 
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from arvbench.errors import HostError, UserError
 from arvbench.harness.quality.identity import images_sha256
-from arvbench.harness.quality.images.base import ImageSource, Provenance
 from arvbench.harness.quality.images.open import open_images
+from arvbench.harness.quality.images.source import ImageSource, Provenance
 from arvbench.harness.quality.images.tensors import TensorSource
 from arvbench.harness.quality.images.write import (
     check_target,
@@ -62,9 +62,6 @@ def target(request, tmp_path) -> Path:
 
 def write(path: Path, what: ImageSource | None = None, **options) -> str:
     return WRITERS[path.name](path, what or source(), **options)
-
-
-# ---- round trips -------------------------------------------------------------------------------------------------
 
 
 def test_what_is_written_is_read_back(target):
@@ -130,9 +127,6 @@ def test_the_ending_decides_the_format(tmp_path):
         assert open_images(tmp_path / name).count == COUNT
 
 
-# ---- what is there already ---------------------------------------------------------------------------------------
-
-
 def test_samples_are_replaced_only_when_asked(target):
     write_images(target, source())
     with pytest.raises(UserError, match=r"(is there already|is not empty).*--force"):
@@ -167,9 +161,6 @@ def test_targets_that_are_something_else_are_refused(tmp_path):
     for replace in (False, True):
         with pytest.raises(UserError, match=r"is there already; choose another name$"):
             check_target(tmp_path / "x", replace=replace)
-
-
-# ---- nothing half ------------------------------------------------------------------------------------------------
 
 
 class _Breaks(TensorSource):

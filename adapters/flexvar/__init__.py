@@ -1,0 +1,1 @@
+"""FlexVAR: next-scale prediction over any list of scales."""

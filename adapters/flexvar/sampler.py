@@ -1,0 +1,330 @@
+"""FlexVAR: next-scale prediction without residuals, on any list of scales.
+
+What is particular to this family: every scale predicts the whole token map of its resolution, and its codes, resized,
+are all that the next scale reads; nothing adds up, and only the last scale is decoded. Positions are one trained map,
+averaged to each scale's size, and scales have no embedding of their own. So the scales are a setting of the call: more
+or fewer steps, larger images, other aspect ratios. Attention and its KV cache are VAR's.
+
+Shapes   B images, R forward rows, S scales, l tokens of one scale, L of all scales, C width, K code channels,
+         V codebook entries, ph pw sides of one scale's token map
+Source   FlexVAR (arXiv:2502.20313); behaviour of jiaosiyu1999/FlexVAR at 04462cb
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from arvbench.adapters.flexvar.scale_lists import OFFICIAL_SCALES, Scales, parse_scales, random_scales
+from arvbench.adapters.next_scale.canvas import Canvas, Sides, area_tokens, check_tokens
+from arvbench.adapters.next_scale.sampler import NextScaleSampler, ScaleRun, next_scale_spec
+from arvbench.adapters.next_scale.transformer import (
+    NextScaleConfig,
+    NextScaleTransformer,
+    block_causal_bias,
+    levels,
+)
+from arvbench.adapters.pixels import to_unit_range
+from arvbench.adapters.sampler import Checkpoint, ModelSpec
+from arvbench.adapters.sampling import cfg_mix, filter_logits
+from arvbench.adapters.settings import SamplingSettings, Uint8Rule
+from arvbench.adapters.tokenizers.vq import VqConfig, VqModel, decode_flops
+from arvbench.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlexVarConfig(NextScaleConfig):
+    """Constructor arguments under their official names, and sizes that the official code fixes."""
+
+    vocab_size: int = 8912
+    """V; not 8192."""
+    position_side: int = 32
+    """Side of the map of positions."""
+    trained_sides: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32)
+    """Scales of other sides take their most likely tokens."""
+
+
+class FlexVarSettings(SamplingSettings):
+    """`cfg` is the strength t of (1 + t) cond - t uncond that the guidance ramps up to, or its constant (`cfg_style`).
+
+    More than ten steps ramp up beyond `cfg`: it is reached at the tenth.
+    """
+
+    uint8_rule: Uint8Rule = "round"
+    scales: Scales | None = None
+    """Sides of the token maps in the order of generation; None takes the configured ones, as in training."""
+    max_pn: int | None = Field(default=None, ge=1)
+    """Scales with a longer side take their most likely tokens, under full guidance; None sets no limit."""
+    invalid_ids: tuple[int, ...] = ()
+    """Tokens that are never drawn."""
+    cfg_style: Literal["ramp", "constant"] = "ramp"
+    """ramp: VAR's, t grows from 0 at the first scale. constant: LlamaGen's (officially `used_llamagen_cfg`),
+    uncond + cfg (cond - uncond) at every scale, which is t = cfg - 1: there 1, not 0, samples the conditional model.
+    """
+
+
+class FlexVar(NextScaleTransformer):
+    """The transformer; state-dict names equal the official files'."""
+
+    config: FlexVarConfig
+
+    def add_positions(self) -> None:
+        side = self.config.position_side
+        self.pos_1LC = nn.Parameter(torch.empty(1, self.config.embed_dim, side, side))
+
+    def position_buffers(self) -> dict[str, Tensor]:
+        return {"attn_bias_for_masking": block_causal_bias(levels(self.config.sides))}
+
+    def positions(self, sides: Sides) -> Tensor:
+        """(1, L, C): the map, averaged to the size of every scale (repeated where a scale is larger)."""
+        return torch.cat([area_tokens(self.pos_1LC, side) for side in sides], dim=1)
+
+    def training_bias(self, sides: Sides) -> Tensor:
+        if sides == self.config.sides:
+            return self.attn_bias_for_masking
+        return block_causal_bias(levels(sides)).to(self.attn_bias_for_masking.device)
+
+    def adapt_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A file's tensors with our own mask: the official one has the scales of the last training step."""
+        ours = self.position_buffers()
+        return {name: ours.get(name, tensor) for name, tensor in tensors.items()}
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """What training starts from where small random numbers would be wrong, by parameter name.
+
+        The map of positions: sines of the row in even channels, cosines of the column in odd ones, with wavelengths
+        from 2 pi to 20000 pi.
+        """
+        side, width = self.config.position_side, self.config.embed_dim
+        place_s1 = torch.arange(side, dtype=torch.float32).unsqueeze(1)
+        angle_sf = place_s1 * 10000.0 ** -(torch.arange(0, width, 2) / width)
+        sine_fss = angle_sf.sin().T.unsqueeze(2).expand(-1, -1, side)
+        cosine_fss = angle_sf.cos().T.unsqueeze(1).expand(-1, side, -1)
+        return {"pos_1LC": torch.stack((sine_fss, cosine_fss), dim=1).flatten(0, 1).unsqueeze(0)}
+
+
+class FlexVarCanvas(Canvas):
+    """The codes of the last scale drawn, resized for the next one."""
+
+    def __init__(self, tokenizer: VqModel, sides: Sides) -> None:
+        super().__init__(sides)
+        self._tokenizer = tokenizer
+
+    @property
+    def state(self) -> Tensor:
+        return self._codes_BKpp
+
+    def lookup(self, ids_Bl: Tensor, scale: int) -> Tensor:
+        return self._tokenizer.quantize.lookup(ids_Bl, self.sides[scale])
+
+    def place(self, codes_BKpp: Tensor, scale: int) -> None:
+        self._codes_BKpp = codes_BKpp
+
+    def input(self, scale: int) -> Tensor:
+        codes_BKpp = F.interpolate(self._codes_BKpp, size=self.sides[scale], mode="bicubic")
+        return codes_BKpp.flatten(2).transpose(1, 2)
+
+    def decode(self) -> Tensor:
+        return to_unit_range(self._tokenizer.decode_codes(self._codes_BKpp))
+
+
+class FlexVarSampler(NextScaleSampler):
+    """FlexVAR behind the sampling interface.
+
+    The head stays in fp32 whatever the dtype, as in the other next-scale models. The official one runs in the half
+    precision of the rest, where rounded logits tie.
+    """
+
+    @staticmethod
+    def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
+        return {"transformer": FlexVar(spec.transformer), "tokenizer": VqModel(spec.tokenizer)}
+
+    @property
+    def tokenizer(self) -> VqModel:
+        return cast(VqModel, self._modules["tokenizer"])
+
+    @classmethod
+    def check_settings(cls, spec: ModelSpec, settings: SamplingSettings) -> None:
+        super().check_settings(spec, settings)
+        _sides(spec.transformer, settings)
+        invalid = set(cast(FlexVarSettings, settings).invalid_ids)
+        if outside := [i for i in invalid if not 0 <= i < spec.vocab_size]:
+            raise UserError(f"invalid_ids has {outside[0]}; {spec.name} has tokens 0..{spec.vocab_size - 1}")
+        if len(invalid) == spec.vocab_size:
+            raise UserError(f"invalid_ids has all {spec.vocab_size} tokens of {spec.name}: nothing is left to draw")
+
+    def sides(self, settings: SamplingSettings) -> Sides:
+        return _sides(self.spec.transformer, settings)
+
+    def new_canvas(self, sides: Sides, batch: int) -> Canvas:
+        return FlexVarCanvas(self.tokenizer, sides)
+
+    def decode_flops_per_image(self, side: tuple[int, int]) -> int:
+        return decode_flops(self.spec.tokenizer, side)
+
+    def rows(self, settings: SamplingSettings, batch: int) -> int:
+        conditional = 1 if cast(FlexVarSettings, settings).cfg_style == "constant" else 0
+        return batch if settings.cfg == conditional and self.backend == "optimized" else 2 * batch
+
+    def guide(self, logits_RlV: Tensor, scale: int, run: ScaleRun) -> Tensor:
+        settings = cast(FlexVarSettings, run.settings)
+        if settings.invalid_ids:
+            logits_RlV = logits_RlV.index_fill(2, _index(settings.invalid_ids, logits_RlV.device), -100.0)
+        if not run.guided:
+            return logits_RlV
+        if settings.cfg_style == "constant":
+            cond_BlV, uncond_BlV = logits_RlV.chunk(2)
+            return uncond_BlV + (cond_BlV - uncond_BlV) * settings.cfg
+        if _beyond(run.canvas.sides[scale], settings.max_pn):
+            return cfg_mix(logits_RlV, settings.cfg)
+        return cfg_mix(logits_RlV, self.guidance(scale, run.scales, settings))
+
+    def guidance(self, scale: int, scales: int, settings: SamplingSettings) -> float:
+        """VAR's ramp, as steep as with ten scales where there are more: strengths beyond cfg follow."""
+        return settings.cfg * scale / min(scales - 1, 9)
+
+    def top_k(self, side: tuple[int, int], settings: FlexVarSettings) -> int | None:
+        """1 for a scale with a side beyond `max_pn`, or of a size that was not trained; else the setting.
+
+        Both sides of a map that is not square must fit: our extension of the official rule, which knows squares only.
+        """
+        trained = self.spec.transformer.trained_sides
+        return 1 if _beyond(side, settings.max_pn) or any(pn not in trained for pn in side) else settings.top_k
+
+    def filter(self, logits_BlV: Tensor, side: tuple[int, int], settings: SamplingSettings) -> Tensor:
+        settings = cast(FlexVarSettings, settings)
+        if settings.invalid_ids:
+            # -100, where the official code stops, is unlikely; this is impossible.
+            logits_BlV = logits_BlV.index_fill(2, _index(settings.invalid_ids, logits_BlV.device), -torch.inf)
+        return filter_logits(logits_BlV, self.top_k(side, settings), settings.top_p)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, *, settings: SamplingSettings | None = None) -> tuple[Tensor, ...]:
+        return self.quantize(
+            self.tokenizer.features(images.to(self.device)), self.sides(settings or self.spec.settings)
+        )
+
+    @torch.no_grad()
+    def quantize(self, features_BKhw: Tensor, sides: Sides) -> tuple[Tensor, ...]:
+        """Tokens of every scale: the same features averaged to its size, so that no scale depends on another."""
+        return tuple(
+            self.tokenizer.quantize.nearest(F.interpolate(features_BKhw, size=side, mode="area")) for side in sides
+        )
+
+    @torch.no_grad()
+    def decode(self, tokens: Sequence[Tensor], *, settings: SamplingSettings | None = None) -> Tensor:
+        """Images of the last scale; the others are not read."""
+        sides = self.sides(settings or self.spec.settings)
+        check_tokens(tokens, sides)
+        return to_unit_range(self.tokenizer.decode(tokens[-1], sides[-1]))
+
+    def random_scales(self, generator: torch.Generator) -> FlexVarSettings:
+        """The official settings with the scales of one training step, drawn around the configured ones."""
+        scales = random_scales(self.spec.transformer.patch_nums, generator)
+        return cast(FlexVarSettings, self.spec.settings).model_copy(update={"scales": scales})
+
+    def forced_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
+        check_tokens(tokens, sides)
+        canvas, shown = FlexVarCanvas(self.tokenizer, sides), []
+        for scale, ids_Bl in enumerate(tokens[:-1]):
+            canvas.place(canvas.lookup(ids_Bl, scale), scale)
+            shown.append(canvas.input(scale + 1))
+        return torch.cat(shown, dim=1)
+
+
+def _sides(config: FlexVarConfig, settings: SamplingSettings) -> Sides:
+    scales = cast(FlexVarSettings, settings).scales
+    return config.sides if scales is None else parse_scales(scales, first=config.sides[0])
+
+
+def _beyond(side: tuple[int, int], max_pn: int | None) -> bool:
+    return max_pn is not None and max(side) > max_pn
+
+
+@lru_cache(maxsize=8)
+def _index(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    # Kept, because copying it from the host at every step would hold up the device.
+    return torch.tensor(ids, device=device)
+
+
+def flexvar_spec(
+    name: str,
+    transformer: FlexVarConfig,
+    tokenizer: VqConfig,
+    settings: FlexVarSettings,
+    settings_source: str,
+    *,
+    checkpoint: Checkpoint | None = None,
+    demo: bool = False,
+) -> ModelSpec:
+    """The spec of a FlexVAR: its scales are a setting."""
+    return next_scale_spec(
+        "flexvar",
+        FlexVarSampler,
+        name,
+        transformer,
+        tokenizer,
+        settings,
+        settings_source,
+        sides=_sides(transformer, settings),
+        checkpoint=checkpoint,
+        demo=demo,
+    )
+
+
+def _official(depth: int, epoch: int) -> ModelSpec:
+    return flexvar_spec(
+        f"flexvar-d{depth}",
+        FlexVarConfig(depth=depth, embed_dim=64 * depth, num_heads=depth),
+        VqConfig(codebook_size=8912, codebook_embed_dim=32),
+        FlexVarSettings(cfg=2.5, top_k=900, top_p=0.95, scales=OFFICIAL_SCALES["9-steps"], max_pn=16),
+        "jiaosiyu1999/FlexVAR at 04462cb, README command of the 256x256 evaluation and eval_c2i.py (top_p); its table "
+        "says 10 steps",
+        checkpoint=Checkpoint(
+            transformer_file=f"FlexVARd{depth}-epo{epoch}.pth",
+            tokenizer_file="FlexVAE.pth",
+            hub_repo="jiaosiyu1999/FlexVAR",
+            transformer_nesting=(("trainer", "var_wo_ddp"),),
+            tokenizer_nesting=(("model",),),
+        ),
+    )
+
+
+FLEXVAR_D16 = _official(16, 179)
+FLEXVAR_D20 = _official(20, 249)
+FLEXVAR_D24 = _official(24, 349)
+
+DEMO = flexvar_spec(
+    "demo/flexvar",
+    FlexVarConfig(
+        depth=4,
+        embed_dim=96,
+        num_heads=3,
+        num_classes=10,
+        shared_aln=True,
+        patch_nums=(1, 2, 3, 4, 6, 8),
+        vocab_size=256,
+        code_dim=16,
+        position_side=16,
+        trained_sides=(1, 2, 3, 4, 5, 6, 7, 8),
+    ),
+    VqConfig(
+        codebook_size=256,
+        codebook_embed_dim=16,
+        z_channels=32,
+        ch=32,
+        encoder_ch_mult=(1, 1, 1),
+        decoder_ch_mult=(1, 1, 1),
+        num_res_blocks=1,
+    ),
+    FlexVarSettings(cfg=0.5, top_p=0.98, max_pn=8),
+    "chosen on the trained demo model",
+    demo=True,
+)

@@ -1,0 +1,1 @@
+"""HMAR: next-scale prediction with mask refinement and no cache."""

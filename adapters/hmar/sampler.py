@@ -1,0 +1,394 @@
+"""HMAR: next-scale prediction without a history, and masked prediction that refines a scale in several steps.
+
+What is particular to this family: every step attends to its own scale only, so that nothing is kept between scales and
+all of the past is in f_hat (Markov). After a scale is predicted, its least confident tokens may be masked and drawn
+again, given the others (arvbench.adapters.hmar.refinement). Both predictions share the first blocks and the input
+embedding; the last `n_layers_train` blocks and the head exist twice. With `kv_cache` the first prediction attends to
+all scales so far as VAR does: the baseline of the official benchmark.
+
+Shapes   B images, R forward rows, l tokens of one scale, L of all scales, n masked positions, C width,
+         V codebook entries, K code channels
+Source   HMAR (arXiv:2506.04421); behaviour of NVlabs/HMAR at 595a9df
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arvbench.adapters.cache.policy import Cache
+from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING, stage_of
+from arvbench.adapters.hmar.refinement import (
+    NO_REFINEMENT,
+    PATCH_NUMS_512,
+    PATCH_NUMS_1024,
+    MaskSchedule,
+    confidence,
+    least_confident,
+    mask_schedule,
+    masked_counts,
+)
+from arvbench.adapters.hmar.transformer import Hmar, HmarConfig
+from arvbench.adapters.next_scale.canvas import Sides, area_tokens
+from arvbench.adapters.next_scale.residual import DEMO_TOKENIZER, ResidualCanvas, ResidualSampler
+from arvbench.adapters.next_scale.sampler import ScaleDraw, ScaleRun, next_scale_spec
+from arvbench.adapters.next_scale.transformer import PATCH_NUMS_256
+from arvbench.adapters.sampler import Checkpoint, ModelSpec
+from arvbench.adapters.sampling import cfg_mix
+from arvbench.adapters.schedule import Schedule, Step
+from arvbench.adapters.settings import Backend, SamplingSettings, Uint8Rule
+from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
+from arvbench.errors import CheckpointError, UserError
+from arvbench.kernels.dispatch import KernelSet, select
+
+MASK_GUIDANCE = 1e-6
+"""Progress that guidance assumes in every refinement: strength cfg * 1e-6, practically the conditional model."""
+
+
+class HmarSettings(SamplingSettings):
+    """`cfg` is the strength at the last scale, ramping up linearly from 0 at the first; refinement has next to none."""
+
+    uint8_rule: Uint8Rule = "round"
+    mask_schedule: str | MaskSchedule = NO_REFINEMENT
+    """A named schedule, or one entry per scale: the numbers of tokens that its passes settle."""
+    kv_cache: bool = False
+    """Attend to all scales so far, through a cache, as VAR does; without refinement only."""
+
+
+class HmarSampler(ResidualSampler):
+    """HMAR behind the sampling interface."""
+
+    cache_policies: ClassVar = ("none", "grow", "static")
+    default_cache: ClassVar[Mapping[Backend, str]] = {"reference": "none", "optimized": "none"}
+    keep_fp32: ClassVar = {
+        "transformer": ("ns_head_nm", "ns_head", "mask_head_nm", "mask_head"),
+        "tokenizer": ("quantize",),
+    }
+
+    @staticmethod
+    def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
+        return {"transformer": Hmar(spec.transformer), "tokenizer": VqVae(spec.tokenizer)}
+
+    @property
+    def transformer(self) -> Hmar:
+        return cast(Hmar, self._modules["transformer"])
+
+    @classmethod
+    def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:
+        """Unchanged; CheckpointError for a file of one of the two training stages."""
+        stage = stage_of(transformer, spec.transformer)
+        if stage is not None:
+            what = {
+                "nsp": "a VAR or, under the same names, an HMAR training checkpoint of next-scale prediction (NSP)",
+                "mp": "an HMAR training checkpoint of masked prediction (MP)",
+            }[stage]
+            raise CheckpointError(
+                f"this file is {what}; {spec.name} needs both predictions in one file, which `arvbench convert "
+                f"{spec.name} --nsp FILE --mp FILE --out FILE.safetensors` makes of the two checkpoints"
+            )
+        return spec
+
+    @classmethod
+    def check_settings(cls, spec: ModelSpec, settings: SamplingSettings) -> None:
+        super().check_settings(spec, settings)
+        chosen = cast(HmarSettings, settings)
+        entries = mask_schedule(chosen.mask_schedule, cast(HmarConfig, spec.transformer).sides)
+        if chosen.kv_cache and any(len(entry) > 1 for entry in entries):
+            raise UserError("kv_cache excludes refinement: set mask_schedule to none, or kv_cache to false")
+
+    @classmethod
+    def check_cache(cls, spec: ModelSpec, policy: str, settings: SamplingSettings) -> None:
+        super().check_cache(spec, policy, settings)
+        history = cast(HmarSettings, settings).kv_cache
+        if history and policy == "none":
+            raise UserError("kv_cache attends to all scales so far: take cache policy grow or static, not none")
+        if not history and policy != "none":
+            raise UserError(
+                f"{spec.name} attends to its own scale only and keeps nothing: cache policy {policy} needs the setting "
+                "kv_cache=true (VAR-like attention), and no refinement"
+            )
+
+    def policy(self, asked: str | None, settings: SamplingSettings) -> str:
+        """The cache policy to run with when `asked` for one, or for none in particular."""
+        history = cast(HmarSettings, settings).kv_cache
+        return asked or (ResidualSampler.default_cache if history else self.default_cache)[self.backend]
+
+    def make_cache(self, policy: str | None, settings: SamplingSettings, *, batch: int) -> Cache:
+        return super().make_cache(self.policy(policy, settings), settings, batch=batch)
+
+    def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:
+        plain = super().schedule(settings, batch=batch, cache=self.policy(cache, settings))
+        config, steps = cast(HmarConfig, self.spec.transformer), list[Step]()
+        refined = False
+        for step, entry in zip(plain, self.refinement(settings), strict=True):
+            steps.append(replace(step, index=len(steps)))
+            for _ in entry[1:]:
+                # As large as the pass that it refines: other blocks of the same sizes, the same number of tokens.
+                flops, read = step.flops, step.bytes_moved + config.embed_dim * self.dtype.itemsize
+                if not refined:
+                    flops, read = flops + step.rows * self._masked_adaln[0], read + self._masked_adaln[1]
+                steps.append(replace(step, index=len(steps), kind="mask", flops=flops, bytes_moved=read))
+                refined = True
+        return replace(plain, steps=tuple(steps))
+
+    def refinement(self, settings: SamplingSettings) -> MaskSchedule:
+        """Per scale, the numbers of tokens that its passes settle."""
+        return mask_schedule(cast(HmarSettings, settings).mask_schedule, self.sides(settings))
+
+    @property
+    def _masked_adaln(self) -> tuple[int, int]:
+        """FLOPs per row and weight bytes of what masked prediction needs of the class, at the first refinement."""
+        config = cast(HmarConfig, self.spec.transformer)
+        blocks = 6 * (1 if config.shared_aln else config.n_layers_train) * config.embed_dim
+        head = 2 * config.embed_dim
+        read = (config.embed_dim + 1) * (blocks * self.dtype.itemsize + 4 * head)
+        return 2 * config.embed_dim * (blocks + head), read
+
+    def draw_scale(self, steps: Sequence[Step], scale: int, run: ScaleRun) -> Tensor:
+        """Draw a scale, then mask and draw again its least confident tokens; only then it goes onto the canvas."""
+        drawn = self.draw(steps[0], scale, run)
+        tokens_Bl, positions_Bn = drawn.tokens_Bl, None
+        counts = masked_counts(self.refinement(run.settings)[scale])
+        for before, step, count in zip(steps, steps[1:], counts, strict=False):
+            self.end(before, drawn, run, redrawn_Bn=positions_Bn)
+            run.observer.step_begin(step)
+            chosen_Bn = self.masked_positions(drawn, positions_Bn, count, scale, run)
+            positions_Bn = run.noise.redrawn(chosen_Bn, step.index)
+            masked_Bl = torch.zeros_like(tokens_Bl, dtype=torch.bool).scatter(1, positions_Bn, True)
+            if run.edit is not None:
+                masked_Bl = masked_Bl & ~run.edit.keep[scale]
+            drawn = self.redraw(step, scale, tokens_Bl, masked_Bl, run)
+            tokens_Bl = torch.where(masked_Bl, drawn.tokens_Bl, tokens_Bl)
+        run.canvas.place(run.canvas.lookup(tokens_Bl, scale), scale)
+        self.end(steps[-1], drawn, run, redrawn_Bn=positions_Bn)
+        return tokens_Bl
+
+    def masked_positions(
+        self, drawn: ScaleDraw, among_Bn: Tensor | None, count: int, scale: int, run: ScaleRun
+    ) -> Tensor:
+        """(B, count): the least confident of the tokens just drawn, lowest first; known tokens come last."""
+        confidence_Bl = confidence(drawn.filtered_BlV, drawn.tokens_Bl)
+        if run.edit is not None:
+            confidence_Bl = confidence_Bl.masked_fill(run.edit.keep[scale], torch.inf)
+        return least_confident(confidence_Bl, among_Bn, count)
+
+    def redraw(self, step: Step, scale: int, tokens_Bl: Tensor, masked_Bl: Tensor, run: ScaleRun) -> ScaleDraw:
+        """Draw all tokens of a scale by masked prediction; those that are not masked are of no use."""
+        model = self.transformer
+        if run.condition.masked is None:
+            run.condition = model.with_masked(run.condition, run.labels_R)
+        history_BlK, own_BlK = self.masked_input(tokens_Bl, scale, run)
+        x_BlC = model.embed_masked(history_BlK, own_BlK, masked_Bl)
+        x_RlC = (x_BlC.repeat(2, 1, 1) if run.guided else x_BlC) + self.position(run, scale)
+        logits_RlV = model.masked_logits(x_RlC, run.condition, self._kernels)
+        logits_BlV = cfg_mix(logits_RlV, run.settings.cfg * MASK_GUIDANCE) if run.guided else logits_RlV
+        filtered_BlV = self.filter(logits_BlV, step.side, run.settings)
+        return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, run.noise.tokens(filtered_BlV, step.index))
+
+    def masked_input(self, tokens_Bl: Tensor, scale: int, run: ScaleRun) -> tuple[Tensor, Tensor]:
+        """What the canvas shows for `scale`, and what its tokens so far would add, both (B, l, K)."""
+        canvas = cast(ResidualCanvas, run.canvas)
+        return canvas.input(scale), own_codes(canvas, tokens_Bl, scale)
+
+    @torch.no_grad()
+    def teacher_forced(
+        self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, *, settings: SamplingSettings | None = None
+    ) -> Tensor:
+        """Logits (B, L, V) of next-scale prediction; under `kv_cache` every scale sees the coarser ones."""
+        chosen = cast(HmarSettings, settings or self.spec.settings)
+        sides, labels_B = self.sides(chosen), self.check_labels(labels)
+        codes_BLK = self.forced_input(tokens, sides)
+        return self.transformer(labels_B, codes_BLK, sides, self._kernels, history=chosen.kv_cache)
+
+    @torch.no_grad()
+    def masked_logits(self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, positions_n: Tensor) -> Tensor:
+        """Logits (B, L, V) of masked prediction for every token, in one pass.
+
+        `positions_n` int64 are masked in all images; they count from the first token after the first scale. The first
+        scale is never masked, and its logits mean nothing.
+        """
+        return self._masked(tokens, self.check_labels(labels), positions_n, self._kernels)
+
+    def _masked(self, tokens: Sequence[Tensor], labels_B: Tensor, positions_n: Tensor, kernels: KernelSet) -> Tensor:
+        sides = cast(HmarConfig, self.spec.transformer).sides
+        with torch.no_grad():
+            history_BLK, own_BLK = self.forced_input(tokens, sides), self.own_input(tokens, sides)
+        masked_BL = torch.zeros(history_BLK.shape[:2], dtype=torch.bool, device=self.device)
+        masked_BL[:, positions_n.to(self.device)] = True
+        return self.transformer.masked_forward(labels_B, history_BLK, own_BLK, masked_BL, sides, kernels)
+
+    def own_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
+        """What every scale but the first adds by itself, at its own resolution: (B, L - l_first, K)."""
+        canvas = ResidualCanvas(self.tokenizer, sides, len(tokens[0]))
+        return torch.cat([own_codes(canvas, ids, scale) for scale, ids in enumerate(tokens) if scale > 0], dim=1)
+
+    def loss(
+        self,
+        tokens: Sequence[Tensor],
+        labels: Tensor,
+        *,
+        settings: SamplingSettings | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Sum of both predictions' losses: trains all parameters at once. The paper trains in two stages."""
+        return self.next_scale_loss(tokens, labels, generator=generator) + self.masked_loss(
+            tokens, labels, generator=generator
+        )
+
+    def next_scale_parameters(self) -> list[str]:
+        """Names of what the first stage of training trains: all but `refinement_parameters`."""
+        refinement = set(self.refinement_parameters())
+        return [name for name, _ in self.transformer.named_parameters() if name not in refinement]
+
+    def refinement_parameters(self) -> list[str]:
+        """Names of what the second stage trains, the rest being frozen."""
+        own = ("mask_embed.", "mask_blocks.", "mask_head.", "mask_head_nm.")
+        return [name for name, _ in self.transformer.named_parameters() if name.startswith(own)]
+
+    def next_scale_loss(
+        self, tokens: Sequence[Tensor], labels: Tensor, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Cross-entropy of next-scale prediction, averaged over all tokens (natural log): the first stage."""
+        return super().loss(tokens, labels, generator=generator)
+
+    def masked_loss(
+        self,
+        tokens: Sequence[Tensor],
+        labels: Tensor,
+        *,
+        share: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Cross-entropy of masked prediction, averaged over masked tokens (natural log): the second stage.
+
+        Of every scale but the first, `share` of the tokens (rounded up) are masked, the same in all images; a share of
+        None is drawn too, uniformly. All of it comes from `generator`; None always draws the same.
+        """
+        labels_B, config = self.check_labels(labels), cast(HmarConfig, self.spec.transformer)
+        if self.transformer.training and config.cond_drop_rate > 0:
+            labels_B = self.drop_labels(labels_B, config.cond_drop_rate, generator)
+        generator = generator or torch.Generator().manual_seed(0)
+        if share is None:
+            share = float(torch.rand((), generator=generator))
+        positions_n = mask_at_random([ids.shape[1] for ids in tokens[1:]], share, generator).to(self.device)
+        logits_BLV = self._masked(tokens, labels_B, positions_n, select("reference", self.device))
+        at_n = positions_n + tokens[0].shape[1]
+        targets_BL = torch.cat(tuple(tokens), dim=1)
+        return F.cross_entropy(logits_BLV[:, at_n].flatten(0, 1), targets_BL[:, at_n].flatten())
+
+
+def own_codes(canvas: ResidualCanvas, ids_Bl: Tensor, scale: int) -> Tensor:
+    """(B, l, K): what the tokens of `scale` add to the canvas, at their own resolution."""
+    return area_tokens(canvas.contribution(canvas.lookup(ids_Bl, scale), scale), canvas.sides[scale])
+
+
+def mask_at_random(tokens: Sequence[int], share: float, generator: torch.Generator | None) -> Tensor:
+    """Positions (n,) int64 in a concatenation of scales of so many `tokens`: ceil(share * l) of each, at least one."""
+    if not 0 <= share <= 1:
+        raise UserError(f"the share of masked tokens must be in 0..1, got {share}")
+    chosen, start = [], 0
+    for count in tokens:
+        masked = max(1, math.ceil(share * count))
+        chosen.append(start + torch.randperm(count, generator=generator)[:masked])
+        start += count
+    return torch.cat(chosen)
+
+
+def hmar_spec(
+    name: str,
+    transformer: HmarConfig,
+    tokenizer: VqVaeConfig,
+    settings: HmarSettings,
+    settings_source: str,
+    *,
+    checkpoint: Checkpoint | None = None,
+    demo: bool = False,
+) -> ModelSpec:
+    """The spec of an HMAR: its steps are those of the mask schedule."""
+    return next_scale_spec(
+        "hmar",
+        HmarSampler,
+        name,
+        transformer,
+        tokenizer,
+        settings,
+        settings_source,
+        steps=sum(len(entry) for entry in mask_schedule(settings.mask_schedule, transformer.sides)),
+        checkpoint=checkpoint,
+        demo=demo,
+    )
+
+
+def _model(
+    depth: int,
+    px: int,
+    *,
+    shared_aln: bool = False,
+    settings: HmarSettings,
+    source: str,
+    released: bool = False,
+) -> ModelSpec:
+    patch_nums = {256: PATCH_NUMS_256, 512: PATCH_NUMS_512, 1024: PATCH_NUMS_1024}[px]
+    checkpoint = Checkpoint(
+        transformer_file=f"hmar-d{depth}.pth",
+        tokenizer_file="vae_ch160v4096z32.pth",
+        hub_repo="nvidia/HMAR",
+        tokenizer_repo="FoundationVision/var",
+        # Where training checkpoints of one stage keep theirs: read, so that the error can say what they are.
+        transformer_nesting=TRAINING_NESTING,
+        tokenizer_nesting=(("trainer", "vae_local"),),
+    )
+    return hmar_spec(
+        f"hmar-d{depth}" if px == 256 else f"hmar-d{depth}-{px}",
+        HmarConfig(depth=depth, embed_dim=64 * depth, num_heads=depth, shared_aln=shared_aln, patch_nums=patch_nums),
+        VqVaeConfig(v_patch_nums=patch_nums),
+        settings,
+        f"NVlabs/HMAR at 595a9df, {source}",
+        checkpoint=checkpoint if released else None,
+    )
+
+
+def _released(depth: int, cfg: float, top_k: int) -> ModelSpec:
+    settings = HmarSettings(cfg=cfg, top_k=top_k, top_p=0.99, mask_schedule="evaluation-256")
+    return _model(depth, 256, settings=settings, source=f"config/evaluate/hmar-d{depth}.yaml", released=True)
+
+
+def _benchmarked(depth: int, px: int, *, shared_aln: bool = False) -> ModelSpec:
+    """Without released weights: what the authors time with random ones."""
+    settings = HmarSettings(cfg=1.5, top_k=900, top_p=0.96, mask_schedule=f"benchmark-{px}")
+    return _model(depth, px, shared_aln=shared_aln, settings=settings, source="benchmark/inference.py")
+
+
+HMAR_D16 = _released(16, 1.7, 1000)
+HMAR_D20 = _released(20, 1.9, 950)
+HMAR_D24 = _released(24, 2.1, 900)
+HMAR_D30 = _released(30, 1.6, 650)
+HMAR_D24_512 = _benchmarked(24, 512)
+HMAR_D30_512 = _benchmarked(30, 512)
+HMAR_D36_512 = _benchmarked(36, 512, shared_aln=True)
+HMAR_D24_1024 = _benchmarked(24, 1024)
+
+DEMO = hmar_spec(
+    "demo/hmar",
+    HmarConfig(
+        depth=3,
+        n_layers_train=1,
+        embed_dim=96,
+        num_heads=3,
+        num_classes=10,
+        shared_aln=True,
+        patch_nums=DEMO_TOKENIZER.v_patch_nums,
+        vocab_size=DEMO_TOKENIZER.vocab_size,
+        code_dim=DEMO_TOKENIZER.z_channels,
+    ),
+    DEMO_TOKENIZER,
+    HmarSettings(cfg=0.5, top_p=0.98, mask_schedule="demo"),
+    "chosen on the trained demo model",
+    demo=True,
+)

@@ -1,0 +1,1 @@
+"""M-VAR: Mamba-2 between scales."""

@@ -1,0 +1,43 @@
+"""The seam between a recurrent mixer and what it keeps of earlier tokens.
+
+Shapes   R forward rows, l new tokens, W width; the mixer's own letters are in arvbench.adapters.mvar.mamba2
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arvbench.adapters.cache.policy import Cache
+from arvbench.adapters.mvar.mamba2 import MambaConfig, MambaState
+
+Branch = Callable[[Tensor, MambaState | None], tuple[Tensor, MambaState]]
+"""(x (R, l, W), state before it) -> (output (R, l, W), state after it); causal, and the same function at every step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurrentShape:
+    """Everything that decides the size of a recurrent cache."""
+
+    layers: int
+    rows: int
+    mixer: MambaConfig
+    dtype: torch.dtype
+    device: torch.device
+
+
+class RecurrentCache(Cache):
+    """Gives every layer's mixer what it needs of the tokens before."""
+
+    shape: RecurrentShape
+
+    def __init__(self, shape: RecurrentShape) -> None:
+        super().__init__(shape)
+
+    @abstractmethod
+    def mix(self, layer: int, x_RlW: Tensor, branch: Branch) -> Tensor:
+        """Output (R, l, W) of `branch` at l new tokens that follow all those given to this layer before."""

@@ -1,0 +1,278 @@
+"""M-VAR: next-scale prediction whose attention sees one scale only, and Mamba-2 all that came before.
+
+What is particular to this family: a block has three branches with nine modulation vectors. Attention looks at the
+tokens of its own scale, in training and in sampling; a Mamba-2 mixer runs over the tokens of all scales so far, in
+raster order; then the feed-forward. What is kept between scales is therefore no KV cache. The official code keeps the
+mixer's inputs and runs it over all of them at every scale (cache policy `history`, the reference); the mixer being
+causal, its state says the same, and a step costs only its own tokens (policy `state`). Guidance, sampling and
+tokenizer are VAR's.
+
+Shapes   B images, R forward rows, l tokens of one scale, L of all scales, C width
+Source   M-VAR (arXiv:2411.10433); behaviour of OliverRensu/MVAR at 80768a1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from arvbench.adapters.mvar.cache import RecurrentCache, RecurrentShape
+from arvbench.adapters.mvar.history_cache import HistoryShape
+from arvbench.adapters.mvar.mamba2 import Mamba2, MambaConfig, MambaState
+from arvbench.adapters.mvar.state_cache import StateShape
+from arvbench.adapters.next_scale.blocks import FeedForward, SelfAttention
+from arvbench.adapters.next_scale.cost import StepCost
+from arvbench.adapters.next_scale.residual import DEMO_TOKENIZER
+from arvbench.adapters.next_scale.sampler import next_scale_spec
+from arvbench.adapters.next_scale.transformer import (
+    NextScaleConfig,
+    NextScaleTransformer,
+    block_diagonal_bias,
+    levels,
+)
+from arvbench.adapters.sampler import Checkpoint, ModelSpec
+from arvbench.adapters.schedule import Step
+from arvbench.adapters.settings import Backend, SamplingSettings
+from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
+from arvbench.adapters.var import VarSampler, VarSettings
+from arvbench.errors import UserError
+from arvbench.kernels.dispatch import KernelSet
+
+MvarSettings = VarSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MvarConfig(NextScaleConfig):
+    """Constructor arguments of the transformer under their official names, and sizes that the official code fixes."""
+
+    d_state: int = 64
+    headdim: int = 64
+    """Channels of one head of the mixer; attention has its own."""
+
+    def __post_init__(self) -> None:
+        if self.shared_aln:
+            raise UserError(
+                "M-VAR has no shared adaLN: its blocks need nine modulation vectors where the shared ones are six, and "
+                "the official code fails on it as well; use shared_aln=False"
+            )
+
+    @property
+    def mixer(self) -> MambaConfig:
+        """Raises UserError for a width that the mixer's heads do not divide."""
+        return MambaConfig(d_model=self.embed_dim, d_state=self.d_state, headdim=self.headdim)
+
+    @property
+    def scale_tokens(self) -> tuple[int, ...]:
+        """l of every scale."""
+        return tuple(pn * pn for pn in self.patch_nums)
+
+
+class ScaleAttention(SelfAttention):
+    """Attention inside one scale; several scales in a row (training) do not see each other."""
+
+    patch_nums: Tensor
+
+    def __init__(self, config: MvarConfig) -> None:
+        super().__init__(config.embed_dim, config.num_heads, l2_norm=config.attn_l2_norm)
+        self.scale_tokens = config.scale_tokens
+        # The official name of this buffer notwithstanding, it holds squared patch numbers.
+        self.register_buffer("patch_nums", torch.tensor(config.scale_tokens, dtype=torch.int32))
+
+    def each_scale(self, x_RLC: Tensor) -> Tensor:
+        """Attend inside every scale of a whole sequence; (R, L, C)."""
+        return torch.cat([self(x_RlC) for x_RlC in x_RLC.split(self.scale_tokens, dim=1)], dim=1)
+
+
+class MvarBlock(nn.Module):
+    """Attention, Mamba-2 and feed-forward, each modulated and gated by the condition."""
+
+    def __init__(self, config: MvarConfig) -> None:
+        super().__init__()
+        self.norm_eps = config.norm_eps
+        self.attn = ScaleAttention(config)
+        self.mamba = Mamba2(config.mixer)
+        self.ffn = FeedForward(config.embed_dim, config.hidden)
+        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(config.embed_dim, 9 * config.embed_dim))
+
+    def modulation(self, cond_RC: Tensor, shared: None) -> Tensor:
+        """(R, 1, 9, C): gates of attention, mixer and feed-forward, their scales, their shifts."""
+        return self.ada_lin(cond_RC).view(len(cond_RC), 1, 9, -1)
+
+    def forward(
+        self,
+        x_RlC: Tensor,
+        modulation_R19C: Tensor,
+        kernels: KernelSet,
+        *,
+        layer: int = 0,
+        cache: RecurrentCache | None = None,
+        bias_llT: Tensor | None = None,
+    ) -> Tensor:
+        """One scale that follows those in `cache`, or (None) the whole sequence at once; attention needs no mask."""
+        gate1, gate2, gate3, scale1, scale2, scale3, shift1, shift2, shift3 = modulation_R19C.unbind(2)
+
+        def mix(history_RTC: Tensor, state: MambaState | None) -> tuple[Tensor, MambaState]:
+            return self.mamba(kernels.adaln_modulate(history_RTC, scale2, shift2, self.norm_eps), state)
+
+        attend = self.attn.each_scale if cache is None else self.attn
+        h = kernels.adaln_modulate(x_RlC, scale1, shift1, self.norm_eps)
+        x_RlC = kernels.adaln_residual(x_RlC, gate1, attend(h))
+        mixed_RlC = mix(x_RlC, None)[0] if cache is None else cache.mix(layer, x_RlC, mix)
+        x_RlC = kernels.adaln_residual(x_RlC, gate2, mixed_RlC)
+        h = kernels.adaln_modulate(x_RlC, scale3, shift3, self.norm_eps)
+        return kernels.adaln_residual(x_RlC, gate3, self.ffn(h))
+
+
+class Mvar(NextScaleTransformer):
+    """The transformer; state-dict names equal the official files'."""
+
+    config: MvarConfig
+
+    def block(self) -> nn.Module:
+        return MvarBlock(self.config)
+
+    def position_buffers(self) -> dict[str, Tensor]:
+        level_1L = levels(self.config.sides)
+        # Part of the official files, although nothing reads the mask: attention splits the sequence instead.
+        return {"lvl_1L": level_1L, "attn_bias_for_masking": block_diagonal_bias(level_1L)}
+
+    def constant_buffers(self) -> dict[str, Tensor]:
+        scale_tokens = torch.tensor(self.config.scale_tokens, dtype=torch.int32)
+        names = [name for name, _ in self.named_buffers() if name.endswith("attn.patch_nums")]
+        return super().constant_buffers() | dict.fromkeys(names, scale_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)  # slots would make a second class, which `super()` does not find
+class MvarCost(StepCost):
+    """VAR's, with attention inside a scale, nine modulation vectors, and the mixer's weights."""
+
+    mixer: MambaConfig
+
+    def flops(self, *, rows: int, images: int, new: int, context: int, first: bool) -> int:
+        """Without the mixer, whose work depends on the cache policy."""
+        return super().flops(rows=rows, images=images, new=new, context=new, first=first)
+
+    def mixer_flops(self, *, rows: int, tokens: int) -> int:
+        """FLOPs of all mixers over `tokens` tokens in each of `rows`."""
+        return self.depth * rows * self.mixer.flops(tokens)
+
+    def weight_bytes(self, *, first: bool) -> int:
+        mixer = self.mixer
+        exact = 3 * mixer.heads + mixer.d_inner  # of the names in `MvarSampler.keep_fp32`
+        mixers = self.depth * ((mixer.parameters - exact) * self.itemsize + 4 * exact)
+        return super().weight_bytes(first=first) + mixers
+
+    @property
+    def _adaln_outputs(self) -> int:
+        return (9 * self.depth + 2) * self.width
+
+
+class MvarSampler(VarSampler):
+    """M-VAR behind the sampling interface."""
+
+    # Decays are exponentials of these: one per cent of error in half precision. Autocast keeps them too.
+    keep_fp32: ClassVar = {
+        "transformer": (*VarSampler.keep_fp32["transformer"], "A_log", "dt_bias", "D", "norm"),
+        "tokenizer": VarSampler.keep_fp32["tokenizer"],
+    }
+    cache_policies: ClassVar = ("history", "state")
+    default_cache: ClassVar[Mapping[Backend, str]] = {"reference": "history", "optimized": "state"}
+
+    @staticmethod
+    def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
+        return {"transformer": Mvar(spec.transformer), "tokenizer": VqVae(spec.tokenizer)}
+
+    @classmethod
+    def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:
+        """Whether attention is normalised: official models differ in it, and only their files say so."""
+        l2_norm = "blocks.0.attn.scale_mul_1H11" in transformer
+        return replace(spec, transformer=replace(spec.transformer, attn_l2_norm=l2_norm))
+
+    def cache_shape(self, policy: str, settings: SamplingSettings, *, batch: int) -> RecurrentShape:
+        config: MvarConfig = self.spec.transformer
+        kind = HistoryShape if policy == "history" else StateShape
+        return kind(
+            layers=config.depth,
+            rows=self.rows(settings, batch),
+            mixer=config.mixer,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def step_at(
+        self,
+        index: int,
+        kind: str,
+        side: tuple[int, int],
+        seen: int,
+        policy: str,
+        settings: SamplingSettings,
+        batch: int,
+    ) -> Step:
+        step = super().step_at(index, kind, side, seen, policy, settings, batch)
+        mixed = seen if policy == "history" else step.new_tokens
+        flops = step.flops + self.cost.mixer_flops(rows=step.rows, tokens=mixed)
+        # Attention sees the scale alone; what is kept covers all tokens.
+        return replace(step, context_tokens=step.new_tokens, flops=flops)
+
+    @cached_property
+    def cost(self) -> MvarCost:
+        config: MvarConfig = self.spec.transformer
+        return MvarCost(**asdict(super().cost), mixer=config.mixer)
+
+
+mvar_spec = partial(next_scale_spec, "mvar", MvarSampler)
+
+
+def _official(depth: int, *, attn_l2_norm: bool) -> ModelSpec:
+    return mvar_spec(
+        f"mvar-d{depth}",
+        MvarConfig(depth=depth, embed_dim=64 * depth, num_heads=depth, attn_l2_norm=attn_l2_norm),
+        VqVaeConfig(),
+        MvarSettings(cfg=1.5, top_k=900, top_p=0.96),
+        "OliverRensu/MVAR README at 80768a1, sampling section",
+        checkpoint=Checkpoint(
+            transformer_file=f"d{depth}.pth",
+            tokenizer_file="vae_ch160v4096z32.pth",
+            hub_repo="OliverRen/M-VAR",
+            tokenizer_repo="FoundationVision/var",
+            transformer_nesting=(("trainer", "mvar_wo_ddp"),),
+            tokenizer_nesting=(("trainer", "vae_local"),),
+        ),
+    )
+
+
+# attn_l2_norm is what a random model gets; a file decides for itself (`adapt_spec`). The README asks for False with d16
+# and d20, d12 is not stated, and the official default is True.
+MVAR_D12 = _official(12, attn_l2_norm=False)
+MVAR_D16 = _official(16, attn_l2_norm=False)
+MVAR_D20 = _official(20, attn_l2_norm=False)
+MVAR_D24 = _official(24, attn_l2_norm=True)
+# The largest file has been published as d30.pth and is meant to be d32.pth. A file's shapes say which one it is: given
+# to the other model it is refused, with the name of the model that it fits.
+MVAR_D30 = _official(30, attn_l2_norm=True)
+MVAR_D32 = _official(32, attn_l2_norm=True)
+
+DEMO = mvar_spec(
+    "demo/mvar",
+    MvarConfig(
+        depth=4,
+        embed_dim=64,
+        num_heads=2,
+        num_classes=10,
+        patch_nums=DEMO_TOKENIZER.v_patch_nums,
+        vocab_size=DEMO_TOKENIZER.vocab_size,
+        code_dim=DEMO_TOKENIZER.z_channels,
+        d_state=16,
+        headdim=32,
+    ),
+    DEMO_TOKENIZER,
+    MvarSettings(cfg=0.5, top_p=0.98),
+    "chosen on the trained demo model",
+    demo=True,
+)

@@ -1,0 +1,73 @@
+"""Carry the state of the recurrence: memory and work of a step do not depend on how many tokens came before.
+
+Exact, not an approximation: the mixer is causal, and its state holds all that later tokens need of earlier ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arvbench.adapters.mvar.cache import Branch, RecurrentCache, RecurrentShape
+from arvbench.adapters.mvar.mamba2 import MambaState
+from arvbench.errors import ContractError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateShape(RecurrentShape):
+    """Size of a `StateCache`."""
+
+    def bytes_of(self, tokens: int) -> int:
+        """Bytes of the states of all layers once there are `tokens`: the same for any number above 0."""
+        mixer = self.mixer
+        conv = mixer.conv_channels * mixer.d_conv * self.dtype.itemsize
+        ssm = mixer.d_inner * mixer.d_state * self.ssm_dtype.itemsize
+        return self.layers * self.rows * (conv + ssm) if tokens else 0
+
+    @property
+    def ssm_dtype(self) -> torch.dtype:
+        """Sums over hundreds of tokens are kept in at least fp32."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+
+class StateCache(RecurrentCache):
+    """One `MambaState` per layer, allocated once and written in place."""
+
+    policy = "state"
+    shape: StateShape
+
+    def __init__(self, shape: StateShape) -> None:
+        super().__init__(shape)
+        mixer, outer = shape.mixer, (shape.layers, shape.rows)
+        self._conv = torch.zeros((*outer, mixer.conv_channels, mixer.d_conv), dtype=shape.dtype, device=shape.device)
+        self._ssm = torch.zeros(
+            (*outer, mixer.heads, mixer.headdim, mixer.d_state), dtype=shape.ssm_dtype, device=shape.device
+        )
+        self._begun = [False] * shape.layers
+
+    def state(self, layer: int) -> MambaState:
+        """The state of `layer` after the tokens given to it so far; views that the next step writes to."""
+        return MambaState(self._conv[layer], self._ssm[layer])
+
+    def mix(self, layer: int, x_RlW: Tensor, branch: Branch) -> Tensor:
+        held = self.state(layer)
+        out_RlW, state = branch(x_RlW, held)
+        for kept, new in zip(held, state, strict=True):
+            if new.shape != kept.shape or new.dtype != kept.dtype:
+                raise ContractError(f"layer {layer}: state {new.dtype} {tuple(new.shape)} for a cache of {self.shape}")
+            kept.copy_(new)
+        self._begun[layer] = True
+        return out_RlW
+
+    def live_bytes(self) -> int:
+        return sum(t.nbytes for layer, begun in enumerate(self._begun) if begun for t in self.state(layer))
+
+    def allocated_bytes(self) -> int:
+        return self._conv.untyped_storage().nbytes() + self._ssm.untyped_storage().nbytes()
+
+    def reset(self) -> None:
+        self._conv.zero_()
+        self._ssm.zero_()
+        self._begun = [False] * self.shape.layers

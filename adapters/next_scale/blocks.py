@@ -1,0 +1,124 @@
+"""The adaLN transformer that VAR introduced; M-VAR, HMAR and FlexVAR build on the same blocks.
+
+Shapes   R forward rows, l new tokens, T tokens attended to, C width, H heads, D head channels, F hidden width
+Names    module names are those of the official state dicts
+Source   VAR (arXiv:2404.02905) section 3.3; DiT (arXiv:2212.09748) for adaLN; behaviour of FoundationVision/VAR at
+         78b9539
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arvbench.adapters.cache.policy import KVCache
+from arvbench.kernels.dispatch import KernelSet
+
+MAX_LOG_SCALE = math.log(100)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with query and value bias, optionally on L2-normalised queries and keys.
+
+    With `l2_norm` one learnt scale per head (log domain, at most 100) replaces the softmax scale; without it the
+    softmax scale is 0.25 / sqrt(D), not 1 / sqrt(D).
+    """
+
+    zero_k_bias: Tensor
+
+    def __init__(self, width: int, heads: int, *, l2_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = width // heads
+        self.l2_norm = l2_norm
+        self.softmax_scale = 1.0 if l2_norm else 0.25 / math.sqrt(self.head_dim)
+        if l2_norm:
+            self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4)))
+        self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("zero_k_bias", torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, x_RlC: Tensor, *, layer: int = 0, cache: KVCache | None = None, bias_llT: Tensor | None = None
+    ) -> Tensor:
+        """Attend to the tokens in `cache` (None: only to those of x) under an additive `bias_llT`; (R, l, C)."""
+        rows, tokens, width = x_RlC.shape
+        qkv_bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
+        qkv = F.linear(x_RlC, self.mat_qkv.weight, qkv_bias).view(rows, tokens, 3, self.heads, self.head_dim)
+        q_RHlD, k_RHlD, v_RHlD = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.l2_norm:
+            q_RHlD = F.normalize(q_RHlD, dim=-1) * self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp()
+            k_RHlD = F.normalize(k_RHlD, dim=-1)
+        k_RHTD, v_RHTD = (k_RHlD, v_RHlD) if cache is None else cache.extend(layer, k_RHlD, v_RHlD)
+        out = F.scaled_dot_product_attention(q_RHlD, k_RHTD, v_RHTD, attn_mask=bias_llT, scale=self.softmax_scale)
+        return self.proj(out.transpose(1, 2).reshape(rows, tokens, width))
+
+
+class FeedForward(nn.Module):
+    """Linear, tanh-GELU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x_RlC: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x_RlC), approximate="tanh"))
+
+
+class AdaLNBlock(nn.Module):
+    """Attention and feed-forward, each modulated and gated by the condition (DiT's adaLN).
+
+    With `shared_aln` the model computes the six vectors once and a block only adds its own `ada_gss` to them.
+    """
+
+    def __init__(
+        self, width: int, heads: int, hidden: int, *, l2_norm: bool, shared_aln: bool, norm_eps: float
+    ) -> None:
+        super().__init__()
+        self.norm_eps = norm_eps
+        self.attn = SelfAttention(width, heads, l2_norm=l2_norm)
+        self.ffn = FeedForward(width, hidden)
+        if shared_aln:
+            self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
+        else:
+            self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def modulation(self, cond_RC: Tensor, shared_R16C: Tensor | None) -> Tensor:
+        """(R, 1, 6, C): gates of attention and feed-forward, their two scales, their two shifts."""
+        if shared_R16C is not None:
+            return self.ada_gss + shared_R16C
+        return self.ada_lin(cond_RC).view(len(cond_RC), 1, 6, -1)
+
+    def forward(
+        self,
+        x_RlC: Tensor,
+        modulation_R16C: Tensor,
+        kernels: KernelSet,
+        *,
+        layer: int = 0,
+        cache: KVCache | None = None,
+        bias_llT: Tensor | None = None,
+    ) -> Tensor:
+        gate1, gate2, scale1, scale2, shift1, shift2 = modulation_R16C.unbind(2)
+        h = kernels.adaln_modulate(x_RlC, scale1, shift1, self.norm_eps)
+        x_RlC = kernels.adaln_residual(x_RlC, gate1, self.attn(h, layer=layer, cache=cache, bias_llT=bias_llT))
+        h = kernels.adaln_modulate(x_RlC, scale2, shift2, self.norm_eps)
+        return kernels.adaln_residual(x_RlC, gate2, self.ffn(h))
+
+
+class HeadNorm(nn.Module):
+    """The modulation before the output head: scale and shift of the condition, no gate."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def modulation(self, cond_RC: Tensor) -> Tensor:
+        """(R, 1, 2, C): scale, shift."""
+        return self.ada_lin(cond_RC).view(len(cond_RC), 1, 2, -1)

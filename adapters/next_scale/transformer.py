@@ -1,0 +1,195 @@
+"""The transformer that next-scale models share: embeddings, one stack of adaLN blocks, a head.
+
+A family overrides the parts that it builds in another way: positions, blocks, masks.
+
+Shapes   B images, R forward rows (conditional, then unconditional), l tokens of one scale, L of all scales, C width,
+         V codebook entries, K code channels
+Source   VAR (arXiv:2404.02905) section 3.3; behaviour of FoundationVision/VAR at 78b9539
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from arvbench.adapters.cache.policy import Cache
+from arvbench.adapters.next_scale.blocks import AdaLNBlock, HeadNorm
+from arvbench.adapters.next_scale.canvas import Sides
+from arvbench.kernels.dispatch import KernelSet
+
+PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextScaleConfig:
+    """Constructor arguments of the transformer under their official names."""
+
+    depth: int
+    embed_dim: int
+    num_heads: int
+    num_classes: int = 1000
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    shared_aln: bool = False
+    attn_l2_norm: bool = True
+    cond_drop_rate: float = 0.1
+    patch_nums: tuple[int, ...] = PATCH_NUMS_256
+    vocab_size: int = 4096
+    code_dim: int = 32
+    """Channels of the tokenizer's code vectors."""
+
+    @property
+    def sides(self) -> Sides:
+        """Height and width of every scale's token map."""
+        return tuple((pn, pn) for pn in self.patch_nums)
+
+    @property
+    def tokens(self) -> int:
+        """L: tokens of all scales."""
+        return sum(pn * pn for pn in self.patch_nums)
+
+    @property
+    def hidden(self) -> int:
+        return round(self.embed_dim * self.mlp_ratio)
+
+
+class Condition(NamedTuple):
+    """What the class decides, computed once per sampling call."""
+
+    start_R1C: Tensor
+    """Input of the first scale, before its position."""
+    blocks: list[Tensor]
+    """Modulation of every block, (R, 1, 6, C)."""
+    head_R12C: Tensor
+
+
+class NextScaleTransformer(nn.Module):
+    """Embeddings, one stack of blocks and a head; state-dict names equal the official files'."""
+
+    pos_1LC: nn.Parameter
+    lvl_1L: Tensor
+    attn_bias_for_masking: Tensor
+
+    def __init__(self, config: NextScaleConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.embed_dim
+        self.word_embed = nn.Linear(config.code_dim, width)
+        self.class_emb = nn.Embedding(config.num_classes + 1, width)
+        self.pos_start = nn.Parameter(torch.empty(1, 1, width))
+        self.add_positions()
+        if config.shared_aln:
+            self.shared_ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.add_blocks()
+        for name, buffer in self.position_buffers().items():
+            self.register_buffer(name, buffer)
+
+    def add_positions(self) -> None:
+        """Add the parameters behind `positions`: one embedding per token and one per scale."""
+        config = self.config
+        self.pos_1LC = nn.Parameter(torch.empty(1, config.tokens, config.embed_dim))
+        self.lvl_embed = nn.Embedding(len(config.patch_nums), config.embed_dim)
+
+    def add_blocks(self) -> None:
+        """Add the blocks and the head."""
+        self.blocks = nn.ModuleList(self.block() for _ in range(self.config.depth))
+        self.head_nm = HeadNorm(self.config.embed_dim)
+        self.head = nn.Linear(self.config.embed_dim, self.config.vocab_size)
+
+    def block(self) -> nn.Module:
+        """One new block."""
+        config = self.config
+        return AdaLNBlock(
+            config.embed_dim,
+            config.num_heads,
+            config.hidden,
+            l2_norm=config.attn_l2_norm,
+            shared_aln=config.shared_aln,
+            norm_eps=config.norm_eps,
+        )
+
+    def position_buffers(self) -> dict[str, Tensor]:
+        """Buffers that the scales decide: the scale of every token, and the mask of training."""
+        level_1L = levels(self.config.sides)
+        return {"lvl_1L": level_1L, "attn_bias_for_masking": block_causal_bias(level_1L)}
+
+    def constant_buffers(self) -> dict[str, Tensor]:
+        """Buffers whose values the configuration decides; official files carry them too."""
+        zero_key_bias = torch.zeros(self.config.embed_dim)
+        names = [name for name, _ in self.named_buffers() if name.endswith("zero_k_bias")]
+        return self.position_buffers() | dict.fromkeys(names, zero_key_bias)
+
+    def positions(self, sides: Sides) -> Tensor:
+        """(1, L, C): what is added to every token to say where it is."""
+        return self.lvl_embed(self.lvl_1L) + self.pos_1LC
+
+    def embed(self, codes_BlK: Tensor) -> Tensor:
+        """Input (B, l, C) of a later scale, before its position, from what the canvas shows for it."""
+        return self.word_embed(codes_BlK.to(self.pos_start.dtype))
+
+    def shared_modulation(self, cond_RC: Tensor) -> Tensor | None:
+        """(R, 1, 6, C) that all blocks start from with shared adaLN, else None."""
+        return self.shared_ada_lin(cond_RC).view(len(cond_RC), 1, 6, -1) if self.config.shared_aln else None
+
+    def condition(self, labels_R: Tensor) -> Condition:
+        """Everything that depends on the class alone."""
+        cond_RC = self.class_emb(labels_R)
+        start_R1C = cond_RC.unsqueeze(1) + self.pos_start
+        shared = self.shared_modulation(cond_RC)
+        blocks = [cast(AdaLNBlock, block).modulation(cond_RC, shared) for block in self.blocks]
+        head_R12C = self.head_nm.modulation(cond_RC.to(self.head.weight.dtype))
+        return Condition(start_R1C, blocks, head_R12C)
+
+    def logits(
+        self,
+        x_RlC: Tensor,
+        condition: Condition,
+        kernels: KernelSet,
+        *,
+        cache: Cache | None = None,
+        bias_llT: Tensor | None = None,
+    ) -> Tensor:
+        """(R, l, V) fp32 of tokens that see the cache (None: each other under `bias_llT`)."""
+        for layer, (block, modulation) in enumerate(zip(self.blocks, condition.blocks, strict=True)):
+            x_RlC = block(x_RlC, modulation, kernels, layer=layer, cache=cache, bias_llT=bias_llT)
+        return head_logits(x_RlC, condition.head_R12C, self.head, kernels, self.config.norm_eps)
+
+    def forward(self, labels_B: Tensor, codes_BLK: Tensor, sides: Sides, kernels: KernelSet) -> Tensor:
+        """Teacher-forced logits (B, L, V): one pass under the training mask.
+
+        `codes_BLK` is what the canvas showed for every scale but the first, (B, L - l_first, K).
+        """
+        condition = self.condition(labels_B)
+        first = condition.start_R1C.expand(-1, sides[0][0] * sides[0][1], -1)
+        x_BLC = torch.cat((first, self.embed(codes_BLK)), dim=1) + self.positions(sides)
+        return self.logits(x_BLC, condition, kernels, bias_llT=self.training_bias(sides).to(x_BLC.dtype))
+
+    def training_bias(self, sides: Sides) -> Tensor:
+        """Additive mask (1, 1, L, L) of the teacher-forced pass."""
+        return self.attn_bias_for_masking
+
+
+def head_logits(x_RlC: Tensor, head_R12C: Tensor, head: nn.Linear, kernels: KernelSet, norm_eps: float) -> Tensor:
+    """(R, l, V) fp32: modulated norm and projection."""
+    scale, shift = head_R12C.unbind(2)
+    return head(kernels.adaln_modulate(x_RlC.to(head.weight.dtype), scale, shift, norm_eps)).float()
+
+
+def levels(sides: Sides) -> Tensor:
+    """(1, L) int64: the scale of every token."""
+    return torch.tensor([[scale for scale, (h, w) in enumerate(sides) for _ in range(h * w)]])
+
+
+def block_causal_bias(level_1L: Tensor) -> Tensor:
+    """(1, 1, L, L): 0 where a token may look, -inf at finer scales than its own."""
+    hidden_LL = level_1L.transpose(0, 1) < level_1L
+    return torch.zeros(hidden_LL.shape).masked_fill_(hidden_LL, -torch.inf)[None, None]
+
+
+def block_diagonal_bias(level_1L: Tensor) -> Tensor:
+    """(1, 1, L, L): 0 inside a token's own scale, -inf elsewhere."""
+    hidden_LL = level_1L.transpose(0, 1) != level_1L
+    return torch.zeros(hidden_LL.shape).masked_fill_(hidden_LL, -torch.inf)[None, None]

@@ -1,0 +1,48 @@
+"""Floats and bytes of images: ranges, and the rules by which a float becomes a byte.
+
+Shapes   B images, H W height and width
+Range    floats nominally in [0, 1]; bytes uint8 0..255
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from arvbench.adapters.settings import Uint8Rule
+from arvbench.errors import UserError
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """Map images float from [-1, 1] to [0, 1], without clamping."""
+    return images.float().add(1).mul(0.5)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """Turn images uint8 into float in [-1, 1], which `Sampler.encode` takes."""
+    return images.float().div(127.5).sub(1)
+
+
+def to_uint8(decoded: Tensor, rule: Uint8Rule | str) -> Tensor:
+    """Turn images float, nominally in [0, 1], into uint8 by the named rule; what lies outside is clamped.
+
+    "truncate"    int(255 x), of VAR and M-VAR
+    "round"       int(255 x + 0.5), of HMAR and FlexVAR (torchvision's save_image)
+    "127.5x+128"  int(127.5 y + 128) of y = 2 x - 1 in [-1, 1], of LlamaGen, NAR and PAR
+
+    The last two are the same number; in fp32 they differ by one step where it lies within rounding (about 1e-5) of a
+    whole one, in about two of a million bytes. Raises UserError for another rule.
+    """
+    x = decoded.float()
+    match rule:
+        case "truncate":
+            scaled = x.mul(255)
+        case "round":
+            scaled = x.mul(255).add_(0.5)
+        case "127.5x+128":
+            scaled = x.mul(2).sub_(1).mul_(127.5).add_(128)
+        case _:
+            raise UserError(f"no uint8 rule {rule!r}; known: {', '.join(get_args(Uint8Rule))}")
+    return scaled.clamp_(0, 255).to(torch.uint8)

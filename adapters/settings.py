@@ -1,0 +1,37 @@
+"""Sampling settings that all families share, and the names of backends and uint8 rules."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from arvbench.errors import UserError
+
+Backend = Literal["reference", "optimized"]
+
+
+Uint8Rule = Literal["truncate", "round", "127.5x+128"]
+"""How a float becomes a byte; see `to_uint8`."""
+
+
+class SamplingSettings(BaseModel):
+    """How tokens are drawn. Families add their own fields; unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cfg: float = Field(ge=0, description="classifier-free guidance strength; 0 samples the conditional model")
+    top_k: int | None = Field(default=None, ge=1, description="keep the k most likely tokens; None keeps all")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="nucleus mass to keep; None keeps all")
+    uint8_rule: Uint8Rule = "truncate"
+    """How a float becomes a byte (`to_uint8`)."""
+
+    def replace(self, **changes: Any) -> Self:
+        """The settings with `changes`, checked (`model_copy` checks nothing). UserError names what is wrong."""
+        try:
+            return type(self).model_validate(self.model_dump() | changes)
+        except ValidationError as error:
+            first = error.errors()[0]
+            known = ", ".join(sorted(type(self).model_fields))
+            key = ".".join(str(part) for part in first["loc"])
+            raise UserError(f"{type(self).__name__}: {key}: {first['msg']} (settings: {known})") from error

@@ -1,0 +1,1 @@
+"""Second trunk: models that predict tokens of one grid (LlamaGen, NAR, PAR)."""

@@ -1,0 +1,223 @@
+"""The Llama-style transformer of LlamaGen; NAR and PAR build on the same blocks.
+
+Position enters only through 2-D RoPE: half of the rotation pairs turn with the row, the other half with the column.
+Learnt tokens (the class, PAR's special tokens) have no position: their rows of the table are zero, so that their
+queries and keys become the zero vector. Every query scores exactly 0 against such a key.
+
+Shapes   R forward rows, l new tokens, T tokens attended to, C width, H heads, D head channels, F hidden width,
+         V codebook entries, N tokens of an image
+Names    module names are those of the official state dicts
+Source   LlamaGen (arXiv:2406.06525) section 3.2; behaviour of FoundationVision/LlamaGen at ce98ec4
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arvbench.adapters.cache.policy import KVCache
+
+# What a file may hold that is no weight: the rotary table of old versions, and caches that a generation left behind.
+_STRAY = re.compile(r"freqs_cis|layers\.\d+\.attention\.kv_cache\.[kv]_cache")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaConfig:
+    """Constructor arguments of the transformer under their official names."""
+
+    dim: int
+    n_layer: int
+    n_head: int
+    block_size: int = 256
+    """N, a square number; it decides nothing about the weights."""
+    num_classes: int = 1000
+    vocab_size: int = 16384
+    multiple_of: int = 256
+    rope_base: int = 10000
+    norm_eps: float = 1e-5
+    class_dropout_prob: float = 0.1
+
+    @property
+    def grid(self) -> int:
+        """Side of the token map."""
+        return math.isqrt(self.block_size)
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_head
+
+    @property
+    def hidden(self) -> int:
+        """F: two thirds of 4 C, rounded up to a multiple of `multiple_of`."""
+        return -(-int(8 * self.dim / 3) // self.multiple_of) * self.multiple_of
+
+    @property
+    def blocks(self) -> int:
+        """Transformer blocks, which all have a KV cache."""
+        return self.n_layer
+
+    @property
+    def heads_out(self) -> int:
+        """Output heads, each a norm and a projection to V."""
+        return 1
+
+    def flops(self, *, rows: int, new: int, context: int) -> int:
+        """FLOPs of a pass that feeds `new` tokens in each of `rows`, attending to `context` tokens."""
+        linear = self.blocks * (8 * self.dim**2 + 6 * self.dim * self.hidden)
+        attention = self.blocks * 4 * context * self.dim
+        return rows * new * (linear + attention + self.heads_out * 2 * self.dim * self.vocab_size)
+
+    def weight_bytes(self, itemsize: int) -> int:
+        """Bytes of the weights that every pass reads once."""
+        block = self.dim * (4 * self.dim + 3 * self.hidden + 2)
+        return itemsize * (self.blocks * block + self.heads_out * self.dim * (1 + self.vocab_size))
+
+
+def rope_table(config: LlamaConfig) -> Tensor:
+    """(N + 1, D/2, 2) fp32: cosine and sine for every position of the map in raster order, then a row of zeros.
+
+    The zero row comes last, so that index -1 stands for "a learnt token, without a position".
+    """
+    pairs = config.head_dim // 4
+    frequencies = config.rope_base ** -(torch.arange(pairs, dtype=torch.float32) * 2 / (config.head_dim // 2))
+    angles_gP = torch.outer(torch.arange(config.grid, dtype=torch.float32), frequencies)
+    by_row = angles_gP[:, None].expand(-1, config.grid, -1)
+    by_column = angles_gP[None].expand(config.grid, -1, -1)
+    angles_NP = torch.cat((by_row, by_column), dim=-1).flatten(0, 1)
+    table = torch.stack((angles_NP.cos(), angles_NP.sin()), dim=-1)
+    return torch.cat((table, torch.zeros_like(table[:1])))
+
+
+def rotate(x_RHlD: Tensor, rope_lP2: Tensor) -> Tensor:
+    """Turn neighbouring channels (2i, 2i + 1) by the i-th angle of their token, in fp32."""
+    even, odd = x_RHlD.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rope_lP2.unbind(-1)
+    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
+    return turned.flatten(-2).to(x_RHlD.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in fp32, rounded to the input's dtype, then scaled."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """Where training starts, by name of the module's own parameters."""
+        return {"weight": torch.ones_like(self.weight)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+
+
+class Attention(nn.Module):
+    """Multi-head attention with rotary positions, without biases."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.heads = config.n_head
+        self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(
+        self, x_RlC: Tensor, rope_lP2: Tensor, *, layer: int, cache: KVCache | None, mask_lT: Tensor | None
+    ) -> Tensor:
+        rows, tokens, width = x_RlC.shape
+        qkv = self.wqkv(x_RlC).view(rows, tokens, 3, self.heads, width // self.heads)
+        q_RHlD, k_RHlD, v_RHlD = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q_RHlD, k_RHlD = rotate(q_RHlD, rope_lP2), rotate(k_RHlD, rope_lP2)
+        k_RHTD, v_RHTD = (k_RHlD, v_RHlD) if cache is None else cache.extend(layer, k_RHlD, v_RHlD)
+        out = F.scaled_dot_product_attention(q_RHlD, k_RHTD, v_RHTD, attn_mask=mask_lT)
+        return self.wo(out.transpose(1, 2).reshape(rows, tokens, width))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x), without biases."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.hidden, bias=False)
+        self.w3 = nn.Linear(config.dim, config.hidden, bias=False)
+        self.w2 = nn.Linear(config.hidden, config.dim, bias=False)
+
+    def forward(self, x_RlC: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x_RlC)) * self.w3(x_RlC))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each on the normalised stream."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(
+        self, x_RlC: Tensor, rope_lP2: Tensor, *, layer: int, cache: KVCache | None, mask_lT: Tensor | None
+    ) -> Tensor:
+        x_RlC = x_RlC + self.attention(self.attention_norm(x_RlC), rope_lP2, layer=layer, cache=cache, mask_lT=mask_lT)
+        return x_RlC + self.feed_forward(self.ffn_norm(x_RlC))
+
+
+class ClassEmbedding(nn.Module):
+    """One vector per class and one for the null class, which comes last."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(config.num_classes + 1, config.dim)
+
+    def forward(self, labels_R: Tensor) -> Tensor:
+        return self.embedding_table(labels_R).unsqueeze(1)
+
+
+class Llama(nn.Module):
+    """The transformer of LlamaGen; state-dict names equal the official files'.
+
+    It is called with tokens in the order of generation. What a family does differently is one of the methods.
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cls_embedding = ClassEmbedding(config)
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+
+    def constant_buffers(self) -> dict[str, Tensor]:
+        """There are none: the rotary table and the masks are no part of the official state dicts."""
+        return {}
+
+    def adapt_state(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out what some files hold beside the weights: rotary table, caches."""
+        return {name: tensor for name, tensor in tensors.items() if not _STRAY.fullmatch(name)}
+
+    def step_input(self, tokens_Rl: Tensor, step: int) -> Tensor:
+        """What pass number `step` (>= 1) reads, (R, l, C), given the tokens that the pass before it drew."""
+        return self.tok_embeddings(tokens_Rl)
+
+    def sequence_input(self, labels_B: Tensor, tokens_BL: Tensor) -> Tensor:
+        """What all passes read, (B, 1 + L, C)."""
+        return torch.cat((self.cls_embedding(labels_B), self.tok_embeddings(tokens_BL)), dim=1)
+
+    def forward(
+        self, x_RlC: Tensor, rope_lP2: Tensor, *, cache: KVCache | None = None, mask_lT: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Logits (R, l, V) fp32 of each output head at every position.
+
+        Attention sees what is in `cache` (None: only x) under a boolean `mask_lT` (True: may attend).
+        """
+        for layer, block in enumerate(self.layers):
+            x_RlC = block(x_RlC, rope_lP2, layer=layer, cache=cache, mask_lT=mask_lT)
+        return (self.output(self.norm(x_RlC)).float(),)

@@ -1,0 +1,377 @@
+"""What LlamaGen, NAR and PAR share: one map of tokens, drawn pass by pass, each pass fed with what the one before drew.
+
+The families differ in the order of tokens, in how many of them a pass draws, and in which output predicts which token:
+a `Pass` says it. Attention needs no mask while sampling. A pass sees everything that is cached, and everything cached
+was fed in an earlier pass or is fed in this one; the official masks, over slots in raster order, say just that.
+
+Shapes   B images, R forward rows (conditional, then unconditional), l tokens of one pass, L tokens fed in training,
+         N tokens of an image, V codebook entries, P rotation pairs
+Source   behaviour of FoundationVision/LlamaGen at ce98ec4, ThisisBillhe/NAR at 225c1fb, Epiphqny/PAR at d96acea
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from arvbench.adapters.cache.policy import Cache, CacheShape, KVCache
+from arvbench.adapters.pixels import to_unit_range
+from arvbench.adapters.sampler import Checkpoint, ModelSpec, Observer, Sampler, Samples, SilentObserver, StepOutput
+from arvbench.adapters.sampling import Noise, filter_logits
+from arvbench.adapters.schedule import Schedule, Step
+from arvbench.adapters.settings import SamplingSettings, Uint8Rule
+from arvbench.adapters.token_grid.llama import Llama, LlamaConfig, rope_table
+from arvbench.adapters.tokenizers.vq import VqConfig, VqModel, decode_flops
+from arvbench.errors import UserError
+
+LEARNT = -1
+"""Stands for a learnt token (class, special token) in a list of raster positions."""
+
+
+class TokenGridSettings(SamplingSettings):
+    """`cfg` is LlamaGen's scale: unconditional + cfg * (conditional - unconditional); up to 1 there is no guidance."""
+
+    cfg: float = Field(ge=0, description="scale of classifier-free guidance; up to 1 samples the conditional model")
+    temperature: float = Field(default=1.0, gt=0, description="divides the guided logits before they are filtered")
+    cfg_interval: int | None = Field(
+        default=None, ge=0, description="guidance goes off once a pass's `clock` exceeds it; None never turns it off"
+    )
+    uint8_rule: Uint8Rule = "127.5x+128"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One forward pass. Positions are raster indices of the token map."""
+
+    kind: str
+    """`Step.kind`."""
+    feeds: tuple[int, ...]
+    """Positions of the tokens it reads, or LEARNT."""
+    draws: tuple[int, ...]
+    """Positions of the tokens it draws."""
+    clock: int | None
+    """What `cfg_interval` is compared with; None: guidance is always on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassPlan:
+    """Everything about a model's passes that does not depend on the call, on its device. Built once per sampler."""
+
+    passes: tuple[Pass, ...]
+    ropes: tuple[Tensor, ...]
+    """Per pass, rows (l, P, 2) of the rotary table."""
+    order_N: Tensor
+    """Raster position of the k-th token drawn."""
+    raster_N: Tensor
+    """The inverse: when a position is drawn."""
+    trained: tuple[int, ...]
+    """Positions that the official training pass reads: what all passes feed, and in some families what none does."""
+    trained_rope_LP2: Tensor
+    trained_mask_LL: Tensor
+    """Boolean: a token sees those that an earlier pass or its own feeds."""
+
+
+def make_pass_plan(config: LlamaConfig, passes: Sequence[Pass], unfed: Sequence[int], device: torch.device) -> PassPlan:
+    """The plan of `passes`; `unfed` are positions that training reads after them, as one more group."""
+    table = rope_table(config).to(device)
+    groups = [p.feeds for p in passes] + ([tuple(unfed)] if unfed else [])
+    trained = tuple(position for group in groups for position in group)
+    number_L = torch.tensor([i for i, group in enumerate(groups) for _ in group], device=device)
+    order_N = torch.tensor([position for p in passes for position in p.draws], device=device)
+    return PassPlan(
+        passes=tuple(passes),
+        ropes=tuple(table[list(p.feeds)] for p in passes),
+        order_N=order_N,
+        raster_N=order_N.argsort(),
+        trained=trained,
+        trained_rope_LP2=table[list(trained)],
+        trained_mask_LL=number_L[:, None] >= number_L[None],
+    )
+
+
+def guide(logits_RlV: Tensor, cfg: float, *, on: bool) -> Tensor:
+    """Guided logits (B, l, V) from conditional rows then unconditional rows; the conditional ones where it is off."""
+    cond_BlV, uncond_BlV = logits_RlV.chunk(2)
+    return uncond_BlV + (cond_BlV - uncond_BlV) * cfg if on else cond_BlV
+
+
+def nucleus(logits_BlV: Tensor, top_p: float) -> Tensor:
+    """Logits with -inf outside LlamaGen's nucleus: the first token that lifts the running sum above top_p stays."""
+    sorted_BlV, order_BlV = logits_BlV.sort(dim=-1, descending=True)
+    above_BlV = sorted_BlV.softmax(dim=-1).cumsum(dim=-1) > top_p
+    drop_BlV = F.pad(above_BlV[..., :-1], (1, 0), value=False)
+    return logits_BlV.masked_fill(drop_BlV.scatter(-1, order_BlV, drop_BlV), -torch.inf)
+
+
+class TokenGridSampler(Sampler):
+    """A token-grid model behind the sampling interface."""
+
+    # Official code keeps the tokenizer in fp32 when the transformer is cast.
+    keep_fp32: ClassVar = {"tokenizer": ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")}
+    # The official code preallocates too (again in every call, which we do not).
+    default_cache: ClassVar = {"reference": "static", "optimized": "static"}
+    transformer_class: ClassVar[type[Llama]] = Llama
+    draws_one_by_one: ClassVar[bool] = False
+    """The official code makes one draw per position; see `Noise.tokens`."""
+
+    @staticmethod
+    @abstractmethod
+    def passes(config: Any) -> list[Pass]:
+        """The forward passes of one image, in order."""
+
+    @staticmethod
+    @abstractmethod
+    def unfed(config: Any) -> tuple[int, ...]:
+        """Positions that the official training pass reads although no sampling pass feeds them."""
+
+    def predict(self, heads: tuple[Tensor, ...], step: int | None) -> Tensor:
+        """Logits (R, l, V) of the tokens drawn, from each head's logits at the positions fed.
+
+        `step` is the number of the pass, None the training pass over all. By default the k-th token drawn is predicted
+        at the k-th position fed.
+        """
+        (logits_RlV,) = heads
+        return logits_RlV[:, : len(self.plan.order_N if step is None else self.plan.passes[step].draws)]
+
+    @property
+    def transformer(self) -> Llama:
+        return cast(Llama, self._modules["transformer"])
+
+    @property
+    def tokenizer(self) -> VqModel:
+        return cast(VqModel, self._modules["tokenizer"])
+
+    @staticmethod
+    def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
+        family = cast(type[TokenGridSampler], spec.sampler)
+        return {"transformer": family.transformer_class(spec.transformer), "tokenizer": VqModel(spec.tokenizer)}
+
+    @cached_property
+    def plan(self) -> PassPlan:
+        config = self.spec.transformer
+        # Training may follow, and could not use what was made in inference mode.
+        with torch.inference_mode(False):
+            return make_pass_plan(config, self.passes(config), self.unfed(config), self.device)
+
+    @property
+    def _side(self) -> tuple[int, int]:
+        return (self.spec.transformer.grid, self.spec.transformer.grid)
+
+    def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:
+        config: LlamaConfig = self.spec.transformer
+        policy = cache or self.default_cache[self.backend]
+        self.check_cache(self.spec, policy, settings)
+        shape = self.cache_shape(policy, settings, batch=batch)
+        rows, seen, steps = shape.rows, 0, []
+        for index, p in enumerate(self.plan.passes):
+            new, seen = len(p.feeds), seen + len(p.feeds)
+            steps.append(
+                Step(
+                    index=index,
+                    kind=p.kind,
+                    side=self._side,
+                    new_tokens=new,
+                    context_tokens=seen,
+                    cached_tokens=seen,
+                    rows=rows,
+                    flops=config.flops(rows=rows, new=new, context=seen),
+                    bytes_moved=config.weight_bytes(self.dtype.itemsize)
+                    + shape.bytes_of(seen)
+                    + shape.bytes_of(new)
+                    + 4 * rows * len(p.draws) * config.vocab_size,
+                    cache_bytes=shape.bytes_of(seen),
+                )
+            )
+        per_image = decode_flops(self.spec.tokenizer, self._side)
+        return Schedule(steps=tuple(steps), images=batch, decode_flops=batch * per_image)
+
+    def cache_shape(self, policy: str, settings: SamplingSettings, *, batch: int) -> CacheShape:
+        config: LlamaConfig = self.spec.transformer
+        return CacheShape(
+            layers=config.blocks,
+            # Guidance that `cfg_interval` turns off half-way still has all its rows: PAR turns it on again.
+            rows=2 * batch if settings.cfg > 1 else batch,
+            heads=config.n_head,
+            head_dim=config.head_dim,
+            capacity_tokens=sum(len(p.feeds) for p in self.plan.passes),
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        labels: Sequence[int] | Tensor,
+        settings: SamplingSettings,
+        *,
+        noise: Noise,
+        cache: Cache | None = None,
+        observer: Observer | None = None,
+    ) -> Samples:
+        self.check_settings(self.spec, settings)
+        labels_B = self.check_labels(labels)
+        observer = observer or SilentObserver()
+        kv = cast(KVCache, self.ready_cache(cache, settings, batch=len(labels_B)))
+        tokens = self._generate(labels_B, cast(TokenGridSettings, settings), noise, kv, observer)
+        observer.decode_begin()
+        decoded = self.decode(tokens)
+        observer.decode_end(decoded)
+        return self.finish(tokens, decoded, labels_B, settings)
+
+    def _generate(
+        self, labels_B: Tensor, settings: TokenGridSettings, noise: Noise, cache: KVCache, observer: Observer
+    ) -> list[Tensor]:
+        """The autoregressive loop: the tokens of every pass."""
+        model, plan = self.transformer, self.plan
+        schedule = self.cached_schedule(settings, batch=len(labels_B), cache=cache.policy)
+        guided = schedule.steps[0].rows > len(labels_B)
+        drawn_BN = torch.empty(len(labels_B), len(plan.order_N), dtype=torch.int64, device=self.device)
+        tokens: list[Tensor] = []
+        done = 0
+        for step, p in zip(schedule, plan.passes, strict=True):
+            observer.step_begin(step)
+            if step.index == 0:
+                null_B = torch.full_like(labels_B, self.spec.num_classes)
+                x_RlC = model.cls_embedding(torch.cat((labels_B, null_B)) if guided else labels_B)
+            else:
+                x_RlC = model.step_input(tokens[-1].repeat(2, 1) if guided else tokens[-1], step.index)
+            logits_RlV = self.predict(model(x_RlC, plan.ropes[step.index], cache=cache), step.index)
+            on = settings.cfg_interval is None or p.clock is None or p.clock <= settings.cfg_interval
+            logits_BlV = guide(logits_RlV, settings.cfg, on=on) if guided else logits_RlV
+            filtered_BlV = filter_logits(logits_BlV / max(settings.temperature, 1e-5), settings.top_k, None)
+            if settings.top_p is not None and settings.top_p < 1:
+                filtered_BlV = nucleus(filtered_BlV, settings.top_p)
+            tokens.append(noise.tokens(filtered_BlV, step.index, one_by_one=self.draws_one_by_one))
+            done += len(p.draws)
+            drawn_BN[:, done - len(p.draws) : done] = tokens[-1]
+            observer.step_end(
+                step,
+                StepOutput(logits_pre_cfg=logits_RlV, logits=logits_BlV, tokens=tokens[-1], state=drawn_BN[:, :done]),
+            )
+        return tokens
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, *, settings: SamplingSettings | None = None) -> tuple[Tensor, ...]:
+        return self.from_raster(self.tokenizer.encode(images.to(self.device)))
+
+    @torch.no_grad()
+    def decode(self, tokens: Sequence[Tensor], *, settings: SamplingSettings | None = None) -> Tensor:
+        """Images (B, 3, H, W) float, not clamped."""
+        return to_unit_range(self.tokenizer.decode(self.to_raster(tokens), self._side))
+
+    def from_raster(self, ids_BN: Tensor) -> tuple[Tensor, ...]:
+        """Tokens per pass, each (B, l), of a map in raster order."""
+        if ids_BN.shape[1] != len(self.plan.order_N):
+            raise UserError(f"{self.spec.name} has {len(self.plan.order_N)} tokens per image, got {ids_BN.shape[1]}")
+        return ids_BN[:, self.plan.order_N].split([len(p.draws) for p in self.plan.passes], dim=1)
+
+    def to_raster(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Ids (B, N) in raster order of tokens per pass."""
+        return self._in_order(tokens)[:, self.plan.raster_N]
+
+    def _in_order(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Ids (B, N) in the order of generation of tokens per pass; UserError for tokens that are not this model's."""
+        wanted = len(self.plan.order_N)
+        if not tokens or any(t.ndim != 2 or len(t) != len(tokens[0]) for t in tokens):
+            given = ", ".join("x".join(map(str, t.shape)) for t in tokens) or "none"
+            raise UserError(f"tokens must be a tensor (B, l) for every pass, all of one batch, got {given}")
+        ids_BN = torch.cat(tuple(tokens), dim=1)
+        if ids_BN.shape[1] != wanted:
+            raise UserError(f"{self.spec.name} has {wanted} tokens per image, got {ids_BN.shape[1]}")
+        return ids_BN
+
+    @torch.no_grad()
+    def teacher_forced(
+        self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, *, settings: SamplingSettings | None = None
+    ) -> Tensor:
+        return self._all_logits(self._in_order(tokens), self.check_labels(labels))
+
+    def _all_logits(self, tokens_BN: Tensor, labels_B: Tensor) -> Tensor:
+        """Logits (B, N, V) in the order of generation, in one pass under the mask."""
+        plan = self.plan
+        x_BLC = self.transformer.sequence_input(labels_B, tokens_BN)[:, : len(plan.trained)]
+        return self.predict(self.transformer(x_BLC, plan.trained_rope_LP2, mask_lT=plan.trained_mask_LL), None)
+
+    def loss(
+        self,
+        tokens: Sequence[Tensor],
+        labels: Tensor,
+        *,
+        settings: SamplingSettings | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Cross-entropy averaged over all tokens (natural log)."""
+        labels_B = self.check_labels(labels)
+        rate = self.spec.transformer.class_dropout_prob
+        if self.transformer.training and rate > 0:
+            labels_B = self.drop_labels(labels_B, rate, generator)
+        tokens_BN = self._in_order(tokens)
+        return F.cross_entropy(self._all_logits(tokens_BN, labels_B).flatten(0, 1), tokens_BN.flatten())
+
+
+def token_grid_spec(
+    name: str,
+    family: str,
+    sampler: type[TokenGridSampler],
+    transformer: LlamaConfig,
+    tokenizer: VqConfig,
+    settings: TokenGridSettings,
+    settings_source: str,
+    *,
+    checkpoint: Checkpoint | None = None,
+    demo: bool = False,
+) -> ModelSpec:
+    """The spec of a token-grid model; what follows from the configurations is filled in."""
+    return ModelSpec(
+        name=name,
+        family=family,
+        sampler=sampler,
+        image_px=transformer.grid * tokenizer.downsample,
+        num_classes=transformer.num_classes,
+        vocab_size=transformer.vocab_size,
+        steps=len(sampler.passes(transformer)),
+        tokens=transformer.block_size,
+        transformer=transformer,
+        tokenizer=tokenizer,
+        settings=settings,
+        settings_source=settings_source,
+        checkpoint=checkpoint,
+        demo=demo,
+    )
+
+
+def official_checkpoint(hub_repo: str, file: str) -> Checkpoint:
+    """A released transformer of any of the families; all use LlamaGen's VQ-16.
+
+    Trainings save the transformer under "model" (DDP), "module" (DeepSpeed) or "state_dict", FSDP runs a flat file.
+    """
+    return Checkpoint(
+        transformer_file=file,
+        tokenizer_file="vq_ds16_c2i.pt",
+        hub_repo=hub_repo,
+        tokenizer_repo="FoundationVision/LlamaGen",
+        transformer_nesting=(("model",), ("module",), ("state_dict",)),
+        tokenizer_nesting=(("model",),),
+    )
+
+
+DEMO_TOKENIZER = VqConfig(
+    codebook_size=64,
+    codebook_embed_dim=8,
+    z_channels=32,
+    ch=32,
+    encoder_ch_mult=(1, 1, 1),
+    decoder_ch_mult=(1, 1, 1),
+    num_res_blocks=1,
+)
+"""32 px to an 8x8 map."""
+
+DEMO_SIZES = {"dim": 96, "n_head": 3, "block_size": 64, "num_classes": 10, "vocab_size": 64, "multiple_of": 32}

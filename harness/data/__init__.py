@@ -1,0 +1,1 @@
+"""Data sets and labels that the harness brings along."""

@@ -1,0 +1,1 @@
+"""This machine: libraries, cores, memory, GPU, limits, and how processes fail."""

@@ -1,0 +1,120 @@
+"""Memory in use and its peak, from CUDA's caching allocator or from the resident set of this process.
+
+The CPU has no allocator that keeps books: its numbers are what the kernel says about the process, where pages that a
+library keeps after freeing them count as in use. Records name the source, and the two are never compared.
+
+Units    _bytes bytes
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+
+MemorySource = Literal["cuda-allocator", "process-rss"]
+
+
+class MemoryProbe(Protocol):
+    """What is in use, and the peak since `begin_phase`. None where this machine cannot tell."""
+
+    source: MemorySource
+
+    def release_unused(self) -> None:
+        """Give back what is held and not used, so that the next peak shows what is needed."""
+        ...
+
+    def in_use_bytes(self) -> int | None: ...
+
+    def begin_phase(self) -> None:
+        """Forget the peak so far."""
+        ...
+
+    def peak_bytes(self) -> int | None: ...
+
+    def reserved_bytes(self) -> int | None: ...
+
+    def device_used_bytes(self) -> int | None: ...
+
+
+class CudaMemoryProbe:
+    """The caching allocator's books, exact to the byte."""
+
+    source: MemorySource = "cuda-allocator"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def release_unused(self) -> None:
+        gc.collect()
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+
+    def in_use_bytes(self) -> int:
+        return torch.cuda.memory_allocated(self._device)
+
+    def begin_phase(self) -> None:
+        torch.cuda.synchronize(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def peak_bytes(self) -> int:
+        torch.cuda.synchronize(self._device)
+        return torch.cuda.max_memory_allocated(self._device)
+
+    def reserved_bytes(self) -> int:
+        return torch.cuda.max_memory_reserved(self._device)
+
+    def device_used_bytes(self) -> int:
+        free, total = torch.cuda.mem_get_info(self._device)
+        return total - free
+
+
+class ProcessMemoryProbe:
+    """Resident set of this process, from Linux's /proc; None on other systems or where the kernel refuses."""
+
+    source: MemorySource = "process-rss"
+
+    def __init__(self, proc: Path = Path("/proc/self")) -> None:
+        self._proc = proc
+        self._peak_known = False
+
+    def release_unused(self) -> None:
+        gc.collect()
+        # glibc keeps freed blocks, which would hide the next call's need inside what already counts as in use.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+    def in_use_bytes(self) -> int | None:
+        return self._status("VmRSS")
+
+    def begin_phase(self) -> None:
+        try:
+            (self._proc / "clear_refs").write_text("5")  # 5 resets the peak of the resident set (proc(5))
+            self._peak_known = True
+        except OSError:
+            self._peak_known = False
+
+    def peak_bytes(self) -> int | None:
+        return self._status("VmHWM") if self._peak_known else None
+
+    def reserved_bytes(self) -> None:
+        return None
+
+    def device_used_bytes(self) -> None:
+        return None
+
+    def _status(self, field: str) -> int | None:
+        try:
+            lines = (self._proc / "status").read_text().splitlines()
+        except OSError:
+            return None
+        found = (line.split() for line in lines if line.startswith(f"{field}:"))
+        return next((int(words[1]) * 1024 for words in found), None)
+
+
+def probe_for(device: torch.device) -> MemoryProbe:
+    return CudaMemoryProbe(device) if device.type == "cuda" else ProcessMemoryProbe()

@@ -1,0 +1,113 @@
+"""Quality of what a case draws: its model as a source of images, and the floor that its tokenizer sets.
+
+Shapes   N images, H W height and width
+Range    uint8 0..255 NCHW
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from arvbench.adapters.pixels import from_uint8, to_uint8
+from arvbench.adapters.sampler import Sampler
+from arvbench.adapters.settings import SamplingSettings
+from arvbench.harness.jobs import Event, EventListener, Job
+from arvbench.harness.quality.evaluation import Evaluation, EvaluationRequest, evaluate
+from arvbench.harness.quality.extractors.extractor import ExtractorFiles
+from arvbench.harness.quality.features.chunks import PassOver, folder_name
+from arvbench.harness.quality.features.shards import FileImages, ModelImages, shared
+from arvbench.harness.quality.images.live import live_source
+from arvbench.harness.quality.images.source import Provenance
+from arvbench.harness.quality.images.tensors import TensorSource
+from arvbench.harness.quality.protocols.protocol import PROTOCOLS, Options
+from arvbench.harness.quality.reference import reference_images
+from arvbench.harness.quality.reference.official import find_reference
+from arvbench.harness.suites.recipes import official_facts
+from arvbench.results.schema import Quality, QualityRequest
+
+FEATURES_FOLDER = "features"
+"""Below the run folder: features of a case whose quality is being measured."""
+
+
+def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Evaluation:
+    """Draw the images that the case's quality request asks for, and compute its numbers.
+
+    Features of finished chunks are kept below the run folder until the numbers are there: a run that was killed goes on
+    where it was.
+    """
+    request = job.case.quality
+    assert request is not None
+    source = live_source(sampler, settings, job.case)
+    asked = evaluation_request(request)
+    works = job.folder / FEATURES_FOLDER / folder_name(f"{source.key} {request.model_dump_json()}")
+
+    def share(images: FileImages | ModelImages) -> PassOver:
+        return shared(images, workers=request.workers, extractor_files=job.extractor_files, device=sampler.device)
+
+    evaluation = evaluate(
+        source,
+        asked,
+        extractor_files=job.extractor_files,
+        device=sampler.device,
+        works=works,
+        pass_over=share(ModelImages(case=job.case)),
+        reference_pass=share(FileImages(path=Path(asked.reference))) if asked.reference else None,
+        recipe=official_facts(sampler.spec.name),
+        listener=lambda event: listener(_renamed(event)),
+    )
+    reconstructed = reconstruction_quality(sampler, request, settings, job.case.batch, job.extractor_files)
+    shutil.rmtree(works, ignore_errors=True)
+    return replace(evaluation, numbers=evaluation.numbers + reconstructed)
+
+
+def _renamed(event: Event) -> Event:
+    """A phase of the evaluation as one of the case; a note would be printed as a line of its own."""
+    return event.model_copy(update={"phase": f"quality: {event.note or event.phase}", "note": ""})
+
+
+def evaluation_request(request: QualityRequest) -> EvaluationRequest:
+    """The request of a case, as the evaluation takes it."""
+    return EvaluationRequest(
+        protocols=request.protocols,
+        reference=find_reference(request.reference),
+        metrics=request.metrics,
+        options=Options(bootstrap=request.bootstrap, seed=request.seed),
+    )
+
+
+def reconstruction_quality(
+    sampler: Sampler,
+    request: QualityRequest,
+    settings: SamplingSettings,
+    batch: int,
+    extractor_files: ExtractorFiles | None = None,
+) -> tuple[Quality, ...]:
+    """FID of the tokenizer alone: the reference's own images, encoded and decoded, against the reference.
+
+    No sampler on this tokenizer can be expected below it. As many images as are generated, spread over the data set, or
+    all of a smaller one: the bias of FID depends on their number. Empty unless FID was asked for on a named data set of
+    the model's size.
+    """
+    images_N3HW = reference_images(request.reference)
+    protocols = tuple(name for name in request.protocols if "fid" in PROTOCOLS[name].metrics)
+    wanted = not request.metrics or "fid" in request.metrics
+    if images_N3HW is None or not wanted or not protocols or images_N3HW.shape[2] != sampler.spec.image_px:
+        return ()
+    if request.images < len(images_N3HW):
+        images_N3HW = images_N3HW[torch.linspace(0, len(images_N3HW) - 1, request.images).long()]
+    restored = [
+        to_uint8(sampler.decode(sampler.encode(from_uint8(part.to(sampler.device)))), settings.uint8_rule).cpu()
+        for part in images_N3HW.split(batch)
+    ]
+    source = TensorSource(
+        torch.cat(restored),
+        name="tokenizer reconstructions",
+        provenance=Provenance(labels="data set", uint8_rule=settings.uint8_rule, sampling="tokenizer reconstruction"),
+    )
+    asked = replace(evaluation_request(request), protocols=protocols, metrics=("fid",))
+    numbers = evaluate(source, asked, extractor_files=extractor_files, device=sampler.device).numbers
+    return tuple(number.model_copy(update={"metric": "reconstruction-fid"}) for number in numbers)

@@ -1,0 +1,57 @@
+"""A few images per class for the eye.
+
+Range    uint8 0..255
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import numpy as np
+
+from arvbench.adapters.sampler import Sampler
+from arvbench.adapters.settings import SamplingSettings
+from arvbench.harness.jobs import Event, EventListener, Job
+from arvbench.harness.measure.correctness import spread_labels
+from arvbench.harness.quality.images.live import LiveSource
+from arvbench.results.schema import SampleSheet
+
+SHEET_CLASSES = 10
+"""Most rows of a sample sheet; a model with more classes shows some, spread evenly."""
+SHEET_SEED = 1
+"""Run seed of the sheet's noise."""
+SHEETS_FOLDER = "samples"
+
+
+def draw_sample_sheet(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> SampleSheet:
+    """Write a PNG with one row per class and `sample_sheet` columns below the run folder."""
+    from PIL import Image
+
+    listener(Event(phase="sample sheet"))
+    columns, count = job.case.sample_sheet, sampler.spec.num_classes
+    classes = spread_labels(min(SHEET_CLASSES, count), count)
+    labels = [label for label in classes for _ in range(columns)]
+    drawn = LiveSource(
+        sampler,
+        settings,
+        labels=labels,
+        label_scheme="balanced",
+        run_seed=SHEET_SEED,
+        batch=job.case.batch,
+        cache_policy=job.case.cache,
+    )
+    images_NHW3 = drawn.read(0, drawn.count).permute(0, 2, 3, 1).numpy()
+    rows = [np.concatenate(images_NHW3[i : i + columns], axis=1) for i in range(0, len(labels), columns)]
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(rows, axis=0)).save(buffer, format="PNG")
+    path = job.folder / SHEETS_FOLDER / f"{job.record_id}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())
+    return SampleSheet(
+        path=f"{SHEETS_FOLDER}/{path.name}",
+        sha256=hashlib.sha256(buffer.getvalue()).hexdigest(),
+        classes=tuple(classes),
+        columns=columns,
+        image_px=images_NHW3.shape[1],
+    )

@@ -1,0 +1,83 @@
+"""What detectors look at, and what they say.
+
+Shapes   N samples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from arvbench.harness.quality.images.source import Provenance
+from arvbench.harness.quality.reference.reference_set import Reference
+from arvbench.results.schema import Finding, Quality
+
+FRECHET = frozenset({"fid", "sfid"})
+"""Metrics that are a Frechet distance of all samples."""
+NEIGHBOURS = ("precision", "recall", "density", "coverage")
+"""How metrics begin that look for neighbours among reference images."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricFacts:
+    """One metric that was computed."""
+
+    protocol: str
+    metric: str
+    minimum: int
+    """Fewest samples that define it."""
+    dims: int
+    """D of the layer that it reads."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.metric} of {self.protocol}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All that is known about one evaluation. Tensors are on the CPU."""
+
+    samples: str
+    """Name of the samples."""
+    count: int
+    """N."""
+    shape: tuple[int, int]
+    """Height and width."""
+    provenance: Provenance
+    digests_ND: Tensor
+    """(N, 32) uint8: sha256 of every image."""
+    histogram: Tensor
+    """(256,) int64: how often every byte value occurs."""
+    images_sha256: str = ""
+    """Digest of all images in order, as references of images have it."""
+    metrics: Sequence[MetricFacts]
+    numbers: Sequence[Quality]
+    labels_N: Tensor | None = None
+    seeds_N: Tensor | None = None
+    classes: int | None = None
+    """Number of classes of the model or data set; None when only the reference or the labels can tell."""
+    reference: Reference | None = None
+    recipe: Mapping[str, str] = field(default_factory=dict)
+    """What is stated about the official samples of the model: `labels`, `uint8_rule`, `resize`, `images`."""
+    files: Sequence[str] = ()
+    """Relative names of the picture files, in the order in which they were read."""
+    tf32: bool = False
+    """Whether this process drew the images, with settings that allow TF32 for matrix products or convolutions."""
+    autocast: bool = False
+    """Whether it drew them under autocast."""
+
+    @property
+    def reconstructions(self) -> bool:
+        """Whether the samples are reconstructions of real images, not generated."""
+        return "reconstruction" in self.provenance.sampling
+
+    def names(self, metrics: Sequence[MetricFacts]) -> str:
+        return ", ".join(facts.name for facts in metrics)
+
+
+def finding(code: str, severity: Literal["note", "warning"], text: str) -> Finding:
+    return Finding(code=code, severity=severity, text=text)

@@ -1,0 +1,188 @@
+"""What an extractor is, and the table of those there are.
+
+Shapes   B images of one call, D features of a layer
+Range    images uint8 0..255 (B, 3, H, W); features fp32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arvbench.errors import CheckpointError, UserError
+from arvbench.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+ExtractorFiles = Mapping[str, Path]
+"""Name in the table of weights (weights.py) -> local file that the user gave."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extractor:
+    """A loaded network with everything about it that belongs to the protocol."""
+
+    name: str
+    network: Callable[[Tensor], Mapping[str, Tensor]]
+    """uint8 (B, 3, H, W) on `device` -> layer -> (B, D)."""
+    layers: Mapping[str, int]
+    """Layer -> D."""
+    device: torch.device
+    sha256: str
+    """Digest of the weights file."""
+    preprocessing: str
+    """From uint8 to the network's input, in words; part of the protocol."""
+    batch: int = 64
+    """Images per forward pass: part of how its convolutions round."""
+    image_px: int | None = None
+    """Side of the only images it takes; None takes every size."""
+    classes: int | None = None
+    """Number of classes when the logits are of the labels of the samples (then label accuracy has a meaning)."""
+    note: str = ""
+    """For the reader of a record, such as "weights are not the published ones"."""
+
+    def extract(self, images_N3HW: Tensor, layers: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Return layer -> (N, D) fp32 on the CPU for uint8 images (N, 3, H, W), `batch` of them at a time.
+
+        fp32 arithmetic without TF32 or autocast, whatever the caller has set. Raises UserError for images that this
+        network cannot take and CheckpointError when the features are not finite.
+        """
+        import torch
+
+        self.check(images_N3HW)
+        wanted = sorted(self.layers if layers is None else layers)
+        parts: dict[str, list[Tensor]] = {layer: [] for layer in wanted}
+        with torch.inference_mode(), full_precision(self.device):
+            for batch_B3HW in images_N3HW.split(self.batch):
+                out = self.network(batch_B3HW.to(self.device))
+                for layer in wanted:
+                    parts[layer].append(out[layer].float().cpu())
+        features = {layer: torch.cat(part) for layer, part in parts.items()}
+        self._check_finite(features)
+        return features
+
+    def check(self, images_N3HW: Tensor) -> None:
+        """Raise UserError for images that this network cannot take."""
+        import torch
+
+        if images_N3HW.dtype != torch.uint8 or images_N3HW.dim() != 4 or images_N3HW.shape[1] != 3:
+            raise UserError(
+                f"quality is measured on uint8 images (N, 3, H, W), not {images_N3HW.dtype} {tuple(images_N3HW.shape)}"
+            )
+        self.check_size(images_N3HW.shape[2], images_N3HW.shape[3])
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise UserError for a size of images that this network cannot take."""
+        if self.image_px is not None and (height, width) != (self.image_px, self.image_px):
+            raise UserError(
+                f"extractor {self.name!r} takes {self.image_px} x {self.image_px} images, these are {height} x "
+                f"{width}; choose another protocol"
+            )
+
+    def _check_finite(self, features: Mapping[str, Tensor]) -> None:
+        for layer, features_ND in features.items():
+            bad_N = ~features_ND.isfinite().all(dim=1)
+            if bad_N.any():
+                raise CheckpointError(
+                    f"extractor {self.name!r} gave NaN or infinite features ({layer}) for {int(bad_N.sum())} of "
+                    f"{len(bad_N)} images (first: image {int(bad_N.nonzero()[0])}); its weights (sha256 "
+                    f"{self.sha256[:12]}) are damaged"
+                )
+
+
+EXTRACTORS: Registry[Callable[[ExtractorFiles, Any], Extractor]] = Registry(
+    "extractor",
+    {
+        "adm-inception": "arvbench.harness.quality.extractors.adm_inception:load",
+        "fidelity-inception": "arvbench.harness.quality.extractors.fidelity_inception:load",
+        "clean-fid": "arvbench.harness.quality.extractors.clean_fid:load_clean",
+        "clean-fid-legacy-tensorflow": "arvbench.harness.quality.extractors.clean_fid:load_legacy_tensorflow",
+        "clean-fid-legacy-pytorch": "arvbench.harness.quality.extractors.clean_fid:load_legacy_pytorch",
+        "clip-vit-b-32": "arvbench.harness.quality.extractors.clip:load_vit_b_32",
+        "clip-vit-l-14-336": "arvbench.harness.quality.extractors.clip:load_vit_l_14_336",
+        "dinov2-vit-l-14": "arvbench.harness.quality.extractors.dinov2:load",
+        "digits-cnn": "arvbench.harness.quality.extractors.digits_cnn:load",
+    },
+)
+
+
+def load_extractor(
+    name: str, *, device: torch.device | str = "cpu", extractor_files: ExtractorFiles | None = None
+) -> Extractor:
+    """Load an extractor of the table. Raises UnknownName, or UserError when its weights are not there."""
+    import torch
+
+    return EXTRACTORS[name](extractor_files or {}, torch.device(device))
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """fp32 arithmetic: no TF32, no autocast, no benchmarked algorithms; the caller's settings come back afterwards."""
+    import torch
+
+    cudnn = torch.backends.cudnn
+    knobs = _fp32_knobs()
+    before = [(owner, "fp32_precision", owner.fp32_precision) for owner in knobs]
+    before += [(cudnn, name, getattr(cudnn, name)) for name in ("benchmark", "deterministic")]
+    matmul, allow_tf32 = _older_settings()
+    try:
+        cudnn.benchmark, cudnn.deterministic = False, True
+        # The older settings first: they set the newer ones too, and whoever asks for them in here gets an answer.
+        torch.set_float32_matmul_precision("highest")
+        cudnn.allow_tf32 = False
+        for owner in knobs:
+            if owner.fp32_precision not in ("none", "ieee"):
+                owner.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if matmul is not None:
+            torch.set_float32_matmul_precision(matmul)
+        if allow_tf32 is not None:
+            cudnn.allow_tf32 = allow_tf32
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def _older_settings() -> tuple[str | None, bool | None]:
+    """Precision of matrix products and of cuDNN by the older settings; None where the newer ones contradict them."""
+    import torch
+
+    try:
+        matmul = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        matmul = None
+    try:
+        return matmul, torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return matmul, None
+
+
+def _fp32_knobs() -> list[Any]:
+    """Where torch from 2.9 on keeps the precision of fp32 arithmetic, operation by operation."""
+    import torch
+
+    backends = torch.backends
+    places = [(backends, "cuda", "matmul"), (backends, "cudnn", "conv"), (backends, "cudnn", "rnn")]
+    places += [(backends, "mkldnn", "matmul"), (backends, "mkldnn", "conv")]
+    owners = [getattr(getattr(root, part), name, None) for root, part, name in places]
+    return [owner for owner in owners if hasattr(owner, "fp32_precision")]
+
+
+WEIGHTS_OF_EXTRACTORS: Mapping[str, str | None] = {
+    "adm-inception": "inception",
+    "fidelity-inception": "inception",
+    "clean-fid": "inception-torchscript",
+    "clean-fid-legacy-tensorflow": "inception-torchscript",
+    "clean-fid-legacy-pytorch": "pytorch-fid-inception",
+    "clip-vit-b-32": "clip-vit-b-32",
+    "clip-vit-l-14-336": "clip-vit-l-14-336",
+    "dinov2-vit-l-14": "dinov2-vit-l-14",
+    "digits-cnn": None,
+}
+"""Extractor -> name in the table of weights; None: they are part of this package."""

@@ -1,0 +1,47 @@
+"""Weights of the Inception of 2015-12-05 as tensors, from any of the files in which they are published.
+
+Nothing in a file is run: pickles are read as tensors only, TensorFlow's graph by a parser of its constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from arvbench.adapters.checkpoints import read_tensors
+from arvbench.harness.quality.extractors.extractor import ExtractorFiles
+from arvbench.harness.quality.extractors.inception import tf_graph
+from arvbench.harness.quality.extractors.inception.network import checked_tensors
+from arvbench.harness.quality.extractors.weights import WEIGHTS, checked_digest, find_weights
+
+PREPROCESSING = (
+    "TensorFlow 1 bilinear resize to 299 x 299 without antialiasing (src = dst * in / out), not rounded; "
+    "(x - 128) * 0.0078125; fp32"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InceptionWeights:
+    tensors: dict[str, Tensor]
+    """State dict with the names of torch-fidelity and pytorch-fid."""
+    sha256: str
+    """Digest of the file."""
+    note: str
+    """What a record has to say about the file; "" for the published one."""
+
+
+def load_inception_weights(extractor_files: ExtractorFiles, name: str = "inception") -> InceptionWeights:
+    """Read the file of WEIGHTS[name]: a .pth, a .safetensors or TensorFlow's classify_image_graph_def.pb.
+
+    Raises UserError without a file, CheckpointError for one that is damaged, unsafe or of another network.
+    """
+    weights = WEIGHTS[name]
+    path = find_weights(name, extractor_files)
+    digest = checked_digest(path, weights)
+    if path.suffix == ".pb":
+        tensors = tf_graph.read_graph(path)
+        note = f"inception weights converted from {path.name} (sha256 {digest[:12]}..., that of the published unknown)"
+    else:
+        tensors, note = read_tensors(path), weights.note(path, digest)
+    return InceptionWeights(checked_tensors(tensors, source=f"{path} ({name} weights)"), digest, note)

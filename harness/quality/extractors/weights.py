@@ -1,0 +1,238 @@
+"""Weights of the extractors: which files were published, where they are found here, and whether they are those files.
+
+They are not part of this package. A file is looked for in this order: what the user gave, the environment variable,
+the cache folder (`$ARVBENCH_CACHE/weights`, else `~/.cache/arvbench/weights`), the Hugging Face cache; and only with
+ARVBENCH_DOWNLOAD=1 it is fetched, from the hub. Otherwise the error says what to fetch, from where, its sha256 and
+where to put it: never a silent download, never a silent skip.
+
+The digests were found in public repositories that pin these files, for each file in two that do not depend on each
+other, not computed from the files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arvbench.adapters.checkpoints import sha256_of
+from arvbench.errors import CheckpointError, UnknownName, UserError
+
+CACHE_VARIABLE = "ARVBENCH_CACHE"
+DOWNLOAD_VARIABLE = "ARVBENCH_DOWNLOAD"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractorWeights:
+    """A published file of weights. The shape of its content is the extractor's business."""
+
+    name: str
+    file_name: str
+    url: str
+    sha256: str
+    """The whole digest, its known leading digits, or "" where it is unknown."""
+    variable: str
+    """Environment variable that may name the file."""
+    same_bytes: tuple[str, str] | None = None
+    """Another entry, and its file name, whose file has the very same bytes: a user who gave that one gave this."""
+    hub: tuple[str, str] | None = None
+    """Hugging Face repository and file with the same tensors, in another container (so with another digest)."""
+    option: str = ""
+    """Option of the command line that names the file."""
+    notes: str = ""
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Names under which these bytes were published."""
+        return (self.file_name, *([self.same_bytes[1]] if self.same_bytes else []))
+
+    def is_published(self, sha256: str) -> bool:
+        """Whether a file with this digest is the published one."""
+        return bool(self.sha256) and sha256.startswith(self.sha256)
+
+    def note(self, path: Path, sha256: str) -> str:
+        """What a record has to say about the file that was used; "" when it is the published one."""
+        if self.is_published(sha256):
+            return ""
+        if self.hub is not None and path.name == self.hub[1]:
+            return f"{self.name} weights in another container than {self.file_name} (sha256 {sha256[:12]}...)"
+        if not self.sha256:
+            return f"{self.name} weights could not be checked: digest unknown (sha256 {sha256[:12]}...)"
+        return f"{self.name} weights are not the published ones (sha256 {sha256[:12]}...)"
+
+
+_FIDELITY = "weights-inception-2015-12-05-6726825d.pth"
+_PYTORCH_FID = "pt_inception-2015-12-05-6726825d.pth"
+_INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+_CLIP = "https://openaipublic.azureedge.net/clip/models"
+
+WEIGHTS: Mapping[str, ExtractorWeights] = {
+    entry.name: entry
+    for entry in (
+        ExtractorWeights(
+            name="inception",
+            file_name=_FIDELITY,
+            url=f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_FIDELITY}",
+            sha256=_INCEPTION_SHA256,
+            variable="ARVBENCH_INCEPTION",
+            same_bytes=("pytorch-fid-inception", _PYTORCH_FID),
+            option="--inception-weights PATH",
+            notes="Inception of 2015-12-05, Apache-2.0, converted from TensorFlow's classify_image_graph_def.pb "
+            "(that file works too)",
+        ),
+        ExtractorWeights(
+            name="pytorch-fid-inception",
+            file_name=_PYTORCH_FID,
+            url=f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{_PYTORCH_FID}",
+            sha256=_INCEPTION_SHA256,
+            variable="ARVBENCH_INCEPTION",
+            same_bytes=("inception", _FIDELITY),
+            option="--inception-weights PATH",
+            notes="the same conversion, for clean-fid's legacy_pytorch",
+        ),
+        ExtractorWeights(
+            name="inception-torchscript",
+            file_name="inception-2015-12-05.pt",
+            url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+            sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+            variable="ARVBENCH_INCEPTION_TORCHSCRIPT",
+            notes="NVIDIA's translation of the same network into TorchScript, for clean-fid",
+        ),
+        ExtractorWeights(
+            name="clip-vit-b-32",
+            file_name="ViT-B-32.pt",
+            url=f"{_CLIP}/40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+            sha256="40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+            variable="ARVBENCH_CLIP_VIT_B_32",
+            hub=("timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors"),
+            notes="OpenAI CLIP, MIT",
+        ),
+        ExtractorWeights(
+            name="clip-vit-l-14-336",
+            file_name="ViT-L-14-336px.pt",
+            url=f"{_CLIP}/3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt",
+            sha256="3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+            variable="ARVBENCH_CLIP_VIT_L_14_336",
+            hub=("timm/vit_large_patch14_clip_336.openai", "open_clip_model.safetensors"),
+            notes="OpenAI CLIP, MIT",
+        ),
+        ExtractorWeights(
+            name="dinov2-vit-l-14",
+            file_name="dinov2_vitl14_pretrain.pth",
+            url="https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+            sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+            variable="ARVBENCH_DINOV2_VIT_L_14",
+            hub=("timm/vit_large_patch14_dinov2.lvd142m", "model.safetensors"),
+            notes="DINOv2, Apache-2.0",
+        ),
+    )
+}
+
+
+def weights_cache() -> Path:
+    """Folder in which weights are looked for under their published names."""
+    root = os.environ.get(CACHE_VARIABLE)
+    return (Path(root).expanduser() if root else Path.home() / ".cache" / "arvbench") / "weights"
+
+
+def find_weights(name: str, given: Mapping[str, Path]) -> Path:
+    """Return the file of WEIGHTS[name]; `given` holds paths that the user named, by entry.
+
+    Raises UnknownName, UserError for a path that is not there or when there is no file anywhere, CheckpointError when
+    a download that was asked for fails.
+    """
+    if name not in WEIGHTS:
+        raise UnknownName("extractor weights", name, WEIGHTS)
+    weights = WEIGHTS[name]
+    for path, origin in _named(weights, given):
+        if not path.is_file():
+            raise UserError(f"no {name} weights at {path} ({origin}); {_what_to_do(weights)}")
+        return path
+    cached = _in_cache(weights) or _on_hub(weights)
+    if cached is None:
+        raise UserError(f"the {name} weights are not here; {_what_to_do(weights)}")
+    return cached
+
+
+def named_files(inception: Path | None, others: Sequence[str]) -> dict[str, Path]:
+    """Files that a command line names: --inception-weights PATH, and NAME=PATH of the table for any.
+
+    Raises UnknownName for a name that is not in the table, UserError for a file that is not there.
+    """
+    given = {} if inception is None else {"inception": inception}
+    for text in others:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UserError(f"--extractor-weights {text!r}: write NAME=PATH; names: {', '.join(WEIGHTS)}")
+        if name not in WEIGHTS:
+            raise UnknownName("extractor weights", name, WEIGHTS)
+        given[name] = Path(path)
+    files = {name: path.expanduser() for name, path in given.items()}
+    for name in files:
+        find_weights(name, files)
+    return files
+
+
+def checked_digest(path: Path, weights: ExtractorWeights) -> str:
+    """Return the sha256 of the file, 64 hex digits.
+
+    A file of another name may be another file (`ExtractorWeights.note` says so). One that has the published name and
+    another digest is damaged: CheckpointError.
+    """
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if path.name in weights.file_names and weights.sha256 and not weights.is_published(digest):
+        raise CheckpointError(
+            f"{path} is damaged: its sha256 is {digest}, that of {path.name} {weights.sha256}; fetch it again from "
+            f"{weights.url}"
+        )
+    return digest
+
+
+def _named(weights: ExtractorWeights, given: Mapping[str, Path]) -> Iterator[tuple[Path, str]]:
+    """What the user named, with where, best first."""
+    for name in (weights.name, *([weights.same_bytes[0]] if weights.same_bytes else [])):
+        if name in given:
+            yield given[name].expanduser(), weights.option or "the path given"
+    if value := os.environ.get(weights.variable):
+        yield Path(value).expanduser(), f"${weights.variable}"
+
+
+def _in_cache(weights: ExtractorWeights) -> Path | None:
+    paths = (weights_cache() / name for name in weights.file_names)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _on_hub(weights: ExtractorWeights) -> Path | None:
+    """The file in the Hugging Face cache; fetched into it only with ARVBENCH_DOWNLOAD=1."""
+    if weights.hub is None:
+        return None
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, file_name = weights.hub
+    cached = try_to_load_from_cache(repository, file_name)
+    if isinstance(cached, str):
+        return Path(cached)
+    if os.environ.get(DOWNLOAD_VARIABLE) != "1":
+        return None
+    try:
+        return Path(hf_hub_download(repository, file_name))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"could not get {file_name} of {repository} from the Hugging Face hub ({type(error).__name__}); "
+            f"{_what_to_do(weights)}"
+        ) from error
+
+
+def _what_to_do(weights: ExtractorWeights) -> str:
+    digest = weights.sha256 if len(weights.sha256) == 64 else f"{weights.sha256}..." if weights.sha256 else "unknown"
+    option = f", or pass {weights.option}" if weights.option else ""
+    hub = f" (or set {DOWNLOAD_VARIABLE}=1 to fetch them from huggingface.co/{weights.hub[0]})" if weights.hub else ""
+    return (
+        f"fetch {weights.file_name} from {weights.url} (sha256 {digest}) and put it into {weights_cache()}, or set "
+        f"{weights.variable}=PATH{option}{hub}"
+    )

@@ -1,0 +1,1 @@
+"""Features of image sets: in memory, in chunks on disk, shared by processes."""

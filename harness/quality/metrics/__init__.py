@@ -1,0 +1,1 @@
+"""Metrics as arithmetic on features; none knows a protocol or a record."""

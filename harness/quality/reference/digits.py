@@ -1,0 +1,82 @@
+"""Statistics of the digits under the package's own classifier: computed, stored and read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from arvbench.errors import CheckpointError
+from arvbench.harness.data.digits import Digits
+from arvbench.harness.quality.extractors.digits_cnn import DATA, REMAKE, DigitsCnn
+from arvbench.harness.quality.identity import images_sha256
+
+REFERENCE_FILE = "digits-reference.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceStatistics:
+    """What the classifier says about the 1,797 real scans."""
+
+    features_ND: Tensor
+    """(N, 64) fp32."""
+    mu_D: Tensor
+    """(64,) fp64: mean of the features."""
+    sigma_DD: Tensor
+    """(64, 64) fp64: covariance of the features, N - 1 in the denominator."""
+    labels_N: Tensor
+    """(N,) int64."""
+    images_sha256: str
+    extractor_sha256: str
+    """Digest of the weights file that computed the features."""
+
+
+@torch.no_grad()
+def reference_statistics(model: DigitsCnn, digits: Digits, extractor_sha256: str) -> ReferenceStatistics:
+    """Return features of all images and their moments."""
+    features_ND = torch.cat([model(batch)[0] for batch in digits.images_N3HW.split(256)])
+    features = features_ND.double().numpy()
+    return ReferenceStatistics(
+        features_ND=features_ND,
+        mu_D=torch.from_numpy(features.mean(axis=0)),
+        sigma_DD=torch.from_numpy(np.cov(features, rowvar=False)),
+        labels_N=digits.labels_N,
+        images_sha256=images_sha256(digits.images_N3HW),
+        extractor_sha256=extractor_sha256,
+    )
+
+
+def save_reference(statistics: ReferenceStatistics, path: Path) -> None:
+    """Write the statistics; the same statistics give the same bytes."""
+    identity = {"extractor_sha256": statistics.extractor_sha256, "images_sha256": statistics.images_sha256}
+    tensors = {
+        "features": statistics.features_ND,
+        "mu": statistics.mu_D,
+        "sigma": statistics.sigma_DD,
+        "labels": statistics.labels_N,
+    }
+    # One metadata entry: the order of several is not fixed, and the file's digest is recorded.
+    save_file(tensors, path, metadata={"identity": json.dumps(identity, sort_keys=True)})
+
+
+def load_reference(path: Path = DATA / REFERENCE_FILE) -> ReferenceStatistics:
+    """Read statistics written by `save_reference`. Raises CheckpointError for another file."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            identity = json.loads(stored.metadata()["identity"])
+            tensors = {name: stored.get_tensor(name) for name in ("features", "mu", "sigma", "labels")}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} holds no statistics of the digits: {error}. {REMAKE}") from error
+    return ReferenceStatistics(
+        features_ND=tensors["features"],
+        mu_D=tensors["mu"],
+        sigma_DD=tensors["sigma"],
+        labels_N=tensors["labels"],
+        **identity,
+    )

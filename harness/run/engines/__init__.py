@@ -1,0 +1,17 @@
+"""Where workers run: the table of engines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arvbench.registry import Registry
+
+if TYPE_CHECKING:
+    from arvbench.harness.run.engines.engine import Engine
+
+ENGINES: Registry[type[Engine]] = Registry(
+    "engine",
+    {
+        "local": "arvbench.harness.run.engines.local:LocalEngine",
+    },
+)

@@ -1,0 +1,118 @@
+"""One worker process per case on this machine.
+
+The worker has a session and process group of its own: a Ctrl-C in the terminal reaches only the parent, which then
+ends the whole group. Nothing goes through a shell.
+
+Units    _s seconds
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from arvbench.harness.jobs import Event, EventListener, Job, Result
+from arvbench.harness.machine.processes import end_group, worker_environment
+from arvbench.harness.run.engines.post_mortem import explain_death, oom_kills
+from arvbench.results.schema import Failed, Status
+
+_KEPT_OUTPUT = 8000
+"""Characters of a worker's output that are kept when it fails."""
+_GRACE_S = 30.0
+"""Time a worker may take to exit after its last word, inside its timeout."""
+
+
+class LocalEngine:
+    """Starts `python -m arvbench.harness.run.worker` for every job."""
+
+    def run(self, job: Job, listener: EventListener) -> Result:
+        deadline = time.monotonic() + job.case.timeout_s
+        kills_before = oom_kills()
+        with tempfile.TemporaryDirectory(prefix="arvbench-") as name:
+            scratch = Path(name)
+            result_path, log_path = scratch / "result.json", scratch / "output.txt"
+            with _worker(job, result_path, log_path) as (process, events):
+                in_time = _follow(events, listener, deadline) and _exited(process, deadline)
+            output = log_path.read_text(encoding="utf-8", errors="replace")[-_KEPT_OUTPUT:]
+            if (result := _read(result_path)) is not None:
+                return result
+        if not in_time:
+            reason = f"not finished after timeout_s {job.case.timeout_s:g}; raise it, or make the case smaller"
+            return Result(outcome=Failed(status=Status.TIMEOUT, reason=reason, detail=output))
+        return Result(outcome=explain_death(process.returncode, output, kills_before, oom_kills()))
+
+
+@contextlib.contextmanager
+def _worker(job: Job, result_path: Path, log_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A running worker and the read end of its events; on exit its whole group is gone, whatever happened."""
+    read_fd, write_fd = os.pipe()
+    # -P: the working directory must not be importable: a checkout has a folder `kernels`, which other packages seek.
+    command = [sys.executable, "-P", "-m", "arvbench.harness.run.worker"]
+    command += ["--events-fd", str(write_fd), "--result", str(result_path)]
+    try:
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(write_fd,),
+                start_new_session=True,
+                env=worker_environment(),
+            )
+    except BaseException:
+        os.close(read_fd)
+        raise
+    finally:
+        os.close(write_fd)
+    try:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once; its exit code says more
+            process.stdin.write(job.model_dump_json().encode() + b"\n")
+            process.stdin.flush()
+        yield process, read_fd
+    finally:
+        end_group(process)
+        os.close(read_fd)
+
+
+def _follow(events: int, listener: EventListener, deadline: float) -> bool:
+    """Pass events on until the worker closes its end; False when the deadline comes first."""
+    pending = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(events, selectors.EVENT_READ)
+        while (left := deadline - time.monotonic()) > 0:
+            if not selector.select(left):
+                continue
+            chunk = os.read(events, 65536)
+            if not chunk:
+                return True
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                listener(Event.model_validate_json(line))
+    return False
+
+
+def _exited(process: subprocess.Popen[bytes], deadline: float) -> bool:
+    try:
+        process.wait(timeout=max(0.0, min(_GRACE_S, deadline - time.monotonic())))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _read(path: Path) -> Result | None:
+    """The worker's result; None when it did not come to write one."""
+    try:
+        return Result.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None

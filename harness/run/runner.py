@@ -1,0 +1,141 @@
+"""From cases to records, one after another. Nothing finished is lost, and nothing finished is measured again."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from arvbench.harness.jobs import Event, Job
+from arvbench.harness.run.engines.engine import Engine
+from arvbench.harness.run.fingerprint import fingerprint
+from arvbench.harness.run.store import RecordStore
+from arvbench.harness.suites.suite import Case, Suite
+from arvbench.results.schema import Environment, Record, Status
+
+
+class RunListener(Protocol):
+    """Hears how a run goes. All of the user interface hangs here."""
+
+    def case_reused(self, case: Case, record: Record) -> None: ...
+    def case_started(self, case: Case) -> None: ...
+    def case_event(self, case: Case, event: Event) -> None: ...
+    def case_finished(self, case: Case, record: Record) -> None: ...
+
+
+class SilentListener:
+    """A listener that does nothing; subclass it to hear some events."""
+
+    def case_reused(self, case: Case, record: Record) -> None: ...
+    def case_started(self, case: Case) -> None: ...
+    def case_event(self, case: Case, event: Event) -> None: ...
+    def case_finished(self, case: Case, record: Record) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What to do with cases that are already recorded."""
+
+    fresh: bool = False
+    """Measure every case again; older records stay."""
+    retry_failed: bool = False
+    """Measure cases again whose last record is not ok."""
+    extractor_files: Mapping[str, Path] = field(default_factory=dict)
+    """Weights of extractors that the user gave: name in the table of weights -> file."""
+
+
+def run_suite(
+    suite: Suite,
+    store: RecordStore,
+    engine: Engine,
+    listener: RunListener,
+    *,
+    environment_of: Callable[[str], Environment],
+    options: RunOptions | None = None,
+) -> list[Record]:
+    """Measure the cases of `suite` in order and return one record per case, reused ones included.
+
+    `environment_of` describes this machine for a device; a worker's own description, taken while it was busy, is
+    preferred. On KeyboardInterrupt everything finished is already in the store.
+    """
+    options = options or RunOptions()
+    recorded = {record.fingerprint: record for record in store.records()}
+    records = []
+    for case in suite.cases:
+        environment = environment_of(case.config.device)
+        print_of_case = fingerprint(case.config, environment, options.extractor_files)
+        old = recorded.get(print_of_case)
+        if old is not None and not _again(old, options):
+            listener.case_reused(case, old)
+            records.append(old)
+            continue
+        listener.case_started(case)
+        record = _measure(suite.name, case, environment, store, engine, listener, options)
+        recorded[record.fingerprint] = record
+        listener.case_finished(case, record)
+        records.append(record)
+    return records
+
+
+def _again(old: Record, options: RunOptions) -> bool:
+    return options.fresh or (options.retry_failed and old.status is not Status.OK)
+
+
+def _measure(
+    suite: str,
+    case: Case,
+    environment: Environment,
+    store: RecordStore,
+    engine: Engine,
+    listener: RunListener,
+    options: RunOptions,
+) -> Record:
+    """Have one case measured, and its record on disk before anything else happens."""
+    record_id, started = uuid.uuid4().hex, datetime.now(UTC)
+    extractor_files = dict(options.extractor_files)
+    job = Job(record_id=record_id, case=case.config, folder=store.folder, extractor_files=extractor_files)
+    result = engine.run(job, lambda event: listener.case_event(case, event))
+    with _interrupt_deferred():
+        # The worker's word counts: when the source was edited during the run, it knows what it imported.
+        where = result.environment or environment
+        record = Record(
+            record_id=record_id,
+            suite=suite,
+            case_id=case.case_id,
+            fingerprint=fingerprint(case.config, where, options.extractor_files),
+            started=started,
+            finished=datetime.now(UTC),
+            case=case.config,
+            environment=where,
+            outcome=result.outcome,
+        )
+        store.append(record)
+    return record
+
+
+@contextlib.contextmanager
+def _interrupt_deferred() -> Iterator[None]:
+    """Hold a Ctrl-C back until the block is done, so that a finished case is not lost while it is written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: pending.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pending:
+        _deliver(before)
+
+
+def _deliver(handler: Any) -> None:
+    """Act on a held-back Ctrl-C as the handler would have."""
+    if callable(handler):
+        handler(signal.SIGINT, None)

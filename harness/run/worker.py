@@ -1,0 +1,72 @@
+"""The process that measures one case: `python -m arvbench.harness.run.worker --events-fd N --result PATH`.
+
+The job is one line of JSON on stdin. The parent keeps stdin open while it lives: its end means that nobody waits for
+the result, and the worker ends too. Progress goes to the given file descriptor, one JSON object per line; the result
+is written to PATH whole or not at all. Whatever goes wrong with the case ends in a result, and the exit code is 0; any
+other exit is the death of the process itself, which the engine explains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from arvbench.harness.jobs import Event, EventListener, Job, Result
+from arvbench.harness.machine.processes import die_with_parent
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read a job, do it, leave its result."""
+    parser = argparse.ArgumentParser(prog="arvbench.harness.run.worker", description=__doc__)
+    parser.add_argument("--events-fd", type=int, required=True)
+    parser.add_argument("--result", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    job = Job.model_validate_json(sys.stdin.buffer.readline())
+    die_with_parent(sys.stdin.fileno())
+    with os.fdopen(options.events_fd, "w", encoding="utf-8") as events:
+
+        def tell(event: Event) -> None:
+            # A parent that stopped listening is about to end this process; the work itself is not at fault.
+            with contextlib.suppress(BrokenPipeError):
+                events.write(event.model_dump_json() + "\n")
+                events.flush()
+
+        result = run_job(job, tell)
+        write_whole(options.result, result.model_dump_json())
+    return 0
+
+
+def run_job(job: Job, listener: EventListener) -> Result:
+    """Do a job in this process; every failure of the case becomes its outcome."""
+    listener(Event(phase="import"))
+    # torch is imported here and not above: the parent's death must be noticed from the start.
+    from arvbench.adapters.loading import usable_device
+    from arvbench.harness.machine.failures import failed
+    from arvbench.harness.machine.limits import lift_memory_limit, set_memory_limit, set_threads
+    from arvbench.harness.measure.case import measure_case
+
+    case = job.case
+    try:
+        set_threads(case.threads)
+        device = usable_device(case.device)
+        if case.memory_limit_bytes is not None:
+            set_memory_limit(case.memory_limit_bytes, device)
+        return measure_case(job, listener)
+    except Exception as error:
+        lift_memory_limit()
+        return Result(outcome=failed(error, case))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader finds all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

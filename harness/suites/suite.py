@@ -1,0 +1,315 @@
+"""From a suite file to a list of cases.
+
+A suite is a YAML file with `name`, `description`, `defaults` and `cases`. Settings are merged in this order, later
+ones win: defaults < recipe < case < command line. `settings` and `quality` are merged key by key, everything else is
+replaced. After merging, a list in a case stands for one case per element (`batch: [1, 8]`), several lists for their
+product; `settings` and `quality` may be lists of mappings. A model may be a pattern (`var-*`).
+
+The recipe is a layer only where a case has one (`recipe: official`): dtype, sampling settings and, if the case asks for
+quality, its number of images, labels, resize, seed and reference are then those of the model's published numbers
+(arvbench.harness.suites.recipes). It lies above the suite's defaults, so that a default made for all models changes no
+recipe, and below case and command line, whose changes of it are recorded as deviations. `recipe: null` takes the layer
+away.
+
+Reading a suite imports neither torch nor a model family; `check_cases` does, to see what the models will refuse.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from arvbench.adapters.registry import MODELS
+from arvbench.errors import UnknownName, UserError
+from arvbench.harness.quality.protocols.protocol import PROTOCOLS
+from arvbench.harness.suites.recipes import recipe_for
+from arvbench.harness.suites.yaml_files import read_yaml
+from arvbench.results.schema import CaseConfig, QualityRequest
+
+if TYPE_CHECKING:
+    from arvbench.adapters.sampler import ModelSpec
+    from arvbench.adapters.settings import SamplingSettings
+
+SUITES_FOLDER = Path(__file__).parent
+
+_MAPPINGS = {"settings": None, "quality": QualityRequest}
+"""Keys whose values are mappings, and the model that knows their keys (None: the model family does)."""
+
+
+class _SuiteFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    cases: list[dict[str, Any]] = Field(min_length=1)
+
+
+class Case(BaseModel):
+    """One case of a suite: what to measure, and a name unique in the suite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    case_id: str
+    config: CaseConfig
+
+
+class Suite(BaseModel):
+    """A suite after merging and expansion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    description: str
+    cases: tuple[Case, ...]
+
+
+def built_in_suites() -> dict[str, Path]:
+    """Name -> file of the suites that are part of this package."""
+    return {path.stem: path for path in sorted(SUITES_FOLDER.glob("*.yaml"))}
+
+
+def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapping[str, Any] | None = None) -> Suite:
+    """Read a built-in suite by name, or a YAML file by path, and expand it.
+
+    `models` are patterns that choose among the suite's models. `overrides` are command-line settings by key;
+    "settings.KEY" and "quality.KEY" reach into those mappings ("quality.KEY" only where a case asks for quality).
+    Raises UserError, naming the file and the key.
+    """
+    path = _find(name_or_path)
+    suite = _parse(path)
+    layers = _layers(path, suite, overrides or {})
+    configs: list[CaseConfig] = []
+    for where, merged in layers:
+        configs += [_validate(where, single) for single in _expand(where, merged)]
+    chosen = _choose(configs, models)
+    return Suite(name=suite.name, description=suite.description, cases=_name_cases(chosen))
+
+
+def check_cases(cases: Iterable[Case]) -> None:
+    """Raise UserError for sampling settings, cache policies or weights that a model would refuse, and for metrics that
+    no protocol has.
+
+    Weights are looked for, not read; nothing is downloaded. Imports the families and the protocols that are asked for.
+    """
+    from arvbench.adapters.loading import locate_weights
+
+    for case in cases:
+        spec = MODELS[case.config.model]
+        settings = sampling_settings(spec, case.config.settings)
+        try:
+            if case.config.cache is not None:
+                spec.sampler.check_cache(spec, case.config.cache, settings)
+            spec.sampler.check_settings(spec, settings)
+            locate_weights(spec, case.config.weights)
+            if case.config.quality is not None:
+                _check_metrics(case.config.quality)
+        except UserError as error:
+            raise UserError(f"case {case.case_id!r}: {error}") from error
+
+
+def sampling_settings(spec: ModelSpec, overrides: Mapping[str, Any]) -> SamplingSettings:
+    """The model's official settings with `overrides` on top; UserError names the key that it does not have."""
+    kind = type(spec.settings)
+    try:
+        return kind.model_validate(spec.settings.model_dump() | dict(overrides))
+    except ValidationError as error:
+        _refuse(f"sampling settings of {spec.name}", error, kind)
+
+
+def _check_metrics(quality: QualityRequest) -> None:
+    # torch and the metric libraries: only a case that asks for quality pays for them.
+    from arvbench.harness.quality.evaluation import EvaluationRequest, choose_metrics
+
+    choose_metrics(EvaluationRequest(protocols=quality.protocols, metrics=quality.metrics))
+
+
+def _find(name_or_path: str) -> Path:
+    known = built_in_suites()
+    if name_or_path in known:
+        return known[name_or_path]
+    path = Path(name_or_path).expanduser()
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+        raise UnknownName("suite", name_or_path, known)
+    return path
+
+
+def _parse(path: Path) -> _SuiteFile:
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a suite is a mapping with name, description, defaults and cases")
+    try:
+        return _SuiteFile.model_validate(content)
+    except ValidationError as error:
+        _refuse(str(path), error, _SuiteFile)
+
+
+def _layers(path: Path, suite: _SuiteFile, overrides: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(where, merged settings) for every entry under `cases`, lists not yet expanded."""
+    quality_asked = any((suite.defaults | entry).get("quality") for entry in suite.cases)
+    nested = _nest(overrides)
+    if nested.get("quality") and not quality_asked:
+        raise UserError(f"{path}: no case asks for quality, so quality settings have nothing to change")
+    _check_keys(f"{path}: defaults", suite.defaults)
+    layers = []
+    for number, entry in enumerate(suite.cases):
+        where = f"{path}: cases[{number}]"
+        _check_keys(where, entry)
+        layers += [(where, merged) for merged in _merge_layers(suite.defaults, entry, nested)]
+    return layers
+
+
+def _merge_layers(
+    defaults: Mapping[str, Any], entry: Mapping[str, Any], nested: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """defaults < recipe < case < command line; of a case with a recipe one result per model and recipe."""
+    merged = _merge(defaults, entry)
+    changes = nested if merged.get("quality") else {key: value for key, value in nested.items() if key != "quality"}
+    merged = _merge(merged, changes)
+    models, recipes = merged.get("model"), merged.get("recipe")
+    if not recipes or not isinstance(models, str | list):
+        return [merged]
+    results = []
+    for model, name in itertools.product(_all_models(models), recipes if isinstance(recipes, list) else [recipes]):
+        layer = recipe_for(model, str(name)).layer() if name else {}
+        if not merged.get("quality"):
+            layer.pop("quality", None)
+        results.append(
+            _merge(_merge(_merge(defaults, layer), entry), changes) | {"model": glob.escape(model), "recipe": name}
+        )
+    return results
+
+
+def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn {"settings.cfg": 2} into {"settings": {"cfg": 2}}."""
+    nested: dict[str, Any] = {}
+    for key, value in overrides.items():
+        head, dot, tail = key.partition(".")
+        if not dot:
+            nested[key] = value
+        elif head in _MAPPINGS and tail:
+            nested.setdefault(head, {})[tail] = value
+        else:
+            raise UserError(f"unknown setting {key!r}: only {' and '.join(_MAPPINGS)} have keys of their own")
+    _check_keys("command line", nested)
+    return nested
+
+
+def _check_keys(where: str, layer: Mapping[str, Any]) -> None:
+    for key in layer:
+        if key not in CaseConfig.model_fields:
+            raise UserError(f"{where}: {_unknown_key(key, CaseConfig.model_fields)}")
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    if near:
+        return f"unknown key {key!r}; did you mean {' or '.join(map(repr, near))}?"
+    return f"unknown key {key!r}; known: {', '.join(known)} (sampling settings are written settings.{key})"
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of two layers; the one above wins. Mappings are merged key by key, each element of a list of them."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if key in _MAPPINGS and isinstance(value, dict) and isinstance(old, dict):
+            value = old | value
+        elif key in _MAPPINGS and isinstance(value, dict) and isinstance(old, list):
+            value = [element | value if isinstance(element, dict) else element for element in old]
+        elif key in _MAPPINGS and isinstance(value, list) and isinstance(old, dict):
+            value = [old | element if isinstance(element, dict) else element for element in value]
+        merged[key] = value
+    return merged
+
+
+def _expand(where: str, merged: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One mapping per element of the product of all lists, in the order written."""
+    axes = {key: value if isinstance(value, list) else [value] for key, value in merged.items()}
+    if empty := [key for key, values in axes.items() if not values]:
+        raise UserError(f"{where}: {empty[0]} is an empty list, which stands for no case at all")
+    if isinstance(model := merged.get("model"), str | list):
+        axes["model"] = _all_models(model)
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _all_models(patterns: str | Sequence[Any]) -> list[str]:
+    """Known models that the patterns of a case stand for, in their order."""
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return [name for pattern in patterns for name in _matching_models(str(pattern))]
+
+
+def _matching_models(pattern: str) -> list[str]:
+    """Known models that a name or pattern stands for; UnknownName when there are none."""
+    names = [name for name in MODELS if fnmatchcase(name, pattern)]
+    if not names:
+        raise UnknownName("model", pattern, MODELS)
+    return names
+
+
+def _validate(where: str, single: Mapping[str, Any]) -> CaseConfig:
+    try:
+        config = CaseConfig.model_validate(single)
+    except ValidationError as error:
+        _refuse(where, error, CaseConfig)
+    for name in config.quality.protocols if config.quality else ():
+        if name not in PROTOCOLS:
+            raise UnknownName("protocol", name, PROTOCOLS)
+    return config
+
+
+def _choose(configs: Sequence[CaseConfig], patterns: Sequence[str]) -> list[CaseConfig]:
+    """Cases whose model matches a pattern (all without patterns), each once."""
+    present = {config.model: None for config in configs}
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in present):
+            _matching_models(pattern)
+            raise UserError(f"no case of this suite has a model {pattern!r}; its models: {', '.join(present)}")
+    chosen: list[CaseConfig] = []
+    for config in configs:
+        wanted = not patterns or any(fnmatchcase(config.model, pattern) for pattern in patterns)
+        if wanted and config not in chosen:
+            chosen.append(config)
+    return chosen
+
+
+def _name_cases(configs: Sequence[CaseConfig]) -> tuple[Case, ...]:
+    """Give every case a readable name; equal names (cases that differ in minor fields) are numbered."""
+    seen: dict[str, int] = {}
+    cases = []
+    for config in configs:
+        name = case_name(config)
+        seen[name] = seen.get(name, 0) + 1
+        cases.append(Case(case_id=name if seen[name] == 1 else f"{name} #{seen[name]}", config=config))
+    return tuple(cases)
+
+
+def case_name(config: CaseConfig) -> str:
+    """Readable name such as "demo/var optimized static b16 float32 cpu"; of a recipe's settings only the changed."""
+    parts = [config.model, config.backend, config.cache or "", f"b{config.batch}", config.dtype, config.device]
+    known = recipe_for(config.model, config.recipe).settings if config.recipe else {}
+    changed = {key: value for key, value in config.settings.items() if key not in known or value != known[key]}
+    parts += [config.recipe or "", *(f"{key}={value}" for key, value in sorted(changed.items()))]
+    if config.quality is not None:
+        parts.append(f"quality({'+'.join(config.quality.protocols)})")
+    return " ".join(part for part in parts if part)
+
+
+def _refuse(where: str, error: ValidationError, model: type[BaseModel]) -> NoReturn:
+    """Turn pydantic's complaints into one line that names file and key."""
+    # A misspelt key is also a missing one: the spelling is what helps.
+    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = QualityRequest.model_fields if first["loc"][0] == "quality" else model.model_fields
+        raise UserError(f"{where}: {_unknown_key(str(first['loc'][-1]), known)}") from error
+    shown = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+    raise UserError(f"{where}: {key}: {first['msg']}{shown}") from error

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from watching import Steps, counted_flops
+
+from arvbench.adapters import MODELS
+from arvbench.adapters.checkpoints import MisfitError, nearest, shapes_of
+from arvbench.adapters.editing import Editor
+from arvbench.adapters.loading import DEMO_FOLDER, build_sampler, load_sampler, meta_modules
+from arvbench.adapters.mvar.sampler import DEMO, MvarConfig, MvarSettings, mvar_spec
+from arvbench.adapters.sampler import NULL_LABEL, Checkpoint
+from arvbench.adapters.sampling import PerImageNoise, ReplayTokens
+from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
+from arvbench.errors import ContractError, UserError
+
+LABELS = [0, 3, 4]
+PATCH_NUMS = (1, 2, 3, 4, 6)  # 66 tokens: two full chunks of the mixer and two tokens more
+POLICIES = ["history", "state"]
+
+
+def tiny(*, checkpoint=None, cond_drop_rate=0.1, **changes):
+    """An M-VAR of a few thousand parameters: 2 layers of width 32, 4 mixer heads of 16 channels, 8 states."""
+    sizes = {"depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 5, "vocab_size": 24, "code_dim": 8}
+    sizes |= {"d_state": 8, "headdim": 16, "patch_nums": PATCH_NUMS, "cond_drop_rate": cond_drop_rate}
+    return mvar_spec(
+        "tiny",
+        MvarConfig(**{**sizes, **changes}),
+        VqVaeConfig(vocab_size=24, z_channels=8, ch=32, ch_mult=(1, 1), num_res_blocks=1, v_patch_nums=PATCH_NUMS),
+        MvarSettings(cfg=1.5, top_k=12, top_p=0.9),
+        "test",
+        checkpoint=checkpoint,
+    )
+
+
+def build(spec, **options):
+    """A sampler with random weights, whose mixers skip and forget at many rates."""
+    sampler = build_sampler(spec, weights="random:1", **options)
+    with torch.no_grad():
+        for block in sampler.transformer.blocks:
+            for name, values in block.mamba.initial_values().items():
+                block.mamba.get_parameter(name).copy_(values)
+            block.mamba.dt_bias.add_(2)
+    return sampler
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "l2-norm"])
+def sampler(request):
+    return build(tiny(attn_l2_norm=request.param))
+
+
+def draw(sampler, labels=LABELS, settings=None, *, policy=None, **options):
+    settings = settings or sampler.spec.settings
+    if policy is not None:
+        options["cache"] = sampler.make_cache(policy, settings, batch=len(labels))
+    return sampler.sample(labels, settings, noise=PerImageNoise(0, range(len(labels))), **options)
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_backends_take_the_official_way_and_the_carried_state(sampler):
+    assert sampler.make_cache(None, sampler.spec.settings, batch=1).policy == "history"
+    optimized = build_sampler(sampler.spec, weights="random:1", backend="optimized")
+    assert optimized.make_cache(None, sampler.spec.settings, batch=1).policy == "state"
+
+
+@pytest.mark.parametrize("backend", ["reference", "optimized"])
+def test_the_carried_state_draws_the_tokens_of_the_full_history(sampler, backend):
+    reference, ours = Steps(), Steps()
+    expected = draw(sampler, policy="history", observer=reference)
+    samples = draw(build(sampler.spec, backend=backend), policy="state", observer=ours)
+    assert equal(samples.tokens, expected.tokens)
+    torch.testing.assert_close(ours.logits(), reference.logits(), atol=1e-4, rtol=0)
+    assert len({tuple(t.tolist()) for t in torch.cat(samples.tokens, dim=1)}) == len(LABELS)
+
+
+def test_tokens_of_earlier_scales_reach_later_ones_through_the_mixer_alone(sampler, monkeypatch):
+    """Without the state, a scale knows the earlier ones only from its input; the logits must notice."""
+    samples, expected = draw(sampler), Steps()
+    replayed = ReplayTokens(samples.tokens)
+    sampler.sample(LABELS, sampler.spec.settings, noise=replayed, observer=expected)
+    cache, forgetful = sampler.make_cache("state", sampler.spec.settings, batch=3), Steps()
+    original = cache.mix
+
+    def forget(layer, x, branch):
+        return original(layer, x, lambda h, _state: branch(h, None))
+
+    monkeypatch.setattr(cache, "mix", forget)
+    sampler.sample(LABELS, sampler.spec.settings, noise=replayed, cache=cache, observer=forgetful)
+    difference = (forgetful.logits() - expected.logits()).abs().amax(dim=(0, 2))
+    assert difference[0] < 1e-4
+    assert (difference[1:] > 1e-3).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_live_cache_bytes_equal_the_plan_at_every_step(policy, dtype):
+    sampler = build(tiny(), dtype=dtype)
+    settings = sampler.spec.settings
+    cache = sampler.make_cache(policy, settings, batch=len(LABELS))
+    assert cache.live_bytes() == 0
+    observer = Steps(cache)
+    draw(sampler, cache=cache, observer=observer)
+    plan = sampler.schedule(settings, batch=len(LABELS), cache=policy)
+    assert observer.live == [step.cache_bytes for step in plan]
+    assert observer.allocated == observer.live
+    layers, rows = 2, 2 * 3
+    if policy == "history":
+        assert observer.live == [layers * rows * 32 * seen * dtype.itemsize for seen in (1, 5, 14, 30, 66)]
+    else:
+        one = (64 + 2 * 8) * 4 * dtype.itemsize + 4 * 16 * 8 * 4  # four columns of the convolution; S in fp32
+        assert observer.live == [layers * rows * one] * 5
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_cache_can_be_used_again(sampler, policy):
+    cache = sampler.make_cache(policy, sampler.spec.settings, batch=len(LABELS))
+    first, second = draw(sampler, cache=cache), draw(sampler, cache=cache)
+    assert equal(first.tokens, second.tokens)
+    cache.reset()
+    assert cache.live_bytes() == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_cache_of_another_batch_is_refused(sampler, policy):
+    cache = sampler.make_cache(policy, sampler.spec.settings, batch=1)
+    with pytest.raises(ContractError, match="needs a cache"):
+        draw(sampler, cache=cache)
+
+
+@pytest.mark.parametrize("policy", ["grow", "static", "none"])
+def test_key_and_value_caches_are_refused(sampler, policy):
+    with pytest.raises(UserError, match=r"no cache policy .*history, state"):
+        sampler.make_cache(policy, sampler.spec.settings, batch=1)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_stepwise_logits_equal_the_teacher_forced_pass(sampler, policy):
+    observer = Steps()
+    samples = draw(sampler, policy=policy, observer=observer)
+    forced = sampler.teacher_forced(samples.tokens, LABELS)
+    torch.testing.assert_close(forced, observer.logits()[:3], atol=1e-4, rtol=0)
+    null = sampler.teacher_forced(samples.tokens, [NULL_LABEL] * 3)
+    torch.testing.assert_close(null, observer.logits()[3:], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_image_does_not_depend_on_its_batch_or_order(policy):
+    sampler = build(tiny())
+    labels = [i % 5 for i in range(32)]
+    together = draw(sampler, labels, policy=policy)
+    orders = [range(start, min(start + size, 32)) for size in (1, 7) for start in range(0, 32, size)]
+    for images in [*orders, list(reversed(range(32)))]:
+        cache = sampler.make_cache(policy, sampler.spec.settings, batch=len(images))
+        samples = sampler.sample(
+            [labels[i] for i in images], sampler.spec.settings, noise=PerImageNoise(0, images), cache=cache
+        )
+        assert equal(samples.tokens, [theirs[list(images)] for theirs in together.tokens])
+        # The same tokens; convolutions may round a pixel differently with another batch, by one step of 255.
+        assert (samples.images.int() - together.images[list(images)].int()).abs().max() <= 1
+
+
+def test_smoothing_is_that_of_var(sampler):
+    smooth = sampler.spec.settings.model_copy(update={"more_smooth": True})
+    plain, mixed = draw(sampler), draw(sampler, settings=smooth)
+    assert torch.equal(plain.tokens[0], mixed.tokens[0])
+    assert not torch.equal(plain.decoded, mixed.decoded)
+    assert equal(draw(sampler, settings=smooth, policy="state").tokens, mixed.tokens)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_half_precision_runs_with_logits_in_fp32(policy):
+    observer = Steps()
+    samples = draw(build(tiny(), dtype=torch.bfloat16), policy=policy, observer=observer)
+    assert samples.images.dtype == torch.uint8
+    assert observer.logits().dtype == torch.float32
+    full = Steps()
+    replay = ReplayTokens(samples.tokens)
+    build(tiny()).sample(LABELS, tiny().settings, noise=replay, observer=full)
+    assert (observer.logits() - full.logits()).abs().max() < 0.1 * full.logits().abs().max()
+
+
+def test_an_image_can_be_edited(sampler):
+    assert isinstance(sampler, Editor)
+    images = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    keep = torch.zeros(3, 12, 12, dtype=torch.bool)
+    keep[:, :, :6] = True
+    noise = PerImageNoise(0, range(3))
+    samples = sampler.edit(images, keep, LABELS, sampler.spec.settings, noise=noise)
+    known, drawn = sampler.encode(images)[-1].view(3, 6, 6), samples.tokens[-1].view(3, 6, 6)
+    assert torch.equal(drawn[:, :, :3], known[:, :, :3])
+    assert not torch.equal(drawn[:, :, 3:], known[:, :, 3:])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_planned_flops_equal_the_counted_ones(sampler, policy):
+
+    with counted_flops() as flops:
+        draw(sampler, policy=policy, observer=flops)
+    plan = sampler.schedule(sampler.spec.settings, batch=3, cache=policy)
+    # The count has the phi convolutions as well, which belong to the tokenizer.
+    phi = 3 * 6 * 6 * 2 * 9 * 8 * 8
+    assert flops.steps == [step.flops + phi for step in plan]
+
+
+def test_only_the_history_makes_a_step_cost_more_the_later_it_comes(sampler):
+    def flops(policy):
+        return [step.flops for step in sampler.schedule(sampler.spec.settings, batch=3, cache=policy)]
+
+    mixer = sampler.spec.transformer.mixer
+    extra = [a - b for a, b in zip(flops("history"), flops("state"), strict=True)]
+    seen, new = (1, 5, 14, 30, 66), (1, 4, 9, 16, 36)
+    assert extra == [2 * 6 * (mixer.flops(s) - mixer.flops(n)) for s, n in zip(seen, new, strict=True)]
+    assert extra[-1] > extra[1] > extra[0] == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_planned_weight_traffic_is_the_size_of_the_weights_that_a_step_reads(dtype, policy):
+    sampler = build(tiny(), dtype=dtype)
+    steps = sampler.schedule(sampler.spec.settings, batch=1, cache=policy).steps
+    bytes_of = sampler.cache_shape(policy, sampler.spec.settings, batch=1).bytes_of
+
+    def weight_bytes(step, seen):
+        cache_read_and_written = bytes_of(seen) + bytes_of(step.new_tokens)
+        return step.bytes_moved - cache_read_and_written - 4 * step.rows * step.new_tokens * 24
+
+    def size(*parts):
+        tensors = sampler.transformer.state_dict().items()
+        return sum(t.nbytes for name, t in tensors if any(part in name for part in parts))
+
+    attention = size(".attn.mat_qkv", ".attn.proj", "q_bias", "k_bias", "v_bias")
+    every_step = attention + size(".mamba.", ".ffn.", "head.weight", "head.bias")
+    assert weight_bytes(steps[-1], 66) == every_step + size("word_embed")
+    assert weight_bytes(steps[0], 1) == every_step + size("ada_lin")
+
+
+def test_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler):
+    tokens = draw(sampler).tokens
+    logits = sampler.teacher_forced(tokens, LABELS)
+    expected = -logits.log_softmax(-1).gather(-1, torch.cat(tokens, 1).unsqueeze(-1)).mean()
+    torch.testing.assert_close(sampler.loss(tokens, torch.tensor(LABELS)), expected)
+
+
+def test_training_moves_every_parameter():
+    sampler = build(tiny(cond_drop_rate=0.0, attn_l2_norm=True))
+    tokens = [t.clone() for t in draw(sampler).tokens]
+    sampler.transformer.train()
+    sampler.loss(tokens, torch.tensor(LABELS)).backward()
+    still = [n for n, p in sampler.transformer.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert still == []
+
+
+def test_shared_adaln_is_refused_with_the_reason():
+    with pytest.raises(UserError, match=r"no shared adaLN.*nine"):
+        tiny(shared_aln=True)
+
+
+CHECKPOINT = Checkpoint(
+    transformer_file="tiny.pth",
+    tokenizer_file="vae.pth",
+    hub_repo="nobody/nothing",
+    tokenizer_repo="nobody/else",
+    transformer_nesting=(("trainer", "mvar_wo_ddp"),),
+)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "training-checkpoint"])
+@pytest.mark.parametrize("configured", [False, True])
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_file_decides_whether_attention_is_normalised(tmp_path, stored, configured, nested):
+    original = build(tiny(attn_l2_norm=stored))
+    state = original.transformer.state_dict()
+    torch.save({"trainer": {"mvar_wo_ddp": state}} if nested else state, tmp_path / "tiny.pth")
+    torch.save(original.tokenizer.state_dict(), tmp_path / "vae.pth")
+    spec = tiny(attn_l2_norm=configured, checkpoint=CHECKPOINT)
+    loaded = build_sampler(spec, weights=str(tmp_path))
+    assert loaded.spec.transformer.attn_l2_norm is stored
+    assert equal(draw(loaded).tokens, draw(original).tokens)
+
+
+@pytest.mark.parametrize("l2_norm", [False, True])
+@pytest.mark.parametrize("name", ["mvar-d30", "mvar-d32"])
+def test_a_file_of_the_largest_models_is_recognised_whatever_it_is_called(name, l2_norm):
+    spec = MODELS[name]
+    file = shapes_of(
+        meta_modules(replace(spec, transformer=replace(spec.transformer, attn_l2_norm=l2_norm)))[
+            "transformer"
+        ].state_dict()
+    )
+    official = [known for known in MODELS if known.startswith(("mvar-", "var-"))]
+    known = [(model, shapes_of(meta_modules(MODELS[model])["transformer"].state_dict())) for model in official]
+    assert nearest(file, known)[0] == name
+
+
+def test_the_file_of_another_family_is_named():
+    with pytest.raises(MisfitError, match="most like the transformer of demo/var"):
+        load_sampler("demo/mvar", weights=DEMO_FOLDER / "var.safetensors")
+
+
+def test_the_demo_model_is_small_enough_to_ship():
+    modules = meta_modules(DEMO).values()
+    assert 1.3e6 < sum(2 * t.numel() for module in modules for t in module.state_dict().values()) < 1.9e6

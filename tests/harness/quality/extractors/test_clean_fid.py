@@ -1,0 +1,413 @@
+"""clean-fid's modes are the library's own pipeline, given local weights and a seed, and leave the process as it was."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from dataclasses import replace
+
+import cleanfid.features
+import cleanfid.fid
+import cleanfid.inception_pytorch
+import cleanfid.inception_torchscript
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from PIL import Image
+from random_inception import write_random_inception
+from random_torchscript import environment_trusting, write_torchscript
+from torch import nn
+
+from arvbench.adapters.checkpoints import sha256_of
+from arvbench.errors import CheckpointError, HostError, UserError
+from arvbench.harness.quality.extractors import Extractor, load_extractor
+from arvbench.harness.quality.extractors.torchscript import TRUST_VARIABLE
+from arvbench.harness.quality.extractors.weights import WEIGHTS
+from arvbench.harness.quality.features.sets import FeatureSet, StoredStatistics
+from arvbench.harness.quality.protocols import clean_fid
+from arvbench.harness.quality.protocols.protocol import MetricInputs, Options
+
+MODES = {
+    "clean-fid": "clean",
+    "clean-fid-legacy-tensorflow": "legacy_tensorflow",
+    "clean-fid-legacy-pytorch": "legacy_pytorch",
+}
+PROTOCOL_OF = {
+    "clean-fid": clean_fid.CLEAN,
+    "clean-fid-legacy-tensorflow": clean_fid.LEGACY_TENSORFLOW,
+    "clean-fid-legacy-pytorch": clean_fid.LEGACY_PYTORCH,
+}
+CPU = torch.device("cpu")
+NO_INTERVAL = Options(bootstrap=0)
+
+
+def blurry_images(count, height, width, seed=0):
+    """uint8 images whose resize is not all noise."""
+    coarse = torch.rand(count, 3, 6, 5, generator=torch.Generator().manual_seed(seed)) * 300 - 20
+    return nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A TorchScript and a pytorch-fid file with the same random weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    return {
+        "inception-torchscript": write_torchscript(folder / "random.pt"),
+        "pytorch-fid-inception": write_random_inception(folder / "random.pth"),
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_weights_around(monkeypatch, tmp_path):
+    for weights in WEIGHTS.values():
+        monkeypatch.delenv(weights.variable, raising=False)
+    monkeypatch.delenv(TRUST_VARIABLE, raising=False)
+    monkeypatch.setenv("ARVBENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def trusted(files, monkeypatch):
+    for name, value in environment_trusting(files["inception-torchscript"]).items():
+        monkeypatch.setenv(name, value)
+    return files
+
+
+@pytest.fixture
+def library_model(trusted, tmp_path, monkeypatch):
+    """The library's own `build_feature_extractor`, which finds our files where it would download."""
+    folder = tmp_path / "for-the-library"
+    folder.mkdir()
+    (folder / "inception-2015-12-05.pt").symlink_to(trusted["inception-torchscript"])
+    wrapper = cleanfid.features.InceptionV3W
+
+    def build(mode):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                cleanfid.features,
+                "InceptionV3W",
+                lambda _path, download, resize_inside: wrapper(
+                    str(folder), download=False, resize_inside=resize_inside
+                ),
+            )
+            patch.setattr(
+                cleanfid.inception_pytorch,
+                "load_state_dict_from_url",
+                lambda *_, **__: torch.load(trusted["pytorch-fid-inception"]),
+            )
+            return cleanfid.features.build_feature_extractor(mode, CPU, use_dataparallel=False)
+
+    return build
+
+
+def save_pngs(images_N3HW, folder):
+    folder.mkdir()
+    for index, image_3HW in enumerate(images_N3HW):
+        Image.fromarray(image_3HW.permute(1, 2, 0).numpy()).save(folder / f"{index:03d}.png")
+    return folder
+
+
+def compared_with(samples, reference):
+    extractor = Extractor(
+        name="unused", network=lambda _: {}, layers={"2048": 1}, device=CPU, sha256="0" * 64, preprocessing=""
+    )
+    return MetricInputs(samples=samples, reference=reference, extractor=extractor)
+
+
+def compared_of(samples_ND, reference_MD):
+    return compared_with(FeatureSet.of({"2048": samples_ND}), FeatureSet.of({"2048": reference_MD}))
+
+
+def normal_features(count, dims, seed):
+    return torch.randn(count, dims, generator=torch.Generator().manual_seed(seed)) + seed / 10
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES.items())
+@pytest.mark.parametrize("size", [(48, 40), (310, 340)], ids=["enlarged", "reduced"])
+def test_features_are_the_librarys_own_bit_for_bit(name, mode, size, trusted, library_model, tmp_path):
+    images = blurry_images(2, *size)
+    extractor = load_extractor(name, extractor_files=trusted)
+    ours = extractor.extract(images)["2048"]
+    theirs = cleanfid.fid.get_folder_features(
+        str(save_pngs(images, tmp_path / "pngs")),
+        library_model(mode),
+        num_workers=0,
+        device=CPU,
+        mode=mode,
+        verbose=False,
+    )
+    assert ours.std(dim=0).mean() > 1e-3, "a degenerate network would prove nothing"
+    assert torch.equal(ours, torch.from_numpy(theirs))
+    assert extractor.layers == {"2048": ours.shape[1]}
+
+
+def test_modes_differ_from_each_other(trusted):
+    images = blurry_images(1, 100, 80)
+    clean, tensorflow, pytorch = (load_extractor(n, extractor_files=trusted).extract(images)["2048"] for n in MODES)
+    for a, b in ((clean, tensorflow), (clean, pytorch), (tensorflow, pytorch)):
+        assert (a - b).abs().max() > 1e-4
+
+
+def test_legacy_tensorflow_agrees_with_torch_fidelitys_emulation(trusted, monkeypatch):
+    """PROTOCOLS section 4: the same network and resize, in two independent implementations."""
+    from torch_fidelity.utils import create_feature_extractor
+
+    fidelity = create_feature_extractor(
+        "inception-v3-compat",
+        ["2048"],
+        cuda=False,
+        verbose=False,
+        feature_extractor_weights_path=str(trusted["pytorch-fid-inception"]),
+    )
+    images = blurry_images(1, 64, 64)
+    ours = load_extractor("clean-fid-legacy-tensorflow", extractor_files=trusted).extract(images)["2048"]
+    with torch.no_grad():
+        (theirs,) = fidelity(images)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_features_do_not_depend_on_earlier_calls(trusted):
+    """A TorchScript executor may optimise after its first calls."""
+    extractor = load_extractor("clean-fid-legacy-tensorflow", extractor_files=trusted)
+    images = blurry_images(1, 32, 32)
+    first, *later = (extractor.extract(images)["2048"] for _ in range(4))
+    assert all(torch.equal(first, again) for again in later)
+
+
+def test_nothing_is_downloaded_or_left_patched(trusted, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr(cleanfid.inception_torchscript, "check_download_inception", refuse)
+    monkeypatch.setattr(cleanfid.inception_pytorch, "load_state_dict_from_url", refuse)
+    filters = copy.copy(warnings.filters)
+    for name in MODES:
+        extractor = load_extractor(name, extractor_files=trusted)
+        extractor.extract(blurry_images(1, 8, 8))
+        assert "not the published ones" in extractor.note
+    assert cleanfid.inception_pytorch.load_state_dict_from_url is refuse
+    assert warnings.filters == filters, "the library's resizer switches all warnings off"
+
+
+@pytest.mark.parametrize(("name", "inside"), [("clean-fid", False), ("clean-fid-legacy-tensorflow", True)])
+def test_archive_resizes_only_in_the_tensorflow_mode(name, inside, trusted, monkeypatch):
+    """At 299 x 299 a second resize would change nothing here, and might in the published archive."""
+    asked = []
+    wrapper = cleanfid.inception_torchscript.InceptionV3W
+    real = wrapper.__init__
+    monkeypatch.setattr(wrapper, "__init__", lambda self, *a, **kw: asked.append(kw) or real(self, *a, **kw))
+    load_extractor(name, extractor_files=trusted)
+    assert asked == [{"download": False, "resize_inside": inside}]
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_without_weights_the_error_says_what_to_fetch(name):
+    with pytest.raises(UserError, match=r"fetch .*inception-2015-12-05.*https://.*sha256 [0-9a-f]{64}"):
+        load_extractor(name)
+
+
+class WritesWhenLoaded(nn.Module):
+    """A TorchScript program that writes a file as soon as it is loaded."""
+
+    def __init__(self, marker: str) -> None:
+        super().__init__()
+        self.marker = marker
+        self.training = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.marker, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.marker = state[0]
+        self.training = state[1]
+        torch.save(torch.zeros(1), self.marker)
+
+
+def test_program_that_is_not_the_published_one_does_not_run(tmp_path):
+    marker, path = tmp_path / "ran", tmp_path / "inception.pt"
+    torch.jit.script(WritesWhenLoaded(str(marker))).save(str(path))
+    for name in ("clean-fid", "clean-fid-legacy-tensorflow"):
+        with pytest.raises(
+            CheckpointError, match=r"inception\.pt is a TorchScript archive, a program.*fetch that from"
+        ):
+            load_extractor(name, extractor_files={"inception-torchscript": path})
+    assert not marker.exists()
+    torch.jit.load(str(path))
+    assert marker.exists(), "the program is harmless, so the test shows nothing"
+
+
+def test_published_digest_needs_no_trust(files, monkeypatch):
+    entry = WEIGHTS["inception-torchscript"]
+    monkeypatch.setitem(WEIGHTS, entry.name, replace(entry, sha256=sha256_of(files[entry.name])))
+    assert load_extractor("clean-fid", extractor_files=files).note == ""
+
+
+@pytest.mark.parametrize("content", ["truncated", "another network", "no archive"])
+def test_archive_that_is_not_the_network_is_refused_with_the_reason(content, files, tmp_path, monkeypatch):
+    path = tmp_path / "other.pt"
+    if content == "another network":
+        torch.jit.script(nn.Linear(2, 2)).save(str(path))
+    else:
+        whole = files["inception-torchscript"].read_bytes()
+        path.write_bytes(whole[: len(whole) // 2] if content == "truncated" else b"hello")
+    monkeypatch.setenv(TRUST_VARIABLE, environment_trusting(path)[TRUST_VARIABLE])
+    with pytest.raises(CheckpointError, match=r"other\.pt is damaged, truncated or another network"):
+        load_extractor("clean-fid", extractor_files={"inception-torchscript": path})
+
+
+def test_pytorch_file_that_would_run_code_does_not(tmp_path):
+    marker, path = tmp_path / "ran", tmp_path / "evil.pth"
+
+    class RunsCode:
+        def __reduce__(self):
+            return (marker.touch, ())
+
+    path.write_bytes(pickle.dumps({"fc.weight": RunsCode()}, protocol=2))
+    with pytest.raises(CheckpointError, match="could run code"):
+        load_extractor("clean-fid-legacy-pytorch", extractor_files={"pytorch-fid-inception": path})
+    assert not marker.exists()
+
+
+def test_pytorch_weights_of_another_network_are_refused_and_the_library_is_put_back(tmp_path):
+    before = cleanfid.inception_pytorch.load_state_dict_from_url
+    torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth .*does not fit: .*missing"):
+        load_extractor("clean-fid-legacy-pytorch", extractor_files={"pytorch-fid-inception": tmp_path / "other.pth"})
+    assert cleanfid.inception_pytorch.load_state_dict_from_url is before
+
+
+def test_fid_and_kid_of_folders_are_the_librarys(trusted, library_model, tmp_path, monkeypatch):
+    """From image files to numbers, both through `compute_fid` and `compute_kid`; three dimensions keep sqrtm quick."""
+    sets = [blurry_images(3, 24, 24, seed) for seed in (1, 2)]
+    folders = [str(save_pngs(images, tmp_path / name)) for images, name in zip(sets, "ab", strict=True)]
+    model = library_model("legacy_pytorch")
+
+    def three(batch):
+        return model(batch)[:, :3]
+
+    options = {"mode": "legacy_pytorch", "num_workers": 0, "device": CPU, "verbose": False}
+    fid = cleanfid.fid.compute_fid(*folders, custom_feat_extractor=three, **options)
+    monkeypatch.setattr(cleanfid.fid, "build_feature_extractor", lambda *_, **__: three)
+    np.random.seed(clean_fid.KID_SEED)
+    kid = cleanfid.fid.compute_kid(*folders, **options)
+
+    extractor = load_extractor("clean-fid-legacy-pytorch", extractor_files=trusted)
+    features = [extractor.extract(images)["2048"][:, :3].contiguous() for images in sets]
+    numbers = clean_fid.LEGACY_PYTORCH.measure(["fid", "kid"], compared_of(*features), NO_INTERVAL)
+    assert [number.metric for number in numbers] == ["fid", "kid"]
+    assert numbers[0].value == pytest.approx(fid, rel=1e-5)
+    assert numbers[1].value == kid
+    assert all(number.library == "clean-fid 0.1.35" and number.spread is None for number in numbers)
+
+
+def test_fid_is_the_librarys_on_the_same_features():
+    samples, reference = normal_features(400, 24, 1), normal_features(300, 24, 2)
+    (number,) = clean_fid.CLEAN.measure(["fid"], compared_of(samples, reference), NO_INTERVAL)
+    theirs = cleanfid.fid.fid_from_feats(samples.numpy(), reference.numpy())
+    assert number.value == pytest.approx(theirs, rel=1e-6)
+    assert number.interval is None
+
+
+def test_fid_has_an_interval_around_it():
+    samples, reference = normal_features(400, 8, 1), normal_features(300, 8, 2)
+    (number,) = clean_fid.CLEAN.measure(["fid"], compared_of(samples, reference), Options(bootstrap=50))
+    low, high = number.interval
+    assert low < high
+    assert low > 0
+
+
+def test_kid_is_seeded_and_the_global_generator_is_put_back():
+    samples, reference = normal_features(60, 8, 1), normal_features(40, 8, 2)
+    np.random.seed(5)
+    untouched = np.random.random(3)
+    np.random.seed(5)
+    first, second = (
+        clean_fid.CLEAN.measure(["kid"], compared_of(samples, reference), NO_INTERVAL)[0] for _ in range(2)
+    )
+    assert np.array_equal(np.random.random(3), untouched)
+    np.random.seed(first.parameters["subset_seed"])
+    assert first.value == second.value == cleanfid.fid.kernel_distance(samples.numpy(), reference.numpy())
+    assert (first.parameters["subsets"], first.parameters["subset_size"]) == (100, 40)
+
+
+def test_kid_equals_its_definition_when_the_subsets_are_the_whole_sets():
+    """Then every subset is a permutation, and the value is the unbiased estimate with its cross term over all pairs."""
+    x, y = (normal_features(12, 5, seed).double().numpy() for seed in (1, 2))
+    (number,) = clean_fid.CLEAN.measure(["kid"], compared_of(torch.tensor(x), torch.tensor(y)), NO_INTERVAL)
+
+    def kernel(a, b):
+        return (a @ b.T / 5 + 1) ** 3
+
+    m = len(x)
+    off_diagonal = ~np.eye(m, dtype=bool)
+    within = sum(kernel(z, z)[off_diagonal].sum() for z in (x, y)) / (m * (m - 1))
+    assert number.value == pytest.approx(within - 2 * kernel(x, y).mean(), rel=1e-9)
+
+
+def test_statistics_alone_serve_fid_and_not_kid():
+    samples, reference = (
+        FeatureSet.of({"2048": normal_features(50, 6, 1)}),
+        FeatureSet.of({"2048": normal_features(40, 6, 2)}),
+    )
+    stored = StoredStatistics({"2048": reference.moments("2048")}, what="stats.npz")
+    protocol = clean_fid.CLEAN
+    assert protocol.reference_layers(["fid"]) == {"2048": "moments"}
+    assert protocol.reference_layers(["fid", "kid"]) == {"2048": "features"}
+    assert protocol.reference_layers([]) == {}
+    compared = compared_with(samples, stored)
+    (number,) = protocol.measure(["fid"], compared, NO_INTERVAL)
+    (whole,) = protocol.measure(["fid"], compared_with(samples, reference), NO_INTERVAL)
+    assert number.value == whole.value
+    with pytest.raises(UserError, match=r"stats\.npz holds means and covariances only"):
+        protocol.measure(["kid"], compared, NO_INTERVAL)
+
+
+def test_scipy_without_disp_is_named_with_the_way_out(monkeypatch):
+    real = scipy.linalg.sqrtm
+    monkeypatch.setattr(scipy.linalg, "sqrtm", lambda A: real(A))
+    compared = compared_of(normal_features(50, 6, 1), normal_features(40, 6, 2))
+    with pytest.raises(HostError, match=r"sqrtm\(disp=\).*'scipy<1.18'.*adm-v1 or torch-fidelity"):
+        clean_fid.CLEAN.measure(["fid"], compared, NO_INTERVAL)
+    assert clean_fid.CLEAN.measure(["kid"], compared, NO_INTERVAL)[0].value > 0
+
+
+def test_root_that_is_not_real_is_an_error_that_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(scipy.linalg, "sqrtm", lambda A, disp=True: (A * 1j, 0.0))
+    compared = compared_of(normal_features(50, 6, 1), normal_features(40, 6, 2))
+    with pytest.raises(UserError, match=r"no real root.*more images"):
+        clean_fid.CLEAN.measure(["fid"], compared, NO_INTERVAL)
+
+
+def test_what_the_library_prints_becomes_a_note(monkeypatch, capsys):
+    real = scipy.linalg.sqrtm
+    monkeypatch.setattr(
+        scipy.linalg, "sqrtm", lambda A, disp=True: real(A) if disp else (np.full_like(A, np.nan), np.inf)
+    )
+    compared = compared_of(normal_features(50, 6, 1), normal_features(40, 6, 2))
+    (number,) = clean_fid.CLEAN.measure(["fid"], compared, NO_INTERVAL)
+    assert any("singular product" in note for note in number.notes)
+    assert capsys.readouterr().out == ""
+
+
+def test_few_images_are_noted():
+    (number,) = clean_fid.CLEAN.measure(
+        ["fid"], compared_of(normal_features(5, 6, 1), normal_features(40, 6, 2)), NO_INTERVAL
+    )
+    assert any("fewer images than 6 feature dimensions" in note for note in number.notes)
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_protocol_names_its_extractor_and_layers(name):
+    from arvbench.harness.quality.protocols import PROTOCOLS
+
+    protocol = PROTOCOLS[name]
+    assert protocol is PROTOCOL_OF[name]
+    assert (protocol.name, protocol.extractor) == (name, name)
+    assert protocol.layers(["fid"]) == protocol.layers(["fid", "kid"]) == frozenset({"2048"})
+    assert protocol.layers([]) == frozenset()

@@ -1,0 +1,99 @@
+"""Several processes share the images, and nobody can tell from the numbers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from arvbench.harness.data.digits import load_digits_rgb
+from arvbench.harness.quality.extractors import load_extractor
+from arvbench.harness.quality.features import shards
+from arvbench.harness.quality.features.chunks import scan
+from arvbench.harness.quality.features.shards import FileImages, ModelImages, other_devices, shared
+from arvbench.harness.quality.images.live import load_live_source
+from arvbench.harness.quality.images.open import open_images
+from arvbench.results.schema import CaseConfig
+
+LAYERS = frozenset({"64", "logits"})
+CASE = CaseConfig(
+    model="demo/nar",
+    weights="demo",
+    batch=64,
+    threads=1,
+    quality={"protocols": ["digits-cnn"], "reference": "digits", "images": 600},
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    return [(load_extractor("digits-cnn"), LAYERS)]
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("samples") / "digits.npz"
+    np.savez(path, arr_0=load_digits_rgb().images_N3HW.permute(0, 2, 3, 1).numpy())
+    return path
+
+
+def assert_same(found, alone) -> None:
+    assert found.images_sha256 == alone.images_sha256
+    a, b = found.features["digits-cnn"], alone.features["digits-cnn"]
+    for layer in LAYERS:
+        assert torch.equal(a.features(layer), b.features(layer))
+        assert torch.equal(a.moments(layer).mean_D, b.moments(layer).mean_D)
+        assert torch.equal(a.moments(layer).cov_DD, b.moments(layer).cov_DD)
+
+
+def test_drawn_images_are_the_same_bit_for_bit_with_two_processes(wanted):
+    alone = scan(load_live_source(CASE), wanted)
+    pass_over = shared(ModelImages(case=CASE), workers=2, extractor_files={}, device="cpu")
+    found = pass_over(load_live_source(CASE), wanted, None, lambda _done: None)
+    assert_same(found, alone)
+
+
+def test_another_process_really_makes_chunks(wanted, npz, tmp_path, monkeypatch):
+    """This process makes the first chunk and at most one more: the rest comes from the other one."""
+    alone = scan(open_images(npz), wanted)
+    source = open_images(npz)
+    real = source.read
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        others = [tmp_path / "w" / f"chunk-{c:06d}.safetensors" for c in range(1, 8) if c != start // 256]
+        deadline = time.monotonic() + 60
+        while start > 0 and not all(path.is_file() for path in others):
+            assert time.monotonic() < deadline, "the other process made nothing"
+            time.sleep(0.05)
+        return real(start, stop)
+
+    monkeypatch.setattr(source, "read", read)
+    heard: list[int] = []
+    pass_over = shared(FileImages(path=npz), workers=2, extractor_files={}, device="cpu")
+    found = pass_over(source, wanted, tmp_path / "w", heard.append)
+    assert_same(found, alone)
+    assert heard[-1] == 1797 and heard == sorted(heard)
+
+
+def test_a_process_that_dies_costs_nothing_but_time(wanted, npz, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards.sys, "executable", "/bin/false")
+    pass_over = shared(FileImages(path=npz), workers=3, extractor_files={}, device="cpu")
+    assert_same(pass_over(open_images(npz), wanted, tmp_path / "w", lambda _d: None), scan(open_images(npz), wanted))
+
+
+def test_every_further_process_has_a_device(monkeypatch):
+    assert other_devices("cpu", 2) == ["cpu", "cpu"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert other_devices("cuda", 3) == ["cuda:1", "cuda:2", "cuda:3"]
+    assert other_devices("cuda:2", 3) == ["cuda:3", "cuda:0", "cuda:1"]

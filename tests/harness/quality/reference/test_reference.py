@@ -1,0 +1,263 @@
+"""References that are images or a named data set, and what is kept of them between two evaluations."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fake_adm import fake_adm
+from PIL import Image
+
+from arvbench.errors import ContractError, UserError
+from arvbench.harness.data.digits import load_digits_rgb
+from arvbench.harness.quality.extractors import load_extractor
+from arvbench.harness.quality.features.chunks import scan
+from arvbench.harness.quality.identity import images_sha256
+from arvbench.harness.quality.metrics.moments import moments_of
+from arvbench.harness.quality.reference import (
+    DIGITS,
+    check_resolution,
+    load,
+    load_reference,
+    reference_files,
+    reference_images,
+)
+
+FEATURES = {"64": "features"}
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return load_extractor("digits-cnn")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of its own for every test."""
+    monkeypatch.setenv("ARVBENCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def write(path, image_3HW) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image_3HW.permute(1, 2, 0).numpy()).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Seventy digits in two subfolders named against the order in which they are written."""
+    images = load_digits_rgb().images_N3HW[:70]
+    for index in range(35):
+        write(tmp_path / "images" / "7" / f"{index:02d}.png", images[35 + index])
+        write(tmp_path / "images" / "3" / f"{index:02d}.png", images[index])
+    return tmp_path / "images"
+
+
+def test_a_folder_is_read_once_for_all_extractors(folder, extractor):
+    images, other = load_digits_rgb().images_N3HW[:70], fake_adm()
+    heard = []
+    needs = [(extractor, FEATURES), (other, {"pool": "features", "spatial": "moments"})]
+    reference = load_reference(str(folder), needs, progress=heard.append)
+    assert (reference.name, reference.images, reference.image_shape) == ("images", 70, (32, 32))
+    assert (reference.origin, reference.use, reference.official, reference.notes) == ("images", "", "", ())
+    assert reference.sha256 == images_sha256(images)
+    assert reference.labels_M.tolist() == [3] * 35 + [7] * 35
+    assert heard == [70] and other.network.images == 70
+    expected = extractor.extract(images, ["64"])["64"]
+    assert torch.equal(reference.data["digits-cnn"].features("64"), expected)
+    assert torch.equal(reference.data["digits-cnn"].moments("64").cov_DD, moments_of([expected]).cov_DD)
+    assert reference.data["adm-inception"].features("pool").shape == (70, 2048)
+    assert reference.data["adm-inception"].moments("spatial").count == 70
+
+
+def test_an_npz_of_images_is_the_same_reference_as_their_folder(folder, extractor, tmp_path):
+    images = load_digits_rgb().images_N3HW[:70]
+    np.savez(tmp_path / "images.npz", images.permute(0, 2, 3, 1).numpy())
+    of_file = load_reference(str(tmp_path / "images.npz"), [(extractor, FEATURES)])
+    of_folder = load_reference(str(folder), [(extractor, FEATURES)])
+    assert of_file.sha256 == of_folder.sha256
+    assert of_file.origin == "images" and of_file.labels_M is None
+    pairs = [reference.data["digits-cnn"].moments("64") for reference in (of_file, of_folder)]
+    assert torch.equal(pairs[0].cov_DD, pairs[1].cov_DD)
+
+
+def test_a_reference_that_is_not_there_says_what_one_is(tmp_path, extractor):
+    with pytest.raises(UserError, match=r"nowhere' is neither 'digits' nor a file or folder that is here.*official"):
+        load_reference(str(tmp_path / "nowhere"), [(extractor, FEATURES)])
+
+
+def test_a_folder_without_images_is_refused(tmp_path, extractor):
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(UserError, match="no images"):
+        load_reference(str(tmp_path), [(extractor, FEATURES)])
+
+
+def test_another_resolution_is_refused_before_any_image_is_extracted(folder):
+    other = fake_adm()
+    with pytest.raises(UserError, match=r"samples are 64 x 48 and reference images is 32 x 32: .*--resize"):
+        load_reference(str(folder), [(other, {"pool": "moments"})], samples_shape=(48, 64))
+    assert other.network.images == 0
+    reference = load_reference(str(folder), [(other, {"pool": "moments"})], samples_shape=(32, 32))
+    check_resolution(reference, (32, 32))
+    check_resolution(replace(reference, image_shape=None), (48, 64))
+    with pytest.raises(UserError, match=r"samples are 64 x 48 and reference images is 32 x 32"):
+        check_resolution(reference, (48, 64))
+
+
+def test_stored_digits_are_what_the_extractor_computes(extractor):
+    stored = load_reference(DIGITS, [(extractor, FEATURES)])
+    computed = load_reference(DIGITS, [(replace(extractor, name="another"), FEATURES)])
+    ours, theirs = stored.data["digits-cnn"], computed.data["another"]
+    torch.testing.assert_close(ours.features("64"), theirs.features("64"), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.moments("64").cov_DD, theirs.moments("64").cov_DD, rtol=1e-4, atol=1e-6)
+    assert ours.moments("64").count == theirs.moments("64").count == 1797
+    assert stored.sha256 == computed.sha256 == images_sha256(load_digits_rgb().images_N3HW)
+    assert stored.image_shape == computed.image_shape == (32, 32)
+    assert stored.images == 1797 and stored.origin == "data set"
+    assert torch.equal(stored.labels_M, load_digits_rgb().labels_N)
+
+
+def test_stored_digits_cost_no_pass_of_the_network(extractor):
+    silent = replace(extractor, network=lambda _images: pytest.fail("extracted"))
+    load_reference(DIGITS, [(silent, FEATURES)])
+
+
+def test_layers_that_are_not_stored_are_extracted(extractor):
+    reference = load_reference(DIGITS, [(extractor, {"64": "features", "logits": "features"})])
+    assert reference.data["digits-cnn"].features("logits").shape == (1797, 10)
+
+
+def test_statistics_of_other_weights_are_refused(extractor):
+    with pytest.raises(ContractError, match="other weights"):
+        load_reference(DIGITS, [(replace(extractor, sha256="0" * 64), FEATURES)])
+
+
+def test_pixels_and_files_of_a_reference(folder, tmp_path):
+    assert torch.equal(reference_images(DIGITS), load_digits_rgb().images_N3HW)
+    assert reference_images(str(folder)) is None
+    assert reference_files(DIGITS) == []
+    files = reference_files(str(folder))
+    assert len(files) == 70 and files[0] == folder / "3" / "00.png"
+    np.savez(tmp_path / "x.npz", np.zeros(1))
+    assert reference_files(str(tmp_path / "x.npz")) == [tmp_path / "x.npz"]
+    with pytest.raises(UserError, match="neither 'digits' nor"):
+        reference_files(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "statistics"])
+def test_the_pass_may_be_shared_and_gets_the_folder_of_its_chunks(folder, cache, tmp_path, monkeypatch, kind):
+    images, passes, heard = load_digits_rgb().images_N3HW[:70], [], []
+    path = folder
+    if kind != "folder":
+        path = tmp_path / "images.npz"
+        other = {"moments/x/y/mean": np.zeros(2)} if kind == "statistics" else {}
+        np.savez(path, arr_0=images.permute(0, 2, 3, 1).numpy(), **other)
+
+    def pass_over(source, wanted, work, progress):
+        passes.append((source.name, [(e.name, layers) for e, layers in wanted], work))
+        return scan(source, wanted, work=work, progress=progress)
+
+    needs = [(fake_adm(), {"pool": "moments"})]
+    alone = load_reference(str(path), needs)
+    load_reference(str(path), needs, pass_over=pass_over)
+    load_reference(str(path), needs, pass_over=pass_over, work=tmp_path / "work")
+    monkeypatch.setattr(load, "CACHED_FROM", 69)
+    reference = load_reference(str(path), needs, pass_over=pass_over, progress=heard.append)
+    wanted = [("adm-inception", frozenset({"pool"}))]
+    (kept,) = (cache / "references").iterdir()
+    assert passes == [(path.name, wanted, work) for work in (None, tmp_path / "work", kept)]
+    assert heard[-1] == 70
+    found, expected = (r.data["adm-inception"].moments("pool").cov_DD for r in (reference, alone))
+    assert torch.equal(found, expected)
+
+
+def test_the_digits_have_no_path_that_others_could_open(extractor):
+    def pass_over(*_arguments):
+        pytest.fail("shared")
+
+    needs = [(extractor, {"logits": "features"})]
+    assert load_reference(DIGITS, needs, pass_over=pass_over).data["digits-cnn"].features("logits").shape == (1797, 10)
+
+
+AT_ONCE = """
+import sys, torch
+from arvbench.harness.quality.extractors import load_extractor
+from arvbench.harness.quality.reference import load, load_reference
+load.CACHED_FROM = 1
+needs = [(load_extractor("digits-cnn"), {"logits": "features"})]
+print("ready", flush=True)
+sys.stdin.readline()
+print(load_reference(sys.argv[1], needs).data["digits-cnn"].moments("logits").mean_D.tolist())
+"""
+
+
+def test_two_processes_that_load_the_same_reference_at_once_both_succeed(folder, cache, extractor):
+    expected = load_reference(str(folder), [(extractor, {"logits": "features"})]).data["digits-cnn"].moments("logits")
+    command = [sys.executable, "-c", AT_ONCE, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for process in running:
+        assert process.stdout.readline() == "ready\n"
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in running:
+        out, _ = process.communicate()
+        assert process.returncode == 0 and json.loads(out) == expected.mean_D.tolist()
+    assert len(list((cache / "references").iterdir())) == 1
+
+
+def test_features_of_many_images_are_kept_in_the_cache_and_of_few_are_not(folder, cache, monkeypatch):
+    load_reference(str(folder), [(fake_adm(), {"pool": "moments"})])
+    assert not cache.exists()
+    monkeypatch.setattr(load, "CACHED_FROM", 69)
+    first, second, others = fake_adm(), fake_adm(), fake_adm(seed=1)
+    before = load_reference(str(folder), [(first, {"pool": "moments"})])
+    after = load_reference(str(folder), [(second, {"pool": "moments"})])
+    assert (first.network.images, second.network.images) == (70, 0)
+    means = [reference.data["adm-inception"].moments("pool").mean_D for reference in (before, after)]
+    assert torch.equal(*means)
+    assert len(list((cache / "references").iterdir())) == 1
+    load_reference(str(folder), [(others, {"pool": "moments"})])
+    assert others.network.images == 70, "features of other weights are others"
+
+
+def test_a_pass_that_was_interrupted_goes_on_in_the_cache(tmp_path, monkeypatch):
+    images = load_digits_rgb().images_N3HW[:600]
+    np.savez(tmp_path / "images.npz", images.permute(0, 2, 3, 1).numpy())
+    monkeypatch.setattr(load, "CACHED_FROM", 500)
+
+    def interrupt(done: int) -> None:
+        if done >= 256:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_reference(str(tmp_path / "images.npz"), [(fake_adm(), {"pool": "moments"})], progress=interrupt)
+    extractor = fake_adm()
+    found = load_reference(str(tmp_path / "images.npz"), [(extractor, {"pool": "moments"})])
+    assert extractor.network.images == 600 - 256
+    expected = moments_of([extractor.extract(part)["pool"] for part in images.split(256)])
+    assert torch.equal(found.data["adm-inception"].moments("pool").cov_DD, expected.cov_DD)
+
+
+def test_a_work_folder_is_used_instead_of_the_cache(folder, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "CACHED_FROM", 69)
+    for expected in (70, 0):
+        extractor = fake_adm()
+        load_reference(str(folder), [(extractor, {"pool": "moments"})], work=tmp_path / "work")
+        assert extractor.network.images == expected
+    assert not cache.exists()
+
+
+def test_a_machine_without_room_for_a_cache_is_told_and_served(folder, cache, monkeypatch):
+    monkeypatch.setattr(load, "CACHED_FROM", 69)
+    cache.write_text("a file where the folder would be")
+    reference = load_reference(str(folder), [(fake_adm(), {"pool": "moments"})])
+    (note,) = reference.notes
+    assert note.startswith("features of the reference are not kept: cannot write to")
+    assert reference.data["adm-inception"].moments("pool").count == 70

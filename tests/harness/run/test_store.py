@@ -1,0 +1,112 @@
+"""The records file: append-only, whole lines only, nothing lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from run_helpers import record
+
+from arvbench.errors import HostError, UserError
+from arvbench.harness.run.store import DAMAGED_NAME, RecordStore
+
+
+def ready(folder: Path, count: int = 0) -> RecordStore:
+    store = RecordStore(folder)
+    store.prepare()
+    for number in range(count):
+        store.append(record(str(number)))
+    return store
+
+
+def ids(store: RecordStore) -> list[str]:
+    return [r.record_id for r in store.records()]
+
+
+def test_records_come_back_as_they_were_written(tmp_path):
+    store = ready(tmp_path / "new" / "folder", 2)
+    assert store.records() == [record("0"), record("1")]
+    assert ids(RecordStore(store.folder)) == ["0", "1"]
+
+
+def test_preparing_twice_changes_nothing(tmp_path):
+    store = ready(tmp_path, 2)
+    before = store.path.read_bytes()
+    assert store.prepare() == []
+    assert store.path.read_bytes() == before
+
+
+def test_a_cut_last_line_loses_no_older_record_and_is_kept_aside(tmp_path):
+    store = ready(tmp_path, 2)
+    cut = record("2").model_dump_json().encode()[:100]
+    store.path.write_bytes(store.path.read_bytes() + cut)
+    (notice,) = store.prepare()
+    assert "was cut (100 bytes)" in notice and DAMAGED_NAME in notice
+    assert (tmp_path / DAMAGED_NAME).read_bytes() == cut + b"\n"
+    assert ids(store) == ["0", "1"]
+    store.append(record("3"))
+    assert ids(store) == ["0", "1", "3"]
+
+
+def test_appending_to_a_cut_file_does_not_join_two_records(tmp_path):
+    store = ready(tmp_path, 1)
+    store.path.write_bytes(store.path.read_bytes() + b'{"schema_vers')
+    store.append(record("1"))
+    assert ids(store) == ["0", "1"]
+    assert (tmp_path / DAMAGED_NAME).read_bytes() == b'{"schema_vers\n'
+
+
+def test_a_last_line_that_only_lacks_its_newline_is_kept(tmp_path):
+    store = ready(tmp_path, 2)
+    store.path.write_bytes(store.path.read_bytes().rstrip(b"\n"))
+    assert store.prepare() == []
+    store.append(record("2"))
+    assert ids(store) == ["0", "1", "2"]
+
+
+def test_a_damaged_line_in_the_middle_is_told_and_left_alone(tmp_path):
+    store = ready(tmp_path, 2)
+    first, second = store.path.read_bytes().splitlines(keepends=True)
+    store.path.write_bytes(first + b"not a record\n" + second)
+    (notice,) = store.prepare()
+    assert "line 2" in notice
+    assert ids(store) == ["0", "1"]
+    assert b"not a record\n" in store.path.read_bytes()
+
+
+def test_output_that_cannot_be_written_is_refused_before_any_measurement(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write results to .*file/run.*--out"):
+        RecordStore(tmp_path / "file" / "run").prepare()
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    store = ready(tmp_path, 2)
+    before = store.path.read_bytes()
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(HostError, match="No space left on device; older records are intact"):
+        store.append(record("2"))
+    assert store.path.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "records.jsonl"]
+
+
+def _append_ten(folder: Path, start: int) -> None:
+    for number in range(start, start + 10):
+        RecordStore(folder).append(record(str(number)))
+
+
+def test_two_processes_do_not_overwrite_each_other(tmp_path):
+    store = ready(tmp_path)
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_append_ten, args=(tmp_path, start)) for start in (100, 200)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(set(ids(store))) == 20

@@ -1,0 +1,264 @@
+"""Official recipes: what the table says is what its source says, and what the models do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arvbench.adapters.flexvar.scale_lists import parse_scales
+from arvbench.adapters.hmar.refinement import MASK_SCHEDULES
+from arvbench.adapters.registry import MODELS
+from arvbench.errors import UnknownName, UserError
+from arvbench.harness.quality.reference.official import PUBLISHED, REFERENCES_VARIABLE, find_reference
+from arvbench.harness.suites.recipes import (
+    IMAGES,
+    OFFICIAL,
+    WITHOUT_RECIPE,
+    Recipe,
+    official_facts,
+    recipe_deviations,
+    recipe_for,
+    recipes_of,
+)
+from arvbench.harness.suites.suite import sampling_settings
+from arvbench.results.schema import CaseConfig
+
+RECIPES = [recipe for model in MODELS for recipe in recipes_of(model).values()]
+OFFICIAL_ONES = [recipe for recipe in RECIPES if recipe.name == OFFICIAL]
+every_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe.model} {recipe.name}")
+every_official = pytest.mark.parametrize("recipe", OFFICIAL_ONES, ids=lambda recipe: recipe.model)
+
+SAME_AS = {
+    "as NAR-B": "nar-b",
+    "as LlamaGen": "llamagen-xl-384",
+    "as LlamaGen script": "llamagen-xl-384",
+    "as VAR; reference VIRTUAL_imagenet512.npz": "var-d16",
+    "as above": "flexvar-d24",
+}
+"""Words in a cell that point to another row."""
+
+
+def said(recipe: Recipe, column: str) -> str:
+    text = recipe.stated[column]
+    return said(recipe_for(SAME_AS[text]), column) if text in SAME_AS else text
+
+
+def case(model: str, **changes) -> CaseConfig:
+    recipe = recipe_for(model)
+    fields = {"model": model, "weights": "hub", "recipe": recipe.name} | recipe.layer()
+    fields["quality"] = fields["quality"] | {"protocols": ["adm-v1"]} | changes.pop("quality", {})
+    fields["settings"] = fields["settings"] | changes.pop("settings", {})
+    return CaseConfig(**(fields | changes))
+
+
+def deviations(config: CaseConfig) -> dict:
+    chosen = sampling_settings(MODELS[config.model], config.settings)
+    return recipe_deviations(config, chosen.model_dump(mode="json"))
+
+
+def test_every_model_has_a_recipe_or_a_reason_why_not():
+    with_recipe = {recipe.model for recipe in OFFICIAL_ONES}
+    assert with_recipe | WITHOUT_RECIPE.keys() == set(MODELS)
+    assert not with_recipe & WITHOUT_RECIPE.keys()
+
+
+def test_models_without_a_recipe_are_these():
+    without = {name: reason for name, reason in WITHOUT_RECIPE.items() if not name.startswith("demo/")}
+    assert sorted(without) == [
+        "hmar-d24-1024", "hmar-d24-512", "hmar-d30-512", "hmar-d36-512", "llamagen-b-256", "llamagen-l-256",
+    ]  # fmt: skip
+    assert "states no guidance" in without["llamagen-b-256"]
+    assert "speed benchmark" in without["hmar-d24-512"]
+
+
+def test_a_model_without_a_recipe_says_why_and_what_is_near():
+    with pytest.raises(UnknownName, match=r"no official recipe \(its source states no guidance.*'llamagen-b-384'"):
+        recipe_for("llamagen-b-256")
+    with pytest.raises(UnknownName, match="no official recipe of model 'var-d17'; did you mean 'var-d16'"):
+        recipe_for("var-d17")
+    with pytest.raises(UnknownName, match="no recipe of flexvar-d20 'official-521'; did you mean 'official-512'"):
+        recipe_for("flexvar-d20", "official-521")
+
+
+@every_official
+def test_a_recipe_is_what_the_model_does_without_settings(recipe: Recipe):
+    own = MODELS[recipe.model].settings.model_dump(mode="json")
+    assert own | recipe.settings == own
+    assert own.get("temperature", 1.0) == recipe.temperature
+
+
+@every_recipe
+def test_a_model_takes_its_recipe(recipe: Recipe):
+    spec = MODELS[recipe.model]
+    spec.sampler.check_settings(spec, sampling_settings(spec, recipe.settings))
+    config = CaseConfig(model=recipe.model, weights="hub", **(recipe.layer() | {"quality": None}))
+    assert config.dtype == (recipe.dtype or "float32")
+
+
+@every_official
+def test_the_schedule_of_a_recipe_is_that_of_the_model(recipe: Recipe):
+    spec, text = MODELS[recipe.model], recipe.stated["patch_nums_or_steps"]
+    if scales := re.match(r"\d+(_\d+)+", text):
+        settings = sampling_settings(spec, recipe.settings)
+        own = getattr(settings, "scales", None) or spec.transformer.patch_nums
+        assert parse_scales(scales[0], first=(1, 1)) == parse_scales(tuple(own), first=(1, 1))
+    else:
+        assert int(re.match(r"\d+", text)[0]) == spec.steps
+
+
+@pytest.mark.parametrize("model", ["hmar-d16", "hmar-d20", "hmar-d24", "hmar-d30"])
+def test_the_mask_schedule_is_the_one_that_is_stated(model):
+    recipe = recipe_for(model)
+    text = recipe.stated["mask_schedule"]
+    entries = tuple(tuple(map(int, entry.split(","))) for entry in re.findall(r"\[([\d,]+)\]", text))
+    assert entries == MASK_SCHEDULES[recipe.settings["mask_schedule"]]
+    assert f"{MODELS[model].steps} passes" in text
+
+
+@pytest.mark.parametrize(("name", "steps", "px"), [("official-13-steps", 13, 16), ("official-512", 15, 32)])
+def test_other_recipes_of_a_flexible_model_have_scales_of_their_own(name, steps, px):
+    recipe = recipe_for("flexvar-d24", name)
+    assert len(recipe.settings["scales"]) == steps and recipe.settings["scales"][-1] == px
+    assert recipe.stated["patch_nums_or_steps"].startswith("_".join(map(str, recipe.settings["scales"])))
+    assert recipe.settings["cfg"] == (3.0 if px == 32 else 2.5)
+
+
+@every_recipe
+def test_labels_are_the_ones_that_are_stated(recipe: Recipe):
+    text = said(recipe, "label_scheme")
+    scheme = None
+    if "uniform random" in text:
+        scheme = "uniform"
+    elif "50 per class" in text:
+        scheme = "balanced-shuffled" if "shuffled" in text else "balanced"
+    assert recipe.labels == scheme
+
+
+@every_recipe
+def test_the_dtype_is_the_nearest_to_what_is_stated(recipe: Recipe):
+    text = said(recipe, "dtype_autocast")
+    stated = {"fp16 autocast": "float16", "bf16": "bfloat16", "none (fp32)": "float32"}
+    of_the_demo = "demo" in text  # nothing is stated for the samples behind the numbers
+    nearest = next((dtype for words, dtype in stated.items() if words in text), None)
+    assert recipe.dtype == (None if of_the_demo else nearest)
+    told = any(note.startswith("precision: ") and "half type" in note for note in recipe.notes)
+    assert told == ("autocast" in text and not of_the_demo)
+    assert of_the_demo == recipe.model.startswith(("mvar", "var")) or recipe.model == "var-d36"
+
+
+@every_recipe
+def test_the_uint8_rule_is_stated_or_left_open(recipe: Recipe):
+    text = said(recipe, "post_processing")
+    stated = {"127.5x+128": "127.5x+128", "save_image": "round"}
+    assert recipe.uint8_rule == next((rule for words, rule in stated.items() if words in text), None)
+    assert ("uint8_rule" in recipe.settings) == (recipe.uint8_rule is not None)
+
+
+@every_recipe
+def test_only_models_that_draw_384_px_are_resized(recipe: Recipe):
+    text = said(recipe, "post_processing")
+    assert (recipe.resize == "bicubic:256") == (recipe.stated["resolution"] == "384 -> 256") == ("bicubic" in text)
+    assert (recipe.layer()["quality"]["resize"] == "bicubic:256") == (MODELS[recipe.model].image_px == 384)
+    assert (recipe.resize is None) == (text in ("", "reference VIRTUAL_imagenet512.npz"))
+
+
+@every_recipe
+def test_numbers_are_the_stated_ones(recipe: Recipe):
+    assert recipe.images == (IMAGES if recipe.stated["num_samples"] == "50000" else None)
+    assert ("more_smooth" in recipe.settings) == (MODELS[recipe.model].family in ("var", "mvar"))
+    assert not recipe.settings.get("more_smooth") and recipe.stated["more_smooth"][:5] in ("False", "")
+    assert float(recipe.stated["cfg"]) == recipe.settings["cfg"]
+    assert (recipe.stated["top_k"] == "0") == (recipe.settings["top_k"] is None)
+    assert recipe.settings["top_k"] is None or recipe.stated["top_k"].startswith(str(recipe.settings["top_k"]))
+    assert recipe.reference in {published.file_name for published in PUBLISHED.values()}
+    assert ("512" in recipe.reference) == (recipe.stated["resolution"] == "512x512")
+
+
+@every_recipe
+def test_what_is_not_stated_is_told_with_what_is_taken(recipe: Recipe):
+    silent = [field for field in ("dtype", "images", "labels", "uint8_rule", "resize")
+              if getattr(recipe, field) is None]  # fmt: skip
+    (said_so,) = [note for note in recipe.notes if note.startswith("not stated")] or [""]
+    assert all(f"{field} (" in said_so for field in silent)
+    assert bool(silent) == bool(said_so)
+    assert any(note.startswith("seeds: ") for note in recipe.notes)
+
+
+def test_facts_for_the_detectors_hold_only_what_is_stated():
+    assert official_facts("hmar-d16") == {
+        "labels": "balanced", "uint8_rule": "round", "resize": "none", "images": "50000",
+    }  # fmt: skip
+    assert official_facts("mvar-d16") == {}
+    assert official_facts("demo/var") is None
+
+
+@every_official
+def test_a_case_that_keeps_its_recipe_deviates_in_nothing(recipe: Recipe):
+    assert deviations(case(recipe.model)) == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "expected"),
+    [
+        ("hmar-d16", {"settings": {"cfg": 2.0}}, {"settings.cfg": (2.0, 1.7)}),
+        ("hmar-d16", {"settings": {"uint8_rule": "truncate"}}, {"settings.uint8_rule": ("truncate", "round")}),
+        ("var-d16", {"settings": {"uint8_rule": "round"}}, {"settings.uint8_rule": ("round", "not stated")}),
+        ("nar-b", {"settings": {"temperature": 0.9}}, {"settings.temperature": (0.9, 1.0)}),
+        ("nar-b", {"dtype": "float32"}, {"dtype": ("float32", "bfloat16")}),
+        ("var-d36", {"dtype": "float16"}, {"dtype": ("float16", "not stated")}),
+        ("nar-b", {"quality": {"images": 500}}, {"quality.images": (500, 50000)}),
+        ("nar-b", {"quality": {"labels": "balanced"}}, {"quality.labels": ("balanced", "uniform")}),
+        ("mvar-d16", {"quality": {"labels": "uniform"}}, {"quality.labels": ("uniform", "not stated")}),
+        ("llamagen-b-384", {"quality": {"resize": None}}, {"quality.resize": (None, "bicubic:256")}),
+        ("var-d16", {"quality": {"resize": "pil-bicubic:128"}}, {"quality.resize": ("pil-bicubic:128", None)}),
+        ("var-d16", {"weights": "random:1"}, {"weights": ("random:1", "the released checkpoint")}),
+        ("var-d16", {"quality": {"reference": "/data/val.npz"}},
+         {"quality.reference": ("val.npz", "VIRTUAL_imagenet256_labeled.npz")}),
+        ("var-d16", {"quality": {"reference": "/data/VIRTUAL_imagenet256_labeled.npz"}}, {}),
+        ("var-d16", {"batch": 3, "backend": "reference", "quality": {"workers": 4, "bootstrap": 0}}, {}),
+    ],
+)  # fmt: skip
+def test_every_change_of_a_recipe_is_a_deviation(model, changes, expected):
+    found = {key: (value["used"], value["official"]) for key, value in deviations(case(model, **changes)).items()}
+    assert found == expected
+
+
+def test_a_case_without_a_recipe_deviates_from_none():
+    assert deviations(case("var-d16", recipe=None, settings={"cfg": 9.0})) == {}
+
+
+def test_an_official_reference_is_found_by_its_name(tmp_path, monkeypatch):
+    name = "VIRTUAL_imagenet256_labeled.npz"
+    monkeypatch.delenv(REFERENCES_VARIABLE, raising=False)
+    with pytest.raises(
+        UserError, match=rf"{name} is not here; fetch it from https://.*/256/{name}.*{REFERENCES_VARIABLE}"
+    ):
+        find_reference(name)
+    monkeypatch.setenv(REFERENCES_VARIABLE, str(tmp_path))
+    with pytest.raises(UserError, match=f"not in {tmp_path}"):
+        find_reference(name)
+    (tmp_path / name).write_bytes(b"not read here")
+    assert find_reference(name) == str(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(REFERENCES_VARIABLE)
+    assert find_reference(name) == name
+
+
+def test_other_references_are_left_alone():
+    assert find_reference("digits") == "digits"
+    assert find_reference("/no/such/folder") == "/no/such/folder"
+
+
+def test_reading_the_recipes_does_not_import_torch():
+    code = (
+        "import sys; from arvbench.harness.suites.recipes import *; recipe_for('nar-b'); print('torch' in sys.modules)"
+    )
+    source = Path(__file__).resolve().parents[3] / "src"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(source)}
+    )
+    assert done.stdout.strip() == "False"
