@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Generic, TypeVar, cast
 
 from arvbench.errors import ContractError, HostError, UnknownName
@@ -35,6 +36,20 @@ class Registry(Mapping[str, T], Generic[T]):
         if not hasattr(module, attribute):
             raise ContractError(f"{self.kind} {name!r}: {module_name} has no {attribute!r}")
         return cast(T, getattr(module, attribute))
+
+    @contextmanager
+    def scoped(self, name: str, target: str) -> Iterator[None]:
+        """Add the entry `name` -> "module:attribute" for the length of a `with` block, as tests and notebooks do.
+
+        Raises ContractError for a name that already exists: an entry is never replaced.
+        """
+        if name in self._entries:
+            raise ContractError(f"{self.kind} {name!r} already exists: {self._entries[name]}")
+        self._entries[name] = target
+        try:
+            yield
+        finally:
+            del self._entries[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

@@ -53,10 +53,19 @@ def test_an_entry_that_points_nowhere_is_a_broken_contract():
         table["zzz"]
 
 
-def test_a_broken_plug_in_is_named_and_costs_no_other_model(monkeypatch):
-    monkeypatch.setitem(MODELS._entries, "broken", "no_such_distribution:SPEC")
-    with pytest.raises(HostError, match="model 'broken' cannot be used: importing no_such_distribution failed"):
-        MODELS["broken"]
-    names = [name for name, _ in known_specs()]
+def test_an_entry_can_be_added_for_a_while_and_replaces_none():
+    table: Registry[object] = Registry("thing", {"a": "arvbench.errors:UserError"})
+    with table.scoped("b", "arvbench.errors:HostError"):
+        assert list(table) == ["a", "b"] and table["b"] is HostError
+    assert "b" not in table
+    with pytest.raises(ContractError, match="thing 'a' already exists"), table.scoped("a", "arvbench.errors:HostError"):
+        pytest.fail("replaced")
+
+
+def test_a_broken_plug_in_is_named_and_costs_no_other_model():
+    with MODELS.scoped("broken", "no_such_distribution:SPEC"):
+        with pytest.raises(HostError, match="model 'broken' cannot be used: importing no_such_distribution failed"):
+            MODELS["broken"]
+        names = [name for name, _ in known_specs()]
     assert "var-d16" in names
     assert "broken" not in names
