@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter
 from arvbench.errors import UserError
 from arvbench.harness.suites.suite import Suite, built_in_suites, check_cases, load_suite
 from arvbench.harness.suites.yaml_files import parse_value
-from arvbench.results.schema import Environment, Record, Status
+from arvbench.results.schema import Record, Status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,14 +147,6 @@ def _check_host(suite: Suite, extractor_files: Mapping[str, Path]) -> None:
         quality_files(quality, extractor_files)
 
 
-@cache
-def _environment_of(device: str) -> Environment:
-    from arvbench.adapters.loading import usable_device
-    from arvbench.harness.machine.environment import read_environment
-
-    return read_environment(usable_device(device))
-
-
 def _measure(suite: Suite, store: RecordStore, options: RunOptions, errors: Console) -> list[Record]:
     """Run the suite under a progress bar; Ctrl-C ends with a line that says how to go on."""
     from arvbench.harness.commands.progress import ProgressListener
@@ -164,9 +155,7 @@ def _measure(suite: Suite, store: RecordStore, options: RunOptions, errors: Cons
 
     try:
         with ProgressListener(errors, total=len(suite.cases)) as listener:
-            return run_suite(
-                suite, store, ENGINES["local"](), listener, environment_of=_environment_of, options=options
-            )
+            return run_suite(suite, store, ENGINES["local"](), listener, options=options)
     except KeyboardInterrupt:
         errors.print(
             f"interrupted; what is finished is kept: {len(store.records())} record(s) in {store.path}. Run the same "

@@ -63,7 +63,6 @@ def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Env
     )
 
 
-@cache
 def tf32_allowed(device: torch.device) -> bool:
     """Whether fp32 matrix products or convolutions on `device` may run in TF32 under this process's settings."""
     if device.type != "cuda":
@@ -71,6 +70,7 @@ def tf32_allowed(device: torch.device) -> bool:
     return torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
 
 
+@cache
 def source_sha256() -> str:
     """Digest of this package, as `digest_of_source` makes it; once per process, like the import of the source."""
     return digest_of_source(Path(arvbench.__file__).parent)

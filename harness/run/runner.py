@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from arvbench.harness.run.engines.engine import Engine
 from arvbench.harness.run.fingerprint import fingerprint
 from arvbench.harness.run.store import RecordStore
 from arvbench.harness.suites.suite import Case, Suite
-from arvbench.results.schema import Environment, Record, Status
+from arvbench.results.schema import Record, Status
 
 
 class RunListener(Protocol):
@@ -56,29 +56,25 @@ def run_suite(
     engine: Engine,
     listener: RunListener,
     *,
-    environment_of: Callable[[str], Environment],
     options: RunOptions | None = None,
 ) -> list[Record]:
     """Measure the cases of `suite` in order and return one record per case, reused ones included.
 
-    `environment_of` describes this machine for a device; a worker's own description, taken while it was busy, is
-    preferred. On KeyboardInterrupt everything finished is already in the store.
+    On KeyboardInterrupt everything finished is already in the store.
     """
     options = options or RunOptions()
     recorded = {record.fingerprint: record for record in store.records()}
     records = []
     for case in suite.cases:
-        environment = environment_of(case.config.device)
-        print_of_case = fingerprint(case.config, environment, options.extractor_files)
-        old = recorded.get(print_of_case)
-        if old is not None and not _again(old, options):
-            listener.case_reused(case, old)
-            records.append(old)
-            continue
-        listener.case_started(case)
-        record = _measure(suite.name, case, environment, store, engine, listener, options)
-        recorded[record.fingerprint] = record
-        listener.case_finished(case, record)
+        identity = fingerprint(case.config, engine.environment(case.config.device), options.extractor_files)
+        record = recorded.get(identity)
+        if record is not None and not _again(record, options):
+            listener.case_reused(case, record)
+        else:
+            listener.case_started(case)
+            record = _measure(suite.name, case, store, engine, listener, options)
+            recorded[record.fingerprint] = record
+            listener.case_finished(case, record)
         records.append(record)
     return records
 
@@ -88,31 +84,26 @@ def _again(old: Record, options: RunOptions) -> bool:
 
 
 def _measure(
-    suite: str,
-    case: Case,
-    environment: Environment,
-    store: RecordStore,
-    engine: Engine,
-    listener: RunListener,
-    options: RunOptions,
+    suite: str, case: Case, store: RecordStore, engine: Engine, listener: RunListener, options: RunOptions
 ) -> Record:
-    """Have one case measured, and its record on disk before anything else happens."""
+    """Have one case measured, and put its record on disk before anything else happens."""
     record_id, started = uuid.uuid4().hex, datetime.now(UTC)
     extractor_files = dict(options.extractor_files)
     job = Job(record_id=record_id, case=case.config, folder=store.folder, extractor_files=extractor_files)
     result = engine.run(job, lambda event: listener.case_event(case, event))
     with _interrupt_deferred():
-        # The worker's word counts: when the source was edited during the run, it knows what it imported.
-        where = result.environment or environment
+        # The worker's description counts: it was taken while the machine was busy, and when the source was edited
+        # during the run, the worker knows what it imported.
+        environment = result.environment or engine.environment(case.config.device)
         record = Record(
             record_id=record_id,
             suite=suite,
             case_id=case.case_id,
-            fingerprint=fingerprint(case.config, where, options.extractor_files),
+            fingerprint=fingerprint(case.config, environment, options.extractor_files),
             started=started,
             finished=datetime.now(UTC),
             case=case.config,
-            environment=where,
+            environment=environment,
             outcome=result.outcome,
         )
         store.append(record)

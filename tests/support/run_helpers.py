@@ -62,11 +62,18 @@ def record(record_id: str = "1", **changes: Any) -> Record:
 
 
 class ScriptedEngine:
-    """Returns the outcomes it is given, one per job, and remembers the jobs. An exception is raised."""
+    """Returns the outcomes it is given, one per job, and remembers the jobs. An exception is raised.
 
-    def __init__(self, *outcomes: Failed | BaseException) -> None:
+    It says that cases run in `where`; its workers say that they ran in `environment()`.
+    """
+
+    def __init__(self, *outcomes: Failed | BaseException, where: Environment | None = None) -> None:
         self._outcomes = list(outcomes)
+        self._where = where or environment()
         self.jobs: list[Job] = []
+
+    def environment(self, device: str) -> Environment:
+        return self._where
 
     def run(self, job: Job, listener: EventListener) -> Result:
         self.jobs.append(job)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,7 +24,7 @@ from pydantic import ValidationError
 from arvbench.harness.jobs import Event, EventListener, Job, Result
 from arvbench.harness.machine.processes import end_group, worker_environment
 from arvbench.harness.run.engines.post_mortem import explain_death, oom_kills
-from arvbench.results.schema import Failed, Status
+from arvbench.results.schema import Environment, Failed, Status
 
 _KEPT_OUTPUT = 8000
 """Characters of a worker's output that are kept when it fails."""
@@ -33,6 +34,9 @@ _GRACE_S = 30.0
 
 class LocalEngine:
     """Starts `python -m arvbench.harness.run.worker` for every job."""
+
+    def environment(self, device: str) -> Environment:
+        return _this_machine(device)
 
     def run(self, job: Job, listener: EventListener) -> Result:
         deadline = time.monotonic() + job.case.timeout_s
@@ -49,6 +53,15 @@ class LocalEngine:
             reason = f"not finished after timeout_s {job.case.timeout_s:g}; raise it, or make the case smaller"
             return Result(outcome=Failed(status=Status.TIMEOUT, reason=reason, detail=output))
         return Result(outcome=explain_death(process.returncode, output, kills_before, oom_kills()))
+
+
+@cache
+def _this_machine(device: str) -> Environment:
+    # Imports torch, which nobody should wait for who only lists the engines.
+    from arvbench.adapters.loading import usable_device
+    from arvbench.harness.machine.environment import read_environment
+
+    return read_environment(usable_device(device))
 
 
 @contextlib.contextmanager

@@ -207,9 +207,7 @@ def test_json_is_valid_when_a_case_is_infinitely_wrong(suite, out, capsys, monke
 
 
 def test_finished_cases_are_reused_unless_asked_otherwise(suite, out, engine, monkeypatch):
-    from arvbench.harness.commands import run
-
-    monkeypatch.setattr(run, "_environment_of", lambda device: environment())
+    monkeypatch.setattr(LocalEngine, "environment", lambda self, device: environment())
     base = ["run", suite, "--out", str(out), "--no-report"]
     main(base)
     main(base)
@@ -222,9 +220,7 @@ def test_finished_cases_are_reused_unless_asked_otherwise(suite, out, engine, mo
 
 
 def test_a_cut_records_file_is_told_and_older_records_are_reused(suite, out, engine, capsys, monkeypatch):
-    from arvbench.harness.commands import run
-
-    monkeypatch.setattr(run, "_environment_of", lambda device: environment())
+    monkeypatch.setattr(LocalEngine, "environment", lambda self, device: environment())
     base = ["run", suite, "--out", str(out), "--no-report"]
     main(base)
     records = out / "records.jsonl"

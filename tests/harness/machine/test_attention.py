@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from arvbench.adapters import PerImageNoise
+from arvbench.adapters import PerImageNoise, load_sampler
 from arvbench.harness.machine.attention import MATH, NO_SDPA, AttentionRecorder
 
 FLASH = "flash_attention_for_cpu"
@@ -42,8 +42,9 @@ def test_nothing_is_recorded_outside():
     assert recorder.kernels == {}
 
 
-def test_every_layer_and_step_of_a_model_is_seen(reference):
-    layers, steps = reference.spec.transformer.depth, len(reference.spec.transformer.patch_nums)
+def test_every_layer_and_step_of_a_model_is_seen():
+    sampler = load_sampler("demo/var", weights="random:0")
+    layers, steps = sampler.spec.transformer.depth, len(sampler.spec.transformer.patch_nums)
     with AttentionRecorder() as recorder:
-        reference.sample([1], reference.spec.settings, noise=PerImageNoise(0, [0]))
+        sampler.sample([1], sampler.spec.settings, noise=PerImageNoise(0, [0]))
     assert recorder.kernels[FLASH] == layers * steps

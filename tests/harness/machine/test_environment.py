@@ -10,7 +10,7 @@ import torch
 
 from arvbench.errors import HostError, UserError
 from arvbench.harness.machine import environment
-from arvbench.harness.machine.environment import digest_of_source, read_environment, source_sha256
+from arvbench.harness.machine.environment import digest_of_source, read_environment, source_sha256, tf32_allowed
 from arvbench.harness.machine.nvml import ReplayGpuProbe, probe_gpu, throttle_names
 
 
@@ -41,6 +41,17 @@ def test_the_environment_names_libraries_machine_and_source():
     assert here.cores >= 1 and here.memory_bytes > 2**28 and here.cpu
     assert here.source_sha256 == source_sha256()
     assert not here.tf32
+
+
+def test_tf32_follows_the_switches_of_this_process():
+    before = torch.get_float32_matmul_precision()
+    allowed = {}
+    for precision in ("highest", "high", "highest"):
+        torch.set_float32_matmul_precision(precision)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            allowed[precision] = tf32_allowed(torch.device("cuda")), tf32_allowed(torch.device("cpu"))
+    torch.set_float32_matmul_precision(before)
+    assert allowed == {"highest": (False, False), "high": (True, False)}
 
 
 def test_a_gpu_reading_becomes_part_of_the_environment(recording):

@@ -44,15 +44,8 @@ def store(tmp_path) -> RecordStore:
     return ready
 
 
-def run(store, engine, *cases, where=None, **options):
-    return run_suite(
-        suite(*cases),
-        store,
-        engine,
-        SilentListener(),
-        environment_of=lambda device: where or environment(),
-        options=RunOptions(**options),
-    )
+def run(store, engine, *cases, listener=None, **options):
+    return run_suite(suite(*cases), store, engine, listener or SilentListener(), options=RunOptions(**options))
 
 
 def test_every_case_gets_one_record_in_order_whatever_happened(store):
@@ -196,7 +189,7 @@ def test_weights_that_went_away_during_the_run_do_not_cost_the_record(store, tmp
 
 def test_a_record_carries_the_source_that_the_worker_imported(store):
     edited = environment(source_sha256="7" * 64)
-    (record,) = run(store, ScriptedEngine(failure()), case("a"), where=edited)
+    (record,) = run(store, ScriptedEngine(failure(), where=edited), case("a"))
     assert record.environment.source_sha256 == "5" * 64
     assert record.fingerprint == fingerprint(record.case, environment())
 
@@ -208,15 +201,18 @@ def test_an_interrupt_keeps_what_is_finished(store):
     assert [r.case_id for r in store.records()] == ["a"]
 
 
-def test_ctrl_c_while_a_record_is_written_comes_after_the_record(store, monkeypatch):
-    assert threading.current_thread() is threading.main_thread()
-    write = store.append
+class InterruptedStore(RecordStore):
+    """Ctrl-C is pressed just before a record is written."""
 
-    def interrupted_write(record) -> None:
+    def append(self, record) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        write(record)
+        super().append(record)
 
-    monkeypatch.setattr(store, "append", interrupted_write)
+
+def test_ctrl_c_while_a_record_is_written_comes_after_the_record(tmp_path):
+    assert threading.current_thread() is threading.main_thread()
+    store = InterruptedStore(tmp_path)
+    store.prepare()
     with pytest.raises(KeyboardInterrupt):
         run(store, ScriptedEngine(failure()), case("a"))
     assert [r.case_id for r in store.records()] == ["a"]
@@ -245,13 +241,7 @@ def test_the_listener_hears_every_turn(store):
             return super().run(job, listener)
 
     run(store, ScriptedEngine(failure()), case("a"))
-    run_suite(
-        suite(case("a"), case("b", batch=2)),
-        store,
-        TalkingEngine(failure()),
-        Listener(),
-        environment_of=lambda device: environment(),
-    )
+    run(store, TalkingEngine(failure()), case("a"), case("b", batch=2), listener=Listener())
     assert heard == ["reused a", "started b", "load b", "finished b error"]
 
 
