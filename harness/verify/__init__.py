@@ -1,38 +1,17 @@
-"""Verification: replay what the official code produced, and compare.
+"""Verification: replay the recordings of the official code, and compare.
 
-A fixture holds a small model (or the recipe of its weights), its inputs and the outputs of the official code. Families
-are added with one line in `REPLAYS`.
+A fixture holds a small model (or the recipe of its weights), its inputs and the outputs of the official code.
+`replays.REPLAYS` has one entry per family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from arvbench.registry import Registry
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from arvbench.harness.verify.fixture import Check, Fixture
-
-    Replay = Callable[[Fixture, str, torch.device], Mapping[str, Tensor]]
-
-REPLAYS: Registry[Replay] = Registry(
-    "fixture kind",
-    {
-        "var": "arvbench.harness.verify.var:replay",
-        "mvar": "arvbench.harness.verify.mvar:replay",
-        "hmar": "arvbench.harness.verify.hmar:replay",
-        "flexvar": "arvbench.harness.verify.flexvar:replay",
-        "llamagen": "arvbench.harness.verify.token_grid:replay",
-        "nar": "arvbench.harness.verify.token_grid:replay",
-        "par": "arvbench.harness.verify.token_grid:replay",
-        "sampler_unit": "arvbench.harness.verify.sampler_unit:replay",
-    },
-)
+    from arvbench.adapters.settings import Backend
+    from arvbench.harness.verify.fixture import Check
 
 
 def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> list[Check]:
@@ -42,12 +21,14 @@ def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> li
     """
     from arvbench.adapters.loading import usable_device
     from arvbench.errors import CheckpointError, UnknownName
-    from arvbench.harness.verify.fixture import FixtureError, compare, read_fixture
+    from arvbench.harness.verify.fixture import FixtureError, compare
+    from arvbench.harness.verify.formats import read_fixture
+    from arvbench.harness.verify.replays import replay_of
 
     target = usable_device(device)
     fixture = read_fixture(path)
     try:
-        return compare(fixture, REPLAYS[fixture.kind](fixture, backend, target))
+        return compare(fixture, replay_of(fixture.kind).outputs(fixture, cast("Backend", backend), target))
     except (UnknownName, CheckpointError) as error:
         raise FixtureError(f"{path} cannot be replayed: {error}") from error
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:

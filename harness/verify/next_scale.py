@@ -1,153 +1,114 @@
-"""Replay of next-scale fixtures: what VAR, M-VAR, HMAR and FlexVAR have in common.
+"""Replay of next-scale fixtures: VAR, M-VAR, HMAR and FlexVAR.
 
-Shapes   B images, R forward rows, l tokens of one scale, L of all scales, S scales
+Shapes   B images, R forward rows, l tokens of one scale, L of all scales
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from arvbench.adapters.cache.policy import Cache
-from arvbench.adapters.loading import assemble, meta_modules
 from arvbench.adapters.next_scale.residual import ResidualSampler
 from arvbench.adapters.next_scale.sampler import NextScaleSampler
-from arvbench.adapters.sampler import ModelSpec, Samples, SilentObserver, StepOutput, WeightsInfo
-from arvbench.adapters.sampling import Noise, UpstreamNoise
+from arvbench.adapters.next_scale.transformer import NextScaleConfig
+from arvbench.adapters.sampler import NULL_LABEL, ModelSpec, Samples, StepOutput
+from arvbench.adapters.sampling import UpstreamNoise
 from arvbench.adapters.schedule import Step
-from arvbench.adapters.settings import Backend, SamplingSettings
-from arvbench.harness.verify.fixture import Fixture, FixtureError
+from arvbench.adapters.settings import SamplingSettings
+from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
+from arvbench.harness.verify.fixture import Fixture
+from arvbench.harness.verify.replay import (
+    Call,
+    FamilyReplay,
+    Outputs,
+    Recorder,
+    Run,
+    Tolerances,
+    config_from,
+    numbered,
+    prefixed,
+    recorded,
+)
 
-# Arguments that change nothing in the recorded outputs: regularisation (zero in every fixture), the choice of attention
-# kernel, remarks, and what follows from other arguments.
-_NO_EFFECT = frozenset(
+NO_EFFECT = frozenset(
     {"drop_rate", "attn_drop_rate", "drop_path_rate", "dropout", "flash_if_available", "fused_if_available", "note"}
     | {"test_mode", "downsample", "default_qresi_counts"}
 )
+"""Official arguments that change no recorded output: regularisation (zero in every fixture), the choice of attention
+kernel, remarks, and what follows from other arguments.
+"""
+TOLERANCES: Tolerances = (("smooth.f_hat", 2e-2), ("logits_cfg", 3e-4), ("", 1e-4))
+"""Published with the fixtures."""
 
 
-T = TypeVar("T")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayedRun:
+    """One recorded run, sampled again."""
+
+    sampler: NextScaleSampler
+    settings: SamplingSettings
+    samples: Samples
+    steps: Sequence[Step]
+    step_outputs: Sequence[StepOutput]
+    calls: Mapping[str, list[Call]]
+    """Calls of the transformer's modules that `NextScaleReplay.watched` names."""
 
 
-def config_from(kind: type[T], args: Mapping[str, Any], *, no_effect: Iterable[str] = ()) -> T:
-    """A configuration from a fixture's official arguments; FixtureError for arguments we do not have."""
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(args.keys() - known - _NO_EFFECT - set(no_effect)):
-        raise FixtureError(f"the fixture uses arguments that are not implemented: {', '.join(unknown)}")
-    used: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in args.items() if k in known}
-    return kind(**used)
-
-
-def build(fixture: Fixture, spec: ModelSpec, backend: Backend, device: torch.device) -> Any:
-    """The sampler of `spec` with the fixture's weights."""
-    info = WeightsInfo(source=f"fixture {fixture.name}", random=False)
-    return assemble(spec, _state(fixture, spec), info, device=device, backend=backend)
-
-
-def _state(fixture: Fixture, spec: ModelSpec) -> dict[str, dict[str, Tensor]]:
-    state = {}
-    for (part, module), prefix in zip(meta_modules(spec).items(), ("model.", "vae."), strict=True):
-        state[part] = {k.removeprefix(prefix): t for k, t in fixture.weights.items() if k.startswith(prefix)}
-        constants: dict[str, Tensor] = module.constant_buffers()  # type: ignore[operator]
-        state[part] |= {k: t for k, t in constants.items() if prefix + k in fixture.constructed}
-    return state
-
-
-class Recorder(SilentObserver):
-    """Keeps every step and what it produced."""
-
-    def __init__(self) -> None:
-        self.steps: list[Step] = []
-        self.outputs: list[StepOutput] = []
-
-    def step_end(self, step: Step, output: StepOutput) -> None:
-        self.steps.append(step)
-        self.outputs.append(output)
-
-
-def run_labels(fixture: Fixture, run: Mapping[str, Any], noise: Noise, num_classes: int) -> Tensor:
-    """Labels of a run: its own, the fixture's, or drawn (before any token) when it was recorded without."""
-    if "label_B" in run and run["label_B"] is None:
-        return noise.labels(len(fixture.inputs["labels"]), num_classes)
-    return torch.tensor(run["labels"]) if "labels" in run else fixture.inputs["labels"]
-
-
-def generate(
-    sampler: NextScaleSampler,
-    fixture: Fixture,
-    run: Mapping[str, Any],
-    settings: SamplingSettings,
-    *,
-    cache: str | None = None,
-) -> tuple[Samples, Recorder]:
-    """Replay one run with the official random stream."""
-    recorder, noise = Recorder(), UpstreamNoise(run["g_seed"])
-    labels = run_labels(fixture, run, noise, sampler.spec.num_classes)
-    held: Cache | None = None if cache is None else sampler.make_cache(cache, settings, batch=len(labels))
-    return sampler.sample(labels, settings, noise=noise, cache=held, observer=recorder), recorder
-
-
-def run_outputs(samples: Samples, outputs: Sequence[StepOutput]) -> dict[str, Tensor]:
-    """What a run of one step per scale may have recorded."""
-    logits = torch.cat([output.logits for output in outputs], dim=1)
+def scale_outputs(run: ReplayedRun) -> Outputs:
+    """Return the outputs of a run of one step per scale."""
+    steps, tokens = run.step_outputs, run.samples.tokens
+    logits = torch.cat([step.logits for step in steps], dim=1)
     top2 = logits.topk(2, dim=-1).values
-    states = [output.state for output in outputs]
+    states = [step.state for step in steps]
     # FlexVAR's states grow with the scales.
-    f_hats = {"f_hat.all": torch.stack(states)} if len({state.shape for state in states}) == 1 else {}
+    all_states = {"f_hat.all": torch.stack(states)} if len({state.shape for state in states}) == 1 else {}
     return {
-        "labels": samples.labels,
-        "ids": torch.cat(samples.tokens, dim=1),
-        "logits_pre_cfg": torch.cat([output.logits_pre_cfg for output in outputs], dim=1),
+        "labels": run.samples.labels,
+        "ids": torch.cat(tokens, dim=1),
+        "logits_pre_cfg": torch.cat([step.logits_pre_cfg for step in steps], dim=1),
         "logits_cfg": logits,
-        "logits_cfg.last": outputs[-1].logits,
+        "logits_cfg.last": steps[-1].logits,
         "top1_logit": top2[..., 0],
         "top2_gap": top2[..., 0] - top2[..., 1],
         "f_hat": states[-1],
-        **f_hats,
-        "image": samples.decoded,
-        **numbered("ids", samples.tokens),
-        **numbered("logits_pre_cfg", [output.logits_pre_cfg for output in outputs]),
-        **numbered("logits_cfg", [output.logits for output in outputs]),
+        **all_states,
+        "image": run.samples.decoded,
+        **numbered("ids", tokens),
+        **numbered("logits_pre_cfg", [step.logits_pre_cfg for step in steps]),
+        **numbered("logits_cfg", [step.logits for step in steps]),
         **numbered("f_hat", states),
     }
 
 
-def numbered(name: str, per_scale: Iterable[Tensor]) -> dict[str, Tensor]:
-    """{"name.0": ..., "name.1": ...}"""
-    return {f"{name}.{scale}": tensor for scale, tensor in enumerate(per_scale)}
-
-
-def split_scales(sampler: NextScaleSampler, ids_BL: Tensor) -> tuple[Tensor, ...]:
-    """Ids of all scales to ids per scale."""
-    sides = sampler.sides(sampler.spec.settings)
-    return ids_BL.to(sampler.device).split([h * w for h, w in sides], dim=1)
-
-
-@contextmanager
-def hidden_states(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect the output of every block while the context is open."""
-    hidden: list[Tensor] = []
-    hooks = [block.register_forward_hook(lambda _module, _args, output: hidden.append(output)) for block in blocks]
-    try:
-        yield hidden
-    finally:
-        for hook in hooks:
-            hook.remove()
+@torch.inference_mode()
+def training_pass(sampler: NextScaleSampler, fixture: Fixture) -> Outputs:
+    """Return the outputs of teacher forcing."""
+    tokens, labels = split_scales(sampler, fixture.inputs["tf_ids"]), fixture.inputs["labels"]
+    with recorded(sampler.transformer, r"blocks\.\d+") as calls:
+        logits = sampler.teacher_forced(tokens, labels)
+    hidden = [output for ((_, output),) in calls.values()]
+    outputs = {
+        "input": sampler.forced_input(tokens, sampler.sides(sampler.spec.settings)),
+        "logits": logits,
+        "hidden": torch.stack(hidden),
+        **numbered("hidden", hidden),
+        "logits_uncond": sampler.teacher_forced(tokens, [NULL_LABEL] * len(labels)),
+    }
+    return prefixed("tf", outputs)
 
 
 @torch.inference_mode()
-def residual_tokenizer(sampler: ResidualSampler, fixture: Fixture) -> dict[str, Tensor]:
-    """Outputs of the multi-scale residual VQ-VAE."""
-    tokenizer = sampler.tokenizer
+def residual_tokenizer(sampler: NextScaleSampler, fixture: Fixture) -> Outputs:
+    """Return the outputs of the multi-scale residual VQ-VAE."""
+    tokenizer = cast(ResidualSampler, sampler).tokenizer
     features = tokenizer.features(fixture.inputs["image"].to(sampler.device))
     ids, f_hat = tokenizer.quantize.encode(features)
     known = split_scales(sampler, fixture.inputs["tf_ids"])
-    return {
+    outputs = {
         "f": features,
         "enc_ids": torch.cat(ids, dim=1),
         **numbered("enc_ids", ids),
@@ -156,8 +117,62 @@ def residual_tokenizer(sampler: ResidualSampler, fixture: Fixture) -> dict[str, 
         "tf_fhat": tokenizer.quantize.f_hats(known)[-1],
         "dec_tf": tokenizer.decode(known),
     }
+    return prefixed("vae", outputs)
 
 
-def prefixed(prefix: str, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Outputs of one run under the fixture's names."""
-    return {f"{prefix}.{name}": tensor for name, tensor in outputs.items()}
+def split_scales(sampler: NextScaleSampler, ids_BL: Tensor) -> tuple[Tensor, ...]:
+    """Split the ids of all scales into ids (B, l) per scale."""
+    sides = sampler.sides(sampler.spec.settings)
+    return ids_BL.to(sampler.device).split([h * w for h, w in sides], dim=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextScaleReplay(FamilyReplay):
+    """Replay of one next-scale family; the defaults are VAR's."""
+
+    tolerances: Tolerances = TOLERANCES
+    make_spec: Callable[[str, Any, Any, Any, str], ModelSpec]
+    """Called with name, transformer, tokenizer, settings and their source."""
+    transformer: type[NextScaleConfig]
+    tokenizer: type[Any] = VqVaeConfig
+    code_dim: str = "z_channels"
+    """Field of the tokenizer's configuration that holds the channels of a code vector."""
+    no_effect: frozenset[str] = NO_EFFECT
+    spec_settings: Callable[[Fixture], SamplingSettings]
+    """Official settings of the recorded model; the passes without a run read their scales."""
+    run_settings: Callable[[Run], SamplingSettings]
+    """Our settings for a run's official arguments."""
+    watched: str = ""
+    """Regular expression of the transformer's modules whose calls `of_run` reads."""
+    of_run: Callable[[ReplayedRun], Outputs] = scale_outputs
+    passes: tuple[Callable[[Any, Fixture], Outputs], ...] = (training_pass, residual_tokenizer)
+
+    def spec(self, fixture: Fixture) -> ModelSpec:
+        tokenizer = config_from(self.tokenizer, fixture.tokenizer_args, no_effect=self.no_effect)
+        sizes = {"vocab_size": tokenizer.vocab_size, "code_dim": getattr(tokenizer, self.code_dim)}
+        transformer = config_from(self.transformer, {**fixture.model_args, **sizes}, no_effect=self.no_effect)
+        return self.make_spec(fixture.name, transformer, tokenizer, self.spec_settings(fixture), "fixture")
+
+    def run_outputs(self, sampler: NextScaleSampler, fixture: Fixture, run: Run) -> Outputs:
+        recorder, noise, settings = Recorder(), UpstreamNoise(run["g_seed"]), self.run_settings(run)
+        labels = torch.tensor(run["labels"]) if "labels" in run else fixture.inputs["labels"]
+        if "label_B" in run and run["label_B"] is None:
+            # Recorded without labels: they are drawn before any token.
+            labels = noise.labels(len(fixture.inputs["labels"]), sampler.spec.num_classes)
+        with recorded(sampler.transformer, self.watched) as calls:
+            samples = sampler.sample(labels, settings, noise=noise, observer=recorder)
+        replayed = ReplayedRun(
+            sampler=sampler,
+            settings=settings,
+            samples=samples,
+            steps=recorder.steps,
+            step_outputs=recorder.outputs,
+            calls=calls,
+        )
+        return self.of_run(replayed)
+
+    def pass_outputs(self, sampler: NextScaleSampler, fixture: Fixture) -> Outputs:
+        outputs: Outputs = {}
+        for produce in self.passes:
+            outputs |= produce(sampler, fixture)
+        return outputs

@@ -73,7 +73,7 @@ def test_a_bug_is_exit_code_70_with_a_traceback(monkeypatch, capsys, error):
     def broken(_path):
         raise error
 
-    monkeypatch.setattr("arvbench.harness.verify.fixture.read_fixture", broken)
+    monkeypatch.setattr("arvbench.harness.verify.formats.read_fixture", broken)
     assert cli.main(["verify", "x.json"]) == 70
     assert "Traceback" in capsys.readouterr().err
 
@@ -82,7 +82,7 @@ def test_ctrl_c_is_exit_code_130_and_says_so(monkeypatch, capsys):
     def interrupted(_path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("arvbench.harness.verify.fixture.read_fixture", interrupted)
+    monkeypatch.setattr("arvbench.harness.verify.formats.read_fixture", interrupted)
     assert cli.main(["verify", "x.json"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

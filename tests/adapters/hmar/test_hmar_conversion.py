@@ -14,8 +14,8 @@ from arvbench.adapters.hmar.checkpoints import merge_stages, merged_name, traini
 from arvbench.adapters.loading import build_sampler
 from arvbench.errors import CheckpointError
 from arvbench.harness.cli import main
-from arvbench.harness.verify.fixture import read_fixture
-from arvbench.harness.verify.hmar import fixture_spec
+from arvbench.harness.verify.formats import read_fixture
+from arvbench.harness.verify.replays import REPLAYS
 
 
 def stages_of(merged, config):
@@ -47,7 +47,7 @@ def test_merging_gives_every_tensor_of_the_sampler(trained):
 def test_blocks_go_where_the_official_merge_puts_them(golden):
     """The recipe fixtures of both passes were made by the official merge; their key maps say how."""
     fixture = read_fixture(golden / "recipe" / "hmar_tiny_b.json")
-    config = fixture_spec(fixture).transformer
+    config = REPLAYS["hmar"].spec(fixture).transformer
     assert "blocks.i = model.base_blocks.i for i<2, = model.ns_blocks.(i-2)" in fixture.description["nsp_key_map"]
     assert "blocks.i = model.base_blocks.i for i<2, = model.mask_blocks.(i-2)" in fixture.description["mp_key_map"]
     assert [merged_name(f"blocks.{i}.ffn.fc1.bias", "nsp", config) for i in (0, 1, 2, 3)] == [

@@ -1,0 +1,138 @@
+"""Replay of fixtures: repeat the official runs with our sampler, under the names that the fixtures use.
+
+`Replay` is all that a kind of fixture needs, `FamilyReplay` the part that every model family has in common.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from arvbench.adapters.loading import assemble, meta_modules
+from arvbench.adapters.sampler import ModelSpec, Sampler, SilentObserver, StepOutput, WeightsInfo
+from arvbench.adapters.schedule import Step
+from arvbench.adapters.settings import Backend
+from arvbench.harness.verify.fixture import Fixture, FixtureError
+
+Outputs = dict[str, Tensor]
+"""Name of an output -> its values."""
+Run = Mapping[str, Any]
+"""Sampling arguments of one recorded run under their official names."""
+Call = tuple[Tensor, Any]
+"""First argument and result of one call of a module."""
+Tolerances = tuple[tuple[str, float], ...]
+"""(end of an output's name, largest absolute difference allowed) pairs; the first match wins."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay(ABC):
+    """Entry of the table of replays."""
+
+    tolerances: Tolerances
+    """For floats, on any CPU, in fixtures that state none; integers are exact unless they are bytes ("_u8")."""
+
+    @abstractmethod
+    def outputs(self, fixture: Fixture, backend: Backend, device: torch.device) -> Outputs:
+        """Return everything that `fixture` may have recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyReplay(Replay):
+    """Replay of a model family's fixtures: every recorded run, then the passes that draw no tokens."""
+
+    unnamed_run: str | None = None
+    """Run of which fixtures also record outputs without the name of the run."""
+
+    @abstractmethod
+    def spec(self, fixture: Fixture) -> ModelSpec:
+        """Return the spec of the recorded model. Raises FixtureError for arguments that are not implemented."""
+
+    @abstractmethod
+    def run_outputs(self, sampler: Any, fixture: Fixture, run: Run) -> Outputs:
+        """Sample one recorded run with the official random stream."""
+
+    @abstractmethod
+    def pass_outputs(self, sampler: Any, fixture: Fixture) -> Outputs:
+        """Return the outputs that belong to no run, under their full names."""
+
+    def outputs(self, fixture: Fixture, backend: Backend, device: torch.device) -> Outputs:
+        sampler = load(fixture, self.spec(fixture), backend, device)
+        outputs: Outputs = {}
+        for name, run in fixture.runs.items():
+            of_run = self.run_outputs(sampler, fixture, run)
+            outputs |= prefixed(name, of_run) | (of_run if name == self.unnamed_run else {})
+        return outputs | self.pass_outputs(sampler, fixture)
+
+
+def config_from(
+    kind: type[T], args: Mapping[str, Any], *, no_effect: Iterable[str], fixed: Mapping[str, Any] | None = None
+) -> T:
+    """Build a configuration from official arguments.
+
+    Arguments in `no_effect` change nothing in the recorded outputs, those in `fixed` may only have the value there.
+    Raises FixtureError for any other argument that `kind` does not have.
+    """
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    fixed = fixed or {}
+    others = sorted(args.keys() - known - set(no_effect))
+    if unknown := [name for name in others if name not in fixed or args[name] != fixed[name]]:
+        raise FixtureError(f"the fixture uses arguments that are not implemented: {', '.join(unknown)}")
+    used: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in args.items() if k in known}
+    return kind(**used)
+
+
+def load(fixture: Fixture, spec: ModelSpec, backend: Backend, device: torch.device) -> Sampler:
+    """Return the sampler of `spec` with the fixture's weights."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for (part, module), prefix in zip(meta_modules(spec).items(), ("model.", "vae."), strict=True):
+        state[part] = {k.removeprefix(prefix): t for k, t in fixture.weights.items() if k.startswith(prefix)}
+        constants: dict[str, Tensor] = cast(Any, module).constant_buffers()
+        state[part] |= {k: t for k, t in constants.items() if prefix + k in fixture.constructed}
+    info = WeightsInfo(source=f"fixture {fixture.name}", random=False)
+    return assemble(spec, state, info, device=device, backend=backend)
+
+
+class Recorder(SilentObserver):
+    """Keep every step of a sampling call and its output."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.outputs: list[StepOutput] = []
+
+    def step_end(self, step: Step, output: StepOutput) -> None:
+        self.steps.append(step)
+        self.outputs.append(output)
+
+
+@contextmanager
+def recorded(root: nn.Module, names: str) -> Iterator[dict[str, list[Call]]]:
+    """Record the calls of the submodules whose names match the regular expression `names`, by name."""
+    calls: dict[str, list[Call]] = {}
+    with ExitStack() as stack:
+        for name, module in root.named_modules():
+            if name and re.fullmatch(names, name):
+                own = calls[name] = []
+                hook = module.register_forward_hook(
+                    lambda _module, args, output, own=own: own.append((args[0], output))
+                )
+                stack.callback(hook.remove)
+        yield calls
+
+
+def numbered(name: str, tensors: Iterable[Tensor]) -> Outputs:
+    """Return {"name.0": ..., "name.1": ...}."""
+    return {f"{name}.{number}": tensor for number, tensor in enumerate(tensors)}
+
+
+def prefixed(prefix: str, outputs: Mapping[str, Tensor]) -> Outputs:
+    """Return `outputs` with `prefix` and a dot before every name."""
+    return {f"{prefix}.{name}": tensor for name, tensor in outputs.items()}

@@ -1,0 +1,90 @@
+"""The table of replays: one entry per kind of fixture, with everything that is particular to the kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from arvbench.adapters.flexvar.sampler import FlexVarConfig, flexvar_spec
+from arvbench.adapters.hmar.sampler import HmarConfig, HmarSettings
+from arvbench.adapters.llamagen import LlamaGenSampler
+from arvbench.adapters.mvar.sampler import MvarConfig, MvarSettings, mvar_spec
+from arvbench.adapters.nar import NarConfig, NarSampler
+from arvbench.adapters.par import ParConfig, ParSampler
+from arvbench.adapters.token_grid.llama import LlamaConfig
+from arvbench.adapters.tokenizers.vq import VqConfig
+from arvbench.adapters.var import VarConfig, VarSettings, var_spec
+from arvbench.errors import UnknownName
+from arvbench.harness.verify import flexvar, hmar, mvar, next_scale
+from arvbench.harness.verify.next_scale import NextScaleReplay
+from arvbench.harness.verify.replay import Replay, Run
+from arvbench.harness.verify.sampler_unit import SamplerUnitReplay
+from arvbench.harness.verify.token_grid import TokenGridReplay
+
+
+def _var_settings(run: Run) -> VarSettings:
+    """VAR's settings for official arguments, in which 0 switches a filter off."""
+    return VarSettings(
+        cfg=run["cfg"],
+        top_k=run["top_k"] or None,
+        top_p=run["top_p"] or None,
+        more_smooth=run.get("more_smooth", False),
+    )
+
+
+# Before the first tokens fill it, M-VAR's state is nearly empty, and the RMSNorm after it amplifies rounding.
+_MVAR_LOGITS = ("logits_pre_cfg", "logits_cfg", "tf.logits", "tf.logits_uncond")
+
+REPLAYS: Mapping[str, Replay] = MappingProxyType(
+    {
+        "var": NextScaleReplay(
+            make_spec=var_spec,
+            transformer=VarConfig,
+            spec_settings=lambda _: VarSettings(cfg=0),
+            run_settings=_var_settings,
+        ),
+        "mvar": NextScaleReplay(
+            make_spec=mvar_spec,
+            transformer=MvarConfig,
+            spec_settings=lambda _: MvarSettings(cfg=0),
+            run_settings=_var_settings,
+            watched=mvar.WATCHED,
+            of_run=mvar.scale_and_mixer_outputs,
+            # Fixtures with all weights keep the mixers of the greedy run only.
+            unnamed_run="greedy",
+            tolerances=(*((end, 2e-3) for end in _MVAR_LOGITS), *next_scale.TOLERANCES),
+        ),
+        "hmar": NextScaleReplay(
+            make_spec=hmar.watched_spec,
+            transformer=HmarConfig,
+            spec_settings=lambda _: HmarSettings(cfg=0),
+            run_settings=hmar.run_settings,
+            of_run=hmar.both_predictions,
+            passes=(hmar.training_passes, next_scale.residual_tokenizer),
+        ),
+        "flexvar": NextScaleReplay(
+            make_spec=flexvar_spec,
+            transformer=FlexVarConfig,
+            tokenizer=VqConfig,
+            code_dim="codebook_embed_dim",
+            no_effect=next_scale.NO_EFFECT | flexvar.TRAINING_ONLY,
+            spec_settings=flexvar.spec_settings,
+            run_settings=flexvar.run_settings,
+            watched="word_embed",
+            of_run=flexvar.resized_scale_outputs,
+            passes=(next_scale.training_pass, flexvar.vq_tokenizer),
+        ),
+        "llamagen": TokenGridReplay(sampler=LlamaGenSampler, transformer=LlamaConfig),
+        "nar": TokenGridReplay(sampler=NarSampler, transformer=NarConfig),
+        "par": TokenGridReplay(sampler=ParSampler, transformer=ParConfig, in_generation_order=True),
+        "sampler_unit": SamplerUnitReplay(),
+    }
+)
+"""Kind of fixture -> its replay."""
+
+
+def replay_of(kind: str) -> Replay:
+    """Return the replay of a kind of fixture. Raises UnknownName."""
+    if kind not in REPLAYS:
+        raise UnknownName("fixture kind", kind, REPLAYS)
+    return REPLAYS[kind]

@@ -1,0 +1,111 @@
+"""Every family reproduces the recordings of its official code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from arvbench.harness.verify import verify
+from arvbench.harness.verify.formats import read_fixture
+from arvbench.harness.verify.replays import REPLAYS
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+TINY = sorted(path.stem for path in (GOLDEN / "recipe").glob("*_tiny_*.json"))
+# Greedy runs, training passes and tokenizers need no random stream: they are compared on every platform.
+VAR = {"greedy.ids", "greedy.image", "tf.logits", "tf.hidden", "vae.enc_ids", "vae.rec"}
+FLEXVAR_RUN = ("ids", "effective_top_k", "next_quant", "logits_cfg", "image")
+COMPARED = {
+    "var": VAR,
+    "mvar": VAR | {f"greedy.mamba0_{name}" for name in ("in", "out", "conv_state", "ssm_state")},
+    "hmar": {
+        *(f"greedy_mask.{name}" for name in ("ns_ids", "ids", "mask_logits_pre_cfg")),
+        *(f"greedy_mask.mask_idx.{step}.set" for step in ("1.1", "2.1", "2.2")),
+        *("greedy_nomask.ids", "greedy_kvcache.ids", "nsp.input", "nsp.logits", "mp.mask_input", "mp.logits"),
+        *("vae.enc_ids", "vae.rec"),
+    },
+    "flexvar": {"tf.logits", "tf.hidden", "vae.enc_conti", "vae.enc_ids", "vae.dec_tf_mid"},
+    "flexvar_tiny_a": {f"greedy.{name}" for name in FLEXVAR_RUN},
+    "flexvar_tiny_b": {f"greedy_12steps.{name}" for name in FLEXVAR_RUN},
+    **dict.fromkeys(
+        ("llamagen", "nar", "par"),
+        {"greedy.tokens", "greedy_interval.tokens", "greedy.image", "tf.logits", "tf.hidden"}
+        | {"order", "step_raster", "num_forward_passes", "vq.ids", "vq.recon"},
+    ),
+    "hmar_full_d16": {"greedy_mask.ids", "greedy_nomask.ids", "greedy_mask.mask_idx.2.3.set"},
+}
+"""Family or fixture -> outputs that must have been compared, and not skipped."""
+COUNTS = {
+    "var_tiny_a": 22,
+    "var_tiny_b": 22,
+    "mvar_tiny_a": 26,
+    "mvar_tiny_b": 26,
+    "hmar_tiny_a": 41,
+    "hmar_tiny_b": 42,
+    "flexvar_tiny_a": 27,
+    "flexvar_tiny_b": 26,
+    "nar_tiny_a": 31,
+    "nar_tiny_b": 31,
+    **dict.fromkeys(("llamagen_tiny_a", "llamagen_tiny_b", "par_tiny_a", "par_tiny_b"), 27),
+    "var_full_d16": 16,
+    "mvar_full_d12": 16,
+    "hmar_full_d16": 28,
+    "flexvar_full_d16": 16,
+    "nar_full_B": 19,
+}
+"""Fixture -> outputs that it recorded."""
+
+
+def check_reproduced(case: str, backend: str) -> None:
+    checks = verify(GOLDEN / "recipe" / f"{case}.json", backend=backend)
+    assert len(checks) == COUNTS.get(case, len(checks)) > 0
+    assert [c for c in checks if c.passed is False] == []
+    family = case.split("_")[0] if "_tiny_" in case else ""
+    assert COMPARED.get(family, set()) | COMPARED.get(case, set()) <= {c.check for c in checks if c.passed}
+
+
+# M-VAR's backends differ in the cache: the history of all scales (the official way), or the state.
+@pytest.mark.parametrize("backend", ["reference", "optimized"])
+@pytest.mark.parametrize("case", TINY)
+def test_small_models_reproduce_the_official_code(case, backend):
+    check_reproduced(case, backend)
+
+
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        ("var_full_d16", "reference"),
+        pytest.param("mvar_full_d12", "optimized", marks=pytest.mark.slow),
+        pytest.param("hmar_full_d16", "reference", marks=pytest.mark.slow),
+        pytest.param("flexvar_full_d16", "reference", marks=pytest.mark.slow),
+        pytest.param("nar_full_B", "reference", marks=pytest.mark.slow),
+    ],
+)
+def test_an_official_model_is_reproduced_at_full_size(case, backend):
+    torch.set_num_threads(2)
+    check_reproduced(case, backend)
+
+
+def test_the_samplers_own_fixture_is_reproduced(golden):
+    checks = verify(golden / "full" / "sampler_unit.json")
+    assert len(checks) == 33
+    assert [c for c in checks if c.passed is False] == []
+
+
+@pytest.mark.parametrize("backend", ["reference", "optimized"])
+def test_fixtures_with_all_weights_find_every_mixer_after_every_scale(golden, backend):
+    fixture = read_fixture(golden / "recipe" / "mvar_tiny_a.json")
+    produced = REPLAYS["mvar"].outputs(fixture, backend, torch.device("cpu"))
+    for name in ("in", "out"):
+        assert torch.equal(produced[f"mamba.0.{name}"], produced[f"greedy.mamba0_{name}"])
+    for name in ("conv_state", "ssm_state"):
+        assert torch.equal(produced[f"mamba.0.{name}.3"], produced[f"greedy.mamba0_{name}"])
+        assert produced[f"mamba.1.{name}.0"].shape == produced[f"mamba.1.{name}.3"].shape
+    # After one token, three of the four columns are still empty.
+    assert produced["mamba.0.conv_state.0"][..., :3].abs().max() == 0 < produced["mamba.0.conv_state.0"].abs().max()
+    assert produced["mamba.1.block_out"].shape == produced["mamba.1.in"].shape == (4, 30, 64)
+    f_hat = produced["greedy.f_hat.all"][1]
+    resized = torch.nn.functional.interpolate(f_hat, size=(3, 3), mode="area")
+    torch.testing.assert_close(produced["greedy.next_map.1"], resized)
+    assert torch.equal(produced["tf.hidden.1"], produced["tf.hidden"][1])
