@@ -6,6 +6,8 @@ Static counts need only the sources; files on a way are those in which a functio
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -106,7 +108,7 @@ def main() -> None:
     for name, count in static_counts().items():
         print(f"{count:7,}  {name}")
     sys.path.insert(0, str(ROOT / "src"))
-    with tempfile.TemporaryDirectory() as name, open(os.devnull, "w") as silent:
+    with tempfile.TemporaryDirectory() as name:
         import numpy as np
 
         from arvbench.adapters.loading import load_sampler  # noqa: F401  (imports torch once)
@@ -117,11 +119,8 @@ def main() -> None:
             **{f"files on the way of a label, {m}": (lambda m=m: way_of_a_label(m)) for m in ("demo/var", "demo/hmar")},
         }
         for title, call in ways.items():
-            before, sys.stdout = sys.stdout, silent
-            try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 count = files_on_the_way(call)
-            finally:
-                sys.stdout = before
             print(f"{count:7,}  {title}")
 
 

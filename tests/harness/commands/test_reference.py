@@ -68,10 +68,13 @@ def test_the_digits_and_a_resize_have_names(tmp_path, capsys):
     assert make("digits", "--out", out, *PROTOCOL, "--keep-images", 0, "--resize", "pil-bicubic:32", "--json") == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["images"], record["kept"]) == (1797, 0)
-    own = load_reference("digits", [(load_extractor("digits-cnn"), {"64": "features"})])
-    made = load_reference(str(out), [(load_extractor("digits-cnn"), {"64": "moments"})])
-    moments = [reference.data["digits-cnn"].moments("64").cov_DD for reference in (own, made)]
-    torch.testing.assert_close(moments[0], moments[1], rtol=1e-9, atol=1e-9)
+    extractor = load_extractor("digits-cnn")
+    made = load_reference(str(out), [(extractor, {"64": "moments"})]).data["digits-cnn"].moments("64").cov_DD
+    here = extractor.extract(load_digits_rgb().images_N3HW)["64"].double().T.cov()
+    torch.testing.assert_close(made, here, rtol=1e-9, atol=1e-9)
+    # The package's own statistics were computed on another machine, whose convolutions may round otherwise.
+    stored = load_reference("digits", [(extractor, {"64": "features"})]).data["digits-cnn"].moments("64").cov_DD
+    torch.testing.assert_close(made, stored, rtol=1e-4, atol=1e-6)
 
 
 def test_a_work_folder_keeps_features(folder, tmp_path, capsys):

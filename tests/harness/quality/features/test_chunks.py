@@ -105,7 +105,7 @@ _SLOW_PASS = """
     import torch
     torch.set_num_threads(1)
     from pathlib import Path
-    from test_stream import LAYERS, Watched
+    from test_chunks import LAYERS, Watched
     from arvbench.harness.quality.extractors import load_extractor
     from arvbench.harness.quality.features.chunks import scan
     class Slow(Watched):
