@@ -93,7 +93,7 @@ def reconstruction_quality(
     the model's size.
     """
     images_N3HW = reference_images(request.reference)
-    protocols = tuple(name for name in request.protocols if "fid" in PROTOCOLS[name].metrics)
+    protocols = tuple(name for name in request.protocols if any(m.name == "fid" for m in PROTOCOLS[name].metrics))
     wanted = not request.metrics or "fid" in request.metrics
     if images_N3HW is None or not wanted or not protocols or images_N3HW.shape[2] != sampler.spec.image_px:
         return ()

@@ -1,4 +1,4 @@
-"""Samples in, numbers with identities out: one pass over the images serves every protocol that is asked for.
+"""Samples in, numbers with identities out: one pass over the images serves every requested protocol.
 
 check what can be checked -> load extractors -> reference -> one pass over the samples -> metrics -> findings
 """
@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from arvbench.errors import ContractError, HostError, UnknownName, UserError
 from arvbench.harness.jobs import Event, EventListener
@@ -21,39 +20,37 @@ from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFi
 from arvbench.harness.quality.features.chunks import LayerRequest, PassOver, Scan, folder_name, scan, task_key
 from arvbench.harness.quality.identity import Identity
 from arvbench.harness.quality.images.source import ImageSource
-from arvbench.harness.quality.protocols.numbers import FEWEST_PER_CLASS
 from arvbench.harness.quality.protocols.protocol import (
     PROTOCOLS,
     EvaluationProtocol,
+    Metric,
     MetricInputs,
     MetricValue,
     Options,
-    Reads,
+    reference_layers,
 )
 from arvbench.harness.quality.reference import Reference, check_resolution, load_reference, reference_files
 from arvbench.results.schema import Finding, Quality
 
 FAILED = "failed"
 """Code of the finding about a protocol that failed while others did not."""
-OPTIONAL = frozenset({"fid-infinity", "label-accuracy", "per-class-fid"})
-"""Metrics that are left out, with a finding, where they cannot be computed and were not asked for by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRequest:
-    """What to compute."""
+    """Protocols, metrics and reference of one evaluation."""
 
     protocols: tuple[str, ...]
     reference: str | None = None
     """Name of a data set, or path of statistics or images."""
     metrics: tuple[str, ...] = ()
-    """Of those protocols; empty means all that they have."""
+    """Metrics of those protocols; empty means all that they have."""
     options: Options = field(default_factory=Options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What came out."""
+    """Numbers, and findings about the images behind them."""
 
     numbers: tuple[Quality, ...]
     """In the order of the protocols, then of their metrics."""
@@ -62,15 +59,11 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProtocolRun:
-    """One protocol with the metrics that are asked of it."""
+    """One protocol with its requested metrics and its extractor."""
 
     protocol: EvaluationProtocol
-    metrics: tuple[str, ...]
+    metrics: tuple[Metric, ...]
     extractor: Extractor
-
-    @property
-    def reference_metrics(self) -> list[str]:
-        return [metric for metric in self.metrics if metric in self.protocol.reference_metrics]
 
 
 def evaluate(
@@ -98,183 +91,141 @@ def evaluate(
     """
     tell: EventListener = listener or (lambda _event: None)
     chosen = choose_metrics(asked)
-    _check_counts(chosen, source)
-    _check_reference_given(chosen, asked)
-    for name, metrics in chosen:
-        PROTOCOLS[name].check(metrics)
+    _check_before_reading(chosen, asked, source)
     tell(Event(phase="extractors"))
     extractors = {
         name: load_extractor(name, device=device, extractor_files=extractor_files)
-        for name in dict.fromkeys(PROTOCOLS[protocol].extractor for protocol, _ in chosen)
+        for name in dict.fromkeys(protocol.extractor for protocol, _ in chosen)
     }
     for extractor in extractors.values():
         extractor.check_size(*source.shape)
-    parts = [
-        ProtocolRun(protocol=PROTOCOLS[name], metrics=metrics, extractor=extractors[PROTOCOLS[name].extractor])
-        for name, metrics in chosen
+    runs = [
+        ProtocolRun(protocol=protocol, metrics=metrics, extractor=extractors[protocol.extractor])
+        for protocol, metrics in chosen
     ]
-    reference = _reference(parts, asked, source, reference_pass, tell)
-    parts, left_out = _without_impossible(parts, asked, source, reference)
-    wanted = _wanted(parts)
+    reference = _reference(runs, asked, source, reference_pass, tell)
+    runs, left_out = _without_impossible(runs, asked, source, reference)
+    wanted = _sample_layers(runs)
     if works is not None:
         work = works / folder_name(task_key(source, wanted))
     scanned = _pass(source, wanted, work, pass_over, tell)
-    measured, failed = _measure_all(parts, source, scanned, reference, asked, tell)
+    measured, failed = _measure_all(runs, asked, source, scanned, reference, tell)
     evidence = _evidence(source, scanned, reference, measured, recipe, extractors.values())
     return Evaluation(numbers=tuple(evidence.numbers), findings=(*failed, *left_out, *find(evidence)))
 
 
-def choose_metrics(asked: EvaluationRequest) -> list[tuple[str, tuple[str, ...]]]:
-    """(protocol, its metrics that are asked for), in order. Raises UnknownName, naming near misses."""
+def choose_metrics(asked: EvaluationRequest) -> list[tuple[EvaluationProtocol, tuple[Metric, ...]]]:
+    """Return the protocols with their requested metrics, in order. Raises UnknownName, naming near misses."""
     if not asked.protocols:
         raise UserError(f"no protocol is named; known: {', '.join(PROTOCOLS)}")
-    names = list(dict.fromkeys(asked.protocols))
-    known = dict.fromkeys(metric for name in names for metric in PROTOCOLS[name].metrics)
-    for metric in asked.metrics:
-        if metric not in known:
-            raise UnknownName(f"metric of {', '.join(names)}", metric, known)
-    chosen = [(name, tuple(m for m in PROTOCOLS[name].metrics if m in (asked.metrics or known))) for name in names]
-    if idle := [name for name, metrics in chosen if not metrics]:
+    protocols = [PROTOCOLS[name] for name in dict.fromkeys(asked.protocols)]
+    known = dict.fromkeys(metric.name for protocol in protocols for metric in protocol.metrics)
+    for name in asked.metrics:
+        if name not in known:
+            raise UnknownName(f"metric of {', '.join(dict.fromkeys(asked.protocols))}", name, known)
+    names = asked.metrics or known
+    chosen = [(protocol, tuple(m for m in protocol.metrics if m.name in names)) for protocol in protocols]
+    if idle := [protocol.name for protocol, metrics in chosen if not metrics]:
         raise UserError(f"protocol {idle[0]} has none of the metrics {', '.join(asked.metrics)}: leave it out")
     return chosen
 
 
-def _check_counts(chosen: Sequence[tuple[str, tuple[str, ...]]], source: ImageSource) -> None:
-    for name, metrics in chosen:
-        for metric in metrics:
-            least = PROTOCOLS[name].metrics[metric]
-            if source.count < least and metric not in OPTIONAL:
-                raise UserError(f"{metric} of {name} needs at least {least} samples, {source.name} has {source.count}")
-
-
-def _check_reference_given(chosen: Sequence[tuple[str, tuple[str, ...]]], asked: EvaluationRequest) -> None:
-    needing = [f"{m} of {name}" for name, metrics in chosen for m in metrics if m in PROTOCOLS[name].reference_metrics]
-    if needing and asked.reference is None:
+def _check_before_reading(
+    chosen: Sequence[tuple[EvaluationProtocol, tuple[Metric, ...]]], asked: EvaluationRequest, source: ImageSource
+) -> None:
+    """Raise UserError or HostError for what can be known to fail before weights or images are read."""
+    pairs = [(protocol.name, metric) for protocol, metrics in chosen for metric in metrics]
+    for protocol, metric in pairs:
+        if source.count < metric.fewest and not metric.optional:
+            raise UserError(
+                f"{metric.name} of {protocol} needs at least {metric.fewest} samples, {source.name} has {source.count}"
+            )
+    comparing = [f"{metric.name} of {protocol}" for protocol, metric in pairs if metric.reads is not None]
+    if comparing and asked.reference is None:
         raise UserError(
-            f"{needing[0]} compares the samples with a reference: name one with --reference (a statistics file, "
+            f"{comparing[0]} compares the samples with a reference: name one with --reference (a statistics file, "
             "images, or digits), or ask for metrics that need none"
         )
+    for _, metric in pairs:
+        if metric.check is not None:
+            metric.check()
 
 
 def _reference(
-    parts: Sequence[ProtocolRun],
+    runs: Sequence[ProtocolRun],
     asked: EvaluationRequest,
     source: ImageSource,
     pass_over: PassOver | None,
     tell: EventListener,
 ) -> Reference | None:
-    needs = _needs(parts)
+    """Load the reference with the layers that the metrics read; None when no metric reads one."""
     if asked.reference is None:
         return None
-    reference_files(asked.reference)  # one that is not there is an error also where no metric needs it
-    if not needs:
+    reference_files(asked.reference)  # a path that does not exist is an error even when no metric needs it
+    extractors = {run.extractor.name: run.extractor for run in runs}
+    layers_of = reference_layers((run.extractor.name, run.metrics) for run in runs)
+    if not layers_of:
         return None
     tell(Event(phase="reference"))
     reference = load_reference(
         asked.reference,
-        needs,
+        [(extractors[name], layers) for name, layers in layers_of.items()],
         progress=lambda done: tell(Event(phase="reference", done=done)),
         samples_shape=source.shape,
         pass_over=pass_over,
     )
     check_resolution(reference, source.shape)
-    for part in parts:
-        _check_reference_count(part, reference)
-    for extractor, layers in needs:
+    for run in runs:
+        for metric in run.metrics:
+            if metric.reads == "features" and reference.images < metric.fewest and not metric.optional:
+                raise UserError(
+                    f"{metric.name} of {run.protocol.name} needs at least {metric.fewest} reference images, "
+                    f"{reference.name} has {reference.images}"
+                )
+    for name, layers in layers_of.items():
         for layer in layers:
-            reference.data[extractor.name].moments(layer)  # an error here costs no pass over the samples
+            reference.data[name].moments(layer)  # an error here costs no pass over the samples
     return reference
 
 
-def _needs(parts: Sequence[ProtocolRun]) -> list[tuple[Extractor, Mapping[str, Reads]]]:
-    """What is read of the reference, by extractor: features include moments."""
-    needs: dict[str, dict[str, Reads]] = {}
-    for part in parts:
-        if not part.reference_metrics:
-            continue
-        layers = needs.setdefault(part.extractor.name, {})
-        for layer, need in part.protocol.reference_layers(part.reference_metrics).items():
-            if layers.get(layer) != "features":
-                layers[layer] = need
-    by_name = {part.extractor.name: part.extractor for part in parts}
-    return [(by_name[name], layers) for name, layers in needs.items()]
-
-
-def _check_reference_count(part: ProtocolRun, reference: Reference) -> None:
-    for metric in part.reference_metrics:
-        needs_images = "features" in part.protocol.reference_layers([metric]).values()
-        count, least = reference.images, part.protocol.metrics[metric]
-        if needs_images and count < least and metric not in OPTIONAL:
-            raise UserError(
-                f"{metric} of {part.protocol.name} needs at least {least} reference images, {reference.name} has "
-                f"{count}"
-            )
-
-
 def _without_impossible(
-    parts: Sequence[ProtocolRun], asked: EvaluationRequest, source: ImageSource, reference: Reference | None
+    runs: Sequence[ProtocolRun], asked: EvaluationRequest, source: ImageSource, reference: Reference | None
 ) -> tuple[list[ProtocolRun], list[Finding]]:
-    """Leave out optional metrics that cannot be computed; one that was asked for by name is an error instead."""
-    kept: list[ProtocolRun] = []
+    """Leave out optional metrics that cannot be computed; one that was requested by name is an error instead."""
+    possible: list[ProtocolRun] = []
     findings: list[Finding] = []
-    for part in parts:
+    for run in runs:
         metrics = []
-        for metric in part.metrics:
-            reason = _why_not(metric, part, source, reference)
+        for metric in run.metrics:
+            reason = _why_not(metric, run.extractor, source, reference) if metric.optional else None
+            name = f"{metric.name} of {run.protocol.name}"
             if reason is None:
                 metrics.append(metric)
-            elif metric in asked.metrics or len(part.metrics) == 1:
-                which = metric if metric == part.protocol.name else f"{metric} of {part.protocol.name}"
-                raise UserError(f"{which}: {reason}")
+            elif metric.name in asked.metrics or len(run.metrics) == 1:
+                raise UserError(f"{metric.name if metric.name == run.protocol.name else name}: {reason}")
             else:
-                text = f"{metric} of {part.protocol.name} is not computed: {reason}"
+                text = f"{name} is not computed: {reason}"
                 findings.append(Finding(code="left-out", severity="note", text=text))
-        kept.append(ProtocolRun(protocol=part.protocol, metrics=tuple(metrics), extractor=part.extractor))
-    return kept, findings
+        possible.append(replace(run, metrics=tuple(metrics)))
+    return possible, findings
 
 
-def _why_not(metric: str, part: ProtocolRun, source: ImageSource, reference: Reference | None) -> str | None:
-    """Why an optional metric cannot be computed; None when it can."""
-    if metric not in OPTIONAL:
+def _why_not(metric: Metric, extractor: Extractor, source: ImageSource, reference: Reference | None) -> str | None:
+    """Return the reason why a metric cannot be computed; None when it can."""
+    if source.count < metric.fewest:
+        return f"it needs at least {metric.fewest} samples, {source.name} has {source.count}"
+    if metric.why_not is None:
         return None
-    least = part.protocol.metrics[metric]
-    if source.count < least:
-        return f"it needs at least {least} samples, {source.name} has {source.count}"
-    if metric == "label-accuracy":
-        return _why_no_accuracy(source, part.extractor)
-    if metric == "per-class-fid":
-        return _why_no_classes(source.labels_N, None if reference is None else reference.labels_M)
-    return None
+    return metric.why_not(source, extractor, None if reference is None else reference.labels_M)
 
 
-def _why_no_classes(labels_N: Tensor | None, labels_M: Tensor | None) -> str | None:
-    if labels_N is None or labels_M is None:
-        return f"the {'samples' if labels_N is None else 'reference'} have no labels"
-    both = set(labels_N.tolist()) & set(labels_M.tolist())
-    if any(min(int((labels == c).sum()) for labels in (labels_N, labels_M)) >= FEWEST_PER_CLASS for c in both):
-        return None
-    return f"no class has {FEWEST_PER_CLASS} images among the samples and in the reference"
-
-
-def _why_no_accuracy(source: ImageSource, extractor: Extractor) -> str | None:
-    if source.labels_N is None:
-        return f"{source.name} has no labels"
-    if extractor.classes is None:
-        return f"extractor {extractor.name} does not know the samples' classes"
-    outside = source.labels_N[(source.labels_N < 0) | (source.labels_N >= extractor.classes)]
-    if len(outside):
-        return f"label {int(outside[0])} is not one of the {extractor.classes} classes of {extractor.name}"
-    return None
-
-
-def _wanted(parts: Sequence[ProtocolRun]) -> LayerRequest:
-    """Extractors with all layers that are read of the samples."""
-    layers: dict[str, frozenset[str]] = {}
-    for part in parts:
-        name = part.extractor.name
-        layers[name] = layers.get(name, frozenset()) | part.protocol.layers(part.metrics)
-    by_name = {part.extractor.name: part.extractor for part in parts}
-    return [(by_name[name], wanted_layers) for name, wanted_layers in layers.items()]
+def _sample_layers(runs: Sequence[ProtocolRun]) -> LayerRequest:
+    """Return the extractors, each with all layers that metrics read of the samples."""
+    extractors = {run.extractor.name: run.extractor for run in runs}
+    layers: dict[str, frozenset[str]] = {name: frozenset() for name in extractors}
+    for run in runs:
+        layers[run.extractor.name] |= {metric.layer for metric in run.metrics}
+    return [(extractors[name], layers) for name, layers in layers.items()]
 
 
 def _pass(
@@ -289,72 +240,59 @@ def _pass(
 
 
 def _measure_all(
-    parts: Sequence[ProtocolRun],
+    runs: Sequence[ProtocolRun],
+    asked: EvaluationRequest,
     source: ImageSource,
     scanned: Scan,
     reference: Reference | None,
-    asked: EvaluationRequest,
     tell: EventListener,
 ) -> tuple[list[tuple[MetricFacts, Quality]], list[Finding]]:
-    """The numbers of all protocols; one that fails loses none of the others."""
+    """Compute the numbers of all protocols; the failure of one leaves those of the others, and becomes a finding."""
     measured: list[tuple[MetricFacts, Quality]] = []
     failures: list[tuple[str, UserError | HostError]] = []
-    for part in parts:
+    for run in runs:
+        tell(Event(phase="metrics", note=run.protocol.name))
+        inputs = MetricInputs(
+            samples=scanned.features[run.extractor.name],
+            reference=None if reference is None else reference.data.get(run.extractor.name),
+            extractor=run.extractor,
+            labels_N=source.labels_N,
+            balanced=source.provenance.labels.startswith("balanced"),
+            reference_labels_M=None if reference is None else reference.labels_M,
+            options=asked.options,
+        )
         try:
-            measured += _measure(part, source, scanned, reference, asked, tell)
+            values = [(metric, metric.measure(inputs)) for metric in run.metrics]
+            measured += [
+                (_facts(metric, run), _quality(metric, value, run, source, reference)) for metric, value in values
+            ]
         except (UserError, HostError) as error:
-            failures.append((part.protocol.name, error))
+            failures.append((run.protocol.name, error))
     if failures and not measured:
         raise failures[0][1]
-    found = [
+    return measured, [
         Finding(code=FAILED, severity="warning", text=f"{name} has no numbers: {error}") for name, error in failures
     ]
-    return measured, found
 
 
-def _measure(
-    part: ProtocolRun,
-    source: ImageSource,
-    scanned: Scan,
-    reference: Reference | None,
-    asked: EvaluationRequest,
-    tell: EventListener,
-) -> list[tuple[MetricFacts, Quality]]:
-    """The numbers of one protocol, and of each what the detectors need to know."""
-    tell(Event(phase="metrics", note=part.protocol.name))
-    compared = MetricInputs(
-        samples=scanned.features[part.extractor.name],
-        reference=None if reference is None else reference.data.get(part.extractor.name),
-        extractor=part.extractor,
-        labels_N=source.labels_N,
-        balanced=source.provenance.labels.startswith("balanced"),
-        reference_labels_M=None if reference is None else reference.labels_M,
-    )
-    numbers = part.protocol.measure(part.metrics, compared, asked.options)
-    return [(_facts(number, part), _quality(number, part, source, reference)) for number in numbers]
+def _facts(metric: Metric, run: ProtocolRun) -> MetricFacts:
+    return MetricFacts(protocol=run.protocol.name, metric=metric.name, dims=run.extractor.layers[metric.layer])
 
 
-def _facts(number: MetricValue, part: ProtocolRun) -> MetricFacts:
-    return MetricFacts(
-        protocol=part.protocol.name,
-        metric=number.metric,
-        minimum=part.protocol.metrics[number.metric],
-        dims=part.extractor.layers[number.layer],
-    )
-
-
-def _quality(number: MetricValue, part: ProtocolRun, source: ImageSource, reference: Reference | None) -> Quality:
+def _quality(
+    metric: Metric, number: MetricValue, run: ProtocolRun, source: ImageSource, reference: Reference | None
+) -> Quality:
     """Make the record of one number, with its identity."""
-    extractor, provenance = part.extractor, source.provenance
+    extractor, provenance, name = run.extractor, source.provenance, run.protocol.name
     if not math.isfinite(number.value):
-        raise ContractError(f"{number.metric} of {part.protocol.name} on {source.name} is {number.value}")
-    against = reference if number.uses_reference else None
+        raise ContractError(f"{metric.name} of {name} on {source.name} is {number.value}")
+    against = reference if metric.reads is not None else None
     identity = Identity(
-        metric=number.metric,
-        protocol=part.protocol.name,
+        metric=metric.name,
+        protocol=name,
         extractor=extractor.name,
         extractor_sha256=extractor.sha256,
-        layer=number.layer,
+        layer=metric.layer,
         preprocessing=f"{extractor.preprocessing}; batch {extractor.batch}",
         reference_sha256=against.sha256 if against else "",
         n_samples=source.count,
@@ -366,9 +304,9 @@ def _quality(number: MetricValue, part: ProtocolRun, source: ImageSource, refere
         library=number.library,
         parameters=number.parameters,
     )
-    words = f"{part.protocol.name}: {number.metric} ({extractor.name}, {number.layer})"
+    words = f"{name}: {metric.name} ({extractor.name}, {metric.layer})"
     return Quality(
-        metric=number.metric,
+        metric=metric.name,
         value=number.value,
         spread=number.spread,
         interval=number.interval,

@@ -27,8 +27,6 @@ class MetricFacts:
 
     protocol: str
     metric: str
-    minimum: int
-    """Fewest samples that define it."""
     dims: int
     """D of the layer that it reads."""
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from arvbench.errors import ContractError, UserError
+from arvbench.harness.quality.metrics.intervals import NORMAL_95
 from arvbench.harness.quality.metrics.moments import Moments, moments_of
 
 _ASYMMETRY = 1e-5
@@ -34,8 +35,6 @@ INFINITY_SIZES = 15
 _SMALLEST_SHARE = 10
 """The smallest size of the fit is N over this, as published (5,000 of 50,000)."""
 _FEWEST_AT_INFINITY = 150
-_NORMAL_95 = 1.959963984540054
-"""Quantile of the normal distribution for a two-sided 95 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +203,7 @@ class Extrapolated:
 
         The scatter of the fit alone is too narrow: it covers the truth in about half of all cases.
         """
-        reach = _NORMAL_95 * math.hypot(self.stderr, sampling_std)
+        reach = NORMAL_95 * math.hypot(self.stderr, sampling_std)
         return self.value - reach, self.value + reach
 
 

@@ -38,7 +38,6 @@ BLOCK = 10_000
 _TILE = 1024
 """Rows of a block in memory at a time; does not change which values are in fp16."""
 _FP16_MAX = 65504.0
-_NORMAL_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,21 +113,6 @@ def density_coverage(
         density=float(balls_N.double().mean()) / k,
         coverage=_share(covered_M),
     )
-
-
-def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share of `count` independent images.
-
-    For precision, recall and coverage it covers the draw of the images that are counted; the other set, whose balls
-    they fall into, counts as given. Raises UserError for a share outside 0..1 or no images.
-    """
-    if not 0 <= share <= 1 or count < 1:
-        raise UserError(f"an interval needs a share of 0..1 of at least 1 image, not {share} of {count}")
-    z2 = _NORMAL_95**2 / count
-    centre = (share + z2 / 2) / (1 + z2)
-    reach = math.sqrt(z2 * (share * (1 - share) + z2 / 4)) / (1 + z2)
-    # The ends are exact for shares of 0 and 1, where rounding could pass them.
-    return (0.0 if share == 0 else centre - reach, 1.0 if share == 1 else centre + reach)
 
 
 class _Tile(NamedTuple):

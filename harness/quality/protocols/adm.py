@@ -4,9 +4,9 @@ uint8 images -> TF1 bilinear resize to 299 -> Inception of 2015-12-05 -> pooled 
 
 fid, sfid         Frechet distance of pooled (2048) and spatial (2023) features; moments in float64
 is                inception score in the given order, splits of 5,000; the order of the files matters
-is-shuffled       the same of a permutation with a stated seed, so that it does not
+is-shuffled       inception score of a permutation with a stated seed, which makes it independent of the order
 precision, recall k = 3, squared distances, in blocks as the evaluator computes them in fp16
-*-fp32            the same in plain fp32
+*-fp32            precision and recall in plain fp32
 fid-infinity      FID extrapolated to infinitely many samples; not part of the evaluator
 
 Source   openai/guided-diffusion, evaluations/evaluator.py, as PROTOCOLS sections 1 and 7 state it
@@ -14,92 +14,60 @@ Source   openai/guided-diffusion, evaluations/evaluator.py, as PROTOCOLS section
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
+from functools import partial
 
 from arvbench.harness.quality.metrics.frechet import fewest_at_infinity
-from arvbench.harness.quality.protocols.numbers import (
-    frechet_numbers,
-    inception_score_number,
-    precision_recall_numbers,
-)
-from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, MetricInputs, MetricValue, Options, Reads
+from arvbench.harness.quality.metrics.intervals import interval_of_mean
+from arvbench.harness.quality.metrics.neighbours import Arithmetic
+from arvbench.harness.quality.protocols import numbers
+from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, Metric, MetricInputs, MetricValue
 
 POOL, SPATIAL, LOGITS = "pool", "spatial", "logits"
 POOL_DIMS = 2048
 NEIGHBOURS = 3
 SHUFFLE_SEED = 0
-"""Of the permutation behind is-shuffled; part of its id."""
-_LAYERS = {
-    "fid": POOL,
-    "sfid": SPATIAL,
-    "is": LOGITS,
-    "is-shuffled": LOGITS,
-    "precision": POOL,
-    "recall": POOL,
-    "precision-fp32": POOL,
-    "recall-fp32": POOL,
-    "fid-infinity": POOL,
-}
+"""Seed of the permutation behind is-shuffled; part of its id."""
 
 
-class AdmV1(EvaluationProtocol):
-    """The ADM evaluator's metrics."""
-
-    name: ClassVar[str] = "adm-v1"
-    extractor: ClassVar[str] = "adm-inception"
-    metrics: ClassVar[Mapping[str, int]] = {
-        "fid": 2,
-        "sfid": 2,
-        "is": 1,
-        "is-shuffled": 1,
-        "precision": NEIGHBOURS + 1,
-        "recall": NEIGHBOURS + 1,
-        "precision-fp32": NEIGHBOURS + 1,
-        "recall-fp32": NEIGHBOURS + 1,
-        "fid-infinity": fewest_at_infinity(POOL_DIMS),
-    }
-    reference_metrics: ClassVar[frozenset[str]] = frozenset(metrics) - {"is", "is-shuffled"}
-
-    def layers(self, metrics: Sequence[str]) -> frozenset[str]:
-        return frozenset(_LAYERS[metric] for metric in metrics)
-
-    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Reads]:
-        needs: dict[str, Reads] = {}
-        if "sfid" in metrics:
-            needs[SPATIAL] = "moments"
-        if {"fid", "fid-infinity"} & set(metrics):
-            needs[POOL] = "moments"
-        if any(metric.startswith(("precision", "recall")) for metric in metrics):
-            needs[POOL] = "features"
-        return needs
-
-    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
-        numbers = [
-            *frechet_numbers(metrics, compared, POOL, options),
-            *frechet_numbers(metrics, compared, SPATIAL, options, distance="sfid", infinity=""),
-            *precision_recall_numbers(metrics, compared, POOL, k=NEIGHBOURS, arithmetic="fp16-blocks"),
-            *precision_recall_numbers(metrics, compared, POOL, k=NEIGHBOURS, arithmetic="fp32", suffix="-fp32"),
-        ]
-        if "is" in metrics:
-            numbers.append(inception_score_number(compared, LOGITS))
-        if "is-shuffled" in metrics:
-            number = inception_score_number(compared, LOGITS, metric="is-shuffled", shuffled=SHUFFLE_SEED)
-            numbers.append(replace(number, interval=_interval(number)))
-        return sorted(numbers, key=lambda number: list(self.metrics).index(number.metric))
-
-
-ADM_V1 = AdmV1()
-
-
-def _interval(score: MetricValue) -> tuple[float, float] | None:
-    """Student's, of a mean over splits in random order; splits in the given order are not drawn alike and have none."""
-    from scipy.stats import t as student
-
-    splits = len(score.detail["split_values"])
+def _shuffled_score(inputs: MetricInputs, layer: str) -> MetricValue:
+    """Inception score in random order, with Student's interval; splits in the given order are not drawn alike."""
+    score = numbers.inception_score(inputs, layer, shuffle_seed=SHUFFLE_SEED)
     if score.spread is None:
-        return None
-    half = float(student.ppf(0.975, splits - 1)) * score.spread / math.sqrt(splits - 1)
-    return score.value - half, score.value + half
+        return score
+    return replace(score, interval=interval_of_mean(score.value, score.spread, len(score.detail["split_values"])))
+
+
+def _neighbours(name: str, compute: Callable[..., MetricValue], arithmetic: Arithmetic) -> Metric:
+    return Metric(
+        name,
+        POOL,
+        reads="features",
+        fewest=NEIGHBOURS + 1,
+        compute=partial(compute, k=NEIGHBOURS, arithmetic=arithmetic),
+    )
+
+
+ADM_V1 = EvaluationProtocol(
+    name="adm-v1",
+    extractor="adm-inception",
+    metrics=(
+        Metric("fid", POOL, reads="moments", fewest=2, compute=numbers.frechet),
+        Metric("sfid", SPATIAL, reads="moments", fewest=2, compute=numbers.frechet),
+        Metric("is", LOGITS, compute=numbers.inception_score),
+        Metric("is-shuffled", LOGITS, compute=_shuffled_score),
+        _neighbours("precision", numbers.precision, "fp16-blocks"),
+        _neighbours("recall", numbers.recall, "fp16-blocks"),
+        _neighbours("precision-fp32", numbers.precision, "fp32"),
+        _neighbours("recall-fp32", numbers.recall, "fp32"),
+        Metric(
+            "fid-infinity",
+            POOL,
+            reads="moments",
+            fewest=fewest_at_infinity(POOL_DIMS),
+            optional=True,
+            compute=numbers.frechet_infinity,
+        ),
+    ),
+)

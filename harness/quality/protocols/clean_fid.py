@@ -24,17 +24,22 @@ import inspect
 import io
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from arvbench.errors import HostError, UserError
 from arvbench.harness.quality.metrics.moments import Moments
-from arvbench.harness.quality.protocols.numbers import few_images, frechet_interval, reference_of
-from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, MetricInputs, MetricValue, Options, Reads
+from arvbench.harness.quality.protocols.numbers import bootstrap, few_images
+from arvbench.harness.quality.protocols.protocol import (
+    EvaluationProtocol,
+    Metric,
+    MetricInputs,
+    MetricValue,
+    with_version,
+)
 
 LAYER = "2048"
 KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 0
@@ -43,61 +48,8 @@ _global_state = threading.Lock()
 """For what the library takes from the whole process: NumPy's generator, standard output, warning filters."""
 
 
-class _CleanFid(EvaluationProtocol):
-    """What the three modes share; they differ in the extractor."""
-
-    metrics: ClassVar[Mapping[str, int]] = {"fid": 2, "kid": 2}
-    reference_metrics: ClassVar[frozenset[str]] = frozenset({"fid", "kid"})
-
-    def check(self, metrics: Sequence[str]) -> None:
-        import scipy.linalg
-
-        if "fid" in metrics and "disp" not in inspect.signature(scipy.linalg.sqrtm).parameters:
-            raise _unknown_scipy()
-
-    def layers(self, metrics: Sequence[str]) -> frozenset[str]:
-        return frozenset({LAYER} if metrics else ())
-
-    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Reads]:
-        if not metrics:
-            return {}
-        return {LAYER: "features" if "kid" in metrics else "moments"}
-
-    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
-        numbers = []
-        if "fid" in metrics:
-            numbers.append(_fid(compared, options))
-        if "kid" in metrics:
-            numbers.append(_kid(compared))
-        return numbers
-
-
-class Clean(_CleanFid):
-    """Mode "clean": antialiased bicubic resize."""
-
-    name: ClassVar[str] = "clean-fid"
-    extractor: ClassVar[str] = "clean-fid"
-
-
-class LegacyTensorflow(_CleanFid):
-    """Mode "legacy_tensorflow": TensorFlow 1's resize, as the original FID."""
-
-    name: ClassVar[str] = "clean-fid-legacy-tensorflow"
-    extractor: ClassVar[str] = "clean-fid-legacy-tensorflow"
-
-
-class LegacyPytorch(_CleanFid):
-    """Mode "legacy_pytorch": as pytorch-fid."""
-
-    name: ClassVar[str] = "clean-fid-legacy-pytorch"
-    extractor: ClassVar[str] = "clean-fid-legacy-pytorch"
-
-
-CLEAN, LEGACY_TENSORFLOW, LEGACY_PYTORCH = Clean(), LegacyTensorflow(), LegacyPytorch()
-
-
 def library() -> str:
-    return f"clean-fid {version('clean-fid')}"
+    return with_version("clean-fid")
 
 
 def _unknown_scipy() -> HostError:
@@ -155,32 +107,28 @@ def _contained() -> Iterator[io.StringIO]:
         yield said
 
 
-def _fid(compared: MetricInputs, options: Options) -> MetricValue:
-    samples, reference = compared.samples.moments(LAYER), reference_of(compared).moments(LAYER)
-    value, said = frechet_distance(samples, reference)
-    interval, spread = frechet_interval(compared, LAYER, options)
+def fid(inputs: MetricInputs, layer: str) -> MetricValue:
+    """FID by the library; the interval is our bootstrap."""
+    samples, reference = inputs.samples.moments(layer), inputs.require_reference().moments(layer)
+    value, printed = frechet_distance(samples, reference)
+    resampled = inputs.once(bootstrap, layer)
     few = few_images(len(samples.mean_D), samples.count, reference.count)
     return MetricValue(
-        metric="fid",
         value=value,
-        layer=LAYER,
         library=library(),
-        uses_reference=True,
-        interval=interval,
+        interval=resampled.interval if resampled else None,
         parameters={"moments": "float64, N - 1", "root": "sqrtm of the product"},
-        detail={"bootstrap_std": spread} if spread is not None else {},
-        notes=(*few, *([said] if said else [])),
+        detail={"bootstrap_std": resampled.std} if resampled else {},
+        notes=(*few, *([printed] if printed else [])),
     )
 
 
-def _kid(compared: MetricInputs) -> MetricValue:
-    samples_ND, reference_MD = compared.samples.features(LAYER), reference_of(compared).features(LAYER)
+def kid(inputs: MetricInputs, layer: str) -> MetricValue:
+    """KID by the library, with a stated seed."""
+    samples_ND, reference_MD = inputs.features(layer)
     return MetricValue(
-        metric="kid",
         value=kernel_distance(samples_ND, reference_MD, KID_SEED),
-        layer=LAYER,
         library=library(),
-        uses_reference=True,
         parameters={
             "subsets": KID_SUBSETS,
             "subset_size": min(len(samples_ND), len(reference_MD), KID_SUBSET_SIZE),
@@ -188,3 +136,25 @@ def _kid(compared: MetricInputs) -> MetricValue:
             "kernel": "(x.y / D + 1) ** 3",
         },
     )
+
+
+def check_scipy() -> None:
+    """Raise HostError under a scipy that the library does not know."""
+    import scipy.linalg
+
+    if "disp" not in inspect.signature(scipy.linalg.sqrtm).parameters:
+        raise _unknown_scipy()
+
+
+METRICS = (
+    Metric("fid", LAYER, reads="moments", fewest=2, compute=fid, check=check_scipy),
+    Metric("kid", LAYER, reads="features", fewest=2, compute=kid),
+)
+# Modes of the library: antialiased bicubic resize; TensorFlow 1's resize, as the original FID; as pytorch-fid.
+CLEAN = EvaluationProtocol(name="clean-fid", extractor="clean-fid", metrics=METRICS)
+LEGACY_TENSORFLOW = EvaluationProtocol(
+    name="clean-fid-legacy-tensorflow", extractor="clean-fid-legacy-tensorflow", metrics=METRICS
+)
+LEGACY_PYTORCH = EvaluationProtocol(
+    name="clean-fid-legacy-pytorch", extractor="clean-fid-legacy-pytorch", metrics=METRICS
+)

@@ -3,94 +3,98 @@
 Its numbers compare models of the demo; they are comparable with nothing published. torch-fidelity's metrics on float64
 features, label accuracy, density and coverage, FID by class and at infinitely many images.
 
-label-accuracy  share of samples that the classifier gives their own label, 0..1
+label-accuracy  share of samples that the classifier assigns to their own label, 0..1
 
 Shapes   N samples, D = 64 features, C = 10 classes
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from functools import partial
 
 from torch import Tensor
 
 from arvbench.errors import ContractError
+from arvbench.harness.quality.extractors.extractor import Extractor
+from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.metrics.frechet import fewest_at_infinity
-from arvbench.harness.quality.metrics.neighbours import wilson_interval
-from arvbench.harness.quality.protocols.fidelity import ISC_SPLITS, fid, isc, kid, precision_recall
-from arvbench.harness.quality.protocols.numbers import LIBRARY, frechet_numbers, per_class_number, prdc_numbers
-from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, MetricInputs, MetricValue, Options, Reads
+from arvbench.harness.quality.metrics.intervals import wilson_interval
+from arvbench.harness.quality.protocols import fidelity, numbers
+from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, Metric, MetricInputs, MetricValue
 
 ISC_MIN_SPLIT = 500
 """Fewer than ten splits where a split would hold fewer images: the score of a small split is biased."""
 FEATURES, LOGITS, DIMS = "64", "logits", 64
 
 
-class DigitsCnnProtocol(EvaluationProtocol):
-    """All that the digits can be judged by."""
-
-    name: ClassVar[str] = "digits-cnn"
-    extractor: ClassVar[str] = "digits-cnn"
-    metrics: ClassVar[Mapping[str, int]] = {
-        "fid": 2,
-        "fid-infinity": fewest_at_infinity(DIMS),
-        "isc": 2,
-        "kid": 4,
-        "precision": 4,
-        "recall": 4,
-        "density": 6,
-        "coverage": 6,
-        "per-class-fid": 20,
-        "label-accuracy": 1,
-    }
-    reference_metrics: ClassVar[frozenset[str]] = frozenset(metrics) - {"isc", "label-accuracy"}
-
-    def layers(self, metrics: Sequence[str]) -> frozenset[str]:
-        return frozenset(LOGITS if metric in ("isc", "label-accuracy") else FEATURES for metric in metrics)
-
-    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Reads]:
-        return {FEATURES: "features"} if self.reference_metrics.intersection(metrics) else {}
-
-    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
-        numbers: list[MetricValue] = []
-        if "fid" in metrics:
-            numbers.append(fid(compared, FEATURES, options, prepare=Tensor.double))
-        numbers += frechet_numbers(metrics, compared, FEATURES, options, distance="")
-        if "isc" in metrics:
-            logits_NC = compared.samples.features(LOGITS)
-            numbers.append(isc(logits_NC, LOGITS, splits=isc_splits(len(logits_NC))))
-        if "kid" in metrics:
-            numbers.append(kid(compared, FEATURES, prepare=Tensor.double))
-        if {"precision", "recall"} & set(metrics):
-            found = precision_recall(compared, FEATURES, prepare=Tensor.double)
-            numbers += [number for number in found if number.metric in metrics]
-        numbers += prdc_numbers([m for m in metrics if m in ("density", "coverage")], compared, FEATURES)
-        if "per-class-fid" in metrics:
-            numbers.append(per_class_number(compared, FEATURES))
-        if "label-accuracy" in metrics:
-            numbers.append(_label_accuracy(compared))
-        return numbers
-
-
-DIGITS_CNN = DigitsCnnProtocol()
-
-
 def isc_splits(count: int) -> int:
     """Splits of the inception score of `count` samples."""
-    return max(1, min(ISC_SPLITS, count // ISC_MIN_SPLIT))
+    return max(1, min(fidelity.ISC_SPLITS, count // ISC_MIN_SPLIT))
 
 
-def _label_accuracy(compared: MetricInputs) -> MetricValue:
-    logits_NC, labels_N = compared.samples.features(LOGITS), compared.labels_N
+def _isc(inputs: MetricInputs, layer: str) -> MetricValue:
+    return fidelity.isc(inputs, layer, splits=isc_splits(inputs.samples.count))
+
+
+def _label_accuracy(inputs: MetricInputs, layer: str) -> MetricValue:
+    logits_NC, labels_N = inputs.samples.features(layer), inputs.labels_N
     if labels_N is None or labels_N.shape != logits_NC.shape[:1]:
         raise ContractError(f"label accuracy of {len(logits_NC)} images without a label each")
     accuracy = float((logits_NC.argmax(dim=1) == labels_N.cpu()).double().mean())
-    return MetricValue(
-        metric="label-accuracy",
-        value=accuracy,
-        layer=LOGITS,
-        library=LIBRARY,
-        uses_reference=False,
-        interval=wilson_interval(accuracy, len(logits_NC)),
-    )
+    return MetricValue(value=accuracy, interval=wilson_interval(accuracy, len(logits_NC)))
+
+
+def _why_no_accuracy(source: ImageSource, extractor: Extractor, _labels_M: Tensor | None) -> str | None:
+    if source.labels_N is None:
+        return f"{source.name} has no labels"
+    if extractor.classes is None:
+        return f"extractor {extractor.name} does not know the samples' classes"
+    outside = source.labels_N[(source.labels_N < 0) | (source.labels_N >= extractor.classes)]
+    if len(outside):
+        return f"label {int(outside[0])} is not one of the {extractor.classes} classes of {extractor.name}"
+    return None
+
+
+DIGITS_CNN = EvaluationProtocol(
+    name="digits-cnn",
+    extractor="digits-cnn",
+    metrics=(
+        Metric("fid", FEATURES, reads="features", fewest=2, compute=partial(fidelity.fid, prepare=Tensor.double)),
+        Metric(
+            "fid-infinity",
+            FEATURES,
+            reads="features",
+            fewest=fewest_at_infinity(DIMS),
+            optional=True,
+            compute=numbers.frechet_infinity,
+        ),
+        Metric("isc", LOGITS, fewest=2, compute=_isc),
+        Metric("kid", FEATURES, reads="features", fewest=4, compute=partial(fidelity.kid, prepare=Tensor.double)),
+        Metric(
+            "precision",
+            FEATURES,
+            reads="features",
+            fewest=4,
+            compute=partial(fidelity.precision, prepare=Tensor.double),
+        ),
+        Metric("recall", FEATURES, reads="features", fewest=4, compute=partial(fidelity.recall, prepare=Tensor.double)),
+        Metric("density", FEATURES, reads="features", fewest=6, compute=partial(numbers.prdc, "density")),
+        Metric("coverage", FEATURES, reads="features", fewest=6, compute=partial(numbers.prdc, "coverage")),
+        Metric(
+            "per-class-fid",
+            FEATURES,
+            reads="features",
+            fewest=20,
+            optional=True,
+            why_not=numbers.why_not_per_class,
+            compute=numbers.per_class_frechet,
+        ),
+        Metric(
+            "label-accuracy",
+            LOGITS,
+            optional=True,
+            why_not=_why_no_accuracy,
+            compute=_label_accuracy,
+        ),
+    ),
+)

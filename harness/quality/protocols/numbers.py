@@ -1,4 +1,7 @@
-"""Numbers that several protocols report, each computed in one place.
+"""Metrics of our own arithmetic that several protocols report: from features to a value with its interval and notes.
+
+Every public function that takes inputs and a layer is the `compute` of a `Metric`. Work that several of them share (the
+root of the reference, the bootstrap, the neighbours) goes through `MetricInputs.once`.
 
 Shapes   N samples, M reference images, D features, C classes
 """
@@ -6,12 +9,14 @@ Shapes   N samples, M reference images, D features, C classes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 from torch import Tensor
 
 from arvbench.errors import ContractError, UserError
-from arvbench.harness.quality.features.sets import FeatureData
+from arvbench.harness.quality.extractors.extractor import Extractor
+from arvbench.harness.quality.images.source import ImageSource
+from arvbench.harness.quality.metrics import mmd
 from arvbench.harness.quality.metrics.frechet import (
     INFINITY_SIZES,
     Bootstrap,
@@ -21,272 +26,192 @@ from arvbench.harness.quality.metrics.frechet import (
     frechet_distance,
     frechet_of_features,
 )
-from arvbench.harness.quality.metrics.inception_score import SPLIT_SIZE, inception_score
+from arvbench.harness.quality.metrics.inception_score import SPLIT_SIZE
+from arvbench.harness.quality.metrics.inception_score import inception_score as score_of_logits
+from arvbench.harness.quality.metrics.intervals import wilson_interval
 from arvbench.harness.quality.metrics.neighbours import (
     BLOCK,
     Arithmetic,
+    Prdc,
+    PrecisionRecall,
     density_coverage,
     precision_recall,
-    wilson_interval,
 )
-from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, MetricInputs, MetricValue, Options, Reads
+from arvbench.harness.quality.protocols.protocol import MetricInputs, MetricValue
 
-LIBRARY = "arvbench (numerics 1)"
-"""Raise the number when a change of our own arithmetic moves a value: it is part of every id."""
 SUBSET_SEED = 0
-"""Of the subsets behind FID at infinitely many samples; part of its id."""
+"""Seed of the subsets behind FID at infinitely many samples; part of its id."""
 FEWEST_PER_CLASS = 10
-"""Images of a class, on each side, below which its distance is left out."""
-_MOMENTS = "float64, N - 1"
-_ROOT = "eigenvalues of R S R^T"
+"""Images on each side below which a class is left out of FID by class."""
+PRDC_NEIGHBOURS = 5
+_FRECHET_PARAMETERS = {"moments": "float64, N - 1", "root": "eigenvalues of R S R^T"}
 
 
-class OneLayer(EvaluationProtocol):
-    """The part of a protocol that reads one layer of one extractor, the same way for all of its metrics."""
-
-    layer: ClassVar[str]
-    need: ClassVar[Reads]
-    """What it reads of the reference."""
-
-    def layers(self, metrics: Sequence[str]) -> frozenset[str]:
-        return frozenset({self.layer} if metrics else ())
-
-    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Reads]:
-        return {self.layer: self.need} if metrics else {}
-
-
-def reference_of(compared: MetricInputs) -> FeatureData:
-    """The reference of a metric that needs one."""
-    if compared.reference is None:
-        raise ContractError("a metric that compares with a reference was asked for without one")
-    return compared.reference
-
-
-def frechet_numbers(
-    metrics: Sequence[str],
-    compared: MetricInputs,
-    layer: str,
-    options: Options,
-    *,
-    distance: str = "fid",
-    infinity: str = "fid-infinity",
-) -> list[MetricValue]:
-    """Of `metrics`, those that are called `distance` and `infinity`, in this order, for one layer.
-
-    The root of the reference and the bootstrap are computed once for both. Raises UserError as `frechet.py` does.
-    """
-    if not {distance, infinity}.intersection(metrics):
-        return []
-    root = ReferenceRoot.of(reference_of(compared).moments(layer))
-    bootstrap = _bootstrap(compared, layer, root, options)
-    numbers = []
-    if distance in metrics:
-        numbers.append(_distance(distance, compared, layer, root, options, bootstrap))
-    if infinity in metrics:
-        numbers.append(_at_infinity(infinity, compared, layer, root, options, bootstrap))
-    return numbers
+def frechet(inputs: MetricInputs, layer: str) -> MetricValue:
+    """Frechet distance with its bootstrap interval. Raises UserError as `metrics/frechet.py` does."""
+    moments, root = inputs.samples.moments(layer), inputs.once(reference_root, layer)
+    distance, resampled = frechet_distance(moments, root), inputs.once(bootstrap, layer)
+    # The ADM evaluator and torch-fidelity keep means in fp32, which moves the value to this one.
+    fp32_shift_D = moments.with_fp32_mean().mean_D - root.moments.with_fp32_mean().mean_D
+    return MetricValue(
+        value=distance.value,
+        interval=resampled.interval if resampled else None,
+        parameters=_FRECHET_PARAMETERS,
+        detail={
+            "value_with_fp32_means": float(fp32_shift_D @ fp32_shift_D) + distance.trace_term,
+            "mean_term": distance.mean_term,
+            "trace_term": distance.trace_term,
+            "clamped_mass": distance.clamped_mass,
+            "clamped_mass_reference": root.clamped_mass,
+            **_bootstrap_detail(inputs, resampled),
+        },
+        notes=few_images(len(root.moments.mean_D), inputs.samples.count, root.moments.count),
+    )
 
 
-def frechet_interval(
-    compared: MetricInputs, layer: str, options: Options
-) -> tuple[tuple[float, float] | None, float | None]:
-    """Bootstrap interval and standard deviation of a Frechet distance, for one that another library computes.
+def frechet_infinity(inputs: MetricInputs, layer: str) -> MetricValue:
+    """FID at infinitely many samples; its interval needs the bootstrap and is None without."""
+    root, resampled = inputs.once(reference_root, layer), inputs.once(bootstrap, layer)
+    fit = frechet_at_infinity(inputs.samples.features(layer), root, SUBSET_SEED, device=inputs.extractor.device)
+    return MetricValue(
+        value=fit.value,
+        interval=fit.interval(resampled.std) if resampled else None,
+        parameters={
+            **_FRECHET_PARAMETERS,
+            "fit": "FID against 1 / n",
+            "sizes": INFINITY_SIZES,
+            "subset_seed": SUBSET_SEED,
+        },
+        detail={
+            "fit_stderr": fit.stderr,
+            "sizes": list(fit.sizes),
+            "distances": list(fit.distances),
+            **_bootstrap_detail(inputs, resampled),
+        },
+    )
 
-    (None, None) where no bootstrap is asked for.
-    """
-    if options.bootstrap == 0:
-        return None, None
-    bootstrap = _bootstrap(compared, layer, ReferenceRoot.of(reference_of(compared).moments(layer)), options)
-    return (None, None) if bootstrap is None else (bootstrap.interval, bootstrap.std)
+
+def reference_root(inputs: MetricInputs, layer: str) -> ReferenceRoot:
+    """Root of the reference's covariance: the slow half of every Frechet distance."""
+    return ReferenceRoot.of(inputs.require_reference().moments(layer))
+
+
+def bootstrap(inputs: MetricInputs, layer: str) -> Bootstrap | None:
+    """Interval and standard deviation of the Frechet distance; None when no replicates are requested."""
+    if inputs.options.bootstrap == 0:
+        return None
+    root = inputs.once(reference_root, layer)
+    return bootstrap_frechet(
+        inputs.samples.features(layer),
+        root,
+        inputs.options.bootstrap,
+        inputs.options.seed,
+        strata_N=inputs.labels_N if inputs.balanced else None,
+        device=inputs.extractor.device,
+    )
+
+
+def _bootstrap_detail(inputs: MetricInputs, resampled: Bootstrap | None) -> dict[str, Any]:
+    if resampled is None:
+        return {}
+    how = "within classes" if inputs.balanced and inputs.labels_N is not None else "all samples alike"
+    return {"bootstrap_std": resampled.std, "replicates": inputs.options.bootstrap, "resampled": how}
 
 
 def few_images(dims: int, *counts: int | None) -> tuple[str, ...]:
-    """The note on a Frechet distance of sets of which one has no more images than dimensions; None is unknown."""
+    """Bias warning for a Frechet distance in which either set has at most `dims` images; None counts are ignored."""
     if min((count for count in counts if count is not None), default=dims + 1) > dims:
         return ()
     return (f"fewer images than {dims} feature dimensions: FID is strongly biased upwards",)
 
 
-def _bootstrap(compared: MetricInputs, layer: str, root: ReferenceRoot, options: Options) -> Bootstrap | None:
-    if options.bootstrap == 0:
-        return None
-    features_ND = compared.samples.features(layer)
-    return bootstrap_frechet(
-        features_ND,
-        root,
-        options.bootstrap,
-        options.seed,
-        strata_N=compared.labels_N if compared.balanced else None,
-        device=compared.extractor.device,
-    )
-
-
-def _distance(
-    metric: str,
-    compared: MetricInputs,
-    layer: str,
-    root: ReferenceRoot,
-    options: Options,
-    bootstrap: Bootstrap | None,
-) -> MetricValue:
-    moments = compared.samples.moments(layer)
-    found = frechet_distance(moments, root)
-    # The ADM evaluator and torch-fidelity keep means in fp32: what the value would then be.
-    fp32_shift_D = moments.with_fp32_mean().mean_D - root.moments.with_fp32_mean().mean_D
-    detail: dict[str, Any] = {
-        "value_with_fp32_means": float(fp32_shift_D @ fp32_shift_D) + found.trace_term,
-        "mean_term": found.mean_term,
-        "trace_term": found.trace_term,
-        "clamped_mass": found.clamped_mass,
-        "clamped_mass_reference": root.clamped_mass,
-    }
-    return MetricValue(
-        metric=metric,
-        value=found.value,
-        layer=layer,
-        library=LIBRARY,
-        uses_reference=True,
-        interval=bootstrap.interval if bootstrap else None,
-        parameters={"moments": _MOMENTS, "root": _ROOT},
-        detail=detail | _bootstrap_detail(compared, options, bootstrap),
-        notes=few_images(len(root.moments.mean_D), compared.samples.count, root.moments.count),
-    )
-
-
-def _at_infinity(
-    metric: str,
-    compared: MetricInputs,
-    layer: str,
-    root: ReferenceRoot,
-    options: Options,
-    bootstrap: Bootstrap | None,
-) -> MetricValue:
-    """FID at infinitely many samples; its interval needs the bootstrap and is None without."""
-    features_ND = compared.samples.features(layer)
-    fit = frechet_at_infinity(features_ND, root, SUBSET_SEED, device=compared.extractor.device)
-    detail: dict[str, Any] = {
-        "fit_stderr": fit.stderr,
-        "sizes": list(fit.sizes),
-        "distances": list(fit.distances),
-    }
-    return MetricValue(
-        metric=metric,
-        value=fit.value,
-        layer=layer,
-        library=LIBRARY,
-        uses_reference=True,
-        interval=fit.interval(bootstrap.std) if bootstrap else None,
-        parameters={
-            "moments": _MOMENTS,
-            "root": _ROOT,
-            "fit": "FID against 1 / n",
-            "sizes": INFINITY_SIZES,
-            "subset_seed": SUBSET_SEED,
-        },
-        detail=detail | _bootstrap_detail(compared, options, bootstrap),
-    )
-
-
-def _bootstrap_detail(compared: MetricInputs, options: Options, bootstrap: Bootstrap | None) -> dict[str, Any]:
-    if bootstrap is None:
-        return {}
-    how = "within classes" if compared.balanced and compared.labels_N is not None else "all samples alike"
-    return {"bootstrap_std": bootstrap.std, "replicates": options.bootstrap, "resampled": how}
-
-
-def inception_score_number(
-    compared: MetricInputs, layer: str, *, metric: str = "is", shuffled: int | None = None
-) -> MetricValue:
+def inception_score(inputs: MetricInputs, layer: str, *, shuffle_seed: int | None = None) -> MetricValue:
     """Inception score of the logits in `layer`, in the order of the samples or shuffled by a seed."""
-    score = inception_score(compared.samples.features(layer), shuffled=shuffled)
+    score = score_of_logits(inputs.samples.features(layer), shuffled=shuffle_seed)
     order: dict[str, Any] = (
-        {"order": "as given"} if shuffled is None else {"order": "shuffled", "shuffle_seed": shuffled}
+        {"order": "as given"} if shuffle_seed is None else {"order": "shuffled", "shuffle_seed": shuffle_seed}
     )
     return MetricValue(
-        metric=metric,
         value=score.value,
-        layer=layer,
-        library=LIBRARY,
-        uses_reference=False,
         spread=score.std,
         parameters={"split_size": SPLIT_SIZE, **order},
         detail={"split_values": list(score.split_values)},
     )
 
 
-def precision_recall_numbers(
-    metrics: Sequence[str],
-    compared: MetricInputs,
-    layer: str,
-    *,
-    arithmetic: Arithmetic,
-    suffix: str = "",
-    k: int = 3,
-) -> list[MetricValue]:
-    """Of `metrics`, "precision" + suffix and "recall" + suffix: squared distances, inside is <= radius."""
-    names = {"precision": f"precision{suffix}", "recall": f"recall{suffix}"}
-    if not set(names.values()).intersection(metrics):
-        return []
-    samples_ND, reference_MD = compared.samples.features(layer), reference_of(compared).features(layer)
-    found = precision_recall(samples_ND, reference_MD, k, arithmetic=arithmetic, device=compared.extractor.device)
-    parameters: dict[str, Any] = {"k": k, "distance": "squared", "inside": "<=", "arithmetic": arithmetic}
-    if arithmetic == "fp16-blocks":
-        parameters["block"] = BLOCK
-    shares = {"precision": (found.precision, len(samples_ND)), "recall": (found.recall, len(reference_MD))}
-    return [
-        _share(names[kind], value, count, layer, parameters)
-        for kind, (value, count) in shares.items()
-        if names[kind] in metrics
-    ]
+def precision(inputs: MetricInputs, layer: str, *, k: int, arithmetic: Arithmetic) -> MetricValue:
+    """Share of samples within reach of the reference: squared distances, inside is <= radius."""
+    found = inputs.once(_precision_recall, layer, k, arithmetic)
+    return _share(found.precision, inputs.samples.count, _precision_recall_parameters(k, arithmetic))
 
 
-def prdc_numbers(metrics: Sequence[str], compared: MetricInputs, layer: str, *, k: int = 5) -> list[MetricValue]:
-    """Of `metrics`, "precision", "recall", "density" and "coverage", in this order: inside is < radius."""
-    if not {"precision", "recall", "density", "coverage"}.intersection(metrics):
-        return []
-    samples_ND, reference_MD = compared.samples.features(layer), reference_of(compared).features(layer)
-    found = density_coverage(samples_ND, reference_MD, k, device=compared.extractor.device)
-    parameters: dict[str, Any] = {"k": k, "distance": "Euclidean", "inside": "<"}
-    density = MetricValue(
-        metric="density",
-        value=found.density,
-        layer=layer,
-        library=LIBRARY,
-        uses_reference=True,
-        parameters=parameters,
-    )
-    numbers = [
-        _share("precision", found.precision, len(samples_ND), layer, parameters),
-        _share("recall", found.recall, len(reference_MD), layer, parameters),
-        density,
-        _share("coverage", found.coverage, len(reference_MD), layer, parameters),
-    ]
-    return [number for number in numbers if number.metric in metrics]
+def recall(inputs: MetricInputs, layer: str, *, k: int, arithmetic: Arithmetic) -> MetricValue:
+    """Share of the reference within reach of the samples."""
+    found = inputs.once(_precision_recall, layer, k, arithmetic)
+    return _share(found.recall, inputs.require_reference().count, _precision_recall_parameters(k, arithmetic))
 
 
-def _share(metric: str, value: float, count: int, layer: str, parameters: Mapping[str, Any]) -> MetricValue:
-    """A share of `count` images, with Wilson's interval."""
+def _precision_recall(inputs: MetricInputs, layer: str, k: int, arithmetic: Arithmetic) -> PrecisionRecall:
+    return precision_recall(*inputs.features(layer), k, arithmetic=arithmetic, device=inputs.extractor.device)
+
+
+def _precision_recall_parameters(k: int, arithmetic: Arithmetic) -> dict[str, Any]:
+    blocks = {"block": BLOCK} if arithmetic == "fp16-blocks" else {}
+    return {"k": k, "distance": "squared", "inside": "<=", "arithmetic": arithmetic, **blocks}
+
+
+def prdc(part: Literal["precision", "recall", "density", "coverage"], inputs: MetricInputs, layer: str) -> MetricValue:
+    """One of the four numbers with five neighbours: inside is < radius."""
+    found = inputs.once(_density_coverage, layer)
+    parameters = {"k": PRDC_NEIGHBOURS, "distance": "Euclidean", "inside": "<"}
+    if part == "density":
+        return MetricValue(value=found.density, parameters=parameters)
+    samples, reference = inputs.samples.count, inputs.require_reference().count
+    shares = {
+        "precision": (found.precision, samples),
+        "recall": (found.recall, reference),
+        "coverage": (found.coverage, reference),
+    }
+    return _share(*shares[part], parameters)
+
+
+def _density_coverage(inputs: MetricInputs, layer: str) -> Prdc:
+    return density_coverage(*inputs.features(layer), PRDC_NEIGHBOURS, device=inputs.extractor.device)
+
+
+def _share(value: float, count: int, parameters: Mapping[str, Any]) -> MetricValue:
+    """Return a share of `count` images, with Wilson's interval."""
     return MetricValue(
-        metric=metric,
         value=value,
-        layer=layer,
-        library=LIBRARY,
-        uses_reference=True,
         interval=wilson_interval(value, count),
         parameters=parameters,
         detail={"interval_of": f"{count} images, the other set as given"},
     )
 
 
-def per_class_number(compared: MetricInputs, layer: str, *, metric: str = "per-class-fid") -> MetricValue:
+def cmmd(inputs: MetricInputs, layer: str) -> MetricValue:
+    """Squared maximum mean discrepancy of embeddings under a Gaussian kernel, times 1000."""
+    return MetricValue(
+        value=mmd.cmmd(*inputs.features(layer), device=inputs.extractor.device),
+        parameters={
+            "kernel": "exp(-|x - y|^2 / (2 sigma^2))",
+            "sigma": mmd.SIGMA,
+            "scale": mmd.SCALE,
+            "estimator": "all pairs, itself included",
+            "embeddings": "length 1",
+        },
+    )
+
+
+def per_class_frechet(inputs: MetricInputs, layer: str) -> MetricValue:
     """Mean over classes of the Frechet distance between samples and reference images of one class.
 
-    Counted are the classes with at least ten images on both sides; the others are named in the notes. Raises UserError
-    when labels are not known on both sides, or no class counts.
+    Classes with at least ten images on both sides count; the others are named in the notes. Raises UserError when
+    labels are unknown on either side, or when no class counts.
     """
-    samples_ND, reference_MD = compared.samples.features(layer), reference_of(compared).features(layer)
-    labels_N = _labels(compared.labels_N, len(samples_ND), "samples")
-    labels_M = _labels(compared.reference_labels_M, len(reference_MD), "reference")
+    samples_ND, reference_MD = inputs.features(layer)
+    labels_N = _labels(inputs.labels_N, len(samples_ND), "samples")
+    labels_M = _labels(inputs.reference_labels_M, len(reference_MD), "reference")
     classes: dict[str, dict[str, float | int]] = {}
     short: list[str] = []
     fewest = samples_ND.shape[1] + 1
@@ -305,15 +230,26 @@ def per_class_number(compared: MetricInputs, layer: str, *, metric: str = "per-c
             f"of the {len(short)} classes has them"
         )
     return MetricValue(
-        metric=metric,
         value=sum(values["fid"] for values in classes.values()) / len(classes),
-        layer=layer,
-        library=LIBRARY,
-        uses_reference=True,
-        parameters={"moments": _MOMENTS, "mean": "over classes", "fewest_per_class": FEWEST_PER_CLASS},
+        parameters={
+            "moments": _FRECHET_PARAMETERS["moments"],
+            "mean": "over classes",
+            "fewest_per_class": FEWEST_PER_CLASS,
+        },
         detail={"classes": classes, "classes_left_out": short},
         notes=_class_notes(len(classes), short, fewest, samples_ND.shape[1]),
     )
+
+
+def why_not_per_class(source: ImageSource, _extractor: Extractor, labels_M: Tensor | None) -> str | None:
+    """Return the reason why FID by class cannot be computed; None when it can."""
+    labels_N = source.labels_N
+    if labels_N is None or labels_M is None:
+        return f"the {'samples' if labels_N is None else 'reference'} have no labels"
+    both = set(labels_N.tolist()) & set(labels_M.tolist())
+    if any(min(int((labels == c).sum()) for labels in (labels_N, labels_M)) >= FEWEST_PER_CLASS for c in both):
+        return None
+    return f"no class has {FEWEST_PER_CLASS} images among the samples and in the reference"
 
 
 def _class_notes(counted: int, short: Sequence[str], fewest: int, dims: int) -> tuple[str, ...]:
@@ -332,12 +268,12 @@ def _class_notes(counted: int, short: Sequence[str], fewest: int, dims: int) -> 
     return tuple(notes)
 
 
-def _labels(labels_N: Tensor | None, count: int, what: str) -> Tensor:
+def _labels(labels_N: Tensor | None, count: int, side: str) -> Tensor:
     if labels_N is None:
         raise UserError(
-            f"FID by class needs the class of every image, and those of the {what} are not known: give labels, or "
+            f"FID by class needs the class of every image, and those of the {side} are not known: give labels, or "
             "leave per-class-fid out"
         )
     if labels_N.shape != (count,):
-        raise ContractError(f"labels {tuple(labels_N.shape)} for {count} images of the {what}")
+        raise ContractError(f"labels {tuple(labels_N.shape)} for {count} images of the {side}")
     return labels_N.cpu()

@@ -1,15 +1,19 @@
-"""What an evaluation protocol is, and the table of those there are.
+"""Evaluation protocols as data: a name, an extractor and a tuple of metrics.
 
-Shapes   N samples, M reference images, D features
+A metric is declared once, in its protocol. Everything else follows from the declarations: the layers that are read, the
+content of a reference, the number of images, optional metrics, and the order of the results.
+
+Shapes   N samples, M reference images, D features of a layer
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
-from arvbench.errors import UserError
+from arvbench.errors import ContractError, UnknownName, UserError
 from arvbench.registry import Registry
 
 if TYPE_CHECKING:
@@ -17,18 +21,31 @@ if TYPE_CHECKING:
 
     from arvbench.harness.quality.extractors.extractor import Extractor
     from arvbench.harness.quality.features.sets import FeatureData
+    from arvbench.harness.quality.images.source import ImageSource
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Reads = Literal["moments", "features"]
+"""Part of a layer that a metric reads of the reference; features include moments."""
+
+OWN_LIBRARY = "arvbench (numerics 1)"
+"""Raise the number when a change of our own arithmetic moves a value: it is part of every id."""
+
+
+def with_version(distribution: str) -> str:
+    """Return the name of an installed library with its version."""
+    return f"{distribution} {version(distribution)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a caller may choose without changing what a number means."""
+    """Choices of a caller that do not change the meaning of a number."""
 
     bootstrap: int = 100
     """Replicates behind an interval; 0 for none, else at least 2."""
     seed: int = 0
-    """Of the bootstrap: it moves intervals, no value. Seeds that move values belong to protocols and their ids."""
+    """Seed of the bootstrap. It moves intervals, not values: seeds that move values belong to protocols and ids."""
 
     def __post_init__(self) -> None:
         if self.bootstrap < 0 or self.bootstrap == 1:
@@ -39,66 +56,114 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricInputs:
-    """What a protocol works on."""
+    """Features and labels from which the metrics of one protocol are computed."""
 
     samples: FeatureData
     reference: FeatureData | None
-    """None when no metric that is asked for needs one."""
+    """None when no requested metric compares with a reference."""
     extractor: Extractor
     labels_N: Tensor | None = None
-    """(N,) int64 classes of the samples, where they are known."""
+    """(N,) int64 classes of the samples, if known."""
     reference_labels_M: Tensor | None = None
+    """(M,) int64 classes of the reference images, if known."""
     balanced: bool = False
-    """Whether the samples have a fixed number of every class by their scheme."""
+    """True for samples that have a fixed number of every class by their label scheme."""
+    options: Options = field(default_factory=Options)
+    _results: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def require_reference(self) -> FeatureData:
+        """Return the reference. Raise ContractError when there is none."""
+        if self.reference is None:
+            raise ContractError("a metric that compares with a reference was asked for without one")
+        return self.reference
+
+    def features(self, layer: str) -> tuple[Tensor, Tensor]:
+        """Return the features of the samples (N, D) and of the reference (M, D), both fp32."""
+        return self.samples.features(layer), self.require_reference().features(layer)
+
+    def once(self, function: Callable[Concatenate[MetricInputs, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `function(self, ...)`, computed at the first call: for work that several metrics share."""
+        key = (function, args, tuple(sorted(kwargs.items())))
+        if key not in self._results:
+            self._results[key] = function(self, *args, **kwargs)
+        return cast(T, self._results[key])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricValue:
-    """One metric's value, before it gets its identity."""
+    """One computed number, before it gets its identity."""
 
-    metric: str
     value: float
-    layer: str
-    library: str
-    """What computed it, with its version: "arvbench" or "torch-fidelity 0.4.0"."""
-    uses_reference: bool
+    library: str = OWN_LIBRARY
+    """Library that computed it, with its version, such as "torch-fidelity 0.4.0"."""
     spread: float | None = None
-    """Standard deviation over splits or subsets, where the metric has them."""
+    """Standard deviation over splits or subsets, for metrics that have them."""
     interval: tuple[float, float] | None = None
-    """95 % interval, where one can be had."""
+    """95 % interval, for metrics that have one."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """What could change the value: splits, neighbourhood, seeds. Part of the id."""
+    """Everything that could change the value: splits, neighbourhood, seeds. Part of the id."""
     detail: Mapping[str, Any] = field(default_factory=dict)
-    """What is worth knowing about the value and does not change it: clamped mass, values by class."""
+    """Facts about the value that cannot change it: clamped mass, values by class."""
     notes: tuple[str, ...] = ()
 
 
-class EvaluationProtocol(Protocol):
-    """A named way from features to numbers. Protocols are subclasses, for the parts that have a body here."""
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number of a protocol."""
 
-    name: ClassVar[str]
-    extractor: ClassVar[str]
+    name: str
+    layer: str
+    """Layer of the extractor that it reads of the samples, and of the reference if it reads one."""
+    _: KW_ONLY
+    compute: Callable[[MetricInputs, str], MetricValue]
+    """Function of the inputs and the layer."""
+    reads: Reads | None = None
+    """Part of the layer that it reads of the reference; None for a metric of the samples alone."""
+    fewest: int = 1
+    """Fewest samples that define it; also fewest reference images, if it reads their features."""
+    optional: bool = False
+    """True for a metric that is left out, with a finding, where it cannot be computed and was not requested by name."""
+    why_not: Callable[[ImageSource, Extractor, Tensor | None], str | None] | None = None
+    """Reason, besides too few samples, why an optional metric cannot be computed; None when it can. Given are the
+    samples, the extractor and the labels (M,) of the reference."""
+    check: Callable[[], None] | None = None
+    """Raise UserError or HostError for what this machine cannot compute; called before any image is read."""
+
+    def measure(self, inputs: MetricInputs) -> MetricValue:
+        """Compute the metric on its layer."""
+        return self.compute(inputs, self.layer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationProtocol:
+    """A named way from images to numbers."""
+
+    name: str
+    extractor: str
     """Name in EXTRACTORS."""
-    metrics: ClassVar[Mapping[str, int]]
-    """Metric -> fewest images (of samples, and of a reference with images) that define it; in order of display."""
-    reference_metrics: ClassVar[frozenset[str]]
-    """Metrics that need a reference."""
+    metrics: tuple[Metric, ...]
+    """In order of display."""
 
-    def check(self, metrics: Sequence[str]) -> None:
-        """Raise UserError or HostError for what this machine cannot compute, before any image is read."""
-        return
+    def metric(self, name: str) -> Metric:
+        """Return one of the metrics. Raise UnknownName, naming near misses."""
+        by_name = {metric.name: metric for metric in self.metrics}
+        if name not in by_name:
+            raise UnknownName(f"metric of {self.name}", name, by_name)
+        return by_name[name]
 
-    def layers(self, metrics: Sequence[str]) -> frozenset[str]:
-        """Layers of the extractor that these metrics read of the samples."""
-        ...
 
-    def reference_layers(self, metrics: Sequence[str]) -> Mapping[str, Reads]:
-        """Layer -> what these metrics read of the reference."""
-        ...
-
-    def measure(self, metrics: Sequence[str], compared: MetricInputs, options: Options) -> list[MetricValue]:
-        """Return the numbers of these metrics, in the order of `self.metrics`."""
-        ...
+def reference_layers(uses: Iterable[tuple[str, Sequence[Metric]]]) -> dict[str, dict[str, Reads]]:
+    """Return extractor -> layer -> part that (extractor, metrics) pairs read of the reference."""
+    needs: dict[str, dict[str, Reads]] = {}
+    for extractor, metrics in uses:
+        whole = {metric.layer for metric in metrics if metric.reads == "features"}
+        read = dict.fromkeys(metric.layer for metric in metrics if metric.reads is not None)
+        # Layers of moments alone come first; reference files keep this order, and their digest depends on it.
+        for layer in sorted(read, key=lambda layer: layer in whole):
+            layers = needs.setdefault(extractor, {})
+            if layers.get(layer) != "features":
+                layers[layer] = "features" if layer in whole else "moments"
+    return needs
 
 
 PROTOCOLS: Registry[EvaluationProtocol] = Registry(
@@ -109,12 +174,12 @@ PROTOCOLS: Registry[EvaluationProtocol] = Registry(
         "clean-fid": "arvbench.harness.quality.protocols.clean_fid:CLEAN",
         "clean-fid-legacy-tensorflow": "arvbench.harness.quality.protocols.clean_fid:LEGACY_TENSORFLOW",
         "clean-fid-legacy-pytorch": "arvbench.harness.quality.protocols.clean_fid:LEGACY_PYTORCH",
-        "clip-fid": "arvbench.harness.quality.protocols.frechet:CLIP_FID",
-        "cmmd": "arvbench.harness.quality.protocols.cmmd:CMMD",
-        "fd-dinov2": "arvbench.harness.quality.protocols.frechet:FD_DINOV2",
-        "prdc": "arvbench.harness.quality.protocols.prdc:PRDC",
-        "prdc-dinov2": "arvbench.harness.quality.protocols.prdc:PRDC_DINOV2",
-        "per-class-fid": "arvbench.harness.quality.protocols.per_class:PER_CLASS_FID",
+        "clip-fid": "arvbench.harness.quality.protocols.single_layer:CLIP_FID",
+        "cmmd": "arvbench.harness.quality.protocols.single_layer:CMMD",
+        "fd-dinov2": "arvbench.harness.quality.protocols.single_layer:FD_DINOV2",
+        "prdc": "arvbench.harness.quality.protocols.single_layer:PRDC",
+        "prdc-dinov2": "arvbench.harness.quality.protocols.single_layer:PRDC_DINOV2",
+        "per-class-fid": "arvbench.harness.quality.protocols.single_layer:PER_CLASS_FID",
         "digits-cnn": "arvbench.harness.quality.protocols.digits:DIGITS_CNN",
     },
 )

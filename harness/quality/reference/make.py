@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -36,7 +36,7 @@ from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.images.resize import ResizedSource, parse_resize
 from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.images.stored import FORMAT, PROVENANCE_KEY
-from arvbench.harness.quality.protocols.protocol import PROTOCOLS, EvaluationProtocol, Reads
+from arvbench.harness.quality.protocols.protocol import PROTOCOLS, reference_layers
 from arvbench.harness.quality.reference.load import DIGITS, ReferenceLayers, digits_source
 from arvbench.harness.quality.reference.reference_set import Use
 from arvbench.harness.quality.reference.statistics import (
@@ -79,22 +79,13 @@ def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> Refe
     named = [PROTOCOLS[name] for name in dict.fromkeys(protocols)]
     if not named:
         raise UserError(f"no protocol is named; known: {', '.join(PROTOCOLS)}")
-    needs: dict[str, dict[str, Reads]] = {}
     for protocol in named:
-        layers = needs.setdefault(protocol.extractor, {})
-        for layer, need in _reference_layers(protocol).items():
-            if layers.get(layer) != "features":
-                layers[layer] = need
+        if all(metric.reads is None for metric in protocol.metrics):
+            raise UserError(f"protocol {protocol.name} compares with no reference")
+    needs = reference_layers((protocol.extractor, protocol.metrics) for protocol in named)
     for layer in ADM_LAYERS if ADM_EXTRACTOR in needs else ():
         needs[ADM_EXTRACTOR].setdefault(layer, "moments")  # the layout has both or none
     return [(load(name), layers) for name, layers in needs.items()]
-
-
-def _reference_layers(protocol: EvaluationProtocol) -> Mapping[str, Reads]:
-    metrics = [metric for metric in protocol.metrics if metric in protocol.reference_metrics]
-    if not metrics:
-        raise UserError(f"protocol {protocol.name} compares with no reference")
-    return protocol.reference_layers(metrics)
 
 
 def check_output(out: Path, *, force: bool) -> None:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -150,22 +152,26 @@ def test_wrong_options_are_told_before_any_work(samples, bad, capfd):
 
 def test_a_protocol_that_fails_loses_none_of_the_others(samples, capfd, monkeypatch):
     from arvbench.errors import UserError
-    from arvbench.harness.quality.protocols.digits import DigitsCnnProtocol
-    from arvbench.harness.quality.protocols.prdc import Prdc
+    from arvbench.harness.quality.protocols import digits, numbers, single_layer
 
     def fail(*_arguments):
         raise UserError("no real root")
 
-    monkeypatch.setattr(Prdc, "extractor", "digits-cnn")
-    monkeypatch.setattr(Prdc, "layer", "64")
+    def failing(protocol):
+        metrics = tuple(replace(metric, compute=fail) for metric in protocol.metrics)
+        return replace(protocol, metrics=metrics)
+
+    recall = replace(digits.DIGITS_CNN.metric("recall"), compute=partial(numbers.prdc, "recall"))
+    prdc = replace(single_layer.PRDC, extractor="digits-cnn", metrics=(recall,))
+    monkeypatch.setattr(single_layer, "PRDC", prdc)
     arguments = on_digits(samples, "--protocol", "prdc", "--metrics", "recall", "--json")
     assert len(json.loads(evaluate(capfd, *arguments)[1])) == 2
-    monkeypatch.setattr(Prdc, "measure", fail)
+    monkeypatch.setattr(single_layer, "PRDC", failing(prdc))
     code, out, err = evaluate(capfd, *arguments)
     assert code == 1
     assert [number["protocol"] for number in json.loads(out)] == ["digits-cnn"]
     assert "warning: prdc has no numbers: no real root [failed]" in " ".join(err.split())
-    monkeypatch.setattr(DigitsCnnProtocol, "measure", fail)
+    monkeypatch.setattr(digits, "DIGITS_CNN", failing(digits.DIGITS_CNN))
     code, out, err = evaluate(capfd, *arguments)
     assert code == 2 and out == "" and "error: no real root" in err
 

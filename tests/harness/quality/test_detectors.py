@@ -23,7 +23,7 @@ from arvbench.results.schema import Quality
 COUNT = 50_000
 CLASSES = 1000
 ADM = tuple(
-    MetricFacts(protocol="adm-v1", metric=metric, minimum=2, dims=dims)
+    MetricFacts(protocol="adm-v1", metric=metric, dims=dims)
     for metric, dims in (("fid", 2048), ("sfid", 2023), ("is", 1008), ("is-shuffled", 1008), ("precision", 2048))
 )
 GFID = Reference(
@@ -274,7 +274,7 @@ def test_images_of_ones_own_give_no_published_gfid(origin):
     assert "ref.npz is 10,000 images and none of the published reference files" in text
     assert "so fid of adm-v1, sfid of adm-v1 compare with no published number" in text
     assert codes(replace(own, metrics=[facts for facts in ADM if facts.metric not in ("fid", "sfid")])) == []
-    others = [MetricFacts(protocol="digits-cnn", metric="fid", minimum=2, dims=64)]
+    others = [MetricFacts(protocol="digits-cnn", metric="fid", dims=64)]
     assert codes(replace(own, metrics=others)) == []
     reconstructed = replace(PERFECT.provenance, sampling="tokenizer reconstruction", labels="data set")
     assert codes(replace(own, provenance=reconstructed)) == [], "rFID is against the images themselves"
@@ -325,13 +325,13 @@ def test_fewer_samples_than_published_numbers_have():
     text = only(counted(10_000, only_fid), "fewer-than-published", "note")
     assert "10,000 samples where published numbers have 50,000: fid of adm-v1" in text
     assert codes(replace(counted(10_000, only_fid), recipe={"images": "10000"})) == []
-    digits = [MetricFacts(protocol="digits-cnn", metric="fid", minimum=2, dims=64)]
+    digits = [MetricFacts(protocol="digits-cnn", metric="fid", dims=64)]
     assert codes(counted(500, digits)) == [], "nothing is published for the digits"
     assert codes(counted(64, digits)) == [("few-samples", "warning")]
 
 
 def test_short_splits_of_the_inception_score():
-    only_is = [MetricFacts(protocol="x", metric="is", minimum=1, dims=1008)]
+    only_is = [MetricFacts(protocol="x", metric="is", dims=1008)]
     assert "the only split holds 1,000 of 5,000" in only(counted(1000, only_is), "short-split", "note")
     assert "the last split holds 1 of 5,000" in only(counted(10_001, only_is), "short-split", "note")
     assert codes(counted(10_000, only_is)) == []

@@ -13,34 +13,27 @@ import cleanfid.inception_pytorch
 import cleanfid.inception_torchscript
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
+from metric_inputs import inputs_of
 from PIL import Image
 from random_inception import write_random_inception
 from random_torchscript import environment_trusting, write_torchscript
 from torch import nn
 
 from arvbench.adapters.checkpoints import sha256_of
-from arvbench.errors import CheckpointError, HostError, UserError
-from arvbench.harness.quality.extractors import Extractor, load_extractor
+from arvbench.errors import CheckpointError, UserError
+from arvbench.harness.quality.extractors import load_extractor
 from arvbench.harness.quality.extractors.torchscript import TRUST_VARIABLE
 from arvbench.harness.quality.extractors.weights import WEIGHTS
-from arvbench.harness.quality.features.sets import FeatureSet, StoredStatistics
 from arvbench.harness.quality.protocols import clean_fid
-from arvbench.harness.quality.protocols.protocol import MetricInputs, Options
+from arvbench.harness.quality.protocols.protocol import Options
 
 MODES = {
     "clean-fid": "clean",
     "clean-fid-legacy-tensorflow": "legacy_tensorflow",
     "clean-fid-legacy-pytorch": "legacy_pytorch",
 }
-PROTOCOL_OF = {
-    "clean-fid": clean_fid.CLEAN,
-    "clean-fid-legacy-tensorflow": clean_fid.LEGACY_TENSORFLOW,
-    "clean-fid-legacy-pytorch": clean_fid.LEGACY_PYTORCH,
-}
 CPU = torch.device("cpu")
-NO_INTERVAL = Options(bootstrap=0)
 
 
 def blurry_images(count, height, width, seed=0):
@@ -106,21 +99,6 @@ def save_pngs(images_N3HW, folder):
     for index, image_3HW in enumerate(images_N3HW):
         Image.fromarray(image_3HW.permute(1, 2, 0).numpy()).save(folder / f"{index:03d}.png")
     return folder
-
-
-def compared_with(samples, reference):
-    extractor = Extractor(
-        name="unused", network=lambda _: {}, layers={"2048": 1}, device=CPU, sha256="0" * 64, preprocessing=""
-    )
-    return MetricInputs(samples=samples, reference=reference, extractor=extractor)
-
-
-def compared_of(samples_ND, reference_MD):
-    return compared_with(FeatureSet.of({"2048": samples_ND}), FeatureSet.of({"2048": reference_MD}))
-
-
-def normal_features(count, dims, seed):
-    return torch.randn(count, dims, generator=torch.Generator().manual_seed(seed)) + seed / 10
 
 
 @pytest.mark.parametrize(("name", "mode"), MODES.items())
@@ -299,115 +277,9 @@ def test_fid_and_kid_of_folders_are_the_librarys(trusted, library_model, tmp_pat
 
     extractor = load_extractor("clean-fid-legacy-pytorch", extractor_files=trusted)
     features = [extractor.extract(images)["2048"][:, :3].contiguous() for images in sets]
-    numbers = clean_fid.LEGACY_PYTORCH.measure(["fid", "kid"], compared_of(*features), NO_INTERVAL)
-    assert [number.metric for number in numbers] == ["fid", "kid"]
+    inputs = inputs_of(*features, layer="2048", options=Options(bootstrap=0))
+    numbers = [metric.measure(inputs) for metric in clean_fid.LEGACY_PYTORCH.metrics]
+    assert [metric.name for metric in clean_fid.LEGACY_PYTORCH.metrics] == ["fid", "kid"]
     assert numbers[0].value == pytest.approx(fid, rel=1e-5)
     assert numbers[1].value == kid
     assert all(number.library == "clean-fid 0.1.35" and number.spread is None for number in numbers)
-
-
-def test_fid_is_the_librarys_on_the_same_features():
-    samples, reference = normal_features(400, 24, 1), normal_features(300, 24, 2)
-    (number,) = clean_fid.CLEAN.measure(["fid"], compared_of(samples, reference), NO_INTERVAL)
-    theirs = cleanfid.fid.fid_from_feats(samples.numpy(), reference.numpy())
-    assert number.value == pytest.approx(theirs, rel=1e-6)
-    assert number.interval is None
-
-
-def test_fid_has_an_interval_around_it():
-    samples, reference = normal_features(400, 8, 1), normal_features(300, 8, 2)
-    (number,) = clean_fid.CLEAN.measure(["fid"], compared_of(samples, reference), Options(bootstrap=50))
-    low, high = number.interval
-    assert low < high
-    assert low > 0
-
-
-def test_kid_is_seeded_and_the_global_generator_is_put_back():
-    samples, reference = normal_features(60, 8, 1), normal_features(40, 8, 2)
-    np.random.seed(5)
-    untouched = np.random.random(3)
-    np.random.seed(5)
-    first, second = (
-        clean_fid.CLEAN.measure(["kid"], compared_of(samples, reference), NO_INTERVAL)[0] for _ in range(2)
-    )
-    assert np.array_equal(np.random.random(3), untouched)
-    np.random.seed(first.parameters["subset_seed"])
-    assert first.value == second.value == cleanfid.fid.kernel_distance(samples.numpy(), reference.numpy())
-    assert (first.parameters["subsets"], first.parameters["subset_size"]) == (100, 40)
-
-
-def test_kid_equals_its_definition_when_the_subsets_are_the_whole_sets():
-    """Then every subset is a permutation, and the value is the unbiased estimate with its cross term over all pairs."""
-    x, y = (normal_features(12, 5, seed).double().numpy() for seed in (1, 2))
-    (number,) = clean_fid.CLEAN.measure(["kid"], compared_of(torch.tensor(x), torch.tensor(y)), NO_INTERVAL)
-
-    def kernel(a, b):
-        return (a @ b.T / 5 + 1) ** 3
-
-    m = len(x)
-    off_diagonal = ~np.eye(m, dtype=bool)
-    within = sum(kernel(z, z)[off_diagonal].sum() for z in (x, y)) / (m * (m - 1))
-    assert number.value == pytest.approx(within - 2 * kernel(x, y).mean(), rel=1e-9)
-
-
-def test_statistics_alone_serve_fid_and_not_kid():
-    samples, reference = (
-        FeatureSet.of({"2048": normal_features(50, 6, 1)}),
-        FeatureSet.of({"2048": normal_features(40, 6, 2)}),
-    )
-    stored = StoredStatistics({"2048": reference.moments("2048")}, what="stats.npz")
-    protocol = clean_fid.CLEAN
-    assert protocol.reference_layers(["fid"]) == {"2048": "moments"}
-    assert protocol.reference_layers(["fid", "kid"]) == {"2048": "features"}
-    assert protocol.reference_layers([]) == {}
-    compared = compared_with(samples, stored)
-    (number,) = protocol.measure(["fid"], compared, NO_INTERVAL)
-    (whole,) = protocol.measure(["fid"], compared_with(samples, reference), NO_INTERVAL)
-    assert number.value == whole.value
-    with pytest.raises(UserError, match=r"stats\.npz holds means and covariances only"):
-        protocol.measure(["kid"], compared, NO_INTERVAL)
-
-
-def test_scipy_without_disp_is_named_with_the_way_out(monkeypatch):
-    real = scipy.linalg.sqrtm
-    monkeypatch.setattr(scipy.linalg, "sqrtm", lambda A: real(A))
-    compared = compared_of(normal_features(50, 6, 1), normal_features(40, 6, 2))
-    with pytest.raises(HostError, match=r"sqrtm\(disp=\).*'scipy<1.18'.*adm-v1 or torch-fidelity"):
-        clean_fid.CLEAN.measure(["fid"], compared, NO_INTERVAL)
-    assert clean_fid.CLEAN.measure(["kid"], compared, NO_INTERVAL)[0].value > 0
-
-
-def test_root_that_is_not_real_is_an_error_that_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(scipy.linalg, "sqrtm", lambda A, disp=True: (A * 1j, 0.0))
-    compared = compared_of(normal_features(50, 6, 1), normal_features(40, 6, 2))
-    with pytest.raises(UserError, match=r"no real root.*more images"):
-        clean_fid.CLEAN.measure(["fid"], compared, NO_INTERVAL)
-
-
-def test_what_the_library_prints_becomes_a_note(monkeypatch, capsys):
-    real = scipy.linalg.sqrtm
-    monkeypatch.setattr(
-        scipy.linalg, "sqrtm", lambda A, disp=True: real(A) if disp else (np.full_like(A, np.nan), np.inf)
-    )
-    compared = compared_of(normal_features(50, 6, 1), normal_features(40, 6, 2))
-    (number,) = clean_fid.CLEAN.measure(["fid"], compared, NO_INTERVAL)
-    assert any("singular product" in note for note in number.notes)
-    assert capsys.readouterr().out == ""
-
-
-def test_few_images_are_noted():
-    (number,) = clean_fid.CLEAN.measure(
-        ["fid"], compared_of(normal_features(5, 6, 1), normal_features(40, 6, 2)), NO_INTERVAL
-    )
-    assert any("fewer images than 6 feature dimensions" in note for note in number.notes)
-
-
-@pytest.mark.parametrize("name", MODES)
-def test_protocol_names_its_extractor_and_layers(name):
-    from arvbench.harness.quality.protocols import PROTOCOLS
-
-    protocol = PROTOCOLS[name]
-    assert protocol is PROTOCOL_OF[name]
-    assert (protocol.name, protocol.extractor) == (name, name)
-    assert protocol.layers(["fid"]) == protocol.layers(["fid", "kid"]) == frozenset({"2048"})
-    assert protocol.layers([]) == frozenset()

@@ -14,7 +14,7 @@ from torch import Tensor
 from arvbench.errors import UserError
 from arvbench.harness.machine.memory import ProcessMemoryProbe
 from arvbench.harness.quality.metrics import neighbours as manifold
-from arvbench.harness.quality.metrics.neighbours import density_coverage, precision_recall, wilson_interval
+from arvbench.harness.quality.metrics.neighbours import density_coverage, precision_recall
 
 
 def features(count: int, seed: int, dims: int = 24, scale: float = 1.0, shift: float = 0.0) -> Tensor:
@@ -276,29 +276,6 @@ def test_coverage_sees_the_dropped_mode_that_one_outlier_hides_from_recall():
     found = density_coverage(x_ND, y_MD)
     assert found.recall > 0.95
     assert found.coverage <= 0.5
-
-
-def test_wilson_interval_against_worked_values():
-    # 8 of 10: the textbook interval.
-    assert wilson_interval(0.8, 10) == pytest.approx((0.49016, 0.94332), abs=1e-5)
-    assert wilson_interval(0.0, 20) == pytest.approx((0.0, 0.16113), abs=1e-5)
-    low, high = wilson_interval(1.0, 20)
-    assert (low, high) == (pytest.approx(1 - 0.16113, abs=1e-5), 1.0)
-
-
-def test_wilson_interval_narrows_with_the_count_and_holds_the_share():
-    widths = []
-    for count in (10, 100, 50_000):
-        low, high = wilson_interval(0.83, count)
-        assert low < 0.83 < high
-        widths.append(high - low)
-    assert widths == sorted(widths, reverse=True)
-
-
-@pytest.mark.parametrize(("share", "count"), [(1.2, 10), (-0.1, 10), (0.5, 0), (float("nan"), 10)])
-def test_an_interval_of_no_share_is_refused(share, count):
-    with pytest.raises(UserError, match="interval"):
-        wilson_interval(share, count)
 
 
 @pytest.mark.parametrize("function", [precision_recall, density_coverage])
