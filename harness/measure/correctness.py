@@ -1,9 +1,9 @@
-"""The comparison made before any time is taken: a backend that computes something else has no speed.
+"""Correctness check before any time is taken: a backend that computes something else has no speed.
 
-Two judges. Any backend but the reference is compared with the reference, on the same weights and along the reference's
-tokens, so that one early difference does not hide the rest: its guided logits, and the tokens that it would draw there
-from the same noise. The reference, with whatever cache policy, is compared with one teacher-forced pass over its own
-tokens, which uses no cache at all.
+There are two judges:
+  reference backend     judges every other backend, on the same weights: the guided logits along the reference's tokens,
+                        so that one early difference does not hide the rest, and the tokens drawn there from equal noise
+  teacher-forced pass   judges the reference under any cache policy: one pass over its own tokens, without a cache
 
 Shapes   B images, l tokens of one step, L tokens of all steps, V codebook entries
 Range    logits natural-log, fp32
@@ -26,20 +26,21 @@ from arvbench.results.schema import Correctness
 
 CHECK_IMAGES = 4
 """Most images in the check; fewer when the case's batch is smaller."""
-_NEVER_DRAWN = -100.0
 CHECK_SEED = 20240403
 """Run seed of the check's noise, apart from those of timing and quality."""
+_NEVER_DRAWN = -100.0
+"""Logit of tokens that FlexVAR must not draw; it says nothing about the scale of the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What one dtype may lose between two ways of computing the same thing."""
+    """Rounding differences that are allowed between two right implementations in one dtype."""
 
     relative: float
     """Largest logit difference, as a share of the judge's largest logit."""
     equal_tokens: float
-    """Share of tokens that must be equal when both draw from the same noise along the judge's path, 0..1; one token
-    may differ however few there are.
+    """Share of tokens that must be equal when both draw from equal noise along the judge's path, 0..1. One token may
+    differ, however few there are.
     """
 
 
@@ -67,7 +68,7 @@ TOLERANCES = {
 
 
 def reference_twin(sampler: Sampler) -> Sampler:
-    """The reference backend on the very same modules: no weight is loaded or copied twice."""
+    """Return the reference backend on the modules of `sampler`: no weight is loaded or copied twice."""
     return sampler.spec.sampler(
         sampler.spec,
         sampler.modules(),
@@ -85,96 +86,83 @@ def check_correctness(
     cache_policy: str | None,
     batch: int,
     watch: AbstractContextManager[object] | None = None,
+    tolerance: Tolerance | None = None,
 ) -> Correctness:
     """Compare `sampler` with its judge on at most CHECK_IMAGES images of spread-out classes.
 
-    One call of `sampler` runs inside `watch`, so that what it used can be recorded.
+    One call of `sampler` runs inside `watch`, so that the operators it used can be recorded. `tolerance` replaces the
+    one of the sampler's dtype in TOLERANCES.
     """
     labels = spread_labels(min(batch, CHECK_IMAGES), sampler.spec.num_classes)
-    check = _against_teacher_forcing if sampler.backend == "reference" else _against_reference
+    tolerance = tolerance or TOLERANCES[sampler.dtype]
+    compare = _with_teacher_forcing if sampler.backend == "reference" else _with_reference
     try:
-        return check(sampler, settings, cache_policy, labels, watch or nullcontext())
-    except _NotANumber as found:
+        return compare(sampler, settings, cache_policy, labels, watch or nullcontext()).verdict(tolerance)
+    except _NotANumber as nan:
         return Correctness(
-            judge=f"finite logits (there is a NaN in step {found.step})",
+            judge=f"finite logits (there is a NaN in step {nan.step})",
             images=len(labels),
             max_abs_diff=float("inf"),
             tolerance=0.0,
             equal_tokens=0.0,
-            required_equal_tokens=TOLERANCES[sampler.dtype].equal_tokens,
+            required_equal_tokens=tolerance.equal_tokens,
             passed=False,
         )
 
 
 def spread_labels(count: int, classes: int) -> list[int]:
-    """`count` labels in 0..classes-1, spread evenly; the same for every batch of the same size."""
+    """Return `count` labels in 0..classes-1, spread evenly; they depend on nothing else."""
     return [(index * classes) // count if count <= classes else index % classes for index in range(count)]
 
 
-class _NotANumber(Exception):
-    """Logits from which no token can be drawn."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Logits and tokens of a judge and of a sampler along one path, one tensor per step."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
+    judge: str
+    expected: Sequence[Tensor]
+    """The judge's logits, (B, l, V) fp32."""
+    got: Sequence[Tensor]
+    """The sampler's logits, (B, l, V) fp32."""
+    expected_tokens: Sequence[Tensor]
+    """Tokens that the judge draws, (B, l)."""
+    got_tokens: Sequence[Tensor]
+    """Tokens that the sampler draws from equal noise, (B, l)."""
 
-
-class _CheckedNoise(PerImageNoise):
-    """Draws no token from NaN: what came out would be an id that does not exist, and an obscure error later."""
-
-    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
-        if logits_BlV.isnan().any():
-            raise _NotANumber(step)
-        return super().tokens(logits_BlV, step)
-
-
-class _GuidedNoise(_CheckedNoise):
-    """Keeps the tokens it draws and returns those of a path: what a sampler would draw on another one's path."""
-
-    def __init__(self, path: _Recorder) -> None:
-        super().__init__(CHECK_SEED, range(len(path.drawn[0])))
-        self._path = path
-        self.drawn: list[Tensor] = []
-
-    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
-        self.drawn.append(super().tokens(logits_BlV, step))
-        return self._path.drawn[step].to(logits_BlV.device)
-
-    def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
-        """The judge's choice: with another one, all that follows would have other inputs."""
-        judges_Bn = self._path.redrawn[step]
-        assert judges_Bn is not None
-        return judges_Bn.to(positions_Bn.device)
-
-
-class _Recorder(SilentObserver):
-    """Keeps what every step drew, and its logits on the CPU, so that the check does not need the device's memory."""
-
-    def __init__(self) -> None:
-        self.drawn: list[Tensor] = []
-        self.redrawn: list[Tensor | None] = []
-        self.guided: list[Tensor] = []
-        self.predicted: list[int] = []
-        """Steps that predict tokens for the first time; a teacher-forced pass has no refinement of drawn ones."""
-        self.conditional: list[Tensor] = []
-        """Of the steps in `predicted`."""
-
-    def step_end(self, step: Step, output: StepOutput) -> None:
-        self.drawn.append(output.tokens)
-        self.redrawn.append(output.redrawn)
-        self.guided.append(output.logits.float().cpu())
-        if step.kind != "mask":
-            self.predicted.append(step.index)
-            self.conditional.append(output.logits_pre_cfg[: len(output.logits)].float().cpu())
+    def verdict(self, tolerance: Tolerance) -> Correctness:
+        """Pass when both logits and tokens are within `tolerance`; a NaN on either side fails."""
+        scale = max(float(logits.masked_fill(logits == _NEVER_DRAWN, 0).abs().max()) for logits in self.expected)
+        worst = max(_distance(a, b) for a, b in zip(self.expected, self.got, strict=True))
+        allowed = tolerance.relative * max(scale, 1.0)
+        count = sum(tokens.numel() for tokens in self.expected_tokens)
+        pairs = zip(self.expected_tokens, self.got_tokens, strict=True)
+        equal = sum(int((a.cpu() == b.cpu()).sum()) for a, b in pairs) / count
+        required = min(tolerance.equal_tokens, 1 - 1 / count)
+        return Correctness(
+            judge=self.judge,
+            images=len(self.expected[0]),
+            max_abs_diff=worst,
+            tolerance=allowed,
+            equal_tokens=equal,
+            required_equal_tokens=required,
+            # Written so that a NaN fails.
+            passed=worst <= allowed and equal >= required,
+        )
 
 
-def _against_reference(
+def _distance(expected: Tensor, got: Tensor) -> float:
+    """Largest absolute difference; infinite when either side holds a NaN or an infinity."""
+    difference = (expected - got).abs().max()
+    return float(difference) if torch.isfinite(difference) else float("inf")
+
+
+def _with_reference(
     sampler: Sampler,
     settings: SamplingSettings,
     cache_policy: str | None,
     labels: Sequence[int],
     watch: AbstractContextManager[object],
-) -> Correctness:
+) -> Comparison:
     smooth = getattr(settings, "more_smooth", False)
     # It feeds a mixture of codes forward, not the drawn token, so a path of tokens says nothing about its logits. They
     # are compared with it switched off: the transformer's work is the same.
@@ -183,23 +171,23 @@ def _against_reference(
     guided = _GuidedNoise(expected)
     with watch:
         _, got = _run(sampler, settings, cache_policy, labels, guided)
-    return _verdict(
-        "reference backend" + (" (without more_smooth, which cannot be replayed)" if smooth else ""),
-        sampler.dtype,
+    return Comparison(
+        judge="reference backend" + (" (without more_smooth, which cannot be replayed)" if smooth else ""),
         expected=expected.guided,
         got=got.guided,
-        equal=equal_share(expected.drawn, guided.drawn),
+        expected_tokens=expected.drawn,
+        got_tokens=guided.drawn,
     )
 
 
-def _against_teacher_forcing(
+def _with_teacher_forcing(
     sampler: Sampler,
     settings: SamplingSettings,
     cache_policy: str | None,
     labels: Sequence[int],
     watch: AbstractContextManager[object],
-) -> Correctness:
-    """One pass gives conditional logits only: they are what is compared, and what both draw tokens from."""
+) -> Comparison:
+    """One pass gives conditional logits only: they are compared, and both sides draw their tokens from them."""
     smooth = getattr(settings, "more_smooth", False)
     settings = settings.model_copy(update={"more_smooth": False}) if smooth else settings
     with watch:
@@ -207,19 +195,20 @@ def _against_teacher_forcing(
     logits_BLV = sampler.teacher_forced(path, labels, settings=settings).float().cpu()
     forced = logits_BLV.split([t.shape[1] for t in path], dim=1)
     noise = _CheckedNoise(CHECK_SEED, range(len(labels)))
-    draws = [
+    forced_tokens, stepped_tokens = (
         [noise.tokens(logits, step) for step, logits in zip(stepped.predicted, way, strict=True)]
         for way in (forced, stepped.conditional)
-    ]
+    )
     without = [
         name for name, there in (("more_smooth", smooth), ("refinement", len(stepped.drawn) > len(path))) if there
     ]
-    return _verdict(
-        "teacher-forced pass" + (f" (without {' and '.join(without)}, which it does not have)" if without else ""),
-        sampler.dtype,
+    lacks = f" (without {' and '.join(without)}, which it does not have)" if without else ""
+    return Comparison(
+        judge=f"teacher-forced pass{lacks}",
         expected=list(forced),
         got=stepped.conditional,
-        equal=equal_share(*draws),
+        expected_tokens=forced_tokens,
+        got_tokens=stepped_tokens,
     )
 
 
@@ -230,7 +219,7 @@ def _run(
     labels: Sequence[int],
     noise: Noise | None = None,
 ) -> tuple[tuple[Tensor, ...], _Recorder]:
-    """Tokens of the images and what every step did; without `noise` tokens are drawn freely."""
+    """Return the tokens of the images, and logits and tokens by step; without `noise` tokens are drawn freely."""
     recorder = _Recorder()
     samples = sampler.sample(
         labels,
@@ -242,34 +231,58 @@ def _run(
     return samples.tokens, recorder
 
 
-def equal_share(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """Share of equal tokens over all steps, 0..1."""
-    same = sum(int((a.cpu() == b.cpu()).sum()) for a, b in zip(one, other, strict=True))
-    return same / sum(tokens.numel() for tokens in one)
+class _Recorder(SilentObserver):
+    """Keeps tokens and logits of every step; logits on the CPU, so that the check does not fill the device's memory."""
+
+    def __init__(self) -> None:
+        self.drawn: list[Tensor] = []
+        self.redrawn: list[Tensor | None] = []
+        self.guided: list[Tensor] = []
+        self.predicted: list[int] = []
+        """Steps that predict tokens for the first time: a teacher-forced pass does not refine tokens."""
+        self.conditional: list[Tensor] = []
+        """Conditional logits of the steps in `predicted`."""
+
+    def step_end(self, step: Step, output: StepOutput) -> None:
+        self.drawn.append(output.tokens)
+        self.redrawn.append(output.redrawn)
+        self.guided.append(output.logits.float().cpu())
+        if step.kind != "mask":
+            self.predicted.append(step.index)
+            self.conditional.append(output.logits_pre_cfg[: len(output.logits)].float().cpu())
 
 
-def _verdict(
-    judge: str, dtype: torch.dtype, *, expected: Sequence[Tensor], got: Sequence[Tensor], equal: float
-) -> Correctness:
-    allowed = TOLERANCES[dtype]
-    # FlexVAR sets tokens that must not be drawn to this; it says nothing about the scale of the others.
-    scale = max(float(logits.masked_fill(logits == _NEVER_DRAWN, 0).abs().max()) for logits in expected)
-    worst = max(_distance(a, b) for a, b in zip(expected, got, strict=True))
-    tolerance = allowed.relative * max(scale, 1.0)
-    required = min(allowed.equal_tokens, 1 - 1 / sum(logits.shape[0] * logits.shape[1] for logits in expected))
-    return Correctness(
-        judge=judge,
-        images=len(expected[0]),
-        max_abs_diff=worst,
-        tolerance=tolerance,
-        equal_tokens=equal,
-        required_equal_tokens=required,
-        # Written so that a NaN on either side fails.
-        passed=worst <= tolerance and equal >= required,
-    )
+class _NotANumber(Exception):
+    """Logits from which no token can be drawn."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
 
 
-def _distance(expected: Tensor, got: Tensor) -> float:
-    """Largest absolute difference; NaN or an infinity on either side counts as infinitely far."""
-    difference = (expected - got).abs().max()
-    return float(difference) if torch.isfinite(difference) else float("inf")
+class _CheckedNoise(PerImageNoise):
+    """Refuses to draw from NaN, which would give an id outside the codebook and an obscure error later."""
+
+    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
+        if logits_BlV.isnan().any():
+            raise _NotANumber(step)
+        return super().tokens(logits_BlV, step, one_by_one=one_by_one)
+
+
+class _GuidedNoise(_CheckedNoise):
+    """Keeps the tokens that it draws, and returns those of the judge's path, so that the sampler stays on it."""
+
+    def __init__(self, path: _Recorder) -> None:
+        super().__init__(CHECK_SEED, range(len(path.drawn[0])))
+        self._path = path
+        self.drawn: list[Tensor] = []
+
+    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
+        self.drawn.append(super().tokens(logits_BlV, step, one_by_one=one_by_one))
+        return self._path.drawn[step].to(logits_BlV.device)
+
+    def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
+        """Return the judge's choice: after another one, all later steps would have other inputs."""
+        judges_Bn = self._path.redrawn[step]
+        assert judges_Bn is not None
+        return judges_Bn.to(positions_Bn.device)

@@ -9,12 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from arvbench.adapters import PerImageNoise
+from arvbench.adapters import MODELS, PerImageNoise
 from arvbench.harness.jobs import Event, Job
 from arvbench.harness.machine.nvml import ReplayGpuProbe
-from arvbench.harness.measure import correctness
 from arvbench.harness.measure.case import measure_case
-from arvbench.harness.measure.correctness import Tolerance
 from arvbench.harness.quality.images.live import LiveSource
 from arvbench.results.schema import CaseConfig, Gpu, Incorrect, Measured, Status
 
@@ -94,10 +92,10 @@ def test_the_sample_sheet_has_a_row_per_class(measured):
     assert (sheet.classes, sheet.columns, sheet.image_px) == (tuple(range(10)), 2, 32)
 
 
-def test_an_incorrect_case_has_no_times(tmp_path, monkeypatch):
-    monkeypatch.setitem(correctness.TOLERANCES, torch.float32, Tolerance(0.0, 1.0))
+def test_an_incorrect_case_has_no_times(tmp_path):
     events: list[Event] = []
-    result = measure_case(job(tmp_path, backend="reference"), events.append)
+    with MODELS.scoped("forgetful", "broken_models:FORGETFUL"):
+        result = measure_case(job(tmp_path, model="forgetful", backend="reference"), events.append)
     outcome = result.outcome
     assert isinstance(outcome, Incorrect) and outcome.status is Status.INCORRECT
     assert not outcome.correctness.passed

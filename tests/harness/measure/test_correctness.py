@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from broken_models import ForgetfulCache
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from arvbench.adapters import load_sampler
@@ -14,21 +15,19 @@ from arvbench.adapters.cache.static import StaticCache
 from arvbench.adapters.loading import demo_models
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.settings import Backend
-from arvbench.harness.measure import correctness
 from arvbench.harness.measure.correctness import (
     CHECK_IMAGES,
     TOLERANCES,
+    Comparison,
     check_correctness,
-    equal_share,
     reference_twin,
     spread_labels,
 )
 
 
-def check(sampler, *, policy="static", batch=2, **changes):
-    return check_correctness(
-        sampler, sampler.spec.settings.model_copy(update=changes), cache_policy=policy, batch=batch
-    )
+def check(sampler, *, policy="static", batch=2, tolerance=None, **changes):
+    settings = sampler.spec.settings.model_copy(update=changes)
+    return check_correctness(sampler, settings, cache_policy=policy, batch=batch, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("policy", ["grow", "static"])
@@ -45,16 +44,6 @@ def test_the_optimized_backend_agrees_with_the_reference(optimized, policy):
     assert result.passed and result.judge == "reference backend"
     assert result.equal_tokens == 1.0
     assert result.images == CHECK_IMAGES
-
-
-class ForgetfulCache(StaticCache):
-    """Loses the first token of one layer: what a wrong offset in a fast cache would do."""
-
-    def extend(self, layer, k_RHlD, v_RHlD):
-        k, v = super().extend(layer, k_RHlD, v_RHlD)
-        if layer != 2 or k.shape[2] == 1:
-            return k, v
-        return k[:, :, 1:], v[:, :, 1:]
 
 
 class NanCache(StaticCache):
@@ -77,28 +66,22 @@ def with_cache(broken: type[StaticCache], backend: Backend, dtype: torch.dtype, 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("backend", ["reference", "optimized"])
 @pytest.mark.parametrize("broken", [ForgetfulCache, NanCache])
-def test_a_broken_cache_fails_under_either_judge_by_its_logits_alone(backend, broken, dtype, weights, monkeypatch):
-    monkeypatch.setattr(correctness, "equal_share", lambda one, other: 1.0)
-    result = check(with_cache(broken, backend, dtype, weights))
+def test_a_broken_cache_fails_under_either_judge_by_its_logits_alone(backend, broken, dtype, weights):
+    any_tokens = replace(TOLERANCES[dtype], equal_tokens=0.0)
+    result = check(with_cache(broken, backend, dtype, weights), tolerance=any_tokens)
     assert not result.passed
     assert result.max_abs_diff > result.tolerance
+    assert result.required_equal_tokens == 0.0
     if broken is NanCache:
         assert math.isinf(result.max_abs_diff)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("backend", ["reference", "optimized"])
-def test_a_broken_cache_fails_under_either_judge_by_its_tokens_alone(backend, dtype, monkeypatch):
-    monkeypatch.setitem(correctness.TOLERANCES, dtype, replace(TOLERANCES[dtype], relative=math.inf))
-    result = check(with_cache(ForgetfulCache, backend, dtype, "demo"))
+def test_a_broken_cache_fails_under_either_judge_by_its_tokens_alone(backend, dtype):
+    any_logits = replace(TOLERANCES[dtype], relative=math.inf)
+    result = check(with_cache(ForgetfulCache, backend, dtype, "demo"), tolerance=any_logits)
     assert result.equal_tokens < result.required_equal_tokens
-    assert not result.passed
-
-
-def test_equal_logits_do_not_excuse_other_tokens(optimized, monkeypatch):
-    monkeypatch.setattr(correctness, "equal_share", lambda one, other: 0.97)
-    result = check(optimized)
-    assert result.max_abs_diff <= result.tolerance
     assert not result.passed
 
 
@@ -115,19 +98,41 @@ def test_the_twin_shares_every_weight(optimized):
     assert all(twin.modules()[part] is module for part, module in optimized.modules().items())
 
 
+class DrawsFromFlippedLogits:
+    """Noise that reads the logits of one step from the wrong end, and those of all others as they are."""
+
+    def __init__(self, noise, step: int) -> None:
+        self._noise, self._step = noise, step
+
+    def tokens(self, logits, step, *, one_by_one=False):
+        return self._noise.tokens(logits.flip(-1) if step == self._step else logits, step, one_by_one=one_by_one)
+
+
+def drawing_wrongly(dtype: torch.dtype, step: int) -> Sampler:
+    """An optimized sampler whose logits are right and whose tokens of one step are not."""
+    sampler = load_sampler("demo/var", weights="random:0", backend="optimized", dtype=dtype)
+    right = sampler.sample
+
+    def wrong(*arguments, noise, **options):
+        return right(*arguments, noise=DrawsFromFlippedLogits(noise, step), **options)
+
+    sampler.sample = wrong
+    return sampler
+
+
+def test_equal_logits_do_not_excuse_other_tokens():
+    result = check(drawing_wrongly(torch.float32, step=2))
+    assert result.max_abs_diff <= result.tolerance
+    assert result.equal_tokens < result.required_equal_tokens
+    assert not result.passed
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_tokens_are_compared_in_place_on_the_path_of_the_reference(dtype, monkeypatch):
+def test_tokens_are_compared_in_place_on_the_path_of_the_reference(dtype):
     """A sampler that draws one wrong token, in the first step, loses one token and not all that follow from it."""
     sampler = load_sampler("demo/var", weights="random:0", backend="optimized", dtype=dtype)
     assert check(sampler, batch=1).equal_tokens == 1.0
-    draw = correctness._CheckedNoise.tokens
-
-    def wrong_once(noise, logits, step):
-        tokens = draw(noise, logits, step)
-        return 1 - tokens.clamp(0, 1) if step == 0 and isinstance(noise, correctness._GuidedNoise) else tokens
-
-    monkeypatch.setattr(correctness._CheckedNoise, "tokens", wrong_once)
-    assert check(sampler, batch=1).equal_tokens == 1 - 1 / sampler.spec.tokens
+    assert check(drawing_wrongly(dtype, step=0), batch=1).equal_tokens == 1 - 1 / sampler.spec.tokens
 
 
 def test_half_precisions_allow_more_and_ask_less():
@@ -156,15 +161,24 @@ def test_half_precision_passes_its_own_tolerance(name, backend, dtype, weights):
     assert result.max_abs_diff > 0
 
 
+def comparison(logits, tokens=None, other_tokens=None):
+    """A judge and a sampler with equal logits."""
+    tokens = [values.argmax(dim=-1) for values in logits] if tokens is None else tokens
+    other_tokens = tokens if other_tokens is None else other_tokens
+    return Comparison(judge="judge", expected=logits, got=logits, expected_tokens=tokens, got_tokens=other_tokens)
+
+
 def test_one_token_may_differ_however_few_there_are():
     """64 tokens, one of which lies on a bound of its distribution."""
-    logits = [torch.zeros(1, 64, 8)]
+    logits, tokens = [torch.zeros(1, 64, 8)], torch.zeros(1, 64, dtype=torch.int64)
 
-    def verdict(equal):
-        return correctness._verdict("judge", torch.float32, expected=logits, got=logits, equal=equal)
+    def verdict(different):
+        others = tokens.clone()
+        others[:, :different] = 1
+        return comparison(logits, [tokens], [others]).verdict(TOLERANCES[torch.float32])
 
-    assert verdict(63 / 64).passed
-    assert not verdict(62 / 64).passed
+    assert verdict(1).passed
+    assert not verdict(2).passed
 
 
 def test_tokens_that_are_never_drawn_do_not_loosen_the_tolerance():
@@ -172,15 +186,16 @@ def test_tokens_that_are_never_drawn_do_not_loosen_the_tolerance():
     filled = torch.cat((logits, torch.full((1, 4, 1), -100.0)), dim=2)
 
     def tolerance(values):
-        return correctness._verdict("judge", torch.float32, expected=[values], got=[values], equal=1.0).tolerance
+        return comparison([values]).verdict(TOLERANCES[torch.float32]).tolerance
 
     assert tolerance(filled) == tolerance(logits)
 
 
-def test_equal_share_counts_tokens_over_all_steps():
+def test_equal_tokens_are_counted_over_all_steps():
     one = [torch.tensor([[1], [2]]), torch.tensor([[1, 2, 3], [4, 5, 6]])]
     other = [torch.tensor([[1], [0]]), torch.tensor([[1, 2, 0], [4, 5, 6]])]
-    assert equal_share(one, other) == 6 / 8
+    logits = [torch.zeros(2, 1, 8), torch.zeros(2, 3, 8)]
+    assert comparison(logits, one, other).verdict(TOLERANCES[torch.float32]).equal_tokens == 6 / 8
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,28 @@
+"""Models that compute something else than they should, for tests of what a wrong model must not get."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from arvbench.adapters.cache.static import StaticCache
+from arvbench.adapters.var import DEMO, VarSampler
+
+
+class ForgetfulCache(StaticCache):
+    """Loses the first token of one layer: what a wrong offset in a fast cache would do."""
+
+    def extend(self, layer, k_RHlD, v_RHlD):
+        k, v = super().extend(layer, k_RHlD, v_RHlD)
+        if layer != 2 or k.shape[2] == 1:
+            return k, v
+        return k[:, :, 1:], v[:, :, 1:]
+
+
+class ForgetfulVar(VarSampler):
+    """demo/var with a cache that forgets, whatever policy is asked for."""
+
+    def make_cache(self, policy, settings, *, batch):
+        return ForgetfulCache(super().make_cache("static", settings, batch=batch).shape)
+
+
+FORGETFUL = replace(DEMO, name="forgetful", sampler=ForgetfulVar, demo=False)
