@@ -7,23 +7,25 @@ Source   LlamaGen (arXiv:2406.06525); behaviour of FoundationVision/LlamaGen at 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from arvbench.adapters.sampler import ModelSpec
-from arvbench.adapters.token_grid.llama import LlamaConfig
+from arvbench.adapters.token_grid.llama import DEMO_SIZES, SIZES, LlamaConfig
 from arvbench.adapters.token_grid.sampler import (
-    DEMO_SIZES,
     DEMO_TOKENIZER,
     LEARNT,
     Pass,
     TokenGridSampler,
     TokenGridSettings,
     official_checkpoint,
-    token_grid_spec,
 )
 from arvbench.adapters.tokenizers.vq import VqConfig
 
 
 class LlamaGenSampler(TokenGridSampler):
     """LlamaGen behind the sampling interface. `cfg_interval` counts passes after the second token's."""
+
+    family: ClassVar = "llamagen"
 
     @staticmethod
     def passes(config: LlamaConfig) -> list[Pass]:
@@ -37,9 +39,6 @@ class LlamaGenSampler(TokenGridSampler):
         return ()
 
 
-# (dim, n_layer, n_head); PAR has the same sizes.
-SIZES = {"b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1280, 36, 20), "xxl": (1536, 48, 24), "3b": (3200, 24, 32)}
-
 _CFG = {"b": 2.0, "l": 2.0, "xl": 1.75, "xxl": 1.75, "3b": 1.65}
 _SOURCE_384 = (
     "FoundationVision/LlamaGen GETTING_STARTED and autoregressive/sample/sample_c2i_ddp.py at ce98ec4; evaluation "
@@ -52,16 +51,15 @@ _SOURCE_256 = (
 
 
 def _official(size: str, px: int) -> ModelSpec:
-    dim, n_layer, n_head = SIZES[size]
-    return token_grid_spec(
-        f"llamagen-{size}-{px}",
-        "llamagen",
-        LlamaGenSampler,
-        LlamaConfig(dim=dim, n_layer=n_layer, n_head=n_head, block_size=(px // 16) ** 2),
-        VqConfig(),
-        TokenGridSettings(cfg=_CFG[size]),
-        _SOURCE_384 if px == 384 else _SOURCE_256,
+    return ModelSpec(
+        name=f"llamagen-{size}-{px}",
+        sampler=LlamaGenSampler,
+        transformer=LlamaConfig(**SIZES[size], block_size=(px // 16) ** 2),
+        tokenizer=VqConfig(),
+        settings=TokenGridSettings(cfg=_CFG[size]),
+        settings_source=_SOURCE_384 if px == 384 else _SOURCE_256,
         checkpoint=official_checkpoint("FoundationVision/LlamaGen", f"c2i_{size.upper()}_{px}.pt"),
+        no_recipe="" if px == 384 else "its source states no guidance for the models that draw 256 px",
     )
 
 
@@ -73,13 +71,12 @@ LLAMAGEN_XL_384 = _official("xl", 384)
 LLAMAGEN_XXL_384 = _official("xxl", 384)
 LLAMAGEN_3B_384 = _official("3b", 384)
 
-DEMO = token_grid_spec(
-    "demo/llamagen",
-    "llamagen",
-    LlamaGenSampler,
-    LlamaConfig(n_layer=4, **DEMO_SIZES),
-    DEMO_TOKENIZER,
-    TokenGridSettings(cfg=1.5),
-    "chosen on the trained demo model",
+DEMO = ModelSpec(
+    name="demo/llamagen",
+    sampler=LlamaGenSampler,
+    transformer=LlamaConfig(n_layer=4, **DEMO_SIZES),
+    tokenizer=DEMO_TOKENIZER,
+    settings=TokenGridSettings(cfg=1.5),
+    settings_source="chosen on the trained demo model",
     demo=True,
 )

@@ -22,16 +22,14 @@ from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import KVCache
 from arvbench.adapters.sampler import ModelSpec
-from arvbench.adapters.token_grid.llama import Llama, LlamaConfig, RMSNorm
+from arvbench.adapters.token_grid.llama import DEMO_SIZES, SIZES, Llama, LlamaConfig, RMSNorm
 from arvbench.adapters.token_grid.sampler import (
-    DEMO_SIZES,
     DEMO_TOKENIZER,
     LEARNT,
     Pass,
     TokenGridSampler,
     TokenGridSettings,
     official_checkpoint,
-    token_grid_spec,
 )
 from arvbench.adapters.tokenizers.vq import VqConfig
 
@@ -96,6 +94,7 @@ def neighbours(feeds: Sequence[int], draws: Sequence[int], grid: int, device: to
 class NarSampler(TokenGridSampler):
     """NAR behind the sampling interface. `cfg_interval` counts the tokens drawn before a pass."""
 
+    family: ClassVar = "nar"
     transformer_class: ClassVar = Nar
     draws_one_by_one: ClassVar = True
 
@@ -134,32 +133,30 @@ _SOURCE_B = "ThisisBillhe/NAR NAR-images/GETTING_STARTED.md and autoregressive/s
 _SOURCE = "NAR (arXiv:2503.10696) table 1, caption; the repository states settings for NAR-B only"
 
 
-def _official(size: str, dim: int, n_layer: int, n_head: int, owner: str) -> ModelSpec:
-    return token_grid_spec(
-        f"nar-{size.lower()}",
-        "nar",
-        NarSampler,
-        NarConfig(dim=dim, n_layer=n_layer, n_head=n_head),
-        VqConfig(),
-        TokenGridSettings(cfg=2.0),
-        _SOURCE_B if size == "B" else _SOURCE,
-        checkpoint=official_checkpoint(f"{owner}/NAR-imagenet-256-{size}", "last_version.pt"),
+def _official(size: str, owner: str) -> ModelSpec:
+    return ModelSpec(
+        name=f"nar-{size}",
+        sampler=NarSampler,
+        transformer=NarConfig(**SIZES[size]),
+        tokenizer=VqConfig(),
+        settings=TokenGridSettings(cfg=2.0),
+        settings_source=_SOURCE_B if size == "b" else _SOURCE,
+        checkpoint=official_checkpoint(f"{owner}/NAR-imagenet-256-{size.upper()}", "last_version.pt"),
     )
 
 
-NAR_B = _official("B", 768, 12, 12, "chenfeng1271")
-NAR_M = _official("M", 1024, 18, 16, "yefly")
-NAR_L = _official("L", 1024, 24, 16, "chenfeng1271")
-NAR_XL = _official("XL", 1280, 36, 20, "yefly")
-NAR_XXL = _official("XXL", 1536, 48, 24, "chenfeng1271")
+NAR_B = _official("b", "chenfeng1271")
+NAR_M = _official("m", "yefly")
+NAR_L = _official("l", "chenfeng1271")
+NAR_XL = _official("xl", "yefly")
+NAR_XXL = _official("xxl", "chenfeng1271")
 
-DEMO = token_grid_spec(
-    "demo/nar",
-    "nar",
-    NarSampler,
-    NarConfig(n_layer=3, **DEMO_SIZES),
-    DEMO_TOKENIZER,
-    TokenGridSettings(cfg=1.5),
-    "chosen on the trained demo model",
+DEMO = ModelSpec(
+    name="demo/nar",
+    sampler=NarSampler,
+    transformer=NarConfig(n_layer=3, **DEMO_SIZES),
+    tokenizer=DEMO_TOKENIZER,
+    settings=TokenGridSettings(cfg=1.5),
+    settings_source="chosen on the trained demo model",
     demo=True,
 )

@@ -18,18 +18,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from arvbench.adapters.llamagen import SIZES
 from arvbench.adapters.sampler import ModelSpec
-from arvbench.adapters.token_grid.llama import Llama, LlamaConfig
+from arvbench.adapters.token_grid.llama import DEMO_SIZES, SIZES, Llama, LlamaConfig
 from arvbench.adapters.token_grid.sampler import (
-    DEMO_SIZES,
     DEMO_TOKENIZER,
     LEARNT,
     Pass,
     TokenGridSampler,
     TokenGridSettings,
     official_checkpoint,
-    token_grid_spec,
 )
 from arvbench.adapters.tokenizers.vq import VqConfig
 
@@ -81,6 +78,7 @@ class ParSampler(TokenGridSampler):
     `cfg_interval` counts tokens of the sequential and of the parallel phase apart, so guidance comes back on between.
     """
 
+    family: ClassVar = "par"
     transformer_class: ClassVar = Par
 
     @staticmethod
@@ -122,15 +120,13 @@ _SOURCE = (
 
 
 def _official(size: str, regions: int, cfg: float) -> ModelSpec:
-    dim, n_layer, n_head = SIZES[size]
-    return token_grid_spec(
-        f"par-{size}-{regions}x-384",
-        "par",
-        ParSampler,
-        ParConfig(dim=dim, n_layer=n_layer, n_head=n_head, block_size=24 * 24, ar_token_num=regions),
-        VqConfig(),
-        TokenGridSettings(cfg=cfg),
-        _SOURCE,
+    return ModelSpec(
+        name=f"par-{size}-{regions}x-384",
+        sampler=ParSampler,
+        transformer=ParConfig(**SIZES[size], block_size=24 * 24, ar_token_num=regions),
+        tokenizer=VqConfig(),
+        settings=TokenGridSettings(cfg=cfg),
+        settings_source=_SOURCE,
         checkpoint=official_checkpoint("Epiphqny/PAR", f"PAR-{size.upper()}-{regions}x.pt"),
     )
 
@@ -140,13 +136,12 @@ PAR_XXL_4X_384 = _official("xxl", 4, 1.435)
 PAR_3B_4X_384 = _official("3b", 4, 1.345)
 PAR_3B_16X_384 = _official("3b", 16, 1.5)
 
-DEMO = token_grid_spec(
-    "demo/par",
-    "par",
-    ParSampler,
-    ParConfig(n_layer=4, ar_token_num=4, **DEMO_SIZES),
-    DEMO_TOKENIZER,
-    TokenGridSettings(cfg=1.5),
-    "chosen on the trained demo model",
+DEMO = ModelSpec(
+    name="demo/par",
+    sampler=ParSampler,
+    transformer=ParConfig(n_layer=4, ar_token_num=4, **DEMO_SIZES),
+    tokenizer=DEMO_TOKENIZER,
+    settings=TokenGridSettings(cfg=1.5),
+    settings_source="chosen on the trained demo model",
     demo=True,
 )

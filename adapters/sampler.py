@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -47,20 +47,25 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """What is known about one model before its weights are loaded."""
+class ModelSizes:
+    """Sizes that follow from a model's configuration and official settings."""
 
-    name: str
-    family: str
-    sampler: type[Sampler]
-    """The family's adapter, which builds the modules and samples."""
     image_px: int
     num_classes: int
     vocab_size: int
     steps: int
-    """Transformer passes of one sampling call under the official settings."""
+    """Transformer passes of one sampling call."""
     tokens: int
     """Tokens of one image, all steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """Facts about one model that need no weights. The sampler class derives the sizes (`Sampler.sizes`)."""
+
+    name: str
+    sampler: type[Sampler]
+    """The family's adapter, which builds the modules and samples."""
     transformer: Any
     """Configuration of the transformer, a frozen dataclass of the family."""
     tokenizer: Any
@@ -69,10 +74,27 @@ class ModelSpec:
     """The official sampling settings."""
     settings_source: str
     """Where the settings are stated."""
-    checkpoint: Checkpoint | None
+    checkpoint: Checkpoint | None = None
     """None for a model that nobody has released."""
     demo: bool = False
     """True when trained weights are part of this package."""
+    no_recipe: str = ""
+    """Reason why nobody has published how the samples behind a number of this model were drawn."""
+    image_px: int = field(init=False)
+    num_classes: int = field(init=False)
+    vocab_size: int = field(init=False)
+    steps: int = field(init=False)
+    """Transformer passes of one sampling call under the official settings."""
+    tokens: int = field(init=False)
+    """Tokens of one image, all steps."""
+
+    def __post_init__(self) -> None:
+        for name, size in asdict(self.sampler.sizes(self)).items():
+            object.__setattr__(self, name, size)
+
+    @property
+    def family(self) -> str:
+        return self.sampler.family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +168,8 @@ class Sampler(ABC):
     kernels   operation -> implementation ("torch" or "triton") that this sampler calls
     """
 
+    family: ClassVar[str]
+    """Name of the family in tables and records."""
     keep_fp32: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Part -> names that stay in fp32 whatever the dtype (arvbench.adapters.common.precision)."""
     cache_policies: ClassVar[tuple[str, ...]] = ("grow", "static")
@@ -179,6 +203,11 @@ class Sampler(ABC):
         """The parts that hold weights, by name: "transformer" and "tokenizer"."""
         return self._modules
 
+    @classmethod
+    @abstractmethod
+    def sizes(cls, spec: ModelSpec) -> ModelSizes:
+        """Derive the sizes of `spec` from its configurations and official settings."""
+
     @staticmethod
     @abstractmethod
     def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
@@ -196,6 +225,10 @@ class Sampler(ABC):
             raise UserError(f"{spec.name} takes {kind.__name__}, got {type(settings).__name__}")
         if settings.top_k is not None and settings.top_k > spec.vocab_size:
             raise UserError(f"top_k {settings.top_k} is larger than the vocabulary of {spec.name} ({spec.vocab_size})")
+
+    def image_shape(self, settings: SamplingSettings) -> tuple[int, int]:
+        """Height and width of the images that `settings` make, in pixels."""
+        return self.spec.image_px, self.spec.image_px
 
     @abstractmethod
     def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:

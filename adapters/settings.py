@@ -26,6 +26,10 @@ class SamplingSettings(BaseModel):
     uint8_rule: Uint8Rule = "truncate"
     """How a float becomes a byte (`to_uint8`)."""
 
+    def replayable(self) -> Self:
+        """The settings under which drawn tokens alone decide every later logit, so that a path can be replayed."""
+        return self
+
     def replace(self, **changes: Any) -> Self:
         """The settings with `changes`, checked (`model_copy` checks nothing). UserError names what is wrong."""
         try:

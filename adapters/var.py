@@ -11,15 +11,14 @@ Source   VAR (arXiv:2404.02905); behaviour of FoundationVision/VAR at 78b9539
 
 from __future__ import annotations
 
-from functools import partial
-from typing import cast
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from arvbench.adapters.next_scale.residual import DEMO_TOKENIZER, ResidualSampler
-from arvbench.adapters.next_scale.sampler import ScaleDraw, ScaleRun, next_scale_spec
-from arvbench.adapters.next_scale.transformer import PATCH_NUMS_256, NextScaleConfig, NextScaleTransformer
+from arvbench.adapters.next_scale.sampler import ScaleDraw, ScaleRun
+from arvbench.adapters.next_scale.transformer import DEMO_SIZES, PATCH_NUMS_256, NextScaleConfig, NextScaleTransformer
 from arvbench.adapters.sampler import Checkpoint, ModelSpec
 from arvbench.adapters.sampling import gumbel_softmax
 from arvbench.adapters.schedule import Step
@@ -35,9 +34,14 @@ class VarSettings(SamplingSettings):
     more_smooth: bool = False
     """Mix code vectors by Gumbel-softmax instead of taking the sampled ones; for pictures, not for FID."""
 
+    def replayable(self) -> Self:
+        return self.model_copy(update={"more_smooth": False})
+
 
 class VarSampler(ResidualSampler):
     """VAR behind the sampling interface."""
+
+    family: ClassVar = "var"
 
     @staticmethod
     def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
@@ -60,16 +64,16 @@ class VarSampler(ResidualSampler):
         return torch.where(keep_B1pp, super().codes(drawn, step, scale, run), mixed_BKpp)
 
 
-var_spec = partial(next_scale_spec, "var", VarSampler)
-
-
 def _official(depth: int, patch_nums: tuple[int, ...] = PATCH_NUMS_256, *, shared_aln: bool = False) -> ModelSpec:
-    return var_spec(
-        f"var-d{depth}",
-        VarConfig(depth=depth, embed_dim=64 * depth, num_heads=depth, shared_aln=shared_aln, patch_nums=patch_nums),
-        VqVaeConfig(v_patch_nums=patch_nums),
-        VarSettings(cfg=1.5, top_k=900, top_p=0.96),
-        "FoundationVision/VAR README at 78b9539, model zoo and sampling section",
+    return ModelSpec(
+        name=f"var-d{depth}",
+        sampler=VarSampler,
+        transformer=VarConfig(
+            depth=depth, embed_dim=64 * depth, num_heads=depth, shared_aln=shared_aln, patch_nums=patch_nums
+        ),
+        tokenizer=VqVaeConfig(v_patch_nums=patch_nums),
+        settings=VarSettings(cfg=1.5, top_k=900, top_p=0.96),
+        settings_source="FoundationVision/VAR README at 78b9539, model zoo and sampling section",
         checkpoint=Checkpoint(
             transformer_file=f"var_d{depth}.pth",
             tokenizer_file="vae_ch160v4096z32.pth",
@@ -87,20 +91,12 @@ VAR_D30 = _official(30)
 VAR_D36 = _official(36, (1, 2, 3, 4, 6, 9, 13, 18, 24, 32), shared_aln=True)
 """512 px."""
 
-DEMO = var_spec(
-    "demo/var",
-    VarConfig(
-        depth=4,
-        embed_dim=96,
-        num_heads=3,
-        num_classes=10,
-        shared_aln=True,
-        patch_nums=DEMO_TOKENIZER.v_patch_nums,
-        vocab_size=DEMO_TOKENIZER.vocab_size,
-        code_dim=DEMO_TOKENIZER.z_channels,
-    ),
-    DEMO_TOKENIZER,
-    VarSettings(cfg=0.5, top_p=0.98),
-    "chosen on the trained demo model",
+DEMO = ModelSpec(
+    name="demo/var",
+    sampler=VarSampler,
+    transformer=VarConfig(depth=4, embed_dim=96, num_heads=3, shared_aln=True, **DEMO_SIZES),
+    tokenizer=DEMO_TOKENIZER,
+    settings=VarSettings(cfg=0.5, top_p=0.98),
+    settings_source="chosen on the trained demo model",
     demo=True,
 )

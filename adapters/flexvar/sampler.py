@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from arvbench.adapters.flexvar.scale_lists import OFFICIAL_SCALES, Scales, parse_scales, random_scales
 from arvbench.adapters.next_scale.canvas import Canvas, Sides, area_tokens, check_tokens
-from arvbench.adapters.next_scale.sampler import NextScaleSampler, ScaleRun, next_scale_spec
+from arvbench.adapters.next_scale.sampler import NextScaleSampler, ScaleRun
 from arvbench.adapters.next_scale.transformer import (
+    DEMO_SIZES,
     NextScaleConfig,
     NextScaleTransformer,
     block_causal_bias,
@@ -142,6 +143,8 @@ class FlexVarSampler(NextScaleSampler):
     precision of the rest, where rounded logits tie.
     """
 
+    family: ClassVar = "flexvar"
+
     @staticmethod
     def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
         return {"transformer": FlexVar(spec.transformer), "tokenizer": VqModel(spec.tokenizer)}
@@ -153,15 +156,17 @@ class FlexVarSampler(NextScaleSampler):
     @classmethod
     def check_settings(cls, spec: ModelSpec, settings: SamplingSettings) -> None:
         super().check_settings(spec, settings)
-        _sides(spec.transformer, settings)
+        cls.sides_of(spec.transformer, settings)
         invalid = set(cast(FlexVarSettings, settings).invalid_ids)
         if outside := [i for i in invalid if not 0 <= i < spec.vocab_size]:
             raise UserError(f"invalid_ids has {outside[0]}; {spec.name} has tokens 0..{spec.vocab_size - 1}")
         if len(invalid) == spec.vocab_size:
             raise UserError(f"invalid_ids has all {spec.vocab_size} tokens of {spec.name}: nothing is left to draw")
 
-    def sides(self, settings: SamplingSettings) -> Sides:
-        return _sides(self.spec.transformer, settings)
+    @classmethod
+    def sides_of(cls, config: FlexVarConfig, settings: SamplingSettings) -> Sides:
+        scales = cast(FlexVarSettings, settings).scales
+        return config.sides if scales is None else parse_scales(scales, first=config.sides[0])
 
     def new_canvas(self, sides: Sides, batch: int) -> Canvas:
         return FlexVarCanvas(self.tokenizer, sides)
@@ -239,11 +244,6 @@ class FlexVarSampler(NextScaleSampler):
         return torch.cat(shown, dim=1)
 
 
-def _sides(config: FlexVarConfig, settings: SamplingSettings) -> Sides:
-    scales = cast(FlexVarSettings, settings).scales
-    return config.sides if scales is None else parse_scales(scales, first=config.sides[0])
-
-
 def _beyond(side: tuple[int, int], max_pn: int | None) -> bool:
     return max_pn is not None and max(side) > max_pn
 
@@ -254,39 +254,15 @@ def _index(ids: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(ids, device=device)
 
 
-def flexvar_spec(
-    name: str,
-    transformer: FlexVarConfig,
-    tokenizer: VqConfig,
-    settings: FlexVarSettings,
-    settings_source: str,
-    *,
-    checkpoint: Checkpoint | None = None,
-    demo: bool = False,
-) -> ModelSpec:
-    """The spec of a FlexVAR: its scales are a setting."""
-    return next_scale_spec(
-        "flexvar",
-        FlexVarSampler,
-        name,
-        transformer,
-        tokenizer,
-        settings,
-        settings_source,
-        sides=_sides(transformer, settings),
-        checkpoint=checkpoint,
-        demo=demo,
-    )
-
-
 def _official(depth: int, epoch: int) -> ModelSpec:
-    return flexvar_spec(
-        f"flexvar-d{depth}",
-        FlexVarConfig(depth=depth, embed_dim=64 * depth, num_heads=depth),
-        VqConfig(codebook_size=8912, codebook_embed_dim=32),
-        FlexVarSettings(cfg=2.5, top_k=900, top_p=0.95, scales=OFFICIAL_SCALES["9-steps"], max_pn=16),
-        "jiaosiyu1999/FlexVAR at 04462cb, README command of the 256x256 evaluation and eval_c2i.py (top_p); its table "
-        "says 10 steps",
+    return ModelSpec(
+        name=f"flexvar-d{depth}",
+        sampler=FlexVarSampler,
+        transformer=FlexVarConfig(depth=depth, embed_dim=64 * depth, num_heads=depth),
+        tokenizer=VqConfig(codebook_size=8912, codebook_embed_dim=32),
+        settings=FlexVarSettings(cfg=2.5, top_k=900, top_p=0.95, scales=OFFICIAL_SCALES["9-steps"], max_pn=16),
+        settings_source="jiaosiyu1999/FlexVAR at 04462cb, README command of the 256x256 evaluation and eval_c2i.py "
+        "(top_p); its table says 10 steps",
         checkpoint=Checkpoint(
             transformer_file=f"FlexVARd{depth}-epo{epoch}.pth",
             tokenizer_file="FlexVAE.pth",
@@ -301,21 +277,19 @@ FLEXVAR_D16 = _official(16, 179)
 FLEXVAR_D20 = _official(20, 249)
 FLEXVAR_D24 = _official(24, 349)
 
-DEMO = flexvar_spec(
-    "demo/flexvar",
-    FlexVarConfig(
+DEMO = ModelSpec(
+    name="demo/flexvar",
+    sampler=FlexVarSampler,
+    transformer=FlexVarConfig(
         depth=4,
         embed_dim=96,
         num_heads=3,
-        num_classes=10,
         shared_aln=True,
-        patch_nums=(1, 2, 3, 4, 6, 8),
-        vocab_size=256,
-        code_dim=16,
         position_side=16,
         trained_sides=(1, 2, 3, 4, 5, 6, 7, 8),
+        **DEMO_SIZES,
     ),
-    VqConfig(
+    tokenizer=VqConfig(
         codebook_size=256,
         codebook_embed_dim=16,
         z_channels=32,
@@ -324,7 +298,7 @@ DEMO = flexvar_spec(
         decoder_ch_mult=(1, 1, 1),
         num_res_blocks=1,
     ),
-    FlexVarSettings(cfg=0.5, top_p=0.98, max_pn=8),
-    "chosen on the trained demo model",
+    settings=FlexVarSettings(cfg=0.5, top_p=0.98, max_pn=8),
+    settings_source="chosen on the trained demo model",
     demo=True,
 )

@@ -37,9 +37,9 @@ from arvbench.adapters.hmar.refinement import (
 from arvbench.adapters.hmar.transformer import Hmar, HmarConfig
 from arvbench.adapters.next_scale.canvas import Sides, area_tokens
 from arvbench.adapters.next_scale.residual import DEMO_TOKENIZER, ResidualCanvas, ResidualSampler
-from arvbench.adapters.next_scale.sampler import ScaleDraw, ScaleRun, next_scale_spec
-from arvbench.adapters.next_scale.transformer import PATCH_NUMS_256
-from arvbench.adapters.sampler import Checkpoint, ModelSpec
+from arvbench.adapters.next_scale.sampler import ScaleDraw, ScaleRun
+from arvbench.adapters.next_scale.transformer import DEMO_SIZES, PATCH_NUMS_256
+from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec
 from arvbench.adapters.sampling import cfg_mix
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import Backend, SamplingSettings, Uint8Rule
@@ -64,12 +64,19 @@ class HmarSettings(SamplingSettings):
 class HmarSampler(ResidualSampler):
     """HMAR behind the sampling interface."""
 
+    family: ClassVar = "hmar"
     cache_policies: ClassVar = ("none", "grow", "static")
     default_cache: ClassVar[Mapping[Backend, str]] = {"reference": "none", "optimized": "none"}
     keep_fp32: ClassVar = {
         "transformer": ("ns_head_nm", "ns_head", "mask_head_nm", "mask_head"),
         "tokenizer": ("quantize",),
     }
+
+    @classmethod
+    def sizes(cls, spec: ModelSpec) -> ModelSizes:
+        sides = cls.sides_of(spec.transformer, spec.settings)
+        schedule = mask_schedule(cast(HmarSettings, spec.settings).mask_schedule, sides)
+        return replace(super().sizes(spec), steps=sum(len(entry) for entry in schedule))
 
     @staticmethod
     def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
@@ -300,41 +307,8 @@ def mask_at_random(tokens: Sequence[int], share: float, generator: torch.Generat
     return torch.cat(chosen)
 
 
-def hmar_spec(
-    name: str,
-    transformer: HmarConfig,
-    tokenizer: VqVaeConfig,
-    settings: HmarSettings,
-    settings_source: str,
-    *,
-    checkpoint: Checkpoint | None = None,
-    demo: bool = False,
-) -> ModelSpec:
-    """The spec of an HMAR: its steps are those of the mask schedule."""
-    return next_scale_spec(
-        "hmar",
-        HmarSampler,
-        name,
-        transformer,
-        tokenizer,
-        settings,
-        settings_source,
-        steps=sum(len(entry) for entry in mask_schedule(settings.mask_schedule, transformer.sides)),
-        checkpoint=checkpoint,
-        demo=demo,
-    )
-
-
-def _model(
-    depth: int,
-    px: int,
-    *,
-    shared_aln: bool = False,
-    settings: HmarSettings,
-    source: str,
-    released: bool = False,
-) -> ModelSpec:
-    patch_nums = {256: PATCH_NUMS_256, 512: PATCH_NUMS_512, 1024: PATCH_NUMS_1024}[px]
+def _model(px: int, transformer: HmarConfig, *, settings: HmarSettings, source: str, released: bool) -> ModelSpec:
+    depth = transformer.depth
     checkpoint = Checkpoint(
         transformer_file=f"hmar-d{depth}.pth",
         tokenizer_file="vae_ch160v4096z32.pth",
@@ -344,25 +318,34 @@ def _model(
         transformer_nesting=TRAINING_NESTING,
         tokenizer_nesting=(("trainer", "vae_local"),),
     )
-    return hmar_spec(
-        f"hmar-d{depth}" if px == 256 else f"hmar-d{depth}-{px}",
-        HmarConfig(depth=depth, embed_dim=64 * depth, num_heads=depth, shared_aln=shared_aln, patch_nums=patch_nums),
-        VqVaeConfig(v_patch_nums=patch_nums),
-        settings,
-        f"NVlabs/HMAR at 595a9df, {source}",
+    return ModelSpec(
+        name=f"hmar-d{depth}" if px == 256 else f"hmar-d{depth}-{px}",
+        sampler=HmarSampler,
+        transformer=transformer,
+        tokenizer=VqVaeConfig(v_patch_nums=transformer.patch_nums),
+        settings=settings,
+        settings_source=f"NVlabs/HMAR at 595a9df, {source}",
         checkpoint=checkpoint if released else None,
+        no_recipe="" if released else "its source states settings for a speed benchmark with random weights only",
     )
+
+
+def _config(depth: int, px: int, *, shared_aln: bool = False) -> HmarConfig:
+    patch_nums = {256: PATCH_NUMS_256, 512: PATCH_NUMS_512, 1024: PATCH_NUMS_1024}[px]
+    return HmarConfig(depth=depth, embed_dim=64 * depth, num_heads=depth, shared_aln=shared_aln, patch_nums=patch_nums)
 
 
 def _released(depth: int, cfg: float, top_k: int) -> ModelSpec:
     settings = HmarSettings(cfg=cfg, top_k=top_k, top_p=0.99, mask_schedule="evaluation-256")
-    return _model(depth, 256, settings=settings, source=f"config/evaluate/hmar-d{depth}.yaml", released=True)
+    source = f"config/evaluate/hmar-d{depth}.yaml"
+    return _model(256, _config(depth, 256), settings=settings, source=source, released=True)
 
 
 def _benchmarked(depth: int, px: int, *, shared_aln: bool = False) -> ModelSpec:
     """Without released weights: what the authors time with random ones."""
     settings = HmarSettings(cfg=1.5, top_k=900, top_p=0.96, mask_schedule=f"benchmark-{px}")
-    return _model(depth, px, shared_aln=shared_aln, settings=settings, source="benchmark/inference.py")
+    config = _config(depth, px, shared_aln=shared_aln)
+    return _model(px, config, settings=settings, source="benchmark/inference.py", released=False)
 
 
 HMAR_D16 = _released(16, 1.7, 1000)
@@ -374,21 +357,12 @@ HMAR_D30_512 = _benchmarked(30, 512)
 HMAR_D36_512 = _benchmarked(36, 512, shared_aln=True)
 HMAR_D24_1024 = _benchmarked(24, 1024)
 
-DEMO = hmar_spec(
-    "demo/hmar",
-    HmarConfig(
-        depth=3,
-        n_layers_train=1,
-        embed_dim=96,
-        num_heads=3,
-        num_classes=10,
-        shared_aln=True,
-        patch_nums=DEMO_TOKENIZER.v_patch_nums,
-        vocab_size=DEMO_TOKENIZER.vocab_size,
-        code_dim=DEMO_TOKENIZER.z_channels,
-    ),
-    DEMO_TOKENIZER,
-    HmarSettings(cfg=0.5, top_p=0.98, mask_schedule="demo"),
-    "chosen on the trained demo model",
+DEMO = ModelSpec(
+    name="demo/hmar",
+    sampler=HmarSampler,
+    transformer=HmarConfig(depth=3, n_layers_train=1, embed_dim=96, num_heads=3, shared_aln=True, **DEMO_SIZES),
+    tokenizer=DEMO_TOKENIZER,
+    settings=HmarSettings(cfg=0.5, top_p=0.98, mask_schedule="demo"),
+    settings_source="chosen on the trained demo model",
     demo=True,
 )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -28,8 +28,8 @@ from arvbench.adapters.mvar.state_cache import StateShape
 from arvbench.adapters.next_scale.blocks import FeedForward, SelfAttention
 from arvbench.adapters.next_scale.cost import StepCost
 from arvbench.adapters.next_scale.residual import DEMO_TOKENIZER
-from arvbench.adapters.next_scale.sampler import next_scale_spec
 from arvbench.adapters.next_scale.transformer import (
+    DEMO_SIZES,
     NextScaleConfig,
     NextScaleTransformer,
     block_diagonal_bias,
@@ -175,6 +175,8 @@ class MvarCost(StepCost):
 class MvarSampler(VarSampler):
     """M-VAR behind the sampling interface."""
 
+    family: ClassVar = "mvar"
+
     # Decays are exponentials of these: one per cent of error in half precision. Autocast keeps them too.
     keep_fp32: ClassVar = {
         "transformer": (*VarSampler.keep_fp32["transformer"], "A_log", "dt_bias", "D", "norm"),
@@ -226,16 +228,14 @@ class MvarSampler(VarSampler):
         return MvarCost(**asdict(super().cost), mixer=config.mixer)
 
 
-mvar_spec = partial(next_scale_spec, "mvar", MvarSampler)
-
-
 def _official(depth: int, *, attn_l2_norm: bool) -> ModelSpec:
-    return mvar_spec(
-        f"mvar-d{depth}",
-        MvarConfig(depth=depth, embed_dim=64 * depth, num_heads=depth, attn_l2_norm=attn_l2_norm),
-        VqVaeConfig(),
-        MvarSettings(cfg=1.5, top_k=900, top_p=0.96),
-        "OliverRensu/MVAR README at 80768a1, sampling section",
+    return ModelSpec(
+        name=f"mvar-d{depth}",
+        sampler=MvarSampler,
+        transformer=MvarConfig(depth=depth, embed_dim=64 * depth, num_heads=depth, attn_l2_norm=attn_l2_norm),
+        tokenizer=VqVaeConfig(),
+        settings=MvarSettings(cfg=1.5, top_k=900, top_p=0.96),
+        settings_source="OliverRensu/MVAR README at 80768a1, sampling section",
         checkpoint=Checkpoint(
             transformer_file=f"d{depth}.pth",
             tokenizer_file="vae_ch160v4096z32.pth",
@@ -258,21 +258,12 @@ MVAR_D24 = _official(24, attn_l2_norm=True)
 MVAR_D30 = _official(30, attn_l2_norm=True)
 MVAR_D32 = _official(32, attn_l2_norm=True)
 
-DEMO = mvar_spec(
-    "demo/mvar",
-    MvarConfig(
-        depth=4,
-        embed_dim=64,
-        num_heads=2,
-        num_classes=10,
-        patch_nums=DEMO_TOKENIZER.v_patch_nums,
-        vocab_size=DEMO_TOKENIZER.vocab_size,
-        code_dim=DEMO_TOKENIZER.z_channels,
-        d_state=16,
-        headdim=32,
-    ),
-    DEMO_TOKENIZER,
-    MvarSettings(cfg=0.5, top_p=0.98),
-    "chosen on the trained demo model",
+DEMO = ModelSpec(
+    name="demo/mvar",
+    sampler=MvarSampler,
+    transformer=MvarConfig(depth=4, embed_dim=64, num_heads=2, d_state=16, headdim=32, **DEMO_SIZES),
+    tokenizer=DEMO_TOKENIZER,
+    settings=MvarSettings(cfg=0.5, top_p=0.98),
+    settings_source="chosen on the trained demo model",
     demo=True,
 )

@@ -26,7 +26,7 @@ from arvbench.adapters.editing import Edit, check_images, keep_per_scale
 from arvbench.adapters.next_scale.canvas import Canvas, Sides
 from arvbench.adapters.next_scale.cost import StepCost
 from arvbench.adapters.next_scale.transformer import NextScaleConfig, NextScaleTransformer
-from arvbench.adapters.sampler import Checkpoint, ModelSpec, Observer, Sampler, Samples, SilentObserver, StepOutput
+from arvbench.adapters.sampler import ModelSizes, ModelSpec, Observer, Sampler, Samples, SilentObserver, StepOutput
 from arvbench.adapters.sampling import Noise, cfg_mix, filter_logits
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
@@ -77,9 +77,30 @@ class NextScaleSampler(Sampler):
     def transformer(self) -> NextScaleTransformer:
         return cast(NextScaleTransformer, self._modules["transformer"])
 
-    def sides(self, settings: SamplingSettings) -> Sides:
+    @classmethod
+    def sizes(cls, spec: ModelSpec) -> ModelSizes:
+        sides = cls.sides_of(spec.transformer, spec.settings)
+        return ModelSizes(
+            image_px=sides[-1][0] * spec.tokenizer.downsample,
+            num_classes=spec.transformer.num_classes,
+            vocab_size=spec.tokenizer.vocab_size,
+            steps=len(sides),
+            tokens=sum(h * w for h, w in sides),
+        )
+
+    @classmethod
+    def sides_of(cls, config: Any, settings: SamplingSettings) -> Sides:
         """Height and width of the token map of every scale."""
-        return cast(NextScaleConfig, self.spec.transformer).sides
+        return cast(NextScaleConfig, config).sides
+
+    def sides(self, settings: SamplingSettings) -> Sides:
+        """`sides_of` this model."""
+        return self.sides_of(self.spec.transformer, settings)
+
+    def image_shape(self, settings: SamplingSettings) -> tuple[int, int]:
+        height, width = self.sides(settings)[-1]
+        downsample: int = self.spec.tokenizer.downsample
+        return height * downsample, width * downsample
 
     @abstractmethod
     def new_canvas(self, sides: Sides, batch: int) -> Canvas:
@@ -316,41 +337,3 @@ class NextScaleSampler(Sampler):
         # Triton kernels are forward only.
         logits_BLV = self.transformer(labels_B, codes_BLK, sides, select("reference", self.device))
         return F.cross_entropy(logits_BLV.flatten(0, 1), torch.cat(tuple(tokens), dim=1).flatten())
-
-
-def next_scale_spec(
-    family: str,
-    sampler: type[NextScaleSampler],
-    name: str,
-    transformer: NextScaleConfig,
-    tokenizer: Any,
-    settings: SamplingSettings,
-    settings_source: str,
-    *,
-    sides: Sides | None = None,
-    steps: int | None = None,
-    checkpoint: Checkpoint | None = None,
-    demo: bool = False,
-) -> ModelSpec:
-    """The spec of a next-scale model; what follows from the configurations is filled in.
-
-    `sides` are the scales of the official settings (None: the configured ones), `steps` the passes over them (None: one
-    each).
-    """
-    sides = sides or transformer.sides
-    return ModelSpec(
-        name=name,
-        family=family,
-        sampler=sampler,
-        image_px=sides[-1][0] * tokenizer.downsample,
-        num_classes=transformer.num_classes,
-        vocab_size=tokenizer.vocab_size,
-        steps=len(sides) if steps is None else steps,
-        tokens=sum(h * w for h, w in sides),
-        transformer=transformer,
-        tokenizer=tokenizer,
-        settings=settings,
-        settings_source=settings_source,
-        checkpoint=checkpoint,
-        demo=demo,
-    )

@@ -10,7 +10,7 @@ Source   VAR (arXiv:2404.02905) section 3.3; behaviour of FoundationVision/VAR a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,10 @@ class NextScaleConfig:
     @property
     def hidden(self) -> int:
         return round(self.embed_dim * self.mlp_ratio)
+
+
+DEMO_SIZES: dict[str, Any] = {"num_classes": 10, "patch_nums": (1, 2, 3, 4, 6, 8), "vocab_size": 256, "code_dim": 16}
+"""Arguments that the demo models of all families share: 32 px in six scales, 130 tokens."""
 
 
 class Condition(NamedTuple):

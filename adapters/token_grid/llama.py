@@ -78,6 +78,21 @@ class LlamaConfig:
         return itemsize * (self.blocks * block + self.heads_out * self.dim * (1 + self.vocab_size))
 
 
+# NAR has all but 3b, LlamaGen and PAR all but m.
+SIZES = {
+    "b": {"dim": 768, "n_layer": 12, "n_head": 12},
+    "m": {"dim": 1024, "n_layer": 18, "n_head": 16},
+    "l": {"dim": 1024, "n_layer": 24, "n_head": 16},
+    "xl": {"dim": 1280, "n_layer": 36, "n_head": 20},
+    "xxl": {"dim": 1536, "n_layer": 48, "n_head": 24},
+    "3b": {"dim": 3200, "n_layer": 24, "n_head": 32},
+}
+"""Arguments of the published transformers, by the size in a model's name."""
+
+DEMO_SIZES = {"dim": 96, "n_head": 3, "block_size": 64, "num_classes": 10, "vocab_size": 64, "multiple_of": 32}
+"""Arguments that the demo models of all families share: 32 px on an 8x8 map."""
+
+
 def rope_table(config: LlamaConfig) -> Tensor:
     """(N + 1, D/2, 2) fp32: cosine and sine for every position of the map in raster order, then a row of zeros.
 

@@ -24,7 +24,16 @@ from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import Cache, CacheShape, KVCache
 from arvbench.adapters.pixels import to_unit_range
-from arvbench.adapters.sampler import Checkpoint, ModelSpec, Observer, Sampler, Samples, SilentObserver, StepOutput
+from arvbench.adapters.sampler import (
+    Checkpoint,
+    ModelSizes,
+    ModelSpec,
+    Observer,
+    Sampler,
+    Samples,
+    SilentObserver,
+    StepOutput,
+)
 from arvbench.adapters.sampling import Noise, filter_logits
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
@@ -121,6 +130,17 @@ class TokenGridSampler(Sampler):
     transformer_class: ClassVar[type[Llama]] = Llama
     draws_one_by_one: ClassVar[bool] = False
     """The official code makes one draw per position; see `Noise.tokens`."""
+
+    @classmethod
+    def sizes(cls, spec: ModelSpec) -> ModelSizes:
+        config: LlamaConfig = spec.transformer
+        return ModelSizes(
+            image_px=config.grid * spec.tokenizer.downsample,
+            num_classes=config.num_classes,
+            vocab_size=config.vocab_size,
+            steps=len(cls.passes(config)),
+            tokens=config.block_size,
+        )
 
     @staticmethod
     @abstractmethod
@@ -317,37 +337,6 @@ class TokenGridSampler(Sampler):
         return F.cross_entropy(self._all_logits(tokens_BN, labels_B).flatten(0, 1), tokens_BN.flatten())
 
 
-def token_grid_spec(
-    name: str,
-    family: str,
-    sampler: type[TokenGridSampler],
-    transformer: LlamaConfig,
-    tokenizer: VqConfig,
-    settings: TokenGridSettings,
-    settings_source: str,
-    *,
-    checkpoint: Checkpoint | None = None,
-    demo: bool = False,
-) -> ModelSpec:
-    """The spec of a token-grid model; what follows from the configurations is filled in."""
-    return ModelSpec(
-        name=name,
-        family=family,
-        sampler=sampler,
-        image_px=transformer.grid * tokenizer.downsample,
-        num_classes=transformer.num_classes,
-        vocab_size=transformer.vocab_size,
-        steps=len(sampler.passes(transformer)),
-        tokens=transformer.block_size,
-        transformer=transformer,
-        tokenizer=tokenizer,
-        settings=settings,
-        settings_source=settings_source,
-        checkpoint=checkpoint,
-        demo=demo,
-    )
-
-
 def official_checkpoint(hub_repo: str, file: str) -> Checkpoint:
     """A released transformer of any of the families; all use LlamaGen's VQ-16.
 
@@ -373,5 +362,3 @@ DEMO_TOKENIZER = VqConfig(
     num_res_blocks=1,
 )
 """32 px to an 8x8 map."""
-
-DEMO_SIZES = {"dim": 96, "n_head": 3, "block_size": 64, "num_classes": 10, "vocab_size": 64, "multiple_of": 32}

@@ -161,9 +161,7 @@ def _counter(listener: EventListener, phase: str, total: int) -> Callable[[int],
 def _describe(loaded: _Loaded, attention: str) -> Setup:
     sampler, settings, schedule = loaded.sampler, loaded.settings, loaded.schedule
     spec, chosen = sampler.spec, settings.model_dump(mode="json")
-    # Of the images that are made: in FlexVAR the scales are a setting.
-    official_side, _ = sampler.schedule(spec.settings, batch=1).steps[-1].side
-    height, width = (side * spec.image_px // official_side for side in schedule.steps[-1].side)
+    height, width = sampler.image_shape(settings)
     official = spec.settings.model_dump(mode="json")
     case = loaded.job.case
     return Setup(

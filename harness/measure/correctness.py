@@ -163,10 +163,9 @@ def _with_reference(
     labels: Sequence[int],
     watch: AbstractContextManager[object],
 ) -> Comparison:
-    smooth = getattr(settings, "more_smooth", False)
-    # It feeds a mixture of codes forward, not the drawn token, so a path of tokens says nothing about its logits. They
-    # are compared with it switched off: the transformer's work is the same.
-    settings = settings.model_copy(update={"more_smooth": False}) if smooth else settings
+    # more_smooth feeds a mixture of codes forward, not the drawn token, so a path of tokens says nothing about its
+    # logits. They are compared with it switched off: the transformer's work is the same.
+    smooth, settings = settings != settings.replayable(), settings.replayable()
     _, expected = _run(reference_twin(sampler), settings, None, labels)
     guided = _GuidedNoise(expected)
     with watch:
@@ -188,8 +187,7 @@ def _with_teacher_forcing(
     watch: AbstractContextManager[object],
 ) -> Comparison:
     """One pass gives conditional logits only: they are compared, and both sides draw their tokens from them."""
-    smooth = getattr(settings, "more_smooth", False)
-    settings = settings.model_copy(update={"more_smooth": False}) if smooth else settings
+    smooth, settings = settings != settings.replayable(), settings.replayable()
     with watch:
         path, stepped = _run(sampler, settings, cache_policy, labels)
     logits_BLV = sampler.teacher_forced(path, labels, settings=settings).float().cpu()

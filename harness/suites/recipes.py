@@ -49,16 +49,6 @@ _MAY_BE_SILENT = {
     "quality.resize": "resize",
 }
 """Key of a case -> field of a recipe that may not be stated."""
-_LLAMAGEN_256 = "its source states no guidance for the models that draw 256 px"
-_HMAR_BENCHMARK = "its source states settings for a speed benchmark with random weights only"
-_DEMO = "it is a demo model of this package"
-WITHOUT_RECIPE: Mapping[str, str] = {
-    "llamagen-b-256": _LLAMAGEN_256,
-    "llamagen-l-256": _LLAMAGEN_256,
-    **dict.fromkeys(("hmar-d24-512", "hmar-d30-512", "hmar-d36-512", "hmar-d24-1024"), _HMAR_BENCHMARK),
-    **{f"demo/{family}": _DEMO for family in ("var", "mvar", "hmar", "llamagen", "nar", "par", "flexvar")},
-}
-"""Built-in models that have no official recipe, and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +99,18 @@ def recipe_for(model: str, name: str = OFFICIAL) -> Recipe:
     if recipes and name not in recipes:
         raise UnknownName(f"recipe of {model}", name, recipes)
     if not recipes:
-        reason = f" ({WITHOUT_RECIPE[model]})" if model in WITHOUT_RECIPE else ""
-        raise UnknownName(f"official recipe{reason} of model", model, [key for key, _ in _table()])
+        reason = why_no_recipe(model)
+        because = f" ({reason})" if reason else ""
+        raise UnknownName(f"official recipe{because} of model", model, [key for key, _ in _table()])
     return recipes[name]
+
+
+def why_no_recipe(model: str) -> str:
+    """Reason why a model has no official recipe, from its spec; "" for a model that states none or is unknown."""
+    if model not in MODELS:
+        return ""
+    spec = MODELS[model]
+    return "it is a demo model of this package" if spec.demo else spec.no_recipe
 
 
 def recipes_of(model: str) -> dict[str, Recipe]:

@@ -7,17 +7,16 @@ Names    `ns` next-scale prediction; `.s.k` the k-th refinement of scale s; `nsp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from arvbench.adapters.hmar.refinement import NO_REFINEMENT, confidence
-from arvbench.adapters.hmar.sampler import HmarSampler, HmarSettings, hmar_spec
+from arvbench.adapters.hmar.sampler import HmarSampler, HmarSettings
 from arvbench.adapters.next_scale.sampler import ScaleRun
-from arvbench.adapters.sampler import ModelSpec, StepOutput
+from arvbench.adapters.sampler import StepOutput
 from arvbench.adapters.sampling import filter_logits
 from arvbench.harness.verify.fixture import Fixture
 from arvbench.harness.verify.next_scale import ReplayedRun, split_scales
@@ -35,11 +34,6 @@ class WatchedHmarSampler(HmarSampler):
     def masked_input(self, tokens_Bl: Tensor, scale: int, run: ScaleRun) -> tuple[Tensor, Tensor]:
         self.masked_inputs.append(super().masked_input(tokens_Bl, scale, run))
         return self.masked_inputs[-1]
-
-
-def watched_spec(*args: Any) -> ModelSpec:
-    """Return `hmar_spec(*args)` with the watched sampler."""
-    return replace(hmar_spec(*args), sampler=WatchedHmarSampler)
 
 
 def run_settings(run: Run) -> HmarSettings:

@@ -131,8 +131,7 @@ class NextScaleReplay(FamilyReplay):
     """Replay of one next-scale family; the defaults are VAR's."""
 
     tolerances: Tolerances = TOLERANCES
-    make_spec: Callable[[str, Any, Any, Any, str], ModelSpec]
-    """Called with name, transformer, tokenizer, settings and their source."""
+    sampler: type[NextScaleSampler]
     transformer: type[NextScaleConfig]
     tokenizer: type[Any] = VqVaeConfig
     code_dim: str = "z_channels"
@@ -151,7 +150,14 @@ class NextScaleReplay(FamilyReplay):
         tokenizer = config_from(self.tokenizer, fixture.tokenizer_args, no_effect=self.no_effect)
         sizes = {"vocab_size": tokenizer.vocab_size, "code_dim": getattr(tokenizer, self.code_dim)}
         transformer = config_from(self.transformer, {**fixture.model_args, **sizes}, no_effect=self.no_effect)
-        return self.make_spec(fixture.name, transformer, tokenizer, self.spec_settings(fixture), "fixture")
+        return ModelSpec(
+            name=fixture.name,
+            sampler=self.sampler,
+            transformer=transformer,
+            tokenizer=tokenizer,
+            settings=self.spec_settings(fixture),
+            settings_source="fixture",
+        )
 
     def run_outputs(self, sampler: NextScaleSampler, fixture: Fixture, run: Run) -> Outputs:
         recorder, noise, settings = Recorder(), UpstreamNoise(run["g_seed"]), self.run_settings(run)

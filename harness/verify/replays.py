@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from arvbench.adapters.flexvar.sampler import FlexVarConfig, flexvar_spec
+from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler
 from arvbench.adapters.hmar.sampler import HmarConfig, HmarSettings
 from arvbench.adapters.llamagen import LlamaGenSampler
-from arvbench.adapters.mvar.sampler import MvarConfig, MvarSettings, mvar_spec
+from arvbench.adapters.mvar.sampler import MvarConfig, MvarSampler, MvarSettings
 from arvbench.adapters.nar import NarConfig, NarSampler
 from arvbench.adapters.par import ParConfig, ParSampler
 from arvbench.adapters.token_grid.llama import LlamaConfig
 from arvbench.adapters.tokenizers.vq import VqConfig
-from arvbench.adapters.var import VarConfig, VarSettings, var_spec
+from arvbench.adapters.var import VarConfig, VarSampler, VarSettings
 from arvbench.errors import UnknownName
 from arvbench.harness.verify import flexvar, hmar, mvar, next_scale
 from arvbench.harness.verify.next_scale import NextScaleReplay
@@ -38,13 +38,13 @@ _MVAR_LOGITS = ("logits_pre_cfg", "logits_cfg", "tf.logits", "tf.logits_uncond")
 REPLAYS: Mapping[str, Replay] = MappingProxyType(
     {
         "var": NextScaleReplay(
-            make_spec=var_spec,
+            sampler=VarSampler,
             transformer=VarConfig,
             spec_settings=lambda _: VarSettings(cfg=0),
             run_settings=_var_settings,
         ),
         "mvar": NextScaleReplay(
-            make_spec=mvar_spec,
+            sampler=MvarSampler,
             transformer=MvarConfig,
             spec_settings=lambda _: MvarSettings(cfg=0),
             run_settings=_var_settings,
@@ -55,7 +55,7 @@ REPLAYS: Mapping[str, Replay] = MappingProxyType(
             tolerances=(*((end, 2e-3) for end in _MVAR_LOGITS), *next_scale.TOLERANCES),
         ),
         "hmar": NextScaleReplay(
-            make_spec=hmar.watched_spec,
+            sampler=hmar.WatchedHmarSampler,
             transformer=HmarConfig,
             spec_settings=lambda _: HmarSettings(cfg=0),
             run_settings=hmar.run_settings,
@@ -63,7 +63,7 @@ REPLAYS: Mapping[str, Replay] = MappingProxyType(
             passes=(hmar.training_passes, next_scale.residual_tokenizer),
         ),
         "flexvar": NextScaleReplay(
-            make_spec=flexvar_spec,
+            sampler=FlexVarSampler,
             transformer=FlexVarConfig,
             tokenizer=VqConfig,
             code_dim="codebook_embed_dim",

@@ -19,7 +19,7 @@ from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampler import NULL_LABEL, ModelSpec
 from arvbench.adapters.sampling import UpstreamNoise
 from arvbench.adapters.token_grid.llama import LlamaConfig, rope_table
-from arvbench.adapters.token_grid.sampler import LEARNT, TokenGridSampler, TokenGridSettings, token_grid_spec
+from arvbench.adapters.token_grid.sampler import LEARNT, TokenGridSampler, TokenGridSettings
 from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.harness.verify.fixture import Fixture
 from arvbench.harness.verify.replay import (
@@ -80,8 +80,14 @@ class TokenGridReplay(FamilyReplay):
     def spec(self, fixture: Fixture) -> ModelSpec:
         transformer = config_from(self.transformer, fixture.model_args, no_effect=NO_EFFECT, fixed=FIXED)
         tokenizer = config_from(VqConfig, fixture.tokenizer_args, no_effect=NO_EFFECT, fixed=FIXED)
-        settings = TokenGridSettings(cfg=1)
-        return token_grid_spec(fixture.name, fixture.kind, self.sampler, transformer, tokenizer, settings, "fixture")
+        return ModelSpec(
+            name=fixture.name,
+            sampler=self.sampler,
+            transformer=transformer,
+            tokenizer=tokenizer,
+            settings=TokenGridSettings(cfg=1),
+            settings_source="fixture",
+        )
 
     def run_outputs(self, sampler: TokenGridSampler, fixture: Fixture, run: Run) -> Outputs:
         settings, labels = run_settings(run), fixture.inputs["labels"]

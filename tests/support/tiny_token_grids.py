@@ -7,7 +7,7 @@ from arvbench.adapters.nar import NarConfig, NarSampler
 from arvbench.adapters.par import ParConfig, ParSampler
 from arvbench.adapters.sampler import Checkpoint, ModelSpec
 from arvbench.adapters.token_grid.llama import LlamaConfig
-from arvbench.adapters.token_grid.sampler import TokenGridSettings, token_grid_spec
+from arvbench.adapters.token_grid.sampler import TokenGridSettings
 from arvbench.adapters.tokenizers.vq import VqConfig
 
 SIZES = {"dim": 32, "n_layer": 2, "n_head": 2, "num_classes": 5, "vocab_size": 24, "multiple_of": 16}
@@ -33,6 +33,12 @@ def tiny_grid_spec(family: str, *, side: int = 4, checkpoint: Checkpoint | None 
     """A model of `family` on a map of `side` x `side` tokens."""
     sampler, config, own = FAMILIES[family]
     transformer = config(**{**SIZES, **own, "block_size": side * side, **changes})
-    return token_grid_spec(
-        f"tiny-{family}", family, sampler, transformer, TOKENIZER, SETTINGS, "test", checkpoint=checkpoint
+    return ModelSpec(
+        name=f"tiny-{family}",
+        sampler=sampler,
+        transformer=transformer,
+        tokenizer=TOKENIZER,
+        settings=SETTINGS,
+        settings_source="test",
+        checkpoint=checkpoint,
     )

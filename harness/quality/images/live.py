@@ -67,7 +67,7 @@ class LiveSource(ImageSource):
         self.name, self.count = sampler.spec.name, len(self._labels)
         self.labels_N = torch.tensor(self._labels, dtype=torch.int64)
         self.seeds_N = torch.arange(self.count)
-        self.shape = _image_shape(sampler, settings)
+        self.shape = sampler.image_shape(settings)
         if self._resize is not None:
             self._resize.check(self.shape, self.name)
             self.shape = self._resize.shape
@@ -146,14 +146,6 @@ class LiveSource(ImageSource):
             self._caches.clear()  # the last, smaller batch needs a cache of its own, and not both at once
             self._caches[batch] = self.sampler.make_cache(self._policy, self.settings, batch=batch)
         return self._caches[batch]
-
-
-def _image_shape(sampler: Sampler, settings: SamplingSettings) -> tuple[int, int]:
-    """Height and width of what is drawn: in FlexVAR the scales are a setting."""
-    spec = sampler.spec
-    official, _ = sampler.schedule(spec.settings, batch=1).steps[-1].side
-    height, width = (side * spec.image_px // official for side in sampler.schedule(settings, batch=1).steps[-1].side)
-    return height, width
 
 
 def load_live_source(case: CaseConfig) -> LiveSource:

@@ -7,10 +7,10 @@ from watching import Steps, counted_flops
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.editing import Editor
-from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSettings, flexvar_spec
+from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler, FlexVarSettings
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.next_scale.transformer import block_causal_bias, levels
-from arvbench.adapters.sampler import NULL_LABEL
+from arvbench.adapters.sampler import NULL_LABEL, ModelSpec
 from arvbench.adapters.sampling import PerImageNoise, ReplayTokens, UpstreamNoise
 from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.errors import UnknownName, UserError
@@ -23,9 +23,10 @@ WIDE = (1, 2, (2, 3), (3, 5))
 
 def tiny_spec(*, shared_aln=False, cond_drop_rate=0.1):
     """A FlexVAR of a few thousand parameters."""
-    return flexvar_spec(
-        "tiny",
-        FlexVarConfig(
+    return ModelSpec(
+        name="tiny",
+        sampler=FlexVarSampler,
+        transformer=FlexVarConfig(
             depth=2,
             embed_dim=32,
             num_heads=2,
@@ -37,7 +38,7 @@ def tiny_spec(*, shared_aln=False, cond_drop_rate=0.1):
             code_dim=8,
             position_side=8,
         ),
-        VqConfig(
+        tokenizer=VqConfig(
             codebook_size=24,
             codebook_embed_dim=8,
             z_channels=32,
@@ -46,8 +47,8 @@ def tiny_spec(*, shared_aln=False, cond_drop_rate=0.1):
             decoder_ch_mult=(1, 1),
             num_res_blocks=1,
         ),
-        FlexVarSettings(cfg=1.5, top_k=12, top_p=0.9),
-        "test",
+        settings=FlexVarSettings(cfg=1.5, top_k=12, top_p=0.9),
+        settings_source="test",
     )
 
 

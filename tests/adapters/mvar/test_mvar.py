@@ -10,8 +10,8 @@ from arvbench.adapters import MODELS
 from arvbench.adapters.checkpoints import MisfitError, nearest, shapes_of
 from arvbench.adapters.editing import Editor
 from arvbench.adapters.loading import DEMO_FOLDER, build_sampler, load_sampler, meta_modules
-from arvbench.adapters.mvar.sampler import DEMO, MvarConfig, MvarSettings, mvar_spec
-from arvbench.adapters.sampler import NULL_LABEL, Checkpoint
+from arvbench.adapters.mvar.sampler import DEMO, MvarConfig, MvarSampler, MvarSettings
+from arvbench.adapters.sampler import NULL_LABEL, Checkpoint, ModelSpec
 from arvbench.adapters.sampling import PerImageNoise, ReplayTokens
 from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
 from arvbench.errors import ContractError, UserError
@@ -25,12 +25,15 @@ def tiny(*, checkpoint=None, cond_drop_rate=0.1, **changes):
     """An M-VAR of a few thousand parameters: 2 layers of width 32, 4 mixer heads of 16 channels, 8 states."""
     sizes = {"depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 5, "vocab_size": 24, "code_dim": 8}
     sizes |= {"d_state": 8, "headdim": 16, "patch_nums": PATCH_NUMS, "cond_drop_rate": cond_drop_rate}
-    return mvar_spec(
-        "tiny",
-        MvarConfig(**{**sizes, **changes}),
-        VqVaeConfig(vocab_size=24, z_channels=8, ch=32, ch_mult=(1, 1), num_res_blocks=1, v_patch_nums=PATCH_NUMS),
-        MvarSettings(cfg=1.5, top_k=12, top_p=0.9),
-        "test",
+    return ModelSpec(
+        name="tiny",
+        sampler=MvarSampler,
+        transformer=MvarConfig(**{**sizes, **changes}),
+        tokenizer=VqVaeConfig(
+            vocab_size=24, z_channels=8, ch=32, ch_mult=(1, 1), num_res_blocks=1, v_patch_nums=PATCH_NUMS
+        ),
+        settings=MvarSettings(cfg=1.5, top_k=12, top_p=0.9),
+        settings_source="test",
         checkpoint=checkpoint,
     )
 

@@ -17,12 +17,12 @@ from arvbench.harness.quality.reference.official import PUBLISHED, REFERENCES_VA
 from arvbench.harness.suites.recipes import (
     IMAGES,
     OFFICIAL,
-    WITHOUT_RECIPE,
     Recipe,
     official_facts,
     recipe_deviations,
     recipe_for,
     recipes_of,
+    why_no_recipe,
 )
 from arvbench.harness.suites.suite import sampling_settings
 from arvbench.results.schema import CaseConfig
@@ -62,22 +62,17 @@ def deviations(config: CaseConfig) -> dict:
 
 def test_every_model_has_a_recipe_or_a_reason_why_not():
     with_recipe = {recipe.model for recipe in OFFICIAL_ONES}
-    assert with_recipe | WITHOUT_RECIPE.keys() == set(MODELS)
-    assert not with_recipe & WITHOUT_RECIPE.keys()
-
-
-def test_models_without_a_recipe_are_these():
-    without = {name: reason for name, reason in WITHOUT_RECIPE.items() if not name.startswith("demo/")}
-    assert sorted(without) == [
-        "hmar-d24-1024", "hmar-d24-512", "hmar-d30-512", "hmar-d36-512", "llamagen-b-256", "llamagen-l-256",
-    ]  # fmt: skip
-    assert "states no guidance" in without["llamagen-b-256"]
-    assert "speed benchmark" in without["hmar-d24-512"]
+    for model in MODELS:
+        assert (model in with_recipe) != bool(why_no_recipe(model)), model
 
 
 def test_a_model_without_a_recipe_says_why_and_what_is_near():
     with pytest.raises(UnknownName, match=r"no official recipe \(its source states no guidance.*'llamagen-b-384'"):
         recipe_for("llamagen-b-256")
+    with pytest.raises(UnknownName, match=r"no official recipe \(its source states .*speed benchmark.*'hmar-d24'"):
+        recipe_for("hmar-d24-512")
+    with pytest.raises(UnknownName, match=r"no official recipe \(it is a demo model of this package\) of model"):
+        recipe_for("demo/var")
     with pytest.raises(UnknownName, match="no official recipe of model 'var-d17'; did you mean 'var-d16'"):
         recipe_for("var-d17")
     with pytest.raises(UnknownName, match="no recipe of flexvar-d20 'official-521'; did you mean 'official-512'"):
