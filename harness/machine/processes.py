@@ -1,4 +1,11 @@
-"""Child processes that end with their parent, and an environment in which they find this package."""
+"""Child processes that receive one message, find this package, and end with their parent.
+
+Parent   `running` starts `python -m MODULE` and writes the message to its stdin, which stays open as long as it lives.
+Child    `receive` reads the message; the end of stdin then means that nobody waits any more, and the child ends too.
+
+A child has a session and a process group of its own: a Ctrl-C in the terminal reaches only the parent, which then ends
+the whole group. Nothing goes through a shell.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,11 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, Any
+
+from pydantic import BaseModel
 
 import arvbench
 
@@ -16,7 +27,53 @@ _PR_SET_PDEATHSIG = 1
 """prctl(2) option: the signal to get when the parent dies."""
 
 
-def die_with_parent(stdin_fd: int) -> None:
+@contextlib.contextmanager
+def running(
+    module: str,
+    message: BaseModel,
+    *,
+    output: IO[Any],
+    arguments: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a child that runs `module`; when the block ends, its whole group is gone, whatever happened.
+
+    `message` is one line of JSON on the child's stdin. `output` gets its stdout and stderr. The child keeps the file
+    descriptors `pass_fds`.
+    """
+    # -P: the working directory must not be importable: a checkout has a folder `kernels`, which other packages seek.
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        pass_fds=pass_fds,
+        start_new_session=True,
+        env=_environment(),
+    )
+    assert process.stdin is not None
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it died at once; its exit code says more
+            process.stdin.write(message.model_dump_json().encode() + b"\n")
+            process.stdin.flush()
+        yield process
+    finally:
+        # The group may outlive its leader, so it is killed even when the leader has ended.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+
+
+def receive() -> bytes:
+    """Return the parent's message, in the child; from now on this process group ends when the parent is gone."""
+    message = sys.stdin.buffer.readline()
+    _die_with_parent(sys.stdin.fileno())
+    return message
+
+
+def _die_with_parent(stdin_fd: int) -> None:
     """End this process group when the parent is gone, whatever this process is doing then."""
     if sys.platform.startswith("linux"):
         import ctypes
@@ -33,17 +90,7 @@ def die_with_parent(stdin_fd: int) -> None:
     threading.Thread(target=watch, name="parent watcher", daemon=True).start()
 
 
-def worker_environment() -> dict[str, str]:
-    """Our environment, with this very package first on the worker's path."""
+def _environment() -> dict[str, str]:
+    """Return our environment, with this very package first on the child's path."""
     paths = [str(Path(arvbench.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-
-
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill the worker's group and reap the worker. The group may outlive its leader, so it is killed in any case."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()

@@ -7,15 +7,12 @@ loses no older record: the damaged end is moved to `records.jsonl.damaged`.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from arvbench.errors import HostError, UserError
+from arvbench.files import locked, write_whole
 from arvbench.results.records import RECORDS_NAME, read_records
 from arvbench.results.schema import Record
 
@@ -64,30 +61,20 @@ class RecordStore:
             ) from error
 
     def _rewrite(self, new: bytes) -> bytes:
-        """Replace the file by its complete lines and `new`; return the damaged end that was set aside."""
-        with self._locked():
+        """Replace the file by its complete lines and `new`; return the damaged end that was set aside.
+
+        The lock keeps other processes from writing between our reading and our renaming.
+        """
+        with locked(self.folder / ".lock"):
             content = self.path.read_bytes() if self.path.exists() else b""
             intact, damaged = _split(content)
             if damaged:
-                _write_durably(self.folder / DAMAGED_NAME, damaged + b"\n", "ab")
-            self._replace(intact + new)
+                with (self.folder / DAMAGED_NAME).open("ab") as aside:
+                    aside.write(damaged + b"\n")
+                    aside.flush()
+                    os.fsync(aside.fileno())
+            write_whole(self.path, intact + new)
         return damaged
-
-    def _replace(self, content: bytes) -> None:
-        temporary = self.path.with_name(f".{RECORDS_NAME}.{os.getpid()}")
-        try:
-            _write_durably(temporary, content, "wb")
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(self.folder)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other processes from writing between our reading and our renaming."""
-        with (self.folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def _split(content: bytes) -> tuple[bytes, bytes]:
@@ -101,18 +88,3 @@ def _split(content: bytes) -> tuple[bytes, bytes]:
     except ValueError:
         return complete, tail
     return complete + tail + b"\n", b""
-
-
-def _write_durably(path: Path, content: bytes, mode: Literal["wb", "ab"]) -> None:
-    with path.open(mode) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,8 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from arvbench.files import write_whole
 from arvbench.harness.jobs import Event, EventListener, Job, Result
-from arvbench.harness.machine.processes import die_with_parent
+from arvbench.harness.machine.processes import receive
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,8 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--events-fd", type=int, required=True)
     parser.add_argument("--result", type=Path, required=True)
     options = parser.parse_args(arguments)
-    job = Job.model_validate_json(sys.stdin.buffer.readline())
-    die_with_parent(sys.stdin.fileno())
+    job = Job.model_validate_json(receive())
     with os.fdopen(options.events_fd, "w", encoding="utf-8") as events:
 
         def tell(event: Event) -> None:
@@ -59,13 +59,6 @@ def run_job(job: Job, listener: EventListener) -> Result:
     except Exception as error:
         lift_memory_limit()
         return Result(outcome=failed(error, case))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader finds all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from arvbench.errors import UserError
+from arvbench.files import put_in_place
 
 
 @contextmanager
@@ -26,6 +27,6 @@ def staged(out_dir: Path) -> Iterator[Path]:
         yield stage
         for file in sorted(stage.iterdir()):
             file.chmod(0o644)
-            file.replace(out_dir / file.name)
+            put_in_place(file, out_dir / file.name)
     finally:
         shutil.rmtree(stage, ignore_errors=True)

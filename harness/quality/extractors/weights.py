@@ -18,8 +18,8 @@ from pathlib import Path
 
 from arvbench.adapters.checkpoints import sha256_of
 from arvbench.errors import CheckpointError, UnknownName, UserError
+from arvbench.files import cache_folder
 
-CACHE_VARIABLE = "ARVBENCH_CACHE"
 DOWNLOAD_VARIABLE = "ARVBENCH_DOWNLOAD"
 
 
@@ -130,12 +130,6 @@ WEIGHTS: Mapping[str, ExtractorWeights] = {
 }
 
 
-def weights_cache() -> Path:
-    """Folder in which weights are looked for under their published names."""
-    root = os.environ.get(CACHE_VARIABLE)
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "arvbench") / "weights"
-
-
 def find_weights(name: str, given: Mapping[str, Path]) -> Path:
     """Return the file of WEIGHTS[name]; `given` holds paths that the user named, by entry.
 
@@ -202,7 +196,7 @@ def _named(weights: ExtractorWeights, given: Mapping[str, Path]) -> Iterator[tup
 
 
 def _in_cache(weights: ExtractorWeights) -> Path | None:
-    paths = (weights_cache() / name for name in weights.file_names)
+    paths = (cache_folder("weights") / name for name in weights.file_names)
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -233,6 +227,6 @@ def _what_to_do(weights: ExtractorWeights) -> str:
     option = f", or pass {weights.option}" if weights.option else ""
     hub = f" (or set {DOWNLOAD_VARIABLE}=1 to fetch them from huggingface.co/{weights.hub[0]})" if weights.hub else ""
     return (
-        f"fetch {weights.file_name} from {weights.url} (sha256 {digest}) and put it into {weights_cache()}, or set "
+        f"fetch {weights.file_name} from {weights.url} (sha256 {digest}) and put it into {cache_folder('weights')}, or set "
         f"{weights.variable}=PATH{option}{hub}"
     )

@@ -11,9 +11,7 @@ Shapes   N images, n images of a chunk, D features of a layer
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from arvbench.errors import HostError, UserError
+from arvbench.files import locked, replacing, temporaries, write_whole
 from arvbench.harness.machine.environment import source_sha256
 from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.sets import FeatureSet
@@ -222,8 +221,7 @@ def claim_folder(work: Path, source: ImageSource, wanted: LayerRequest) -> None:
     task = work / _TASK_NAME
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with (work / _LOCK_NAME).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(work / _LOCK_NAME):
             if task.is_file():
                 if task.read_text(encoding="utf-8") != key:
                     raise UserError(
@@ -231,18 +229,14 @@ def claim_folder(work: Path, source: ImageSource, wanted: LayerRequest) -> None:
                         "remove it or choose another"
                     )
                 return
-            strangers = [entry.name for entry in work.iterdir() if not _is_ours(entry.name)]
-            if strangers:
+            # Ours are the lock, and a half of the task's file that a killed process left.
+            ours = {work / _LOCK_NAME, *temporaries(task)}
+            if any(entry not in ours for entry in work.iterdir()):
                 (work / _LOCK_NAME).unlink()
                 raise UserError(f"work folder {work} is not empty and was not made by arvbench; choose another")
-            _write_whole(task, lambda path: path.write_text(key, encoding="utf-8"))
+            write_whole(task, key)
     except OSError as error:
         raise UserError(f"cannot write to work folder {work}: {error.strerror or error}") from error
-
-
-def _is_ours(name: str) -> bool:
-    """Whether a file is the lock, or what a process that was killed left of the task's file."""
-    return name == _LOCK_NAME or name.startswith(f".{_TASK_NAME}.")
 
 
 def run_chunks(
@@ -268,11 +262,16 @@ def _run_chunks(source: ImageSource, wanted: LayerRequest, work: Path, progress:
             path = _chunk_path(work, chunk)
             if _whole(path):
                 continue
-            with _locked(path.with_suffix(".lock")) as mine:
+            with contextlib.ExitStack() as stack:
+                try:
+                    mine = stack.enter_context(locked(path.with_suffix(".lock"), wait=False))
+                except OSError as error:
+                    text = f"cannot write to work folder {work}: {path.stem}.lock: {error.strerror or error}"
+                    raise UserError(text) from error
                 if not mine:
                     left.append(chunk)
                 elif not _whole(path):
-                    for abandoned in work.glob(f".{path.name}.*"):  # of a process that was killed while it wrote
+                    for abandoned in temporaries(path):  # of a process that was killed while it wrote
                         abandoned.unlink()
                     kept = _make_chunk(source, wanted, chunk)
                     _save(path, kept)
@@ -313,37 +312,10 @@ def _read(path: Path, name: str) -> Tensor:
 
 def _save(path: Path, kept: Mapping[str, Tensor]) -> None:
     try:
-        _write_whole(path, lambda part: save_file({k: v.contiguous() for k, v in kept.items()}, part))
+        with replacing(path) as part:
+            save_file({name: tensor.contiguous() for name, tensor in kept.items()}, part)
     except OSError as error:
         raise HostError(
             f"cannot write {path}: {error.strerror or error}; finished chunks are intact: make room and run the same "
             "command again"
         ) from error
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that a reader finds all of it or nothing."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock that ends with this process; yields False where another process holds it."""
-    try:
-        lock = path.open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to work folder {path.parent}: {path.name}: {error.strerror or error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True

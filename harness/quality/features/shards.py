@@ -10,12 +10,9 @@ goes wrong with the images is found by the main process itself, and told by it a
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from arvbench.errors import ArvbenchError
 from arvbench.harness.machine.cores import usable_cores
-from arvbench.harness.machine.processes import die_with_parent, worker_environment
+from arvbench.harness.machine.processes import receive, running
 from arvbench.harness.quality.extractors.extractor import load_extractor
 from arvbench.harness.quality.features.chunks import (
     LayerRequest,
@@ -41,6 +38,7 @@ from arvbench.harness.quality.features.chunks import (
 from arvbench.harness.quality.images.source import ImageSource
 from arvbench.results.schema import CaseConfig
 
+_MODULE = "arvbench.harness.quality.features.shards"
 WORTH_SHARING = 8
 """Chunks from which on a further process on a CPU earns the seconds that its start takes."""
 
@@ -110,7 +108,9 @@ def shared(
                 )
                 for other in other_devices(str(device), others)
             ]
-            with _processes(jobs):
+            with contextlib.ExitStack() as processes:
+                for job in jobs:
+                    processes.enter_context(running(_MODULE, job, output=sys.stderr))
                 run_chunks(source, wanted, folder, progress)
             found = stored_scan(source, wanted, folder)
             return found if work else _in_memory(found, wanted)
@@ -135,40 +135,9 @@ def _in_memory(found: Scan, wanted: LayerRequest) -> Scan:
     return replace(found, features=features)
 
 
-@contextlib.contextmanager
-def _processes(jobs: Sequence[ShardJob]) -> Iterator[None]:
-    """The further processes, gone when the block ends, whatever happened."""
-    command = [sys.executable, "-P", "-m", "arvbench.harness.quality.features.shards"]
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        for job in jobs:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=sys.stderr, start_new_session=True, env=worker_environment()
-            )
-            running.append(process)
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # it died at once: its work is done by the others
-                process.stdin.write(job.model_dump_json().encode() + b"\n")
-                process.stdin.flush()
-        yield
-    finally:
-        for process in running:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-
-
 def main() -> int:
     """Read a job from stdin and make chunks until all are there."""
-    job = ShardJob.model_validate_json(sys.stdin.buffer.readline())
-    die_with_parent(sys.stdin.fileno())
+    job = ShardJob.model_validate_json(receive())
     try:
         wanted = [
             (load_extractor(name, device=job.device, extractor_files=job.extractor_files), frozenset(layers))

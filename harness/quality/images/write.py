@@ -15,7 +15,6 @@ Shapes   N images, n images of a piece
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ from PIL import Image
 from torch import Tensor
 
 from arvbench.errors import HostError, UserError
+from arvbench.files import claimed
 from arvbench.harness.quality.identity import digest_of_images, image_digests
 from arvbench.harness.quality.images.folder import INDEX_NAME
 from arvbench.harness.quality.images.source import ImageSource
@@ -96,7 +96,6 @@ def write_npz(path: Path, source: ImageSource, *, progress: Progress | None = No
             for name, array in arrays.items():
                 with _member(archive, name) as member:
                     npy.write_array(member, array, version=(1, 0), allow_pickle=False)
-        _flush(file)
     return digest
 
 
@@ -121,7 +120,6 @@ def write_safetensors(path: Path, source: ImageSource, *, progress: Progress | N
         for values in integers.values():
             file.write(values.numpy().astype("<i8").tobytes())
         digest = _each_piece(source, lambda images: file.write(images.contiguous().numpy().data), progress)
-        _flush(file)
     return digest
 
 
@@ -173,61 +171,19 @@ def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
 
 
-def _flush(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 @contextmanager
 def _replacing(path: Path, source: ImageSource, *, folder: bool = False) -> Iterator[Path]:
-    """Yield a hidden path beside `path` that takes its place when the block ends well, and goes when it does not."""
-    part = path.with_name(f".{path.name}.part")
+    """Yield the temporary file or folder that becomes `path` when the block ends well."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _claimed(part, folder):
-            try:
-                _check_room(path, source)
-                yield part
-                if folder and path.exists():
-                    old = path.with_name(f".{path.name}.old")
-                    _remove(old)
-                    path.rename(old)
-                    part.rename(path)
-                    shutil.rmtree(old)
-                else:
-                    part.replace(path)
-            finally:
-                _remove(part)
+        with claimed(path, folder=folder) as part:
+            _check_room(path, source)
+            yield part
+    except BlockingIOError as error:
+        raise UserError(f"another process is writing {path.name} just now") from error
     except OSError as error:
         kind = HostError if error.errno in _DISK_ERRORS else UserError
         raise kind(f"cannot write {path}: {error.strerror or error}; nothing is left of it") from error
-
-
-@contextmanager
-def _claimed(part: Path, folder: bool) -> Iterator[None]:
-    """Hold `part`, empty, for this process. The lock ends with its process, so one that was killed is in nobody's way.
-
-    Raises UserError when a running process is writing there.
-    """
-    part.mkdir(exist_ok=True) if folder else part.touch()
-    lock = os.open(part, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another writer may have put it in place between opening and locking: it is the finished file then.
-            mine = part.exists() and part.stat().st_ino == os.fstat(lock).st_ino
-        except BlockingIOError:
-            mine = False
-        if not mine:
-            raise UserError(f"another process is writing {part.name.removeprefix('.').removesuffix('.part')} just now")
-        if folder:
-            for left in part.iterdir():
-                _remove(left)
-        else:
-            os.truncate(part, 0)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _check_room(path: Path, source: ImageSource) -> None:
@@ -237,10 +193,3 @@ def _check_room(path: Path, source: ImageSource) -> None:
     needed, free = _image_bytes(source), shutil.disk_usage(path.parent).free
     if needed > free:
         raise HostError(f"{path} needs {needed / 2**30:.1f} GiB, and there are {free / 2**30:.1f} GiB: make room first")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

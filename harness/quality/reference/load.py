@@ -8,7 +8,6 @@ Shapes   M reference images, D features of a layer
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,9 @@ from torch import Tensor
 
 from arvbench.adapters.checkpoints import sha256_of
 from arvbench.errors import ContractError, UserError
+from arvbench.files import cache_folder
 from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.extractors.extractor import Extractor
-from arvbench.harness.quality.extractors.weights import CACHE_VARIABLE
 from arvbench.harness.quality.features.chunks import LayerRequest, PassOver, Scan, folder_name, scan, task_key
 from arvbench.harness.quality.features.sets import FeatureData, FeatureSet, StoredStatistics
 from arvbench.harness.quality.images.open import open_images
@@ -304,15 +303,9 @@ def _weights_notes(published: PublishedReference | None, needs: ReferenceLayers)
     ]
 
 
-def references_cache() -> Path:
-    """Folder that keeps features of references; what is in it can be removed at any time."""
-    root = os.environ.get(CACHE_VARIABLE)
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "arvbench") / "references"
-
-
 def _cache_for(source: ImageSource, wanted: LayerRequest) -> tuple[Path | None, tuple[str, ...]]:
     """A folder for these features; None, and a note, on a machine where none can be made."""
-    folder = references_cache() / folder_name(task_key(source, wanted))
+    folder = cache_folder("references") / folder_name(task_key(source, wanted))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

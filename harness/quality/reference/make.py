@@ -9,7 +9,6 @@ Shapes   N images, K kept ones, D features of a layer
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import zipfile
@@ -18,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -28,6 +26,7 @@ from torch import Tensor
 import arvbench
 from arvbench.adapters.checkpoints import sha256_of
 from arvbench.errors import HostError, UserError
+from arvbench.files import claimed
 from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.chunks import Scan, scan
 from arvbench.harness.quality.features.sets import FeatureSet
@@ -150,7 +149,7 @@ def make_reference(
         },
         versions=_versions(),
     )
-    with _atomically(out, force=force) as part, zipfile.ZipFile(part, "w") as archive:
+    with _replacing(out, force=force) as part, zipfile.ZipFile(part, "w") as archive:
         _write_all(archive, source, scanned, kept_K, needs, record)
     return ReferenceFile(path=out, sha256=sha256_of(out), record=record)
 
@@ -267,34 +266,16 @@ def _write_rows(
 
 
 @contextmanager
-def _atomically(out: Path, *, force: bool) -> Iterator[IO[bytes]]:
-    """Yield a file beside `out` that becomes `out` when the block ends well, and is removed when it does not.
-
-    Its name is fixed, so that the next run clears away what a killed one left. Raises UserError when a running process
-    is writing there.
-    """
-    part = out.with_name(f".{out.name}.part")
+def _replacing(out: Path, *, force: bool) -> Iterator[Path]:
+    """Yield the temporary file that becomes `out` when the block ends well. Raises UserError or HostError."""
     try:
-        with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
-            _lock(file, out)
-            try:
-                file.truncate(0)
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                if out.exists() and not force:
-                    raise UserError(f"{out} was written by someone else meanwhile: choose another name")
-                part.replace(out)
-            finally:
-                part.unlink(missing_ok=True)
+        with claimed(out) as part:
+            yield part
+            if out.exists() and not force:
+                raise UserError(f"{out} was written by someone else meanwhile: choose another name")
+    except BlockingIOError as error:
+        raise UserError(f"another process is writing {out} just now") from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "make room and run the same command again" if full else "choose another place"
         raise HostError(f"cannot write {out}: {error.strerror or error}; {hint}") from error
-
-
-def _lock(file: IO[bytes], out: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"another process is writing {out} just now") from error

@@ -1,8 +1,5 @@
 """One worker process per case on this machine.
 
-The worker has a session and process group of its own: a Ctrl-C in the terminal reaches only the parent, which then
-ends the whole group. Nothing goes through a shell.
-
 Units    _s seconds
 """
 
@@ -12,7 +9,6 @@ import contextlib
 import os
 import selectors
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from arvbench.harness.jobs import Event, EventListener, Job, Result
-from arvbench.harness.machine.processes import end_group, worker_environment
+from arvbench.harness.machine.processes import running
 from arvbench.harness.run.engines.post_mortem import explain_death, oom_kills
 from arvbench.results.schema import Environment, Failed, Status
 
@@ -66,36 +62,18 @@ def _this_machine(device: str) -> Environment:
 
 @contextlib.contextmanager
 def _worker(job: Job, result_path: Path, log_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A running worker and the read end of its events; on exit its whole group is gone, whatever happened."""
+    """Yield a running worker and the read end of its events; on exit its whole group is gone, whatever happened."""
     read_fd, write_fd = os.pipe()
-    # -P: the working directory must not be importable: a checkout has a folder `kernels`, which other packages seek.
-    command = [sys.executable, "-P", "-m", "arvbench.harness.run.worker"]
-    command += ["--events-fd", str(write_fd), "--result", str(result_path)]
-    try:
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(write_fd,),
-                start_new_session=True,
-                env=worker_environment(),
-            )
-    except BaseException:
-        os.close(read_fd)
-        raise
-    finally:
-        os.close(write_fd)
-    try:
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died at once; its exit code says more
-            process.stdin.write(job.model_dump_json().encode() + b"\n")
-            process.stdin.flush()
+    arguments = ["--events-fd", str(write_fd), "--result", str(result_path)]
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, read_fd)
+        try:
+            log = stack.enter_context(log_path.open("wb"))
+            child = running("arvbench.harness.run.worker", job, output=log, arguments=arguments, pass_fds=(write_fd,))
+            process = stack.enter_context(child)
+        finally:
+            os.close(write_fd)  # the worker holds the other end now: events end when it ends
         yield process, read_fd
-    finally:
-        end_group(process)
-        os.close(read_fd)
 
 
 def _follow(events: int, listener: EventListener, deadline: float) -> bool:

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 
 from arvbench.adapters import load_sampler
 from arvbench.errors import CheckpointError, HostError, UserError
-from arvbench.harness.jobs import Event, Job, Result
+from arvbench.harness.jobs import Event, Job
 from arvbench.harness.machine.failures import failed, is_out_of_memory, one_line
 from arvbench.harness.machine.limits import set_memory_limit
 from arvbench.harness.run.engines.local import LocalEngine
 from arvbench.harness.run.engines.post_mortem import explain_death, oom_kills
-from arvbench.harness.run.worker import run_job, write_whole
-from arvbench.results.schema import CaseConfig, Failed, Measured, Status
+from arvbench.harness.run.worker import run_job
+from arvbench.results.schema import CaseConfig, Measured, Status
 
 GIB = 2**30
 
@@ -143,13 +143,6 @@ def test_a_limit_below_what_the_libraries_take_is_out_of_memory(tmp_path):
     outcome = run_job(job(tmp_path, memory_limit_bytes=10 * 2**20), ignore).outcome
     assert outcome.status is Status.OOM
     assert "the libraries alone take" in outcome.reason
-
-
-def test_a_result_file_is_whole_or_absent(tmp_path):
-    path = tmp_path / "result.json"
-    write_whole(path, Result(outcome=Failed(status=Status.ERROR, reason="x")).model_dump_json())
-    assert Result.model_validate_json(path.read_text()).outcome.reason == "x"
-    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_a_case_is_measured_in_a_process_of_its_own(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from arvbench.errors import CheckpointError, UserError
+from arvbench.files import locked
 from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.extractors import load_extractor
 from arvbench.harness.quality.features import chunks as stream
@@ -148,7 +149,7 @@ def test_a_locked_chunk_is_left_to_its_process(wanted, direct, tmp_path, monkeyp
 
     monkeypatch.setattr(stream.time, "sleep", nap)
     source = Watched()
-    with stream._locked(theirs.with_suffix(".lock")) as mine:
+    with locked(theirs.with_suffix(".lock")) as mine:
         assert mine
         assert same(scan(source, wanted, work=work), direct)
     assert naps and source.reads == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import torch
 
 from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.extractors import load_extractor
-from arvbench.harness.quality.features import shards
 from arvbench.harness.quality.features.chunks import scan
 from arvbench.harness.quality.features.shards import FileImages, ModelImages, other_devices, shared
 from arvbench.harness.quality.images.live import load_live_source
@@ -87,7 +87,7 @@ def test_another_process_really_makes_chunks(wanted, npz, tmp_path, monkeypatch)
 
 
 def test_a_process_that_dies_costs_nothing_but_time(wanted, npz, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     pass_over = shared(FileImages(path=npz), workers=3, extractor_files={}, device="cpu")
     assert_same(pass_over(open_images(npz), wanted, tmp_path / "w", lambda _d: None), scan(open_images(npz), wanted))
 
