@@ -223,10 +223,11 @@ def _on_hub(weights: ExtractorWeights) -> Path | None:
 
 
 def _what_to_do(weights: ExtractorWeights) -> str:
+    cache = cache_folder("weights")
     digest = weights.sha256 if len(weights.sha256) == 64 else f"{weights.sha256}..." if weights.sha256 else "unknown"
     option = f", or pass {weights.option}" if weights.option else ""
     hub = f" (or set {DOWNLOAD_VARIABLE}=1 to fetch them from huggingface.co/{weights.hub[0]})" if weights.hub else ""
     return (
-        f"fetch {weights.file_name} from {weights.url} (sha256 {digest}) and put it into {cache_folder('weights')}, or set "
+        f"fetch {weights.file_name} from {weights.url} (sha256 {digest}) and put it into {cache}, or set "
         f"{weights.variable}=PATH{option}{hub}"
     )

@@ -85,17 +85,16 @@ def write_npz(path: Path, source: ImageSource, *, progress: Progress | None = No
     height, width = source.shape
     facts = np.frombuffer(provenance_json(source.provenance).encode(), dtype=np.uint8)
     arrays = {name: values.numpy() for name, values in _integers(source).items()} | {PROVENANCE_KEY: facts}
-    with _replacing(path, source) as part, part.open("wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            with _member(archive, "arr_0") as member:
-                shape = (source.count, height, width, 3)
-                npy.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
-                digest = _each_piece(
-                    source, lambda images: member.write(images.permute(0, 2, 3, 1).contiguous().numpy().data), progress
-                )
-            for name, array in arrays.items():
-                with _member(archive, name) as member:
-                    npy.write_array(member, array, version=(1, 0), allow_pickle=False)
+    with _replacing(path, source) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with _member(archive, "arr_0") as member:
+            shape = (source.count, height, width, 3)
+            npy.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            digest = _each_piece(
+                source, lambda images: member.write(images.permute(0, 2, 3, 1).contiguous().numpy().data), progress
+            )
+        for name, array in arrays.items():
+            with _member(archive, name) as member:
+                npy.write_array(member, array, version=(1, 0), allow_pickle=False)
     return digest
 
 
@@ -119,8 +118,7 @@ def write_safetensors(path: Path, source: ImageSource, *, progress: Progress | N
         file.write(len(text).to_bytes(8, "little") + text)
         for values in integers.values():
             file.write(values.numpy().astype("<i8").tobytes())
-        digest = _each_piece(source, lambda images: file.write(images.contiguous().numpy().data), progress)
-    return digest
+        return _each_piece(source, lambda images: file.write(images.contiguous().numpy().data), progress)
 
 
 def write_folder(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
