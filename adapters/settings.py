@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from arvbench.errors import UserError
+from arvbench.errors import UserError, complaint
 
 Backend = Literal["reference", "optimized"]
 
@@ -30,12 +30,9 @@ class SamplingSettings(BaseModel):
         """The settings under which drawn tokens alone decide every later logit, so that a path can be replayed."""
         return self
 
-    def replace(self, **changes: Any) -> Self:
-        """The settings with `changes`, checked (`model_copy` checks nothing). UserError names what is wrong."""
+    def replace(self, /, **changes: Any) -> Self:
+        """Return the settings with `changes`, checked (`model_copy` checks nothing). UserError names the key."""
         try:
             return type(self).model_validate(self.model_dump() | changes)
         except ValidationError as error:
-            first = error.errors()[0]
-            known = ", ".join(sorted(type(self).model_fields))
-            key = ".".join(str(part) for part in first["loc"])
-            raise UserError(f"{type(self).__name__}: {key}: {first['msg']} (settings: {known})") from error
+            raise UserError(complaint(error, {"": type(self).model_fields})) from error

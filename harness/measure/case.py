@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from arvbench.adapters.cache.policy import Cache
-from arvbench.adapters.loading import load_sampler
 from arvbench.adapters.sampler import Observer, Sampler
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.schedule import Schedule, Step
@@ -30,8 +29,8 @@ from arvbench.harness.measure.correctness import check_correctness, spread_label
 from arvbench.harness.measure.memory import measure_memory
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
 from arvbench.harness.measure.timing import SamplingCall, measure_times, warm_up
+from arvbench.harness.quality.images.live import load_case_sampler
 from arvbench.harness.suites.recipes import recipe_deviations, recipe_for
-from arvbench.harness.suites.suite import sampling_settings
 from arvbench.results.schema import (
     CaseConfig,
     Correctness,
@@ -68,14 +67,7 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
     """
     case = job.case
     listener(Event(phase="load"))
-    sampler = load_sampler(
-        case.model,
-        weights=case.weights,
-        device=case.device,
-        dtype=getattr(torch, case.dtype),
-        backend=case.backend,
-    )
-    settings = sampling_settings(sampler.spec, case.settings)
+    sampler, settings = load_case_sampler(case)
     sampler.check_settings(sampler.spec, settings)
     listener(Event(phase="correctness"))
     attention = AttentionRecorder()

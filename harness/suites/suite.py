@@ -16,18 +16,17 @@ Reading a suite imports neither torch nor a model family; `check_cases` does, to
 
 from __future__ import annotations
 
-import difflib
 import glob
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arvbench.adapters.registry import MODELS
-from arvbench.errors import UnknownName, UserError
+from arvbench.errors import UnknownName, UserError, complaint, near_misses
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
 from arvbench.harness.suites.recipes import recipe_for
 from arvbench.harness.suites.yaml_files import read_yaml
@@ -116,12 +115,11 @@ def check_cases(cases: Iterable[Case]) -> None:
 
 
 def sampling_settings(spec: ModelSpec, overrides: Mapping[str, Any]) -> SamplingSettings:
-    """The model's official settings with `overrides` on top; UserError names the key that it does not have."""
-    kind = type(spec.settings)
+    """Return the model's official settings with `overrides` on top. UserError names the model and the key."""
     try:
-        return kind.model_validate(spec.settings.model_dump() | dict(overrides))
-    except ValidationError as error:
-        _refuse(f"sampling settings of {spec.name}", error, kind)
+        return spec.settings.replace(**overrides)
+    except UserError as error:
+        raise UserError(f"sampling settings of {spec.name}: {error}") from error
 
 
 def _check_metrics(quality: QualityRequest) -> None:
@@ -148,7 +146,7 @@ def _parse(path: Path) -> _SuiteFile:
     try:
         return _SuiteFile.model_validate(content)
     except ValidationError as error:
-        _refuse(str(path), error, _SuiteFile)
+        raise UserError(f"{path}: {complaint(error, {'': _SuiteFile.model_fields})}") from error
 
 
 def _layers(path: Path, suite: _SuiteFile, overrides: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -205,15 +203,10 @@ def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def _check_keys(where: str, layer: Mapping[str, Any]) -> None:
     for key in layer:
         if key not in CaseConfig.model_fields:
-            raise UserError(f"{where}: {_unknown_key(key, CaseConfig.model_fields)}")
-
-
-def _unknown_key(key: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-    if near:
-        return f"unknown key {key!r}; did you mean {' or '.join(map(repr, near))}?"
-    return f"unknown key {key!r}; known: {', '.join(known)} (sampling settings are written settings.{key})"
+            hint = near_misses(key, CaseConfig.model_fields)
+            if not hint.endswith("?"):
+                hint += f" (sampling settings are written settings.{key})"
+            raise UserError(f"{where}: unknown key {key!r}; {hint}")
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,7 +252,8 @@ def _validate(where: str, single: Mapping[str, Any]) -> CaseConfig:
     try:
         config = CaseConfig.model_validate(single)
     except ValidationError as error:
-        _refuse(where, error, CaseConfig)
+        known = {"": CaseConfig.model_fields, "quality": QualityRequest.model_fields}
+        raise UserError(f"{where}: {complaint(error, known)}") from error
     for name in config.quality.protocols if config.quality else ():
         if name not in PROTOCOLS:
             raise UnknownName("protocol", name, PROTOCOLS)
@@ -301,15 +295,3 @@ def case_name(config: CaseConfig) -> str:
     if config.quality is not None:
         parts.append(f"quality({'+'.join(config.quality.protocols)})")
     return " ".join(part for part in parts if part)
-
-
-def _refuse(where: str, error: ValidationError, model: type[BaseModel]) -> NoReturn:
-    """Turn pydantic's complaints into one line that names file and key."""
-    # A misspelt key is also a missing one: the spelling is what helps.
-    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = QualityRequest.model_fields if first["loc"][0] == "quality" else model.model_fields
-        raise UserError(f"{where}: {_unknown_key(str(first['loc'][-1]), known)}") from error
-    shown = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-    raise UserError(f"{where}: {key}: {first['msg']}{shown}") from error

@@ -11,7 +11,11 @@ ArvbenchError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class ArvbenchError(Exception):
@@ -30,10 +34,7 @@ class UnknownName(UserError):
     """A name that is in no registry; the message names near misses."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
-        super().__init__(f"no {kind} {name!r}; {hint}")
+        super().__init__(f"no {kind} {name!r}; {near_misses(name, known)}")
 
 
 class CheckpointError(UserError):
@@ -48,3 +49,24 @@ class HostError(ArvbenchError):
 
 class ContractError(ArvbenchError):
     """An adapter or a kernel broke the protocol it promises to keep."""
+
+
+def near_misses(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean ...?" with the names closest to `name`, or all known ones when none is close."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(known)}"
+
+
+def complaint(error: ValidationError, known: Mapping[str, Iterable[str]]) -> str:
+    """Return the first complaint of pydantic as one line that names the key.
+
+    `known` are the names of keys by the path of the mapping that has them; "" is the outermost mapping.
+    """
+    # A misspelt key is also a missing one: the spelling is what helps.
+    first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {path[-1]!r}; {near_misses(path[-1], known['.'.join(path[:-1])])}"
+    shown = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+    return f"{'.'.join(path)}: {first['msg']}{shown}"

@@ -27,7 +27,7 @@ def test_replaced_settings_are_checked_as_new_ones_are(sampler):
     settings = sampler.spec.settings
     assert settings.replace(cfg=3).cfg == 3.0
     assert settings.replace() == settings
-    with pytest.raises(UserError, match="cfgs: Extra inputs"):
+    with pytest.raises(UserError, match="unknown key 'cfgs'; did you mean 'cfg'"):
         settings.replace(cfgs=3)
     with pytest.raises(UserError, match="uint8_rule"):
         settings.replace(uint8_rule="floor")

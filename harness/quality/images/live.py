@@ -148,8 +148,8 @@ class LiveSource(ImageSource):
         return self._caches[batch]
 
 
-def load_live_source(case: CaseConfig) -> LiveSource:
-    """Load a case's model, and return the images of its quality request as a source."""
+def load_case_sampler(case: CaseConfig) -> tuple[Sampler, SamplingSettings]:
+    """Load a case's model; the settings are the model's official ones with those of the case on top."""
     sampler = load_sampler(
         case.model,
         weights=case.weights,
@@ -157,7 +157,12 @@ def load_live_source(case: CaseConfig) -> LiveSource:
         dtype=getattr(torch, case.dtype),
         backend=case.backend,
     )
-    return live_source(sampler, sampler.spec.settings.replace(**case.settings), case)
+    return sampler, sampler.spec.settings.replace(**case.settings)
+
+
+def load_live_source(case: CaseConfig) -> LiveSource:
+    """Load a case's model, and return the images of its quality request as a source."""
+    return live_source(*load_case_sampler(case), case)
 
 
 def live_source(sampler: Sampler, settings: SamplingSettings, case: CaseConfig) -> LiveSource:
