@@ -28,10 +28,10 @@ def train(
     """
     from rich.console import Console
 
-    from arvbench.harness.training import TRAININGS
     from arvbench.harness.training.output import staged
+    from arvbench.harness.training.trainings import training_named
 
-    train_named = TRAININGS[name]
+    training = training_named(name)
     console = Console(stderr=True)
 
     def progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
@@ -39,7 +39,7 @@ def train(
         console.print(f"epoch {done}/{total}: {shown}", highlight=False, markup=False)
 
     with staged(out) as folder:
-        record = train_named(folder, device=device, progress=progress)
+        record = training.run(folder, device=device, progress=progress)
     if as_json:
         typer.echo(json.dumps(record, indent=2))
         return

@@ -1,26 +1,32 @@
-"""Training of what the package ships: demo models and the offline feature extractor."""
+"""Training of everything that the package ships: the demo models, and the digit classifier of the offline extractor.
+
+`trainings.TRAININGS` has one entry per name of `arvbench train`.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from arvbench.registry import Registry
+if TYPE_CHECKING:
+    import torch
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
-"""Called after each epoch with (epochs done, epochs in total, numbers of that epoch)."""
+"""Called after each epoch with (epochs done, epochs in total, losses of that epoch)."""
 
-# Each is called as train(out_dir, device=..., progress=...) and returns the record that it also wrote into out_dir.
-TRAININGS: Registry[Callable[..., dict[str, Any]]] = Registry(
-    "training",
-    {
-        "demo/var": "arvbench.harness.training.demo:train_var",
-        "demo/mvar": "arvbench.harness.training.demo:train_mvar",
-        "demo/hmar": "arvbench.harness.training.demo:train_hmar",
-        "demo/nar": "arvbench.harness.training.demo:train_nar",
-        "demo/flexvar": "arvbench.harness.training.demo:train_flexvar",
-        "demo/llamagen": "arvbench.harness.training.demo:train_llamagen",
-        "demo/par": "arvbench.harness.training.demo:train_par",
-        "digits-cnn": "arvbench.harness.training.classifier:train_digits_cnn",
-    },
-)
+
+class Training(ABC):
+    """Entry of the table of trainings."""
+
+    name: str
+
+    @abstractmethod
+    def run(
+        self, out_dir: Path, *, device: torch.device | str = "cpu", progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """Train from scratch, write weights and record into `out_dir`, and return the record.
+
+        On the CPU the same settings and library versions give the same weights.
+        """

@@ -1,11 +1,17 @@
-"""Training that gives the same weights again, on the CPU."""
+"""Reproducible training: the same weights again on the CPU, and the origin of files in their record."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import torch
+
+from arvbench.adapters.checkpoints import sha256_of
 
 
 @contextmanager
@@ -25,3 +31,12 @@ def reproducible(seed: int, *, threads: int = 1) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+def provenance(*files: Path) -> dict[str, Any]:
+    """Return the last part of a training's record: versions, and the digest of every file."""
+    return {
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in ("torch", "numpy", "scikit-learn", "safetensors")},
+        "sha256": {path.name: sha256_of(path) for path in files},
+    }

@@ -1,4 +1,7 @@
-"""What is particular to the training of each demo model: its settings, and the stages its family trains in."""
+"""Settings of a demo model's training, and the stages in which its transformer is trained.
+
+A family needs functions here only when its training is more than its sampler's own loss on the official scales.
+"""
 
 from __future__ import annotations
 
@@ -8,113 +11,87 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from arvbench.adapters.flexvar.sampler import FlexVarSampler
+from arvbench.adapters.hmar.sampler import HmarSampler
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.harness.training.tokenizer import TokenizerTraining
-from arvbench.harness.training.transformer import Loss, TransformerTraining
+from arvbench.harness.training.tokenizer import TokenizerSettings
+from arvbench.harness.training.transformer import Stage, TransformerSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemoTraining:
-    """How a demo model is trained; part of its record."""
+class DemoSettings:
+    """Settings of the training of a demo model; part of its record."""
 
     seed: int = 0
     threads: int = 1
-    tokenizer: TokenizerTraining = field(default_factory=TokenizerTraining)
-    transformer: TransformerTraining = field(default_factory=TransformerTraining)
-    refinement: TransformerTraining | None = None
-    """Of a second stage that trains mask refinement alone (HMAR)."""
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    transformer: TransformerSettings = field(default_factory=TransformerSettings)
+    refinement: TransformerSettings | None = None
+    """Settings of a second stage that trains mask refinement alone."""
     shifts: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (-1, -1))
     """Copies of every training image, moved by (rows, columns) pixels."""
 
 
-# Token-grid transformers have no adaLN: the class reaches a token through attention only. They start from larger
-# weights, and take more images to learn it.
-_TOKEN_GRID = DemoTraining(
-    tokenizer=TokenizerTraining(epochs=3),
-    transformer=TransformerTraining(epochs=16, initial_std=0.05),
-    shifts=((0, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)),
-)
+def own_loss(sampler: Sampler, settings: DemoSettings) -> list[Stage]:
+    """Return one stage: all parameters, under the sampler's own loss."""
 
-DEMO_TRAININGS = {
-    "demo/var": DemoTraining(),
-    "demo/mvar": DemoTraining(),
-    "demo/hmar": DemoTraining(refinement=TransformerTraining(epochs=6)),
-    "demo/flexvar": DemoTraining(
-        tokenizer=TokenizerTraining(epochs=5, sides=(8, 8, 8, 8, 8, 8, 2, 3, 4, 6)),
-        transformer=TransformerTraining(initial_std=0.05),
-    ),
-    "demo/nar": _TOKEN_GRID,
-    "demo/llamagen": _TOKEN_GRID,
-    "demo/par": _TOKEN_GRID,
-}
+    def loss(tokens: Sequence[Tensor], labels: Tensor, generator: torch.Generator | None) -> Tensor:
+        return sampler.loss(tokens, labels, generator=generator)
+
+    return [Stage(title="transformer", settings=settings.transformer, loss=loss)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One pass of training over the data."""
+def next_scale_then_refinement(sampler: HmarSampler, settings: DemoSettings) -> list[Stage]:
+    """Return next-scale prediction, then mask refinement with everything else frozen (HMAR section 3.4)."""
+    assert settings.refinement is not None
 
-    title: str
-    training: TransformerTraining
-    loss: Loss | None = None
-    """None: the sampler's own."""
-    trained: Sequence[str] | None = None
-    """Names of the parameters that change; None: all."""
+    def next_scale_loss(tokens: Sequence[Tensor], labels: Tensor, generator: torch.Generator | None) -> Tensor:
+        return sampler.next_scale_loss(tokens, labels, generator=generator)
 
+    def masked_loss(tokens: Sequence[Tensor], labels: Tensor, generator: torch.Generator | None) -> Tensor:
+        return sampler.masked_loss(tokens, labels, generator=generator)
 
-def stages(sampler: Sampler, settings: DemoTraining) -> list[Stage]:
-    """The stages that the family of `sampler` is trained in."""
-    special = {"hmar": _hmar, "flexvar": _flexvar}.get(sampler.spec.family)
-    return (
-        [Stage(title="transformer", training=settings.transformer)] if special is None else special(sampler, settings)
-    )
-
-
-def settings_for_tokens(sampler: Sampler) -> SamplingSettings:
-    """The settings under which training images are encoded, once."""
-    if sampler.spec.family == "flexvar":
-        return _every_scale(sampler)
-    return sampler.spec.settings
-
-
-def _hmar(sampler: Sampler, settings: DemoTraining) -> list[Stage]:
-    """Next-scale prediction first; then mask refinement, with everything else frozen (HMAR section 3.4)."""
-    from arvbench.adapters.hmar.sampler import HmarSampler
-
-    assert isinstance(sampler, HmarSampler) and settings.refinement is not None
     return [
         Stage(
             title="transformer",
-            training=settings.transformer,
-            loss=lambda tokens, labels, generator: sampler.next_scale_loss(tokens, labels, generator=generator),
-            trained=sampler.next_scale_parameters(),
+            settings=settings.transformer,
+            loss=next_scale_loss,
+            parameters=sampler.next_scale_parameters(),
         ),
         Stage(
             title="refinement",
-            training=settings.refinement,
-            loss=lambda tokens, labels, generator: sampler.masked_loss(tokens, labels, generator=generator),
-            trained=sampler.refinement_parameters(),
+            settings=settings.refinement,
+            loss=masked_loss,
+            parameters=sampler.refinement_parameters(),
         ),
     ]
 
 
-def _flexvar(sampler: Sampler, settings: DemoTraining) -> list[Stage]:
-    """Every step draws a list of scales, so that the model works with lists it has not seen (FlexVAR section 3.3)."""
-    from arvbench.adapters.flexvar.sampler import FlexVarSampler
+def random_scales(sampler: FlexVarSampler, settings: DemoSettings) -> list[Stage]:
+    """Return one stage whose every step draws a list of scales, so that the model works with unseen lists.
 
-    assert isinstance(sampler, FlexVarSampler)
-    every = _every_scale(sampler)
+    It reads tokens of `every_scale` (FlexVAR section 3.3).
+    """
+    all_sides = sampler.sides(every_scale(sampler))
 
     def loss(tokens: Sequence[Tensor], labels: Tensor, generator: torch.Generator | None) -> Tensor:
         chosen = sampler.spec.settings if generator is None else sampler.random_scales(generator)
-        sides = sampler.sides(every)
-        picked = [tokens[sides.index(side)] for side in sampler.sides(chosen)]
+        picked = [tokens[all_sides.index(side)] for side in sampler.sides(chosen)]
         return sampler.loss(picked, labels, settings=chosen, generator=generator)
 
-    return [Stage(title="transformer", training=settings.transformer, loss=loss)]
+    return [Stage(title="transformer", settings=settings.transformer, loss=loss)]
 
 
-def _every_scale(sampler: Sampler) -> SamplingSettings:
-    """All square scales up to the largest. FlexVAR's scales are independent: every list is a part of this one."""
+def every_scale(sampler: Sampler) -> SamplingSettings:
+    """Return FlexVAR's settings with all square scales up to the largest.
+
+    Its scales are independent, so these tokens contain those of every other list.
+    """
     largest = sampler.spec.transformer.patch_nums[-1]
     return sampler.spec.settings.model_copy(update={"scales": tuple(range(1, largest + 1))})
+
+
+def official_scales(sampler: Sampler) -> SamplingSettings:
+    """Return the official settings."""
+    return sampler.spec.settings

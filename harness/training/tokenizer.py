@@ -23,19 +23,19 @@ class Quantizer(Protocol):
     embedding: nn.Embedding
 
     def targets(self, features_BChw: Tensor) -> Sequence[tuple[Tensor, Tensor]]:
-        """What is quantised, as pairs: vectors (n, C) of one scale and the ids (n,) of their nearest codes."""
+        """Return the quantised vectors (n, C) of every scale with the ids (n,) of their nearest codes."""
         ...
 
 
 class Tokenizer(Protocol):
-    """What a tokenizer offers to be trained: a module with these."""
+    """Interface of a tokenizer that can be trained; a module."""
 
     quantize: Quantizer
 
     def features(self, images_B3HW: Tensor) -> Tensor: ...
 
     def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
-        """Reconstruction, not clamped, and the quantizer's loss (scalar); with `side`, from latents of that size."""
+        """Return the reconstruction, not clamped, and the quantizer's loss (scalar); `side` resizes the latents."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
@@ -44,8 +44,8 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenizerTraining:
-    """How a tokenizer is trained; part of its record."""
+class TokenizerSettings:
+    """Hyperparameters of a tokenizer's training; part of the record."""
 
     epochs: int = 4
     batch: int = 32
@@ -55,17 +55,15 @@ class TokenizerTraining:
     revive_every: int = 40
     """Steps between replacements of unused codes."""
     revive_until: float = 0.6
-    """Share of all steps after which unused codes are no longer replaced."""
+    """Fraction of all steps after which unused codes are no longer replaced."""
     sides: tuple[int, ...] = ()
-    """Latent sides to restore images from, one drawn per step; empty means the full size only (FlexVAR trains on
-    several).
-    """
+    """Latent sides to restore images from, one drawn per step; empty means the full size only (FlexVAR: several)."""
 
 
 def train_tokenizer(
     tokenizer: Tokenizer,
     images_B3HW: Tensor,
-    settings: TokenizerTraining,
+    settings: TokenizerSettings,
     *,
     order: torch.Generator,
     progress: Progress | None = None,
@@ -94,8 +92,8 @@ def train_tokenizer(
                 revive_unused_codes(tokenizer.quantize, targets, order)
             side = _draw(settings.sides, order)
             restored, quantizer_loss = tokenizer.training_loss(images, side)
-            wanted = images if side is None else F.interpolate(images, size=restored.shape[2:], mode="area")
-            restoration_loss = F.l1_loss(restored, wanted) + F.mse_loss(restored, wanted)
+            target = images if side is None else F.interpolate(images, size=restored.shape[2:], mode="area")
+            restoration_loss = F.l1_loss(restored, target) + F.mse_loss(restored, target)
             optimizer.zero_grad(set_to_none=True)
             (restoration_loss + quantizer_loss).backward()
             torch.nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
@@ -111,7 +109,7 @@ def train_tokenizer(
 
 @torch.no_grad()
 def _targets(tokenizer: Tokenizer, images: Tensor, sides: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """What is quantised at every latent side that training asks for: a code may serve coarse maps only."""
+    """Return the vectors quantised at every latent side of the training: a code may serve coarse maps only."""
     features_BChw = tokenizer.features(images)
     full = (features_BChw.shape[2], features_BChw.shape[3])
     sizes = [(side, side) for side in sorted(set(sides))] or [full]
@@ -125,10 +123,10 @@ def _draw(sides: Sequence[int], draw: torch.Generator) -> int | None:
 
 @torch.no_grad()
 def revive_unused_codes(quantize: Quantizer, targets: Sequence[tuple[Tensor, Tensor]], draw: torch.Generator) -> int:
-    """Move every code that none of the `targets` (see `Quantizer.targets`) uses onto one of them; return how many."""
+    """Move every code that none of the `targets` (`Quantizer.targets`) uses onto one of them; return their number."""
     codes_VC = quantize.embedding.weight
     used = torch.cat([ids for _, ids in targets]).bincount(minlength=len(codes_VC)) > 0
-    # The same number of vectors from every scale, so that coarse scales are not drowned by the finest.
+    # Equally many vectors from every scale: the finest would drown the others.
     per_scale = [vectors for vectors, _ in targets]
     fewest = min(map(len, per_scale))
     pool = torch.cat([t[torch.randperm(len(t), generator=draw)[:fewest].to(t.device)] for t in per_scale])

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from arvbench.adapters.sampler import Sampler
 from arvbench.harness.training import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransformerTraining:
-    """How a transformer is trained; part of its record."""
+class TransformerSettings:
+    """Hyperparameters of one stage of training; part of the record."""
 
     epochs: int = 12
     batch: int = 64
@@ -26,11 +25,35 @@ class TransformerTraining:
     weight_decay: float = 0.05
     max_gradient_norm: float = 1.0
     initial_std: float = 0.02
-    """Of the weights before training."""
+    """Standard deviation of the weights before training."""
 
 
 Loss = Callable[[Sequence[Tensor], Tensor, torch.Generator | None], Tensor]
 """(tokens, labels, source of randomness or None outside training) -> scalar to minimise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One pass of training over the data."""
+
+    title: str
+    settings: TransformerSettings
+    loss: Loss
+    parameters: Sequence[str] | None = None
+    """Names of the parameters that change; None means all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSet:
+    """Images as tokens, with their classes."""
+
+    tokens: Sequence[Tensor]
+    """Per group, (N, l) int64."""
+    labels_N: Tensor
+
+    def rows(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return tokens and labels of some images."""
+        return [t[rows] for t in self.tokens], self.labels_N[rows]
 
 
 def initialise(transformer: nn.Module, *, std: float) -> None:
@@ -58,31 +81,25 @@ def initialise(transformer: nn.Module, *, std: float) -> None:
 
 
 def train_transformer(
-    sampler: Sampler,
-    tokens: Sequence[Tensor],
-    labels_N: Tensor,
-    settings: TransformerTraining,
+    transformer: nn.Module,
+    stage: Stage,
+    train: TokenSet,
+    held_out: TokenSet,
     *,
-    held_out: tuple[Sequence[Tensor], Tensor],
     order: torch.Generator,
     progress: Progress | None = None,
-    loss: Loss | None = None,
-    trained: Sequence[str] | None = None,
-    title: str = "transformer",
 ) -> tuple[list[float], list[float]]:
-    """Train the sampler's transformer in place on tokens per group, each (N, l).
+    """Run one stage of training in place.
 
-    `loss` is the sampler's own unless given; `trained` names the parameters that change (None: all). Returns the mean
-    loss of every epoch and the held-out loss after it (natural log, per token).
+    Returns the mean training loss of every epoch and the held-out loss after it (natural log, per token).
     """
-    transformer = sampler.modules()["transformer"]
-    loss = loss or (lambda tokens, labels, generator: sampler.loss(tokens, labels, generator=generator))
+    settings, images = stage.settings, len(train.labels_N)
     parameters = dict(transformer.named_parameters())
-    chosen = {name: parameters[name] for name in (parameters if trained is None else trained)}
+    trained = {name: parameters[name] for name in (parameters if stage.parameters is None else stage.parameters)}
     optimizer = torch.optim.AdamW(
-        _decay_groups(chosen, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95)
+        _decay_groups(trained, settings.weight_decay), lr=settings.learning_rate, betas=(0.9, 0.95)
     )
-    batches = -(-len(labels_N) // settings.batch)
+    batches = -(-images // settings.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, epochs=settings.epochs, steps_per_epoch=batches, pct_start=0.1
     )
@@ -90,20 +107,20 @@ def train_transformer(
     for epoch in range(settings.epochs):
         transformer.train()
         total = 0.0
-        for rows in torch.randperm(len(labels_N), generator=order).split(settings.batch):
-            step_loss = loss([t[rows] for t in tokens], labels_N[rows], order)
+        for rows in torch.randperm(images, generator=order).split(settings.batch):
+            step_loss = stage.loss(*train.rows(rows), order)
             transformer.zero_grad(set_to_none=True)
             step_loss.backward()
-            torch.nn.utils.clip_grad_norm_(chosen.values(), settings.max_gradient_norm)
+            torch.nn.utils.clip_grad_norm_(trained.values(), settings.max_gradient_norm)
             optimizer.step()
             schedule.step()
             total += step_loss.item() * len(rows)
-        losses.append(total / len(labels_N))
+        losses.append(total / images)
         transformer.eval()
         with torch.no_grad():
-            held_out_losses.append(loss(*held_out, None).item())
+            held_out_losses.append(stage.loss(held_out.tokens, held_out.labels_N, None).item())
         if progress is not None:
-            numbers = {f"{title} loss": losses[-1], "held-out loss": held_out_losses[-1]}
+            numbers = {f"{stage.title} loss": losses[-1], "held-out loss": held_out_losses[-1]}
             progress(epoch + 1, settings.epochs, numbers)
     return losses, held_out_losses
 

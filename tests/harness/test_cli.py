@@ -9,6 +9,8 @@ import pytest
 import arvbench
 from arvbench.errors import ContractError
 from arvbench.harness import cli
+from arvbench.harness.training import Training
+from arvbench.harness.training.trainings import TRAININGS
 
 VERBS = ("run", "eval", "sample", "reference", "models", "verify", "train", "convert", "report", "doctor")
 
@@ -98,19 +100,29 @@ def test_models_are_listed_as_a_table_and_as_json(capsys):
     assert "…" not in out, "the table must fit 80 columns"
 
 
+class ScriptedTraining(Training):
+    """Write one file, report an epoch, and return a record; fail half way when told to."""
+
+    def __init__(self, file: str, *, fails: bool = False) -> None:
+        self.file, self.fails = file, fails
+
+    def run(self, out_dir, *, device="cpu", progress=None):
+        (out_dir / self.file).write_text("new")
+        if self.fails:
+            raise RuntimeError("half way")
+        progress(1, 1, {"loss": 0.5})
+        return {"wall_s": 1.0, "device": device, "quality": {"fid": 0.7}}
+
+
 def test_an_unwritable_training_folder_is_a_user_error_before_training(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("arvbench.harness.training.classifier.train_digits_cnn", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setitem(TRAININGS, "digits-cnn", ScriptedTraining("weights", fails=True))
     (tmp_path / "file").write_text("")
     assert cli.main(["train", "digits-cnn", "--out", str(tmp_path / "file" / "below")]) == 2
     assert "cannot write" in capsys.readouterr().err
 
 
 def test_a_training_that_fails_leaves_older_results_alone(tmp_path, monkeypatch, capsys):
-    def fails(folder, **_options):
-        (folder / "var.safetensors").write_text("new")
-        raise RuntimeError("half way")
-
-    monkeypatch.setattr("arvbench.harness.training.demo.train_var", fails)
+    monkeypatch.setitem(TRAININGS, "demo/var", ScriptedTraining("var.safetensors", fails=True))
     (tmp_path / "var.safetensors").write_text("old")
     assert cli.main(["train", "demo/var", "--out", str(tmp_path)]) == 70
     assert [p.name for p in tmp_path.iterdir()] == ["var.safetensors"]
@@ -118,12 +130,7 @@ def test_a_training_that_fails_leaves_older_results_alone(tmp_path, monkeypatch,
 
 
 def test_a_training_that_ends_well_puts_its_files_in_place(tmp_path, monkeypatch, capsys):
-    def works(folder, *, device, progress):
-        progress(1, 1, {"loss": 0.5})
-        (folder / "var.json").write_text("{}")
-        return {"wall_s": 1.0, "device": device, "quality": {"fid": 0.7}}
-
-    monkeypatch.setattr("arvbench.harness.training.demo.train_var", works)
+    monkeypatch.setitem(TRAININGS, "demo/var", ScriptedTraining("var.json"))
     assert cli.main(["train", "demo/var", "--out", str(tmp_path)]) == 0
     assert [p.name for p in tmp_path.iterdir()] == ["var.json"]
     captured = capsys.readouterr()

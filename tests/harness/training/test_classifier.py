@@ -16,11 +16,11 @@ from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.quality.reference.digits import REFERENCE_FILE, load_reference
 from arvbench.harness.training.classifier import (
     RECORD_FILE,
-    TrainingSettings,
+    ClassifierSettings,
+    ClassifierTraining,
     accuracy,
     augment,
     train_classifier,
-    train_digits_cnn,
 )
 
 
@@ -72,26 +72,26 @@ def test_committed_record_describes_the_committed_files(digits):
     assert record["sha256"] == {name: sha256_of(DATA / name) for name in (WEIGHTS_FILE, REFERENCE_FILE)}
     measured = accuracy(load_classifier(), digits.split("held-out"))
     assert record["held_out_accuracy"] == pytest.approx(measured, abs=1.5 / 300)
-    assert len(record["losses"]) == record["settings"]["epochs"] == TrainingSettings().epochs
+    assert len(record["losses"]) == record["settings"]["epochs"] == ClassifierSettings().epochs
     assert (DATA / WEIGHTS_FILE).stat().st_size < 300_000
 
 
 def test_training_twice_writes_the_same_files(tmp_path):
-    settings = TrainingSettings(epochs=1, batch=256)
-    seen = []
+    training = ClassifierTraining(settings=ClassifierSettings(epochs=1, batch=256))
+    events = []
     torch.manual_seed(1)
-    first = train_digits_cnn(tmp_path / "a", settings=settings, progress=lambda *event: seen.append(event))
+    first = training.run(tmp_path / "a", progress=lambda *event: events.append(event))
     torch.manual_seed(2)
-    second = train_digits_cnn(tmp_path / "b", settings=settings)
+    second = training.run(tmp_path / "b")
     assert first["sha256"] == second["sha256"]
     assert first["losses"] == second["losses"]
-    assert seen == [(1, 1, {"loss": first["losses"][0]})]
+    assert events == [(1, 1, {"loss": first["losses"][0]})]
     for name in (WEIGHTS_FILE, REFERENCE_FILE):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_another_seed_gives_other_weights(few):
-    one, two = (train_classifier(few, TrainingSettings(epochs=1, seed=seed)).model for seed in (0, 1))
+    one, two = (train_classifier(few, ClassifierSettings(epochs=1, seed=seed)).model for seed in (0, 1))
     assert not torch.equal(one.head.weight, two.head.weight)
 
 
@@ -100,17 +100,17 @@ def test_training_learns_and_leaves_threads_and_random_state_alone(few):
     expected = torch.rand(3)
     torch.manual_seed(5)
     threads = torch.get_num_threads()
-    trained = train_classifier(few, TrainingSettings(epochs=8, batch=32))
+    trained = train_classifier(few, ClassifierSettings(epochs=8, batch=32))
     assert trained.losses[-1] < 0.6 * trained.losses[0]
     assert torch.equal(torch.rand(3), expected)
     assert torch.get_num_threads() == threads
 
 
 def test_augmentation_without_strength_changes_nothing_and_with_strength_moves_ink(few):
-    still = TrainingSettings(max_shift_px=0, max_rotation_deg=0, max_zoom=0, max_noise=0)
+    still = ClassifierSettings(max_shift_px=0, max_rotation_deg=0, max_zoom=0, max_noise=0)
     plain = few.images_N3HW.float() / 127.5 - 1
     torch.testing.assert_close(augment(few.images_N3HW, still, torch.Generator()), plain, atol=1e-4, rtol=0)
-    moved = augment(few.images_N3HW, TrainingSettings(), torch.Generator())
+    moved = augment(few.images_N3HW, ClassifierSettings(), torch.Generator())
     assert ((moved - plain).abs().amax(dim=(1, 2, 3)) > 0.1).all()
     assert moved.min() >= -1
     assert moved.max() <= 1

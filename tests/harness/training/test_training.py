@@ -15,10 +15,11 @@ from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae
 from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.extractors.digits_cnn import load_classifier
-from arvbench.harness.training import TRAININGS, demo
-from arvbench.harness.training.stages import DEMO_TRAININGS, DemoTraining
-from arvbench.harness.training.tokenizer import TokenizerTraining, revive_unused_codes, train_tokenizer
-from arvbench.harness.training.transformer import TransformerTraining, train_transformer
+from arvbench.harness.training.demo import DemoTraining, judge, save_bundle, shifted
+from arvbench.harness.training.stages import DemoSettings, own_loss
+from arvbench.harness.training.tokenizer import TokenizerSettings, revive_unused_codes, train_tokenizer
+from arvbench.harness.training.trainings import TRAININGS
+from arvbench.harness.training.transformer import TokenSet, TransformerSettings, initialise, train_transformer
 
 
 def test_the_tokenizer_learns_to_restore_images():
@@ -26,7 +27,7 @@ def test_the_tokenizer_learns_to_restore_images():
     vae.load_state_dict(random_tensors(vae, 0, torch.device("cpu")))
     images = from_uint8(load_digits_rgb().images_N3HW[:64, :, ::4, ::4])
     order = torch.Generator().manual_seed(0)
-    losses = train_tokenizer(vae, images, TokenizerTraining(epochs=6, batch=16), order=order)
+    losses = train_tokenizer(vae, images, TokenizerSettings(epochs=6, batch=16), order=order)
     assert losses[-1] < 0.7 * losses[0]
     assert not vae.training
 
@@ -46,51 +47,41 @@ def test_the_transformer_learns_and_overfits_a_handful_of_images():
     sampler = build_sampler(tiny_spec(cond_drop_rate=0.0), weights="random:0")
     labels = torch.tensor([0, 1, 2, 3])
     tokens = sampler.sample(labels, sampler.spec.settings, noise=PerImageNoise(0, range(4))).tokens
-    demo.initialise(sampler.modules()["transformer"], std=0.02)
-    losses, held_out = train_transformer(
-        sampler,
-        tokens,
-        labels,
-        TransformerTraining(epochs=150, batch=4),
-        held_out=(tokens, labels),
-        order=torch.Generator().manual_seed(0),
-    )
+    transformer, images = sampler.modules()["transformer"], TokenSet(tokens=tokens, labels_N=labels)
+    initialise(transformer, std=0.02)
+    (stage,) = own_loss(sampler, DemoSettings(transformer=TransformerSettings(epochs=150, batch=4)))
+    order = torch.Generator().manual_seed(0)
+    losses, held_out = train_transformer(transformer, stage, images, images, order=order)
     assert losses[0] > 2.5
     assert losses[-1] < 0.5
     assert held_out[-1] == pytest.approx(losses[-1], abs=0.2)
 
 
-def test_the_same_seed_gives_the_same_weights(tmp_path, monkeypatch):
-    small = load_digits_rgb()
-    few = replace(small, images_N3HW=small.images_N3HW[:60], labels_N=small.labels_N[:60])
-    monkeypatch.setattr(demo, "load_digits_rgb", lambda: _Split(few))
-    monkeypatch.setattr(demo, "judge", lambda *_: {})
-    settings = DemoTraining(
-        threads=1,
-        shifts=((0, 0),),
-        tokenizer=TokenizerTraining(epochs=1),
-        transformer=TransformerTraining(epochs=1),
-    )
-    one, two = (demo.train_var(tmp_path / name, settings=settings) for name in ("a", "b"))
-    assert one["sha256"] == two["sha256"]
-    assert one["transformer_losses"] == two["transformer_losses"]
-    other = demo.train_var(tmp_path / "c", settings=replace(settings, seed=1))
-    assert other["sha256"] != one["sha256"]
-
-
-class _Split:
-    """A data set whose splits are itself."""
-
-    def __init__(self, digits):
-        self._digits = digits
-
-    def split(self, name):
-        return self._digits
+@pytest.mark.parametrize("name", demo_models())
+def test_the_same_seed_gives_the_same_weights(name, tmp_path):
+    digits = load_digits_rgb()
+    few = replace(digits, images_N3HW=digits.images_N3HW[:48], labels_N=digits.labels_N[:48])
+    settings = TRAININGS[name].settings
+    one_epoch = {
+        part: replace(getattr(settings, part), epochs=1, batch=16)
+        for part in ("tokenizer", "transformer", "refinement")
+        if getattr(settings, part) is not None
+    }
+    results = []
+    for seed in (0, 0, 1):
+        training = replace(TRAININGS[name], settings=replace(settings, seed=seed, shifts=((0, 0),), **one_epoch))
+        sampler, losses = training.fit(few, few, device=torch.device("cpu"))
+        save_bundle(sampler, tmp_path / "weights.safetensors")
+        results.append((sha256_of(tmp_path / "weights.safetensors"), losses))
+    one, two, other = results
+    assert one == two
+    assert other[0] != one[0]
+    assert other[1].keys() == one[1].keys()
 
 
 def test_shifted_copies_keep_labels_and_move_pixels():
     digits = load_digits_rgb().split("held-out")
-    moved = demo.shifted(digits, ((0, 0), (1, 0), (0, -1)))
+    moved = shifted(digits, ((0, 0), (1, 0), (0, -1)))
     n = len(digits.labels_N)
     assert torch.equal(moved.labels_N, digits.labels_N.repeat(3))
     assert torch.equal(moved.images_N3HW[:n], digits.images_N3HW)
@@ -98,16 +89,12 @@ def test_shifted_copies_keep_labels_and_move_pixels():
     assert torch.equal(moved.images_N3HW[2 * n :, :, :, :-1], digits.images_N3HW[:, :, :, 1:])
 
 
-def test_every_training_can_be_found():
-    assert all(callable(TRAININGS[name]) for name in TRAININGS)
-
-
 def record_of(name):
     return json.loads((DEMO_FOLDER / f"{MODELS[name].family}.json").read_text())
 
 
 def test_every_demo_model_has_a_training():
-    assert set(DEMO_TRAININGS) == set(demo_models()) == {name for name in TRAININGS if name.startswith("demo/")}
+    assert {name for name, training in TRAININGS.items() if isinstance(training, DemoTraining)} == set(demo_models())
 
 
 @pytest.mark.parametrize("name", demo_models())
@@ -115,7 +102,7 @@ def test_the_committed_record_belongs_to_the_committed_weights(name):
     record, spec = record_of(name), MODELS[name]
     weights = f"{spec.family}.safetensors"
     assert record["sha256"] == {weights: sha256_of(DEMO_FOLDER / weights)}
-    now = {"settings": DEMO_TRAININGS[name], "transformer": spec.transformer, "tokenizer": spec.tokenizer}
+    now = {"settings": TRAININGS[name].settings, "transformer": spec.transformer, "tokenizer": spec.tokenizer}
     for part, value in now.items():
         assert record[part] == json.loads(json.dumps(asdict(value))), f"{part} changed since the weights were trained"
     assert record["quality"]["label-accuracy"] >= 0.95
@@ -134,7 +121,7 @@ def test_generated_digits_are_the_digits_that_were_asked_for(name):
 @pytest.mark.parametrize("name", demo_models())
 def test_quality_is_what_the_record_says(name):
     quality, recorded = (
-        demo.judge(load_sampler(name, weights="demo", backend="optimized")),
+        judge(load_sampler(name, weights="demo", backend="optimized")),
         record_of(name)["quality"],
     )
     # Another library may draw a few tokens differently; the numbers stay what they are.
