@@ -240,6 +240,8 @@ class Quality(_Frozen):
     """95 % interval, where one can be had."""
     protocol: str
     """In words: protocol, extractor, reference and library."""
+    protocol_name: str | None = None
+    """Name in the protocol table, such as "adm-v1"; None in records from before this field."""
     protocol_id: str
     """Hash of everything that could change the number."""
     n_samples: int

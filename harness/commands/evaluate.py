@@ -228,9 +228,9 @@ def as_stated(source: ImageSource, stated: Provenance) -> ImageSource:
 
 def _as_object(number: Quality, findings: Sequence[Finding]) -> dict[str, Any]:
     """The record of a number, its protocol by name and in words, and the codes of all findings."""
-    name, _, _ = number.protocol.partition(":")
     codes = list(dict.fromkeys(finding.code for finding in findings))
-    return number.model_dump(mode="json") | {"protocol": name, "description": number.protocol, "findings": codes}
+    fields = number.model_dump(mode="json", exclude={"protocol_name"})
+    return fields | {"protocol": number.protocol_name, "description": number.protocol, "findings": codes}
 
 
 def _table(numbers: Sequence[Quality], samples: Path) -> Table:
@@ -245,7 +245,7 @@ def _table(numbers: Sequence[Quality], samples: Path) -> Table:
         table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "Protocol")
     before = ""
     for number in numbers:
-        name = number.protocol.partition(":")[0]
+        name = number.protocol_name or ""
         table.add_row(
             "" if name == before else name,
             metric_label(number.metric),
@@ -262,7 +262,7 @@ def _show_notes(numbers: Sequence[Quality], console: Console) -> None:
     about: dict[str, list[str]] = {}
     for number in numbers:
         for note in filter(None, number.note.split("; ")):
-            about.setdefault(note, []).append(f"{number.metric} of {number.protocol.partition(':')[0]}")
+            about.setdefault(note, []).append(f"{number.metric} of {number.protocol_name}")
     for note, names in about.items():
         which = "all numbers" if len(names) == len(numbers) else ", ".join(names)
         console.print(f"note: {note} ({which})", markup=False, highlight=False, soft_wrap=True)

@@ -311,6 +311,7 @@ def _quality(
         spread=number.spread,
         interval=number.interval,
         protocol=f"{words}{f' against {against.name}' if against else ''}, {number.library}",
+        protocol_name=name,
         protocol_id=identity.id,
         n_samples=source.count,
         detail={**number.detail, **({"parameters": dict(number.parameters)} if number.parameters else {})},

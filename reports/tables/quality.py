@@ -8,28 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from arvbench.reports.cases import case_cell, case_names, measured
 from arvbench.reports.numbers import count_cell, mapping_text, plain, significant, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
+from arvbench.results.metrics import METRICS, label_of
 from arvbench.results.schema import Finding, Measured, Quality, Record
-
-# Metric as recorded -> (how it is written, which way is better).
-_METRICS: dict[str, tuple[str, str]] = {
-    "fid": ("FID", "lower"),
-    "fid-infinity": ("FID∞", "lower"),
-    "sfid": ("sFID", "lower"),
-    "reconstruction-fid": ("rFID", "lower"),
-    "label-accuracy": ("Label accuracy", "higher"),
-    "is": ("IS", "higher"),
-    "is-shuffled": ("IS, shuffled", "higher"),
-    "isc": ("IS", "higher"),
-    "kid": ("KID", "lower"),
-    "precision": ("Precision", "higher"),
-    "recall": ("Recall", "higher"),
-    "precision-fp32": ("Precision, fp32", "higher"),
-    "recall-fp32": ("Recall, fp32", "higher"),
-    "density": ("Density", "higher"),
-    "coverage": ("Coverage", "higher"),
-    "cmmd": ("CMMD", "lower"),
-    "per-class-fid": ("FID by class, mean", "lower"),
-}
 
 QualityKey = tuple[str, str]
 """(metric, protocol id)."""
@@ -37,11 +17,11 @@ QualityKey = tuple[str, str]
 _DIGITS = 4
 """Significant digits of a quality number."""
 _PROTOCOL_NAME = re.compile(r"([a-z0-9][a-z0-9.-]*): ")
-"""How the words of a protocol begin; those of older records begin otherwise."""
+"""Beginning of the words of a protocol in records without `protocol_name`; still older words begin otherwise."""
 
 
 def metric_label(metric: str) -> str:
-    return _METRICS.get(metric, (plain(metric), ""))[0]
+    return plain(label_of(metric).text)
 
 
 def value_text(quality: Quality) -> str:
@@ -74,7 +54,7 @@ def quality_keys(records: Sequence[Record], only: Collection[str] = ()) -> list[
         for quality in outcome.quality
         if not only or quality.metric in only
     )
-    order = {metric: place for place, metric in enumerate(_METRICS)}
+    order = {metric: place for place, metric in enumerate(METRICS)}
     return sorted(keys, key=lambda key: order.get(key[0], len(order)))
 
 
@@ -92,10 +72,9 @@ def protocol_names(records: Sequence[Record]) -> dict[str, str]:
     names: dict[str, str] = {}
     for _, outcome in measured(records):
         for quality in outcome.quality:
-            named = _PROTOCOL_NAME.match(quality.protocol)
-            names[quality.protocol_id] = (
-                f"{named[1]} {plain(quality.protocol_id)}" if named else plain(quality.protocol_id)
-            )
+            parsed = _PROTOCOL_NAME.match(quality.protocol)
+            name = quality.protocol_name or (parsed[1] if parsed else "")
+            names[quality.protocol_id] = plain(f"{name} {quality.protocol_id}".strip())
     return names
 
 
@@ -143,7 +122,7 @@ def protocols_table(records: Sequence[Record]) -> Table:
         [
             text_cell(protocol_id),
             text_cell(metric_label(metric)),
-            text_cell(_METRICS.get(metric, ("", ""))[1]),
+            text_cell(label_of(metric).better),
             text_cell(numbers[0].protocol),
             text_cell(_parameters(numbers[0])),
             count_cell(numbers[0].n_samples),

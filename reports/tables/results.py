@@ -17,6 +17,7 @@ from arvbench.reports.numbers import (
 )
 from arvbench.reports.table import NOTHING, Cell, Column, Table, Tone, make_table
 from arvbench.reports.tables.quality import quality_cells, quality_columns
+from arvbench.results.metrics import HEADLINE_METRICS
 from arvbench.results.schema import Failed, Incorrect, Measured, Record, Status
 from arvbench.results.statistics import find_timing, images_per_second, milliseconds_per_image
 
@@ -32,9 +33,6 @@ _TONES: dict[Status, Tone] = {
 
 IMAGE_SCOPES = ("images", "tokens", "decode")
 """Scopes of the headline table, outermost first."""
-
-HEADLINE_METRICS = ("fid", "reconstruction-fid", "label-accuracy", "is", "isc")
-"""Quality metrics of the headline table; the quality section has all."""
 
 UNSTEADY = "unsteady warm-up"
 

@@ -19,6 +19,7 @@ from arvbench.reports.tables.results import (
     status_cell,
     throughput_cell,
 )
+from arvbench.results.metrics import TERMINAL_METRICS
 from arvbench.results.schema import Record
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ _ID_DIGITS = 6
 """Of a protocol id in a heading; the whole id stands below the table."""
 _INTERVAL = re.compile(r"\[[^]]+\]")
 """How the detail of a quality number with an interval begins."""
-_QUALITY = ("fid", "reconstruction-fid", "label-accuracy")
-"""Metrics that have room in a terminal; the report has all."""
 
 
 def terminal_table(records: Sequence[Record]) -> RichTable:
@@ -56,7 +55,7 @@ def terminal_table(records: Sequence[Record]) -> RichTable:
             throughput_cell(record),
             *peak_memory_cells(record),
             cache_peak_cell(record),
-            *quality_cells(record, records, _QUALITY)[:_MOST_QUALITY],
+            *quality_cells(record, records, TERMINAL_METRICS)[:_MOST_QUALITY],
         ]
         for record in records
     ]
@@ -170,7 +169,7 @@ def _protocols(records: Sequence[Record]) -> list[str]:
 
 
 def _shown_keys(records: Sequence[Record]) -> list[QualityKey]:
-    return quality_keys(records, _QUALITY)[:_MOST_QUALITY]
+    return quality_keys(records, TERMINAL_METRICS)[:_MOST_QUALITY]
 
 
 def _cell_text(cell: Cell, column: Column) -> Text:

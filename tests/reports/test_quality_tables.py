@@ -12,8 +12,8 @@ from arvbench.reports import tables
 from arvbench.reports.content import make_report
 from arvbench.reports.html import to_html
 from arvbench.reports.markdown import to_markdown
-from arvbench.reports.table import Cell, Table
-from arvbench.reports.tables.quality import interval_text, metric_label, value_text
+from arvbench.reports.table import NOTHING, Cell, Table
+from arvbench.reports.tables.quality import interval_text, value_text
 from arvbench.results.records import RecordsFile
 from arvbench.results.schema import CaseConfig, Finding, Quality, QualityRequest, Record
 
@@ -69,13 +69,13 @@ def test_a_quality_number_stands_with_interval_spread_and_count(make) -> None:
     assert "[2.270,\n" in re.sub(r" +\n", "\n", in_terminal(record)) and "2.360]" in in_terminal(record)
 
 
-def test_every_metric_of_every_protocol_has_a_label_and_a_direction(make) -> None:
-    protocols = pytest.importorskip("arvbench.harness.quality.protocols.protocol").PROTOCOLS
-    metrics = dict.fromkeys(metric for name in protocols for metric in protocols[name].metrics)
-    quality = tuple(number(metric=metric, protocol_id=metric) for metric in metrics)
-    table = tables.protocols_table([make.record(weights="demo", quality=quality)])
-    assert {cell.text for cell in column(table, "Better")} == {"lower", "higher"}
-    assert [metric for metric in metrics if metric_label(metric) == metric] == []
+def test_a_metric_without_a_label_is_shown_under_its_own_name(make) -> None:
+    quality = (number(metric="brand-new", protocol_id="beef"), number())
+    record = make.record(weights="demo", quality=quality)
+    assert [c.label for c in tables.quality_table([record]).columns] == ["Case", "FID", "brand-new"]
+    table = tables.protocols_table([record])
+    assert [cell.text for cell in column(table, "Metric")] == ["FID", "brand-new"]
+    assert [cell.text for cell in column(table, "Better")] == ["lower", NOTHING.text]
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,12 @@ def test_a_column_names_its_protocol_and_older_words_leave_the_id_alone(make) ->
     old = number(protocol="fid (digits-cnn) against digits, torch-fidelity 0.4.0", protocol_id="beef")
     table = tables.quality_table([make.record(weights="demo", quality=(number(), old))])
     assert [c.note for c in table.columns if c.label == "FID"] == ["adm-v1 0123456789ab", "beef"]
+
+
+def test_the_name_of_a_protocol_is_read_from_its_own_field(make) -> None:
+    named = number(protocol="words that begin otherwise", protocol_name="adm-v2")
+    table = tables.quality_table([make.record(weights="demo", quality=(named,))])
+    assert [c.note for c in table.columns if c.label == "FID"] == ["adm-v2 0123456789ab"]
 
 
 def test_parameters_of_a_protocol_are_shown(make) -> None:
