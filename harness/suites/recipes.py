@@ -1,15 +1,15 @@
-"""Official recipes: how the authors of a model drew the samples that their published numbers are of.
+"""Official recipes: the settings under which authors drew the samples behind their published numbers.
 
-A recipe is data (results/published/sampling_recipes.csv), one row per model, resolution and list of scales. Columns up
-to `note` are what the source says, word for word; columns that begin with `our_` say what that is here. An empty cell,
-like the words "not stated", is something that the source does not say: it is never guessed, what is taken in its place
-is named in `Recipe.notes`.
+Recipes are data (results/published/sampling_recipes.csv), one row per model, resolution and list of scales. Columns up
+to `note` quote the source word for word. Columns that begin with `our_` translate it into fields of a case:
+`our_settings.KEY` is the sampling setting KEY, written in YAML. An empty cell, or the words "not stated", mark what the
+source does not say. It is never guessed: `Recipe.notes` names the default that is used in its place.
 
-What no recipe makes official, also told in `Recipe.notes`:
-  seeds      the official random streams belong to a process or a batch; here image i has noise of its own, so that its
-             pixels depend on neither batch nor number of workers
-  precision  the official code runs autocast over float32 weights; here weights and residual stream have the half type
-  TF32       the recipe does not switch it; a record's environment says what it was
+Three deviations remain under any settings; `Recipe.notes` names them too:
+  seeds      official random streams belong to a process or a batch; here each image has its own noise, so that its
+             pixels depend on neither the batch size nor the number of workers
+  precision  official code runs autocast over float32 weights; here weights and residual stream have the half type
+  TF32       a recipe does not switch it; the environment in a record says whether it was on
 
 Reading the recipes imports neither torch nor a model family.
 """
@@ -27,55 +27,68 @@ from typing import Any
 import arvbench.results
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UnknownName
+from arvbench.harness.suites.yaml_files import parse_value
 from arvbench.results.schema import CaseConfig
 
 OFFICIAL = "official"
 """Name of the recipe behind the number that a model is known by."""
 SEED = 0
-"""Run seed of the per-image noise, and of labels that are drawn."""
+"""Run seed of the per-image noise, and of labels that are drawn at random."""
 IMAGES = 50_000
-"""Taken where a source does not state the number of samples: what the ADM evaluator's reference numbers are of."""
+"""Number of samples where a source states none: the one behind the ADM evaluator's published numbers."""
 LABELS = "balanced"
-"""Taken where a source does not state its labels."""
+"""Label scheme where a source states none."""
 DTYPE = CaseConfig.model_fields["dtype"].default
-"""Taken where a source does not state its precision."""
+"""Precision where a source states none."""
 NOT_STATED = "not stated"
 
-_MAY_BE_SILENT = {
-    "dtype": "dtype",
-    "settings.uint8_rule": "uint8_rule",
-    "quality.images": "images",
-    "quality.labels": "labels",
-    "quality.resize": "resize",
+_DEFAULTS = {
+    "dtype": DTYPE,
+    "quality.images": IMAGES,
+    "quality.labels": LABELS,
+    "settings.uint8_rule": "the model's own",
+    "quality.resize": "none",
 }
-"""Key of a case -> field of a recipe that may not be stated."""
+"""Key of a case, whose last part is a field of `Recipe` -> default where the source is silent."""
+_SETTING = "our_settings."
+"""Beginning of the names of columns that hold sampling settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How the samples behind a published number were drawn. None: not stated."""
+    """Settings of the samples behind a published number; None marks a field that the source does not state."""
 
     model: str
     name: str
     settings: Mapping[str, Any]
-    """Sampling settings of the model's family, as far as they are stated."""
+    """Sampling settings of the model's family that the source states."""
     temperature: float | None
     images: int | None
     labels: str | None
     """Label scheme: "balanced", "balanced-shuffled" or "uniform"."""
     dtype: str | None
-    """The data type here that is closest."""
-    uint8_rule: str | None
-    """As published: "truncate", "round" or "127.5x+128"."""
+    """Data type of a case that is closest to the stated precision."""
     resize: str | None
     """Resize of the decoded image before it becomes bytes, such as "bicubic:256"; "none" without one."""
     reference: str
     """Published name of the reference file."""
+    stated_for: str
+    """Published name of another model, when the source states these settings for that one only; else ""."""
     stated: Mapping[str, str]
-    """What the source says: column of the table -> text."""
+    """Quotations of the source, by column."""
+
+    @property
+    def uint8_rule(self) -> str | None:
+        """Rule from floats to bytes: "truncate", "round" or "127.5x+128"."""
+        return self.settings.get("uint8_rule")
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Keys of a case on which the source says nothing."""
+        return tuple(key for key in _DEFAULTS if getattr(self, key.rpartition(".")[2]) is None)
 
     def layer(self) -> dict[str, Any]:
-        """The fields of a case that the recipe decides, as a layer of a suite; `quality` for cases that ask for it."""
+        """Return the recipe as a layer of a suite; its `quality` is for cases that ask for quality."""
         return {
             "settings": dict(self.settings),
             "quality": {
@@ -89,19 +102,42 @@ class Recipe:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What differs from the official way whatever a case says, and what was taken for what is not stated."""
-        return tuple(note for note in (*_differences(self), _not_stated(self)) if note)
+        """Deviations that no setting can remove, and the defaults used where the source is silent."""
+        stated = self.stated
+        seed = stated["seed"] or NOT_STATED
+        seeds = f"seeds: officially “{seed}”; here each image has its own noise, made from quality.seed"
+        if self.labels in ("uniform", "balanced-shuffled"):
+            seeds += "; its labels are drawn from quality.seed too"
+        notes = [seeds]
+        if self.dtype is not None and "autocast" in stated["dtype_autocast"]:
+            notes.append(
+                f"precision: officially “{stated['dtype_autocast']}”, over float32 weights; here weights and residual "
+                "stream have the half type too"
+            )
+        if self.stated_for:
+            notes.append(f"source: it states these settings for {self.stated_for}, and no others for this model")
+        if "glob order" in stated["post_processing"]:
+            notes.append(
+                "order: officially that of the file system, which the inception score in the given order (is) depends "
+                "on; here by class, where splits of 5,000 hold few classes: is-shuffled is what compares"
+            )
+        if stated["tf32"]:
+            notes.append(f"TF32: officially “{stated['tf32']}”; here as the environment says")
+        if self.silent:
+            defaults = ", ".join(f"{key.rpartition('.')[2]} ({_DEFAULTS[key]})" for key in self.silent)
+            notes.append(f"not stated, so taken: {defaults}")
+        return tuple(notes)
 
 
 def recipe_for(model: str, name: str = OFFICIAL) -> Recipe:
-    """The recipe of a model. Raises UnknownName for a model or a recipe that is not there, with the reason."""
+    """Return a recipe of a model. Raises UnknownName, with the reason, for one that is not in the table."""
     recipes = recipes_of(model)
-    if recipes and name not in recipes:
-        raise UnknownName(f"recipe of {model}", name, recipes)
     if not recipes:
         reason = why_no_recipe(model)
         because = f" ({reason})" if reason else ""
         raise UnknownName(f"official recipe{because} of model", model, [key for key, _ in _table()])
+    if name not in recipes:
+        raise UnknownName(f"recipe of {model}", name, recipes)
     return recipes[name]
 
 
@@ -114,14 +150,14 @@ def why_no_recipe(model: str) -> str:
 
 
 def recipes_of(model: str) -> dict[str, Recipe]:
-    """Name -> recipe of a model; empty when nothing is published."""
+    """Return the recipes of a model by name; empty when nothing is published."""
     return {name: recipe for (key, name), recipe in _table().items() if key == model}
 
 
 def official_facts(model: str) -> dict[str, str] | None:
-    """What is stated about the official samples of a model: `labels`, `uint8_rule`, `resize`, `images`.
+    """Return the stated facts about the official samples of a model: `labels`, `uint8_rule`, `resize`, `images`.
 
-    None for a model without a recipe; a key is absent where the source does not state it.
+    A key is absent where the source is silent; None stands for a model without a recipe.
     """
     recipe = recipes_of(model).get(OFFICIAL)
     if recipe is None:
@@ -131,10 +167,10 @@ def official_facts(model: str) -> dict[str, str] | None:
 
 
 def recipe_deviations(case: CaseConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a case leaves its recipe: key, such as "settings.cfg" -> {"used": value, "official": value}.
+    """Compare a case with its recipe: key, such as "settings.cfg" -> {"used": value, "official": value}.
 
-    `settings` are the complete sampling settings that ran, as JSON. What the recipe leaves open is compared with what
-    is taken in its place, and its official value is "not stated". Empty for a case without a recipe.
+    `settings` are the complete sampling settings of the run, as JSON. Where the recipe is silent, the case is compared
+    with the default, and the official value reads "not stated". Empty for a case without a recipe.
     """
     if case.recipe is None:
         return {}
@@ -145,93 +181,53 @@ def recipe_deviations(case: CaseConfig, settings: Mapping[str, Any]) -> dict[str
     if case.weights.startswith("random"):
         pairs["weights"] = (case.weights, "the released checkpoint")
     if case.quality is not None:
-        taken = recipe.layer()["quality"]
+        quality = recipe.layer()["quality"]
         pairs |= {
-            f"quality.{key}": (getattr(case.quality, key), taken[key]) for key in ("images", "labels", "resize", "seed")
+            f"quality.{key}": (getattr(case.quality, key), quality[key])
+            for key in ("images", "labels", "resize", "seed")
         }
         pairs["quality.reference"] = (Path(case.quality.reference).name, recipe.reference)
-    silent = {key for key, field in _MAY_BE_SILENT.items() if getattr(recipe, field) is None}
     return {
-        key: {"used": used, "official": NOT_STATED if key in silent else value}
+        key: {"used": used, "official": NOT_STATED if key in recipe.silent else value}
         for key, (used, value) in pairs.items()
         if used != value
     }
 
 
-def _differences(recipe: Recipe) -> list[str]:
-    said = recipe.stated
-    seeds = said["seed"] or NOT_STATED
-    drawn = "; its labels are drawn from quality.seed too" if recipe.labels in ("uniform", "balanced-shuffled") else ""
-    notes = [f"seeds: officially “{seeds}”; here each image has its own noise, made from quality.seed{drawn}"]
-    if recipe.dtype is not None and "autocast" in said["dtype_autocast"]:
-        notes.append(
-            f"precision: officially “{said['dtype_autocast']}”, over float32 weights; here weights and residual stream "
-            "have the half type too"
-        )
-    if recipe.model.rpartition("-")[2] not in said["published_as"] and recipe.model.startswith("flexvar"):
-        notes.append(f"source: it states these settings for {said['published_as']}, and no others for this model")
-    if "glob order" in said["post_processing"]:
-        notes.append(
-            "order: officially that of the file system, which the inception score in the given order (is) depends on; "
-            "here by class, where splits of 5,000 hold few classes: is-shuffled is what compares"
-        )
-    if said["tf32"]:
-        notes.append(f"TF32: officially “{said['tf32']}”; here as the environment says")
-    return notes
-
-
-def _not_stated(recipe: Recipe) -> str:
-    """One line on what was taken where the source is silent; "" where it is not."""
-    taken = {"dtype": DTYPE, "images": IMAGES, "labels": LABELS, "uint8_rule": "the model's own", "resize": "none"}
-    silent = [f"{field} ({value})" for field, value in taken.items() if getattr(recipe, field) is None]
-    return f"not stated, so taken: {', '.join(silent)}" if silent else ""
-
-
 @cache
 def _table() -> dict[tuple[str, str], Recipe]:
-    """(model, name) -> recipe, in the order of the file."""
+    """Recipes by model and name, in the order of the file."""
     path = Path(arvbench.results.__file__).parent / "published" / "sampling_recipes.csv"
     with path.open(encoding="utf-8", newline="") as file:
-        recipes = [_read(row) for row in csv.DictReader(file)]
+        recipes = [_recipe(row) for row in csv.DictReader(file)]
     return {(recipe.model, recipe.name): recipe for recipe in recipes}
 
 
-def _read(row: Mapping[str, str]) -> Recipe:
-    return Recipe(
-        model=row["model"],
-        name=row["recipe"],
-        settings=_settings(row),
-        temperature=_number(row["temperature"]),
-        images=None if row["num_samples"] in ("", NOT_STATED) else int(row["num_samples"]),
-        labels=row["our_labels"] or None,
-        dtype=row["our_dtype"] or None,
-        uint8_rule=row["our_uint8_rule"] or None,
-        resize=row["our_resize"] or None,
-        reference=row["reference"],
-        stated={key: text for key, text in row.items() if not key.startswith("our_")},
-    )
-
-
-def _settings(row: Mapping[str, str]) -> dict[str, Any]:
-    """Sampling settings of the model's family; official top_k 0 and top_p 1 keep all tokens, as None does here."""
+def _recipe(row: Mapping[str, str]) -> Recipe:
     top_k, top_p = _number(row["top_k"]), _number(row["top_p"])
     settings: dict[str, Any] = {
+        # Official top_k 0 and top_p 1 keep all tokens, as None does here.
         "cfg": _number(row["cfg"]),
         "top_k": int(top_k) if top_k else None,
         "top_p": None if top_p == 1 else top_p,
     }
-    if row["our_more_smooth"]:
-        settings["more_smooth"] = row["our_more_smooth"] == "True"
-    if row["our_uint8_rule"]:
-        settings["uint8_rule"] = row["our_uint8_rule"]
-    if row["our_mask_schedule"]:
-        settings["mask_schedule"] = row["our_mask_schedule"]
-    if row["our_scales"]:
-        settings["scales"] = [int(side) for side in row["our_scales"].split("_")]
-    return settings
+    ours = {key.removeprefix(_SETTING): text for key, text in row.items() if key.startswith(_SETTING) and text}
+    return Recipe(
+        model=row["model"],
+        name=row["recipe"],
+        settings=settings | {key: parse_value(text) for key, text in ours.items()},
+        temperature=_number(row["temperature"]),
+        images=None if row["num_samples"] in ("", NOT_STATED) else int(row["num_samples"]),
+        labels=row["our_labels"] or None,
+        dtype=row["our_dtype"] or None,
+        resize=row["our_resize"] or None,
+        reference=row["reference"],
+        stated_for=row["our_stated_for"],
+        stated={key: text for key, text in row.items() if not key.startswith("our_")},
+    )
 
 
 def _number(text: str) -> float | None:
-    """The number that a cell begins with."""
+    """Number that a cell begins with."""
     match = re.match(r"\d+(\.\d+)?", text)
     return float(match[0]) if match else None

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from arvbench.adapters.flexvar.scale_lists import parse_scales
 from arvbench.adapters.hmar.refinement import MASK_SCHEDULES
 from arvbench.adapters.registry import MODELS
-from arvbench.errors import UnknownName, UserError
-from arvbench.harness.quality.reference.official import PUBLISHED, REFERENCES_VARIABLE, find_reference
+from arvbench.errors import UnknownName
+from arvbench.harness.quality.reference.official import PUBLISHED
 from arvbench.harness.suites.recipes import (
     IMAGES,
     OFFICIAL,
@@ -105,13 +102,14 @@ def test_the_schedule_of_a_recipe_is_that_of_the_model(recipe: Recipe):
         assert int(re.match(r"\d+", text)[0]) == spec.steps
 
 
-@pytest.mark.parametrize("model", ["hmar-d16", "hmar-d20", "hmar-d24", "hmar-d30"])
-def test_the_mask_schedule_is_the_one_that_is_stated(model):
-    recipe = recipe_for(model)
+@pytest.mark.parametrize(
+    "recipe", [recipe for recipe in RECIPES if "mask_schedule" in recipe.settings], ids=lambda recipe: recipe.model
+)
+def test_the_mask_schedule_is_the_one_that_is_stated(recipe: Recipe):
     text = recipe.stated["mask_schedule"]
     entries = tuple(tuple(map(int, entry.split(","))) for entry in re.findall(r"\[([\d,]+)\]", text))
     assert entries == MASK_SCHEDULES[recipe.settings["mask_schedule"]]
-    assert f"{MODELS[model].steps} passes" in text
+    assert f"{MODELS[recipe.model].steps} passes" in text
 
 
 @pytest.mark.parametrize(("name", "steps", "px"), [("official-13-steps", 13, 16), ("official-512", 15, 32)])
@@ -120,6 +118,19 @@ def test_other_recipes_of_a_flexible_model_have_scales_of_their_own(name, steps,
     assert len(recipe.settings["scales"]) == steps and recipe.settings["scales"][-1] == px
     assert recipe.stated["patch_nums_or_steps"].startswith("_".join(map(str, recipe.settings["scales"])))
     assert recipe.settings["cfg"] == (3.0 if px == 32 else 2.5)
+
+
+@every_recipe
+def test_settings_that_are_stated_for_another_model_are_noted(recipe: Recipe):
+    assert recipe.stated_for in ("", recipe.stated["published_as"])
+    note = f"source: it states these settings for {recipe.stated_for}, and no others for this model"
+    assert (note in recipe.notes) == bool(recipe.stated_for)
+
+
+def test_the_source_of_flexvar_states_settings_for_one_size():
+    assert [recipe_for(f"flexvar-{size}").stated_for for size in ("d16", "d20", "d24")] == [
+        "FlexVAR-d24", "FlexVAR-d24", "",
+    ]  # fmt: skip
 
 
 @every_recipe
@@ -142,7 +153,6 @@ def test_the_dtype_is_the_nearest_to_what_is_stated(recipe: Recipe):
     assert recipe.dtype == (None if of_the_demo else nearest)
     told = any(note.startswith("precision: ") and "half type" in note for note in recipe.notes)
     assert told == ("autocast" in text and not of_the_demo)
-    assert of_the_demo == recipe.model.startswith(("mvar", "var")) or recipe.model == "var-d36"
 
 
 @every_recipe
@@ -164,7 +174,7 @@ def test_only_models_that_draw_384_px_are_resized(recipe: Recipe):
 @every_recipe
 def test_numbers_are_the_stated_ones(recipe: Recipe):
     assert recipe.images == (IMAGES if recipe.stated["num_samples"] == "50000" else None)
-    assert ("more_smooth" in recipe.settings) == (MODELS[recipe.model].family in ("var", "mvar"))
+    assert ("more_smooth" in recipe.settings) == ("more_smooth" in type(MODELS[recipe.model].settings).model_fields)
     assert not recipe.settings.get("more_smooth") and recipe.stated["more_smooth"][:5] in ("False", "")
     assert float(recipe.stated["cfg"]) == recipe.settings["cfg"]
     assert (recipe.stated["top_k"] == "0") == (recipe.settings["top_k"] is None)
@@ -181,6 +191,13 @@ def test_what_is_not_stated_is_told_with_what_is_taken(recipe: Recipe):
     assert all(f"{field} (" in said_so for field in silent)
     assert bool(silent) == bool(said_so)
     assert any(note.startswith("seeds: ") for note in recipe.notes)
+
+
+def test_var_and_mvar_state_the_precision_of_their_demo_and_no_other():
+    for recipe in RECIPES:
+        if MODELS[recipe.model].family in ("var", "mvar"):
+            assert recipe.dtype is None, recipe.model
+            assert "demo" in said(recipe, "dtype_autocast") or recipe.model == "var-d36"
 
 
 def test_facts_for_the_detectors_hold_only_what_is_stated():
@@ -224,36 +241,3 @@ def test_every_change_of_a_recipe_is_a_deviation(model, changes, expected):
 
 def test_a_case_without_a_recipe_deviates_from_none():
     assert deviations(case("var-d16", recipe=None, settings={"cfg": 9.0})) == {}
-
-
-def test_an_official_reference_is_found_by_its_name(tmp_path, monkeypatch):
-    name = "VIRTUAL_imagenet256_labeled.npz"
-    monkeypatch.delenv(REFERENCES_VARIABLE, raising=False)
-    with pytest.raises(
-        UserError, match=rf"{name} is not here; fetch it from https://.*/256/{name}.*{REFERENCES_VARIABLE}"
-    ):
-        find_reference(name)
-    monkeypatch.setenv(REFERENCES_VARIABLE, str(tmp_path))
-    with pytest.raises(UserError, match=f"not in {tmp_path}"):
-        find_reference(name)
-    (tmp_path / name).write_bytes(b"not read here")
-    assert find_reference(name) == str(tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(REFERENCES_VARIABLE)
-    assert find_reference(name) == name
-
-
-def test_other_references_are_left_alone():
-    assert find_reference("digits") == "digits"
-    assert find_reference("/no/such/folder") == "/no/such/folder"
-
-
-def test_reading_the_recipes_does_not_import_torch():
-    code = (
-        "import sys; from arvbench.harness.suites.recipes import *; recipe_for('nar-b'); print('torch' in sys.modules)"
-    )
-    source = Path(__file__).resolve().parents[3] / "src"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(source)}
-    )
-    assert done.stdout.strip() == "False"

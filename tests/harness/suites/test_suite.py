@@ -209,10 +209,10 @@ def test_built_in_suites_are_valid(name):
     assert suite.name == name
 
 
-def test_reading_a_suite_does_not_import_torch():
+def test_reading_suites_and_their_recipes_does_not_import_torch():
     code = (
         "import sys; from arvbench.harness.suites.suite import load_suite; load_suite('demo'); "
-        "print('torch' in sys.modules)"
+        "load_suite('imagenet256'); print('torch' in sys.modules)"
     )
     source = Path(__file__).resolve().parents[3] / "src"
     done = subprocess.run(
