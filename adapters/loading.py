@@ -28,8 +28,8 @@ from arvbench.adapters.checkpoints import (
 from arvbench.adapters.common.meta import on_meta
 from arvbench.adapters.registry import MODELS
 from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
-from arvbench.adapters.settings import Backend
 from arvbench.errors import ArvbenchError, CheckpointError, HostError, UserError
+from arvbench.kernels.backends import backend_named
 
 _BUNDLE_HINT = "this model takes a .safetensors file that `arvbench train` wrote"
 
@@ -45,7 +45,7 @@ def load_sampler(
     weights: str | Path,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    backend: Backend = "reference",
+    backend: str = "reference",
 ) -> Sampler:
     """Build the model `name` strictly from `weights` and return its sampler.
 
@@ -61,11 +61,10 @@ def build_sampler(
     weights: str,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
-    backend: Backend = "reference",
+    backend: str = "reference",
 ) -> Sampler:
     """`load_sampler` for a spec that is in no table."""
-    if backend not in ("reference", "optimized"):
-        raise UserError(f"no backend {backend!r}; known: reference, optimized")
+    backend_named(backend)
     device = usable_device(device)
     state, info = _read(spec, weights, device)
     spec = spec.sampler.adapt_spec(spec, state["transformer"])
@@ -79,7 +78,7 @@ def assemble(
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
-    backend: Backend = "reference",
+    backend: str = "reference",
 ) -> Sampler:
     """Build the modules of `spec`, give them the tensors in `state` strictly, and return the sampler."""
     modules = meta_modules(spec)

@@ -24,7 +24,7 @@ from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
-from arvbench.adapters.settings import Backend, SamplingSettings
+from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import ContractError, UnknownName, UserError
 from arvbench.kernels.dispatch import select
 
@@ -174,7 +174,7 @@ class Sampler(ABC):
     """Part -> names that stay in fp32 whatever the dtype (arvbench.adapters.common.precision)."""
     cache_policies: ClassVar[tuple[str, ...]] = ("grow", "static")
     """Names of the cache policies that the family can run with."""
-    default_cache: ClassVar[Mapping[Backend, str]] = {"reference": "grow", "optimized": "static"}
+    default_cache: ClassVar[Mapping[str, str]] = {"reference": "grow", "optimized": "static"}
     """What a backend takes when it is not told: the reference does what the official code does."""
 
     def __init__(
@@ -183,7 +183,7 @@ class Sampler(ABC):
         modules: Mapping[str, nn.Module],
         *,
         weights: WeightsInfo,
-        backend: Backend,
+        backend: str,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Sampling settings that all families share, and the names of backends and uint8 rules."""
+"""Sampling settings that all families share, and the names of uint8 rules."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arvbench.errors import UserError, complaint
-
-Backend = Literal["reference", "optimized"]
-
 
 Uint8Rule = Literal["truncate", "round", "127.5x+128"]
 """How a float becomes a byte; see `to_uint8`."""

@@ -1,9 +1,4 @@
-"""Which implementation of every kernel runs: decided by backend and device, and by nothing else.
-
-| backend   | CUDA   | elsewhere |
-|-----------|--------|-----------|
-| reference | torch  | torch     |
-| optimized | triton | torch     |
+"""The kernels of one sampler, chosen by backend and device and by nothing else (`arvbench.kernels.backends`).
 
 A missing Triton is an error rather than a silent second choice, and so is an environment that would run the kernels
 in Triton's interpreter.
@@ -18,9 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
-from arvbench.errors import HostError, UserError
+from arvbench.errors import HostError
 from arvbench.kernels import KERNELS
-from arvbench.kernels.operation import Implementation, Operation
+from arvbench.kernels.backends import BACKENDS, backend_named
+from arvbench.kernels.operation import Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,36 +28,35 @@ class KernelSet:
     operations: Mapping[str, Operation]
 
     def __getattr__(self, operation: str) -> Operation:
-        # Only reached for names that are no field. Underscored names are what copy and pickle ask an unfilled
-        # instance for.
+        # Python calls this only for names that are not fields. copy and pickle ask an instance without fields for
+        # underscored names.
         if not operation.startswith("_") and operation in self.operations:
             return self.operations[operation]
         raise AttributeError(f"no kernel {operation!r}; known: {', '.join(KERNELS)}")
 
 
 def select(backend: str, device: torch.device | str) -> KernelSet:
-    """Choose the kernels for `backend` ("reference" or "optimized") on `device`.
+    """Return the kernels of `backend` on `device`.
 
-    Raises UserError for an unknown backend, HostError when Triton is needed and cannot be used.
+    Raises UnknownName for an unknown backend, HostError when Triton is needed and cannot be used.
     """
-    if backend not in ("reference", "optimized"):
-        raise UserError(f"no backend {backend!r}; known: 'reference', 'optimized'")
-    chosen: Implementation = "triton" if backend == "optimized" and torch.device(device).type == "cuda" else "torch"
+    chosen = backend_named(backend).implementation(torch.device(device).type)
     if chosen == "triton":
-        _require_triton()
+        _require_triton(backend)
     return KernelSet(
         names=dict.fromkeys(KERNELS, chosen),
         operations={name: spec.implementations[chosen] for name, spec in KERNELS.items()},
     )
 
 
-def _require_triton() -> None:
+def _require_triton(backend: str) -> None:
     try:
         importlib.import_module("triton")
     except ImportError as error:
+        without = " or ".join(repr(name) for name, other in BACKENDS.items() if other.cuda != "triton")
         raise HostError(
-            f"the optimized backend needs Triton on CUDA ({error}); install triton or choose backend 'reference'"
+            f"the {backend} backend needs Triton on CUDA ({error}); install triton or choose backend {without}"
         ) from error
-    # Triton reads this variable when a kernel is imported; what is not plainly off is taken for on.
+    # Triton reads this variable when a kernel is imported, and knows more words for "on" than for "off".
     if os.environ.get("TRITON_INTERPRET", "").lower() not in ("", "0", "false", "off", "no", "n"):
         raise HostError("TRITON_INTERPRET is set, so kernels would run in Triton's interpreter; unset it")

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from arvbench.errors import ContractError, UserError
+from arvbench.kernels.backends import Implementation
 from arvbench.registry import Registry
 
 Operation = Callable[..., Tensor]
-Implementation = Literal["torch", "triton"]
 Shape = Mapping[str, int]
 
 

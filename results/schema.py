@@ -86,7 +86,8 @@ class CaseConfig(_Frozen):
     family keeps in float32 (such as output head, quantizer, Mamba's decays, the token-grid models' tokenizer). VAR's
     official code runs autocast over float32 weights instead.
     """
-    backend: Literal["reference", "optimized"] = "optimized"
+    backend: str = "optimized"
+    """Name in the table of backends (arvbench.kernels.backends)."""
     cache: str | None = None
     """Cache policy; None leaves it to the backend (the record's `setup.cache_policy` says what it was)."""
     batch: int = Field(default=1, ge=1)

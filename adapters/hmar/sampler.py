@@ -42,7 +42,7 @@ from arvbench.adapters.next_scale.transformer import DEMO_SIZES, PATCH_NUMS_256
 from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec
 from arvbench.adapters.sampling import cfg_mix
 from arvbench.adapters.schedule import Schedule, Step
-from arvbench.adapters.settings import Backend, SamplingSettings, Uint8Rule
+from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
 from arvbench.errors import CheckpointError, UserError
 from arvbench.kernels.dispatch import KernelSet, select
@@ -66,7 +66,7 @@ class HmarSampler(ResidualSampler):
 
     family: ClassVar = "hmar"
     cache_policies: ClassVar = ("none", "grow", "static")
-    default_cache: ClassVar[Mapping[Backend, str]] = {"reference": "none", "optimized": "none"}
+    default_cache: ClassVar[Mapping[str, str]] = {"reference": "none", "optimized": "none"}
     keep_fp32: ClassVar = {
         "transformer": ("ns_head_nm", "ns_head", "mask_head_nm", "mask_head"),
         "tokenizer": ("quantize",),

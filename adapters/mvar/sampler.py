@@ -37,7 +37,7 @@ from arvbench.adapters.next_scale.transformer import (
 )
 from arvbench.adapters.sampler import Checkpoint, ModelSpec
 from arvbench.adapters.schedule import Step
-from arvbench.adapters.settings import Backend, SamplingSettings
+from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
 from arvbench.adapters.var import VarSampler, VarSettings
 from arvbench.errors import UserError
@@ -183,7 +183,7 @@ class MvarSampler(VarSampler):
         "tokenizer": VarSampler.keep_fp32["tokenizer"],
     }
     cache_policies: ClassVar = ("history", "state")
-    default_cache: ClassVar[Mapping[Backend, str]] = {"reference": "history", "optimized": "state"}
+    default_cache: ClassVar[Mapping[str, str]] = {"reference": "history", "optimized": "state"}
 
     @staticmethod
     def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from arvbench.errors import UserError
+from arvbench.kernels.backends import BackendName
 
 if TYPE_CHECKING:
     from arvbench.adapters.sampler import ModelSpec, Sampler
@@ -47,7 +48,7 @@ def sample(
     batch: Annotated[int, typer.Option(min=1, help="Images drawn at once.")] = 16,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model.")] = "float32",
-    backend: Annotated[Literal["reference", "optimized"], typer.Option(help="Implementation.")] = "optimized",
+    backend: Annotated[BackendName, typer.Option(help="Implementation.")] = "optimized",
     cache: Annotated[str | None, typer.Option(help="Cache policy.  [default: the backend's]")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace samples that are there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written, as JSON.")] = False,
@@ -115,9 +116,7 @@ def _settings(spec: ModelSpec, given: Sequence[str]) -> SamplingSettings:
     return sampling_settings(spec, overrides)
 
 
-def _sampler(
-    spec: ModelSpec, weights: str | None, *, device: str, dtype: str, backend: Literal["reference", "optimized"]
-) -> Sampler:
+def _sampler(spec: ModelSpec, weights: str | None, *, device: str, dtype: str, backend: str) -> Sampler:
     import torch
 
     from arvbench.adapters.loading import build_sampler, usable_device

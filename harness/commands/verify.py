@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from arvbench.kernels.backends import BackendName
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,9 +20,7 @@ EXIT_MISMATCH = 1
 
 def verify(
     fixtures: Annotated[list[Path], typer.Argument(metavar="FIXTURE.json...", help="Fixtures, full or recipe.")],
-    backend: Annotated[
-        Literal["reference", "optimized"], typer.Option(help="Which implementation to put to the test.")
-    ] = "reference",
+    backend: Annotated[BackendName, typer.Option(help="Which implementation to put to the test.")] = "reference",
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of the table.")] = False,
 ) -> None:

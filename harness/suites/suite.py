@@ -30,6 +30,7 @@ from arvbench.errors import UnknownName, UserError, complaint, near_misses
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
 from arvbench.harness.suites.recipes import recipe_for
 from arvbench.harness.suites.yaml_files import read_yaml
+from arvbench.kernels.backends import BACKENDS
 from arvbench.results.schema import CaseConfig, QualityRequest
 
 if TYPE_CHECKING:
@@ -254,6 +255,8 @@ def _validate(where: str, single: Mapping[str, Any]) -> CaseConfig:
     except ValidationError as error:
         known = {"": CaseConfig.model_fields, "quality": QualityRequest.model_fields}
         raise UserError(f"{where}: {complaint(error, known)}") from error
+    if config.backend not in BACKENDS:
+        raise UserError(f"{where}: backend: {UnknownName('backend', config.backend, BACKENDS)}")
     for name in config.quality.protocols if config.quality else ():
         if name not in PROTOCOLS:
             raise UnknownName("protocol", name, PROTOCOLS)

@@ -7,10 +7,9 @@ A fixture holds a small model (or the recipe of its weights), its inputs and the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from arvbench.adapters.settings import Backend
     from arvbench.harness.verify.fixture import Check
 
 
@@ -28,7 +27,7 @@ def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> li
     target = usable_device(device)
     fixture = read_fixture(path)
     try:
-        return compare(fixture, replay_of(fixture.kind).outputs(fixture, cast("Backend", backend), target))
+        return compare(fixture, replay_of(fixture.kind).outputs(fixture, backend, target))
     except (UnknownName, CheckpointError) as error:
         raise FixtureError(f"{path} cannot be replayed: {error}") from error
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:

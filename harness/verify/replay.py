@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from arvbench.adapters.loading import assemble, meta_modules
 from arvbench.adapters.sampler import ModelSpec, Sampler, SilentObserver, StepOutput, WeightsInfo
 from arvbench.adapters.schedule import Step
-from arvbench.adapters.settings import Backend
 from arvbench.harness.verify.fixture import Fixture, FixtureError
 
 Outputs = dict[str, Tensor]
@@ -41,7 +40,7 @@ class Replay(ABC):
     """For floats, on any CPU, in fixtures that state none; integers are exact unless they are bytes ("_u8")."""
 
     @abstractmethod
-    def outputs(self, fixture: Fixture, backend: Backend, device: torch.device) -> Outputs:
+    def outputs(self, fixture: Fixture, backend: str, device: torch.device) -> Outputs:
         """Return everything that `fixture` may have recorded."""
 
 
@@ -64,7 +63,7 @@ class FamilyReplay(Replay):
     def pass_outputs(self, sampler: Any, fixture: Fixture) -> Outputs:
         """Return the outputs that belong to no run, under their full names."""
 
-    def outputs(self, fixture: Fixture, backend: Backend, device: torch.device) -> Outputs:
+    def outputs(self, fixture: Fixture, backend: str, device: torch.device) -> Outputs:
         sampler = load(fixture, self.spec(fixture), backend, device)
         outputs: Outputs = {}
         for name, run in fixture.runs.items():
@@ -90,7 +89,7 @@ def config_from(
     return kind(**used)
 
 
-def load(fixture: Fixture, spec: ModelSpec, backend: Backend, device: torch.device) -> Sampler:
+def load(fixture: Fixture, spec: ModelSpec, backend: str, device: torch.device) -> Sampler:
     """Return the sampler of `spec` with the fixture's weights."""
     state: dict[str, dict[str, Tensor]] = {}
     for (part, module), prefix in zip(meta_modules(spec).items(), ("model.", "vae."), strict=True):

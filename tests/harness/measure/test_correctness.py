@@ -14,7 +14,6 @@ from arvbench.adapters import load_sampler
 from arvbench.adapters.cache.static import StaticCache
 from arvbench.adapters.loading import demo_models
 from arvbench.adapters.sampler import Sampler
-from arvbench.adapters.settings import Backend
 from arvbench.harness.measure.correctness import (
     CHECK_IMAGES,
     TOLERANCES,
@@ -55,7 +54,7 @@ class NanCache(StaticCache):
         return k, torch.full_like(v, torch.nan) if last else v
 
 
-def with_cache(broken: type[StaticCache], backend: Backend, dtype: torch.dtype, weights: str) -> Sampler:
+def with_cache(broken: type[StaticCache], backend: str, dtype: torch.dtype, weights: str) -> Sampler:
     sampler = load_sampler("demo/var", weights=weights, backend=backend, dtype=dtype)
     real = sampler.make_cache
     sampler.make_cache = lambda policy, settings, batch: broken(real("static", settings, batch=batch).shape)

@@ -105,7 +105,7 @@ def test_a_model_may_be_a_pattern(tmp_path):
         ({"bach": 1}, r"s\.yaml: cases\[0\]: unknown key 'bach'; did you mean 'batch'"),
         ({"batch": 0}, r"s\.yaml: cases\[0\]: batch: .*greater than or equal to 1 \(got 0\)"),
         ({"batch": []}, "batch is an empty list"),
-        ({"backend": "fastest"}, r"backend: .*'reference' or 'optimized'"),
+        ({"backend": "fastest"}, r"s\.yaml: cases\[0\]: backend: no backend 'fastest'; known: optimized, reference"),
         ({"quality": DIGITS | {"image": 9}}, "unknown key 'image'.*'images'"),
         ({"quality": DIGITS | {"protocols": ["adm-v2"]}}, "no protocol 'adm-v2'; did you mean 'adm-v1'"),
         ({"quality": DIGITS | {"protocols": []}}, r"quality\.protocols: .*at least 1 item"),

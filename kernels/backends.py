@@ -1,0 +1,47 @@
+"""Backends: the ways to run a model, one line each. Reading the table imports neither torch nor triton."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from arvbench.errors import UnknownName
+
+Implementation = Literal["torch", "triton"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """Implementation of the kernels per kind of device, and the way that samplers work around them."""
+
+    cuda: Implementation
+    """Implementation of every kernel on CUDA devices."""
+    elsewhere: Implementation
+    official: bool
+    """True when samplers follow the official code even where it wastes work: its cache policy, and unconditional rows
+    whose guidance strength is 0.
+    """
+
+    def implementation(self, device_type: str) -> Implementation:
+        """Return the implementation of every kernel on devices of `device_type` ("cpu", "cuda", "mps")."""
+        return self.cuda if device_type == "cuda" else self.elsewhere
+
+
+BACKENDS: Mapping[str, Backend] = {
+    "reference": Backend(cuda="torch", elsewhere="torch", official=True),
+    "optimized": Backend(cuda="triton", elsewhere="torch", official=False),
+}
+
+if TYPE_CHECKING:
+    BackendName = str
+else:
+    # The command line reads its choices off this type.
+    BackendName = Literal[tuple(BACKENDS)]
+
+
+def backend_named(name: str) -> Backend:
+    """Return the backend `name`, or raise UnknownName."""
+    if name not in BACKENDS:
+        raise UnknownName("backend", name, BACKENDS)
+    return BACKENDS[name]
