@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import records as make
 import typer
 from typer.testing import CliRunner
 
@@ -56,16 +57,16 @@ def built(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[s
 
 
 @pytest.fixture(scope="module")
-def small_run(make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder without anything to draw, and with a cut last line."""
     folder = tmp_path_factory.mktemp("small")
     records = [make.failed(Status.OOM, "too little memory", number=0), make.incorrect(number=1, dtype="bfloat16")]
-    path = make.write(folder / "records.jsonl", records)
+    path = make.write_records(folder / "records.jsonl", records)
     path.write_text(path.read_text() + '{"schema_version": 1, "rec')
     return folder
 
 
-def hostile_records(make, folder: Path) -> list[Record]:
+def hostile_records(folder: Path) -> list[Record]:
     """Records with hostile text in every field that is free text."""
     rng = np.random.default_rng(0)
     template = make.record(weights="demo", quality=make.quality_numbers(rng))
@@ -80,7 +81,7 @@ def hostile_records(make, folder: Path) -> list[Record]:
             ),
         }
     )
-    gpu = make.gpu.model_copy(update={"name": HOSTILE, "driver": HOSTILE, "throttle_reasons": (HOSTILE,)})
+    gpu = make.GPU.model_copy(update={"name": HOSTILE, "driver": HOSTILE, "throttle_reasons": (HOSTILE,)})
     environment = make.environment(
         gpu=gpu,
         **dict.fromkeys(("arvbench_version", "source_sha256", "git_commit", "python", "os", "cpu", "cuda"), HOSTILE),
@@ -102,9 +103,9 @@ def hostile_records(make, folder: Path) -> list[Record]:
 
 
 @pytest.fixture(scope="module")
-def hostile(make, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("hostile")
-    make.write(folder / "records.jsonl", hostile_records(make, folder))
+    make.write_records(folder / "records.jsonl", hostile_records(folder))
     build_report([folder], folder / "report.html")
     return (folder / "report.html").read_text(), (folder / "report.md").read_text()
 
@@ -181,10 +182,12 @@ def test_a_record_given_twice_counts_once(small_run: Path, tmp_path: Path) -> No
     assert summary.records == 2
 
 
-def test_older_records_of_a_case_are_counted_and_not_shown(make, tmp_path: Path) -> None:
+def test_older_records_of_a_case_are_counted_and_not_shown(tmp_path: Path) -> None:
     case = {"case_id": "the case"}
     old = [make.record(number=n, environment=make.environment(git_commit=f"{n}" * 40), **case) for n in (1, 2)]
-    make.write(tmp_path / "records.jsonl", [*old, make.failed(Status.OOM, "since the change", number=3, **case)])
+    make.write_records(
+        tmp_path / "records.jsonl", [*old, make.failed(Status.OOM, "since the change", number=3, **case)]
+    )
     summary = build_report([tmp_path], tmp_path / "r.html")
     assert summary.records == 1 and summary.statuses == {Status.OOM: 1}
     for text in ((tmp_path / "r.html").read_text(), (tmp_path / "r.md").read_text()):
@@ -192,11 +195,11 @@ def test_older_records_of_a_case_are_counted_and_not_shown(make, tmp_path: Path)
         assert "2222" not in text
 
 
-def test_runs_that_are_compared_keep_a_record_each(make, tmp_path: Path) -> None:
+def test_runs_that_are_compared_keep_a_record_each(tmp_path: Path) -> None:
     for number, run in enumerate(("before", "after")):
         commit = make.environment(git_commit=f"{number}" * 40)
         records = [make.record(number=2 * number + n, environment=commit, case_id="the case") for n in (0, 1)]
-        make.write(tmp_path / run / "records.jsonl", records)
+        make.write_records(tmp_path / run / "records.jsonl", records)
     summary = build_report([tmp_path / "before", tmp_path / "after"], tmp_path / "r.html")
     markdown = (tmp_path / "r.md").read_text()
     assert summary.records == 2
@@ -204,24 +207,24 @@ def test_runs_that_are_compared_keep_a_record_each(make, tmp_path: Path) -> None
     assert "2 older records of the same cases are" in markdown
 
 
-def test_a_record_that_another_file_shows_is_not_told_as_missing(make, tmp_path: Path) -> None:
+def test_a_record_that_another_file_shows_is_not_told_as_missing(tmp_path: Path) -> None:
     old, new = make.record(number=0), make.record(number=1)
-    make.write(tmp_path / "before" / "records.jsonl", [old])
-    make.write(tmp_path / "after" / "records.jsonl", [old, new])
+    make.write_records(tmp_path / "before" / "records.jsonl", [old])
+    make.write_records(tmp_path / "after" / "records.jsonl", [old, new])
     assert build_report([tmp_path / "before", tmp_path / "after"], tmp_path / "r.html").records == 2
     assert "older record" not in (tmp_path / "r.md").read_text()
 
 
-def test_each_runs_pictures_are_looked_for_beside_its_own_records(make, tmp_path: Path) -> None:
+def test_each_runs_pictures_are_looked_for_beside_its_own_records(tmp_path: Path) -> None:
     for number, name in enumerate(("first", "second")):
         sheet = make.sample_sheet(tmp_path / name, path=f"{name}.png")
-        make.write(tmp_path / name / "records.jsonl", [make.record(number=number, sample_sheet=sheet)])
+        make.write_records(tmp_path / name / "records.jsonl", [make.record(number=number, sample_sheet=sheet)])
     build_report([tmp_path / "first", tmp_path / "second"], tmp_path / "r.html")
     assert Page((tmp_path / "r.html").read_text()).count("img") == 2
 
 
-def test_a_run_in_which_everything_failed_still_has_a_report(make, tmp_path: Path) -> None:
-    make.write(tmp_path / "records.jsonl", [make.failed(Status.OOM, "too little memory")])
+def test_a_run_in_which_everything_failed_still_has_a_report(tmp_path: Path) -> None:
+    make.write_records(tmp_path / "records.jsonl", [make.failed(Status.OOM, "too little memory")])
     summary = build_report([tmp_path], tmp_path / "r.html")
     assert summary.statuses == {Status.OOM: 1}
     html = (tmp_path / "r.html").read_text()
@@ -235,8 +238,8 @@ def test_no_records_is_a_user_error(tmp_path: Path) -> None:
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_report_never_overwrites_records_or_itself(make, tmp_path: Path) -> None:
-    path = make.write(tmp_path / "records.jsonl", [make.record()])
+def test_a_report_never_overwrites_records_or_itself(tmp_path: Path) -> None:
+    path = make.write_records(tmp_path / "records.jsonl", [make.record()])
     before = path.read_bytes()
     with pytest.raises(UserError, match="holds records"):
         build_report([tmp_path], path)
@@ -247,8 +250,8 @@ def test_a_report_never_overwrites_records_or_itself(make, tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
-def test_an_unwritable_place_is_a_user_error_and_leaves_nothing_behind(make, tmp_path: Path) -> None:
-    make.write(tmp_path / "records.jsonl", [make.incorrect()])
+def test_an_unwritable_place_is_a_user_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    make.write_records(tmp_path / "records.jsonl", [make.incorrect()])
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for out in (tmp_path / "file" / "r.html", tmp_path / "folder"):
@@ -257,8 +260,8 @@ def test_an_unwritable_place_is_a_user_error_and_leaves_nothing_behind(make, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "records.jsonl"]
 
 
-def test_a_report_is_readable_by_whom_the_umask_says(make, tmp_path: Path) -> None:
-    make.write(tmp_path / "records.jsonl", [make.incorrect()])
+def test_a_report_is_readable_by_whom_the_umask_says(tmp_path: Path) -> None:
+    make.write_records(tmp_path / "records.jsonl", [make.incorrect()])
     plain = tmp_path / "plain"
     plain.touch()
     build_report([tmp_path], tmp_path / "r.html")

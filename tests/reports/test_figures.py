@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+import records as make
 
 from arvbench.reports.figures import FIGURES
 from arvbench.reports.figures.drawing import CSS_VARIABLES, Drawing
@@ -22,7 +23,7 @@ def drawn(name: str, records: list[Record]) -> Drawing:
     return drawing
 
 
-def one_record(make) -> Record:
+def one_record() -> Record:
     return make.record("demo/var", weights="demo", quality=make.quality_numbers(np.random.default_rng(1)))
 
 
@@ -33,7 +34,7 @@ def svgs(records: list[Record]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_nothing_to_show_is_no_figure(name: str, make) -> None:
+def test_nothing_to_show_is_no_figure(name: str) -> None:
     assert draw_figure(name, []) is None
     assert draw_figure(name, [make.failed(Status.ERROR, "no")]) is None
 
@@ -41,9 +42,9 @@ def test_nothing_to_show_is_no_figure(name: str, make) -> None:
 @pytest.mark.parametrize("count", ["one", "many"])
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_has_a_title_axes_with_units_and_words_for_who_cannot_see_it(
-    name: str, count: str, make, records: list[Record]
+    name: str, count: str, records: list[Record]
 ) -> None:
-    drawing = drawn(name, [one_record(make)] if count == "one" else records)
+    drawing = drawn(name, [one_record()] if count == "one" else records)
     assert drawing.title and drawing.caption
     assert len(drawing.alt) > 40 and re.search(r"\d", drawing.alt)
     for ax in drawing.figure.axes:
@@ -82,7 +83,7 @@ def test_a_figure_asks_for_nothing_and_has_no_color_of_its_own(name: str, svgs: 
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_names_are_text_in_a_figure_not_markup_and_not_mathematics(name: str, make) -> None:
+def test_names_are_text_in_a_figure_not_markup_and_not_mathematics(name: str) -> None:
     record = make.record(
         HOSTILE,
         weights="demo",
@@ -99,11 +100,11 @@ def test_names_are_text_in_a_figure_not_markup_and_not_mathematics(name: str, ma
     assert "&lt;script&gt;" in svg
 
 
-def test_a_name_that_starts_with_an_underscore_is_in_the_legend(make) -> None:
+def test_a_name_that_starts_with_an_underscore_is_in_the_legend() -> None:
     assert "_hidden" in inline_figure("step-latency", [make.record(case_id="_hidden")]).svg
 
 
-def test_only_rows_of_one_protocol_and_one_machine_share_a_quality_plot(make) -> None:
+def test_only_rows_of_one_protocol_and_one_machine_share_a_quality_plot() -> None:
     rng = np.random.default_rng(0)
     a, b = make.quality_numbers(rng, "a"), make.quality_numbers(rng, "b")
     trained = {"weights": "demo"}
@@ -112,20 +113,20 @@ def test_only_rows_of_one_protocol_and_one_machine_share_a_quality_plot(make) ->
         make.record(number=1, quality=a, cache="grow", **trained),
         make.record(number=2, quality=b, **trained),
         make.record(number=3, quality=a, batch=8, **trained),
-        make.record(number=4, quality=a, gpu=make.gpu, **trained),
+        make.record(number=4, quality=a, gpu=make.GPU, **trained),
     ]
     axes = drawn("quality-throughput", records).figure.axes
     points = [[line for line in ax.lines if len(line.get_xdata()) == 1] for ax in axes]
     assert [len(found) for found in points] == [2, 1, 1, 1]
 
 
-def test_unlike_conditions_never_share_a_latency_plot(make) -> None:
+def test_unlike_conditions_never_share_a_latency_plot() -> None:
     records = [make.record(number=0), make.record(number=1, batch=8), make.record(number=2, dtype="float16")]
     axes = drawn("step-latency", records).figure.axes
     assert [len(ax.lines) for ax in axes] == [1, 1, 1]
 
 
-def test_steps_are_named_below_the_axis_and_numbered_where_curves_differ(make) -> None:
+def test_steps_are_named_below_the_axis_and_numbered_where_curves_differ() -> None:
     one = make.record(number=0)
     (ax,) = drawn("step-latency", [one]).figure.axes
     assert [text.get_text() for text in ax.get_xticklabels()][-1] == "16x16"
@@ -135,14 +136,14 @@ def test_steps_are_named_below_the_axis_and_numbered_where_curves_differ(make) -
     assert ax.get_xlabel() == "Step (index)"
 
 
-def test_the_latency_curve_is_the_medians_in_milliseconds(make) -> None:
+def test_the_latency_curve_is_the_medians_in_milliseconds() -> None:
     record = make.record(batch=2)
     (ax,) = drawn("step-latency", [record]).figure.axes
     expected = [np.median(t.samples_ns) / 1e6 for t in record.outcome.timings if t.scope.startswith("step")]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), expected)
 
 
-def test_the_cache_plot_holds_plan_live_and_allocated_of_every_policy(make) -> None:
+def test_the_cache_plot_holds_plan_live_and_allocated_of_every_policy() -> None:
     records = [make.record(number=0, cache="grow"), make.record(number=1, cache="static")]
     (ax,) = drawn("kv-cache", records).figure.axes
     assert len(ax.lines) == 5
@@ -152,7 +153,7 @@ def test_the_cache_plot_holds_plan_live_and_allocated_of_every_policy(make) -> N
     assert len(flat) == 1, "only the storage of the static policy is constant"
 
 
-def test_memory_bars_add_up_to_what_was_held(make) -> None:
+def test_memory_bars_add_up_to_what_was_held() -> None:
     record = make.record(batch=2)
     memory = record.outcome.memory
     (ax,) = drawn("memory", [record]).figure.axes

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import records as make
 from rich.console import Console
 
 from arvbench.reports import tables
@@ -60,7 +61,7 @@ def test_an_interval_has_digits_enough_to_tell_its_ends_apart(interval, text: st
     assert value_text(number()) == "2.312"
 
 
-def test_a_quality_number_stands_with_interval_spread_and_count(make) -> None:
+def test_a_quality_number_stands_with_interval_spread_and_count() -> None:
     record = make.record(weights="demo", quality=(number(interval=(2.27, 2.36), spread=0.05),))
     (cell,) = column(tables.quality_table([record]), "FID")
     assert (cell.text, cell.detail) == ("2.312", "[2.270, 2.360], ± 0.0500, n = 50,000")
@@ -69,7 +70,7 @@ def test_a_quality_number_stands_with_interval_spread_and_count(make) -> None:
     assert "[2.270,\n" in re.sub(r" +\n", "\n", in_terminal(record)) and "2.360]" in in_terminal(record)
 
 
-def test_a_metric_without_a_label_is_shown_under_its_own_name(make) -> None:
+def test_a_metric_without_a_label_is_shown_under_its_own_name() -> None:
     quality = (number(metric="brand-new", protocol_id="beef"), number())
     record = make.record(weights="demo", quality=quality)
     assert [c.label for c in tables.quality_table([record]).columns] == ["Case", "FID", "brand-new"]
@@ -90,31 +91,31 @@ def test_a_metric_without_a_label_is_shown_under_its_own_name(make) -> None:
         ("per-class-fid", "FID by class, mean", "lower"),
     ],
 )
-def test_new_metrics_are_written_as_the_field_writes_them(make, metric: str, label: str, better: str) -> None:
+def test_new_metrics_are_written_as_the_field_writes_them(metric: str, label: str, better: str) -> None:
     table = tables.protocols_table([make.record(weights="demo", quality=(number(metric=metric),))])
     assert [cell.text for cell in column(table, "Metric")] == [label]
     assert [cell.text for cell in column(table, "Better")] == [better]
 
 
-def test_a_column_names_its_protocol_and_older_words_leave_the_id_alone(make) -> None:
+def test_a_column_names_its_protocol_and_older_words_leave_the_id_alone() -> None:
     old = number(protocol="fid (digits-cnn) against digits, torch-fidelity 0.4.0", protocol_id="beef")
     table = tables.quality_table([make.record(weights="demo", quality=(number(), old))])
     assert [c.note for c in table.columns if c.label == "FID"] == ["adm-v1 0123456789ab", "beef"]
 
 
-def test_the_name_of_a_protocol_is_read_from_its_own_field(make) -> None:
+def test_the_name_of_a_protocol_is_read_from_its_own_field() -> None:
     named = number(protocol="words that begin otherwise", protocol_name="adm-v2")
     table = tables.quality_table([make.record(weights="demo", quality=(named,))])
     assert [c.note for c in table.columns if c.label == "FID"] == ["adm-v2 0123456789ab"]
 
 
-def test_parameters_of_a_protocol_are_shown(make) -> None:
+def test_parameters_of_a_protocol_are_shown() -> None:
     quality = number(metric="precision", detail={"parameters": {"neighbours": 3}, "other": [1]})
     table = tables.protocols_table([make.record(weights="demo", quality=(quality,))])
     assert [cell.text for cell in column(table, "Parameters")] == ["neighbours=3"]
 
 
-def test_fids_of_several_protocols_have_a_panel_each(make) -> None:
+def test_fids_of_several_protocols_have_a_panel_each() -> None:
     from arvbench.reports.svg import draw_figure
 
     quality = (number(interval=(2.2, 2.4)), number(protocol="clip-fid: fid", protocol_id="ffff", value=9.0))
@@ -127,7 +128,7 @@ def test_fids_of_several_protocols_have_a_panel_each(make) -> None:
     assert axes[0].get_ylim()[1] > 2.4
 
 
-def test_columns_of_a_terminal_are_told_apart_by_protocol_or_else_by_id(make) -> None:
+def test_columns_of_a_terminal_are_told_apart_by_protocol_or_else_by_id() -> None:
     other = number(protocol="clip-fid: fid", protocol_id="ffffeeee1111")
     text = in_terminal(make.record(weights="demo", quality=(number(), other)))
     head = text.split("──")[0]
@@ -137,15 +138,15 @@ def test_columns_of_a_terminal_are_told_apart_by_protocol_or_else_by_id(make) ->
     assert "ffffee" in text.split("──")[0] and "ffffeeee1111" in text
 
 
-def test_a_terminal_leaves_room_for_names_and_says_what_it_leaves_out(make) -> None:
+def test_a_terminal_leaves_room_for_names_and_says_what_it_leaves_out() -> None:
     quality = tuple(number(protocol=f"p{i}: fid", protocol_id=f"{i}", value=i) for i in range(7))
     text = in_terminal(make.record(weights="demo", quality=quality), width=100)
     assert "3 more quality columns in the report" in text
     assert "p3" in text and "p4" not in text
 
 
-def test_findings_are_listed_with_warnings_first(make) -> None:
-    table = tables.findings_table([make.record(findings=make.findings)])
+def test_findings_are_listed_with_warnings_first() -> None:
+    table = tables.findings_table([make.record(findings=make.FINDINGS)])
     assert [(cell.text, cell.detail, cell.tone) for cell in column(table, "Severity")] == [
         ("warning", "label-histogram", "warn"), ("note", "few-samples", "plain"),
     ]  # fmt: skip
@@ -153,9 +154,9 @@ def test_findings_are_listed_with_warnings_first(make) -> None:
     assert not tables.findings_table([make.record()])
 
 
-def test_warnings_are_notices_and_notes_are_not(make, tmp_path) -> None:
+def test_warnings_are_notices_and_notes_are_not(tmp_path) -> None:
     quality = make.quality_numbers(np.random.default_rng(0))
-    records = [make.record(number=n, case_id=f"c{n}", quality=quality, findings=make.findings) for n in range(3)]
+    records = [make.record(number=n, case_id=f"c{n}", quality=quality, findings=make.FINDINGS) for n in range(3)]
     page, markdown = report_of(tmp_path, *records)
     for text in (page, markdown):
         notices = text.split("What to know about the samples")[0]
@@ -166,12 +167,12 @@ def test_warnings_are_notices_and_notes_are_not(make, tmp_path) -> None:
     assert in_terminal(*records, width=200).count("warning: classes have 28 to 77") == 3
 
 
-def test_findings_without_numbers_still_have_their_section(make, tmp_path) -> None:
-    page, markdown = report_of(tmp_path, make.record(findings=make.findings))
+def test_findings_without_numbers_still_have_their_section(tmp_path) -> None:
+    page, markdown = report_of(tmp_path, make.record(findings=make.FINDINGS))
     assert 'id="quality"' in page and "biased upwards" in page and "## Quality" in markdown
 
 
-def test_hostile_findings_and_recipes_are_text(make, tmp_path) -> None:
+def test_hostile_findings_and_recipes_are_text(tmp_path) -> None:
     finding = Finding(code=HOSTILE, severity="warning", text=HOSTILE + "\n# heading | cell")
     setup = make.record(recipe="official").outcome.setup.model_copy(
         update={
@@ -188,12 +189,12 @@ def test_hostile_findings_and_recipes_are_text(make, tmp_path) -> None:
     assert HOSTILE in in_terminal(record, width=300)
 
 
-def by_recipe(make, **changes: object) -> Record:
+def by_recipe(**changes: object) -> Record:
     return make.record(weights="hub", recipe="official", **changes)
 
 
-def test_deviations_from_a_recipe_stand_with_the_official_value(make) -> None:
-    record = by_recipe(make, settings={"cfg": 2.0})
+def test_deviations_from_a_recipe_stand_with_the_official_value() -> None:
+    record = by_recipe(settings={"cfg": 2.0})
     setup = record.outcome.setup
     more = {
         "quality.labels": {"used": "balanced", "official": "uniform"},
@@ -208,8 +209,8 @@ def test_deviations_from_a_recipe_stand_with_the_official_value(make) -> None:
     ]  # fmt: skip
 
 
-def test_a_recipe_tells_what_changed_and_what_differs_anyway(make, tmp_path) -> None:
-    kept, changed = by_recipe(make, number=0, case_id="kept"), by_recipe(make, number=1, settings={"cfg": 2.0})
+def test_a_recipe_tells_what_changed_and_what_differs_anyway(tmp_path) -> None:
+    kept, changed = by_recipe(number=0, case_id="kept"), by_recipe(number=1, settings={"cfg": 2.0})
     table = tables.recipes_table([kept, changed, make.record(number=2)])
     assert [(cell.text, cell.tone) for cell in column(table, "Changed")] == [("nothing", "good"), ("cfg", "warn")]
     assert column(table, "What differs whatever is set")[0].text.startswith("seeds: officially")
@@ -221,7 +222,7 @@ def test_a_recipe_tells_what_changed_and_what_differs_anyway(make, tmp_path) -> 
     assert "not the recipe" not in in_terminal(kept)
 
 
-def test_the_suite_of_a_report_repeats_changes_that_are_a_fields_default(make, tmp_path) -> None:
+def test_the_suite_of_a_report_repeats_changes_that_are_a_fields_default(tmp_path) -> None:
     from arvbench.harness.suites.recipes import recipe_for
     from arvbench.harness.suites.suite import load_suite
     from arvbench.reports.reproduction import reproduction_suite

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import records as make
 import yaml
 
 from arvbench.errors import UnknownName
@@ -34,7 +35,7 @@ CASES = (
 
 
 @pytest.fixture
-def recorded(make) -> list[Record]:
+def recorded() -> list[Record]:
     return [
         make.record(number=number).model_copy(update={"case": case, "case_id": str(number)})
         for number, case in enumerate(CASES)
@@ -69,7 +70,7 @@ def test_a_case_that_was_measured_twice_is_asked_for_once(recorded: list[Record]
 @pytest.mark.parametrize(
     "name", ["x\n- model: demo/var", "'\"\u202e\u2028{}", "*id", "!!python/object:os.system", "on"]
 )
-def test_a_name_stays_one_string(make, name: str) -> None:
+def test_a_name_stays_one_string(name: str) -> None:
     text = reproduction_suite([make.record(suite=name, weights=name, settings={name: name})])
     assert text.isascii() and not re.search(r"[^\n -~]", text)
     content = yaml.safe_load(text)
@@ -77,12 +78,12 @@ def test_a_name_stays_one_string(make, name: str) -> None:
     assert content["cases"] == [{"model": "var-d16", "weights": name, "settings": {name: name}}]
 
 
-def test_a_model_called_like_a_pattern_stands_for_no_other(make, tmp_path: Path) -> None:
+def test_a_model_called_like_a_pattern_stands_for_no_other(tmp_path: Path) -> None:
     with pytest.raises(UnknownName):
         loaded(reproduction_suite([make.record("*")]), tmp_path)
 
 
-def test_the_commands_check_out_the_code_only_where_it_is_one_known_commit(make) -> None:
+def test_the_commands_check_out_the_code_only_where_it_is_one_known_commit() -> None:
     here = make.record(number=0, environment=make.environment(git_commit="a" * 40))
     there = make.record(number=1, environment=make.environment(git_commit="b" * 40))
     unknown = make.record(number=2, environment=make.environment(git_commit=None))
@@ -114,8 +115,8 @@ class Blocks(HTMLParser):
             self.texts[-1] += data
 
 
-def test_page_and_markdown_print_a_suite_that_loads(recorded: list[Record], make, tmp_path: Path) -> None:
-    make.write(tmp_path / "records.jsonl", recorded)
+def test_page_and_markdown_print_a_suite_that_loads(recorded: list[Record], tmp_path: Path) -> None:
+    make.write_records(tmp_path / "records.jsonl", recorded)
     build_report([tmp_path], tmp_path / "r.html")
     (on_page,) = [text for text in Blocks((tmp_path / "r.html").read_text()).texts if text.startswith("name: ")]
     assert loaded(on_page, tmp_path) == CASES

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import records as make
 from rich.console import Console
 
 from arvbench.reports import tables
@@ -29,7 +30,7 @@ def test_only_measured_cases_have_a_speed(records: list[Record]) -> None:
         assert (cell.sort is not None) == (record.status is Status.OK), record.case_id
 
 
-def test_throughput_is_that_of_the_images_scope(make) -> None:
+def test_throughput_is_that_of_the_images_scope() -> None:
     record = make.record(batch=4)
     timing = next(t for t in record.outcome.timings if t.scope == "images")
     (cell,) = column(tables.results_table([record]), "Throughput")
@@ -48,18 +49,18 @@ def test_throughput_is_that_of_the_images_scope(make) -> None:
         tables.weights_table,
     ],
 )
-def test_random_weights_are_marked_on_every_row_and_no_others_are(build, make) -> None:
+def test_random_weights_are_marked_on_every_row_and_no_others_are(build) -> None:
     random, trained = make.record(number=0, case_id="random"), make.record(number=1, case_id="own", weights="demo")
     for row in build([random, trained]).rows:
         assert row[0].flags == (("random weights",) if row[0].text == "random" else ()), row[0].text
 
 
-def test_a_failed_case_is_marked_by_the_weights_it_was_asked_to_load(make) -> None:
+def test_a_failed_case_is_marked_by_the_weights_it_was_asked_to_load() -> None:
     (row,) = tables.failures_table([make.failed(Status.ERROR, "no", weights="random:3")]).rows
     assert row[0].flags == ("random weights",)
 
 
-def test_numbers_of_different_protocols_never_share_a_column(make) -> None:
+def test_numbers_of_different_protocols_never_share_a_column() -> None:
     rng = np.random.default_rng(0)
     records = [
         make.record(number=i, weights="demo", quality=make.quality_numbers(rng, protocol))
@@ -73,7 +74,7 @@ def test_numbers_of_different_protocols_never_share_a_column(make) -> None:
         assert len({table.columns[i].note for i in fids}) == 2
 
 
-def test_the_headline_has_the_headline_metrics_and_the_quality_section_has_all(make) -> None:
+def test_the_headline_has_the_headline_metrics_and_the_quality_section_has_all() -> None:
     quality = make.quality_numbers(np.random.default_rng(0))
     reconstruction = quality[0].model_copy(update={"metric": "reconstruction-fid"})
     records = [make.record(weights="demo", quality=(*quality, reconstruction))]
@@ -83,31 +84,31 @@ def test_the_headline_has_the_headline_metrics_and_the_quality_section_has_all(m
     assert {c.label for c in tables.quality_table(records).columns} == metrics | {"Case"}
 
 
-def test_times_in_the_headline_name_their_scope(make) -> None:
+def test_times_in_the_headline_name_their_scope() -> None:
     headings = [c.heading for c in tables.results_table([make.record()]).columns if c.unit == "ms/image"]
     assert headings == ["Time: images (ms/image)", "Time: tokens (ms/image)", "Time: decode (ms/image)"]
 
 
-def test_an_allocators_peak_and_a_processs_never_share_a_column(make) -> None:
-    table = tables.results_table([make.record(number=0), make.record(number=1, gpu=make.gpu)])
+def test_an_allocators_peak_and_a_processs_never_share_a_column() -> None:
+    table = tables.results_table([make.record(number=0), make.record(number=1, gpu=make.GPU)])
     peaks = [i for i, c in enumerate(table.columns) if c.label == "Peak memory"]
     assert [[row[i].sort is not None for row in table.rows] for i in peaks] == [[False, True], [True, False]]
 
 
-def test_failures_say_why(make) -> None:
+def test_failures_say_why() -> None:
     records = [make.failed(Status.OOM, "needs 9 GiB", number=0), make.incorrect(number=1), make.record(number=2)]
     oom, incorrect = column(tables.failures_table(records), "Reason")
     assert oom.text == "needs 9 GiB"
     assert "3.7e-01" in incorrect.text and "1.0e-04" in incorrect.text and "41.20 %" in incorrect.text
 
 
-def test_rows_with_the_same_case_are_told_apart(make) -> None:
+def test_rows_with_the_same_case_are_told_apart() -> None:
     records = [make.record(number=0), make.record(number=1), make.record(number=2, suite="other")]
     names = {row[0].text for row in tables.results_table(records).rows}
     assert len(names) == 3
 
 
-def test_two_rows_of_a_case_are_named_by_what_tells_them_apart(make) -> None:
+def test_two_rows_of_a_case_are_named_by_what_tells_them_apart() -> None:
     def names(**changes: object) -> list[str]:
         records = [make.record(number=0, case_id="c"), make.record(number=1, **({"case_id": "c"} | changes))]
         return [row[0].text for row in tables.results_table(records).rows]
@@ -120,7 +121,7 @@ def test_two_rows_of_a_case_are_named_by_what_tells_them_apart(make) -> None:
     assert names() == ["c · 2026-03-02 09:30:00", "c · 2026-03-02 09:31:00"]
 
 
-def test_the_steps_of_a_case_compare_plan_and_measurement(make) -> None:
+def test_the_steps_of_a_case_compare_plan_and_measurement() -> None:
     record = make.record(batch=2)
     table = tables.step_table(record, {record.record_id: "case"})
     assert len(table.rows) == 10
@@ -133,7 +134,7 @@ def test_the_steps_of_a_case_compare_plan_and_measurement(make) -> None:
     assert column(table, "Rate")[3].sort == pytest.approx(plan.flops / 1e9 / seconds)
 
 
-def test_a_cache_that_leaves_its_plan_is_told(make) -> None:
+def test_a_cache_that_leaves_its_plan_is_told() -> None:
     good = make.record(number=0)
     steps = list(good.outcome.cache)
     steps[4] = steps[4].model_copy(update={"live_bytes": steps[4].live_bytes + 1})
@@ -142,7 +143,7 @@ def test_a_cache_that_leaves_its_plan_is_told(make) -> None:
     assert [(cell.text, cell.tone) for cell in told] == [("yes", "good"), ("no", "bad")]
 
 
-def test_what_a_machine_cannot_tell_is_an_empty_cell_not_zero(make) -> None:
+def test_what_a_machine_cannot_tell_is_an_empty_cell_not_zero() -> None:
     memory = Memory(
         weights_bytes=2**20,
         cache_planned_bytes=0,
@@ -160,15 +161,15 @@ def test_what_a_machine_cannot_tell_is_an_empty_cell_not_zero(make) -> None:
     assert column(table, "Cache live")[0].text == "0"
 
 
-def test_deviations_are_listed_one_by_one(make) -> None:
+def test_deviations_are_listed_one_by_one() -> None:
     table = tables.deviations_table([make.record(settings={"cfg": 4.0, "top_k": None})])
     assert [(row[1].text, row[2].text) for row in table.rows] == [("cfg", "4.0"), ("top_k", "none")]
 
 
-def test_cases_of_one_machine_share_an_environment_and_its_clocks_become_a_range(make) -> None:
-    hot = make.gpu.model_copy(update={"sm_clock_mhz": 1200, "throttle_reasons": ("thermal",)})
+def test_cases_of_one_machine_share_an_environment_and_its_clocks_become_a_range() -> None:
+    hot = make.GPU.model_copy(update={"sm_clock_mhz": 1200, "throttle_reasons": ("thermal",)})
     tables_ = tables.environment_tables(
-        [make.record(number=0, gpu=make.gpu), make.record(number=1, gpu=hot), make.record(number=2)]
+        [make.record(number=0, gpu=make.GPU), make.record(number=1, gpu=hot), make.record(number=2)]
     )
     assert len(tables_) == 2
     fields = {row[0].text: row[1].text for row in tables_[0].rows}
@@ -207,7 +208,7 @@ def test_the_terminal_shows_every_case_its_number_and_its_reason(records: list[R
 
 
 @pytest.mark.parametrize(("protocols", "width"), [("a", 80), ("ab", 110)])
-def test_a_narrow_terminal_cuts_neither_numbers_nor_words(make, protocols: str, width: int) -> None:
+def test_a_narrow_terminal_cuts_neither_numbers_nor_words(protocols: str, width: int) -> None:
     rng = np.random.default_rng(0)
     records = [
         make.record("demo/var", number=i, weights="demo", quality=make.quality_numbers(rng, protocol))
@@ -222,13 +223,13 @@ def test_a_narrow_terminal_cuts_neither_numbers_nor_words(make, protocols: str, 
     assert max(map(len, text.splitlines())) <= width
 
 
-def test_markup_and_escape_sequences_in_names_do_nothing_in_a_terminal(make) -> None:
+def test_markup_and_escape_sequences_in_names_do_nothing_in_a_terminal() -> None:
     text = rendered([make.record(case_id="[red]x[/]\x1b[2Jy")], 160)
     assert "[red]x[/]" in text
     assert "\x1b[2J" not in text
 
 
-def test_what_all_cases_share_stands_once_in_the_title(make) -> None:
+def test_what_all_cases_share_stands_once_in_the_title() -> None:
     records = [make.record("demo/var", number=i, batch=batch, weights="demo") for i, batch in enumerate((1, 16))]
     title, *rest = rendered(records, 100).splitlines()
     assert "demo/var" in title
@@ -236,7 +237,7 @@ def test_what_all_cases_share_stands_once_in_the_title(make) -> None:
     assert "b16" in "".join(rest)
 
 
-def test_columns_that_say_nothing_move_into_the_caption_of_the_results(make) -> None:
+def test_columns_that_say_nothing_move_into_the_caption_of_the_results() -> None:
     records = [make.record("demo/var", number=i, batch=batch, weights="demo") for i, batch in enumerate((1, 16))]
     table = tables.results_table(records)
     assert "model demo/var" in table.caption

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import records as make
 
 from arvbench.results.schema import Timing
 from arvbench.results.statistics import (
@@ -71,7 +72,7 @@ def test_what_has_no_rows_or_took_no_time_has_no_rate() -> None:
     assert images_per_second(timing(samples_ns=(0, 0))) is None
 
 
-def test_a_scope_without_samples_is_not_found(make) -> None:
+def test_a_scope_without_samples_is_not_found() -> None:
     outcome = make.record(timings=(timing(samples_ns=()), timing(scope="tokens"))).outcome
     assert find_timing(outcome, "images") is None
     assert find_timing(outcome, "tokens").scope == "tokens"

@@ -1,7 +1,7 @@
 """Texts that must not change by accident: `python tests/support/identities.py` writes them to tests/golden/identities.
 
 Whoever rewrites one of these files changes what a recorded number means, or what users' scripts read: CHANGELOG says
-so. `records.jsonl` is a run of the demo suite, without its pictures, and the made-up records of tests/reports.
+so. `records.jsonl` is a run of the demo suite, without its pictures, and the made-up records of support/records.py.
 """
 
 from __future__ import annotations

@@ -1,36 +1,18 @@
-"""Shared by the tests of the runner: environments, outcomes and suites that need no model."""
+"""Outcomes, suites and an engine for tests of the runner: nothing here needs a model."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+import records
+from records import environment
 
 from arvbench.harness.jobs import EventListener, Job, Result
 from arvbench.harness.suites.suite import Case, Suite
 from arvbench.results.schema import CaseConfig, Environment, Failed, Record, Status
-
-
-def environment(**changes: Any) -> Environment:
-    fields: dict[str, Any] = {
-        "arvbench_version": "0.1.0",
-        "source_sha256": "5" * 64,
-        "git_commit": None,
-        "git_dirty": None,
-        "python": "3.11.9",
-        "libraries": {"torch": "2.14.1"},
-        "os": "Linux 6.8",
-        "cpu": "a processor",
-        "cores": 2,
-        "memory_bytes": 2**34,
-        "gpu": None,
-        "cuda": None,
-        "tf32": False,
-    }
-    return Environment(**(fields | changes))
 
 
 def failure(reason: str = "made up", status: Any = Status.ERROR) -> Failed:
@@ -45,20 +27,8 @@ def suite(*cases: Case) -> Suite:
     return Suite(name="made-up", description="", cases=cases)
 
 
-def record(record_id: str = "1", **changes: Any) -> Record:
-    now = datetime(2026, 3, 2, tzinfo=UTC)
-    fields: dict[str, Any] = {
-        "record_id": record_id,
-        "suite": "made-up",
-        "case_id": f"case {record_id}",
-        "fingerprint": record_id * 4,
-        "started": now,
-        "finished": now,
-        "case": case().config,
-        "environment": environment(),
-        "outcome": failure(),
-    }
-    return Record(**(fields | changes))
+def record(record_id: str = "1") -> Record:
+    return records.record(record_id=record_id, case_id=f"case {record_id}", outcome=failure())
 
 
 class ScriptedEngine:

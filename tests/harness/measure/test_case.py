@@ -7,6 +7,7 @@ import hashlib
 import pytest
 import torch
 from PIL import Image
+from records import GPU
 from safetensors.torch import save_file
 
 from arvbench.adapters import MODELS, PerImageNoise
@@ -105,17 +106,7 @@ def test_an_incorrect_case_has_no_times(tmp_path):
 
 def test_the_gpu_is_read_once_right_after_the_timed_calls(tmp_path):
     events: list[Event] = []
-    reading = Gpu(
-        name="NVIDIA H100",
-        memory_bytes=85_000_000_000,
-        compute_capability="9.0",
-        driver="575.57",
-        sm_clock_mhz=1980,
-        memory_clock_mhz=2619,
-        temperature_c=60,
-        power_w=640.5,
-        throttle_reasons=("software power cap",),
-    )
+    reading = GPU.model_copy(update={"throttle_reasons": ("software power cap",)})
     recording = tmp_path / "gpu.json"
     recording.write_text(f"[{reading.model_dump_json()}]")
     read_after: list[Event] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from records import GPU
 from run_helpers import ScriptedEngine, case, environment, failure, suite
 
 from arvbench.adapters.registry import MODELS
@@ -20,21 +21,10 @@ from arvbench.harness.quality.extractors.weights import WEIGHTS
 from arvbench.harness.run.fingerprint import fingerprint
 from arvbench.harness.run.runner import RunOptions, SilentListener, run_suite
 from arvbench.harness.run.store import RecordStore
-from arvbench.results.schema import CaseConfig, Gpu, Status
+from arvbench.results.schema import CaseConfig, Status
 
 OFFICIAL = (MODELS["var-d16"].checkpoint.transformer_file, MODELS["var-d16"].checkpoint.tokenizer_file)
 DIGITS = {"protocols": ["digits-cnn"], "reference": "digits", "images": 10}
-GPU = Gpu(
-    name="NVIDIA H100",
-    memory_bytes=85_000_000_000,
-    compute_capability="9.0",
-    driver="575.57",
-    sm_clock_mhz=1980,
-    memory_clock_mhz=2619,
-    temperature_c=40,
-    power_w=120.5,
-    throttle_reasons=(),
-)
 
 
 @pytest.fixture
@@ -91,7 +81,7 @@ def test_another_source_or_machine_is_another_measurement():
         {"libraries": {"torch": "2.6.0"}},
         {"libraries": {"torch": "2.14.1", "triton": "3.5.0"}},
         {"gpu": GPU},
-        {"gpu": GPU.model_copy(update={"name": "NVIDIA H200"})},
+        {"gpu": GPU.model_copy(update={"name": "NVIDIA H100"})},
         {"gpu": GPU.model_copy(update={"driver": "580.65"})},
     ]
     others = {fingerprint(config, environment(**change)) for change in changes}
@@ -190,7 +180,7 @@ def test_weights_that_went_away_during_the_run_do_not_cost_the_record(store, tmp
 def test_a_record_carries_the_source_that_the_worker_imported(store):
     edited = environment(source_sha256="7" * 64)
     (record,) = run(store, ScriptedEngine(failure(), where=edited), case("a"))
-    assert record.environment.source_sha256 == "5" * 64
+    assert record.environment.source_sha256 == environment().source_sha256
     assert record.fingerprint == fingerprint(record.case, environment())
 
 
