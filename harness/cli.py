@@ -1,4 +1,4 @@
-"""The command `arvbench`: one verb per file in `commands/`; only `main` turns errors into exit codes.
+"""The command `arvbench`, made of the verbs in `commands.VERBS`; only `main` turns errors into exit codes.
 
 Exit codes: 0 ok, 1 the run finished with failures, 2 user error, 3 host error, 70 a bug (with traceback),
 130 interrupted.
@@ -16,30 +16,33 @@ import typer
 
 import arvbench
 from arvbench.errors import ContractError, HostError, UserError
-from arvbench.harness.commands.convert import convert
-from arvbench.harness.commands.doctor import doctor
-from arvbench.harness.commands.evaluate import evaluate
-from arvbench.harness.commands.models import models
-from arvbench.harness.commands.reference import GROUP_HELP, make
-from arvbench.harness.commands.report import report
-from arvbench.harness.commands.run import run
-from arvbench.harness.commands.sample import sample
-from arvbench.harness.commands.train import train
-from arvbench.harness.commands.verify import verify
+from arvbench.harness.commands import GROUPS, VERBS
 
 EXIT_INTERRUPTED = 130
 
-app = typer.Typer(
-    name="arvbench",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+
+def program() -> typer.Typer:
+    """Build the command line from the table of verbs."""
+    root = typer.Typer(
+        name="arvbench",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    root.callback()(_root)
+    groups = {"": root}
+    for name, verb in VERBS.items():
+        group, _, own_name = name.rpartition(" ")
+        if group not in groups:
+            groups[group] = typer.Typer(help=GROUPS[group], no_args_is_help=True, rich_markup_mode=None)
+            root.add_typer(groups[group], name=group)
+        groups[group].command(own_name)(_interruptible(verb))
+    return root
 
 
 def _interruptible(verb: Callable[..., None]) -> Callable[..., None]:
-    """Ctrl-C ends a verb with one line and exit code 130 in every version of Typer."""
+    """Make Ctrl-C end a verb with one line and exit code 130 in every version of Typer."""
 
     @functools.wraps(verb)
     def wrapped(**options: object) -> None:
@@ -52,22 +55,12 @@ def _interruptible(verb: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-for verb in (run, sample, models, verify, train, convert, report, doctor):
-    app.command()(_interruptible(verb))
-app.command("eval")(_interruptible(evaluate))
-
-references = typer.Typer(help=GROUP_HELP, no_args_is_help=True, rich_markup_mode=None)
-references.command("make")(_interruptible(make))
-app.add_typer(references, name="reference")
-
-
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"arvbench {arvbench.__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
@@ -88,7 +81,7 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        app(args=list(arguments) if arguments is not None else None, prog_name="arvbench")
+        program()(args=list(arguments) if arguments is not None else None, prog_name="arvbench")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except (UserError, HostError) as error:

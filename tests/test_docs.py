@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from arvbench.harness.cli import app
+from arvbench.harness.cli import program
 from arvbench.harness.suites.suite import built_in_suites, load_suite
 
 ROOT = Path(__file__).parent.parent
@@ -45,10 +45,10 @@ def test_the_links_of_the_readme_are_found() -> None:
 
 @pytest.mark.parametrize("arguments", command_lines("arvbench"), ids=" ".join)
 def test_commands_in_the_readme_have_verbs_and_options_that_exist(arguments: list[str]) -> None:
-    program = typer.main.get_command(app)
+    command_line = typer.main.get_command(program())
     verb, *rest = arguments
-    assert verb in program.commands
-    program.commands[verb].make_context(verb, rest)  # raises a usage error
+    assert verb in command_line.commands
+    command_line.commands[verb].make_context(verb, rest)  # raises a usage error
 
 
 def test_suites_in_the_readme_exist() -> None:

@@ -1,1 +1,28 @@
 """The verbs of the command line, one file each: parse, call one function, print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from arvbench.registry import Registry
+
+VERBS: Registry[Callable[..., None]] = Registry(
+    "verb",
+    {
+        "run": "arvbench.harness.commands.run:run",
+        "sample": "arvbench.harness.commands.sample:sample",
+        "models": "arvbench.harness.commands.models:models",
+        "verify": "arvbench.harness.commands.verify:verify",
+        "train": "arvbench.harness.commands.train:train",
+        "convert": "arvbench.harness.commands.convert:convert",
+        "report": "arvbench.harness.commands.report:report",
+        "doctor": "arvbench.harness.commands.doctor:doctor",
+        "eval": "arvbench.harness.commands.evaluate:evaluate",
+        "reference make": "arvbench.harness.commands.reference:make",
+    },
+)
+"""Verbs in the order of `--help`; the parameters of a function are its options. A name of two words is a verb of a
+group. `arvbench --help` imports every file named here, so each imports torch and other slow libraries in its functions.
+"""
+GROUPS: Registry[str] = Registry("group of verbs", {"reference": "arvbench.harness.commands.reference:GROUP_HELP"})
+"""Help texts of the groups."""

@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from arvbench.errors import UnknownName, UserError
+from arvbench.harness.commands.options import (
+    Device,
+    ExtractorWeights,
+    InceptionWeights,
+    WorkFolder,
+    comma_list,
+    extractor_files,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,22 +57,14 @@ def evaluate(
     resize: Annotated[
         str | None, typer.Option(metavar="RULE", help="Resize the samples first, such as bicubic:256.")
     ] = None,
-    inception_weights: Annotated[
-        Path | None, typer.Option("--inception-weights", metavar="PATH", help="Weights of the Inception networks.")
-    ] = None,
-    extractor_weights: Annotated[
-        list[str] | None,
-        typer.Option("--extractor-weights", metavar="NAME=PATH", help="Weights of another extractor; repeatable."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    inception_weights: InceptionWeights = None,
+    extractor_weights: ExtractorWeights = None,
+    device: Device = "cpu",
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that share the images.  [default: one per core on cpu, else 1]"),
     ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option("--work", metavar="DIR", help="Keep features here; the same command goes on after a kill."),
-    ] = None,
+    work: WorkFolder = None,
     bootstrap: Annotated[int, typer.Option(min=0, help="Replicates behind an interval; 0 for none.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     model: Annotated[
@@ -109,10 +109,10 @@ def evaluate(
     evaluation = _evaluate(
         samples,
         reference=reference,
-        protocols=tuple(_names(protocol) or ["adm-v1"]),
-        metrics=tuple(_names(metrics)),
+        protocols=comma_list(protocol) or ("adm-v1",),
+        metrics=comma_list(metrics),
         resize=resize,
-        extractor_files=named_extractor_files(inception_weights, extractor_weights),
+        extractor_files=extractor_files(inception_weights, extractor_weights),
         device=device,
         workers=workers,
         work=work,
@@ -139,17 +139,6 @@ def evaluate(
         raise typer.Exit(EXIT_FINDINGS)
 
 
-def named_extractor_files(inception: Path | None, others: Sequence[str] | None) -> dict[str, Path]:
-    """Weights that the command line names. Raises UserError for a name that is not in the table of weights."""
-    from arvbench.harness.quality.extractors.weights import named_files
-
-    return named_files(inception, others or ())
-
-
-def _names(given: Sequence[str] | None) -> list[str]:
-    return [name.strip() for group in given or () for name in group.split(",") if name.strip()]
-
-
 def _evaluate(
     samples: Path,
     *,
@@ -169,7 +158,7 @@ def _evaluate(
 ) -> Evaluation:
     from arvbench.adapters.loading import usable_device
     from arvbench.adapters.registry import MODELS
-    from arvbench.harness.commands.progress import PhaseProgress
+    from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.machine.limits import set_threads
     from arvbench.harness.quality.evaluation import EvaluationRequest, choose_metrics, evaluate
     from arvbench.harness.quality.features.shards import FileImages, shared
@@ -196,7 +185,7 @@ def _evaluate(
     def share(images: FileImages) -> PassOver:
         return shared(images, workers=workers, extractor_files=extractor_files, device=where)
 
-    with PhaseProgress(console) as listener:
+    with ProgressBar(console) as listener:
         return evaluate(
             as_stated(open_images(samples, resize=resize), stated),
             asked,

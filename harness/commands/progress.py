@@ -1,8 +1,6 @@
-"""What a person sees while something runs: a progress bar; of a suite, also one line per finished case."""
+"""The progress bar of all verbs; for a suite also one line per finished case."""
 
 from __future__ import annotations
-
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -13,12 +11,14 @@ from arvbench.harness.suites.suite import Case
 from arvbench.results.schema import Failed, Incorrect, Record, Status
 
 
-class ProgressListener:
-    """Draws on `console` while inside `with`. Names from suites and records are shown as they are, never as markup."""
+class ProgressBar(Progress):
+    """One bar on `console` inside a `with` block: call it with the events of one job, or let it listen to a suite.
 
-    def __init__(self, console: Console, total: int) -> None:
-        self._console = console
-        self._progress = Progress(
+    Names from suites and records are printed literally, never as markup.
+    """
+
+    def __init__(self, console: Console, *, cases: int | None = None) -> None:
+        super().__init__(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -27,69 +27,35 @@ class ProgressListener:
             console=console,
             transient=True,
         )
-        self._task = self._progress.add_task("starting", total=total)
+        self._bar = self.add_task("starting", total=cases)
 
-    def __enter__(self) -> ProgressListener:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+    def __call__(self, event: Event) -> None:
+        """Show the phase of one job."""
+        phase = f"{event.phase}: {event.note}" if event.note else event.phase
+        self.update(self._bar, description=phase, completed=event.done, total=event.total or None)
 
     def case_reused(self, case: Case, record: Record) -> None:
-        self._say(record.status, case, "already measured")
-        self._progress.advance(self._task)
+        self._print_outcome(case, record.status, "already measured")
 
     def case_started(self, case: Case) -> None:
-        self._progress.update(self._task, description=f"{case.case_id}: starting")
+        self.update(self._bar, description=f"{case.case_id}: starting")
 
     def case_event(self, case: Case, event: Event) -> None:
-        counted = f" {event.done}/{event.total}" if event.total else ""
-        self._progress.update(self._task, description=f"{case.case_id}: {event.phase}{counted}")
+        count = f" {event.done}/{event.total}" if event.total else ""
+        self.update(self._bar, description=f"{case.case_id}: {event.phase}{count}")
         if event.note:
-            self._console.print(Text(f"{'note':<11} {case.case_id}: {event.note}", style="yellow"))
+            self.console.print(Text(f"{'note':<11} {case.case_id}: {event.note}", style="yellow"))
 
     def case_finished(self, case: Case, record: Record) -> None:
         seconds = (record.finished - record.started).total_seconds()
-        self._say(record.status, case, " ".join(part for part in (f"{seconds:.1f} s", _reason(record)) if part))
-        self._progress.advance(self._task)
+        self._print_outcome(case, record.status, f"{seconds:.1f} s {_reason(record)}".rstrip())
 
-    def _say(self, status: Status, case: Case, what: str) -> None:
+    def _print_outcome(self, case: Case, status: Status, detail: str) -> None:
         line = Text(f"{status.value:<11} ", style="green" if status is Status.OK else "bold red")
         line.append(f"{case.case_id}  ", style="default")
-        line.append(what, style="dim")
-        self._console.print(line)
-
-
-class PhaseProgress:
-    """One bar for the phases of one job, on `console` while inside `with`; itself the listener."""
-
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
-        self._task = self._progress.add_task("starting", total=None)
-
-    def __enter__(self) -> PhaseProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def __call__(self, event: Event) -> None:
-        said = f"{event.phase}: {event.note}" if event.note else event.phase
-        self._progress.update(self._task, description=said, completed=event.done, total=event.total or None)
+        line.append(detail, style="dim")
+        self.console.print(line)
+        self.advance(self._bar)
 
 
 def _reason(record: Record) -> str:

@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from arvbench.harness.commands.options import (
+    Device,
+    ExtractorWeights,
+    InceptionWeights,
+    WorkFolder,
+    comma_list,
+    extractor_files,
+)
+
 if TYPE_CHECKING:
     from arvbench.harness.quality.reference.make import ReferenceFile
 
@@ -41,18 +50,10 @@ def make(
     resize: Annotated[
         str | None, typer.Option(metavar="RULE", help="Resize the images first, such as pil-bicubic:256.")
     ] = None,
-    inception_weights: Annotated[
-        Path | None, typer.Option("--inception-weights", metavar="PATH", help="Weights of the Inception networks.")
-    ] = None,
-    extractor_weights: Annotated[
-        list[str] | None,
-        typer.Option("--extractor-weights", metavar="NAME=PATH", help="Weights of another extractor; repeatable."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
-    work: Annotated[
-        Path | None,
-        typer.Option("--work", metavar="DIR", help="Keep features here; the same command goes on after a kill."),
-    ] = None,
+    inception_weights: InceptionWeights = None,
+    extractor_weights: ExtractorWeights = None,
+    device: Device = "cpu",
+    work: WorkFolder = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record of what was made as JSON.")] = False,
 ) -> None:
@@ -69,11 +70,10 @@ def make(
 
       arvbench reference make digits --out digits.npz --protocol digits-cnn --keep-images 500
     """
-    protocols = [name.strip() for group in protocol or ["adm-v1"] for name in group.split(",") if name.strip()]
     made = _make(
         images,
         out,
-        protocols=protocols,
+        protocols=list(comma_list(protocol or ["adm-v1"])),
         keep=keep_images,
         seed=seed,
         use=use or "",
@@ -112,16 +112,15 @@ def _make(
     from rich.console import Console
 
     from arvbench.adapters.loading import usable_device
-    from arvbench.harness.commands.evaluate import named_extractor_files
-    from arvbench.harness.commands.progress import PhaseProgress
+    from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.jobs import Event
     from arvbench.harness.quality.extractors.extractor import load_extractor
     from arvbench.harness.quality.reference.make import check_output, make_reference, needs_of, source_of
 
     check_output(out, force=force)
     source = source_of(images, resize)
-    files, where = named_extractor_files(inception_weights, extractor_weights), usable_device(device)
-    with PhaseProgress(Console(stderr=True)) as listener:
+    files, where = extractor_files(inception_weights, extractor_weights), usable_device(device)
+    with ProgressBar(Console(stderr=True)) as listener:
         listener(Event(phase="extractors"))
         needs = needs_of(protocols, lambda name: load_extractor(name, device=where, extractor_files=files))
         return make_reference(

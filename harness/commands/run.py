@@ -1,22 +1,26 @@
-"""`arvbench run`: measure the cases of a suite and show what came out."""
+"""`arvbench run`: measure the cases of a suite, print their records and write the report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ConfigDict, TypeAdapter
 
-from arvbench.errors import UserError
+from arvbench.harness.commands.options import (
+    ExtractorWeights,
+    InceptionWeights,
+    comma_list,
+    extractor_files,
+    settings_by_key,
+)
 from arvbench.harness.suites.suite import Suite, built_in_suites, check_cases, load_suite
-from arvbench.harness.suites.yaml_files import parse_value
 from arvbench.results.schema import Record, Status
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from arvbench.harness.run.engines.engine import Engine
     from arvbench.harness.run.runner import RunOptions
     from arvbench.harness.run.store import RecordStore
 
@@ -25,42 +29,29 @@ RUNS_FOLDER = Path("results") / "runs"
 EXIT_FAILURES, EXIT_INTERRUPTED = 1, 130
 
 
-Models = Annotated[
-    list[str] | None,
-    typer.Option("--models", metavar="PATTERN", help="Only these models, such as 'var-*,demo/var'; repeatable."),
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the records.  [default: results/runs/SUITE]")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Setting for every case (batch=8, settings.cfg=2, quality.images=500); wins over the suite. A list "
-        "(batch=[1,8]) makes one case per element; repeatable.",
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option("--weights", metavar="DIR", help="Folder of official files, or demo, hub, random:SEED."),
-]
-InceptionWeights = Annotated[
-    Path | None, typer.Option("--inception-weights", metavar="PATH", help="Weights of the Inception networks.")
-]
-ExtractorWeights = Annotated[
-    list[str] | None,
-    typer.Option("--extractor-weights", metavar="NAME=PATH", help="Weights of another extractor; repeatable."),
-]
-
-
 def run(
     suite: Annotated[str, typer.Argument(help=SUITE_HELP)],
-    models: Models = None,
-    out: Out = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--models", metavar="PATTERN", help="Only these models, such as 'var-*,demo/var'; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the records.  [default: results/runs/SUITE]")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, for every case.")] = None,
-    settings: Settings = None,
-    weights: Weights = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Setting for every case (batch=8, settings.cfg=2, quality.images=500); wins over the suite. A list "
+            "(batch=[1,8]) makes one case per element; repeatable.",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="DIR", help="Folder of official files, or demo, hub, random:SEED."),
+    ] = None,
     inception_weights: InceptionWeights = None,
     extractor_weights: ExtractorWeights = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is already recorded.")] = False,
@@ -84,80 +75,49 @@ def run(
 
       arvbench run my.yaml --weights ~/ckpts --device cuda:1 --json > records.json
     """
-    from rich.console import Console
-
     from arvbench.harness.run.runner import RunOptions
     from arvbench.harness.run.store import RecordStore
 
-    chosen = load_suite(suite, models=_patterns(models), overrides=_overrides(settings, device, weights))
-    extractor_files = _extractor_files(inception_weights, extractor_weights)
-    _check_host(chosen, extractor_files)
+    chosen = load_suite(suite, models=comma_list(models), overrides=_overrides(settings, device, weights))
+    files = extractor_files(inception_weights, extractor_weights)
+    options = RunOptions(fresh=fresh, retry_failed=retry_failed, extractor_files=files)
     store = RecordStore(out or RUNS_FOLDER / chosen.name)
-    errors = Console(stderr=True)
-    for notice in store.prepare():
-        errors.print(f"warning: {notice}", style="yellow", markup=False, highlight=False)
-    options = RunOptions(fresh=fresh, retry_failed=retry_failed, extractor_files=extractor_files)
-    records = _measure(chosen, store, options, errors)
+    records = _measure(chosen, store, options)
     if as_json:
-        # An infinite difference is a string, as in the records file: json.dumps would write a bare Infinity, no JSON.
-        as_recorded = TypeAdapter(list[Record], config=ConfigDict(ser_json_inf_nan="strings"))
-        typer.echo(as_recorded.dump_json(records, indent=2).decode())
+        typer.echo(_as_json(records))
     else:
-        _show(records)
+        _print_table(records)
     if report:
-        _report(store, errors if as_json else Console())
+        _write_report(store, to_stderr=as_json)
     if any(record.status is not Status.OK for record in records):
         raise typer.Exit(EXIT_FAILURES)
 
 
-def _patterns(models: Sequence[str] | None) -> list[str]:
-    return [pattern.strip() for group in models or () for pattern in group.split(",") if pattern.strip()]
+def _overrides(texts: Sequence[str] | None, device: str | None, weights: str | None) -> dict[str, Any]:
+    """Return command-line settings by key; --device and --weights are short for --set."""
+    short = {"device": device, "weights": weights}
+    settings = settings_by_key(texts, example="batch=8")
+    return settings | {key: value for key, value in short.items() if value is not None}
 
 
-def _overrides(settings: Sequence[str] | None, device: str | None, weights: str | None) -> dict[str, Any]:
-    """Command-line settings by key; --device and --weights are short for --set."""
-    overrides: dict[str, Any] = {}
-    for setting in settings or ():
-        key, equals, text = setting.partition("=")
-        if not key or not equals:
-            raise UserError(f"--set {setting!r}: write KEY=VALUE, such as --set batch=8")
-        overrides[key] = parse_value(text)
-    given = {"device": device, "weights": weights}
-    return overrides | {key: value for key, value in given.items() if value is not None}
+def _measure(suite: Suite, store: RecordStore, options: RunOptions) -> list[Record]:
+    """Run the suite under a progress bar; Ctrl-C ends with a line that says how to resume."""
+    from rich.console import Console
 
-
-def _extractor_files(inception: Path | None, others: Sequence[str] | None) -> dict[str, Path]:
-    """Weights of extractors that the command line names."""
-    if inception is None and not others:
-        return {}
-    from arvbench.harness.quality.extractors.weights import named_files
-
-    return named_files(inception, others or ())
-
-
-def _check_host(suite: Suite, extractor_files: Mapping[str, Path]) -> None:
-    """Fail now, not in every case: settings that a model refuses, a device or a file that is not here."""
-    from arvbench.adapters.loading import usable_device
-    from arvbench.harness.run.fingerprint import quality_files
-
-    check_cases(suite.cases)
-    for device in dict.fromkeys(case.config.device for case in suite.cases):
-        usable_device(device)
-    for quality in dict.fromkeys(case.config.quality for case in suite.cases if case.config.quality):
-        quality_files(quality, extractor_files)
-
-
-def _measure(suite: Suite, store: RecordStore, options: RunOptions, errors: Console) -> list[Record]:
-    """Run the suite under a progress bar; Ctrl-C ends with a line that says how to go on."""
-    from arvbench.harness.commands.progress import ProgressListener
-    from arvbench.harness.run.engines import ENGINES
+    from arvbench.harness.commands.progress import ProgressBar
+    from arvbench.harness.run.engines import DEFAULT_ENGINE, ENGINES
     from arvbench.harness.run.runner import run_suite
 
+    engine = ENGINES[DEFAULT_ENGINE]()
+    _check_host(suite, engine, options)
+    console = Console(stderr=True)
+    for notice in store.prepare():
+        console.print(f"warning: {notice}", style="yellow", markup=False, highlight=False)
     try:
-        with ProgressListener(errors, total=len(suite.cases)) as listener:
-            return run_suite(suite, store, ENGINES["local"](), listener, options=options)
+        with ProgressBar(console, cases=len(suite.cases)) as listener:
+            return run_suite(suite, store, engine, listener, options=options)
     except KeyboardInterrupt:
-        errors.print(
+        console.print(
             f"interrupted; what is finished is kept: {len(store.records())} record(s) in {store.path}. Run the same "
             "command again to go on",
             markup=False,
@@ -167,7 +127,24 @@ def _measure(suite: Suite, store: RecordStore, options: RunOptions, errors: Cons
         raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
-def _show(records: Sequence[Record]) -> None:
+def _check_host(suite: Suite, engine: Engine, options: RunOptions) -> None:
+    """Raise UserError or HostError before the first case: refused settings, a missing device, a missing file."""
+    from arvbench.harness.run.fingerprint import quality_files
+
+    check_cases(suite.cases)
+    for device in dict.fromkeys(case.config.device for case in suite.cases):
+        engine.environment(device)
+    for quality in dict.fromkeys(case.config.quality for case in suite.cases if case.config.quality):
+        quality_files(quality, options.extractor_files)
+
+
+def _as_json(records: list[Record]) -> str:
+    # An infinite difference is a string, as in the records file: json.dumps would write a bare Infinity, no JSON.
+    as_recorded = TypeAdapter(list[Record], config=ConfigDict(ser_json_inf_nan="strings"))
+    return as_recorded.dump_json(records, indent=2).decode()
+
+
+def _print_table(records: Sequence[Record]) -> None:
     from rich.console import Console
 
     from arvbench.reports.tables import terminal_table
@@ -175,8 +152,10 @@ def _show(records: Sequence[Record]) -> None:
     Console().print(terminal_table(records))
 
 
-def _report(store: RecordStore, console: Console) -> None:
+def _write_report(store: RecordStore, *, to_stderr: bool) -> None:
+    from rich.console import Console
+
     from arvbench.reports.build import build_report
 
     summary = build_report([store.path], store.folder / "report.html")
-    console.print(f"report: {summary.html}", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=to_stderr).print(f"report: {summary.html}", markup=False, highlight=False, soft_wrap=True)

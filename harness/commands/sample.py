@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from arvbench.errors import UserError
+from arvbench.harness.commands.options import Device, settings_by_key
 from arvbench.kernels.backends import BackendName
 
 if TYPE_CHECKING:
     from arvbench.adapters.sampler import ModelSpec, Sampler
     from arvbench.adapters.settings import SamplingSettings
     from arvbench.harness.quality.images.live import LiveSource
-
-_PREFIX = "settings."
 
 
 def sample(
@@ -46,7 +45,7 @@ def sample(
         str | None, typer.Option(metavar="RULE", help="Before floats become bytes, such as bicubic:256.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images drawn at once.")] = 16,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model.")] = "float32",
     backend: Annotated[BackendName, typer.Option(help="Implementation.")] = "optimized",
     cache: Annotated[str | None, typer.Option(help="Cache policy.  [default: the backend's]")] = None,
@@ -105,15 +104,8 @@ def sample(
 def _settings(spec: ModelSpec, given: Sequence[str]) -> SamplingSettings:
     """The model's official settings with those of the command line on top."""
     from arvbench.harness.suites.suite import sampling_settings
-    from arvbench.harness.suites.yaml_files import parse_value
 
-    overrides = {}
-    for setting in given:
-        key, equals, text = setting.partition("=")
-        if not equals or not key.startswith(_PREFIX) or key == _PREFIX:
-            raise UserError(f"--set {setting!r}: write {_PREFIX}KEY=VALUE, such as --set {_PREFIX}cfg=2")
-        overrides[key.removeprefix(_PREFIX)] = parse_value(text)
-    return sampling_settings(spec, overrides)
+    return sampling_settings(spec, settings_by_key(given, prefix="settings.", example="settings.cfg=2"))
 
 
 def _sampler(spec: ModelSpec, weights: str | None, *, device: str, dtype: str, backend: str) -> Sampler:
@@ -133,12 +125,12 @@ def _sampler(spec: ModelSpec, weights: str | None, *, device: str, dtype: str, b
 
 def _write(source: LiveSource, out: Path, *, replace: bool, console: Any) -> dict[str, Any]:
     """Draw and write under a progress bar; returns what is said about it."""
-    from arvbench.harness.commands.progress import PhaseProgress
+    from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.jobs import Event
     from arvbench.harness.quality.images.write import write_images
 
     start = time.perf_counter()
-    with PhaseProgress(console) as listener:
+    with ProgressBar(console) as listener:
 
         def progress(done: int) -> None:
             listener(Event(phase=source.name, done=done, total=source.count))

@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 
+from arvbench.harness.commands.options import Device
+
 
 def train(
     name: Annotated[str, typer.Argument(help="A demo model (demo/var, demo/nar, ...) or digits-cnn.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for weights and record.")] = Path("trained"),
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print the training record as JSON.")] = False,
 ) -> None:
     """Train NAME from scratch, seeded, and write its weights and the record of the training.

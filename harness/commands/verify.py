@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from arvbench.harness.commands.options import Device
 from arvbench.kernels.backends import BackendName
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ EXIT_MISMATCH = 1
 def verify(
     fixtures: Annotated[list[Path], typer.Argument(metavar="FIXTURE.json...", help="Fixtures, full or recipe.")],
     backend: Annotated[BackendName, typer.Option(help="Which implementation to put to the test.")] = "reference",
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of the table.")] = False,
 ) -> None:
     """Rebuild the model of each FIXTURE, replay every recorded run and compare each recorded output.

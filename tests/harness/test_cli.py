@@ -1,23 +1,39 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Annotated
 
 import pytest
+import typer
 
 import arvbench
-from arvbench.errors import ContractError
+from arvbench.errors import ContractError, HostError, UserError
 from arvbench.harness import cli
+from arvbench.harness.commands import GROUPS, VERBS
 from arvbench.harness.training import Training
 from arvbench.harness.training.trainings import TRAININGS
 
-VERBS = ("run", "eval", "sample", "reference", "models", "verify", "train", "convert", "report", "doctor")
+
+@pytest.fixture
+def add_verb():
+    """`add_verb(name, function)` adds a line to the table of verbs for one test."""
+    with ExitStack() as lines:
+
+        def add(name: str, function: Callable[..., None]) -> None:
+            globals()["added"] = function
+            lines.enter_context(VERBS.scoped(name, f"{__name__}:added"))
+
+        yield add
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, *GROUPS])
 def test_every_verb_has_help_with_examples(verb, capsys):
-    assert cli.main([verb, "--help"]) == 0
+    assert cli.main([*verb.split(), "--help"]) == 0
     out = capsys.readouterr().out
     assert "Examples:" in out
     assert f"arvbench {verb}" in out
@@ -26,7 +42,21 @@ def test_every_verb_has_help_with_examples(verb, capsys):
 def test_help_names_all_verbs(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(verb in out for verb in VERBS)
+    assert all(verb.split()[0] in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("name", ["greet", "reference greet"])
+def test_a_verb_is_a_function_and_a_line_of_the_table(name, add_verb, capsys):
+    def greet(who: Annotated[str, typer.Argument(help="A name.")]) -> None:
+        """Greet WHO."""
+        typer.echo(f"good morning, {who}")
+
+    add_verb(name, greet)
+    *group, verb = name.split()
+    assert cli.main([*group, "--help"]) == 0
+    assert re.search(rf"^  {verb} +Greet WHO", capsys.readouterr().out, re.MULTILINE)
+    assert cli.main([*group, verb, "Ada"]) == 0
+    assert capsys.readouterr().out == "good morning, Ada\n"
 
 
 def test_help_does_not_pay_for_torch():
@@ -70,23 +100,25 @@ def test_a_malformed_command_line_is_exit_code_2(arguments, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("error", [ContractError("a broken promise"), ZeroDivisionError("a bug")])
-def test_a_bug_is_exit_code_70_with_a_traceback(monkeypatch, capsys, error):
-    def broken(_path):
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ContractError("a broken promise"), 70, "Traceback"),
+        (ZeroDivisionError("a bug"), 70, "Traceback"),
+        (HostError("no such device"), 3, "error: no such device\n"),
+        (UserError("no such file"), 2, "error: no such file\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_exit_code_tells_a_bug_from_an_error_and_from_ctrl_c(error, code, message, add_verb, capsys):
+    def broken() -> None:
         raise error
 
-    monkeypatch.setattr("arvbench.harness.verify.formats.read_fixture", broken)
-    assert cli.main(["verify", "x.json"]) == 70
-    assert "Traceback" in capsys.readouterr().err
-
-
-def test_ctrl_c_is_exit_code_130_and_says_so(monkeypatch, capsys):
-    def interrupted(_path):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("arvbench.harness.verify.formats.read_fixture", interrupted)
-    assert cli.main(["verify", "x.json"]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    add_verb("broken", broken)
+    assert cli.main(["broken"]) == code
+    printed = capsys.readouterr().err
+    assert message in printed if code == 70 else message == printed
 
 
 def test_models_are_listed_as_a_table_and_as_json(capsys):

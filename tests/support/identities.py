@@ -156,21 +156,21 @@ def models() -> str:
 
 def help_texts() -> str:
     """`--help` of the program and of every verb, at 80 columns."""
-    from arvbench.harness.cli import app
+    from arvbench.harness.cli import program
 
-    program = typer.main.get_command(app)
+    command_line = typer.main.get_command(program())
     calls = [["--help"]]
-    for verb, command in program.commands.items():  # type: ignore[attr-defined]
+    for verb, command in command_line.commands.items():  # type: ignore[attr-defined]
         calls.append([verb, "--help"])
         calls += [[verb, inner, "--help"] for inner in getattr(command, "commands", {})]
     return "".join(f"$ arvbench {' '.join(call)}\n{_output(call)}\n" for call in sorted(calls))
 
 
 def _output(arguments: list[str]) -> str:
-    from arvbench.harness.cli import app
+    from arvbench.harness.cli import program
 
     with mock.patch.dict(os.environ, {"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}):
-        result = CliRunner().invoke(app, arguments, prog_name="arvbench", terminal_width=80)
+        result = CliRunner().invoke(program(), arguments, prog_name="arvbench", terminal_width=80)
     assert result.exit_code == 0, result.output
     return result.output
 

@@ -12,7 +12,7 @@ other, not computed from the files.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,25 +147,6 @@ def find_weights(name: str, given: Mapping[str, Path]) -> Path:
     if cached is None:
         raise UserError(f"the {name} weights are not here; {_what_to_do(weights)}")
     return cached
-
-
-def named_files(inception: Path | None, others: Sequence[str]) -> dict[str, Path]:
-    """Files that a command line names: --inception-weights PATH, and NAME=PATH of the table for any.
-
-    Raises UnknownName for a name that is not in the table, UserError for a file that is not there.
-    """
-    given = {} if inception is None else {"inception": inception}
-    for text in others:
-        name, equals, path = text.partition("=")
-        if not equals or not path:
-            raise UserError(f"--extractor-weights {text!r}: write NAME=PATH; names: {', '.join(WEIGHTS)}")
-        if name not in WEIGHTS:
-            raise UnknownName("extractor weights", name, WEIGHTS)
-        given[name] = Path(path)
-    files = {name: path.expanduser() for name, path in given.items()}
-    for name in files:
-        find_weights(name, files)
-    return files
 
 
 def checked_digest(path: Path, weights: ExtractorWeights) -> str:

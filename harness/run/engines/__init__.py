@@ -15,3 +15,5 @@ ENGINES: Registry[type[Engine]] = Registry(
         "local": "arvbench.harness.run.engines.local:LocalEngine",
     },
 )
+DEFAULT_ENGINE = "local"
+"""The engine of `arvbench run`; `run_suite` takes any."""

@@ -1,0 +1,64 @@
+"""Options that several verbs share, and readers of their texts: comma lists, KEY=VALUE, NAME=PATH."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from arvbench.errors import UserError
+from arvbench.harness.suites.yaml_files import parse_value
+
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+InceptionWeights = Annotated[
+    Path | None, typer.Option("--inception-weights", metavar="PATH", help="Weights of the Inception networks.")
+]
+ExtractorWeights = Annotated[
+    list[str] | None,
+    typer.Option("--extractor-weights", metavar="NAME=PATH", help="Weights of another extractor; repeatable."),
+]
+WorkFolder = Annotated[
+    Path | None,
+    typer.Option("--work", metavar="DIR", help="Keep features here; the same command goes on after a kill."),
+]
+
+
+def comma_list(texts: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of a repeatable option: `--metrics fid,is --metrics kid` has three."""
+    return tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())
+
+
+def settings_by_key(texts: Sequence[str] | None, *, prefix: str = "", example: str) -> dict[str, Any]:
+    """Read every KEY=VALUE of `--set`, values as YAML; keys are returned without `prefix`, which all must have.
+
+    Raises UserError, which shows `example`, for another form.
+    """
+    settings = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key.startswith(prefix) or key == prefix:
+            raise UserError(f"--set {text!r}: write {prefix}KEY=VALUE, such as --set {example}")
+        settings[key.removeprefix(prefix)] = parse_value(value)
+    return settings
+
+
+def extractor_files(inception: Path | None, others: Sequence[str] | None) -> dict[str, Path]:
+    """Return the files of `--inception-weights PATH` and `--extractor-weights NAME=PATH` by name in the table WEIGHTS.
+
+    Raises UnknownName for a name that is not in that table, UserError for another form or a missing file.
+    """
+    if inception is None and not others:
+        return {}
+    from arvbench.harness.quality.extractors.weights import WEIGHTS, find_weights
+
+    files = {} if inception is None else {"inception": inception.expanduser()}
+    for text in others or ():
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise UserError(f"--extractor-weights {text!r}: write NAME=PATH; names: {', '.join(WEIGHTS)}")
+        files[name] = Path(path).expanduser()
+    for name in files:
+        find_weights(name, files)
+    return files
