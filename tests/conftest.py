@@ -17,10 +17,18 @@ def golden() -> Path:
     return GOLDEN
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Small models gain nothing from threads, which wait for each other on a busy machine."""
+    """Use one thread, in fixtures too: small models gain nothing from more, which wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before(_one_thread: None) -> Iterator[None]:
+    """Undo a test's own number of threads."""
+    before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -30,7 +30,7 @@ def spec_settings(fixture: Fixture) -> FlexVarSettings:
 
 
 def run_settings(run: Run) -> FlexVarSettings:
-    """Our settings for a run's official arguments, in which 0 switches a filter off and 16 is the default max_pn."""
+    """Return our settings for official arguments, in which 0 switches a filter off and max_pn is 16 by default."""
     return FlexVarSettings(
         cfg=run["cfg"],
         top_k=run["top_k"] or None,

@@ -84,7 +84,7 @@ def _read_full(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixtur
     outputs = _under("out.", stored)
     probe = outputs.pop("rng_probe.exponential", None)
     runs = {name: run for name, run in description["sampling"].items() if isinstance(run, dict)}
-    # Labels that the model drew are outputs; HMAR's descriptions of runs leave out that they were not given.
+    # Labels that the model drew are outputs; HMAR's descriptions of runs do not mention that none were given.
     runs = {name: run | {"label_B": None} if f"{name}.labels" in outputs else run for name, run in runs.items()}
     sampled = {name: run for name, run in runs.items() if run["top_k"] != 1}
     return Fixture(
@@ -97,7 +97,7 @@ def _read_full(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixtur
         inputs=_under("in.", stored),
         weights=_weights(stored),
         expectations=_whole_tensors(description["family"], outputs),
-        # One probe stands for all seeded runs of a case; its seed is that of the first of them.
+        # One probe serves all seeded runs of a case; it has the seed of the first.
         rng_probe={} if probe is None else dict.fromkeys(sampled, (next(iter(sampled.values()))["g_seed"], probe)),
     )
 
@@ -192,7 +192,7 @@ def _recipe_integers(description: Mapping[str, Any]) -> Iterator[Expectation]:
 
 
 def _mask_sets(name: str, steps: list[Any]) -> Iterator[tuple[str, Tensor]]:
-    """Masked positions of every refinement, as sets: equal confidences have no order that one could expect."""
+    """Sort the masked positions of every refinement: the order of equal confidences is up to the implementation."""
     for scale, number, positions in steps:
         yield f"{name}.{scale}.{number}.set", torch.tensor(positions).sort(dim=1).values
 
@@ -202,7 +202,7 @@ def _recipe_floats(description: Mapping[str, Any], stored: Mapping[str, Tensor])
         shape = tuple(meta["full_shape"])
         if len(stored[name]) != -(-math.prod(shape) // meta["stride"]):
             raise ValueError(f"{name}: {len(stored[name])} values are not every {meta['stride']}th of {shape}")
-        # One name for two things: f_hat after every scale (stacked), or only the last.
+        # Recorded under one name: f_hat after every scale (stacked), or after the last.
         yield Expectation(
             name=f"{name}.all" if name.endswith(".f_hat") and len(shape) == 5 else name,
             values=stored[name],

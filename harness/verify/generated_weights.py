@@ -1,4 +1,4 @@
-"""Weights that are generated from their names: the recipe of the compact fixtures.
+"""Weights generated from their names: the recipe of the compact fixtures.
 
 Source   the fixtures' own description, recipe v1
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def recipe_v1(seed_string: str, name: str, shape: Sequence[int], low: float, high: float) -> np.ndarray:
-    """Uniform float32 values in [low, high) of `shape`, decided by `seed_string` and `name` alone."""
+    """Return uniform float32 values in [low, high) of `shape`, decided by `seed_string` and `name` alone."""
     digest = hashlib.sha256(f"{seed_string}:{name}".encode()).digest()
     bits = np.random.PCG64(int.from_bytes(digest[:16], "little"))
     u = np.random.Generator(bits).random(size=tuple(shape), dtype=np.float32)

@@ -24,7 +24,7 @@ from arvbench.harness.verify.replay import Outputs, Run, numbered
 
 
 class WatchedHmarSampler(HmarSampler):
-    """HMAR that keeps the inputs of its refinements, which no observer sees."""
+    """An HMAR that keeps the inputs of its refinements, which observers do not receive."""
 
     @cached_property
     def masked_inputs(self) -> list[tuple[Tensor, Tensor]]:
@@ -37,7 +37,7 @@ class WatchedHmarSampler(HmarSampler):
 
 
 def run_settings(run: Run) -> HmarSettings:
-    """Our settings for a run's official arguments, in which 0 switches a filter off."""
+    """Return our settings for a run's official arguments, in which 0 switches a filter off."""
     return HmarSettings(
         cfg=run["cfg"],
         top_k=run["top_k"] or None,

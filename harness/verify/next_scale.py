@@ -14,8 +14,7 @@ from torch import Tensor
 
 from arvbench.adapters.next_scale.residual import ResidualSampler
 from arvbench.adapters.next_scale.sampler import NextScaleSampler
-from arvbench.adapters.next_scale.transformer import NextScaleConfig
-from arvbench.adapters.sampler import NULL_LABEL, ModelSpec, Samples, StepOutput
+from arvbench.adapters.sampler import NULL_LABEL, Samples, StepOutput
 from arvbench.adapters.sampling import UpstreamNoise
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
@@ -28,7 +27,6 @@ from arvbench.harness.verify.replay import (
     Recorder,
     Run,
     Tolerances,
-    config_from,
     numbered,
     prefixed,
     recorded,
@@ -122,8 +120,8 @@ def residual_tokenizer(sampler: NextScaleSampler, fixture: Fixture) -> Outputs:
 
 def split_scales(sampler: NextScaleSampler, ids_BL: Tensor) -> tuple[Tensor, ...]:
     """Split the ids of all scales into ids (B, l) per scale."""
-    sides = sampler.sides(sampler.spec.settings)
-    return ids_BL.to(sampler.device).split([h * w for h, w in sides], dim=1)
+    lengths = [h * w for h, w in sampler.sides(sampler.spec.settings)]
+    return torch.split(ids_BL.to(sampler.device), lengths, dim=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,33 +129,17 @@ class NextScaleReplay(FamilyReplay):
     """Replay of one next-scale family; the defaults are VAR's."""
 
     tolerances: Tolerances = TOLERANCES
-    sampler: type[NextScaleSampler]
-    transformer: type[NextScaleConfig]
     tokenizer: type[Any] = VqVaeConfig
+    no_effect: frozenset[str] = NO_EFFECT
     code_dim: str = "z_channels"
     """Field of the tokenizer's configuration that holds the channels of a code vector."""
-    no_effect: frozenset[str] = NO_EFFECT
-    spec_settings: Callable[[Fixture], SamplingSettings]
-    """Official settings of the recorded model; the passes without a run read their scales."""
-    run_settings: Callable[[Run], SamplingSettings]
-    """Our settings for a run's official arguments."""
     watched: str = ""
     """Regular expression of the transformer's modules whose calls `of_run` reads."""
     of_run: Callable[[ReplayedRun], Outputs] = scale_outputs
     passes: tuple[Callable[[Any, Fixture], Outputs], ...] = (training_pass, residual_tokenizer)
 
-    def spec(self, fixture: Fixture) -> ModelSpec:
-        tokenizer = config_from(self.tokenizer, fixture.tokenizer_args, no_effect=self.no_effect)
-        sizes = {"vocab_size": tokenizer.vocab_size, "code_dim": getattr(tokenizer, self.code_dim)}
-        transformer = config_from(self.transformer, {**fixture.model_args, **sizes}, no_effect=self.no_effect)
-        return ModelSpec(
-            name=fixture.name,
-            sampler=self.sampler,
-            transformer=transformer,
-            tokenizer=tokenizer,
-            settings=self.spec_settings(fixture),
-            settings_source="fixture",
-        )
+    def sizes(self, tokenizer: Any) -> dict[str, int]:
+        return {"vocab_size": tokenizer.vocab_size, "code_dim": getattr(tokenizer, self.code_dim)}
 
     def run_outputs(self, sampler: NextScaleSampler, fixture: Fixture, run: Run) -> Outputs:
         recorder, noise, settings = Recorder(), UpstreamNoise(run["g_seed"]), self.run_settings(run)

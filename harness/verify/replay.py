@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from arvbench.adapters.loading import assemble, meta_modules
 from arvbench.adapters.sampler import ModelSpec, Sampler, SilentObserver, StepOutput, WeightsInfo
 from arvbench.adapters.schedule import Step
+from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.verify.fixture import Fixture, FixtureError
 
 Outputs = dict[str, Tensor]
@@ -28,8 +29,6 @@ Call = tuple[Tensor, Any]
 """First argument and result of one call of a module."""
 Tolerances = tuple[tuple[str, float], ...]
 """(end of an output's name, largest absolute difference allowed) pairs; the first match wins."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +47,45 @@ class Replay(ABC):
 class FamilyReplay(Replay):
     """Replay of a model family's fixtures: every recorded run, then the passes that draw no tokens."""
 
+    sampler: type[Sampler]
+    transformer: type[Any]
+    """Configuration of the transformer, a dataclass with the official names."""
+    tokenizer: type[Any]
+    """Configuration of the tokenizer."""
+    no_effect: frozenset[str]
+    """Official arguments that change no recorded output."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Official arguments that we have no use for, with the only value that can be replayed."""
+    spec_settings: Callable[[Fixture], SamplingSettings]
+    """Official settings of the recorded model; the passes without a run read their scales."""
+    run_settings: Callable[[Run], SamplingSettings]
+    """Our settings for a run's official arguments."""
     unnamed_run: str | None = None
     """Run of which fixtures also record outputs without the name of the run."""
 
-    @abstractmethod
     def spec(self, fixture: Fixture) -> ModelSpec:
         """Return the spec of the recorded model. Raises FixtureError for arguments that are not implemented."""
+        tokenizer = self._config(self.tokenizer, fixture.tokenizer_args)
+        transformer = self._config(self.transformer, {**fixture.model_args, **self.sizes(tokenizer)})
+        return ModelSpec(
+            name=fixture.name,
+            sampler=self.sampler,
+            transformer=transformer,
+            tokenizer=tokenizer,
+            settings=self.spec_settings(fixture),
+            settings_source="fixture",
+        )
+
+    def sizes(self, tokenizer: Any) -> dict[str, int]:
+        """Return arguments of the transformer that the official code reads from the tokenizer."""
+        return {}
+
+    def _config(self, kind: type[Any], args: Mapping[str, Any]) -> Any:
+        known = {f.name for f in fields(kind)}
+        others = sorted(args.keys() - known - self.no_effect)
+        if unknown := [name for name in others if name not in self.fixed or args[name] != self.fixed[name]]:
+            raise FixtureError(f"the fixture uses arguments that are not implemented: {', '.join(unknown)}")
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in args.items() if k in known})
 
     @abstractmethod
     def run_outputs(self, sampler: Any, fixture: Fixture, run: Run) -> Outputs:
@@ -70,23 +102,6 @@ class FamilyReplay(Replay):
             of_run = self.run_outputs(sampler, fixture, run)
             outputs |= prefixed(name, of_run) | (of_run if name == self.unnamed_run else {})
         return outputs | self.pass_outputs(sampler, fixture)
-
-
-def config_from(
-    kind: type[T], args: Mapping[str, Any], *, no_effect: Iterable[str], fixed: Mapping[str, Any] | None = None
-) -> T:
-    """Build a configuration from official arguments.
-
-    Arguments in `no_effect` change nothing in the recorded outputs, those in `fixed` may only have the value there.
-    Raises FixtureError for any other argument that `kind` does not have.
-    """
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    fixed = fixed or {}
-    others = sorted(args.keys() - known - set(no_effect))
-    if unknown := [name for name in others if name not in fixed or args[name] != fixed[name]]:
-        raise FixtureError(f"the fixture uses arguments that are not implemented: {', '.join(unknown)}")
-    used: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in args.items() if k in known}
-    return kind(**used)
 
 
 def load(fixture: Fixture, spec: ModelSpec, backend: str, device: torch.device) -> Sampler:

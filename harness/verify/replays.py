@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler
-from arvbench.adapters.hmar.sampler import HmarConfig, HmarSettings
+from arvbench.adapters.hmar.sampler import HmarSettings
+from arvbench.adapters.hmar.transformer import HmarConfig
 from arvbench.adapters.llamagen import LlamaGenSampler
 from arvbench.adapters.mvar.sampler import MvarConfig, MvarSampler, MvarSettings
 from arvbench.adapters.nar import NarConfig, NarSampler
@@ -23,7 +24,7 @@ from arvbench.harness.verify.token_grid import TokenGridReplay
 
 
 def _var_settings(run: Run) -> VarSettings:
-    """VAR's settings for official arguments, in which 0 switches a filter off."""
+    """Return VAR's settings for official arguments, in which 0 switches a filter off."""
     return VarSettings(
         cfg=run["cfg"],
         top_k=run["top_k"] or None,

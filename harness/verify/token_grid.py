@@ -6,8 +6,8 @@ Shapes   B images, R forward rows, N tokens of an image, L tokens of the trainin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from arvbench.adapters.cache.static import StaticCache
 from arvbench.adapters.pixels import to_uint8
-from arvbench.adapters.sampler import NULL_LABEL, ModelSpec
+from arvbench.adapters.sampler import NULL_LABEL
 from arvbench.adapters.sampling import UpstreamNoise
-from arvbench.adapters.token_grid.llama import LlamaConfig, rope_table
+from arvbench.adapters.settings import SamplingSettings
+from arvbench.adapters.token_grid.llama import rope_table
 from arvbench.adapters.token_grid.sampler import LEARNT, TokenGridSampler, TokenGridSettings
 from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.harness.verify.fixture import Fixture
@@ -28,7 +29,6 @@ from arvbench.harness.verify.replay import (
     Recorder,
     Run,
     Tolerances,
-    config_from,
     numbered,
     prefixed,
     recorded,
@@ -65,32 +65,34 @@ HEADS = {"output": "R", "medusa_output": "B"}
 """Output heads, and their letters in NAR's fixtures."""
 
 
+def run_settings(run: Run) -> TokenGridSettings:
+    """Return our settings for a run's official arguments; top_k = 1 leaves the most likely token, as greedy runs do."""
+    return TokenGridSettings(
+        cfg=run["cfg_scale"],
+        cfg_interval=None if run["cfg_interval"] < 0 else run["cfg_interval"],
+        temperature=run["temperature"],
+        top_k=(run["top_k"] or None) if run["sample_logits"] else 1,
+        top_p=run["top_p"],
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenGridReplay(FamilyReplay):
     """Replay of one token-grid family."""
 
     tolerances: Tolerances = TOLERANCES
-    sampler: type[TokenGridSampler]
-    transformer: type[LlamaConfig]
+    tokenizer: type[Any] = VqConfig
+    no_effect: frozenset[str] = NO_EFFECT
+    fixed: Mapping[str, Any] = field(default_factory=lambda: FIXED)
+    spec_settings: Callable[[Fixture], SamplingSettings] = lambda _: TokenGridSettings(cfg=1)
+    run_settings: Callable[[Run], SamplingSettings] = run_settings
     in_generation_order: bool = False
     """The official code has cache slots and the training pass in the order of generation, and one mask for all images;
     otherwise in raster order, and a mask per image.
     """
 
-    def spec(self, fixture: Fixture) -> ModelSpec:
-        transformer = config_from(self.transformer, fixture.model_args, no_effect=NO_EFFECT, fixed=FIXED)
-        tokenizer = config_from(VqConfig, fixture.tokenizer_args, no_effect=NO_EFFECT, fixed=FIXED)
-        return ModelSpec(
-            name=fixture.name,
-            sampler=self.sampler,
-            transformer=transformer,
-            tokenizer=tokenizer,
-            settings=TokenGridSettings(cfg=1),
-            settings_source="fixture",
-        )
-
     def run_outputs(self, sampler: TokenGridSampler, fixture: Fixture, run: Run) -> Outputs:
-        settings, labels = run_settings(run), fixture.inputs["labels"]
+        settings, labels = self.run_settings(run), fixture.inputs["labels"]
         cache = sampler.make_cache("static", settings, batch=len(labels))
         noise, recorder = _RecordingNoise(run["torch_seed"] or 0), Recorder()
         with recorded(sampler.transformer, "|".join(HEADS)) as heads:
@@ -201,17 +203,6 @@ class TokenGridReplay(FamilyReplay):
 
     def _in_recorded_order(self, sampler: TokenGridSampler, per_token_BNX: Tensor) -> Tensor:
         return per_token_BNX if self.in_generation_order else per_token_BNX[:, sampler.plan.raster_N]
-
-
-def run_settings(run: Run) -> TokenGridSettings:
-    """Return our settings for a run's official arguments; top_k = 1 leaves the most likely token, as greedy runs do."""
-    return TokenGridSettings(
-        cfg=run["cfg_scale"],
-        cfg_interval=None if run["cfg_interval"] < 0 else run["cfg_interval"],
-        temperature=run["temperature"],
-        top_k=(run["top_k"] or None) if run["sample_logits"] else 1,
-        top_p=run["top_p"],
-    )
 
 
 @torch.inference_mode()

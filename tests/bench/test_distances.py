@@ -60,7 +60,7 @@ def sizes(enabled) -> Sizes:
 
 
 @pytest.fixture(autouse=True)
-def _all_cores(_one_thread) -> Iterator[None]:
+def _all_cores(_threads_as_before) -> Iterator[None]:
     """These are matrix products; whatever they are compared with has all cores too."""
     torch.set_num_threads(os.cpu_count() or 1)
     yield

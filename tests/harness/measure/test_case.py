@@ -27,7 +27,6 @@ def job(folder, **changes) -> Job:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    torch.set_num_threads(1)
     folder, events = tmp_path_factory.mktemp("run"), []
     asked = job(folder, backend="optimized", settings={"cfg": 3.0}, sample_sheet=2, quality=QUALITY)
     return measure_case(asked, events.append).outcome, events, folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from arvbench.adapters.loading import load_sampler
 from arvbench.harness.jobs import Event, Job
@@ -26,14 +25,6 @@ def job(folder, **changes) -> Job:
     }
     case = CaseConfig(model="demo/nar", weights="demo", batch=64, threads=1, quality=quality | changes)
     return Job(record_id="r1", case=case, folder=folder)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
