@@ -31,7 +31,7 @@ from arvbench.harness.quality.metrics.frechet import (
 )
 from arvbench.harness.quality.metrics.mmd import cmmd
 from arvbench.harness.quality.metrics.moments import Moments, moments_of
-from arvbench.harness.quality.metrics.neighbours import Arithmetic, density_coverage, precision_recall
+from arvbench.harness.quality.metrics.neighbours import Arithmetic, Distances, density_coverage, precision_recall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,12 +213,12 @@ def test_precision_recall(benchmark, sizes, arithmetic: Arithmetic):
     x_ND, y_MD = two_sets(sizes, sizes.dims)
     few = min(2000, sizes.reference)
     judged = by_cdist(x_ND[:few], y_MD[:few], 3)
-    found = precision_recall(x_ND[:few], y_MD[:few], arithmetic=arithmetic)
+    found = precision_recall(x_ND[:few], y_MD[:few], distances=Distances(arithmetic))
     tolerance = 0.02 if arithmetic == "fp16-blocks" else 2 / few
     assert found.precision == pytest.approx(judged["precision"], abs=tolerance)
     assert found.recall == pytest.approx(judged["recall"], abs=tolerance)
     benchmark.extra_info |= {"samples": sizes.samples, "reference": sizes.reference}
-    with_peak(benchmark, lambda: precision_recall(x_ND, y_MD, arithmetic=arithmetic))
+    with_peak(benchmark, lambda: precision_recall(x_ND, y_MD, distances=Distances(arithmetic)))
     assert benchmark.extra_info.get("peak_above_features_gib", 0) < 2
 
 

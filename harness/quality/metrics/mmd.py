@@ -11,6 +11,8 @@ Source   Jayasumana et al. 2024 (arXiv:2401.09603)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,8 +20,6 @@ from arvbench.errors import UserError
 
 SIGMA = 10.0
 SCALE = 1000.0
-_TILE = 2048
-"""Rows and columns of the kernel matrix in memory at a time."""
 
 
 def cmmd(
@@ -29,11 +29,12 @@ def cmmd(
     sigma: float = SIGMA,
     scale: float = SCALE,
     device: torch.device | str = "cpu",
+    tile: int = 2048,
 ) -> float:
-    """Return the CMMD of two sets of embeddings; they are brought to length 1 here, whatever their length.
+    """Return the CMMD of two sets of embeddings (N, D) and (M, D), which are scaled to length 1 here.
 
-    The kernel matrix is never held: tiles of 2048 x 2048 in float64. Raises UserError for an empty set, different D, or
-    embeddings that are zero or not finite.
+    The kernel matrix is never held: `tile` x `tile` values in float64 are in memory at a time. Raises UserError for an
+    empty set, different D, or embeddings that are zero or not finite.
     """
     if samples_ND.shape[1] != reference_MD.shape[1]:
         raise UserError(
@@ -41,39 +42,41 @@ def cmmd(
             "reference made with the samples' extractor"
         )
     device = torch.device(device)
-    x_ND, y_MD = _unit(samples_ND, "samples", device), _unit(reference_MD, "reference", device)
+    x_tiles = _unit(samples_ND, "samples", device).split(tile)
+    y_tiles = _unit(reference_MD, "reference", device).split(tile)
     gamma = 1 / (2 * sigma**2)
-    return scale * (_mean_self(x_ND, gamma) + _mean_self(y_MD, gamma) - 2 * _mean_cross(x_ND, y_MD, gamma))
+    within = _mean_self(x_tiles, gamma) + _mean_self(y_tiles, gamma)
+    return scale * (within - 2 * _mean_cross(x_tiles, y_tiles, gamma))
 
 
-def _unit(features_ND: Tensor, what: str, device: torch.device) -> Tensor:
-    """Embeddings of length 1, fp64."""
+def _unit(features_ND: Tensor, side: str, device: torch.device) -> Tensor:
+    """Return the embeddings scaled to length 1, fp64."""
     if len(features_ND) == 0:
-        raise UserError(f"CMMD needs at least 1 image of {what}, there is none")
+        raise UserError(f"CMMD needs at least 1 image of {side}, there is none")
     features_ND = features_ND.to(device).double()
     lengths_N = features_ND.norm(dim=1)
     bad_N = ~lengths_N.isfinite() | (lengths_N == 0)
     if bad_N.any():
         raise UserError(
-            f"{int(bad_N.sum())} of {len(bad_N)} embeddings of the {what} are zero, NaN or infinite (first: image "
+            f"{int(bad_N.sum())} of {len(bad_N)} embeddings of the {side} are zero, NaN or infinite (first: image "
             f"{int(bad_N.nonzero()[0])}); extract them again"
         )
     return features_ND / lengths_N[:, None]
 
 
-def _mean_cross(x_ND: Tensor, y_MD: Tensor, gamma: float) -> float:
-    total = sum(_tile_sum(x_BD, y_BD, gamma) for x_BD in x_ND.split(_TILE) for y_BD in y_MD.split(_TILE))
-    return total / (len(x_ND) * len(y_MD))
+def _mean_cross(x_tiles: Sequence[Tensor], y_tiles: Sequence[Tensor], gamma: float) -> float:
+    """Mean kernel of all pairs of two sets."""
+    total = sum(_tile_sum(x_BD, y_BD, gamma) for x_BD in x_tiles for y_BD in y_tiles)
+    return total / (sum(map(len, x_tiles)) * sum(map(len, y_tiles)))
 
 
-def _mean_self(x_ND: Tensor, gamma: float) -> float:
-    """Mean over all pairs of one set: tiles above the diagonal count twice."""
-    tiles = x_ND.split(_TILE)
+def _mean_self(tiles: Sequence[Tensor], gamma: float) -> float:
+    """Mean kernel of all pairs of one set: tiles above the diagonal count twice."""
     total = 0.0
     for row, x_BD in enumerate(tiles):
         total += _tile_sum(x_BD, x_BD, gamma)
         total += 2 * sum(_tile_sum(x_BD, y_BD, gamma) for y_BD in tiles[row + 1 :])
-    return total / len(x_ND) ** 2
+    return total / sum(map(len, tiles)) ** 2
 
 
 def _tile_sum(x_BD: Tensor, y_BD: Tensor, gamma: float) -> float:

@@ -32,6 +32,7 @@ from arvbench.harness.quality.metrics.intervals import wilson_interval
 from arvbench.harness.quality.metrics.neighbours import (
     BLOCK,
     Arithmetic,
+    Distances,
     Prdc,
     PrecisionRecall,
     density_coverage,
@@ -152,7 +153,7 @@ def recall(inputs: MetricInputs, layer: str, *, k: int, arithmetic: Arithmetic) 
 
 
 def _precision_recall(inputs: MetricInputs, layer: str, k: int, arithmetic: Arithmetic) -> PrecisionRecall:
-    return precision_recall(*inputs.features(layer), k, arithmetic=arithmetic, device=inputs.extractor.device)
+    return precision_recall(*inputs.features(layer), k, Distances(arithmetic, device=inputs.extractor.device))
 
 
 def _precision_recall_parameters(k: int, arithmetic: Arithmetic) -> dict[str, Any]:
@@ -176,7 +177,8 @@ def prdc(part: Literal["precision", "recall", "density", "coverage"], inputs: Me
 
 
 def _density_coverage(inputs: MetricInputs, layer: str) -> Prdc:
-    return density_coverage(*inputs.features(layer), PRDC_NEIGHBOURS, device=inputs.extractor.device)
+    distances = Distances("euclidean", device=inputs.extractor.device)
+    return density_coverage(*inputs.features(layer), PRDC_NEIGHBOURS, distances)
 
 
 def _share(value: float, count: int, parameters: Mapping[str, Any]) -> MetricValue:

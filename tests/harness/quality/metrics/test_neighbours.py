@@ -13,8 +13,7 @@ from torch import Tensor
 
 from arvbench.errors import UserError
 from arvbench.harness.machine.memory import ProcessMemoryProbe
-from arvbench.harness.quality.metrics import neighbours as manifold
-from arvbench.harness.quality.metrics.neighbours import density_coverage, precision_recall
+from arvbench.harness.quality.metrics.neighbours import Arithmetic, Distances, density_coverage, precision_recall
 
 
 def features(count: int, seed: int, dims: int = 24, scale: float = 1.0, shift: float = 0.0) -> Tensor:
@@ -68,19 +67,20 @@ def precision_recall_of(distances, x: np.ndarray, y: np.ndarray, k: int) -> tupl
 @pytest.mark.parametrize("block", [7, 50, 10_000])
 def test_fp32_equals_all_pairs_at_once(k, block):
     x_ND, y_MD = gridded(130, 1), gridded(90, 2)
-    found = precision_recall(x_ND, y_MD, k, arithmetic="fp32", block=block)
+    found = precision_recall(x_ND, y_MD, k, distances=Distances("fp32", block=block))
     expected = precision_recall_of(squared_fp32, x_ND.numpy(), y_MD.numpy(), k)
     assert (found.precision, found.recall) == pytest.approx(expected, abs=1e-12)
     assert 0 < found.precision < 1
 
 
-def test_rows_of_a_block_are_cut_into_tiles_without_effect(monkeypatch):
+@pytest.mark.parametrize(
+    ("function", "arithmetic"),
+    [(precision_recall, "fp32"), (precision_recall, "fp16-blocks"), (density_coverage, "euclidean")],
+)
+def test_rows_of_a_block_are_cut_into_tiles_without_effect(function, arithmetic):
     x_ND, y_MD = gridded(130, 1), gridded(90, 2)
-    whole = {a: precision_recall(x_ND, y_MD, arithmetic=a, block=60) for a in ("fp32", "fp16-blocks")}
-    prdc = density_coverage(x_ND, y_MD, block=60)
-    monkeypatch.setattr(manifold, "_TILE", 11)
-    assert {a: precision_recall(x_ND, y_MD, arithmetic=a, block=60) for a in whole} == whole
-    assert density_coverage(x_ND, y_MD, block=60) == prdc
+    whole, tiled = (Distances(arithmetic, block=60, tile=tile) for tile in (1024, 11))
+    assert function(x_ND, y_MD, distances=tiled) == function(x_ND, y_MD, distances=whole)
 
 
 def test_fp32_equals_torch_fidelitys():
@@ -90,7 +90,7 @@ def test_fp32_equals_torch_fidelitys():
     theirs = prc_features_to_metric(
         x_ND.double(), y_MD.double(), prc_neighborhood=3, prc_batch_size=100, save_cpu_ram=True, verbose=False
     )
-    found = precision_recall(x_ND, y_MD, arithmetic="fp32", block=100)
+    found = precision_recall(x_ND, y_MD, distances=Distances("fp32", block=100))
     assert found.precision == pytest.approx(theirs[KEY_METRIC_PRECISION], abs=1e-6)
     assert found.recall == pytest.approx(theirs[KEY_METRIC_RECALL], abs=1e-6)
     assert 0 < found.precision < 1
@@ -102,7 +102,7 @@ def test_plain_fp32_is_not_computed_in_a_wider_type():
     far = 2.0**13
     y_MD = torch.tensor([[far, 0.0], [far, 0], [far, 0], [far, 0]])
     x_ND = torch.tensor([[far, 1.0]] * 4)
-    assert precision_recall(x_ND, y_MD, arithmetic="fp32").precision == 1
+    assert precision_recall(x_ND, y_MD, distances=Distances("fp32")).precision == 1
     assert density_coverage(x_ND, y_MD, k=3).precision == 0
 
 
@@ -110,7 +110,7 @@ def test_plain_fp32_is_not_computed_in_a_wider_type():
 @pytest.mark.parametrize("scale", [1.0, 4.0, 12.0])
 def test_fp16_equals_all_pairs_at_once(block, scale):
     x_ND, y_MD = gridded(130, 1, scale=scale), gridded(90, 2, scale=scale)
-    found = precision_recall(x_ND, y_MD, block=block)
+    found = precision_recall(x_ND, y_MD, distances=Distances("fp16-blocks", block=block))
     expected = precision_recall_of(
         lambda u, v: blocks_fp16(u, v, block)[0].astype(np.float32), x_ND.numpy(), y_MD.numpy(), 3
     )
@@ -119,7 +119,7 @@ def test_fp16_equals_all_pairs_at_once(block, scale):
 
 def test_fp16_distances_are_those_of_numpy_bit_for_bit():
     x_ND, y_MD = gridded(40, 1, scale=12.0), gridded(30, 2, scale=12.0)
-    tiles = manifold._tiles(y_MD, x_ND, "fp16-blocks", 16, torch.device("cpu"))
+    tiles = Distances("fp16-blocks", block=16).tiles(y_MD, x_ND)
     found = np.empty((30, 40), np.float32)
     for tile in tiles:
         found[tile.rows, tile.columns] = tile.distances_RC.numpy()
@@ -131,7 +131,7 @@ def test_fp16_distances_are_those_of_numpy_bit_for_bit():
 
 def test_fp16_makes_ties_that_fp32_does_not_have():
     x_ND, y_MD = features(400, 1, dims=256, shift=0.05), features(400, 2, dims=256)
-    rounded, plain = precision_recall(x_ND, y_MD), precision_recall(x_ND, y_MD, arithmetic="fp32")
+    rounded, plain = precision_recall(x_ND, y_MD), precision_recall(x_ND, y_MD, distances=Distances("fp32"))
     assert rounded.precision >= plain.precision
     assert rounded != plain
 
@@ -156,14 +156,15 @@ def test_only_a_block_that_overflows_falls_back_to_fp32(norm, fallen):
     x_ND, y_MD = large_in_one_block(norm)
     expected, stayed = blocks_fp16(y_MD.numpy(), x_ND.numpy(), 10)
     assert [n for n, in_fp16 in enumerate(stayed) if not in_fp16] == fallen
-    for tile in manifold._tiles(y_MD, x_ND, "fp16-blocks", 10, torch.device("cpu")):
+    for tile in Distances("fp16-blocks", block=10).tiles(y_MD, x_ND):
         np.testing.assert_array_equal(tile.distances_RC.numpy(), expected[tile.rows, tile.columns])
-    found = precision_recall(x_ND, y_MD, block=10)
+    found = precision_recall(x_ND, y_MD, distances=Distances("fp16-blocks", block=10))
     by_matrix = precision_recall_of(lambda u, v: blocks_fp16(u, v, 10)[0], x_ND.numpy(), y_MD.numpy(), 3)
     assert (found.precision, found.recall) == pytest.approx(by_matrix, abs=1e-12)
 
 
-def test_one_overflowing_pair_sends_its_whole_block_to_fp32():
+@pytest.mark.parametrize("tile", [1024, 3], ids=["one tile", "several tiles"])
+def test_one_overflowing_pair_sends_its_whole_block_to_fp32(tile):
     """Norms that fit in fp16, and two images so far apart that their distance does not."""
     y_MD, x_ND = gridded(20, 1), gridded(20, 2)
     y_MD[3], x_ND[14] = 0.0, 0.0
@@ -173,13 +174,8 @@ def test_one_overflowing_pair_sends_its_whole_block_to_fp32():
     for block, in_fp16 in ((10, [True, False, True, True]), (20, [False])):
         expected, stayed = blocks_fp16(y_MD.numpy(), x_ND.numpy(), block)
         assert stayed == in_fp16
-        for tile in manifold._tiles(y_MD, x_ND, "fp16-blocks", block, torch.device("cpu")):
-            np.testing.assert_array_equal(tile.distances_RC.numpy(), expected[tile.rows, tile.columns])
-
-
-def test_the_decision_about_a_block_looks_at_all_of_its_tiles(monkeypatch):
-    monkeypatch.setattr(manifold, "_TILE", 3)
-    test_one_overflowing_pair_sends_its_whole_block_to_fp32()
+        for part in Distances("fp16-blocks", block=block, tile=tile).tiles(y_MD, x_ND):
+            np.testing.assert_array_equal(part.distances_RC.numpy(), expected[part.rows, part.columns])
 
 
 @pytest.mark.parametrize("arithmetic", ["fp16-blocks", "fp32"])
@@ -187,10 +183,10 @@ def test_a_distance_equal_to_the_radius_is_inside(arithmetic):
     # Balls on a line at 0, 1, 2, 3 with k = 3 reach 3, 2, 2, 3: an image at 6 is at the edge of the last.
     y_MD = torch.tensor([[0.0], [1], [2], [3]])
     at_edge, outside = torch.tensor([[6.0]] * 4), torch.tensor([[6.5]] * 4)
-    assert precision_recall(at_edge, y_MD, arithmetic=arithmetic).precision == 1
-    assert precision_recall(outside, y_MD, arithmetic=arithmetic).precision == 0
-    assert precision_recall(y_MD, at_edge, arithmetic=arithmetic).recall == 1
-    assert precision_recall(y_MD, outside, arithmetic=arithmetic).recall == 0
+    assert precision_recall(at_edge, y_MD, distances=Distances(arithmetic)).precision == 1
+    assert precision_recall(outside, y_MD, distances=Distances(arithmetic)).precision == 0
+    assert precision_recall(y_MD, at_edge, distances=Distances(arithmetic)).recall == 1
+    assert precision_recall(y_MD, outside, distances=Distances(arithmetic)).recall == 0
     # prdc's rule is <
     assert density_coverage(at_edge, y_MD, k=3).precision == 0
     assert density_coverage(at_edge - 0.5, y_MD, k=3).precision == 1
@@ -201,10 +197,10 @@ def test_a_distance_equal_to_the_radius_is_inside(arithmetic):
 def test_the_radius_is_the_kth_neighbour_without_itself():
     # Reference at 0, 1, 3, 7: third neighbours at 7, 6, 4, 7. With k = 1: 1, 1, 2, 4.
     y_MD = torch.tensor([[0.0], [1], [3], [7]])
-    assert precision_recall(torch.tensor([[14.0]] * 4), y_MD, 3, arithmetic="fp32").precision == 1
-    assert precision_recall(torch.tensor([[14.5]] * 4), y_MD, 3, arithmetic="fp32").precision == 0
-    assert precision_recall(torch.tensor([[11.0]] * 4), y_MD, 1, arithmetic="fp32").precision == 1
-    assert precision_recall(torch.tensor([[11.5]] * 4), y_MD, 1, arithmetic="fp32").precision == 0
+    assert precision_recall(torch.tensor([[14.0]] * 4), y_MD, 3, distances=Distances("fp32")).precision == 1
+    assert precision_recall(torch.tensor([[14.5]] * 4), y_MD, 3, distances=Distances("fp32")).precision == 0
+    assert precision_recall(torch.tensor([[11.0]] * 4), y_MD, 1, distances=Distances("fp32")).precision == 1
+    assert precision_recall(torch.tensor([[11.5]] * 4), y_MD, 1, distances=Distances("fp32")).precision == 0
 
 
 def test_samples_come_first():
@@ -218,13 +214,13 @@ def test_samples_come_first():
 @pytest.mark.parametrize("arithmetic", ["fp16-blocks", "fp32"])
 def test_equal_sets_cover_each_other(arithmetic):
     x_ND = features(60, 1)
-    found = precision_recall(x_ND, x_ND.clone(), arithmetic=arithmetic, block=17)
+    found = precision_recall(x_ND, x_ND.clone(), distances=Distances(arithmetic, block=17))
     assert (found.precision, found.recall) == (1, 1)
 
 
 def test_k_plus_one_images_are_enough():
     x_ND, y_MD = gridded(4, 1), gridded(4, 2)
-    found = precision_recall(x_ND, y_MD, arithmetic="fp32", block=3)
+    found = precision_recall(x_ND, y_MD, distances=Distances("fp32", block=3))
     expected = precision_recall_of(squared_fp32, x_ND.numpy(), y_MD.numpy(), 3)
     assert (found.precision, found.recall) == pytest.approx(expected)
 
@@ -255,7 +251,7 @@ def far_away(count: int, seed: int, dims: int) -> Tensor:
 @pytest.mark.parametrize("k", [1, 5])
 def test_prdc_equals_the_published_definitions(make, block, k):
     x_ND, y_MD = make(140, 1, 6), make(110, 2, 6)
-    found = density_coverage(x_ND, y_MD, k, block=block)
+    found = density_coverage(x_ND, y_MD, k, Distances("euclidean", block=block))
     expected = by_prdc(y_MD.numpy(), x_ND.numpy(), k)
     for name, value in expected.items():
         assert getattr(found, name) == pytest.approx(value, abs=1e-12), name
@@ -297,14 +293,14 @@ def test_unusable_features_are_refused(function):
         function(good, bad, 3)
 
 
-def peak_above_features(count: int, arithmetic: manifold.Arithmetic) -> int:
+def peak_above_features(count: int, arithmetic: Arithmetic) -> int:
     """Bytes that precision and recall need beside `count` samples and 10,000 reference images."""
     x_ND, y_MD = features(count, 1, dims=64), features(10_000, 2, dims=64)
     probe = ProcessMemoryProbe()
     probe.release_unused()
     probe.begin_phase()
     before = probe.in_use_bytes()
-    precision_recall(x_ND, y_MD, arithmetic=arithmetic)
+    precision_recall(x_ND, y_MD, distances=Distances(arithmetic))
     peak = probe.peak_bytes()
     if before is None or peak is None:
         pytest.skip("this system does not tell the peak of a process")
@@ -315,7 +311,7 @@ def peak_above_features(count: int, arithmetic: manifold.Arithmetic) -> int:
 @pytest.mark.parametrize("arithmetic", ["fp16-blocks", "fp32"])
 def test_memory_does_not_grow_with_the_number_of_images(arithmetic):
     """A matrix of all pairs of 30,000 samples would be 3.6 GB; few dimensions, so that it takes seconds."""
-    precision_recall(features(10, 1), features(10, 2), arithmetic=arithmetic)  # loads what is loaded once
+    precision_recall(features(10, 1), features(10, 2), distances=Distances(arithmetic))  # loads what is loaded once
     peaks = [peak_above_features(count, arithmetic) for count in (12_000, 30_000)]
     assert max(peaks) < 512 * 2**20
     assert peaks[1] - peaks[0] < 64 * 2**20

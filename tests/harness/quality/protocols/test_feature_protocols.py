@@ -23,7 +23,7 @@ from arvbench.harness.quality.metrics.inception_score import inception_score
 from arvbench.harness.quality.metrics.intervals import wilson_interval
 from arvbench.harness.quality.metrics.mmd import cmmd
 from arvbench.harness.quality.metrics.moments import Moments, moments_of
-from arvbench.harness.quality.metrics.neighbours import density_coverage, precision_recall
+from arvbench.harness.quality.metrics.neighbours import Distances, density_coverage, precision_recall
 from arvbench.harness.quality.protocols import (
     PROTOCOLS,
     EvaluationProtocol,
@@ -219,7 +219,7 @@ def test_precision_and_recall_in_both_arithmetics_are_different_numbers():
     recall, recall_fp32 = (numbers.recall(given, "pool", k=3, arithmetic=a) for a in ("fp16-blocks", "fp32"))
     x_ND, y_MD = given.samples.features("pool"), given.reference.features("pool")
     assert precision.value == precision_recall(x_ND, y_MD).precision
-    assert recall_fp32.value == precision_recall(x_ND, y_MD, arithmetic="fp32").recall
+    assert recall_fp32.value == precision_recall(x_ND, y_MD, distances=Distances("fp32")).recall
     assert precision.interval == wilson_interval(precision.value, 200)
     assert recall.interval == wilson_interval(recall.value, 180)
     assert recall.parameters != recall_fp32.parameters
