@@ -1,6 +1,6 @@
-"""What a reader must know about samples and reference before believing a number: found, not assumed.
+"""Facts that a reader must know about samples and reference before believing a number: found, not assumed.
 
-Each detector is a function from `Evidence` to findings. Add one: write it, and name it in DETECTORS.
+A detector is a function from `Evidence` to findings. Add one: write it, and give it a line in DETECTORS.
 
 labels.py   classes and order; against.py  the reference; samples.py  number and repetition; pixels.py  bytes and files
 """
@@ -9,36 +9,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from arvbench.harness.quality.detectors import against, labels, pixels, samples
 from arvbench.harness.quality.detectors.evidence import Evidence, MetricFacts
+from arvbench.registry import Registry
 from arvbench.results.schema import Finding
 
-DETECTORS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    against.samples_are_reference,
-    against.use_of_reference,
-    against.origin_of_reference,
-    against.unpublished_images,
-    against.few_reference_images,
-    samples.few_in_reference,
-    samples.few_samples,
-    samples.short_splits,
-    samples.duplicate_images,
-    samples.duplicate_seeds,
-    labels.order_of_inception_score,
-    labels.label_histogram,
-    labels.label_scheme_of_recipe,
-    labels.file_order,
-    pixels.rounding,
-    pixels.jpeg,
-    pixels.resize_of_recipe,
-    pixels.precision_of_arithmetic,
+DETECTORS: Registry[Callable[[Evidence], Iterator[Finding]]] = Registry(
+    "detector",
+    {
+        "samples-are-reference": "arvbench.harness.quality.detectors.against:samples_are_reference",
+        "use-of-reference": "arvbench.harness.quality.detectors.against:use_of_reference",
+        "origin-of-reference": "arvbench.harness.quality.detectors.against:origin_of_reference",
+        "unpublished-images": "arvbench.harness.quality.detectors.against:unpublished_images",
+        "few-reference-images": "arvbench.harness.quality.detectors.against:few_reference_images",
+        "few-in-reference": "arvbench.harness.quality.detectors.samples:few_in_reference",
+        "few-samples": "arvbench.harness.quality.detectors.samples:few_samples",
+        "short-splits": "arvbench.harness.quality.detectors.samples:short_splits",
+        "duplicate-images": "arvbench.harness.quality.detectors.samples:duplicate_images",
+        "duplicate-seeds": "arvbench.harness.quality.detectors.samples:duplicate_seeds",
+        "order-of-inception-score": "arvbench.harness.quality.detectors.labels:order_of_inception_score",
+        "label-histogram": "arvbench.harness.quality.detectors.labels:label_histogram",
+        "label-scheme-of-recipe": "arvbench.harness.quality.detectors.labels:label_scheme_of_recipe",
+        "file-order": "arvbench.harness.quality.detectors.labels:file_order",
+        "rounding": "arvbench.harness.quality.detectors.pixels:rounding",
+        "jpeg": "arvbench.harness.quality.detectors.pixels:jpeg",
+        "resize-of-recipe": "arvbench.harness.quality.detectors.pixels:resize_of_recipe",
+        "precision-of-arithmetic": "arvbench.harness.quality.detectors.pixels:precision_of_arithmetic",
+    },
 )
 
 
 def find(evidence: Evidence) -> tuple[Finding, ...]:
-    """All findings, warnings first, otherwise in the order of the table."""
-    found = [finding for detector in DETECTORS for finding in detector(evidence)]
-    return tuple(sorted(found, key=lambda finding: finding.severity != "warning"))
+    """Return all findings, warnings first, otherwise in the order of the table."""
+    findings = [finding for detector in DETECTORS.values() for finding in detector(evidence)]
+    return tuple(sorted(findings, key=lambda finding: finding.severity != "warning"))
 
 
 __all__ = ["DETECTORS", "Evidence", "MetricFacts", "find"]

@@ -1,4 +1,4 @@
-"""Whether the reference is the one that the samples should be compared with."""
+"""Detectors of a reference that the samples should not be compared with."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def use_of_reference(evidence: Evidence) -> Iterator[Finding]:
 
 
 def origin_of_reference(evidence: Evidence) -> Iterator[Finding]:
-    """Statistics that nobody vouches for, and whatever the reader of the reference had to note."""
+    """Statistics of unknown origin or size, and the notes of the reference itself."""
     reference = evidence.reference
     if reference is None:
         return
@@ -69,7 +69,7 @@ def origin_of_reference(evidence: Evidence) -> Iterator[Finding]:
 
 
 def unpublished_images(evidence: Evidence) -> Iterator[Finding]:
-    """gFID against images of one's own, such as an .npz of the validation set."""
+    """gFID against unpublished images, such as an .npz of the validation set."""
     reference = evidence.reference
     if reference is None or reference.origin not in ("images", "data set") or evidence.reconstructions:
         return
@@ -85,7 +85,7 @@ def unpublished_images(evidence: Evidence) -> Iterator[Finding]:
 
 
 def few_reference_images(evidence: Evidence) -> Iterator[Finding]:
-    """Neighbours among fewer images than published precision and recall have."""
+    """Precision and recall against fewer reference images than the published ones."""
     reference = evidence.reference
     if reference is None or reference.images >= STATED_IMAGES:
         return

@@ -1,4 +1,4 @@
-"""What detectors look at, and what they say.
+"""Evidence about one evaluation, from which detectors make findings.
 
 Shapes   N samples
 """
@@ -18,7 +18,7 @@ from arvbench.results.schema import Finding, Quality
 FRECHET = frozenset({"fid", "sfid"})
 """Metrics that are a Frechet distance of all samples."""
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
-"""How metrics begin that look for neighbours among reference images."""
+"""Beginnings of the names of metrics that search neighbours among reference images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class MetricFacts:
     protocol: str
     metric: str
     dims: int
-    """D of the layer that it reads."""
+    """D of its layer."""
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ class MetricFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All that is known about one evaluation. Tensors are on the CPU."""
+    """Samples, reference and numbers of one evaluation. Tensors are on the CPU."""
 
     samples: str
     """Name of the samples."""
@@ -49,28 +49,28 @@ class Evidence:
     digests_ND: Tensor
     """(N, 32) uint8: sha256 of every image."""
     histogram: Tensor
-    """(256,) int64: how often every byte value occurs."""
+    """(256,) int64: count of every byte value."""
     images_sha256: str = ""
-    """Digest of all images in order, as references of images have it."""
+    """Digest of all images in order, comparable with that of a reference made of images."""
     metrics: Sequence[MetricFacts]
     numbers: Sequence[Quality]
     labels_N: Tensor | None = None
     seeds_N: Tensor | None = None
     classes: int | None = None
-    """Number of classes of the model or data set; None when only the reference or the labels can tell."""
+    """Number of classes of the model or data set; None when only the reference or the labels show it."""
     reference: Reference | None = None
     recipe: Mapping[str, str] = field(default_factory=dict)
-    """What is stated about the official samples of the model: `labels`, `uint8_rule`, `resize`, `images`."""
+    """Stated facts about the official samples of the model: `labels`, `uint8_rule`, `resize`, `images`."""
     files: Sequence[str] = ()
-    """Relative names of the picture files, in the order in which they were read."""
+    """Relative names of the picture files, in reading order."""
     tf32: bool = False
-    """Whether this process drew the images, with settings that allow TF32 for matrix products or convolutions."""
+    """True when this process drew the images and its settings allow TF32 for matrix products or convolutions."""
     autocast: bool = False
-    """Whether it drew them under autocast."""
+    """True when this process drew the images under autocast."""
 
     @property
     def reconstructions(self) -> bool:
-        """Whether the samples are reconstructions of real images, not generated."""
+        """True for reconstructions of real images, False for generated images."""
         return "reconstruction" in self.provenance.sampling
 
     def names(self, metrics: Sequence[MetricFacts]) -> str:

@@ -1,4 +1,4 @@
-"""Classes and order of the samples.
+"""Detectors of uneven classes and of an order that matters.
 
 Shapes   N samples, C classes
 """
@@ -14,39 +14,39 @@ from torch import Tensor
 
 from arvbench.harness.quality.detectors.evidence import Evidence, finding
 from arvbench.harness.quality.images.source import UNKNOWN
+from arvbench.harness.quality.metrics.inception_score import SPLIT_SIZE
 from arvbench.harness.quality.reference.official import PUBLISHED
 from arvbench.results.schema import Finding, Quality
 
-_SPLIT = 5000
 _MANY_STANDARD_ERRORS = 4
 _LEAST_SHARE = {True: 0.05, False: 0.02}
-"""Smallest difference that counts, relative to the shuffled score; the larger one for under five splits, whose spread
-is badly known."""
-_FEW_SPLITS = 5
+"""Under five splits -> smallest difference that counts, relative to the shuffled score: few splits show their spread
+badly."""
+_FEWSPLIT_SIZES = 5
 _UNLIKELY = 4.0
-"""Standard deviations of a normal: once in 30,000 files whose labels were drawn at random."""
+"""Standard deviations of a normal: exceeded by one in 30,000 files whose labels were drawn at random."""
 _HARDLY = 1 / 30_000
-"""The same as a chance."""
+"""The probability of `_UNLIKELY`."""
 _PER_CLASS = 5
-"""Images per class from which on the chi-square approximation holds."""
+"""Fewest images per class for the chi-square approximation."""
 _SHOWN = 5
 
 
 def order_of_inception_score(evidence: Evidence) -> Iterator[Finding]:
-    """The score in the given order against that of a shuffled order, beyond what the splits' spread explains."""
+    """Inception scores in given and shuffled order that differ by more than the spread over splits explains."""
     for given in evidence.numbers:
         shuffled = _partner(given, evidence.numbers)
         if shuffled is None or shuffled.spread is None:
             continue
-        splits = len(shuffled.detail.get("split_values", ())) or math.ceil(evidence.count / _SPLIT)
+        splits = len(shuffled.detail.get("split_values", ())) or math.ceil(evidence.count / SPLIT_SIZE)
         error = shuffled.spread * math.sqrt(2 / splits)
-        explained = max(_MANY_STANDARD_ERRORS * error, _LEAST_SHARE[splits < _FEW_SPLITS] * abs(shuffled.value))
+        explained = max(_MANY_STANDARD_ERRORS * error, _LEAST_SHARE[splits < _FEWSPLIT_SIZES] * abs(shuffled.value))
         if abs(given.value - shuffled.value) > explained:
             yield finding(
                 "order-sensitive-is",
                 "warning",
                 f"the inception score depends on the order of the samples: is {given.value:.2f} as given, "
-                f"is-shuffled {shuffled.value:.2f}. Splits of {_SPLIT:,} consecutive images hold few of the classes, "
+                f"is-shuffled {shuffled.value:.2f}. Splits of {SPLIT_SIZE:,} consecutive images hold few of the classes, "
                 "as in files in class order; compare is only with values of samples in the same order, is-shuffled "
                 "with values of samples in random order",
             )
@@ -59,7 +59,7 @@ def _partner(given: Quality, numbers: Sequence[Quality]) -> Quality | None:
 
 
 def label_histogram(evidence: Evidence) -> Iterator[Finding]:
-    """Whether the classes are as evenly filled as is said, or as a random draw would fill them."""
+    """Classes that are filled less evenly than stated, or than a random draw would fill them."""
     stated, labels_N = evidence.provenance.labels, evidence.labels_N
     if labels_N is None:
         yield from _without_labels(stated)
@@ -82,9 +82,9 @@ def label_histogram(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _classes(evidence: Evidence, labels_N: Tensor) -> int:
-    """Number of classes: stated, or that of the data set behind the reference, or what labels there are.
+    """Return the number of classes: as stated, of the data set behind the reference, or the largest label plus one.
 
-    The samples' own labels cannot tell that their last classes are missing.
+    The samples' own labels cannot show that their last classes are missing.
     """
     if evidence.classes is not None:
         return evidence.classes
@@ -128,7 +128,7 @@ def _balanced(stated: str, counts_C: Tensor, labels_N: Tensor) -> Iterator[Findi
 
 
 def _drawn(stated: str, counts_C: Tensor) -> Iterator[Finding]:
-    """Labels of a random draw, or of an unknown scheme."""
+    """Check labels of a random draw, or of an unknown scheme."""
     if int(counts_C.sum()) < _PER_CLASS * len(counts_C) or len(counts_C) < 2:
         return
     even = int(counts_C.max() - counts_C.min()) <= 1
@@ -156,14 +156,14 @@ def _drawn(stated: str, counts_C: Tensor) -> Iterator[Finding]:
 
 
 def _lacks_classes(counts_C: Tensor) -> bool:
-    """Whether a class is missing that a uniform draw would hardly miss; one in a thousand moves chi-square little."""
+    """Return True when a uniform draw would hardly miss a class that is missing; chi-square may not show it."""
     classes = len(counts_C)
     chance = classes * math.exp(-float(counts_C.sum()) / classes)
     return bool((counts_C == 0).any()) and chance < _HARDLY
 
 
 def _surprise(counts_C: Tensor) -> float:
-    """How far the counts are from a uniform draw, in standard deviations (chi-square by Wilson and Hilferty)."""
+    """Return the distance from a uniform draw in standard deviations (chi-square by Wilson and Hilferty)."""
     expected = float(counts_C.sum()) / len(counts_C)
     degrees = len(counts_C) - 1
     chi_square = float(((counts_C.double() - expected) ** 2 / expected).sum())
@@ -181,7 +181,7 @@ def _spread(counts_C: Tensor) -> str:
 
 
 def label_scheme_of_recipe(evidence: Evidence) -> Iterator[Finding]:
-    """Another label scheme than that of the official samples."""
+    """A label scheme that differs from that of the official samples."""
     official, stated = evidence.recipe.get("labels"), evidence.provenance.labels
     if official is None or stated in (UNKNOWN, official) or evidence.reconstructions:
         return
@@ -194,7 +194,7 @@ def label_scheme_of_recipe(evidence: Evidence) -> Iterator[Finding]:
 
 
 def file_order(evidence: Evidence) -> Iterator[Finding]:
-    """Files whose numbers and whose order as text differ."""
+    """Numbered files that were read in the order of their names as text."""
     names = list(evidence.files)
     by_number = sorted(names, key=_numeric)
     if names == by_number:

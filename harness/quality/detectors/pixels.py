@@ -1,4 +1,4 @@
-"""How floats became bytes, files and sizes; and with which arithmetic."""
+"""Detectors of rounding, lossy files, resizes and reduced precision."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ _SAME_RULE = {"127.5x+128": "round"}
 """int(127.5 y + 128) of y in [-1, 1] is int(255 x + 0.5) of x in [0, 1]."""
 _MOVES = "the two differ by half a grey level in the mean, which moves FID"
 _LEAST = 1000
-"""Pixels in a bin from which on its neighbour can be compared with it."""
+"""Fewest pixels in a bin for a comparison with its neighbour."""
 _STEADY = 0.8
-"""Smallest ratio of two neighbouring bins that counts as an even density."""
+"""Smallest ratio of neighbouring bins that counts as an even density."""
 _EMPTY = 0.2
-"""Bin 255 against 254: rounding gives it half of a bin and all that is brighter, truncation only x = 1 itself."""
+"""Largest ratio of bin 255 to 254 under truncation, where bin 255 gets only x = 1; rounding gives it half a bin and all
+brighter pixels."""
 _HALF = 0.7
-"""Bin 0 against 1: truncation gives it a whole bin and all that is darker, rounding half of a bin and that."""
+"""Largest ratio of bin 0 to 1 under rounding, where bin 0 gets half a bin; truncation gives it a whole one."""
 
 
 def judged_rule(histogram: Tensor) -> Literal["truncate", "round"] | None:
-    """The rule that the ends of a byte histogram (256,) give away; None where they do not.
+    """Return the rule that the end bins of a byte histogram (256,) reveal; None when they do not.
 
-    They do only where hardly any pixel is clipped: what a decoder pushes below 0 or beyond 1 lands in the end bins
-    under both rules and hides their width. Images with black or white areas are therefore not judged.
+    They reveal it only when hardly any pixel is clipped: values below 0 or above 1 land in the end bins under both
+    rules and hide their width. Images with black or white areas are therefore not judged.
     """
     counts = histogram.double().tolist()
     truncated = counts[254] >= max(_LEAST, _STEADY * counts[253]) and counts[255] < _EMPTY * counts[254]
@@ -39,7 +40,7 @@ def judged_rule(histogram: Tensor) -> Literal["truncate", "round"] | None:
 
 
 def rounding(evidence: Evidence) -> Iterator[Finding]:
-    """Truncation or rounding, against the official recipe and against what is stated."""
+    """A rounding rule that differs from the official recipe, or from the stated rule."""
     stated, official = (
         _canonical(rule) for rule in (evidence.provenance.uint8_rule, evidence.recipe.get("uint8_rule"))
     )
@@ -97,7 +98,7 @@ def jpeg(evidence: Evidence) -> Iterator[Finding]:
 
 
 def resize_of_recipe(evidence: Evidence) -> Iterator[Finding]:
-    """Another resize between generator and evaluation than the official samples have."""
+    """A resize between generator and evaluation that differs from that of the official samples."""
     official, used = evidence.recipe.get("resize"), evidence.provenance.resize
     if official is None or official == used or evidence.reconstructions:
         return
@@ -110,7 +111,7 @@ def resize_of_recipe(evidence: Evidence) -> Iterator[Finding]:
 
 
 def precision_of_arithmetic(evidence: Evidence) -> Iterator[Finding]:
-    """TF32 or autocast in the settings under which images were drawn."""
+    """TF32 or autocast in the process that drew the images."""
     on = [name for name, is_on in (("TF32", evidence.tf32), ("autocast", evidence.autocast)) if is_on]
     if on:
         verb = "are" if len(on) > 1 else "is"

@@ -1,4 +1,4 @@
-"""How many samples there are, and whether each of them is one of its own.
+"""Detectors of too few samples, and of duplicates.
 
 Shapes   N samples, D features
 """
@@ -9,6 +9,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from arvbench.harness.quality.detectors.evidence import FRECHET, Evidence, finding
+from arvbench.harness.quality.metrics.inception_score import SPLIT_SIZE
 from arvbench.results.schema import Finding
 
 PUBLISHED_SAMPLES = 50_000
@@ -16,14 +17,13 @@ PUBLISHED_SAMPLES = 50_000
 COMPARED_WITH_PUBLISHED = frozenset(
     {"adm-v1", "torch-fidelity", "clean-fid", "clean-fid-legacy-tensorflow", "fd-dinov2"}
 )
-"""Protocols whose numbers are put beside published ones."""
-_SPLIT = 5000
+"""Protocols whose numbers are compared with published ones."""
 _BIASED = frozenset({"fid", "sfid", "is", "isc", "is-shuffled"})
 """Metrics whose value moves with the number of samples."""
 
 
 def few_samples(evidence: Evidence) -> Iterator[Finding]:
-    """Fewer samples than dimensions, or than published numbers have."""
+    """Fewer samples than feature dimensions, or than published numbers are based on."""
     count = evidence.count
     rank_deficient = [facts for facts in evidence.metrics if facts.metric in FRECHET and count <= facts.dims]
     if rank_deficient:
@@ -53,19 +53,19 @@ def few_samples(evidence: Evidence) -> Iterator[Finding]:
 def short_splits(evidence: Evidence) -> Iterator[Finding]:
     """The inception score of a split with under 5,000 images is biased downwards."""
     scores = [facts for facts in evidence.metrics if facts.metric in ("is", "is-shuffled")]
-    rest = evidence.count % _SPLIT
+    rest = evidence.count % SPLIT_SIZE
     if not scores or rest == 0:
         return
-    which = f"the only split holds {rest:,}" if evidence.count < _SPLIT else f"the last split holds {rest:,}"
+    which = f"the only split holds {rest:,}" if evidence.count < SPLIT_SIZE else f"the last split holds {rest:,}"
     yield finding(
         "short-split",
         "note",
-        f"{which} of {_SPLIT:,} images: {evidence.names(scores)} are lower than with full splits",
+        f"{which} of {SPLIT_SIZE:,} images: {evidence.names(scores)} are lower than with full splits",
     )
 
 
 def few_in_reference(evidence: Evidence) -> Iterator[Finding]:
-    """A reference whose covariance has no full rank."""
+    """A reference with too few images for a covariance of full rank."""
     reference = evidence.reference
     count = reference.statistics_images if reference else None
     if reference is None or count is None:
@@ -82,11 +82,11 @@ def few_in_reference(evidence: Evidence) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Repeats:
-    """Entries that are equal to an earlier one."""
+    """Entries that equal an earlier one."""
 
     count: int
     first: tuple[int, int]
-    """Numbers of the first such entry's earlier one, and of itself."""
+    """Indices of the first pair: the earlier entry, and its repeat."""
 
 
 def _repeats(keys: Sequence[Hashable]) -> _Repeats | None:
@@ -101,7 +101,7 @@ def _repeats(keys: Sequence[Hashable]) -> _Repeats | None:
 
 
 def duplicate_images(evidence: Evidence) -> Iterator[Finding]:
-    """Images with the very same pixels."""
+    """Images with equal pixels."""
     repeats = _repeats([digest.tobytes() for digest in evidence.digests_ND.numpy()])
     if repeats is not None:
         yield finding(
@@ -114,7 +114,7 @@ def duplicate_images(evidence: Evidence) -> Iterator[Finding]:
 
 
 def duplicate_seeds(evidence: Evidence) -> Iterator[Finding]:
-    """Images of the same seed and class; one seed for many classes."""
+    """Images that share seed and class, or a seed across classes."""
     if evidence.seeds_N is None:
         return
     seeds = evidence.seeds_N.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from arvbench.harness.quality.identity import image_digests
 from arvbench.harness.quality.images.source import Provenance
 from arvbench.harness.quality.metrics.inception_score import inception_score
 from arvbench.harness.quality.reference import Reference
-from arvbench.results.schema import Quality
+from arvbench.results.schema import Finding, Quality
 
 COUNT = 50_000
 CLASSES = 1000
@@ -92,7 +93,21 @@ def test_nothing_is_found_where_all_is_well():
 def test_warnings_come_first():
     found = codes(replace(with_provenance(uint8_rule="unknown"), digests_ND=torch.zeros(COUNT, 32, dtype=torch.uint8)))
     assert found == [("duplicate-images", "warning"), ("uint8-rule-unknown", "note")]
-    assert len(DETECTORS) == len(set(DETECTORS))
+    assert len(DETECTORS) == len(set(DETECTORS.values()))
+
+
+def surplus_of_images(evidence: Evidence) -> Iterator[Finding]:
+    """Detector of this test: more samples than published numbers are based on."""
+    if evidence.count > COUNT:
+        yield Finding(code="surplus", severity="note", text=f"{evidence.count} samples")
+
+
+def test_a_detector_is_one_line_of_the_table():
+    surplus = counted(COUNT + 5000)
+    assert codes(surplus) == []
+    with DETECTORS.scoped("surplus", f"{__name__}:{surplus_of_images.__name__}"):
+        assert codes(surplus) == [("surplus", "note")]
+        assert codes(PERFECT) == []
 
 
 def scores(labels_N: torch.Tensor) -> tuple[Quality, ...]:
