@@ -46,9 +46,9 @@ def order_of_inception_score(evidence: Evidence) -> Iterator[Finding]:
                 "order-sensitive-is",
                 "warning",
                 f"the inception score depends on the order of the samples: is {given.value:.2f} as given, "
-                f"is-shuffled {shuffled.value:.2f}. Splits of {SPLIT_SIZE:,} consecutive images hold few of the classes, "
-                "as in files in class order; compare is only with values of samples in the same order, is-shuffled "
-                "with values of samples in random order",
+                f"is-shuffled {shuffled.value:.2f}. Splits of {SPLIT_SIZE:,} consecutive images hold few of the "
+                "classes, as in files in class order; compare is only with values of samples in the same order, "
+                "is-shuffled with values of samples in random order",
             )
 
 
