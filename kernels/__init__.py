@@ -1,7 +1,7 @@
 """Operations that the models share: a PyTorch reference, a Triton kernel, and the choice between them.
 
-`KERNELS` names every operation. Reading the table imports neither torch nor triton. A new operation is a folder with
-`reference.py`, `triton.py` and `spec.py`, and one line here; tests and benchmarks run over the table.
+`KERNELS` names every operation; reading it imports neither torch nor triton. To add an operation, write a folder with
+`reference.py`, `triton.py` and `spec.py`, and one line here. Tests and benchmarks run over the table.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from arvbench.registry import Registry
 
 if TYPE_CHECKING:
-    from arvbench.kernels.operation import KernelSpec
+    from arvbench.kernels.contract import KernelSpec
 
 KERNELS: Registry[KernelSpec] = Registry(
     "kernel",

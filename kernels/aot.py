@@ -1,7 +1,7 @@
-"""Compile a kernel for a GPU that need not be there, and read what the code uses.
+"""Compile a kernel for a GPU that this machine may lack, and read the resources that its code uses.
 
-The wrapper itself is called, with its launches recorded instead of started: what is compiled is what would run, with
-the same specialisation of arguments.
+The wrapper itself is called, with its launches recorded instead of started: the compiled code is then the code that
+would run, with equal specialisation of arguments.
 
 Units    registers per thread; _bytes bytes, stack and local memory per thread, shared memory per block
 """
@@ -26,7 +26,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from arvbench.errors import ContractError, HostError
-from arvbench.kernels.operation import KernelSpec
+from arvbench.kernels.contract import KernelSpec
 
 _POINTERS = {
     torch.float32: "*fp32",
@@ -39,12 +39,12 @@ _POINTERS = {
 }
 _ALIGNED = [["tt.divisibility", 16]]
 CAN_COMPILE = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
-"""Triton 3.2 describes the specialisation of arguments in another way; its kernels can be launched all the same."""
+"""False before Triton 3.3, which launches kernels but describes the specialisation of arguments in another way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledLaunch:
-    """One compiled kernel and what it uses on the GPU."""
+    """One compiled kernel and the resources that it uses on the GPU."""
 
     kernel: str
     registers: int
@@ -55,11 +55,17 @@ class CompiledLaunch:
     ptx: str
 
 
-def compile_case(spec: KernelSpec, case: str, *, dtype: torch.dtype, capability: int) -> tuple[CompiledLaunch, ...]:
-    """Compile every launch that the wrapper makes for `case`, for compute capability `capability` (90: sm_90).
+Launch = tuple[JITFunction, Mapping[str, Any]]
+"""A kernel, and the arguments and launch options by name."""
+
+
+def compile_workload(
+    spec: KernelSpec, workload: str, *, dtype: torch.dtype, capability: int
+) -> tuple[CompiledLaunch, ...]:
+    """Compile every launch that the wrapper makes on `workload`, for compute capability `capability` (90: sm_90).
 
     Raises HostError when Triton is older than 3.3, interprets kernels or has no cuobjdump, ContractError when the
-    wrapper launches nothing or hands its kernel an argument that cannot be compiled for.
+    wrapper launches nothing or hands its kernel an argument of unknown type.
     """
     if not CAN_COMPILE:
         raise HostError(f"compiling ahead of time needs triton >= 3.3, this is {triton.__version__}: upgrade torch")
@@ -68,18 +74,15 @@ def compile_case(spec: KernelSpec, case: str, *, dtype: torch.dtype, capability:
     if not kernels:
         raise HostError(f"{module.__name__} was imported with TRITON_INTERPRET set: unset it to compile its kernels")
     with _recorded(kernels) as launches, torch.no_grad():
-        spec.implementations["triton"](**spec.inputs(case, dtype=dtype, device="cpu"))
+        spec.implementations["triton"](**spec.inputs(workload, dtype=dtype, device="cpu"))
     if not launches:
         raise ContractError(f"the wrapper of {spec.name} launches no kernel of {module.__name__}")
-    return tuple(_compile(kernel, arguments, capability) for kernel, arguments in launches)
-
-
-Launch = tuple[JITFunction, Mapping[str, Any]]
+    return tuple(compile_launch(launch, capability=capability) for launch in launches)
 
 
 @contextmanager
 def _recorded(kernels: list[JITFunction]) -> Iterator[list[Launch]]:
-    """Make `kernel[grid](...)` note its arguments and return, for as long as the context lasts."""
+    """Make `kernel[grid](...)` record its arguments and return at once, for the length of a `with` block."""
     launches: list[Launch] = []
 
     def recorder(kernel: JITFunction) -> Any:
@@ -97,21 +100,27 @@ def _recorded(kernels: list[JITFunction]) -> Iterator[list[Launch]]:
             del kernel.run
 
 
-def _compile(kernel: JITFunction, arguments: Mapping[str, Any], capability: int) -> CompiledLaunch:
+def compile_launch(launch: Launch, *, capability: int) -> CompiledLaunch:
+    """Compile one launch as Triton would specialise it: constants for 1 and None, alignment for multiples of 16.
+
+    Raises ContractError for an argument of unknown type.
+    """
+    kernel, arguments = launch
     signature: dict[str, str] = {}
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
     for index, parameter in enumerate(kernel.params):
         value = arguments[parameter.name]
-        specialised = _specialised(parameter, value)
-        is_one = specialised and isinstance(value, int) and value == 1
+        number = value.data_ptr() if isinstance(value, Tensor) else value
+        specialised = isinstance(number, int) and not isinstance(number, bool) and not parameter.do_not_specialize
+        is_one = specialised and not isinstance(value, Tensor) and value == 1
         if parameter.is_constexpr or value is None or is_one:
             signature[parameter.name] = "constexpr"
             constants[parameter.name] = value
-            continue
-        signature[parameter.name] = _type_name(value)
-        if specialised and _divisible_by_16(value):
-            attributes[(index,)] = _ALIGNED
+        else:
+            signature[parameter.name] = _type_name(value)
+            if specialised and number % 16 == 0:
+                attributes[(index,)] = _ALIGNED
     options = {name: value for name, value in arguments.items() if name not in kernel.arg_names}
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, attributes),
@@ -124,19 +133,10 @@ def _compile(kernel: JITFunction, arguments: Mapping[str, Any], capability: int)
         registers=usage["REG"],
         stack_bytes=usage["STACK"],
         local_bytes=usage["LOCAL"],
-        # The metadata counts what a launch asks for, which the binary does not know.
+        # From the metadata: shared memory that a launch requests does not stand in the binary.
         shared_bytes=compiled.metadata.shared,
         ptx=compiled.asm["ptx"],
     )
-
-
-def _specialised(parameter: Any, value: Any) -> bool:
-    """Whether Triton compiles anew when this argument becomes 1 or a multiple of 16."""
-    return not parameter.do_not_specialize and isinstance(value, (int, Tensor)) and not isinstance(value, bool)
-
-
-def _divisible_by_16(value: int | Tensor) -> bool:
-    return (value.data_ptr() if isinstance(value, Tensor) else value) % 16 == 0
 
 
 def _type_name(value: Any) -> str:
@@ -148,11 +148,11 @@ def _type_name(value: Any) -> str:
         return "i32" if -(2**31) <= value < 2**31 else "i64"
     if isinstance(value, float):
         return "fp32"
-    raise ContractError(f"a kernel argument of type {getattr(value, 'dtype', type(value).__name__)} is not known here")
+    raise ContractError(f"a kernel argument has unknown type {getattr(value, 'dtype', type(value).__name__)}")
 
 
 def _resource_usage(cubin: bytes) -> dict[str, int]:
-    """Numbers that cuobjdump prints for the one function in `cubin`: REG, STACK, LOCAL and others."""
+    """Return the numbers that cuobjdump prints for the one function in `cubin`: REG, STACK, LOCAL and others."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     if not tool.is_file():
         raise HostError(f"this Triton has no cuobjdump ({tool}); install the triton wheel from the package index")

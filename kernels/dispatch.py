@@ -16,7 +16,7 @@ import torch
 from arvbench.errors import HostError
 from arvbench.kernels import KERNELS
 from arvbench.kernels.backends import BACKENDS, backend_named
-from arvbench.kernels.operation import Operation
+from arvbench.kernels.contract import Operation
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Adaptive LayerNorm: the sizes that models give it, its tolerances and its cost.
 
 Shapes   R forward rows (twice the images with guidance), l tokens of one step, C channels,
-         M rows of the modulation (R or 1), S vectors per modulation row of which one is used (6 in a block, 2 before
-         the head: row stride S * C), P channels between two rows of x that belong to nobody
+         M rows of the modulation (R or 1), S vectors per modulation row, one of them used (6 in a block, 2 before the
+         head: row stride S * C), P unused channels between two rows of x
 Source   VAR model zoo: C = 64 * depth; scales of 1..256 tokens at 256 px and 1..1024 at 512 px
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arvbench.kernels.operation import KernelSpec, Limits, Shape, Tol, Workload
+from arvbench.kernels.contract import KernelSpec, Limits, Shape, Tol, Workload
 
 MODEL_EPS = 1e-6
 
-CASES = {
+WORKLOADS = {
     # the official models: guidance doubles 8 images at 256 px and 2 at 512 px
     "d16-first": Workload(shape={"R": 16, "l": 1, "C": 1024, "M": 16, "S": 6, "P": 0}, interpret=True),
     "d16-last": Workload(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 6, "P": 0}, compile=True),
@@ -39,8 +39,8 @@ CASES = {
     "padded-rows": Workload(shape={"R": 2, "l": 7, "C": 130, "M": 2, "S": 2, "P": 62}, interpret=True),
 }
 
-# One rounding to the result's dtype costs at most 2**-8 (bf16) or 2**-11 (fp16) of the value. What is added covers fp32
-# arithmetic; for the norm its error grows with the ratio of a row's mean to its deviation, here at most 50.
+# One rounding to the result's dtype costs at most 2**-8 (bf16) or 2**-11 (fp16) of the value. The rest covers fp32
+# arithmetic, whose error in the norm grows with the ratio of a row's mean to its deviation, here at most 50.
 MODULATE_TOLERANCE = {
     torch.float32: Tol(5e-5, 1e-5),
     torch.bfloat16: Tol(5e-5, 2**-8 + 1e-5),
@@ -52,8 +52,8 @@ RESIDUAL_TOLERANCE = {
     torch.float16: Tol(1e-6, 2**-11 + 1e-6),
 }
 
-# (mean, deviation) of the tokens, in turn. For the norm: one where a wrong eps shows (deviation near sqrt(eps)) and one
-# where a variance by E[x^2] - E[x]^2 is lost (mean far from 0).
+# (mean, deviation) of the tokens, in turn. For the norm: tokens that show a wrong eps (deviation near sqrt(eps)), and
+# tokens whose variance E[x^2] - E[x]^2 would lose (mean far from 0).
 NORM_TOKENS = ((0.0, 1.0), (0.0, 1e-3), (500.0, 10.0))
 PLAIN_TOKENS = ((0.0, 1.0),)
 
@@ -128,7 +128,7 @@ MODULATE = KernelSpec(
     reference="arvbench.kernels.adaln.reference:adaln_modulate",
     fast="arvbench.kernels.adaln.triton:adaln_modulate",
     make_inputs=_modulate_inputs,
-    cases=CASES,
+    workloads=WORKLOADS,
     tolerance=MODULATE_TOLERANCE,
     flops=_modulate_flops,
     bytes_moved=_modulate_bytes,
@@ -140,7 +140,7 @@ RESIDUAL = KernelSpec(
     reference="arvbench.kernels.adaln.reference:adaln_residual",
     fast="arvbench.kernels.adaln.triton:adaln_residual",
     make_inputs=_residual_inputs,
-    cases=CASES,
+    workloads=WORKLOADS,
     tolerance=RESIDUAL_TOLERANCE,
     flops=_residual_flops,
     bytes_moved=_residual_bytes,

@@ -19,9 +19,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 # The number of tokens changes with every step of a sampler and only divides addresses: specialising on it would compile
-# code that is no better, once more for one token and once for multiples of 16.
+# equally fast code twice more, for one token and for multiples of 16.
 @triton.jit(do_not_specialize=["tokens"])
-def _adaln_modulate_kernel(  # type: ignore[no-untyped-def]
+def _adaln_modulate_kernel(
     x, scale, shift, out, eps, tokens, C, x_row, x_token, scale_row, shift_row, BLOCK: tl.constexpr
 ):  # fmt: skip
     # grid (R * tokens,): one program per token; int64 because R * tokens * C passes 2**31 at 512 px and batch 512
@@ -40,7 +40,7 @@ def _adaln_modulate_kernel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def _adaln_residual_kernel(  # type: ignore[no-untyped-def]
+def _adaln_residual_kernel(
     x, gate, branch, out, tokens, C, x_row, x_token, gate_row, branch_row, branch_token, BLOCK: tl.constexpr
 ):  # fmt: skip
     # grid (R * tokens,): one program per token; int64 because R * tokens * C passes 2**31 at 512 px and batch 512

@@ -1,7 +1,7 @@
 """Times of every kernel of the table: `pytest tests/bench --benchmark-enable`.
 
 The CPU runs the PyTorch implementation, CUDA both. Nothing is timed before it has agreed with its judge. On CUDA a time
-is that of one call from launch to finish, so small cases show the cost of launching.
+is that of one call from launch to finish, so small workloads show the cost of launching.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ import pytest
 import torch
 
 from arvbench.kernels import KERNELS
-from arvbench.kernels.operation import Implementation, KernelSpec, verified_call
+from arvbench.kernels.contract import Implementation, KernelSpec, verified_call
 
 CPU_LIMIT_BYTES = 16 * 2**20
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
 def timed() -> list[object]:
-    """Every case on every device; on the CPU those that stay in the range of milliseconds, in fp32."""
+    """Every workload on every device; on the CPU those that stay in the range of milliseconds, in fp32."""
     return [
-        pytest.param(spec, case, dtype, device, implementation, id=f"{name}-{case}-{dtype}-{device}-{implementation}")
+        pytest.param(spec, load, dtype, device, implementation, id=f"{name}-{load}-{dtype}-{device}-{implementation}")
         for name, spec in KERNELS.items()
-        for case in spec.cases
+        for load in spec.workloads
         for device in DEVICES
         for dtype in (spec.tolerance if device == "cuda" else [torch.float32])
         for implementation in (("torch", "triton") if device == "cuda" else ("torch",))
-        if device == "cuda" or spec.bytes_moved(spec.cases[case].shape, dtype.itemsize) <= CPU_LIMIT_BYTES
+        if device == "cuda" or spec.bytes_moved(spec.workloads[load].shape, dtype.itemsize) <= CPU_LIMIT_BYTES
     ]
 
 
-@pytest.mark.parametrize(("spec", "case", "dtype", "device", "implementation"), timed())
+@pytest.mark.parametrize(("spec", "workload", "dtype", "device", "implementation"), timed())
 def test_kernel_time(
-    benchmark, spec: KernelSpec, case: str, dtype: torch.dtype, device: str, implementation: Implementation
+    benchmark, spec: KernelSpec, workload: str, dtype: torch.dtype, device: str, implementation: Implementation
 ) -> None:
-    call = verified_call(spec, case, dtype=dtype, device=device, implementation=implementation)
+    call = verified_call(spec, workload, dtype=dtype, device=device, implementation=implementation)
 
     def call_and_wait() -> None:
         call()
         if device == "cuda":
             torch.cuda.synchronize()
 
-    shape = spec.cases[case].shape
-    benchmark.group = f"{spec.name} {case} {dtype}"
+    shape = spec.workloads[workload].shape
+    benchmark.group = f"{spec.name} {workload} {dtype}"
     benchmark.extra_info |= {
         "implementation": implementation,
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",

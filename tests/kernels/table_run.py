@@ -1,4 +1,4 @@
-"""Compare every Triton kernel of the table with its judge in this process, one JSON line per case and dtype.
+"""Compare every Triton kernel of the table with its judge in this process, one JSON line per workload and dtype.
 
     python table_run.py interpreter|cuda
 
@@ -26,20 +26,19 @@ GUARD = 64  # elements before and after an allocation
 def poisoned_memory() -> Iterator[list[Tensor]]:
     """Make torch.empty and its relatives hand out NaN between guards of NaN; yield the whole allocations.
 
-    A kernel that skips an element then fails every time, and one that writes outside its result is seen in the guards.
+    A kernel that skips an element then fails every time; a kernel that writes outside its result changes a guard.
     """
     allocations: list[tuple[Tensor, Tensor]] = []
     real_empty = torch.empty
 
     def empty(*size: object, **options: object) -> Tensor:
-        wanted = real_empty(*size, **{**options, "device": "meta"})
-        if not wanted.is_floating_point():
+        meta = real_empty(*size, **{**options, "device": "meta"})
+        if not meta.is_floating_point():
             return real_empty(*size, **options)
-        memory = real_empty(wanted.numel() + 2 * GUARD, dtype=wanted.dtype, device=options.get("device")).fill_(
-            torch.nan
-        )
+        memory = real_empty(meta.numel() + 2 * GUARD, dtype=meta.dtype, device=options.get("device"))
+        memory.fill_(torch.nan)
         allocations.append((memory[:GUARD], memory[-GUARD:]))
-        return memory[GUARD:-GUARD].view(wanted.shape)
+        return memory[GUARD:-GUARD].view(meta.shape)
 
     def empty_like(like: Tensor, **options: object) -> Tensor:
         return empty(like.shape, **{"dtype": like.dtype, "device": like.device, **options})
@@ -58,18 +57,18 @@ def poisoned_memory() -> Iterator[list[Tensor]]:
 def main(mode: str) -> None:
     torch.set_num_threads(1)
     from arvbench.kernels import KERNELS
-    from arvbench.kernels.operation import max_abs_err
+    from arvbench.kernels.contract import max_abs_err
 
     device = "cuda" if mode == "cuda" else "cpu"
     for name, spec in KERNELS.items():
-        for case in spec.cases:
-            if mode == "interpreter" and not spec.cases[case].interpret:
+        for workload in spec.workloads:
+            if mode == "interpreter" and not spec.workloads[workload].interpret:
                 continue
             for dtype in spec.tolerance:
-                result: dict[str, object] = {"kernel": name, "case": case, "dtype": str(dtype)}
+                result: dict[str, object] = {"kernel": name, "workload": workload, "dtype": str(dtype)}
                 try:
                     with poisoned_memory() as allocations:
-                        ok, err = max_abs_err(spec, case, dtype=dtype, device=device)
+                        ok, err = max_abs_err(spec, workload, dtype=dtype, device=device)
                     kept = all(bool(guard.isnan().all()) for guards in allocations for guard in guards)
                     result |= {"ok": ok, "err": err, "allocations": len(allocations), "guards_kept": kept}
                 except Exception:

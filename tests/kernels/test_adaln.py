@@ -55,18 +55,18 @@ def test_costs_equal_a_count_by_hand():
     assert spec.RESIDUAL.flops(shape) == 24 * 2
 
 
-def test_cases_hold_every_official_width_and_both_ends_of_the_schedule():
-    official = [case.shape for name, case in spec.CASES.items() if name.startswith("d")]
+def test_workloads_hold_every_official_width_and_both_ends_of_the_schedule():
+    official = [workload.shape for name, workload in spec.WORKLOADS.items() if name.startswith("d")]
     assert {shape["C"] for shape in official} == {64 * depth for depth in (16, 20, 24, 30, 36)}
     assert {shape["l"] for shape in official} >= {1, 256, 1024}
 
 
 def test_inputs_are_slices_that_lie_between_poison():
-    case = spec.CASES["ragged"]
+    workload = spec.WORKLOADS["ragged"]
     inputs = KERNELS["adaln_modulate"].inputs("ragged", dtype=torch.float32, device="cpu")
     x, scale = inputs["x_RlC"], inputs["scale_R1C"]
-    assert x.stride(1) == case.shape["C"] + case.shape["P"]
-    assert scale.stride(0) == 6 * case.shape["C"]
+    assert x.stride(1) == workload.shape["C"] + workload.shape["P"]
+    assert scale.stride(0) == 6 * workload.shape["C"]
     assert not x.isnan().any()
     assert not scale.isnan().any()
     assert scale._base.isnan().sum() == 5 * scale.numel()

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
 from arvbench.errors import ContractError
 from arvbench.kernels import KERNELS
-from arvbench.kernels.operation import KernelSpec
+from arvbench.kernels.contract import KernelSpec
 
 aot = pytest.importorskip("arvbench.kernels.aot", reason="needs triton")
 pytestmark = pytest.mark.skipif(not aot.CAN_COMPILE, reason="needs triton >= 3.3")
 
 CAPABILITIES = (80, 90, 100)
 COMPILED = [
-    pytest.param(spec, case, dtype, capability, id=f"{name}-{case}-{dtype}-sm_{capability}")
+    pytest.param(spec, workload, dtype, capability, id=f"{name}-{workload}-{dtype}-sm_{capability}")
     for name, spec in KERNELS.items()
-    for case in spec.cases
-    if spec.cases[case].compile
+    for workload in spec.workloads
+    if spec.workloads[workload].compile
     for dtype in spec.tolerance
     for capability in CAPABILITIES
 ]
 
 
-@pytest.mark.parametrize(("spec", "case", "dtype", "capability"), COMPILED)
+@pytest.mark.parametrize(("spec", "workload", "dtype", "capability"), COMPILED)
 def test_compiled_kernel_stays_within_its_limits(
-    spec: KernelSpec, case: str, dtype: torch.dtype, capability: int
+    spec: KernelSpec, workload: str, dtype: torch.dtype, capability: int
 ) -> None:
-    for launch in aot.compile_case(spec, case, dtype=dtype, capability=capability):
+    for launch in aot.compile_workload(spec, workload, dtype=dtype, capability=capability):
         assert f".target sm_{capability}" in launch.ptx
         assert (launch.stack_bytes, launch.local_bytes) == (0, 0), "registers are spilled"
         assert 0 < launch.registers <= spec.limits.registers
@@ -36,7 +38,7 @@ def test_compiled_kernel_stays_within_its_limits(
 
 def test_official_width_is_read_in_16_byte_loads_and_rounded_to_nearest() -> None:
     spec = KERNELS["adaln_modulate"]
-    (launch,) = aot.compile_case(spec, "d36-512px-first", dtype=torch.bfloat16, capability=90)
+    (launch,) = aot.compile_workload(spec, "d36-512px-first", dtype=torch.bfloat16, capability=90)
     assert "ld.global.v4.b32" in launch.ptx
     assert "cvt.rn.bf16" in launch.ptx
 
@@ -45,23 +47,28 @@ def test_compiling_leaves_the_kernels_launchable() -> None:
     from arvbench.kernels.adaln import triton as module
 
     before = module._adaln_residual_kernel.run
-    aot.compile_case(KERNELS["adaln_residual"], "ragged", dtype=torch.float32, capability=90)
+    aot.compile_workload(KERNELS["adaln_residual"], "ragged", dtype=torch.float32, capability=90)
     assert module._adaln_residual_kernel.run == before
 
 
-def test_a_register_array_that_spills_is_seen(tmp_path, monkeypatch) -> None:
-    """The zero of the limits test is a reading, not a missing line of the tool."""
+@pytest.fixture
+def spilling(tmp_path, monkeypatch):
+    """A kernel that needs more registers than a thread has."""
     (tmp_path / "spilling.py").write_text(SPILLING)
     monkeypatch.syspath_prepend(tmp_path)
-    import spilling
-
-    launch = aot._compile(spilling.kernel, {"x": torch.zeros(1), "BLOCK": 8192, "num_warps": 1}, 90)
-    assert launch.stack_bytes > 0
+    return importlib.import_module("spilling").kernel
 
 
-def test_an_argument_of_unknown_type_is_refused() -> None:
+def test_a_register_array_that_spills_is_seen(spilling) -> None:
+    """The zero of the limits test is a reading, not a missing line of the tool."""
+    arguments = {"x": torch.zeros(1), "BLOCK": 8192, "num_warps": 1}
+    assert aot.compile_launch((spilling, arguments), capability=90).stack_bytes > 0
+
+
+def test_an_argument_of_unknown_type_is_refused(spilling) -> None:
+    arguments = {"x": torch.zeros(1, dtype=torch.complex64), "BLOCK": 8}
     with pytest.raises(ContractError, match="complex64"):
-        aot._type_name(torch.zeros(1, dtype=torch.complex64))
+        aot.compile_launch((spilling, arguments), capability=90)
 
 
 SPILLING = """

@@ -21,7 +21,7 @@ Key = tuple[str, str, str]
 
 @cache
 def outcomes(mode: str) -> tuple[dict[Key, dict[str, Any]], str]:
-    """Results of all cases from one process, and what it said when it ended early."""
+    """Results of all workloads from one process, and its exit status and stderr for the case that it ended early."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
@@ -33,24 +33,24 @@ def outcomes(mode: str) -> tuple[dict[Key, dict[str, Any]], str]:
         check=False,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    found = {(line["kernel"], line["case"], line["dtype"]): line for line in lines}
-    return found, f"exit status {done.returncode} {done.stderr[-2000:]}"
+    results = {(line["kernel"], line["workload"], line["dtype"]): line for line in lines}
+    return results, f"exit status {done.returncode} {done.stderr[-2000:]}"
 
 
-def every_case(*, interpreter: bool) -> list[Key]:
+def every_workload(*, interpreter: bool) -> list[Key]:
     return [
-        (name, case, str(dtype))
+        (name, workload, str(dtype))
         for name, spec in KERNELS.items()
-        for case in spec.cases
+        for workload in spec.workloads
         for dtype in spec.tolerance
         # The interpreter rounds to bf16 by cutting off; compiled code rounds to nearest, which test_aot.py sees.
-        if not interpreter or (spec.cases[case].interpret and dtype != torch.bfloat16)
+        if not interpreter or (spec.workloads[workload].interpret and dtype != torch.bfloat16)
     ]
 
 
 def check(mode: str, key: Key) -> None:
     results, ending = outcomes(mode)
-    assert key in results, f"the process ended before this case: {ending}"
+    assert key in results, f"the process ended before this workload: {ending}"
     result = results[key]
     assert "error" not in result, result["error"]
     assert result["ok"], f"max |err| {result['err']:.2e}, allowed {tolerance(result)}"
@@ -62,25 +62,25 @@ def tolerance(result: dict[str, Any]) -> object:
     return {str(dtype): tol for dtype, tol in KERNELS[result["kernel"]].tolerance.items()}[result["dtype"]]
 
 
-@pytest.mark.parametrize("key", every_case(interpreter=True), ids="-".join)
+@pytest.mark.parametrize("key", every_workload(interpreter=True), ids="-".join)
 def test_interpreted_kernel_matches_its_reference(key: Key) -> None:
     check("interpreter", key)
 
 
-NO_GPU = pytest.param(None, id="every-case", marks=pytest.mark.skip(reason="needs an NVIDIA GPU"))
+NO_GPU = pytest.param(None, id="every-workload", marks=pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
 @pytest.mark.parametrize(
-    "key", every_case(interpreter=False) if torch.cuda.is_available() else [NO_GPU], ids=lambda key: "-".join(key)
+    "key", every_workload(interpreter=False) if torch.cuda.is_available() else [NO_GPU], ids=lambda key: "-".join(key)
 )
 def test_kernel_on_the_gpu_matches_its_reference(key: Key) -> None:
     check("cuda", key)
 
 
-def spec_cases(wanted: Callable[[Any], bool]) -> set[str]:
-    return {name for name, spec in KERNELS.items() if any(map(wanted, spec.cases.values()))}
+def kernels_with(property_of: Callable[[Any], bool]) -> set[str]:
+    return {name for name, spec in KERNELS.items() if any(map(property_of, spec.workloads.values()))}
 
 
-def test_every_kernel_has_cases_for_the_interpreter_and_the_compiler() -> None:
-    assert spec_cases(lambda case: case.interpret) == set(KERNELS)
-    assert spec_cases(lambda case: case.compile) == set(KERNELS)
+def test_every_kernel_has_workloads_for_the_interpreter_and_the_compiler() -> None:
+    assert kernels_with(lambda workload: workload.interpret) == set(KERNELS)
+    assert kernels_with(lambda workload: workload.compile) == set(KERNELS)

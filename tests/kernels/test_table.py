@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from arvbench.kernels import KERNELS
-from arvbench.kernels.operation import KernelSpec
+from arvbench.kernels.contract import KernelSpec
 
 every_kernel = pytest.mark.parametrize("spec", [pytest.param(spec, id=name) for name, spec in KERNELS.items()])
 
@@ -61,14 +61,14 @@ def test_the_dtypes_that_models_run_in_have_a_tolerance(spec: KernelSpec):
 
 @every_kernel
 def test_inputs_are_the_same_in_every_call(spec: KernelSpec):
-    case = next(iter(spec.cases))
-    first, again = (spec.inputs(case, dtype=torch.float32, device="cpu") for _ in range(2))
+    workload = next(iter(spec.workloads))
+    first, again = (spec.inputs(workload, dtype=torch.float32, device="cpu") for _ in range(2))
     for name, value in first.items():
         torch.testing.assert_close(value, again[name], rtol=0, atol=0)
 
 
 @every_kernel
 def test_costs_are_positive_and_bytes_grow_with_the_element(spec: KernelSpec):
-    for case in spec.cases.values():
-        assert spec.flops(case.shape) > 0
-        assert spec.bytes_moved(case.shape, 4) == 2 * spec.bytes_moved(case.shape, 2) > 0
+    for workload in spec.workloads.values():
+        assert spec.flops(workload.shape) > 0
+        assert spec.bytes_moved(workload.shape, 4) == 2 * spec.bytes_moved(workload.shape, 2) > 0

@@ -11,9 +11,9 @@ from torch import Tensor
 from arvbench.errors import ContractError, UserError
 from arvbench.kernels import KERNELS
 from arvbench.kernels.adaln import reference
-from arvbench.kernels.operation import max_abs_err, verified_call
+from arvbench.kernels.contract import max_abs_err, verified_call
 
-CASE = "no-power-of-two"
+WORKLOAD = "no-power-of-two"
 
 
 def right(x_RlC: Tensor, scale_R1C: Tensor, shift_R1C: Tensor, eps: float) -> Tensor:
@@ -51,31 +51,33 @@ def with_fast(function):
 
 
 def test_a_right_kernel_agrees_and_gets_its_call():
-    ok, err = max_abs_err(with_fast(right), CASE, dtype=torch.float32, device="cpu")
+    ok, err = max_abs_err(with_fast(right), WORKLOAD, dtype=torch.float32, device="cpu")
     assert ok
     assert 0 < err < 1e-4
-    call = verified_call(with_fast(right), CASE, dtype=torch.float32, device="cpu", implementation="triton")
+    call = verified_call(with_fast(right), WORKLOAD, dtype=torch.float32, device="cpu", implementation="triton")
     assert call().shape == (3, 5, 96)
 
 
 @pytest.mark.parametrize("wrong", [skips_the_last_channel, ten_times_eps, one_pass_variance, unbiased_variance])
 def test_a_wrong_kernel_is_found_and_never_gets_a_call_to_time(wrong):
     spec = with_fast(wrong)
-    assert not max_abs_err(spec, CASE, dtype=torch.float32, device="cpu").ok
-    with pytest.raises(ContractError, match=r"adaln_modulate \(triton\) is wrong on case 'no-power-of-two'.*not timed"):
-        verified_call(spec, CASE, dtype=torch.float32, device="cpu", implementation="triton")
+    assert not max_abs_err(spec, WORKLOAD, dtype=torch.float32, device="cpu").ok
+    with pytest.raises(
+        ContractError, match=r"adaln_modulate \(triton\) is wrong on workload 'no-power-of-two'.*not timed"
+    ):
+        verified_call(spec, WORKLOAD, dtype=torch.float32, device="cpu", implementation="triton")
 
 
 def test_a_result_of_another_dtype_breaks_the_contract():
     with pytest.raises(ContractError, match=r"returned dtype torch\.float64, the reference torch\.float32"):
-        max_abs_err(with_fast(always_fp64), CASE, dtype=torch.float32, device="cpu")
+        max_abs_err(with_fast(always_fp64), WORKLOAD, dtype=torch.float32, device="cpu")
 
 
 def test_a_dtype_without_a_tolerance_is_refused():
     with pytest.raises(UserError, match=r"does not state a tolerance for torch\.float64"):
-        max_abs_err(with_fast(right), CASE, dtype=torch.float64, device="cpu")
+        max_abs_err(with_fast(right), WORKLOAD, dtype=torch.float64, device="cpu")
 
 
-def test_an_unknown_case_is_refused():
-    with pytest.raises(UserError, match=r"no case 'huge'; known: d16-first"):
+def test_an_unknown_workload_is_refused():
+    with pytest.raises(UserError, match=r"no workload 'huge'; known: d16-first"):
         max_abs_err(with_fast(right), "huge", dtype=torch.float32, device="cpu")

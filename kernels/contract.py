@@ -1,6 +1,6 @@
-"""What a kernel promises, and the one check of that promise that tests and benchmarks share.
+"""The contract of a kernel, and the one check of it that tests and benchmarks share.
 
-Shapes   a case gives its sizes by letter; the letters are explained in the kernel's spec.py
+Shapes   a workload gives its sizes by letter; the kernel's spec.py explains the letters
 Units    _bytes bytes; flops floating-point operations, a multiply-add counts two
 Judge    the reference on the same inputs widened to fp64; every reference computes in fp64 when it is given fp64
 """
@@ -24,7 +24,7 @@ Shape = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Tol:
-    """Largest difference from the judge: atol + rtol * |judge|, element by element."""
+    """Largest difference from the judge, element by element: atol + rtol * |judge|."""
 
     atol: float
     rtol: float
@@ -38,12 +38,12 @@ class Workload:
     interpret: bool = False
     """Small enough for Triton's interpreter, which takes about a millisecond per program."""
     compile: bool = False
-    """Compiled ahead of time for every GPU generation, where registers and shared memory are checked."""
+    """Compiled ahead of time for every GPU generation, to check registers and shared memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What compiled code may use. Spilled registers are never allowed."""
+    """Most resources that compiled code may use; spilled registers are never allowed."""
 
     registers: int
     """Per thread."""
@@ -52,7 +52,7 @@ class Limits:
 
 
 class MakeInputs(Protocol):
-    """Builds the keyword arguments of one call; draws from `generator`, which is on the CPU, and nothing else."""
+    """Function that builds the keyword arguments of one call, random numbers from the CPU `generator` alone."""
 
     def __call__(
         self, shape: Shape, *, dtype: torch.dtype, device: torch.device, generator: torch.Generator
@@ -61,7 +61,7 @@ class MakeInputs(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelSpec:
-    """Everything that tests, benchmarks and reports know about one operation.
+    """One operation as tests, benchmarks and reports know it.
 
     `reference` and `fast` are "module:attribute", imported on first use: the reference needs no Triton.
     """
@@ -70,9 +70,9 @@ class KernelSpec:
     reference: str
     fast: str
     make_inputs: MakeInputs
-    cases: Mapping[str, Workload]
+    workloads: Mapping[str, Workload]
     tolerance: Mapping[torch.dtype, Tol]
-    """The dtypes that the kernel accepts, and how far it may be from the judge in each."""
+    """Accepted dtype -> largest difference from the judge."""
     flops: Callable[[Shape], int]
     bytes_moved: Callable[[Shape, int], int]
     """Compulsory traffic of (shape, bytes per element): every operand once."""
@@ -80,19 +80,19 @@ class KernelSpec:
 
     @property
     def implementations(self) -> Registry[Operation]:
-        """Name of an implementation -> the function."""
+        """Name of an implementation -> its function."""
         return Registry(f"implementation of {self.name}", {"torch": self.reference, "triton": self.fast})
 
-    def case(self, name: str) -> Workload:
-        """Return the case `name`, or raise UserError."""
-        if name not in self.cases:
-            raise UserError(f"kernel {self.name} has no case {name!r}; known: {', '.join(self.cases)}")
-        return self.cases[name]
+    def inputs(self, workload: str, *, dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
+        """Return the keyword arguments of `workload`, equal numbers on every device and in every call.
 
-    def inputs(self, case: str, *, dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
-        """Keyword arguments of `case`; the same numbers on every device and in every call."""
+        Raises UserError for an unknown workload.
+        """
+        if workload not in self.workloads:
+            raise UserError(f"kernel {self.name} has no workload {workload!r}; known: {', '.join(self.workloads)}")
+        shape = self.workloads[workload].shape
         generator = torch.Generator().manual_seed(0)
-        return self.make_inputs(self.case(case).shape, dtype=dtype, device=torch.device(device), generator=generator)
+        return self.make_inputs(shape, dtype=dtype, device=torch.device(device), generator=generator)
 
 
 class Agreement(NamedTuple):
@@ -105,51 +105,50 @@ class Agreement(NamedTuple):
 @torch.no_grad()
 def max_abs_err(
     spec: KernelSpec,
-    case: str,
+    workload: str,
     *,
     dtype: torch.dtype,
     device: torch.device | str,
     implementation: Implementation = "triton",
 ) -> Agreement:
-    """Compare `implementation` with the judge on `case`; NaN never agrees.
+    """Compare `implementation` with the judge on `workload`; NaN never agrees.
 
-    Raises UserError for a dtype without a tolerance, ContractError when the result has another shape, dtype or device
-    than the reference's.
+    Raises UserError for a dtype without a tolerance, ContractError when shape, dtype or device of the result are not
+    those of the reference's result.
     """
     if dtype not in spec.tolerance:
         raise UserError(f"kernel {spec.name} does not state a tolerance for {dtype}")
-    inputs = spec.inputs(case, dtype=dtype, device=device)
+    inputs = spec.inputs(workload, dtype=dtype, device=device)
     reference = spec.implementations["torch"]
-    got = spec.implementations[implementation](**inputs)
-    like = reference(**inputs)
-    for what in ("shape", "dtype", "device"):
-        if getattr(got, what) != getattr(like, what):
+    result, expected = spec.implementations[implementation](**inputs), reference(**inputs)
+    for attribute in ("shape", "dtype", "device"):
+        if getattr(result, attribute) != getattr(expected, attribute):
             raise ContractError(
-                f"{spec.name} ({implementation}) returned {what} {getattr(got, what)}, the reference "
-                f"{getattr(like, what)}, on case {case!r}"
+                f"{spec.name} ({implementation}) returned {attribute} {getattr(result, attribute)}, the reference "
+                f"{getattr(expected, attribute)}, on workload {workload!r}"
             )
-    judge = reference(**{name: v.double() if _is_float(v) else v for name, v in inputs.items()})
-    error = (got.double() - judge).abs()
+    widened = {
+        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
+    judge = reference(**widened)
+    error = (result.double() - judge).abs()
     tol = spec.tolerance[dtype]
     return Agreement(bool((error <= tol.atol + tol.rtol * judge.abs()).all()), float(error.max()))
 
 
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
 def verified_call(
-    spec: KernelSpec, case: str, *, dtype: torch.dtype, device: torch.device | str, implementation: Implementation
+    spec: KernelSpec, workload: str, *, dtype: torch.dtype, device: torch.device | str, implementation: Implementation
 ) -> Callable[[], Tensor]:
     """Return a call that is ready to be timed, or raise ContractError: a wrong kernel never gets a time."""
-    ok, err = max_abs_err(spec, case, dtype=dtype, device=device, implementation=implementation)
+    ok, err = max_abs_err(spec, workload, dtype=dtype, device=device, implementation=implementation)
     if not ok:
         raise ContractError(
-            f"{spec.name} ({implementation}) is wrong on case {case!r} in {dtype}: max |err| {err:.2e}, allowed "
-            f"{spec.tolerance[dtype]}; it is not timed"
+            f"{spec.name} ({implementation}) is wrong on workload {workload!r} in {dtype}: max |err| {err:.2e}, "
+            f"allowed {spec.tolerance[dtype]}; it is not timed"
         )
     operation = spec.implementations[implementation]
-    inputs = spec.inputs(case, dtype=dtype, device=device)
+    inputs = spec.inputs(workload, dtype=dtype, device=device)
 
     @torch.no_grad()
     def call() -> Tensor:
