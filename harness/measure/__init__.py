@@ -1,1 +1,1 @@
-"""Measuring: time, memory, KV cache, correctness and the environment. No model knows that this exists."""
+"""Measurement of one case: correctness, time, memory, cache, quality, sample sheet. No model knows that it exists."""

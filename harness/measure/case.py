@@ -1,16 +1,15 @@
-"""Measuring one case, in an order that a number can be defended with.
+"""Measure one case, in an order that makes its numbers defensible.
 
 load -> correctness -> warm-up -> timing -> environment -> memory and KV cache -> quality -> sample sheet. A case that
-fails the correctness check ends there. The environment is read right after the timed calls: clocks, power and what
-holds the GPU back are then those of the times.
+fails the correctness check ends there. The environment is read right after the timed calls, so that clocks, power and
+throttle reasons of the GPU are those under load.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -24,44 +23,29 @@ from arvbench.harness.machine.attention import AttentionRecorder
 from arvbench.harness.machine.environment import read_environment
 from arvbench.harness.machine.memory import probe_for
 from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
-from arvbench.harness.measure.clocks import Clock, clock_for
+from arvbench.harness.measure.clocks import clock_for
 from arvbench.harness.measure.correctness import check_correctness, spread_labels
 from arvbench.harness.measure.memory import measure_memory
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
-from arvbench.harness.measure.timing import SamplingCall, measure_times, warm_up
+from arvbench.harness.measure.timing import measure_times, warm_up
 from arvbench.harness.quality.images.live import load_case_sampler
 from arvbench.harness.suites.recipes import recipe_deviations, recipe_for
 from arvbench.results.schema import (
     CaseConfig,
-    Correctness,
     Finding,
     Incorrect,
     Measured,
     Quality,
     Setup,
     StepPlan,
-    Timing,
-    WarmUp,
 )
 
 TIMING_SEED = 0
-"""Run seed of the noise in timed calls: every repetition draws the same images."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    """A case whose model is loaded and whose schedule is known."""
-
-    job: Job
-    sampler: Sampler
-    settings: SamplingSettings
-    schedule: Schedule
-    probe: GpuProbe | None
-    listener: EventListener
+"""Run seed of the noise in timed calls: every repetition draws equal images."""
 
 
 def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = None) -> Result:
-    """Measure one case on this process's threads and devices. Every error is raised.
+    """Measure one case with this process's threads and devices. Every error is raised.
 
     `probe` reads the GPU in place of the device's own probe.
     """
@@ -69,50 +53,34 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
     listener(Event(phase="load"))
     sampler, settings = load_case_sampler(case)
     sampler.check_settings(sampler.spec, settings)
+
     listener(Event(phase="correctness"))
     attention = AttentionRecorder()
     correctness = check_correctness(sampler, settings, cache_policy=case.cache, batch=case.batch, watch=attention)
-    loaded = _Loaded(
-        job=job,
-        sampler=sampler,
-        settings=settings,
-        schedule=sampler.schedule(settings, batch=case.batch, cache=case.cache),
-        probe=probe or probe_gpu(sampler.device),
-        listener=listener,
-    )
-    setup = _describe(loaded, attention.description)
+    schedule = sampler.schedule(settings, batch=case.batch, cache=case.cache)
+    setup = _setup(case, sampler, settings, schedule, attention.description)
+    probe = probe or probe_gpu(sampler.device)
     if not correctness.passed:
-        outcome = Incorrect(setup=setup, correctness=correctness)
-        return Result(outcome=outcome, environment=read_environment(sampler.device, loaded.probe))
-    return _measure(loaded, setup, correctness)
+        incorrect = Incorrect(setup=setup, correctness=correctness)
+        return Result(outcome=incorrect, environment=read_environment(sampler.device, probe))
 
+    make_cache, call = _sampling_call(case, sampler, settings)
+    timed, clock = partial(call, make_cache()), clock_for(sampler.device)
+    warmup = warm_up(timed, clock, most=case.max_warmup, progress=_counter(listener, "warm-up", case.max_warmup))
+    progress = _counter(listener, "timing", case.repeats)
+    timings = measure_times(timed, clock, schedule, repeats=case.repeats, progress=progress)
+    environment = read_environment(sampler.device, probe)
 
-def _measure(loaded: _Loaded, setup: Setup, correctness: Correctness) -> Result:
-    job, sampler, settings, listener = loaded.job, loaded.sampler, loaded.settings, loaded.listener
-    case = job.case
-    labels = spread_labels(case.batch, sampler.spec.num_classes)
-
-    def make_cache() -> Cache:
-        return sampler.make_cache(case.cache, settings, batch=case.batch)
-
-    def call(cache: Cache, observer: Observer) -> None:
-        """Labels in, uint8 images out: making the noise is part of it."""
-        noise = PerImageNoise(TIMING_SEED, range(case.batch))
-        sampler.sample(labels, settings, noise=noise, cache=cache, observer=observer)
-
-    # The cache of the timed calls is gone after this line: the memory pass makes one of its own.
-    warmup, times = _times(case, partial(call, make_cache()), clock_for(sampler.device), loaded.schedule, listener)
-    environment = read_environment(sampler.device, loaded.probe)
+    del timed  # and its cache: the memory pass makes one of its own
     listener(Event(phase="memory"))
-    memory, cache_steps = measure_memory(
-        sampler, loaded.schedule, make_cache=make_cache, call=call, probe=probe_for(sampler.device)
-    )
+    memory_probe = probe_for(sampler.device)
+    memory, cache_steps = measure_memory(sampler, schedule, make_cache=make_cache, call=call, probe=memory_probe)
     quality, findings = _quality(job, sampler, settings, listener)
     outcome = Measured(
         setup=setup,
         correctness=correctness,
         warmup=warmup,
-        timings=times,
+        timings=timings,
         memory=memory,
         cache=cache_steps,
         quality=quality,
@@ -122,18 +90,27 @@ def _measure(loaded: _Loaded, setup: Setup, correctness: Correctness) -> Result:
     return Result(outcome=outcome, environment=environment)
 
 
-def _times(
-    case: CaseConfig, call: SamplingCall, clock: Clock, schedule: Schedule, listener: EventListener
-) -> tuple[WarmUp, tuple[Timing, ...]]:
-    warming, timing = _counter(listener, "warm-up", case.max_warmup), _counter(listener, "timing", case.repeats)
-    warmup = warm_up(call, clock, most=case.max_warmup, progress=warming)
-    return warmup, measure_times(call, clock, schedule, repeats=case.repeats, progress=timing)
+def _sampling_call(
+    case: CaseConfig, sampler: Sampler, settings: SamplingSettings
+) -> tuple[Callable[[], Cache], Callable[[Cache, Observer], None]]:
+    """Return the maker of the case's cache, and one sampling call with a cache: labels in, uint8 images out."""
+    labels = spread_labels(case.batch, sampler.spec.num_classes)
+
+    def make_cache() -> Cache:
+        return sampler.make_cache(case.cache, settings, batch=case.batch)
+
+    def call(cache: Cache, observer: Observer) -> None:
+        # Setting up the noise is part of a call.
+        noise = PerImageNoise(TIMING_SEED, range(case.batch))
+        sampler.sample(labels, settings, noise=noise, cache=cache, observer=observer)
+
+    return make_cache, call
 
 
 def _quality(
     job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener
 ) -> tuple[tuple[Quality, ...], tuple[Finding, ...]]:
-    """Numbers, and what a reader must know about the images behind them."""
+    """Return the numbers, and findings about the images behind them; none for random weights."""
     if job.case.quality is None:
         return (), ()
     if sampler.weights.random:
@@ -150,41 +127,37 @@ def _counter(listener: EventListener, phase: str, total: int) -> Callable[[int],
     return lambda done: listener(Event(phase=phase, done=done, total=total))
 
 
-def _describe(loaded: _Loaded, attention: str) -> Setup:
-    sampler, settings, schedule = loaded.sampler, loaded.settings, loaded.schedule
-    spec, chosen = sampler.spec, settings.model_dump(mode="json")
+def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, schedule: Schedule, attention: str) -> Setup:
+    """Describe the model, its settings and its plan. `attention` names the attention kernels that ran."""
+    spec = sampler.spec
     height, width = sampler.image_shape(settings)
-    official = spec.settings.model_dump(mode="json")
-    case = loaded.job.case
+    used, official = settings.model_dump(mode="json"), spec.settings.model_dump(mode="json")
+    parameters = {part: sum(p.numel() for p in module.parameters()) for part, module in sampler.modules().items()}
     return Setup(
         model=spec.name,
         family=spec.family,
         image_px=height,
         image_width_px=None if width == height else width,
-        transformer_parameters=_parameters(sampler, "transformer"),
-        tokenizer_parameters=_parameters(sampler, "tokenizer"),
+        transformer_parameters=parameters["transformer"],
+        tokenizer_parameters=parameters["tokenizer"],
         weights_source=sampler.weights.source,
         weights_random=sampler.weights.random,
         weights_sha256=dict(sampler.weights.sha256),
-        settings=chosen,
+        settings=used,
         settings_source=spec.settings_source,
-        settings_deviations={key: value for key, value in chosen.items() if value != official[key]},
+        settings_deviations={key: value for key, value in used.items() if value != official[key]},
         recipe=case.recipe,
-        recipe_deviations=recipe_deviations(case, chosen),
+        recipe_deviations=recipe_deviations(case, used),
         recipe_notes=recipe_for(case.model, case.recipe).notes if case.recipe else (),
         cache_policy=sampler.make_cache(case.cache, settings, batch=1).policy,
         kernels=dict(sampler.kernels),
         attention=attention,
         threads=torch.get_num_threads(),
-        plan=tuple(_plan(step) for step in schedule),
+        plan=tuple(_step_plan(step) for step in schedule),
         decode_flops=schedule.decode_flops,
     )
 
 
-def _parameters(sampler: Sampler, part: str) -> int:
-    return sum(parameter.numel() for parameter in sampler.modules()[part].parameters())
-
-
-def _plan(step: Step) -> StepPlan:
-    fields: dict[str, Any] = {key: value for key, value in asdict(step).items() if key in StepPlan.model_fields}
+def _step_plan(step: Step) -> StepPlan:
+    fields = {key: value for key, value in asdict(step).items() if key in StepPlan.model_fields}
     return StepPlan(name=step.name, **fields)

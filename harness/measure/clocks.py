@@ -1,4 +1,4 @@
-"""Two clocks with one face: the wall clock, and CUDA events on the current stream.
+"""Two clocks behind one interface: the wall clock, and CUDA events on the current stream.
 
 Units    _ns nanoseconds
 """
@@ -13,32 +13,38 @@ import torch
 from arvbench.errors import ContractError
 
 CLOCK_TOLERANCE = 0.1
-"""Share by which CUDA events and the wall clock may differ over a whole call."""
+"""Relative difference that CUDA events and the wall clock may have over a whole call."""
 CLOCK_SLACK_NS = 2_000_000
-"""Difference that is allowed on top: launching and synchronising take this long on a busy host."""
-
+"""Difference allowed on top: launches and synchronisation take this long on a busy host."""
 
 ClockKind = Literal["wall", "cuda-event"]
 
 
 class Clock(Protocol):
-    """Marks moments; the time between two marks can be read after `settle`."""
+    """Marks moments; the time between two marks may be read after `settle`."""
 
     kind: ClockKind
 
     def mark(self) -> Any:
-        """Remember this moment of the device's work, without waiting for it."""
+        """Mark this moment of the device's work, without waiting for it."""
         ...
 
     def settle(self) -> None:
         """Wait until the device has reached every mark."""
         ...
 
-    def between_ns(self, begin: Any, end: Any) -> int: ...
+    def between_ns(self, begin: Any, end: Any) -> int:
+        """Return the nanoseconds between two marks."""
+        ...
+
+    @property
+    def wall(self) -> Clock:
+        """Wall clock that this clock is checked against."""
+        ...
 
 
 class WallClock:
-    """For devices that have finished when the call returns (the CPU)."""
+    """Clock of devices that have finished when a call returns (the CPU)."""
 
     kind: ClockKind = "wall"
 
@@ -51,6 +57,10 @@ class WallClock:
     def between_ns(self, begin: int, end: int) -> int:
         return end - begin
 
+    @property
+    def wall(self) -> WallClock:
+        return self
+
 
 class CudaEventClock:
     """Events on the current stream: marks cost microseconds and do not stop the device."""
@@ -59,6 +69,7 @@ class CudaEventClock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self.wall = WallClock()
 
     def mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -69,7 +80,8 @@ class CudaEventClock:
         torch.cuda.synchronize(self._device)
 
     def between_ns(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> int:
-        return round(begin.elapsed_time(end) * 1e6)
+        elapsed_ms: float = begin.elapsed_time(end)
+        return round(elapsed_ms * 1e6)
 
 
 def clock_for(device: torch.device) -> Clock:
@@ -79,7 +91,7 @@ def clock_for(device: torch.device) -> Clock:
 def check_against_wall(device_ns: int, wall_ns: int) -> None:
     """Raise ContractError when a device clock and the synchronised wall clock disagree about one call.
 
-    They disagree when work ran on a stream that the events did not see; such a time must not be reported.
+    They disagree when work ran on a stream that the events did not see; that time must not be reported.
     """
     if abs(device_ns - wall_ns) > CLOCK_TOLERANCE * wall_ns + CLOCK_SLACK_NS:
         raise ContractError(

@@ -163,15 +163,14 @@ def _with_reference(
     labels: Sequence[int],
     watch: AbstractContextManager[object],
 ) -> Comparison:
-    # more_smooth feeds a mixture of codes forward, not the drawn token, so a path of tokens says nothing about its
-    # logits. They are compared with it switched off: the transformer's work is the same.
-    smooth, settings = settings != settings.replayable(), settings.replayable()
+    without, settings = _not_replayable(settings), settings.replayable()
     _, expected = _run(reference_twin(sampler), settings, None, labels)
     guided = _GuidedNoise(expected)
     with watch:
         _, got = _run(sampler, settings, cache_policy, labels, guided)
     return Comparison(
-        judge="reference backend" + (" (without more_smooth, which cannot be replayed)" if smooth else ""),
+        judge="reference backend"
+        + (f" (without {' and '.join(without)}, which cannot be replayed)" if without else ""),
         expected=expected.guided,
         got=got.guided,
         expected_tokens=expected.drawn,
@@ -187,7 +186,7 @@ def _with_teacher_forcing(
     watch: AbstractContextManager[object],
 ) -> Comparison:
     """One pass gives conditional logits only: they are compared, and both sides draw their tokens from them."""
-    smooth, settings = settings != settings.replayable(), settings.replayable()
+    without, settings = _not_replayable(settings), settings.replayable()
     with watch:
         path, stepped = _run(sampler, settings, cache_policy, labels)
     logits_BLV = sampler.teacher_forced(path, labels, settings=settings).float().cpu()
@@ -197,17 +196,25 @@ def _with_teacher_forcing(
         [noise.tokens(logits, step) for step, logits in zip(stepped.predicted, way, strict=True)]
         for way in (forced, stepped.conditional)
     )
-    without = [
-        name for name, there in (("more_smooth", smooth), ("refinement", len(stepped.drawn) > len(path))) if there
-    ]
-    lacks = f" (without {' and '.join(without)}, which it does not have)" if without else ""
+    without += ["refinement"] if len(stepped.drawn) > len(path) else []
+    differs = f" (without {' and '.join(without)}, which it does not have)" if without else ""
     return Comparison(
-        judge=f"teacher-forced pass{lacks}",
+        judge=f"teacher-forced pass{differs}",
         expected=list(forced),
         got=stepped.conditional,
         expected_tokens=forced_tokens,
         got_tokens=stepped_tokens,
     )
+
+
+def _not_replayable(settings: SamplingSettings) -> list[str]:
+    """Names of the settings that must be switched off before a path of tokens can be replayed.
+
+    more_smooth feeds a mixture of codes forward and not the drawn token, so a path of tokens says nothing about its
+    logits. Without it the transformer does the same work.
+    """
+    replayable = settings.replayable()
+    return [name for name, value in settings if getattr(replayable, name) != value]
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""A few images per class for the eye.
+"""Sample sheet: a picture with a few images per class.
 
 Range    uint8 0..255
 """
@@ -18,21 +18,22 @@ from arvbench.harness.quality.images.live import LiveSource
 from arvbench.results.schema import SampleSheet
 
 SHEET_CLASSES = 10
-"""Most rows of a sample sheet; a model with more classes shows some, spread evenly."""
+"""Maximum number of rows; of more classes, some are shown, spread evenly."""
 SHEET_SEED = 1
 """Run seed of the sheet's noise."""
 SHEETS_FOLDER = "samples"
+"""Folder of the pictures, below the run folder."""
 
 
 def draw_sample_sheet(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> SampleSheet:
-    """Write a PNG with one row per class and `sample_sheet` columns below the run folder."""
+    """Write a PNG below the run folder, one row per class and `sample_sheet` columns, and return its description."""
     from PIL import Image
 
     listener(Event(phase="sample sheet"))
     columns, count = job.case.sample_sheet, sampler.spec.num_classes
     classes = spread_labels(min(SHEET_CLASSES, count), count)
     labels = [label for label in classes for _ in range(columns)]
-    drawn = LiveSource(
+    source = LiveSource(
         sampler,
         settings,
         labels=labels,
@@ -41,7 +42,7 @@ def draw_sample_sheet(job: Job, sampler: Sampler, settings: SamplingSettings, li
         batch=job.case.batch,
         cache_policy=job.case.cache,
     )
-    images_NHW3 = drawn.read(0, drawn.count).permute(0, 2, 3, 1).numpy()
+    images_NHW3 = source.read(0, source.count).permute(0, 2, 3, 1).numpy()
     rows = [np.concatenate(images_NHW3[i : i + columns], axis=1) for i in range(0, len(labels), columns)]
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(rows, axis=0)).save(buffer, format="PNG")

@@ -1,11 +1,10 @@
-"""How long a sampling call takes, by scope, from events of one pass.
+"""Duration of a sampling call by scope, from the events of one call.
 
-Scopes   step[i]  one forward pass and the drawing of its tokens, the making of the noise they are drawn with (which
-                  PerImageNoise does per step) included. What is done once before the first forward pass (class
-                  embedding, adaLN projections) is inside step[0]
-         tokens   first step begun to last step ended: the autoregressive loop with all that lies between steps
-         decode   tokens' sum to float images
-         images   labels in, uint8 images out: setting up the noise, tokens, decode and conversion
+Scopes   step[i]  one forward pass, the noise of that step and the draw of its tokens; step[0] also holds the work done
+                  once before the first forward pass (class embedding, adaLN projections)
+         tokens   the autoregressive loop: from the begin of the first step to the end of the last
+         decode   from tokens to float images
+         images   the whole call, from labels to uint8 images: noise set-up, tokens, decode, conversion
 Units    _ns nanoseconds
 """
 
@@ -19,18 +18,18 @@ from torch import Tensor
 from arvbench.adapters.sampler import StepOutput
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.errors import ContractError
-from arvbench.harness.measure.clocks import Clock, WallClock, check_against_wall
+from arvbench.harness.measure.clocks import Clock, check_against_wall
 from arvbench.results.schema import Timing, WarmUp
 
 STEADY_CALLS = 3
-"""Warm-up ends when this many calls in a row agree..."""
+"""Calls in a row that must agree before warm-up ends."""
 STEADY_SHARE = 0.05
-"""...within this share of the shortest of them..."""
+"""Largest difference between them, relative to the shortest."""
 STEADY_SLACK_NS = 5_000_000
-"""...or within this time."""
+"""Difference that is always allowed."""
 
 SamplingCall = Callable[["TimingObserver"], None]
-"""One call, labels to uint8 images, that reports its events to the observer."""
+"""One call, from labels to uint8 images, that reports its events to the observer."""
 
 
 class TimingObserver:
@@ -54,7 +53,10 @@ class TimingObserver:
         self._decode.append(self._clock.mark())
 
     def scopes_ns(self) -> dict[str, int]:
-        """Nanoseconds by scope; call it after the clock has settled."""
+        """Return nanoseconds by scope; call it after the clock has settled.
+
+        Raises ContractError when begin and end of a step or of decode were not reported in pairs.
+        """
         if not self._steps or any(len(marks) != 2 for marks in [*self._steps, self._decode]):
             raise ContractError("the adapter did not report a begin and an end of every step and of one decode")
         scopes = {f"step[{i}]": self._clock.between_ns(*marks) for i, marks in enumerate(self._steps)}
@@ -64,9 +66,9 @@ class TimingObserver:
 
 
 def time_once(call: SamplingCall, clock: Clock) -> dict[str, int]:
-    """Nanoseconds of one call by scope. The device clock is checked against the wall clock."""
+    """Return nanoseconds of one call by scope. The device clock is checked against the wall clock."""
     observer = TimingObserver(clock)
-    wall = WallClock()
+    wall = clock.wall
     clock.settle()
     wall_begin, begin = wall.mark(), clock.mark()
     call(observer)
@@ -79,7 +81,7 @@ def time_once(call: SamplingCall, clock: Clock) -> dict[str, int]:
 
 
 def warm_up(call: SamplingCall, clock: Clock, *, most: int, progress: Callable[[int], None]) -> WarmUp:
-    """Call until steady, at most `most` times."""
+    """Call until the times are steady, at most `most` times."""
     samples: list[int] = []
     while len(samples) < most and not is_steady(samples):
         samples.append(time_once(call, clock)["images"])
@@ -98,7 +100,10 @@ def is_steady(samples_ns: Sequence[int]) -> bool:
 def measure_times(
     call: SamplingCall, clock: Clock, schedule: Schedule, *, repeats: int, progress: Callable[[int], None]
 ) -> tuple[Timing, ...]:
-    """Raw times of `repeats` calls, one Timing per scope, steps first."""
+    """Return the raw times of `repeats` calls, one Timing per scope, steps first.
+
+    Raises ContractError when the calls have other steps than `schedule`.
+    """
     passes = []
     for done in range(1, repeats + 1):
         passes.append(time_once(call, clock))

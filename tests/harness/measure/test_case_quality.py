@@ -28,7 +28,7 @@ def job(folder, **changes) -> Job:
 
 
 @pytest.fixture
-def sampler(monkeypatch):
+def sampler():
     """demo/nar that remembers how many images it drew."""
     loaded = load_sampler("demo/nar", weights="demo", backend="optimized")
     real, loaded.drawn = loaded.sample, 0
@@ -37,7 +37,7 @@ def sampler(monkeypatch):
         loaded.drawn += len(labels)
         return real(labels, *arguments, **options)
 
-    monkeypatch.setattr(loaded, "sample", sample)
+    loaded.sample = sample
     return loaded
 
 

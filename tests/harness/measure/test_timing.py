@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from arvbench.errors import ContractError
-from arvbench.harness.measure import timing
 from arvbench.harness.measure.clocks import CLOCK_SLACK_NS, WallClock, check_against_wall, clock_for
 from arvbench.harness.measure.timing import TimingObserver, is_steady, measure_times, time_once, warm_up
 
@@ -16,12 +16,13 @@ MS = 1_000_000
 
 
 class HandClock:
-    """A clock that tests set by hand."""
+    """A clock that tests set by hand; its wall clock shows the same time, unless another one is given."""
 
     kind = "wall"
 
-    def __init__(self) -> None:
+    def __init__(self, wall: HandClock | None = None) -> None:
         self.now = 0
+        self.wall = wall or self
 
     def mark(self) -> int:
         return self.now
@@ -33,11 +34,8 @@ class HandClock:
 
 
 @pytest.fixture
-def clock(monkeypatch) -> HandClock:
-    """The only clock: the wall clock of the check shows the same time."""
-    hand = HandClock()
-    monkeypatch.setattr(timing, "WallClock", lambda: hand)
-    return hand
+def clock() -> HandClock:
+    return HandClock()
 
 
 class Script:
@@ -179,17 +177,18 @@ def test_a_device_clock_that_missed_work_is_refused():
         check_against_wall(140 * MS, 100 * MS)
 
 
-def test_the_check_guards_every_timed_call(clock, monkeypatch):
-    slow = HandClock()
-    monkeypatch.setattr(timing, "WallClock", lambda: slow)
+def test_the_check_guards_every_timed_call():
+    wall = HandClock()
+    clock = HandClock(wall)
 
     def call(observer: TimingObserver) -> None:
         Script(clock)(observer)
-        slow.now += 50 * MS
+        wall.now += 50 * MS
 
     with pytest.raises(ContractError, match="another stream"):
         time_once(call, clock)
 
 
-def test_the_cpu_is_timed_by_the_wall_clock(reference):
-    assert isinstance(clock_for(reference.device), WallClock)
+def test_the_cpu_is_timed_by_the_wall_clock():
+    clock = clock_for(torch.device("cpu"))
+    assert isinstance(clock, WallClock) and clock.wall is clock
