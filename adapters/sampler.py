@@ -1,7 +1,10 @@
 """The sampling interface: everything a model is to the harness.
 
-One shape for all families: a sequence of steps, each of which feeds new tokens that attend to context tokens,
-writes cached tokens and yields token ids; then a tokenizer decodes them.
+All families share one shape: a sequence of steps, each of which feeds new tokens that attend to context tokens, writes
+cached tokens and yields token ids; then a tokenizer decodes them.
+
+Tokens of an image have one form everywhere: a tensor (B, l) per group, in the order of generation. A group is a scale
+or a forward pass; the settings decide the groups where they matter (FlexVAR's scales).
 
 Shapes   B images, R forward rows (2B with classifier-free guidance), l tokens of one step, L tokens of all steps,
          V codebook entries, H W image height and width
@@ -13,34 +16,37 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.cache import CACHE_POLICIES
 from arvbench.adapters.cache.policy import Cache
+from arvbench.adapters.call import Observer, Samples, SamplingCall, SilentObserver
 from arvbench.adapters.common.precision import cast_except
+from arvbench.adapters.editing import KnownPixels, KnownTokens
 from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import ContractError, UnknownName, UserError
-from arvbench.kernels.dispatch import select
+from arvbench.kernels.dispatch import KernelSet, select
 
 NULL_LABEL = -1
-"""Label that asks for the null class (generation without a class)."""
+"""Label of the null class (generation without a class)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Where the official weights are: file names as published, and the Hugging Face repository that has them."""
+    """Official weights: file names as published, and the Hugging Face repository that has them."""
 
     transformer_file: str
     tokenizer_file: str
     hub_repo: str
     tokenizer_repo: str = ""
-    """Repository of the tokenizer's file; empty means the same one."""
+    """Repository of the tokenizer's file; empty for `hub_repo`."""
     transformer_nesting: tuple[tuple[str, ...], ...] = ()
     """Key paths under which training checkpoints keep the transformer, tried in order after the flat file."""
     tokenizer_nesting: tuple[tuple[str, ...], ...] = ()
@@ -73,13 +79,13 @@ class ModelSpec:
     settings: SamplingSettings
     """The official sampling settings."""
     settings_source: str
-    """Where the settings are stated."""
+    """Publication that states the settings."""
     checkpoint: Checkpoint | None = None
-    """None for a model that nobody has released."""
+    """None for a model without released weights."""
     demo: bool = False
     """True when trained weights are part of this package."""
     no_recipe: str = ""
-    """Reason why nobody has published how the samples behind a number of this model were drawn."""
+    """Reason why there is no official recipe for samples of this model."""
     image_px: int = field(init=False)
     num_classes: int = field(init=False)
     vocab_size: int = field(init=False)
@@ -105,77 +111,33 @@ class WeightsInfo:
     """The `weights=` argument: "demo", "hub", "random:SEED" or a path."""
     random: bool
     sha256: Mapping[str, str] = field(default_factory=dict)
-    """File name -> digest; empty for random weights, whose seed says everything."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepOutput:
-    """What a step produced; tensors are the sampler's own and must not be changed."""
-
-    logits_pre_cfg: Tensor
-    """(R, l, V): conditional rows first, then unconditional."""
-    logits: Tensor
-    """(B, l, V): after CFG, before top-k and top-p."""
-    tokens: Tensor
-    """(B, l) int64: what was drawn in this step, raster order inside a scale."""
-    redrawn: Tensor | None = None
-    """(B, n) int64: positions that a mask refinement draws again; None in other steps."""
-    state: Tensor
-    """What the tokens add up to so far: f_hat (B, C, h, w) of residual tokenizers, the code map of the last scale
-    (B, C, h, w) in FlexVAR, all ids drawn so far (B, T) of one-resolution tokenizers.
-    """
-
-
-class Observer(Protocol):
-    """Receives the events of one sampling call. All of measuring hangs here; adapters contain no timing code."""
-
-    def step_begin(self, step: Step) -> None: ...
-    def step_end(self, step: Step, output: StepOutput) -> None: ...
-    def decode_begin(self) -> None: ...
-    def decode_end(self, decoded: Tensor) -> None: ...
-
-
-class SilentObserver:
-    """An observer that does nothing; subclass it to listen to some events."""
-
-    def step_begin(self, step: Step) -> None: ...
-    def step_end(self, step: Step, output: StepOutput) -> None: ...
-    def decode_begin(self) -> None: ...
-    def decode_end(self, decoded: Tensor) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Samples:
-    """Result of one sampling call."""
-
-    images: Tensor
-    """(B, 3, H, W) uint8."""
-    decoded: Tensor
-    """(B, 3, H, W) float, nominally in [0, 1], before the uint8 rule; `Sampler.decode` says what is clamped."""
-    tokens: tuple[Tensor, ...]
-    """The image's tokens in the order of generation, (B, l) int64 per group: a scale, or a forward pass."""
-    labels: Tensor
-    """(B,) int64; the null class is `num_classes`."""
+    """File name -> digest; empty for random weights, which the seed identifies."""
 
 
 class Sampler(ABC):
     """A loaded model that turns class labels into images.
 
+    A family overrides the abstract methods; the rest is alike in all of them.
+
     Attributes
-    spec      what is known about the model
-    weights   identity of what was loaded
+    spec      facts about the model
+    weights   identity of the loaded weights
     backend   "reference" (eager PyTorch, obviously right) or "optimized" (judged by the reference)
     kernels   operation -> implementation ("torch" or "triton") that this sampler calls
     """
 
     family: ClassVar[str]
     """Name of the family in tables and records."""
+    transformer_class: ClassVar[type[nn.Module]]
+    tokenizer_class: ClassVar[type[nn.Module]]
     keep_fp32: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Part -> names that stay in fp32 whatever the dtype (arvbench.adapters.common.precision)."""
     cache_policies: ClassVar[tuple[str, ...]] = ("grow", "static")
     """Names of the cache policies that the family can run with."""
     default_cache: ClassVar[Mapping[str, str]] = {"reference": "grow", "optimized": "static"}
-    """What a backend takes when it is not told: the reference does what the official code does."""
+    """Backend -> its cache policy unless a call names one; that of the reference is the official code's."""
+    edits: ClassVar[bool] = False
+    """True when the family can draw part of an image again, without training for it (`sample(known=...)`)."""
 
     def __init__(
         self,
@@ -191,7 +153,7 @@ class Sampler(ABC):
         self.spec, self.weights, self.backend, self.device, self.dtype = spec, weights, backend, device, dtype
         self._modules = modules
         self._kernels = select(backend, device)
-        self._plans: dict[tuple[str, int, str], Schedule] = {}
+        self._schedules: dict[tuple[str, int, str], Schedule] = {}
         for part, module in modules.items():
             cast_except(module.to(device).eval(), dtype, keep_fp32=self.keep_fp32.get(part, ()))
 
@@ -204,23 +166,26 @@ class Sampler(ABC):
         return self._modules
 
     @classmethod
+    def build_modules(cls, spec: ModelSpec) -> dict[str, nn.Module]:
+        """Build the modules of `spec` on torch's current default device ("meta" builds them without memory)."""
+        return {
+            "transformer": cls.transformer_class(spec.transformer),
+            "tokenizer": cls.tokenizer_class(spec.tokenizer),
+        }
+
+    @classmethod
+    def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:
+        """Return `spec` with those parts of the configuration that the transformer's file decides."""
+        return spec
+
+    @classmethod
     @abstractmethod
     def sizes(cls, spec: ModelSpec) -> ModelSizes:
         """Derive the sizes of `spec` from its configurations and official settings."""
 
-    @staticmethod
-    @abstractmethod
-    def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
-        """The modules of `spec` on torch's current default device ("meta" builds them without memory)."""
-
-    @classmethod
-    def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:
-        """`spec` with what the transformer's file itself decides about the configuration; unchanged by default."""
-        return spec
-
     @classmethod
     def check_settings(cls, spec: ModelSpec, settings: SamplingSettings) -> None:
-        """Raise UserError when `settings` ask for what the model cannot do; families add their own checks."""
+        """Raise UserError when the model cannot follow `settings`; families add their own checks."""
         if not isinstance(settings, kind := type(spec.settings)):
             raise UserError(f"{spec.name} takes {kind.__name__}, got {type(settings).__name__}")
         if settings.top_k is not None and settings.top_k > spec.vocab_size:
@@ -230,11 +195,25 @@ class Sampler(ABC):
         """Height and width of the images that `settings` make, in pixels."""
         return self.spec.image_px, self.spec.image_px
 
-    @abstractmethod
     def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:
-        """What `sample` will do for `batch` images under the cache policy `cache` (None: the backend's own choice):
-        steps, FLOPs, bytes, cache bytes.
+        """Plan the call for `batch` images under the cache policy `cache` (None: the backend's own).
+
+        Made once for equal arguments, so that a sampling call does not pay for the arithmetic.
         """
+        policy = self.cache_policy(cache, settings)
+        key = (settings.model_dump_json(), batch, policy)
+        if key not in self._schedules:
+            steps = tuple(self.steps(policy, settings, batch=batch))
+            self._schedules[key] = Schedule(steps=steps, images=batch, decode_flops=batch * self.decode_flops(settings))
+        return self._schedules[key]
+
+    @abstractmethod
+    def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
+        """Plan the forward passes for `batch` images under a cache policy."""
+
+    @abstractmethod
+    def decode_flops(self, settings: SamplingSettings) -> int:
+        """FLOPs of the tokenizer's decoder for one image."""
 
     @classmethod
     def check_cache(cls, spec: ModelSpec, policy: str, settings: SamplingSettings) -> None:
@@ -244,20 +223,22 @@ class Sampler(ABC):
         if policy not in cls.cache_policies:
             raise UserError(f"{spec.name} has no cache policy {policy!r}; it has: {', '.join(cls.cache_policies)}")
 
+    def cache_policy(self, name: str | None, settings: SamplingSettings) -> str:
+        """Return `name`, or the backend's own policy for None; errors as `check_cache`."""
+        policy = name or self.default_cache[self.backend]
+        self.check_cache(self.spec, policy, settings)
+        return policy
+
     @abstractmethod
     def cache_shape(self, policy: str, settings: SamplingSettings, *, batch: int) -> Any:
         """Everything that decides the size of a cache of `policy` for `batch` images, a frozen dataclass."""
 
     def make_cache(self, policy: str | None, settings: SamplingSettings, *, batch: int) -> Cache:
-        """Build the cache named by `policy` (None: the backend's own choice) for `batch` images.
-
-        Raises UnknownName for a policy that the family cannot run with.
-        """
-        policy = policy or self.default_cache[self.backend]
-        self.check_cache(self.spec, policy, settings)
+        """Build the cache named by `policy` (None: the backend's own) for `batch` images; errors as `check_cache`."""
+        policy = self.cache_policy(policy, settings)
         return CACHE_POLICIES[policy](self.cache_shape(policy, settings, batch=batch))
 
-    @abstractmethod
+    @torch.no_grad()
     def sample(
         self,
         labels: Sequence[int] | Tensor,
@@ -266,35 +247,104 @@ class Sampler(ABC):
         noise: Noise,
         cache: Cache | None = None,
         observer: Observer | None = None,
+        known: KnownPixels | None = None,
     ) -> Samples:
         """Generate one image per label.
 
         `labels` (B,) in 0..num_classes-1, or NULL_LABEL. `cache` must come from `make_cache` for this batch; it is
-        reset first and may be used again. Raises UserError for labels or settings out of range.
+        reset first and may be used again. With `known` images, only their unknown parts are drawn. Raises UserError for
+        labels, settings or images that do not fit the model or each other, before anything is computed.
         """
+        self.check_settings(self.spec, settings)
+        labels_B = self.check_labels(labels)
+        batch, observer = len(labels_B), observer or SilentObserver()
+        known_tokens = None if known is None else self.known_tokens(known, settings, batch=batch)
+        cache = self._empty_cache(cache, settings, batch=batch)
+        schedule = self.schedule(settings, batch=batch, cache=cache.policy)
+        null_B = torch.full_like(labels_B, self.spec.num_classes)
+        call = SamplingCall(
+            labels_R=torch.cat((labels_B, null_B)) if schedule.steps[0].rows > batch else labels_B,
+            settings=settings,
+            noise=noise,
+            cache=cache,
+            observer=observer,
+            schedule=schedule,
+            known=known_tokens,
+        )
+        tokens, state = self.generate(call)
+        observer.decode_begin()
+        decoded = self.decode_state(state)
+        observer.decode_end(decoded)
+        images = to_uint8(decoded, settings.uint8_rule)
+        return Samples(images=images, decoded=decoded, tokens=tuple(tokens), labels=labels_B)
 
-    # Tokens of an image have one form everywhere: one tensor (B, l) per group, in the order of generation, as
-    # `Samples.tokens` has them. `settings` matter where they decide the groups (FlexVAR's scales); None takes the
-    # official ones.
+    def edit(
+        self,
+        images: Tensor,
+        keep: Tensor,
+        labels: Sequence[int] | Tensor,
+        settings: SamplingSettings,
+        *,
+        noise: Noise,
+    ) -> Samples:
+        """Draw again everything outside the mask `keep` of `images`: `sample` with known pixels."""
+        return self.sample(labels, settings, noise=noise, known=KnownPixels(images=images, keep=keep))
 
     @abstractmethod
+    def generate(self, call: SamplingCall) -> tuple[Sequence[Tensor], Tensor]:
+        """Draw the tokens of all steps, reporting each to the observer; return them and the last `StepOutput.state`."""
+
+    @abstractmethod
+    def decode_state(self, state: Tensor) -> Tensor:
+        """Decode the state after the last step; (B, 3, H, W) as `decode` returns it."""
+
+    def known_tokens(self, known: KnownPixels, settings: SamplingSettings, *, batch: int) -> KnownTokens:
+        """Check and encode the images of an editing call; UserError for a family that cannot edit."""
+        raise UserError(f"{self.spec.name} cannot edit images: it draws all tokens of an image or none")
+
+    def _empty_cache(self, cache: Cache | None, settings: SamplingSettings, *, batch: int) -> Cache:
+        if cache is None:
+            return self.make_cache(None, settings, batch=batch)
+        policy = self.cache_policy(cache.policy, settings)
+        if cache.shape != (needed := self.cache_shape(policy, settings, batch=batch)):
+            raise ContractError(f"this call needs a cache of {needed}, got one of {cache.shape}")
+        cache.reset()
+        return cache
+
+    @torch.no_grad()
     def encode(self, images: Tensor, *, settings: SamplingSettings | None = None) -> tuple[Tensor, ...]:
-        """Tokens of images (B, 3, H, W) float in [-1, 1]."""
+        """Tokens of images (B, 3, H, W) float in [-1, 1]; `settings` None stands for the official ones."""
+        return self.tokens_of(images.to(self.device), settings or self.spec.settings)
 
     @abstractmethod
+    def tokens_of(self, images: Tensor, settings: SamplingSettings) -> tuple[Tensor, ...]:
+        """Encode images on the device into tokens."""
+
+    @torch.no_grad()
     def decode(self, tokens: Sequence[Tensor], *, settings: SamplingSettings | None = None) -> Tensor:
-        """Images (B, 3, H, W) float of tokens: (x + 1) / 2 of what the family's decoder returns.
+        """Images (B, 3, H, W) float of tokens: (x + 1) / 2 of the tokenizer's output.
 
         The multi-scale VQ-VAE clamps it to [0, 1], as its official decoder does; VQ decoders do not clamp.
         """
+        return self.decode_state(self.state_of(tokens, settings or self.spec.settings))
 
     @abstractmethod
+    def state_of(self, tokens: Sequence[Tensor], settings: SamplingSettings) -> Tensor:
+        """State after all `tokens` are drawn; UserError for tokens of another form."""
+
+    @torch.no_grad()
     def teacher_forced(
         self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, *, settings: SamplingSettings | None = None
     ) -> Tensor:
         """Logits (B, L, V) of every token given the true tokens before it, in one pass and without label drop."""
+        return self.forced_logits(tokens, self.check_labels(labels), settings or self.spec.settings, self._kernels)
 
     @abstractmethod
+    def forced_logits(
+        self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet
+    ) -> Tensor:
+        """Logits (B, L, V) of `teacher_forced` for checked labels, with gradients for the transformer."""
+
     def loss(
         self,
         tokens: Sequence[Tensor],
@@ -303,39 +353,28 @@ class Sampler(ABC):
         settings: SamplingSettings | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Scalar that training minimises, with label drop drawn from `generator` in training mode."""
+        """Cross-entropy averaged over all tokens (natural log); training drops labels, drawn from `generator`."""
+        labels_B = self.training_labels(labels, generator)
+        # Triton kernels are forward only.
+        kernels = select("reference", self.device)
+        logits_BLV = self.forced_logits(tokens, labels_B, settings or self.spec.settings, kernels)
+        return F.cross_entropy(logits_BLV.flatten(0, 1), torch.cat(tuple(tokens), dim=1).flatten())
 
-    def drop_labels(self, labels_B: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-        """Labels of a training step: each becomes the null class with probability `rate`."""
+    @property
+    def label_drop(self) -> float:
+        """Probability of the null class in training."""
+        return 0.0
+
+    def training_labels(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Check labels; in training mode, replace each by the null class with probability `label_drop`."""
+        labels_B = self.check_labels(labels)
+        if not self._modules["transformer"].training or self.label_drop == 0:
+            return labels_B
         u_B = torch.rand(len(labels_B), generator=generator).to(self.device)
-        return labels_B.masked_fill(u_B < rate, self.spec.num_classes)
-
-    def ready_cache(self, cache: Cache | None, settings: SamplingSettings, *, batch: int) -> Cache:
-        """The cache that a sampling call uses: the caller's, or a new one; empty. ContractError if it does not fit."""
-        if cache is None:
-            return self.make_cache(None, settings, batch=batch)
-        self.check_cache(self.spec, cache.policy, settings)
-        if cache.shape != (needed := self.cache_shape(cache.policy, settings, batch=batch)):
-            raise ContractError(f"this call needs a cache of {needed}, got one of {cache.shape}")
-        cache.reset()
-        return cache
-
-    def cached_schedule(self, settings: SamplingSettings, *, batch: int, cache: str) -> Schedule:
-        """`schedule`, made once for equal arguments: a sampling call does not pay for the arithmetic of its plan."""
-        key = (settings.model_dump_json(), batch, cache)
-        if key not in self._plans:
-            self._plans[key] = self.schedule(settings, batch=batch, cache=cache)
-        return self._plans[key]
-
-    def finish(
-        self, tokens: Sequence[Tensor], decoded: Tensor, labels_B: Tensor, settings: SamplingSettings
-    ) -> Samples:
-        """The result of a sampling call, with images as bytes."""
-        images = to_uint8(decoded, settings.uint8_rule)
-        return Samples(images=images, decoded=decoded, tokens=tuple(tokens), labels=labels_B)
+        return labels_B.masked_fill(u_B < self.label_drop, self.spec.num_classes)
 
     def check_labels(self, labels: Sequence[int] | Tensor) -> Tensor:
-        """Return labels (B,) int64 on the device with NULL_LABEL replaced by the null class, or raise UserError."""
+        """Return labels (B,) int64 on the device, with the null class for NULL_LABEL; UserError for other values."""
         try:
             labels_B = torch.as_tensor(labels)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -12,18 +12,17 @@ Source   FlexVAR (arXiv:2502.20313); behaviour of jiaosiyu1999/FlexVAR at 04462c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from arvbench.adapters.flexvar.scale_lists import OFFICIAL_SCALES, Scales, parse_scales, random_scales
-from arvbench.adapters.next_scale.canvas import Canvas, Sides, area_tokens, check_tokens
+from arvbench.adapters.flexvar.tokenizer import FlexVarTokenizer
 from arvbench.adapters.next_scale.sampler import NextScaleSampler, ScaleRun
 from arvbench.adapters.next_scale.transformer import (
     DEMO_SIZES,
@@ -32,11 +31,11 @@ from arvbench.adapters.next_scale.transformer import (
     block_causal_bias,
     levels,
 )
-from arvbench.adapters.pixels import to_unit_range
 from arvbench.adapters.sampler import Checkpoint, ModelSpec
 from arvbench.adapters.sampling import cfg_mix, filter_logits
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
-from arvbench.adapters.tokenizers.vq import VqConfig, VqModel, decode_flops
+from arvbench.adapters.tokenizers.tokenizer import Sides, area_tokens
+from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.errors import UserError
 
 
@@ -111,31 +110,6 @@ class FlexVar(NextScaleTransformer):
         return {"pos_1LC": torch.stack((sine_fss, cosine_fss), dim=1).flatten(0, 1).unsqueeze(0)}
 
 
-class FlexVarCanvas(Canvas):
-    """The codes of the last scale drawn, resized for the next one."""
-
-    def __init__(self, tokenizer: VqModel, sides: Sides) -> None:
-        super().__init__(sides)
-        self._tokenizer = tokenizer
-
-    @property
-    def state(self) -> Tensor:
-        return self._codes_BKpp
-
-    def lookup(self, ids_Bl: Tensor, scale: int) -> Tensor:
-        return self._tokenizer.quantize.lookup(ids_Bl, self.sides[scale])
-
-    def place(self, codes_BKpp: Tensor, scale: int) -> None:
-        self._codes_BKpp = codes_BKpp
-
-    def input(self, scale: int) -> Tensor:
-        codes_BKpp = F.interpolate(self._codes_BKpp, size=self.sides[scale], mode="bicubic")
-        return codes_BKpp.flatten(2).transpose(1, 2)
-
-    def decode(self) -> Tensor:
-        return to_unit_range(self._tokenizer.decode_codes(self._codes_BKpp))
-
-
 class FlexVarSampler(NextScaleSampler):
     """FlexVAR behind the sampling interface.
 
@@ -144,14 +118,12 @@ class FlexVarSampler(NextScaleSampler):
     """
 
     family: ClassVar = "flexvar"
-
-    @staticmethod
-    def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
-        return {"transformer": FlexVar(spec.transformer), "tokenizer": VqModel(spec.tokenizer)}
+    transformer_class: ClassVar = FlexVar
+    tokenizer_class: ClassVar = FlexVarTokenizer
 
     @property
-    def tokenizer(self) -> VqModel:
-        return cast(VqModel, self._modules["tokenizer"])
+    def tokenizer(self) -> FlexVarTokenizer:
+        return cast(FlexVarTokenizer, self._modules["tokenizer"])
 
     @classmethod
     def check_settings(cls, spec: ModelSpec, settings: SamplingSettings) -> None:
@@ -168,21 +140,15 @@ class FlexVarSampler(NextScaleSampler):
         scales = cast(FlexVarSettings, settings).scales
         return config.sides if scales is None else parse_scales(scales, first=config.sides[0])
 
-    def new_canvas(self, sides: Sides, batch: int) -> Canvas:
-        return FlexVarCanvas(self.tokenizer, sides)
-
-    def decode_flops_per_image(self, side: tuple[int, int]) -> int:
-        return decode_flops(self.spec.tokenizer, side)
-
     def rows(self, settings: SamplingSettings, batch: int) -> int:
         conditional = 1 if cast(FlexVarSettings, settings).cfg_style == "constant" else 0
         return batch if settings.cfg == conditional and self.backend == "optimized" else 2 * batch
 
     def guide(self, logits_RlV: Tensor, scale: int, run: ScaleRun) -> Tensor:
-        settings = cast(FlexVarSettings, run.settings)
+        settings = cast(FlexVarSettings, run.call.settings)
         if settings.invalid_ids:
             logits_RlV = logits_RlV.index_fill(2, _index(settings.invalid_ids, logits_RlV.device), -100.0)
-        if not run.guided:
+        if not run.call.guided:
             return logits_RlV
         if settings.cfg_style == "constant":
             cond_BlV, uncond_BlV = logits_RlV.chunk(2)
@@ -210,38 +176,10 @@ class FlexVarSampler(NextScaleSampler):
             logits_BlV = logits_BlV.index_fill(2, _index(settings.invalid_ids, logits_BlV.device), -torch.inf)
         return filter_logits(logits_BlV, self.top_k(side, settings), settings.top_p)
 
-    @torch.no_grad()
-    def encode(self, images: Tensor, *, settings: SamplingSettings | None = None) -> tuple[Tensor, ...]:
-        return self.quantize(
-            self.tokenizer.features(images.to(self.device)), self.sides(settings or self.spec.settings)
-        )
-
-    @torch.no_grad()
-    def quantize(self, features_BKhw: Tensor, sides: Sides) -> tuple[Tensor, ...]:
-        """Tokens of every scale: the same features averaged to its size, so that no scale depends on another."""
-        return tuple(
-            self.tokenizer.quantize.nearest(F.interpolate(features_BKhw, size=side, mode="area")) for side in sides
-        )
-
-    @torch.no_grad()
-    def decode(self, tokens: Sequence[Tensor], *, settings: SamplingSettings | None = None) -> Tensor:
-        """Images of the last scale; the others are not read."""
-        sides = self.sides(settings or self.spec.settings)
-        check_tokens(tokens, sides)
-        return to_unit_range(self.tokenizer.decode(tokens[-1], sides[-1]))
-
     def random_scales(self, generator: torch.Generator) -> FlexVarSettings:
         """The official settings with the scales of one training step, drawn around the configured ones."""
         scales = random_scales(self.spec.transformer.patch_nums, generator)
         return cast(FlexVarSettings, self.spec.settings).model_copy(update={"scales": scales})
-
-    def forced_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
-        check_tokens(tokens, sides)
-        canvas, shown = FlexVarCanvas(self.tokenizer, sides), []
-        for scale, ids_Bl in enumerate(tokens[:-1]):
-            canvas.place(canvas.lookup(ids_Bl, scale), scale)
-            shown.append(canvas.input(scale + 1))
-        return torch.cat(shown, dim=1)
 
 
 def _beyond(side: tuple[int, int], max_pn: int | None) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from pydantic import StrictInt
 
-from arvbench.adapters.next_scale.canvas import Sides
+from arvbench.adapters.tokenizers.tokenizer import Sides
 from arvbench.errors import UnknownName, UserError
 
 Scales = str | tuple[StrictInt | tuple[StrictInt, StrictInt], ...]

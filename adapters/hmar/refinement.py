@@ -17,8 +17,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from arvbench.adapters.next_scale.canvas import Sides
 from arvbench.adapters.next_scale.transformer import PATCH_NUMS_256
+from arvbench.adapters.tokenizers.tokenizer import Sides
 from arvbench.errors import UnknownName, UserError
 
 MaskSchedule = tuple[tuple[int, ...], ...]

@@ -20,9 +20,8 @@ from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from arvbench.adapters.cache.policy import Cache
 from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING, stage_of
 from arvbench.adapters.hmar.refinement import (
     NO_REFINEMENT,
@@ -35,15 +34,14 @@ from arvbench.adapters.hmar.refinement import (
     masked_counts,
 )
 from arvbench.adapters.hmar.transformer import Hmar, HmarConfig
-from arvbench.adapters.next_scale.canvas import Sides, area_tokens
-from arvbench.adapters.next_scale.residual import DEMO_TOKENIZER, ResidualCanvas, ResidualSampler
-from arvbench.adapters.next_scale.sampler import ScaleDraw, ScaleRun
+from arvbench.adapters.next_scale.sampler import NextScaleSampler, ScaleDraw, ScaleRun
 from arvbench.adapters.next_scale.transformer import DEMO_SIZES, PATCH_NUMS_256
-from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec
+from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec, Sampler
 from arvbench.adapters.sampling import cfg_mix
-from arvbench.adapters.schedule import Schedule, Step
+from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
-from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
+from arvbench.adapters.tokenizers.multiscale_vq import DEMO_TOKENIZER, ResidualCanvas, VqVaeConfig
+from arvbench.adapters.tokenizers.tokenizer import Sides, area_tokens
 from arvbench.errors import CheckpointError, UserError
 from arvbench.kernels.dispatch import KernelSet, select
 
@@ -61,10 +59,11 @@ class HmarSettings(SamplingSettings):
     """Attend to all scales so far, through a cache, as VAR does; without refinement only."""
 
 
-class HmarSampler(ResidualSampler):
+class HmarSampler(NextScaleSampler):
     """HMAR behind the sampling interface."""
 
     family: ClassVar = "hmar"
+    transformer_class: ClassVar = Hmar
     cache_policies: ClassVar = ("none", "grow", "static")
     default_cache: ClassVar[Mapping[str, str]] = {"reference": "none", "optimized": "none"}
     keep_fp32: ClassVar = {
@@ -77,10 +76,6 @@ class HmarSampler(ResidualSampler):
         sides = cls.sides_of(spec.transformer, spec.settings)
         schedule = mask_schedule(cast(HmarSettings, spec.settings).mask_schedule, sides)
         return replace(super().sizes(spec), steps=sum(len(entry) for entry in schedule))
-
-    @staticmethod
-    def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
-        return {"transformer": Hmar(spec.transformer), "tokenizer": VqVae(spec.tokenizer)}
 
     @property
     def transformer(self) -> Hmar:
@@ -121,18 +116,14 @@ class HmarSampler(ResidualSampler):
                 "kv_cache=true (VAR-like attention), and no refinement"
             )
 
-    def policy(self, asked: str | None, settings: SamplingSettings) -> str:
-        """The cache policy to run with when `asked` for one, or for none in particular."""
+    def cache_policy(self, name: str | None, settings: SamplingSettings) -> str:
         history = cast(HmarSettings, settings).kv_cache
-        return asked or (ResidualSampler.default_cache if history else self.default_cache)[self.backend]
+        return super().cache_policy(name or (Sampler.default_cache[self.backend] if history else None), settings)
 
-    def make_cache(self, policy: str | None, settings: SamplingSettings, *, batch: int) -> Cache:
-        return super().make_cache(self.policy(policy, settings), settings, batch=batch)
-
-    def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:
-        plain = super().schedule(settings, batch=batch, cache=self.policy(cache, settings))
+    def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
         config, steps = cast(HmarConfig, self.spec.transformer), list[Step]()
         refined = False
+        plain = super().steps(policy, settings, batch=batch)
         for step, entry in zip(plain, self.refinement(settings), strict=True):
             steps.append(replace(step, index=len(steps)))
             for _ in entry[1:]:
@@ -142,7 +133,7 @@ class HmarSampler(ResidualSampler):
                     flops, read = flops + step.rows * self._masked_adaln[0], read + self._masked_adaln[1]
                 steps.append(replace(step, index=len(steps), kind="mask", flops=flops, bytes_moved=read))
                 refined = True
-        return replace(plain, steps=tuple(steps))
+        return steps
 
     def refinement(self, settings: SamplingSettings) -> MaskSchedule:
         """Per scale, the numbers of tokens that its passes settle."""
@@ -161,15 +152,15 @@ class HmarSampler(ResidualSampler):
         """Draw a scale, then mask and draw again its least confident tokens; only then it goes onto the canvas."""
         drawn = self.draw(steps[0], scale, run)
         tokens_Bl, positions_Bn = drawn.tokens_Bl, None
-        counts = masked_counts(self.refinement(run.settings)[scale])
+        counts = masked_counts(self.refinement(run.call.settings)[scale])
         for before, step, count in zip(steps, steps[1:], counts, strict=False):
             self.end(before, drawn, run, redrawn_Bn=positions_Bn)
-            run.observer.step_begin(step)
+            run.call.observer.step_begin(step)
             chosen_Bn = self.masked_positions(drawn, positions_Bn, count, scale, run)
-            positions_Bn = run.noise.redrawn(chosen_Bn, step.index)
+            positions_Bn = run.call.noise.redrawn(chosen_Bn, step.index)
             masked_Bl = torch.zeros_like(tokens_Bl, dtype=torch.bool).scatter(1, positions_Bn, True)
-            if run.edit is not None:
-                masked_Bl = masked_Bl & ~run.edit.keep[scale]
+            if run.call.known is not None:
+                masked_Bl = masked_Bl & ~run.call.known.keep[scale]
             drawn = self.redraw(step, scale, tokens_Bl, masked_Bl, run)
             tokens_Bl = torch.where(masked_Bl, drawn.tokens_Bl, tokens_Bl)
         run.canvas.place(run.canvas.lookup(tokens_Bl, scale), scale)
@@ -181,37 +172,34 @@ class HmarSampler(ResidualSampler):
     ) -> Tensor:
         """(B, count): the least confident of the tokens just drawn, lowest first; known tokens come last."""
         confidence_Bl = confidence(drawn.filtered_BlV, drawn.tokens_Bl)
-        if run.edit is not None:
-            confidence_Bl = confidence_Bl.masked_fill(run.edit.keep[scale], torch.inf)
+        if run.call.known is not None:
+            confidence_Bl = confidence_Bl.masked_fill(run.call.known.keep[scale], torch.inf)
         return least_confident(confidence_Bl, among_Bn, count)
 
     def redraw(self, step: Step, scale: int, tokens_Bl: Tensor, masked_Bl: Tensor, run: ScaleRun) -> ScaleDraw:
         """Draw all tokens of a scale by masked prediction; those that are not masked are of no use."""
         model = self.transformer
         if run.condition.masked is None:
-            run.condition = model.with_masked(run.condition, run.labels_R)
+            run.condition = model.with_masked(run.condition, run.call.labels_R)
         history_BlK, own_BlK = self.masked_input(tokens_Bl, scale, run)
         x_BlC = model.embed_masked(history_BlK, own_BlK, masked_Bl)
-        x_RlC = (x_BlC.repeat(2, 1, 1) if run.guided else x_BlC) + self.position(run, scale)
+        x_RlC = (x_BlC.repeat(2, 1, 1) if run.call.guided else x_BlC) + self.position(run, scale)
         logits_RlV = model.masked_logits(x_RlC, run.condition, self._kernels)
-        logits_BlV = cfg_mix(logits_RlV, run.settings.cfg * MASK_GUIDANCE) if run.guided else logits_RlV
-        filtered_BlV = self.filter(logits_BlV, step.side, run.settings)
-        return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, run.noise.tokens(filtered_BlV, step.index))
+        logits_BlV = cfg_mix(logits_RlV, run.call.settings.cfg * MASK_GUIDANCE) if run.call.guided else logits_RlV
+        filtered_BlV = self.filter(logits_BlV, step.side, run.call.settings)
+        return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, run.call.noise.tokens(filtered_BlV, step.index))
 
     def masked_input(self, tokens_Bl: Tensor, scale: int, run: ScaleRun) -> tuple[Tensor, Tensor]:
         """What the canvas shows for `scale`, and what its tokens so far would add, both (B, l, K)."""
         canvas = cast(ResidualCanvas, run.canvas)
         return canvas.input(scale), own_codes(canvas, tokens_Bl, scale)
 
-    @torch.no_grad()
-    def teacher_forced(
-        self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, *, settings: SamplingSettings | None = None
+    def forced_logits(
+        self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet
     ) -> Tensor:
         """Logits (B, L, V) of next-scale prediction; under `kv_cache` every scale sees the coarser ones."""
-        chosen = cast(HmarSettings, settings or self.spec.settings)
-        sides, labels_B = self.sides(chosen), self.check_labels(labels)
-        codes_BLK = self.forced_input(tokens, sides)
-        return self.transformer(labels_B, codes_BLK, sides, self._kernels, history=chosen.kv_cache)
+        sides, history = self.sides(settings), cast(HmarSettings, settings).kv_cache
+        return self.transformer(labels_B, self.forced_input(tokens, sides), sides, kernels, history=history)
 
     @torch.no_grad()
     def masked_logits(self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, positions_n: Tensor) -> Tensor:
@@ -232,7 +220,7 @@ class HmarSampler(ResidualSampler):
 
     def own_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
         """What every scale but the first adds by itself, at its own resolution: (B, L - l_first, K)."""
-        canvas = ResidualCanvas(self.tokenizer, sides, len(tokens[0]))
+        canvas = cast(ResidualCanvas, self.tokenizer.canvas(sides, len(tokens[0])))
         return torch.cat([own_codes(canvas, ids, scale) for scale, ids in enumerate(tokens) if scale > 0], dim=1)
 
     def loss(
@@ -277,9 +265,7 @@ class HmarSampler(ResidualSampler):
         Of every scale but the first, `share` of the tokens (rounded up) are masked, the same in all images; a share of
         None is drawn too, uniformly. All of it comes from `generator`; None always draws the same.
         """
-        labels_B, config = self.check_labels(labels), cast(HmarConfig, self.spec.transformer)
-        if self.transformer.training and config.cond_drop_rate > 0:
-            labels_B = self.drop_labels(labels_B, config.cond_drop_rate, generator)
+        labels_B = self.training_labels(labels, generator)
         generator = generator or torch.Generator().manual_seed(0)
         if share is None:
             share = float(torch.rand((), generator=generator))

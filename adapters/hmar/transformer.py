@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import Cache
 from arvbench.adapters.next_scale.blocks import AdaLNBlock, HeadNorm
-from arvbench.adapters.next_scale.canvas import Sides
 from arvbench.adapters.next_scale.transformer import (
     Condition,
     NextScaleConfig,
@@ -25,6 +24,7 @@ from arvbench.adapters.next_scale.transformer import (
     head_logits,
     levels,
 )
+from arvbench.adapters.tokenizers.tokenizer import Sides
 from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet
 

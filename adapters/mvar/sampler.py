@@ -13,7 +13,7 @@ Source   M-VAR (arXiv:2411.10433); behaviour of OliverRensu/MVAR at 80768a1
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -27,7 +27,8 @@ from arvbench.adapters.mvar.mamba2 import Mamba2, MambaConfig, MambaState
 from arvbench.adapters.mvar.state_cache import StateShape
 from arvbench.adapters.next_scale.blocks import FeedForward, SelfAttention
 from arvbench.adapters.next_scale.cost import StepCost
-from arvbench.adapters.next_scale.residual import DEMO_TOKENIZER
+from arvbench.adapters.next_scale.sampler import NextScaleSampler
+from arvbench.adapters.next_scale.smoothing import SmoothSettings
 from arvbench.adapters.next_scale.transformer import (
     DEMO_SIZES,
     NextScaleConfig,
@@ -38,12 +39,9 @@ from arvbench.adapters.next_scale.transformer import (
 from arvbench.adapters.sampler import Checkpoint, ModelSpec
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
-from arvbench.adapters.var import VarSampler, VarSettings
+from arvbench.adapters.tokenizers.multiscale_vq import DEMO_TOKENIZER, VqVaeConfig
 from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet
-
-MvarSettings = VarSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,22 +170,22 @@ class MvarCost(StepCost):
         return (9 * self.depth + 2) * self.width
 
 
-class MvarSampler(VarSampler):
+class MvarSettings(SmoothSettings):
+    """`cfg` is the strength at the last scale; it ramps up linearly from 0 at the first."""
+
+
+class MvarSampler(NextScaleSampler):
     """M-VAR behind the sampling interface."""
 
     family: ClassVar = "mvar"
-
+    transformer_class: ClassVar = Mvar
     # Decays are exponentials of these: one per cent of error in half precision. Autocast keeps them too.
     keep_fp32: ClassVar = {
-        "transformer": (*VarSampler.keep_fp32["transformer"], "A_log", "dt_bias", "D", "norm"),
-        "tokenizer": VarSampler.keep_fp32["tokenizer"],
+        "transformer": (*NextScaleSampler.keep_fp32["transformer"], "A_log", "dt_bias", "D", "norm"),
+        "tokenizer": NextScaleSampler.keep_fp32["tokenizer"],
     }
     cache_policies: ClassVar = ("history", "state")
     default_cache: ClassVar[Mapping[str, str]] = {"reference": "history", "optimized": "state"}
-
-    @staticmethod
-    def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
-        return {"transformer": Mvar(spec.transformer), "tokenizer": VqVae(spec.tokenizer)}
 
     @classmethod
     def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:
@@ -206,21 +204,19 @@ class MvarSampler(VarSampler):
             device=self.device,
         )
 
-    def step_at(
-        self,
-        index: int,
-        kind: str,
-        side: tuple[int, int],
-        seen: int,
-        policy: str,
-        settings: SamplingSettings,
-        batch: int,
-    ) -> Step:
-        step = super().step_at(index, kind, side, seen, policy, settings, batch)
-        mixed = seen if policy == "history" else step.new_tokens
-        flops = step.flops + self.cost.mixer_flops(rows=step.rows, tokens=mixed)
-        # Attention sees the scale alone; what is kept covers all tokens.
-        return replace(step, context_tokens=step.new_tokens, flops=flops)
+    def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
+        """Attention sees its scale alone; the mixer runs over all tokens so far, or (state) over the new ones."""
+        return [
+            replace(
+                step,
+                context_tokens=step.new_tokens,
+                flops=step.flops
+                + self.cost.mixer_flops(
+                    rows=step.rows, tokens=step.cached_tokens if policy == "history" else step.new_tokens
+                ),
+            )
+            for step in super().steps(policy, settings, batch=batch)
+        ]
 
     @cached_property
     def cost(self) -> MvarCost:

@@ -1,54 +1,48 @@
 """Next-scale prediction: the sampling loop that VAR, M-VAR, HMAR and FlexVAR share.
 
-Every step predicts all tokens of one scale. What was drawn so far lies on a *canvas*, which says what the transformer
-reads for the next scale and what the decoder sees at the end. A family overrides what is different about it: its
-blocks, its canvas, its guidance, how tokens of a scale are drawn or refined.
+Every step predicts all tokens of one scale. The tokens drawn so far lie on the tokenizer's *canvas*: the transformer
+reads it for the next scale, and the decoder reads it at the end. A family overrides its particulars: blocks, guidance,
+drawing or refining the tokens of a scale.
 
 Shapes   B images, R forward rows (conditional, then unconditional), S scales, l tokens of one scale, L of all scales,
-         C width, V codebook entries, K code channels, h w latent sides
+         C width, V codebook entries, K code channels, ph pw sides of one scale's token map
 Source   VAR (arXiv:2404.02905); behaviour of FoundationVision/VAR at 78b9539
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from arvbench.adapters.cache.policy import Cache, CacheShape
-from arvbench.adapters.editing import Edit, check_images, keep_per_scale
-from arvbench.adapters.next_scale.canvas import Canvas, Sides
+from arvbench.adapters.cache.policy import CacheShape
+from arvbench.adapters.call import SamplingCall, StepOutput
+from arvbench.adapters.editing import KnownPixels, KnownTokens, keep_per_scale
 from arvbench.adapters.next_scale.cost import StepCost
+from arvbench.adapters.next_scale.smoothing import SmoothSettings, mix_codes
 from arvbench.adapters.next_scale.transformer import NextScaleConfig, NextScaleTransformer
-from arvbench.adapters.sampler import ModelSizes, ModelSpec, Observer, Sampler, Samples, SilentObserver, StepOutput
-from arvbench.adapters.sampling import Noise, cfg_mix, filter_logits
-from arvbench.adapters.schedule import Schedule, Step
+from arvbench.adapters.pixels import to_unit_range
+from arvbench.adapters.sampler import ModelSizes, ModelSpec, Sampler
+from arvbench.adapters.sampling import cfg_mix, filter_logits
+from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.kernels.dispatch import select
+from arvbench.adapters.tokenizers.multiscale_vq import VqVae
+from arvbench.adapters.tokenizers.tokenizer import Canvas, ScaleTokenizer, Sides, check_tokens, decode_flops
+from arvbench.kernels.dispatch import KernelSet
 
 
 @dataclass(slots=True, kw_only=True)
 class ScaleRun:
     """One sampling call under way."""
 
-    settings: SamplingSettings
-    noise: Noise
-    cache: Cache
-    observer: Observer
-    schedule: Schedule
-    labels_R: Tensor
-    """Classes of the forward rows; the null class for unconditional ones."""
+    call: SamplingCall
     canvas: Canvas
-    edit: Edit | None
-    guided: bool
-    """True when there are unconditional rows."""
     condition: Any = None
+    """The transformer's `condition` on the classes; None before the first step."""
     positions_1LC: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
@@ -68,14 +62,21 @@ class ScaleDraw(NamedTuple):
 
 
 class NextScaleSampler(Sampler):
-    """The loop over scales. Every step but the first reads the canvas; the tokens drawn go back onto it."""
+    """The loop over scales. Every step but the first reads the canvas; its tokens go back onto it."""
 
+    transformer_class: ClassVar[type[NextScaleTransformer]] = NextScaleTransformer
+    tokenizer_class: ClassVar[type[ScaleTokenizer]] = VqVae
     # Official code computes logits in fp32 whatever the autocast dtype.
     keep_fp32: ClassVar = {"transformer": ("head_nm", "head"), "tokenizer": ("quantize",)}
+    edits: ClassVar = True
 
     @property
     def transformer(self) -> NextScaleTransformer:
         return cast(NextScaleTransformer, self._modules["transformer"])
+
+    @property
+    def tokenizer(self) -> ScaleTokenizer:
+        return cast(ScaleTokenizer, self._modules["tokenizer"])
 
     @classmethod
     def sizes(cls, spec: ModelSpec) -> ModelSizes:
@@ -102,75 +103,32 @@ class NextScaleSampler(Sampler):
         downsample: int = self.spec.tokenizer.downsample
         return height * downsample, width * downsample
 
-    @abstractmethod
-    def new_canvas(self, sides: Sides, batch: int) -> Canvas:
-        """An empty canvas for `batch` images."""
-
-    def guidance(self, scale: int, scales: int, settings: SamplingSettings) -> float:
-        """Strength t of (1 + t) cond - t uncond: ramps up linearly from 0 at the first scale to cfg at the last."""
-        return settings.cfg * scale / (scales - 1)
-
-    def guide(self, logits_RlV: Tensor, scale: int, run: ScaleRun) -> Tensor:
-        """Logits (B, l, V) that tokens are drawn from, before top-k and top-p."""
-        if not run.guided:
-            return logits_RlV
-        return cfg_mix(logits_RlV, self.guidance(scale, run.scales, run.settings))
-
-    def filter(self, logits_BlV: Tensor, side: tuple[int, int], settings: SamplingSettings) -> Tensor:
-        """Logits (B, l, V) with tokens that cannot be drawn at -inf."""
-        return filter_logits(logits_BlV, settings.top_k, settings.top_p)
-
-    def codes(self, drawn: ScaleDraw, step: Step, scale: int, run: ScaleRun) -> Tensor:
-        """Code vectors (B, K, ph, pw) that go onto the canvas."""
-        return run.canvas.lookup(drawn.tokens_Bl, scale)
-
-    def draw_scale(self, steps: Sequence[Step], scale: int, run: ScaleRun) -> Tensor:
-        """Draw the tokens (B, l) of one scale and put them onto the canvas; one step, unless a family refines them."""
-        (step,) = steps
-        drawn = self.draw(step, scale, run)
-        run.canvas.place(self.codes(drawn, step, scale, run), scale)
-        self.end(step, drawn, run)
-        return drawn.tokens_Bl
-
-    def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:
-        policy = cache or self.default_cache[self.backend]
-        self.check_cache(self.spec, policy, settings)
-        sides = self.sides(settings)
+    def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
+        shape, rows = self.cache_shape(policy, settings, batch=batch), self.rows(settings, batch)
         steps: list[Step] = []
         seen = 0
-        for side in sides:
-            seen += side[0] * side[1]
-            steps.append(self.step_at(len(steps), "scale", side, seen, policy, settings, batch))
-        return Schedule(steps=tuple(steps), images=batch, decode_flops=batch * self.decode_flops_per_image(sides[-1]))
-
-    def step_at(
-        self,
-        index: int,
-        kind: str,
-        side: tuple[int, int],
-        seen: int,
-        policy: str,
-        settings: SamplingSettings,
-        batch: int,
-    ) -> Step:
-        """The step that predicts a scale of `side`, `seen` tokens being known after it."""
-        new, rows = side[0] * side[1], self.rows(settings, batch)
-        context, cached = (new, 0) if policy == "none" else (seen, seen)
-        bytes_of = self.cache_shape(policy, settings, batch=batch).bytes_of
-        first = index == 0
-        traffic = self.cost.weight_bytes(first=first) + 4 * rows * new * self.spec.vocab_size
-        return Step(
-            index=index,
-            kind=kind,
-            side=side,
-            new_tokens=new,
-            context_tokens=context,
-            cached_tokens=cached,
-            rows=rows,
-            flops=self.cost.flops(rows=rows, images=batch, new=new, context=context, first=first),
-            bytes_moved=traffic + (bytes_of(cached) + bytes_of(new) if cached else 0),
-            cache_bytes=bytes_of(cached),
-        )
+        for index, side in enumerate(self.sides(settings)):
+            new, first = side[0] * side[1], index == 0
+            seen += new
+            context, cached = (new, 0) if policy == "none" else (seen, seen)
+            bytes_moved = self.cost.weight_bytes(first=first) + 4 * rows * new * self.spec.vocab_size
+            if cached:
+                bytes_moved += shape.bytes_of(cached) + shape.bytes_of(new)
+            steps.append(
+                Step(
+                    index=index,
+                    kind="scale",
+                    side=side,
+                    new_tokens=new,
+                    context_tokens=context,
+                    cached_tokens=cached,
+                    rows=rows,
+                    flops=self.cost.flops(rows=rows, images=batch, new=new, context=context, first=first),
+                    bytes_moved=bytes_moved,
+                    cache_bytes=shape.bytes_of(cached),
+                )
+            )
+        return steps
 
     @cached_property
     def cost(self) -> StepCost:
@@ -185,9 +143,12 @@ class NextScaleSampler(Sampler):
             itemsize=self.dtype.itemsize,
         )
 
+    def decode_flops(self, settings: SamplingSettings) -> int:
+        return decode_flops(self.tokenizer_class, self.spec.tokenizer, self.sides(settings)[-1])
+
     def rows(self, settings: SamplingSettings, batch: int) -> int:
-        """Forward rows R. At strength 0 the unconditional ones never reach the logits; only the official way computes
-        them regardless.
+        """Forward rows R. At strength 0 the unconditional ones never reach the logits; the reference computes them
+        regardless, as the official code does.
         """
         return batch if settings.cfg == 0 and self.backend == "optimized" else 2 * batch
 
@@ -203,92 +164,37 @@ class NextScaleSampler(Sampler):
             device=self.device,
         )
 
-    @abstractmethod
-    def decode_flops_per_image(self, side: tuple[int, int]) -> int:
-        """FLOPs of the tokenizer's decoder for one latent map of `side`."""
+    def generate(self, call: SamplingCall) -> tuple[Sequence[Tensor], Tensor]:
+        run = ScaleRun(call=call, canvas=self.tokenizer.canvas(self.sides(call.settings), call.schedule.images))
+        tokens = [self.draw_scale(steps, scale, run) for scale, steps in enumerate(call.schedule.groups())]
+        return tokens, run.canvas.state
 
-    def sample(
-        self,
-        labels: Sequence[int] | Tensor,
-        settings: SamplingSettings,
-        *,
-        noise: Noise,
-        cache: Cache | None = None,
-        observer: Observer | None = None,
-    ) -> Samples:
-        return self._sample(labels, settings, noise=noise, cache=cache, observer=observer)
-
-    def edit(
-        self,
-        images: Tensor,
-        keep: Tensor,
-        labels: Sequence[int] | Tensor,
-        settings: SamplingSettings,
-        *,
-        noise: Noise,
-        cache: Cache | None = None,
-        observer: Observer | None = None,
-    ) -> Samples:
-        """Draw part of `images` again, for `labels` (arvbench.adapters.editing.Editor says how)."""
-        self.check_settings(self.spec, settings)
-        batch, sides = len(self.check_labels(labels)), self.sides(settings)
-        check_images(images, sides[-1], self.spec.tokenizer.downsample)
-        kept = keep_per_scale(keep.to(self.device), sides, images=images, labels=batch)
-        edit = Edit(tokens=self.encode(images, settings=settings), keep=kept)
-        return self._sample(labels, settings, noise=noise, cache=cache, observer=observer, edit=edit)
-
-    @torch.no_grad()
-    def _sample(
-        self,
-        labels: Sequence[int] | Tensor,
-        settings: SamplingSettings,
-        *,
-        noise: Noise,
-        cache: Cache | None,
-        observer: Observer | None,
-        edit: Edit | None = None,
-    ) -> Samples:
-        self.check_settings(self.spec, settings)
-        labels_B = self.check_labels(labels)
-        batch = len(labels_B)
-        cache = self.ready_cache(cache, settings, batch=batch)
-        guided = self.rows(settings, batch) > batch
-        null_B = torch.full_like(labels_B, self.spec.num_classes)
-        run = ScaleRun(
-            settings=settings,
-            noise=noise,
-            cache=cache,
-            observer=observer or SilentObserver(),
-            schedule=self.cached_schedule(settings, batch=batch, cache=cache.policy),
-            labels_R=torch.cat((labels_B, null_B)) if guided else labels_B,
-            canvas=self.new_canvas(self.sides(settings), batch),
-            edit=edit,
-            guided=guided,
-        )
-        tokens = [self.draw_scale(steps, scale, run) for scale, steps in enumerate(run.schedule.groups())]
-        run.observer.decode_begin()
-        decoded = run.canvas.decode()
-        run.observer.decode_end(decoded)
-        return self.finish(tokens, decoded, labels_B, settings)
+    def draw_scale(self, steps: Sequence[Step], scale: int, run: ScaleRun) -> Tensor:
+        """Draw the tokens (B, l) of one scale and put them onto the canvas; one step, unless a family refines them."""
+        (step,) = steps
+        drawn = self.draw(step, scale, run)
+        run.canvas.place(self.codes(drawn, step, scale, run), scale)
+        self.end(step, drawn, run)
+        return drawn.tokens_Bl
 
     def draw(self, step: Step, scale: int, run: ScaleRun) -> ScaleDraw:
         """Begin `step` and draw the tokens of its scale."""
-        run.observer.step_begin(step)
-        model = self.transformer
+        call, model = run.call, self.transformer
+        call.observer.step_begin(step)
         if run.condition is None:
-            # What the class decides is computed once, and belongs to the cost of the first step.
-            run.condition, run.positions_1LC = model.condition(run.labels_R), model.positions(run.canvas.sides)
+            # Computed once, and part of the cost of the first step.
+            run.condition, run.positions_1LC = model.condition(call.labels_R), model.positions(run.canvas.sides)
             x_RlC = run.condition.start_R1C
         else:
             x_BlC = model.embed(run.canvas.input(scale))
-            x_RlC = x_BlC.repeat(2, 1, 1) if run.guided else x_BlC
+            x_RlC = x_BlC.repeat(2, 1, 1) if call.guided else x_BlC
         x_RlC = x_RlC + self.position(run, scale)
-        logits_RlV = model.logits(x_RlC, run.condition, self._kernels, cache=run.cache)
+        logits_RlV = model.logits(x_RlC, run.condition, self._kernels, cache=call.cache)
         logits_BlV = self.guide(logits_RlV, scale, run)
-        filtered_BlV = self.filter(logits_BlV, step.side, run.settings)
-        tokens_Bl = run.noise.tokens(filtered_BlV, step.index)
-        if run.edit is not None:
-            tokens_Bl = run.edit.apply(tokens_Bl, scale)
+        filtered_BlV = self.filter(logits_BlV, step.side, call.settings)
+        tokens_Bl = call.noise.tokens(filtered_BlV, step.index)
+        if call.known is not None:
+            tokens_Bl = call.known.apply(tokens_Bl, scale)
         return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, tokens_Bl)
 
     def position(self, run: ScaleRun, scale: int) -> Tensor:
@@ -297,8 +203,37 @@ class NextScaleSampler(Sampler):
         h, w = run.canvas.sides[scale]
         return run.positions_1LC[:, before : before + h * w]
 
+    def guide(self, logits_RlV: Tensor, scale: int, run: ScaleRun) -> Tensor:
+        """Logits (B, l, V) that tokens are drawn from, before top-k and top-p."""
+        if not run.call.guided:
+            return logits_RlV
+        return cfg_mix(logits_RlV, self.guidance(scale, run.scales, run.call.settings))
+
+    def guidance(self, scale: int, scales: int, settings: SamplingSettings) -> float:
+        """Strength t of (1 + t) cond - t uncond: ramps up linearly from 0 at the first scale to cfg at the last."""
+        return settings.cfg * scale / (scales - 1)
+
+    def filter(self, logits_BlV: Tensor, side: tuple[int, int], settings: SamplingSettings) -> Tensor:
+        """Logits (B, l, V) with tokens that cannot be drawn at -inf."""
+        return filter_logits(logits_BlV, settings.top_k, settings.top_p)
+
+    def codes(self, drawn: ScaleDraw, step: Step, scale: int, run: ScaleRun) -> Tensor:
+        """Code vectors (B, K, ph, pw) that go onto the canvas."""
+        call, codes_BKpp = run.call, run.canvas.lookup(drawn.tokens_Bl, scale)
+        if not isinstance(call.settings, SmoothSettings) or not call.settings.more_smooth:
+            return codes_BKpp
+        exponential_BlV = call.noise.exponential(drawn.filtered_BlV, step.index)
+        progress = scale / (run.scales - 1)
+        mixed_BlK = mix_codes(drawn.filtered_BlV, exponential_BlV, progress, self.tokenizer.codebook_VK)
+        mixed_BKpp = mixed_BlK.transpose(1, 2).unflatten(2, step.side)
+        if call.known is None:
+            return mixed_BKpp
+        # Known tokens are not mixed.
+        keep_B1pp = call.known.keep[scale].unflatten(1, step.side).unsqueeze(1)
+        return torch.where(keep_B1pp, codes_BKpp, mixed_BKpp)
+
     def end(self, step: Step, drawn: ScaleDraw, run: ScaleRun, *, redrawn_Bn: Tensor | None = None) -> None:
-        """Tell the observer what `step` produced."""
+        """Report the output of `step` to the observer."""
         output = StepOutput(
             logits_pre_cfg=drawn.logits_RlV,
             logits=drawn.logits_BlV,
@@ -306,34 +241,38 @@ class NextScaleSampler(Sampler):
             redrawn=redrawn_Bn,
             state=run.canvas.state,
         )
-        run.observer.step_end(step, output)
+        run.call.observer.step_end(step, output)
 
-    @abstractmethod
-    def forced_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
-        """What the canvas would show for every scale but the first if all `tokens` were known: (B, L - l_first, K)."""
+    def decode_state(self, state: Tensor) -> Tensor:
+        return to_unit_range(self.tokenizer.decode_map(state))
+
+    def known_tokens(self, known: KnownPixels, settings: SamplingSettings, *, batch: int) -> KnownTokens:
+        known.check(self.image_shape(settings), batch)
+        keep = keep_per_scale(known.keep.to(self.device), self.sides(settings))
+        return KnownTokens(tokens=self.encode(known.images, settings=settings), keep=keep)
+
+    def tokens_of(self, images: Tensor, settings: SamplingSettings) -> tuple[Tensor, ...]:
+        return self.tokenizer.encode_scales(images, self.sides(settings))
+
+    def state_of(self, tokens: Sequence[Tensor], settings: SamplingSettings) -> Tensor:
+        sides = self.sides(settings)
+        check_tokens(tokens, sides)
+        canvas = self.tokenizer.canvas(sides, len(tokens[0]))
+        canvas.place_tokens(tokens)
+        return canvas.state
 
     @torch.no_grad()
-    def teacher_forced(
-        self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, *, settings: SamplingSettings | None = None
-    ) -> Tensor:
-        sides = self.sides(settings or self.spec.settings)
-        return self.transformer(self.check_labels(labels), self.forced_input(tokens, sides), sides, self._kernels)
+    def forced_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
+        """Input of every scale but the first if all `tokens` are known, (B, L - l_first, K); UserError for a misfit."""
+        check_tokens(tokens, sides)
+        return self.tokenizer.canvas(sides, len(tokens[0])).place_tokens(tokens)
 
-    def loss(
-        self,
-        tokens: Sequence[Tensor],
-        labels: Tensor,
-        *,
-        settings: SamplingSettings | None = None,
-        generator: torch.Generator | None = None,
+    def forced_logits(
+        self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet
     ) -> Tensor:
-        """Cross-entropy averaged over all tokens of all scales (natural log)."""
-        labels_B, sides = self.check_labels(labels), self.sides(settings or self.spec.settings)
-        config: NextScaleConfig = self.spec.transformer
-        if self.transformer.training and config.cond_drop_rate > 0:
-            labels_B = self.drop_labels(labels_B, config.cond_drop_rate, generator)
-        with torch.no_grad():
-            codes_BLK = self.forced_input(tokens, sides)
-        # Triton kernels are forward only.
-        logits_BLV = self.transformer(labels_B, codes_BLK, sides, select("reference", self.device))
-        return F.cross_entropy(logits_BLV.flatten(0, 1), torch.cat(tuple(tokens), dim=1).flatten())
+        sides = self.sides(settings)
+        return self.transformer(labels_B, self.forced_input(tokens, sides), sides, kernels)
+
+    @property
+    def label_drop(self) -> float:
+        return cast(NextScaleConfig, self.spec.transformer).cond_drop_rate

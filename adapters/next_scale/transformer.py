@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import Cache
 from arvbench.adapters.next_scale.blocks import AdaLNBlock, HeadNorm
-from arvbench.adapters.next_scale.canvas import Sides
+from arvbench.adapters.tokenizers.tokenizer import Sides
 from arvbench.kernels.dispatch import KernelSet
 
 PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)

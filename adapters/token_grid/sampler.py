@@ -20,26 +20,20 @@ from typing import Any, ClassVar, cast
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from arvbench.adapters.cache.policy import Cache, CacheShape, KVCache
+from arvbench.adapters.cache.policy import CacheShape, KVCache
+from arvbench.adapters.call import SamplingCall, StepOutput
 from arvbench.adapters.pixels import to_unit_range
-from arvbench.adapters.sampler import (
-    Checkpoint,
-    ModelSizes,
-    ModelSpec,
-    Observer,
-    Sampler,
-    Samples,
-    SilentObserver,
-    StepOutput,
-)
-from arvbench.adapters.sampling import Noise, filter_logits
-from arvbench.adapters.schedule import Schedule, Step
+from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec, Sampler
+from arvbench.adapters.sampling import filter_logits
+from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.token_grid.llama import Llama, LlamaConfig, rope_table
-from arvbench.adapters.tokenizers.vq import VqConfig, VqModel, decode_flops
+from arvbench.adapters.tokenizers.tokenizer import decode_flops
+from arvbench.adapters.tokenizers.vq import VqConfig, VqModel
 from arvbench.errors import UserError
+from arvbench.kernels.dispatch import KernelSet
 
 LEARNT = -1
 """Stands for a learnt token (class, special token) in a list of raster positions."""
@@ -128,6 +122,7 @@ class TokenGridSampler(Sampler):
     # The official code preallocates too (again in every call, which we do not).
     default_cache: ClassVar = {"reference": "static", "optimized": "static"}
     transformer_class: ClassVar[type[Llama]] = Llama
+    tokenizer_class: ClassVar[type[VqModel]] = VqModel
     draws_one_by_one: ClassVar[bool] = False
     """The official code makes one draw per position; see `Noise.tokens`."""
 
@@ -169,11 +164,6 @@ class TokenGridSampler(Sampler):
     def tokenizer(self) -> VqModel:
         return cast(VqModel, self._modules["tokenizer"])
 
-    @staticmethod
-    def build_modules(spec: ModelSpec) -> dict[str, nn.Module]:
-        family = cast(type[TokenGridSampler], spec.sampler)
-        return {"transformer": family.transformer_class(spec.transformer), "tokenizer": VqModel(spec.tokenizer)}
-
     @cached_property
     def plan(self) -> PassPlan:
         config = self.spec.transformer
@@ -185,14 +175,15 @@ class TokenGridSampler(Sampler):
     def _side(self) -> tuple[int, int]:
         return (self.spec.transformer.grid, self.spec.transformer.grid)
 
-    def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:
+    def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
         config: LlamaConfig = self.spec.transformer
-        policy = cache or self.default_cache[self.backend]
-        self.check_cache(self.spec, policy, settings)
         shape = self.cache_shape(policy, settings, batch=batch)
-        rows, seen, steps = shape.rows, 0, []
+        steps: list[Step] = []
+        seen = 0
         for index, p in enumerate(self.plan.passes):
             new, seen = len(p.feeds), seen + len(p.feeds)
+            logits_bytes = 4 * shape.rows * len(p.draws) * config.vocab_size
+            cache_traffic = shape.bytes_of(seen) + shape.bytes_of(new)
             steps.append(
                 Step(
                     index=index,
@@ -201,17 +192,16 @@ class TokenGridSampler(Sampler):
                     new_tokens=new,
                     context_tokens=seen,
                     cached_tokens=seen,
-                    rows=rows,
-                    flops=config.flops(rows=rows, new=new, context=seen),
-                    bytes_moved=config.weight_bytes(self.dtype.itemsize)
-                    + shape.bytes_of(seen)
-                    + shape.bytes_of(new)
-                    + 4 * rows * len(p.draws) * config.vocab_size,
+                    rows=shape.rows,
+                    flops=config.flops(rows=shape.rows, new=new, context=seen),
+                    bytes_moved=config.weight_bytes(self.dtype.itemsize) + cache_traffic + logits_bytes,
                     cache_bytes=shape.bytes_of(seen),
                 )
             )
-        per_image = decode_flops(self.spec.tokenizer, self._side)
-        return Schedule(steps=tuple(steps), images=batch, decode_flops=batch * per_image)
+        return steps
+
+    def decode_flops(self, settings: SamplingSettings) -> int:
+        return decode_flops(self.tokenizer_class, self.spec.tokenizer, self._side)
 
     def cache_shape(self, policy: str, settings: SamplingSettings, *, batch: int) -> CacheShape:
         config: LlamaConfig = self.spec.transformer
@@ -226,66 +216,38 @@ class TokenGridSampler(Sampler):
             device=self.device,
         )
 
-    @torch.no_grad()
-    def sample(
-        self,
-        labels: Sequence[int] | Tensor,
-        settings: SamplingSettings,
-        *,
-        noise: Noise,
-        cache: Cache | None = None,
-        observer: Observer | None = None,
-    ) -> Samples:
-        self.check_settings(self.spec, settings)
-        labels_B = self.check_labels(labels)
-        observer = observer or SilentObserver()
-        kv = cast(KVCache, self.ready_cache(cache, settings, batch=len(labels_B)))
-        tokens = self._generate(labels_B, cast(TokenGridSettings, settings), noise, kv, observer)
-        observer.decode_begin()
-        decoded = self.decode(tokens)
-        observer.decode_end(decoded)
-        return self.finish(tokens, decoded, labels_B, settings)
-
-    def _generate(
-        self, labels_B: Tensor, settings: TokenGridSettings, noise: Noise, cache: KVCache, observer: Observer
-    ) -> list[Tensor]:
-        """The autoregressive loop: the tokens of every pass."""
-        model, plan = self.transformer, self.plan
-        schedule = self.cached_schedule(settings, batch=len(labels_B), cache=cache.policy)
-        guided = schedule.steps[0].rows > len(labels_B)
-        drawn_BN = torch.empty(len(labels_B), len(plan.order_N), dtype=torch.int64, device=self.device)
+    def generate(self, call: SamplingCall) -> tuple[Sequence[Tensor], Tensor]:
+        model, plan, settings = self.transformer, self.plan, cast(TokenGridSettings, call.settings)
+        drawn_BN = torch.empty(call.schedule.images, len(plan.order_N), dtype=torch.int64, device=self.device)
         tokens: list[Tensor] = []
         done = 0
-        for step, p in zip(schedule, plan.passes, strict=True):
-            observer.step_begin(step)
+        for step, p in zip(call.schedule, plan.passes, strict=True):
+            call.observer.step_begin(step)
             if step.index == 0:
-                null_B = torch.full_like(labels_B, self.spec.num_classes)
-                x_RlC = model.cls_embedding(torch.cat((labels_B, null_B)) if guided else labels_B)
+                x_RlC = model.cls_embedding(call.labels_R)
             else:
-                x_RlC = model.step_input(tokens[-1].repeat(2, 1) if guided else tokens[-1], step.index)
+                x_RlC = model.step_input(tokens[-1].repeat(2, 1) if call.guided else tokens[-1], step.index)
+            cache = cast(KVCache, call.cache)
             logits_RlV = self.predict(model(x_RlC, plan.ropes[step.index], cache=cache), step.index)
             on = settings.cfg_interval is None or p.clock is None or p.clock <= settings.cfg_interval
-            logits_BlV = guide(logits_RlV, settings.cfg, on=on) if guided else logits_RlV
+            logits_BlV = guide(logits_RlV, settings.cfg, on=on) if call.guided else logits_RlV
             filtered_BlV = filter_logits(logits_BlV / max(settings.temperature, 1e-5), settings.top_k, None)
             if settings.top_p is not None and settings.top_p < 1:
                 filtered_BlV = nucleus(filtered_BlV, settings.top_p)
-            tokens.append(noise.tokens(filtered_BlV, step.index, one_by_one=self.draws_one_by_one))
+            tokens.append(call.noise.tokens(filtered_BlV, step.index, one_by_one=self.draws_one_by_one))
             done += len(p.draws)
             drawn_BN[:, done - len(p.draws) : done] = tokens[-1]
-            observer.step_end(
-                step,
-                StepOutput(logits_pre_cfg=logits_RlV, logits=logits_BlV, tokens=tokens[-1], state=drawn_BN[:, :done]),
+            output = StepOutput(
+                logits_pre_cfg=logits_RlV, logits=logits_BlV, tokens=tokens[-1], state=drawn_BN[:, :done]
             )
-        return tokens
+            call.observer.step_end(step, output)
+        return tokens, drawn_BN
 
-    @torch.no_grad()
-    def encode(self, images: Tensor, *, settings: SamplingSettings | None = None) -> tuple[Tensor, ...]:
-        return self.from_raster(self.tokenizer.encode(images.to(self.device)))
+    def decode_state(self, state: Tensor) -> Tensor:
+        return to_unit_range(self.tokenizer.decode(state[:, self.plan.raster_N], self._side))
 
-    @torch.no_grad()
-    def decode(self, tokens: Sequence[Tensor], *, settings: SamplingSettings | None = None) -> Tensor:
-        """Images (B, 3, H, W) float, not clamped."""
-        return to_unit_range(self.tokenizer.decode(self.to_raster(tokens), self._side))
+    def tokens_of(self, images: Tensor, settings: SamplingSettings) -> tuple[Tensor, ...]:
+        return self.from_raster(self.tokenizer.encode(images))
 
     def from_raster(self, ids_BN: Tensor) -> tuple[Tensor, ...]:
         """Tokens per pass, each (B, l), of a map in raster order."""
@@ -295,46 +257,30 @@ class TokenGridSampler(Sampler):
 
     def to_raster(self, tokens: Sequence[Tensor]) -> Tensor:
         """Ids (B, N) in raster order of tokens per pass."""
-        return self._in_order(tokens)[:, self.plan.raster_N]
+        return self.state_of(tokens, self.spec.settings)[:, self.plan.raster_N]
 
-    def _in_order(self, tokens: Sequence[Tensor]) -> Tensor:
-        """Ids (B, N) in the order of generation of tokens per pass; UserError for tokens that are not this model's."""
-        wanted = len(self.plan.order_N)
+    def state_of(self, tokens: Sequence[Tensor], settings: SamplingSettings) -> Tensor:
+        """Ids (B, N) in the order of generation; UserError for tokens of another model."""
+        count = len(self.plan.order_N)
         if not tokens or any(t.ndim != 2 or len(t) != len(tokens[0]) for t in tokens):
             given = ", ".join("x".join(map(str, t.shape)) for t in tokens) or "none"
             raise UserError(f"tokens must be a tensor (B, l) for every pass, all of one batch, got {given}")
         ids_BN = torch.cat(tuple(tokens), dim=1)
-        if ids_BN.shape[1] != wanted:
-            raise UserError(f"{self.spec.name} has {wanted} tokens per image, got {ids_BN.shape[1]}")
+        if ids_BN.shape[1] != count:
+            raise UserError(f"{self.spec.name} has {count} tokens per image, got {ids_BN.shape[1]}")
         return ids_BN
 
-    @torch.no_grad()
-    def teacher_forced(
-        self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, *, settings: SamplingSettings | None = None
+    def forced_logits(
+        self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet
     ) -> Tensor:
-        return self._all_logits(self._in_order(tokens), self.check_labels(labels))
-
-    def _all_logits(self, tokens_BN: Tensor, labels_B: Tensor) -> Tensor:
         """Logits (B, N, V) in the order of generation, in one pass under the mask."""
         plan = self.plan
-        x_BLC = self.transformer.sequence_input(labels_B, tokens_BN)[:, : len(plan.trained)]
+        x_BLC = self.transformer.sequence_input(labels_B, self.state_of(tokens, settings))[:, : len(plan.trained)]
         return self.predict(self.transformer(x_BLC, plan.trained_rope_LP2, mask_lT=plan.trained_mask_LL), None)
 
-    def loss(
-        self,
-        tokens: Sequence[Tensor],
-        labels: Tensor,
-        *,
-        settings: SamplingSettings | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Cross-entropy averaged over all tokens (natural log)."""
-        labels_B = self.check_labels(labels)
-        rate = self.spec.transformer.class_dropout_prob
-        if self.transformer.training and rate > 0:
-            labels_B = self.drop_labels(labels_B, rate, generator)
-        tokens_BN = self._in_order(tokens)
-        return F.cross_entropy(self._all_logits(tokens_BN, labels_B).flatten(0, 1), tokens_BN.flatten())
+    @property
+    def label_drop(self) -> float:
+        return cast(LlamaConfig, self.spec.transformer).class_dropout_prob
 
 
 def official_checkpoint(hub_repo: str, file: str) -> Checkpoint:

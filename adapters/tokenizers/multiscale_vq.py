@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.tokenizers.autoencoder import Decoder, Encoder
-
-PatchNum = int | tuple[int, int]
+from arvbench.adapters.tokenizers.tokenizer import Canvas, ScaleTokenizer, Sides, area_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +43,25 @@ class VqVaeConfig:
     v_patch_nums: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
     @property
+    def code_dim(self) -> int:
+        """Channels of a code vector under the name that all tokenizers share."""
+        return self.z_channels
+
+    @property
     def downsample(self) -> int:
+        """Image side over latent side."""
         return int(2 ** (len(self.ch_mult) - 1))
+
+    @property
+    def sides(self) -> Sides:
+        """Height and width of the configured scales."""
+        return tuple((pn, pn) for pn in self.v_patch_nums)
+
+
+DEMO_TOKENIZER = VqVaeConfig(
+    vocab_size=256, z_channels=16, ch=32, ch_mult=(1, 1, 1), num_res_blocks=1, v_patch_nums=(1, 2, 3, 4, 6, 8)
+)
+"""Tokenizer of the demo models: 32 px in six scales, 130 tokens."""
 
 
 class Phi(nn.Conv2d):
@@ -160,12 +176,12 @@ class ResidualQuantizer(nn.Module):
             ids = torch.addmm(squared, z_nC, codes_VC.T, alpha=-2).argmin(dim=1)
         return ids.view(len(z_BCpp), -1)
 
-    def pyramid(self, f_BChw: Tensor, patch_nums: Sequence[PatchNum] | None = None) -> Iterator[ScaleCode]:
+    def pyramid(self, f_BChw: Tensor, sides: Sides | None = None) -> Iterator[ScaleCode]:
         """Quantise scale by scale: each takes the residual of the scales before it, resized to its side.
 
-        `f_hat` carries gradients to codebook and phi; targets and ids carry none.
+        `sides` None takes the configured scales. `f_hat` carries gradients to codebook and phi; targets and ids do not.
         """
-        sides = _sides(patch_nums or self.config.v_patch_nums)
+        sides = sides or self.config.sides
         size = (f_BChw.shape[2], f_BChw.shape[3])
         rest_BChw, f_hat_BChw = f_BChw.detach(), torch.zeros_like(f_BChw)
         for scale, side in enumerate(sides):
@@ -180,33 +196,10 @@ class ResidualQuantizer(nn.Module):
         """What is quantised, per scale: vectors (n, C) and the ids (n,) of their nearest codes."""
         return [(c.target_BCpp.permute(0, 2, 3, 1).flatten(0, 2), c.ids_Bl.flatten()) for c in self.pyramid(f_BChw)]
 
-    def encode(self, f_BChw: Tensor, patch_nums: Sequence[PatchNum] | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
+    def encode(self, f_BChw: Tensor, sides: Sides | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
         """Ids of every scale, each (B, l), and the f_hat (B, C, h, w) they add up to."""
-        codes = list(self.pyramid(f_BChw, patch_nums))
+        codes = list(self.pyramid(f_BChw, sides))
         return tuple(code.ids_Bl for code in codes), codes[-1].f_hat_BChw
-
-    def f_hats(self, ids: Sequence[Tensor], patch_nums: Sequence[PatchNum] | None = None) -> list[Tensor]:
-        """f_hat (B, C, h, w) after each scale."""
-        sides = _sides(patch_nums or self.config.v_patch_nums)
-        total: Tensor | None = None
-        out: list[Tensor] = []
-        for scale, (ids_Bl, side) in enumerate(zip(ids, sides, strict=True)):
-            added = self.contribution(self.lookup(ids_Bl, side), scale, len(sides), sides[-1])
-            total = added if total is None else total + added
-            out.append(total)
-        return out
-
-    def teacher_forcing_input(self, ids: Sequence[Tensor]) -> Tensor:
-        """What the transformer reads when all tokens are known: (B, L - l_first, C).
-
-        For every scale but the first, f_hat of the scales before it, area-resized to that scale's side.
-        """
-        sides = _sides(self.config.v_patch_nums)
-        resized = (
-            F.interpolate(f_hat, size=side, mode="area")
-            for f_hat, side in zip(self.f_hats(ids)[:-1], sides[1:], strict=True)
-        )
-        return torch.cat([x.flatten(2).transpose(1, 2) for x in resized], dim=1)
 
     def straight_through(self, f_BChw: Tensor) -> tuple[Tensor, Tensor]:
         """f_hat that passes gradients to the encoder, and the codebook and commitment loss (scalar)."""
@@ -218,7 +211,35 @@ class ResidualQuantizer(nn.Module):
         return code.f_hat_BChw.detach() + f_BChw - fixed_BChw, loss / len(self.config.v_patch_nums)
 
 
-class VqVae(nn.Module):
+class ResidualCanvas(Canvas):
+    """Sum of all scales at the last resolution (f_hat), area-resized for the next scale."""
+
+    def __init__(self, quantize: ResidualQuantizer, sides: Sides, batch: int) -> None:
+        super().__init__(sides)
+        self._quantize = quantize
+        self._f_hat = torch.zeros(
+            batch, quantize.config.z_channels, *sides[-1], device=quantize.embedding.weight.device
+        )
+
+    @property
+    def state(self) -> Tensor:
+        return self._f_hat
+
+    def lookup(self, ids_Bl: Tensor, scale: int) -> Tensor:
+        return self._quantize.lookup(ids_Bl, self.sides[scale])
+
+    def place(self, codes_BKpp: Tensor, scale: int) -> None:
+        self._f_hat = self._f_hat + self.contribution(codes_BKpp, scale)
+
+    def contribution(self, codes_BKpp: Tensor, scale: int) -> Tensor:
+        """Summand (B, K, h, w) of f_hat for the code vectors of `scale`."""
+        return self._quantize.contribution(codes_BKpp, scale, len(self.sides), self.sides[-1])
+
+    def input(self, scale: int) -> Tensor:
+        return area_tokens(self._f_hat, self.sides[scale])
+
+
+class VqVae(ScaleTokenizer):
     """Encoder, residual quantizer and decoder; state-dict names equal the official file's."""
 
     def __init__(self, config: VqVaeConfig) -> None:
@@ -246,18 +267,20 @@ class VqVae(nn.Module):
         weight = self.encoder.conv_in.weight
         return self.quant_conv(self.encoder(images_B3HW.to(weight.dtype))).float()
 
-    def encode(self, images_B3HW: Tensor) -> tuple[Tensor, ...]:
-        """Ids of every scale, each (B, l)."""
-        return self.quantize.encode(self.features(images_B3HW))[0]
+    def encode_scales(self, images_B3HW: Tensor, sides: Sides) -> tuple[Tensor, ...]:
+        return self.quantize.encode(self.features(images_B3HW), sides)[0]
 
-    def decode_f_hat(self, f_hat_BChw: Tensor) -> Tensor:
-        """Images (B, 3, H, W) clamped to [-1, 1]."""
+    def canvas(self, sides: Sides, batch: int) -> ResidualCanvas:
+        return ResidualCanvas(self.quantize, sides, batch)
+
+    @property
+    def codebook_VK(self) -> Tensor:
+        return self.quantize.embedding.weight
+
+    def decode_map(self, map_BKhw: Tensor) -> Tensor:
+        """Images (B, 3, H, W) of f_hat, clamped to [-1, 1]."""
         weight = self.post_quant_conv.weight
-        return self.decoder(self.post_quant_conv(f_hat_BChw.to(weight.dtype))).clamp(-1, 1)
-
-    def decode(self, ids: Sequence[Tensor]) -> Tensor:
-        """Images (B, 3, H, W) clamped to [-1, 1] of the ids of every scale."""
-        return self.decode_f_hat(self.quantize.f_hats(ids)[-1])
+        return self.decoder(self.post_quant_conv(map_BKhw.to(weight.dtype))).clamp(-1, 1)
 
     def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
         """Reconstruction (B, 3, H, W), not clamped, and the quantizer's loss (scalar).
@@ -267,7 +290,3 @@ class VqVae(nn.Module):
         assert side is None
         f_hat, loss = self.quantize.straight_through(self.features(images_B3HW))
         return self.decoder(self.post_quant_conv(f_hat)), loss
-
-
-def _sides(patch_nums: Sequence[PatchNum]) -> list[tuple[int, int]]:
-    return [(pn, pn) if isinstance(pn, int) else pn for pn in patch_nums]

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.common.meta import count_flops, on_meta
 from arvbench.adapters.tokenizers.autoencoder import Downsample, ResnetBlock, Upsample, attend, group_norm
+from arvbench.adapters.tokenizers.tokenizer import Tokenizer
 
 _USAGE_WINDOW = 65536
 """Length of the official training statistics of recently used codes."""
@@ -45,6 +44,11 @@ class VqConfig:
     def vocab_size(self) -> int:
         """V under the name that all tokenizers share."""
         return self.codebook_size
+
+    @property
+    def code_dim(self) -> int:
+        """C under the name that all tokenizers share."""
+        return self.codebook_embed_dim
 
     @property
     def downsample(self) -> int:
@@ -159,10 +163,15 @@ class Codebook(nn.Module):
         """Code vectors (B, C, h, w) of ids in raster order, L2-normalised with `codebook_l2_norm`."""
         return self._normalized(self.embedding(ids_Bl)).transpose(1, 2).unflatten(2, side)
 
+    @property
+    def codes_VC(self) -> Tensor:
+        """All code vectors as `lookup` returns them."""
+        return self._normalized(self.embedding.weight)
+
     def nearest(self, z_BChw: Tensor) -> Tensor:
         """Ids (B, l) of the codes nearest to (normalised) features."""
         z_nC = self._normalized(z_BChw.permute(0, 2, 3, 1)).reshape(-1, z_BChw.shape[1])
-        codes_VC = self._normalized(self.embedding.weight)
+        codes_VC = self.codes_VC
         squared_nV = z_nC.square().sum(1, keepdim=True) + codes_VC.square().sum(1)
         return torch.addmm(squared_nV, z_nC, codes_VC.T, alpha=-2).argmin(dim=1).view(len(z_BChw), -1)
 
@@ -181,7 +190,7 @@ class Codebook(nn.Module):
         return F.normalize(x, dim=-1) if self.config.codebook_l2_norm else x
 
 
-class VqModel(nn.Module):
+class VqModel(Tokenizer):
     """Encoder, codebook and decoder; state-dict names equal the official file's."""
 
     def __init__(self, config: VqConfig) -> None:
@@ -207,14 +216,14 @@ class VqModel(nn.Module):
         """Ids (B, l)."""
         return self.quantize.nearest(self.features(images_B3HW))
 
-    def decode_codes(self, codes_BChw: Tensor) -> Tensor:
+    def decode_map(self, map_BKhw: Tensor) -> Tensor:
         """Images (B, 3, H, W), not clamped, of code vectors."""
         weight = self.post_quant_conv.weight
-        return self.decoder(self.post_quant_conv(codes_BChw.to(weight.dtype)))
+        return self.decoder(self.post_quant_conv(map_BKhw.to(weight.dtype)))
 
     def decode(self, ids_Bl: Tensor, side: tuple[int, int]) -> Tensor:
         """Images (B, 3, H, W), not clamped, of the ids of a map of `side` (height, width)."""
-        return self.decode_codes(self.quantize.lookup(ids_Bl, side))
+        return self.decode_map(self.quantize.lookup(ids_Bl, side))
 
     def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
         """Reconstruction (B, 3, H, W) and the quantizer's loss (scalar).
@@ -226,12 +235,4 @@ class VqModel(nn.Module):
         if side is not None:
             features_BChw = F.interpolate(features_BChw, size=(side, side), mode="area")
         codes_BChw, loss = self.quantize.straight_through(features_BChw)
-        return self.decode_codes(codes_BChw), loss
-
-
-@cache
-def decode_flops(config: VqConfig, side: tuple[int, int]) -> int:
-    """FLOPs of decoding one map of codes of `side` (height, width)."""
-    twin = on_meta(lambda: VqModel(config))
-    codes_BChw = torch.empty(1, config.codebook_embed_dim, *side, device="meta")
-    return count_flops(lambda: twin.decode_codes(codes_BChw))
+        return self.decode_map(codes_BChw), loss

@@ -61,7 +61,6 @@ def models(
 
 def model_rows() -> list[ModelRow]:
     """One row per known model; parameters are counted on modules without memory."""
-    from arvbench.adapters.editing import Editor
     from arvbench.adapters.loading import known_specs, meta_modules
 
     rows = []
@@ -83,7 +82,7 @@ def model_rows() -> list[ModelRow]:
                 top_p=spec.settings.top_p,
                 weights="demo" if spec.demo else checkpoint.transformer_file if checkpoint else "",
                 caches=spec.sampler.cache_policies,
-                edits=issubclass(spec.sampler, Editor),
+                edits=spec.sampler.edits,
             )
         )
     return rows

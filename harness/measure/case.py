@@ -14,7 +14,8 @@ from functools import partial
 import torch
 
 from arvbench.adapters.cache.policy import Cache
-from arvbench.adapters.sampler import Observer, Sampler
+from arvbench.adapters.call import Observer
+from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings

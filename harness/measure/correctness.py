@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arvbench.adapters.sampler import Sampler, SilentObserver, StepOutput
+from arvbench.adapters.call import SilentObserver, StepOutput
+from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.sampling import Noise, PerImageNoise
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import Cache
-from arvbench.adapters.sampler import Observer, Sampler, SilentObserver, StepOutput
+from arvbench.adapters.call import Observer, SilentObserver, StepOutput
+from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.harness.machine.memory import MemoryProbe
 from arvbench.results.schema import CacheStep, Memory

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from arvbench.adapters.sampler import StepOutput
+from arvbench.adapters.call import StepOutput
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.errors import ContractError
 from arvbench.harness.measure.clocks import Clock, check_against_wall

@@ -13,10 +13,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from arvbench.adapters.call import StepOutput
 from arvbench.adapters.hmar.refinement import NO_REFINEMENT, confidence
 from arvbench.adapters.hmar.sampler import HmarSampler, HmarSettings
 from arvbench.adapters.next_scale.sampler import ScaleRun
-from arvbench.adapters.sampler import StepOutput
 from arvbench.adapters.sampling import filter_logits
 from arvbench.harness.verify.fixture import Fixture
 from arvbench.harness.verify.next_scale import ReplayedRun, split_scales

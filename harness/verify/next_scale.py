@@ -12,13 +12,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from arvbench.adapters.next_scale.residual import ResidualSampler
+from arvbench.adapters.call import Samples, StepOutput
 from arvbench.adapters.next_scale.sampler import NextScaleSampler
-from arvbench.adapters.sampler import NULL_LABEL, Samples, StepOutput
+from arvbench.adapters.sampler import NULL_LABEL
 from arvbench.adapters.sampling import UpstreamNoise
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
+from arvbench.adapters.tokenizers.multiscale_vq import VqVae, VqVaeConfig
 from arvbench.harness.verify.fixture import Fixture
 from arvbench.harness.verify.replay import (
     Call,
@@ -102,7 +102,7 @@ def training_pass(sampler: NextScaleSampler, fixture: Fixture) -> Outputs:
 @torch.inference_mode()
 def residual_tokenizer(sampler: NextScaleSampler, fixture: Fixture) -> Outputs:
     """Return the outputs of the multi-scale residual VQ-VAE."""
-    tokenizer = cast(ResidualSampler, sampler).tokenizer
+    tokenizer, official = cast(VqVae, sampler.tokenizer), sampler.spec.settings
     features = tokenizer.features(fixture.inputs["image"].to(sampler.device))
     ids, f_hat = tokenizer.quantize.encode(features)
     known = split_scales(sampler, fixture.inputs["tf_ids"])
@@ -111,9 +111,9 @@ def residual_tokenizer(sampler: NextScaleSampler, fixture: Fixture) -> Outputs:
         "enc_ids": torch.cat(ids, dim=1),
         **numbered("enc_ids", ids),
         "enc_fhat": f_hat,
-        "rec": tokenizer.decode(ids),
-        "tf_fhat": tokenizer.quantize.f_hats(known)[-1],
-        "dec_tf": tokenizer.decode(known),
+        "rec": tokenizer.decode_map(sampler.state_of(ids, official)),
+        "tf_fhat": sampler.state_of(known, official),
+        "dec_tf": tokenizer.decode_map(sampler.state_of(known, official)),
     }
     return prefixed("vae", outputs)
 
@@ -131,15 +131,13 @@ class NextScaleReplay(FamilyReplay):
     tolerances: Tolerances = TOLERANCES
     tokenizer: type[Any] = VqVaeConfig
     no_effect: frozenset[str] = NO_EFFECT
-    code_dim: str = "z_channels"
-    """Field of the tokenizer's configuration that holds the channels of a code vector."""
     watched: str = ""
     """Regular expression of the transformer's modules whose calls `of_run` reads."""
     of_run: Callable[[ReplayedRun], Outputs] = scale_outputs
     passes: tuple[Callable[[Any, Fixture], Outputs], ...] = (training_pass, residual_tokenizer)
 
     def sizes(self, tokenizer: Any) -> dict[str, int]:
-        return {"vocab_size": tokenizer.vocab_size, "code_dim": getattr(tokenizer, self.code_dim)}
+        return {"vocab_size": tokenizer.vocab_size, "code_dim": tokenizer.code_dim}
 
     def run_outputs(self, sampler: NextScaleSampler, fixture: Fixture, run: Run) -> Outputs:
         recorder, noise, settings = Recorder(), UpstreamNoise(run["g_seed"]), self.run_settings(run)

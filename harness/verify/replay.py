@@ -15,8 +15,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from arvbench.adapters.call import SilentObserver, StepOutput
 from arvbench.adapters.loading import assemble, meta_modules
-from arvbench.adapters.sampler import ModelSpec, Sampler, SilentObserver, StepOutput, WeightsInfo
+from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.verify.fixture import Fixture, FixtureError

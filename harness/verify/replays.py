@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 
 from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler
@@ -11,6 +12,7 @@ from arvbench.adapters.hmar.transformer import HmarConfig
 from arvbench.adapters.llamagen import LlamaGenSampler
 from arvbench.adapters.mvar.sampler import MvarConfig, MvarSampler, MvarSettings
 from arvbench.adapters.nar import NarConfig, NarSampler
+from arvbench.adapters.next_scale.smoothing import SmoothSettings
 from arvbench.adapters.par import ParConfig, ParSampler
 from arvbench.adapters.token_grid.llama import LlamaConfig
 from arvbench.adapters.tokenizers.vq import VqConfig
@@ -23,9 +25,9 @@ from arvbench.harness.verify.sampler_unit import SamplerUnitReplay
 from arvbench.harness.verify.token_grid import TokenGridReplay
 
 
-def _var_settings(run: Run) -> VarSettings:
-    """Return VAR's settings for official arguments, in which 0 switches a filter off."""
-    return VarSettings(
+def _smooth_settings(kind: type[SmoothSettings], run: Run) -> SmoothSettings:
+    """Return settings of VAR or M-VAR for official arguments, in which 0 switches a filter off."""
+    return kind(
         cfg=run["cfg"],
         top_k=run["top_k"] or None,
         top_p=run["top_p"] or None,
@@ -42,13 +44,13 @@ REPLAYS: Mapping[str, Replay] = MappingProxyType(
             sampler=VarSampler,
             transformer=VarConfig,
             spec_settings=lambda _: VarSettings(cfg=0),
-            run_settings=_var_settings,
+            run_settings=partial(_smooth_settings, VarSettings),
         ),
         "mvar": NextScaleReplay(
             sampler=MvarSampler,
             transformer=MvarConfig,
             spec_settings=lambda _: MvarSettings(cfg=0),
-            run_settings=_var_settings,
+            run_settings=partial(_smooth_settings, MvarSettings),
             watched=mvar.WATCHED,
             of_run=mvar.scale_and_mixer_outputs,
             # Fixtures with all weights keep the mixers of the greedy run only.
@@ -67,7 +69,6 @@ REPLAYS: Mapping[str, Replay] = MappingProxyType(
             sampler=FlexVarSampler,
             transformer=FlexVarConfig,
             tokenizer=VqConfig,
-            code_dim="codebook_embed_dim",
             no_effect=next_scale.NO_EFFECT | flexvar.TRAINING_ONLY,
             spec_settings=flexvar.spec_settings,
             run_settings=flexvar.run_settings,

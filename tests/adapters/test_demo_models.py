@@ -6,8 +6,8 @@ import pytest
 import torch
 from watching import counted_flops
 
+from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler
-from arvbench.adapters.sampler import SilentObserver
 from arvbench.adapters.sampling import PerImageNoise
 
 IMAGES = 32

@@ -62,7 +62,7 @@ def test_a_cache_of_a_policy_that_the_family_does_not_have_is_refused():
         var.sample([1], settings, noise=PerImageNoise(0, [0]), cache=cache)
 
 
-def test_hmar_attends_to_all_scales_through_either_cache(monkeypatch):
+def test_hmar_attends_to_all_scales_through_either_cache():
     hmar = load_sampler("demo/hmar", weights="demo")
     settings = hmar.spec.settings.replace(kv_cache=True, mask_schedule="none")
     tokens = {}
@@ -106,14 +106,16 @@ def test_smoothing_leaves_known_tokens_alone():
     torch.testing.assert_close(restored.decoded, var.decode(var.encode(images)), atol=1e-5, rtol=0)
 
 
-def test_the_plan_of_a_call_is_made_once(monkeypatch):
+def test_the_plan_of_a_call_is_made_once():
     sampler = build_sampler(tiny_spec(), weights="random:1")
-    made, original = [], sampler.schedule
-    monkeypatch.setattr(sampler, "schedule", lambda *a, **k: made.append(1) or original(*a, **k))
+    plans = set()
     for batch, cfg in itertools.product((1, 2, 1), (1.0, 2.0)):
-        settings = sampler.spec.settings.replace(cfg=cfg)
-        sampler.sample([0] * batch, settings, noise=PerImageNoise(0, range(batch)))
-    assert len(made) == 4
+        settings, observer = sampler.spec.settings.replace(cfg=cfg), Steps()
+        sampler.sample([0] * batch, settings, noise=PerImageNoise(0, range(batch)), observer=observer)
+        plan = sampler.schedule(settings, batch=batch)
+        plans.add(id(plan))
+        assert all(ours is theirs for ours, theirs in zip(observer.steps, plan, strict=True))
+    assert len(plans) == 4
 
 
 def test_llamagen_is_guided_as_nar_is_at_256_px():

@@ -7,9 +7,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from watching import Steps, counted_flops
 
+from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import build_sampler, load_sampler
 from arvbench.adapters.pixels import to_uint8
-from arvbench.adapters.sampler import NULL_LABEL, SilentObserver
+from arvbench.adapters.sampler import NULL_LABEL
 from arvbench.adapters.sampling import PerImageNoise, ReplayTokens, UpstreamNoise
 from arvbench.adapters.var import VarSettings
 from arvbench.errors import ContractError, UserError
@@ -205,9 +206,9 @@ def test_planned_weight_traffic_is_the_size_of_the_weights_that_a_step_reads(sha
 def test_decode_flops_equal_the_counted_ones(sampler):
     tokens = draw(sampler).tokens
     with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        f_hat = sampler.tokenizer.quantize.f_hats(tokens)[-1]
+        f_hat = sampler.state_of(tokens, sampler.spec.settings)
         counted = counter.get_total_flops()
-        sampler.tokenizer.decode_f_hat(f_hat)
+        sampler.tokenizer.decode_map(f_hat)
     assert sampler.schedule(sampler.spec.settings, batch=3).decode_flops == counter.get_total_flops() - counted
 
 

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from arvbench.adapters.cache.policy import Cache
-from arvbench.adapters.sampler import SilentObserver, StepOutput
+from arvbench.adapters.call import SilentObserver, StepOutput
 from arvbench.adapters.schedule import Step
 
 

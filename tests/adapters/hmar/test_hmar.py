@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from tiny_hmar import SCHEDULE, tiny_hmar_spec
 from watching import Steps, counted_flops
 
-from arvbench.adapters.editing import Editor
+from arvbench.adapters.call import SilentObserver
+from arvbench.adapters.editing import KnownPixels
 from arvbench.adapters.hmar.refinement import least_confident
 from arvbench.adapters.hmar.sampler import HmarConfig, HmarSettings, mask_at_random
 from arvbench.adapters.loading import build_sampler
-from arvbench.adapters.sampler import NULL_LABEL, SilentObserver
+from arvbench.adapters.sampler import NULL_LABEL
 from arvbench.adapters.sampling import PerImageNoise, filter_logits
 from arvbench.errors import ContractError, UserError
 
@@ -38,20 +39,10 @@ def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.tokens, other.tokens, strict=True))
 
 
-@pytest.fixture
-def masked(monkeypatch):
-    """Positions that every refinement masked, in order: [(scale, (B, n))]."""
-    from arvbench.adapters.hmar.sampler import HmarSampler
-
-    seen, original = [], HmarSampler.masked_positions
-
-    def watched(self, drawn, among, count, scale, run):
-        positions = original(self, drawn, among, count, scale, run)
-        seen.append((scale, positions))
-        return positions
-
-    monkeypatch.setattr(HmarSampler, "masked_positions", watched)
-    return seen
+def redrawn(observer):
+    """Positions that every refinement masked, in order: [(side of the scale, (B, n))]."""
+    steps = zip(observer.steps, observer.outputs, strict=True)
+    return [(step.side[0], output.redrawn) for step, output in steps if step.kind == "mask"]
 
 
 def test_steps_come_in_the_order_of_the_schedule(sampler):
@@ -72,39 +63,37 @@ def test_one_element_entries_are_no_refinement(sampler):
     assert not equal(draw(sampler), draw(sampler, settings=PLAIN))
 
 
-def test_refinement_changes_masked_positions_only(sampler, masked):
+def test_refinement_changes_masked_positions_only(sampler):
     observer = Steps()
     samples = draw(sampler, observer=observer)
-    tokens, number = None, 0
+    shown = []
     for step, output in zip(observer.steps, observer.outputs, strict=True):
         if step.kind == "scale":
-            tokens = output.tokens
+            shown.append(output.tokens)
             continue
-        scale, positions = masked[number]
-        number += 1
-        where = torch.zeros_like(tokens, dtype=torch.bool).scatter(1, positions, True)
-        tokens = torch.where(where, output.tokens, tokens)
-        if number == len(masked) or masked[number][0] != scale:
-            assert torch.equal(tokens, samples.tokens[scale])
-    assert [(scale, positions.shape[1]) for scale, positions in masked] == [(1, 3), (2, 8), (2, 5), (3, 12)]
+        where = torch.zeros_like(shown[-1], dtype=torch.bool).scatter(1, output.redrawn, True)
+        shown[-1] = torch.where(where, output.tokens, shown[-1])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(shown, samples.tokens, strict=True))
+    assert [(side, positions.shape[1]) for side, positions in redrawn(observer)] == [(2, 3), (3, 8), (3, 5), (4, 12)]
 
 
-def test_every_refinement_masks_again_a_part_of_what_the_last_one_drew(sampler, masked):
-    draw(sampler)
-    (_, first), (_, second) = masked[1:3]
+def test_every_refinement_masks_again_a_part_of_what_the_last_one_drew(sampler):
+    observer = Steps()
+    draw(sampler, observer=observer)
+    (_, first), (_, second) = redrawn(observer)[1:3]
     for before, after in zip(first.tolist(), second.tolist(), strict=True):
         assert len(set(after)) == 5
         assert set(after) < set(before)
 
 
-def test_the_least_confident_tokens_under_the_filtered_logits_are_masked(sampler, masked):
+def test_the_least_confident_tokens_under_the_filtered_logits_are_masked(sampler):
     observer = Steps()
     draw(sampler, observer=observer)
     output = observer.outputs[3]
     assert observer.steps[3].name == "scale 3x3"
     filtered = filter_logits(output.logits, 12, 0.9)
     probs = filtered.softmax(-1).gather(-1, output.tokens.unsqueeze(-1)).squeeze(-1)
-    for row, positions in zip(probs, masked[1][1], strict=True):
+    for row, positions in zip(probs, redrawn(observer)[1][1], strict=True):
         kept = sorted(set(range(9)) - set(positions.tolist()))
         assert row[kept].min() >= row[positions].max()
         assert torch.equal(row[positions], row[positions].sort().values)
@@ -117,9 +106,10 @@ def test_ties_go_to_the_first_position():
     assert least_confident(ones, first.flip(1), 3).tolist() == [[29, 28, 27]] * 2
 
 
-def test_greedy_refinement_masks_the_lowest_raster_positions(sampler, masked):
-    draw(sampler, settings=HmarSettings(cfg=1.5, top_k=1, mask_schedule=SCHEDULE))
-    assert [positions.tolist() for _, positions in masked] == [[list(range(n))] * 3 for n in (3, 8, 5, 12)]
+def test_greedy_refinement_masks_the_lowest_raster_positions(sampler):
+    observer = Steps()
+    draw(sampler, settings=HmarSettings(cfg=1.5, top_k=1, mask_schedule=SCHEDULE), observer=observer)
+    assert [positions.tolist() for _, positions in redrawn(observer)] == [[list(range(n))] * 3 for n in (3, 8, 5, 12)]
 
 
 def test_guidance_is_practically_off_in_refinement(sampler):
@@ -134,7 +124,10 @@ def test_guidance_is_practically_off_in_refinement(sampler):
 def test_a_scale_goes_onto_the_canvas_once_with_its_refined_tokens(sampler):
     observer = Steps()
     samples = draw(sampler, observer=observer)
-    f_hats = sampler.tokenizer.quantize.f_hats(samples.tokens)
+    canvas, f_hats = sampler.tokenizer.canvas(sampler.sides(PLAIN), 3), []
+    for scale, ids in enumerate(samples.tokens):
+        canvas.place(canvas.lookup(ids, scale), scale)
+        f_hats.append(canvas.state)
     on_canvas = [0, 0, 1, 1, 1, 2, 2, 3]  # scales on it after each step
     for output, scale in zip(observer.outputs, on_canvas, strict=True):
         torch.testing.assert_close(output.state, f_hats[scale])
@@ -158,14 +151,14 @@ def test_a_masked_token_is_hidden_from_masked_prediction(sampler):
     assert not torch.allclose(logits(tokens, everything), before, atol=1e-2)
 
 
-def test_stepwise_refinement_equals_the_one_pass_form(sampler, masked):
+def test_stepwise_refinement_equals_the_one_pass_form(sampler):
     observer = Steps()
     samples = draw(sampler, [1], observer=observer)
     # Until its last refinement a scale shows other tokens than those it ends with: rebuild what it showed.
-    scale, positions = masked[-1]
+    side, positions = redrawn(observer)[-1]
     shown = [*samples.tokens[:3], observer.outputs[6].tokens]
     logits = sampler.masked_logits(shown, [1], positions[0] + 4 + 9)[:, 14:]
-    assert scale == 3
+    assert side == 4
     torch.testing.assert_close(observer.outputs[-1].logits_pre_cfg[:1], logits, atol=1e-4, rtol=0)
 
 
@@ -349,14 +342,14 @@ def test_planned_weight_traffic_is_the_size_of_the_weights_that_a_step_reads(sha
     assert weight_bytes(steps[-1]) == again
 
 
-def test_editing_keeps_known_tokens_and_refines_the_others(sampler, masked):
+def test_editing_keeps_known_tokens_and_refines_the_others(sampler):
     images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     keep = torch.zeros(3, 8, 8, dtype=torch.bool)
     keep[:, :, :4] = True
     keep[2] = True
-    noise = PerImageNoise(0, range(3))
-    assert isinstance(sampler, Editor)
-    samples = sampler.edit(images, keep, LABELS, sampler.spec.settings, noise=noise)
+    observer = Steps()
+    assert sampler.edits
+    samples = draw(sampler, observer=observer, known=KnownPixels(images=images, keep=keep))
     known = sampler.encode(images)
     for scale, tokens in enumerate(samples.tokens):
         kept = F.interpolate(keep.float()[:, None], size=sampler.spec.transformer.sides[scale], mode="area")
@@ -369,7 +362,7 @@ def test_editing_keeps_known_tokens_and_refines_the_others(sampler, masked):
     assert not equal(samples, free)
     # The unknown half of the last scale is masked first.
     unknown = {row * 4 + column for row in range(4) for column in (2, 3)}
-    assert set(masked[3][1][0, :8].tolist()) == unknown
+    assert set(redrawn(observer)[3][1][0, :8].tolist()) == unknown
 
 
 def test_next_scale_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler):

@@ -8,7 +8,6 @@ from watching import Steps, counted_flops
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.checkpoints import MisfitError, nearest, shapes_of
-from arvbench.adapters.editing import Editor
 from arvbench.adapters.loading import DEMO_FOLDER, build_sampler, load_sampler, meta_modules
 from arvbench.adapters.mvar.sampler import DEMO, MvarConfig, MvarSampler, MvarSettings
 from arvbench.adapters.sampler import NULL_LABEL, Checkpoint, ModelSpec
@@ -188,7 +187,7 @@ def test_half_precision_runs_with_logits_in_fp32(policy):
 
 
 def test_an_image_can_be_edited(sampler):
-    assert isinstance(sampler, Editor)
+    assert sampler.edits
     images = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
     keep = torch.zeros(3, 12, 12, dtype=torch.bool)
     keep[:, :, :6] = True

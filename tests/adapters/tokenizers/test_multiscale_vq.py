@@ -17,6 +17,14 @@ def tiny(**changes) -> VqVae:
     return vae.eval()
 
 
+@torch.no_grad()
+def placed(vae: VqVae, ids, sides=None) -> torch.Tensor:
+    """f_hat of the ids of all scales."""
+    canvas = vae.canvas(sides or vae.config.sides, len(ids[0]))
+    canvas.place_tokens(ids)
+    return canvas.state
+
+
 @pytest.mark.parametrize(
     ("scales", "expected"),
     [
@@ -49,15 +57,15 @@ def test_ticks_of_other_counts_are_cell_centres():
 def test_shared_convolutions_have_the_official_names(share, names):
     vae = tiny(share_quant_resi=share)
     assert set(vae.quantize.quant_resi.state_dict()) == names
-    ids = vae.encode(torch.rand(1, 3, 8, 8) * 2 - 1)
-    assert vae.decode(ids).shape == (1, 3, 8, 8)
+    ids = vae.encode_scales(torch.rand(1, 3, 8, 8) * 2 - 1, vae.config.sides)
+    assert vae.decode_map(placed(vae, ids)).shape == (1, 3, 8, 8)
 
 
 def test_ids_of_all_scales_add_up_to_the_encoders_f_hat():
-    quantize = tiny().quantize
-    ids, f_hat = quantize.encode(torch.randn(2, 8, 4, 4))
+    vae = tiny()
+    ids, f_hat = vae.quantize.encode(torch.randn(2, 8, 4, 4))
     assert [t.shape for t in ids] == [(2, 1), (2, 4), (2, 16)]
-    torch.testing.assert_close(quantize.f_hats(ids)[-1], f_hat)
+    torch.testing.assert_close(placed(vae, ids), f_hat)
 
 
 def test_every_scale_brings_f_hat_closer_when_codes_are_fine():
@@ -80,11 +88,11 @@ def test_nearest_code_by_distance_or_by_angle(znorm):
 
 
 def test_other_patch_numbers_and_oblong_maps_can_be_encoded():
-    quantize = tiny().quantize
+    vae, sides = tiny(), ((1, 2), (2, 3), (4, 6))
     features = torch.randn(1, 8, 4, 6)
-    ids, f_hat = quantize.encode(features, [(1, 2), (2, 3), (4, 6)])
+    ids, f_hat = vae.quantize.encode(features, sides)
     assert [t.shape[1] for t in ids] == [2, 6, 24]
-    torch.testing.assert_close(quantize.f_hats(ids, [(1, 2), (2, 3), (4, 6)])[-1], f_hat)
+    torch.testing.assert_close(placed(vae, ids, sides), f_hat)
 
 
 def test_training_passes_gradients_to_encoder_and_codebook():
@@ -95,7 +103,8 @@ def test_training_passes_gradients_to_encoder_and_codebook():
     for name in ("encoder.conv_in.weight", "quantize.embedding.weight", "decoder.conv_out.weight"):
         assert vae.get_parameter(name).grad.abs().sum() > 0
     restored, _ = vae.eval().training_loss(images)
-    torch.testing.assert_close(restored.clamp(-1, 1), vae.decode(vae.encode(images)), atol=1e-5, rtol=0)
+    ids = vae.encode_scales(images, vae.config.sides)
+    torch.testing.assert_close(restored.clamp(-1, 1), vae.decode_map(placed(vae, ids)), atol=1e-5, rtol=0)
 
 
 def test_usage_statistics_of_another_number_of_scales_are_replaced():

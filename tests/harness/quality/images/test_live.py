@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from arvbench.adapters.call import Samples
 from arvbench.adapters.loading import load_sampler
 from arvbench.adapters.pixels import to_uint8
-from arvbench.adapters.sampler import Samples
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.errors import HostError, UnknownName, UserError
 from arvbench.harness.data.labels import labels_for

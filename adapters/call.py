@@ -1,0 +1,89 @@
+"""One sampling call: its input, the events it reports, its result.
+
+Shapes   B images, R forward rows (2B with classifier-free guidance), l tokens of one step, V codebook entries
+Range    logits natural-log, fp32; decoded images float, nominally in [0, 1]; images uint8 0..255 NCHW
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from arvbench.adapters.cache.policy import Cache
+from arvbench.adapters.editing import KnownTokens
+from arvbench.adapters.sampling import Noise
+from arvbench.adapters.schedule import Schedule, Step
+from arvbench.adapters.settings import SamplingSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutput:
+    """Output of one step; tensors are the sampler's own and must not be changed."""
+
+    logits_pre_cfg: Tensor
+    """(R, l, V): conditional rows first, then unconditional."""
+    logits: Tensor
+    """(B, l, V): after CFG, before top-k and top-p."""
+    tokens: Tensor
+    """(B, l) int64: tokens drawn in this step, raster order inside a scale."""
+    redrawn: Tensor | None = None
+    """(B, n) int64: positions that a mask refinement draws again; None in other steps."""
+    state: Tensor
+    """Sum of all tokens so far, as `Sampler.decode_state` takes it: f_hat (B, C, h, w) of residual tokenizers, the code
+    map of the last scale (B, C, h, w) in FlexVAR, all ids drawn so far (B, T) of one-resolution tokenizers.
+    """
+
+
+class Observer(Protocol):
+    """Receives the events of one sampling call. All measuring hangs here; adapters contain no timing code."""
+
+    def step_begin(self, step: Step) -> None: ...
+    def step_end(self, step: Step, output: StepOutput) -> None: ...
+    def decode_begin(self) -> None: ...
+    def decode_end(self, decoded: Tensor) -> None: ...
+
+
+class SilentObserver:
+    """An observer that does nothing; subclass it to listen to some events."""
+
+    def step_begin(self, step: Step) -> None: ...
+    def step_end(self, step: Step, output: StepOutput) -> None: ...
+    def decode_begin(self) -> None: ...
+    def decode_end(self, decoded: Tensor) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingCall:
+    """One checked sampling call, as `Sampler.generate` receives it."""
+
+    labels_R: Tensor
+    """(R,) int64: the classes of the images, then (with guidance) the null class once per image."""
+    settings: SamplingSettings
+    noise: Noise
+    cache: Cache
+    """Empty, of the size that the call needs."""
+    observer: Observer
+    schedule: Schedule
+    known: KnownTokens | None = None
+    """Tokens that are not drawn; None outside editing."""
+
+    @property
+    def guided(self) -> bool:
+        """True when there are unconditional rows."""
+        return len(self.labels_R) > self.schedule.images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Result of one sampling call."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8."""
+    decoded: Tensor
+    """(B, 3, H, W) float, nominally in [0, 1], before the uint8 rule (`Sampler.decode` states the clamping)."""
+    tokens: tuple[Tensor, ...]
+    """(B, l) int64 per group."""
+    labels: Tensor
+    """(B,) int64; the null class is `num_classes`."""

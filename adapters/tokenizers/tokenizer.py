@@ -1,0 +1,114 @@
+"""The interface of tokenizers: images to token ids, token ids to code vectors, code vectors to images.
+
+A model of one map of tokens needs a `Tokenizer`; a model that draws scale by scale needs a `ScaleTokenizer`, which also
+brings the canvas that the scales go onto.
+
+Shapes   B images, V codebook entries, K code channels, ph pw sides of one scale's token map, h w latent sides (those of
+         the last scale), l = ph * pw tokens of one scale, L of all scales
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arvbench.adapters.common.meta import count_flops, on_meta
+from arvbench.errors import UserError
+
+Sides = tuple[tuple[int, int], ...]
+"""Height and width of the token map of every scale, in the order of generation."""
+
+
+class Tokenizer(nn.Module, ABC):
+    """Encoder, codebook and decoder. `config` has `vocab_size`, `code_dim` (K) and `downsample` (pixels per token)."""
+
+    config: Any
+
+    @abstractmethod
+    def features(self, images_B3HW: Tensor) -> Tensor:
+        """Continuous features (B, K, h, w) fp32 of images in [-1, 1], before quantisation."""
+
+    @abstractmethod
+    def decode_map(self, map_BKhw: Tensor) -> Tensor:
+        """Images (B, 3, H, W), nominally in [-1, 1], of a map of code vectors."""
+
+
+@cache
+def decode_flops(kind: type[Tokenizer], config: Any, side: tuple[int, int]) -> int:
+    """FLOPs of decoding one map of `side` (height, width) with a tokenizer of `kind`."""
+    twin = on_meta(lambda: kind(config))
+    map_1Khw = torch.empty(1, config.code_dim, *side, device="meta")
+    return count_flops(lambda: twin.decode_map(map_1Khw))
+
+
+class ScaleTokenizer(Tokenizer):
+    """A tokenizer whose tokens come in scales."""
+
+    @abstractmethod
+    def encode_scales(self, images_B3HW: Tensor, sides: Sides) -> tuple[Tensor, ...]:
+        """Ids (B, l) of every scale."""
+
+    @abstractmethod
+    def canvas(self, sides: Sides, batch: int) -> Canvas:
+        """An empty canvas for `batch` images."""
+
+    @property
+    @abstractmethod
+    def codebook_VK(self) -> Tensor:
+        """The code vectors, as `Canvas.lookup` returns them."""
+
+
+class Canvas(ABC):
+    """Sum of the scales drawn so far: the seam between the sampling loop and the tokenizer."""
+
+    def __init__(self, sides: Sides) -> None:
+        self.sides = sides
+
+    @property
+    @abstractmethod
+    def state(self) -> Tensor:
+        """(B, K, h, w): sum of all scales so far, as `Tokenizer.decode_map` takes it."""
+
+    @abstractmethod
+    def lookup(self, ids_Bl: Tensor, scale: int) -> Tensor:
+        """Code vectors (B, K, ph, pw) of a scale's ids."""
+
+    @abstractmethod
+    def place(self, codes_BKpp: Tensor, scale: int) -> None:
+        """Add the code vectors of `scale`."""
+
+    @abstractmethod
+    def input(self, scale: int) -> Tensor:
+        """(B, l, K): input of the transformer for predicting `scale` (not the first)."""
+
+    def place_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Place known tokens of all scales; return the inputs of every scale but the first, (B, L - l_first, K)."""
+        inputs = []
+        for scale, ids_Bl in enumerate(tokens):
+            if scale > 0:
+                inputs.append(self.input(scale))
+            self.place(self.lookup(ids_Bl, scale), scale)
+        return torch.cat(inputs, dim=1)
+
+
+def area_tokens(map_BKhw: Tensor, side: tuple[int, int]) -> Tensor:
+    """(B, l, K): a feature map averaged down to `side`, in raster order."""
+    return F.interpolate(map_BKhw, size=side, mode="area").flatten(2).transpose(1, 2)
+
+
+def check_tokens(tokens: Sequence[Tensor], sides: Sides) -> None:
+    """Raise UserError unless `tokens` are (B, l) for every one of `sides`, with equal B."""
+    fits = [t.shape == (*tokens[0].shape[:1], h * w) for t, (h, w) in zip(tokens, sides, strict=False)]
+    if len(tokens) != len(sides) or not all(fits):
+        given = ", ".join("x".join(map(str, t.shape)) for t in tokens) or "none"
+        scales = ", ".join(f"{h}x{w}" for h, w in sides)
+        raise UserError(
+            f"tokens per scale (batch x tokens: {given}) do not fit the scales {scales}: pass a tensor (B, l) per "
+            "scale, and pass the settings they were made with"
+        )
