@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 _ID_DIGITS = 12
 DIGEST_BYTES = 32
-"""Bytes of an image's digest (sha256)."""
+"""Size of an image's digest (sha256)."""
 
 
 def protocol_id(fields: Mapping[str, Any]) -> str:
-    """Return 12 hexadecimal digits that depend on every key and value and not on the order of keys.
+    """Return 12 hexadecimal digits that depend on every key and value but not on the order of keys.
 
-    Values are what JSON can say; anything else raises TypeError, and NaN raises ValueError.
+    Values must be expressible in JSON: others raise TypeError, and NaN raises ValueError.
     """
     canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:_ID_DIGITS]
@@ -30,7 +30,7 @@ def protocol_id(fields: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """How one quality number is computed. Every field is part of its id."""
+    """Definition of one quality number. Every field is part of its id."""
 
     metric: str
     protocol: str
@@ -42,18 +42,18 @@ class Identity:
     preprocessing: str
     """Resize and normalisation between uint8 image and network."""
     reference_sha256: str
-    """Digest of the reference (of its pixels or of its statistics file); empty for a metric that has none."""
+    """Digest of the reference's pixels or of its statistics file; empty for a metric without a reference."""
     n_samples: int
     image_shape: tuple[int, int]
-    """Height and width of the samples as they are evaluated, before any resize of the extractor."""
+    """Height and width of the evaluated samples, before any resize by the extractor."""
     label_scheme: str
     uint8_rule: str
     resize: str
     """Resize between generator and evaluation, such as "bicubic:256"; "none" without one."""
     sampling: str
-    """Anything else about how the samples came to be, in words; empty for plain samples of a model."""
+    """Further facts about the origin of the samples, in words; empty for plain samples of a model."""
     library: str
-    """What computes the metric, with its version."""
+    """Library that computes the metric, with its version."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Splits, subsets, neighbourhood, seeds."""
 
@@ -63,7 +63,7 @@ class Identity:
 
 
 def image_digests(images_B3HW: Tensor) -> Tensor:
-    """Return uint8 (B, 32): sha256 of every image's pixels, channels first. Equal images have equal digests."""
+    """Return uint8 (B, 32): sha256 of every image's pixels, channels first."""
     import torch
 
     pixels = images_B3HW.contiguous().cpu().numpy()
@@ -72,12 +72,12 @@ def image_digests(images_B3HW: Tensor) -> Tensor:
 
 
 def digest_of_images(digests_ND: Tensor, shape: Sequence[int]) -> str:
-    """Digest of a set of images in order, from the digests of each; `shape` is (height, width) of all of them."""
+    """Return the digest of a sequence of images from the digest of each; `shape` is their (height, width)."""
     whole = hashlib.sha256(repr((len(digests_ND), 3, *shape)).encode())
     whole.update(digests_ND.contiguous().cpu().numpy().tobytes())
     return whole.hexdigest()
 
 
 def images_sha256(images_N3HW: Tensor) -> str:
-    """Digest of uint8 images (N, 3, H, W) in order."""
+    """Return the digest of a sequence of uint8 images (N, 3, H, W)."""
     return digest_of_images(image_digests(images_N3HW), images_N3HW.shape[2:])

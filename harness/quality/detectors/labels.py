@@ -168,7 +168,7 @@ def _surprise(counts_C: Tensor) -> float:
     degrees = len(counts_C) - 1
     chi_square = float(((counts_C.double() - expected) ** 2 / expected).sum())
     scale = 2 / (9 * degrees)
-    return ((chi_square / degrees) ** (1 / 3) - (1 - scale)) / math.sqrt(scale)
+    return float(((chi_square / degrees) ** (1 / 3) - (1 - scale)) / math.sqrt(scale))
 
 
 def _spread(counts_C: Tensor) -> str:

@@ -1,9 +1,9 @@
 """Frechet distance of two Gaussians, its bootstrap interval, and its value for infinitely many samples.
 
-FD = |m - m_r|^2 + tr S + tr S_r - 2 tr (S_r^1/2 S S_r^1/2)^1/2, all in float64. The last trace is the sum of square
-roots of the eigenvalues of the symmetric matrix R S R^T, where R^T R = S_r. Every root R of S_r gives the same ones;
-here it is S_r^1/2 turned until it is triangular, made once per reference. Eigenvalues that rounding made negative count
-as zero; their share is reported.
+FD = |m - m_r|^2 + tr S + tr S_r - 2 tr (S_r^1/2 S S_r^1/2)^1/2, all in float64. The last trace is the sum of the square
+roots of the eigenvalues of R S R^T, a symmetric matrix with R^T R = S_r. Every root R of S_r gives these eigenvalues;
+here it is S_r^1/2 rotated into triangular form, computed once per reference. Eigenvalues that rounding made negative
+count as zero; their share is reported.
 
 Shapes   N samples, M reference images, D features, W weightings of the samples
 Range    FD >= 0 up to rounding: equal sets may give -1e-12; 0 is best
@@ -25,21 +25,21 @@ from arvbench.harness.quality.metrics.intervals import NORMAL_95
 from arvbench.harness.quality.metrics.moments import Moments, moments_of
 
 _ASYMMETRY = 1e-5
-"""Largest |S - S^T| relative to the largest entry: published statistics in fp32 stay far below."""
+"""Largest |S - S^T| relative to the largest entry; published statistics in fp32 stay far below it."""
 _NOT_A_COVARIANCE = 1e-2
-"""Negative share of a reference's eigenvalues from which its matrix cannot be a covariance with rounding errors."""
+"""Largest negative share of a reference's eigenvalues that rounding errors explain."""
 _BLOCK = 4096
-"""Rows in float64 beside the features at a time."""
+"""Rows converted to float64 at a time."""
 INFINITY_SIZES = 15
-"""Sample sizes of the fit, as published."""
+"""Number of sample sizes in the fit, as published."""
 _SMALLEST_SHARE = 10
-"""The smallest size of the fit is N over this, as published (5,000 of 50,000)."""
+"""Ratio of N to the smallest size of the fit, as published (5,000 of 50,000)."""
 _FEWEST_AT_INFINITY = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frechet:
-    """A distance and what it is made of: value = mean_term + trace_term."""
+    """A distance and its terms: value = mean_term + trace_term."""
 
     value: float
     mean_term: float
@@ -50,7 +50,7 @@ class Frechet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceRoot:
-    """Moments of a reference and a square root of its covariance: the slow half of every distance to it."""
+    """Moments of a reference and a square root of its covariance, the slow half of every distance to it."""
 
     moments: Moments
     root_DD: Tensor
@@ -60,7 +60,7 @@ class ReferenceRoot:
 
     @classmethod
     def of(cls, moments: Moments) -> ReferenceRoot:
-        """Raises UserError for a mean or covariance that is not finite or a matrix that is no covariance."""
+        """Compute the root. Raises UserError for moments that are not finite or a matrix that is not a covariance."""
         _check(moments, "the reference")
         values_D, vectors_DD = torch.linalg.eigh(_symmetric(moments.cov_DD))
         clamped_mass = _negative_share(values_D)
@@ -76,9 +76,9 @@ class ReferenceRoot:
 
 
 def frechet_distance(samples: Moments, reference: Moments | ReferenceRoot) -> Frechet:
-    """Distance of two sets of moments of D dimensions.
+    """Return the distance of two sets of moments of D dimensions.
 
-    A `ReferenceRoot` saves half of the work on every further call. Raises UserError for moments that are not finite, of
+    A `ReferenceRoot` halves the work of every further call. Raises UserError for moments that are not finite, of
     different D, or with an asymmetric covariance.
     """
     root = reference if isinstance(reference, ReferenceRoot) else ReferenceRoot.of(reference)
@@ -91,11 +91,11 @@ def frechet_distance(samples: Moments, reference: Moments | ReferenceRoot) -> Fr
 
 
 def frechet_of_features(samples_ND: Tensor, reference_MD: Tensor) -> Frechet:
-    """Distance of two sets of features, exact for every N and M >= 2, and fast when both have fewer than D.
+    """Return the distance of two sets of features, exact for all N, M >= 2, and fast when both N and M are below D.
 
-    Then both covariances have low rank and tr (S_r^1/2 S S_r^1/2)^1/2 is the sum of singular values of the (N, M)
-    product of the centred features: no (D, D) matrix, and none of the null directions whose rounding a root magnifies.
-    Otherwise the same as `frechet_distance` of the moments.
+    In the fast case both covariances have low rank, and tr (S_r^1/2 S S_r^1/2)^1/2 is the sum of the singular values of
+    the (N, M) product of centred features: no (D, D) matrix, and no null directions whose rounding a root magnifies.
+    Otherwise the result is `frechet_distance` of the moments.
     """
     dims = samples_ND.shape[1]
     if dims != reference_MD.shape[1]:
@@ -108,8 +108,8 @@ def frechet_of_features(samples_ND: Tensor, reference_MD: Tensor) -> Frechet:
     if max(len(samples_ND), len(reference_MD)) >= dims:
         return frechet_distance(moments_of([samples_ND]), moments_of([reference_MD]))
     samples_ND, reference_MD = samples_ND.double(), reference_MD.double()
-    for features_ND, what in ((samples_ND, "the samples"), (reference_MD, "the reference")):
-        _check_finite(features_ND, f"features of {what}")
+    for features_ND, side in ((samples_ND, "the samples"), (reference_MD, "the reference")):
+        _check_finite(features_ND, f"features of {side}")
     mean_D = samples_ND.mean(dim=0) - reference_MD.mean(dim=0)
     x_ND = (samples_ND - samples_ND.mean(dim=0)) / math.sqrt(len(samples_ND) - 1)
     y_MD = (reference_MD - reference_MD.mean(dim=0)) / math.sqrt(len(reference_MD) - 1)
@@ -118,13 +118,13 @@ def frechet_of_features(samples_ND: Tensor, reference_MD: Tensor) -> Frechet:
 
 
 def _upper_of_product(root_DD: Tensor, cov_DD: Tensor) -> Tensor:
-    """R S R^T in the upper triangle; below it stands something else.
+    """Return R S R^T in the upper triangle; the entries below the diagonal are undefined.
 
-    LAPACK's reduction of the eigenproblem S R^T R x = l x does this with a quarter of the work of two matrix products.
+    LAPACK's reduction of the eigenproblem S R^T R x = l x needs a quarter of the work of two matrix products.
     """
     from scipy.linalg.lapack import dsygst
 
-    # Transposed because LAPACK stores columns: the lower triangle of theirs is the upper one of ours.
+    # Transposed because LAPACK stores columns: its lower triangle is the upper one here.
     product, info = dsygst(cov_DD.cpu().numpy().T, root_DD.cpu().numpy().T, itype=2, lower=1)
     if info != 0:
         raise ContractError(f"LAPACK dsygst refused its argument {-info}")
@@ -135,7 +135,7 @@ class Bootstrap(NamedTuple):
     """Spread of a distance over resamples of the samples."""
 
     interval: tuple[float, float]
-    """95 %: value + (2.5 % and 97.5 % quantiles of the replicates - their mean), not below 0, where no distance is."""
+    """95 %: value + (2.5 % and 97.5 % quantiles of the replicates - their mean), clipped at 0, the least distance."""
     std: float
     """Standard deviation of the replicates."""
 
@@ -149,15 +149,15 @@ def bootstrap_frechet(
     strata_N: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Bootstrap:
-    """95 % interval of the expected distance of N samples (not of infinitely many), the reference taken as exact.
+    """Return the 95 % interval of the expected distance of N samples (not of infinitely many); the reference is exact.
 
     Each replicate draws N of the N samples with replacement. A resample holds about 63 % distinct images and lies
-    further from the reference than the samples do, so the replicates are moved to have their mean at the value: the
-    interval tells how much the value would change with other samples of the same size. The bias that FD has at this N
-    stays in both; `frechet_at_infinity` estimates it.
+    further from the reference than the samples do, so the replicates are shifted until their mean is the value: the
+    interval shows how much the value would change with other samples of the same size. The bias of FD at this N stays
+    in both; `frechet_at_infinity` estimates it.
 
-    `strata_N` are the classes of samples that have a fixed number of every class: then each class is resampled within
-    itself. Resampling across classes would add a spread of class counts that such samples do not have.
+    `strata_N` are the classes of samples that have a fixed number of every class; each class is then resampled within
+    itself. Resampling across classes would add a spread of class counts that these samples do not have.
 
     Work: N D^2 multiply-adds in float64 and an eigenvalue problem of D per replicate, 8 N D bytes. Raises UserError for
     features that are not finite, of another D, or fewer than two.
@@ -166,8 +166,8 @@ def bootstrap_frechet(
         raise UserError(f"a bootstrap interval needs at least 2 replicates, not {replicates}")
     generator = torch.Generator().manual_seed(seed)
     count = len(features_ND)
-    draws = (_resample(count, strata_N, generator) for _ in range(replicates))
-    weights_WN = torch.stack([torch.ones(count), *(torch.bincount(drawn, minlength=count).float() for drawn in draws)])
+    resamples = (_resample(count, strata_N, generator) for _ in range(replicates))
+    weights_WN = torch.stack([torch.ones(count), *(torch.bincount(r, minlength=count).float() for r in resamples)])
     value, *rest = _distances(features_ND, root, weights_WN, device)
     replicates_W = torch.tensor(rest, dtype=torch.float64)
     low, high = torch.quantile(replicates_W, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
@@ -176,30 +176,30 @@ def bootstrap_frechet(
 
 
 def _resample(count: int, strata_N: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Numbers of N samples drawn with replacement, as many of every stratum as there are."""
+    """Return N indices drawn with replacement; every stratum keeps its size."""
     if strata_N is None:
         return torch.randint(count, (count,), generator=generator)
     order_N = torch.argsort(strata_N, stable=True)
     _, sizes_C = torch.unique_consecutive(strata_N[order_N], return_counts=True)
     starts_N = (sizes_C.cumsum(0) - sizes_C).repeat_interleave(sizes_C)
     sizes_N = sizes_C.repeat_interleave(sizes_C)
-    drawn_N = (torch.rand(len(strata_N), generator=generator, dtype=torch.float64) * sizes_N).long()
-    return order_N[starts_N + drawn_N.minimum(sizes_N - 1)]
+    places_N = (torch.rand(len(strata_N), generator=generator, dtype=torch.float64) * sizes_N).long()
+    return order_N[starts_N + places_N.minimum(sizes_N - 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extrapolated:
-    """Distance for infinitely many samples: where the line of FD against 1/n meets 1/n = 0."""
+    """Distance for infinitely many samples: the intercept at 1/n = 0 of the line of FD against 1/n."""
 
     value: float
     stderr: float
-    """Of the intercept, from the scatter around the line. Subsets share images, so that the sampling error of the N
-    samples themselves is not in it: `bootstrap_frechet` has that."""
+    """Standard error of the intercept, from the scatter around the line. Subsets share images, so it does not contain
+    the sampling error of the N samples themselves: `bootstrap_frechet` has that."""
     sizes: tuple[int, ...]
     distances: tuple[float, ...]
 
     def interval(self, sampling_std: float) -> tuple[float, float]:
-        """95 % interval of the distance of the whole distribution of samples, for the bootstrap's std of FD at N.
+        """Return the 95 % interval of the distance at infinity; `sampling_std` is the bootstrap's std of FD at N.
 
         The scatter of the fit alone is too narrow: it covers the truth in about half of all cases.
         """
@@ -208,7 +208,7 @@ class Extrapolated:
 
 
 def fewest_at_infinity(dims: int) -> int:
-    """Fewest samples for `frechet_at_infinity`: subsets with full rank down to half of the samples."""
+    """Return the fewest samples for `frechet_at_infinity`: half of them still give a covariance of full rank."""
     return max(2 * (dims + 1), _FEWEST_AT_INFINITY)
 
 
@@ -218,7 +218,7 @@ def frechet_at_infinity(
     """Fit FD = a + b / n over 15 sizes n, evenly spaced up to N, and return a.
 
     Each size has its own random subset without replacement; the largest is all N. The smallest is N / 10 or D + 1,
-    whichever is more: below D + 1 a covariance has not full rank and FD is no line in 1/n. Raises UserError for fewer
+    whichever is more: below D + 1 a covariance lacks full rank and FD is not linear in 1/n. Raises UserError for fewer
     samples than `fewest_at_infinity(D)`, or features that are not finite or of another D.
     """
     count, dims = features_ND.shape
@@ -239,7 +239,7 @@ def frechet_at_infinity(
 
 
 def _intercept(x_W: Tensor, y_W: Tensor) -> tuple[float, float]:
-    """Intercept of the least-squares line and its standard error."""
+    """Return the intercept of the least-squares line and its standard error."""
     centred_W = x_W - x_W.mean()
     slope = centred_W @ y_W / centred_W.square().sum()
     intercept = y_W.mean() - slope * x_W.mean()
@@ -249,10 +249,10 @@ def _intercept(x_W: Tensor, y_W: Tensor) -> tuple[float, float]:
 
 
 def _distances(features_ND: Tensor, root: ReferenceRoot, weights_WN: Tensor, device: torch.device | str) -> list[float]:
-    """FD of every weighting of the samples; a weight is how often an image is in the set.
+    """Return FD of every weighting of the samples; a weight is the multiplicity of an image in the set.
 
-    R S R^T is taken directly from y = R (x - mean): no product of (D, D) matrices per weighting. Sums are around the
-    mean of all samples, from which the mean of a weighting differs little.
+    R S R^T comes directly from y = R (x - mean): no product of (D, D) matrices per weighting. Sums are centred on the
+    mean of all samples, which is close to the mean of every weighting.
     """
     _check_dims(features_ND.shape[1], root)
     _check_finite(features_ND, "features of the samples")
@@ -289,18 +289,19 @@ def _distances(features_ND: Tensor, root: ReferenceRoot, weights_WN: Tensor, dev
 
 
 def _root_trace(projected_ND: Tensor, weights_N: Tensor, mean_D: Tensor) -> Tensor:
-    """tr (R S R^T)^1/2 of the weighted samples, whose mean of y is `mean_D`."""
+    """Return tr (R S R^T)^1/2 of the weighted samples, whose mean of y is `mean_D`."""
     count = weights_N.sum()
     present = weights_N.nonzero()[:, 0]
     scatter_DD = torch.zeros(len(mean_D), len(mean_D), dtype=torch.float64, device=mean_D.device)
     for part in present.split(_BLOCK):
         scatter_DD += _gram(projected_ND[part] * weights_N[part, None].sqrt())
     middle_DD = (scatter_DD - count * torch.outer(mean_D, mean_D)) / (count - 1)
-    return torch.linalg.eigvalsh(middle_DD).clamp(min=0).sqrt().sum()
+    values_D: Tensor = torch.linalg.eigvalsh(middle_DD)
+    return values_D.clamp(min=0).sqrt().sum()
 
 
 def _gram(rows_BD: Tensor) -> Tensor:
-    """rows^T rows. NumPy sees that both factors are one matrix and does half of the work."""
+    """Return rows^T rows. NumPy sees that both factors are one matrix and halves the work."""
     if rows_BD.device.type != "cpu":
         return rows_BD.T @ rows_BD
     rows = rows_BD.numpy()
@@ -319,37 +320,37 @@ def _symmetric(matrix_DD: Tensor) -> Tensor:
 
 
 def _negative_share(values_D: Tensor) -> float:
-    """Sum of |negative values| over the sum of all; 0 for the zero matrix."""
+    """Return the sum of |negative values| over the sum of all; 0 for the zero matrix."""
     total = float(values_D.sum())
     negative = -float(values_D.clamp(max=0).sum())
     return negative / abs(total) if negative else 0.0
 
 
-def _check(moments: Moments, what: str) -> None:
+def _check(moments: Moments, side: str) -> None:
     dims = len(moments.mean_D)
     if moments.mean_D.dim() != 1 or moments.cov_DD.shape != (dims, dims):
         raise UserError(
-            f"{what}: a mean {tuple(moments.mean_D.shape)} and a covariance {tuple(moments.cov_DD.shape)} do not "
+            f"{side}: a mean {tuple(moments.mean_D.shape)} and a covariance {tuple(moments.cov_DD.shape)} do not "
             "belong together"
         )
     if moments.mean_D.dtype != torch.float64 or moments.cov_DD.dtype != torch.float64:
-        raise ContractError(f"moments of {what} are {moments.mean_D.dtype} and {moments.cov_DD.dtype}, not float64")
-    _check_finite(moments.mean_D, f"the mean of {what}")
-    _check_finite(moments.cov_DD, f"the covariance of {what}")
+        raise ContractError(f"moments of {side} are {moments.mean_D.dtype} and {moments.cov_DD.dtype}, not float64")
+    _check_finite(moments.mean_D, f"the mean of {side}")
+    _check_finite(moments.cov_DD, f"the covariance of {side}")
     asymmetry = (moments.cov_DD - moments.cov_DD.T).abs().max()
     if asymmetry > _ASYMMETRY * moments.cov_DD.abs().max():
         raise UserError(
-            f"the covariance of {what} is not symmetric (by {float(asymmetry):.2g}): it is damaged or not a "
+            f"the covariance of {side} is not symmetric (by {float(asymmetry):.2g}): it is damaged or not a "
             "covariance; make or fetch the statistics again"
         )
 
 
-def _check_finite(values: Tensor, what: str) -> None:
+def _check_finite(values: Tensor, name: str) -> None:
     if bool(values.sum().isfinite()):
         return
     bad = int((~values.isfinite()).sum())
     if bad:
-        raise UserError(f"{what}: {bad} of {values.numel()} values are NaN or infinite; make them again")
+        raise UserError(f"{name}: {bad} of {values.numel()} values are NaN or infinite; make them again")
 
 
 def _check_dims(dims: int, root: ReferenceRoot) -> None:

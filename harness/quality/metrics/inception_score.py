@@ -1,11 +1,11 @@
-"""Inception score as ADM's evaluator has it: in the given order, in splits of 5,000 images.
+"""Inception score as in ADM's evaluator: in the given order, in splits of 5,000 images.
 
 IS = mean over splits of exp(mean over images of KL(p(class | image) || mean of p over the split)). Probabilities are
-the softmax in fp32 of fp32 logits that have no bias; sums and logarithms after that are float64. There is no epsilon in
-the logarithms: 0 log 0 counts as 0, its limit (the evaluator would give NaN there).
+the fp32 softmax of fp32 logits without bias; later sums and logarithms are float64. The logarithms have no epsilon:
+0 log 0 counts as 0, its limit (the evaluator would give NaN).
 
-The order matters. Samples sorted by class put few classes into each split, and the score, which is at most the number
-of classes in a split, collapses.
+The order matters. Samples sorted by class put few classes into each split, and the score collapses, because the number
+of classes in a split bounds it.
 
 Shapes   N images, C classes
 Range    1 .. C
@@ -22,6 +22,7 @@ from torch import Tensor
 from arvbench.errors import ContractError, UserError
 
 SPLIT_SIZE = 5000
+"""Images of a split, as in the evaluator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +33,11 @@ class Score:
     """Mean over splits."""
     split_values: tuple[float, ...]
     std: float | None
-    """Over splits (population); None for one split."""
+    """Population standard deviation over splits; None for one split."""
 
 
 def inception_score(logits_NC: Tensor, split_size: int = SPLIT_SIZE, *, shuffled: int | None = None) -> Score:
-    """Return the score of logits (N, C) fp32 in contiguous splits, of which the last may be short.
+    """Return the score of logits (N, C) fp32 in contiguous splits; the last may be short.
 
     `shuffled` is the seed of a permutation before the splits; None keeps the order. Raises UserError for no images or
     logits that are not finite, ContractError for logits of another shape or type.

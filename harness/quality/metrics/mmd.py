@@ -1,7 +1,7 @@
 """CMMD: squared maximum mean discrepancy of CLIP embeddings under a Gaussian kernel, times 1000.
 
 CMMD = 1000 (mean k(x, x') + mean k(y, y') - 2 mean k(x, y)), k(x, y) = exp(-|x - y|^2 / (2 sigma^2)), sigma = 10, on
-embeddings of length 1. The means are over all pairs, an image with itself included: the minimum-variance estimator, as
+embeddings of length 1. The means are over all pairs, including an image with itself: the minimum-variance estimator, as
 published. It is biased upwards by 1000 (1 - mean k) / N of each set: under 1 at N = 20, as k > 0.98 for unit vectors.
 
 Shapes   N samples, M reference images, D dimensions of an embedding
@@ -61,7 +61,8 @@ def _unit(features_ND: Tensor, side: str, device: torch.device) -> Tensor:
             f"{int(bad_N.sum())} of {len(bad_N)} embeddings of the {side} are zero, NaN or infinite (first: image "
             f"{int(bad_N.nonzero()[0])}); extract them again"
         )
-    return features_ND / lengths_N[:, None]
+    unit_ND: Tensor = features_ND / lengths_N[:, None]
+    return unit_ND
 
 
 def _mean_cross(x_tiles: Sequence[Tensor], y_tiles: Sequence[Tensor], gamma: float) -> float:

@@ -20,16 +20,16 @@ class Moments:
     """Mean and covariance of N feature vectors."""
 
     count: int | None
-    """N; None for published statistics that do not say it."""
+    """N; None for published statistics that do not state it."""
     mean_D: Tensor
     """(D,) fp64."""
     cov_DD: Tensor
     """(D, D) fp64, N - 1 in the denominator."""
 
     def with_fp32_mean(self) -> Moments:
-        """The same with the mean rounded to fp32, as evaluators have it that average fp32 features in fp32.
+        """Return a copy with the mean rounded to fp32, to match evaluators that average in fp32 to the last digit.
 
-        Only for comparison with such an evaluator to the last digit: it moves FD by about 4e-7 of its value.
+        It moves FD by about 4e-7 of its value.
         """
         return replace(self, mean_D=self.mean_D.float().double())
 
@@ -37,8 +37,8 @@ class Moments:
 class MomentSums:
     """Running sums of one stream of features.
 
-    The sums are taken around the mean of the first block, so that features far from zero lose no digits. The same
-    blocks in the same order give the same bits.
+    The sums are centred on the mean of the first block, so that features far from zero lose no digits. Equal blocks in
+    equal order give equal bits.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class MomentSums:
         self._products_DD: Tensor | None = None
 
     def add(self, features_BD: Tensor) -> None:
-        """Take in a block of features, any float type. Raises ContractError for a block of another D."""
+        """Add a block of features (B, D), any float type. Raises ContractError for a block of another D."""
         if features_BD.dim() != 2 or (self._origin_D is not None and features_BD.shape[1] != len(self._origin_D)):
             raise ContractError(
                 f"a block of features is {tuple(features_BD.shape)}, not (B, D) with the D of the first"
@@ -66,7 +66,7 @@ class MomentSums:
         self._products_DD += centred_BD.T @ centred_BD
 
     def moments(self) -> Moments:
-        """Mean and covariance of all that was added. Raises UserError for fewer than two vectors."""
+        """Return mean and covariance of all added features. Raises UserError for fewer than two vectors."""
         if self.count < 2 or self._origin_D is None or self._sum_D is None or self._products_DD is None:
             raise UserError(f"a covariance needs at least 2 images, there are {self.count}")
         shift_D = self._sum_D / self.count
@@ -75,7 +75,7 @@ class MomentSums:
 
 
 def moments_of(blocks: Iterable[Tensor]) -> Moments:
-    """Moments of features that come in blocks (B, D)."""
+    """Return the moments of features that come in blocks (B, D)."""
     sums = MomentSums()
     for block_BD in blocks:
         sums.add(block_BD)

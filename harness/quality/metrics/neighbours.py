@@ -211,14 +211,14 @@ def _share(inside: Tensor) -> float:
 def _check(samples_ND: Tensor, reference_MD: Tensor, k: int) -> None:
     if k < 1:
         raise UserError(f"a neighbourhood has at least 1 neighbour, not {k}")
-    for features_ND, what in ((samples_ND, "samples"), (reference_MD, "reference images")):
+    for features_ND, side in ((samples_ND, "samples"), (reference_MD, "reference images")):
         if len(features_ND) < k + 1:
             raise UserError(
-                f"precision and recall with k = {k} need at least {k + 1} {what}, there are {len(features_ND)}"
+                f"precision and recall with k = {k} need at least {k + 1} {side}, there are {len(features_ND)}"
             )
         bad = sum(int((~part_BD.isfinite().all(dim=1)).sum()) for part_BD in features_ND.split(BLOCK))
         if bad:
-            raise UserError(f"features of {bad} of {len(features_ND)} {what} are NaN or infinite: extract them again")
+            raise UserError(f"features of {bad} of {len(features_ND)} {side} are NaN or infinite: extract them again")
     if samples_ND.shape[1] != reference_MD.shape[1]:
         raise UserError(
             f"samples have {samples_ND.shape[1]} feature dimensions and the reference {reference_MD.shape[1]}: take a "

@@ -1,14 +1,13 @@
 """Protocols `clean-fid`, `clean-fid-legacy-tensorflow`, `clean-fid-legacy-pytorch`: FID and KID by that library.
 
-The distances are the library's own functions (`frechet_distance` with scipy's `sqrtm`, which takes a minute or so at
+The distances are the library's own functions (`frechet_distance` with scipy's `sqrtm`, which takes about a minute at
 2048 dimensions; `kernel_distance` on fp32 features). The moments are ours, in float64 and streamed, so that statistics
 serve as a reference; the library keeps the mean of fp32 features in fp32, which moves its FID by 1e-7 of its value at
-three images and by 1e-5 at 50,000. Its KID draws subsets from NumPy's global generator, which is seeded here and put
-back.
+three images and by 1e-5 at 50,000. Its KID draws subsets from NumPy's global generator, which is seeded here and
+restored afterwards.
 
-The same images under the three modes, and under `adm-v1` and `torch-fidelity`: legacy_tensorflow agrees with those two
-to about 1e-3; the other two resize differently and differ by 0.01 to 0.1 and more at low FID. No statistics of ImageNet
-come with the library.
+On equal images, legacy_tensorflow agrees with `adm-v1` and `torch-fidelity` to about 1e-3; the other two modes resize
+differently and differ by 0.01 to 0.1, and more at low FID. The library has no statistics of ImageNet.
 
 fid   Frechet distance of two Gaussians; 0 is best; biased upwards for few images
 kid   squared maximum mean discrepancy, cubic kernel; unbiased, so it can be slightly negative
@@ -43,9 +42,9 @@ from arvbench.harness.quality.protocols.protocol import (
 
 LAYER = "2048"
 KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 0
-"""The library's defaults, and our seed for what it leaves to chance."""
+"""The library's defaults, and our seed for its random subsets."""
 _global_state = threading.Lock()
-"""For what the library takes from the whole process: NumPy's generator, standard output, warning filters."""
+"""Guards state of the whole process that the library uses: NumPy's generator, standard output, warning filters."""
 
 
 def library() -> str:
@@ -60,15 +59,15 @@ def _unknown_scipy() -> HostError:
 
 
 def frechet_distance(samples: Moments, reference: Moments) -> tuple[float, str]:
-    """The library's distance, and what it has to say about it ("" as a rule).
+    """Return the library's distance and the text that it printed (usually none).
 
-    Raises HostError under a scipy that the library does not know, and UserError where its root has no real value.
+    Raises HostError under a scipy that the library does not support, and UserError when its root is not real.
     """
     from cleanfid.fid import frechet_distance as distance
 
     arrays = [m.numpy() for m in (samples.mean_D, samples.cov_DD, reference.mean_D, reference.cov_DD)]
     try:
-        with _contained() as said:
+        with _contained() as printed:
             value = distance(*arrays)
     except TypeError as error:
         if "disp" not in str(error):
@@ -81,19 +80,21 @@ def frechet_distance(samples: Moments, reference: Moments) -> tuple[float, str]:
             f"{library()} found no real root of the product of covariances ({error}): take more images, or evaluate "
             "with adm-v1, whose root is always real"
         ) from error
-    return float(value), " ".join(said.getvalue().split())
+    return float(value), " ".join(printed.getvalue().split())
 
 
 def kernel_distance(samples_ND: Tensor, reference_MD: Tensor, seed: int) -> float:
-    """The library's KID of fp32 features with NumPy's global generator seeded; its state comes back afterwards."""
+    """Return the library's KID of fp32 features (N, D) and (M, D); NumPy's global generator is seeded meanwhile."""
     from cleanfid.fid import kernel_distance as distance
 
     with _contained():
         state = np.random.get_state()
         np.random.seed(seed)
         try:
-            return distance(
-                samples_ND.numpy(), reference_MD.numpy(), num_subsets=KID_SUBSETS, max_subset_size=KID_SUBSET_SIZE
+            return float(
+                distance(
+                    samples_ND.numpy(), reference_MD.numpy(), num_subsets=KID_SUBSETS, max_subset_size=KID_SUBSET_SIZE
+                )
             )
         finally:
             np.random.set_state(state)
@@ -101,10 +102,10 @@ def kernel_distance(samples_ND: Tensor, reference_MD: Tensor, seed: int) -> floa
 
 @contextlib.contextmanager
 def _contained() -> Iterator[io.StringIO]:
-    """Keep what the library prints and warns from the process, one thread at a time; yields what it printed."""
-    with _global_state, contextlib.redirect_stdout(io.StringIO()) as said, warnings.catch_warnings():
+    """Hide output and warnings of the library, one thread at a time; yields the output."""
+    with _global_state, contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield said
+        yield printed
 
 
 def fid(inputs: MetricInputs, layer: str) -> MetricValue:
@@ -139,7 +140,7 @@ def kid(inputs: MetricInputs, layer: str) -> MetricValue:
 
 
 def check_scipy() -> None:
-    """Raise HostError under a scipy that the library does not know."""
+    """Raise HostError under a scipy that the library does not support."""
     import scipy.linalg
 
     if "disp" not in inspect.signature(scipy.linalg.sqrtm).parameters:
