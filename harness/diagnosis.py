@@ -1,10 +1,8 @@
-"""What this machine can run, found out by trying.
-
-A finding is ok (True), not available (False), or a plain fact (None).
-"""
+"""Checks of this machine, by trial: libraries, hardware, attention backends, kernels, weights, tools."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import shutil
@@ -16,12 +14,14 @@ from pathlib import Path
 
 import psutil
 import torch
+from huggingface_hub import try_to_load_from_cache
 from pydantic import BaseModel, ConfigDict
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import arvbench
 from arvbench.adapters import MODELS
-from arvbench.adapters.loading import demo_models
+from arvbench.adapters.loading import demo_models, load_sampler
+from arvbench.adapters.sampler import Checkpoint
 from arvbench.errors import ArvbenchError
 from arvbench.harness.machine.attention import AttentionRecorder
 from arvbench.harness.machine.cores import usable_cores
@@ -29,24 +29,26 @@ from arvbench.harness.machine.environment import LIBRARIES, cpu_name
 from arvbench.harness.machine.failures import one_line
 from arvbench.harness.machine.memory import ProcessMemoryProbe
 from arvbench.harness.machine.nvml import NvmlProbe
+from arvbench.harness.quality.extractors.weights import WEIGHTS, find_weights
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ATTENTION_BACKENDS = ("MATH", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION")
 
 
 class Check(BaseModel):
-    """One thing that was looked for."""
+    """One line of the diagnosis."""
 
     model_config = ConfigDict(frozen=True)
 
     topic: str
     name: str
     ok: bool | None
+    """True when it can be used, False when it cannot; None for a plain fact."""
     detail: str
 
 
 def diagnose(weights: Path | None = None) -> list[Check]:
-    """Look at everything. `weights` is a folder to look for official files in."""
+    """Return all checks, by topic. `weights` is a folder that may hold official files."""
     return [*_software(), *_hardware(), *_attention(), *_kernels(), *_weights(weights), *_extras()]
 
 
@@ -102,25 +104,24 @@ def _gpu(device: torch.device) -> Check:
 
 
 def _attention() -> Iterator[Check]:
-    devices = [torch.device("cpu")] + ([torch.device("cuda", 0)] if torch.cuda.is_available() else [])
-    for device in devices:
-        for backend in ATTENTION_BACKENDS:
-            if hasattr(SDPBackend, backend):
-                yield _try_attention(device, backend)
+    devices = [torch.device("cpu"), *([torch.device("cuda", 0)] if torch.cuda.is_available() else [])]
+    for device, backend in itertools.product(devices, ATTENTION_BACKENDS):
+        if hasattr(SDPBackend, backend):
+            yield _try_attention(device, backend)
 
 
 def _try_attention(device: torch.device, backend: str) -> Check:
-    """Call SDPA on a tiny input with only this backend allowed, and see which kernel the dispatcher took."""
+    """Call SDPA on a tiny input with this backend alone, and name the kernel that the dispatcher took."""
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     q = torch.zeros(1, 2, 16, 64, dtype=dtype, device=device)
     name = f"{backend.lower()} on {device.type} ({str(dtype).removeprefix('torch.')})"
-    with warnings.catch_warnings(record=True) as told, sdpa_kernel(getattr(SDPBackend, backend)):
+    with warnings.catch_warnings(record=True) as caught, sdpa_kernel(getattr(SDPBackend, backend)):
         warnings.simplefilter("always")
         try:
             with torch.inference_mode(), AttentionRecorder() as recorder:
                 torch.nn.functional.scaled_dot_product_attention(q, q, q)
         except RuntimeError as error:
-            reasons = [str(warning.message) for warning in told] or [str(error)]
+            reasons = [str(warning.message) for warning in caught] or [str(error)]
             if "No viable backend" in reasons[0]:
                 reasons = [f"torch has no such kernel for {device.type}"]
             return Check(topic="attention", name=name, ok=False, detail=one_line("; ".join(reasons), 240))
@@ -142,8 +143,7 @@ def _kernels() -> Iterator[Check]:
 
 
 def _weights(folder: Path | None) -> Iterator[Check]:
-    from arvbench.adapters.loading import load_sampler
-
+    """Look for weights of demo models, official models and extractors; nothing is downloaded."""
     for name in demo_models():
         try:
             digests = load_sampler(name, weights="demo").weights.sha256
@@ -153,36 +153,23 @@ def _weights(folder: Path | None) -> Iterator[Check]:
             yield Check(topic="weights", name=name, ok=False, detail=one_line(str(error), 240))
     for name, spec in MODELS.items():
         if spec.checkpoint is not None:
-            yield _official_weights(name, spec.checkpoint.hub_repo, _official_files(name), folder)
-    yield from _extractors()
+            yield _official_weights(name, spec.checkpoint, folder)
+    for name in WEIGHTS:
+        try:
+            yield Check(topic="weights", name=f"{name} extractor", ok=True, detail=str(find_weights(name, {})))
+        except ArvbenchError as error:
+            yield Check(topic="weights", name=f"{name} extractor", ok=False, detail=one_line(str(error), 400))
 
 
-def _official_files(name: str) -> tuple[str, ...]:
-    checkpoint = MODELS[name].checkpoint
-    return (checkpoint.transformer_file, checkpoint.tokenizer_file) if checkpoint else ()
-
-
-def _official_weights(name: str, repo: str, files: tuple[str, ...], folder: Path | None) -> Check:
-    """Official files in the given folder or in the Hugging Face cache; nothing is downloaded."""
-    from huggingface_hub import try_to_load_from_cache
-
+def _official_weights(name: str, checkpoint: Checkpoint, folder: Path | None) -> Check:
+    """Look for both official files of a model in the given folder, then in the Hugging Face cache."""
+    repo, files = checkpoint.hub_repo, (checkpoint.transformer_file, checkpoint.tokenizer_file)
     if folder is not None and all((folder / file).is_file() for file in files):
         return Check(topic="weights", name=name, ok=True, detail=f"in {folder}: use --weights {folder}")
     if all(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
         return Check(topic="weights", name=name, ok=True, detail=f"{repo} is in the hub cache: use --weights hub")
     detail = f"not here; {' and '.join(files)} are at huggingface.co/{repo} (random:0 needs none)"
     return Check(topic="weights", name=name, ok=False, detail=detail)
-
-
-def _extractors() -> Iterator[Check]:
-    """Weights of the networks behind quality numbers: where each is, or what to fetch."""
-    from arvbench.harness.quality.extractors.weights import WEIGHTS, find_weights
-
-    for name in WEIGHTS:
-        try:
-            yield Check(topic="weights", name=f"{name} extractor", ok=True, detail=str(find_weights(name, {})))
-        except ArvbenchError as error:
-            yield Check(topic="weights", name=f"{name} extractor", ok=False, detail=one_line(str(error), 400))
 
 
 def _extras() -> Iterator[Check]:

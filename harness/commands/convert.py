@@ -1,7 +1,8 @@
-"""`arvbench convert`: make the file that a sampler takes out of training checkpoints."""
+"""`arvbench convert`: merge training checkpoints into the file that a sampler loads."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,46 +37,47 @@ def convert(
       arvbench run speed256 --models hmar-d16 --weights ckpts/hmar-d16.safetensors
     """
     from arvbench.adapters import MODELS
-    from arvbench.adapters.checkpoints import read_tensors, sha256_of
-    from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING, merge_stages
+    from arvbench.adapters.checkpoints import sha256_of
 
     spec = MODELS[model]
-    if spec.family != "hmar":
-        raise UserError(f"{model} is no HMAR: only HMAR saves its two predictions in two training checkpoints")
-    if out.suffix != ".safetensors":
-        raise UserError(f"--out {out}: what is written is a .safetensors file, so give it that ending")
-    if (spec.checkpoint is None) != (tokenizer is not None):
-        raise UserError(_tokenizer_hint(spec))
-    files = {"nsp": nsp, "mp": mp}
-    stages = {stage: read_tensors(path, TRAINING_NESTING) for stage, path in files.items()}
-    tensors = merge_stages(stages["nsp"], stages["mp"], spec.transformer)
-    if tokenizer is not None:
-        files["tokenizer"] = tokenizer
-        tensors = _bundle(spec, tensors, tokenizer)
-    _write(tensors, out, {"model": model} | {f"{stage}_sha256": sha256_of(path) for stage, path in files.items()})
+    _check_options(spec, out, tokenizer)
+    files = {"nsp": nsp, "mp": mp} | ({} if tokenizer is None else {"tokenizer": tokenizer})
+    tensors = _merge(spec, files)
+    _write(tensors, out, {"model": model} | {f"{part}_sha256": sha256_of(path) for part, path in files.items()})
     beside = "" if spec.checkpoint is None else f" with {spec.checkpoint.tokenizer_file} beside it"
     typer.echo(f"wrote {len(tensors)} tensors; use {model} with --weights {out}{beside}")
 
 
-def _tokenizer_hint(spec: ModelSpec) -> str:
-    if spec.checkpoint is None:
-        return f"{spec.name} has no official files to take the tokenizer from: give its file with --tokenizer"
-    return f"{spec.name} takes its tokenizer from {spec.checkpoint.tokenizer_file} beside the weights: no --tokenizer"
+def _check_options(spec: ModelSpec, out: Path, tokenizer: Path | None) -> None:
+    if spec.family != "hmar":
+        raise UserError(f"{spec.name} is not an HMAR: only HMAR saves its two predictions in two training checkpoints")
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: what is written is a .safetensors file, so give it that ending")
+    if spec.checkpoint is None and tokenizer is None:
+        raise UserError(f"{spec.name} has no official files to take the tokenizer from: give its file with --tokenizer")
+    if spec.checkpoint is not None and tokenizer is not None:
+        beside = spec.checkpoint.tokenizer_file
+        raise UserError(f"{spec.name} takes its tokenizer from {beside} beside the weights: no --tokenizer")
 
 
-def _bundle(spec: ModelSpec, transformer: dict[str, Tensor], tokenizer: Path) -> dict[str, Tensor]:
-    """Both parts in one file, checked."""
+def _merge(spec: ModelSpec, files: Mapping[str, Path]) -> dict[str, Tensor]:
+    """Return the merged transformer; with a tokenizer among the files, the bundle of both."""
     from arvbench.adapters.checkpoints import load_strict, read_tensors
+    from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING, merge_stages
     from arvbench.adapters.loading import meta_modules
 
+    nsp, mp = (read_tensors(files[stage], TRAINING_NESTING) for stage in ("nsp", "mp"))
+    transformer = merge_stages(nsp, mp, spec.transformer)
+    if "tokenizer" not in files:
+        return transformer
     module = meta_modules(spec)["tokenizer"]
-    tensors = module.adapt_state(read_tensors(tokenizer, (("trainer", "vae_local"),)))  # type: ignore[operator]
-    load_strict(module, tensors, source=str(tokenizer))
-    parts = {"transformer": transformer, "tokenizer": tensors}
+    tokenizer = module.adapt_state(read_tensors(files["tokenizer"], (("trainer", "vae_local"),)))  # type: ignore[operator]
+    load_strict(module, tokenizer, source=str(files["tokenizer"]))
+    parts = {"transformer": transformer, "tokenizer": tokenizer}
     return {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
 
 
-def _write(tensors: dict[str, Tensor], out: Path, metadata: dict[str, str]) -> None:
+def _write(tensors: Mapping[str, Tensor], out: Path, metadata: dict[str, str]) -> None:
     from safetensors.torch import save_file
 
     from arvbench.harness.training.output import staged

@@ -1,12 +1,16 @@
-"""`arvbench doctor`: what this machine can run."""
+"""`arvbench doctor`: print everything that this machine can or cannot run."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from arvbench.harness.diagnosis import Check
 
 
 def doctor(
@@ -28,20 +32,23 @@ def doctor(
     """
     from arvbench.harness.diagnosis import diagnose
 
-    findings = diagnose(weights)
+    checks = diagnose(weights)
     if as_json:
-        typer.echo(json.dumps([finding.model_dump() for finding in findings], indent=2))
-        return
+        typer.echo(json.dumps([check.model_dump() for check in checks], indent=2))
+    else:
+        _print_table(checks)
+
+
+def _print_table(checks: Sequence[Check]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
     table = Table("", "what", "", Column("detail", overflow="fold"), box=None, pad_edge=False)
-    marks = {True: ("yes", "green"), False: ("no", "yellow"), None: ("", "")}
+    marks = {True: Text("yes", "green"), False: Text("no", "yellow"), None: Text()}
     topic = ""
-    for finding in findings:
-        text, style = marks[finding.ok]
-        heading = "" if finding.topic == topic else finding.topic
-        topic = finding.topic
-        table.add_row(Text(heading, style="bold"), Text(finding.name), Text(text, style=style), Text(finding.detail))
+    for check in checks:
+        heading = "" if check.topic == topic else check.topic
+        topic = check.topic
+        table.add_row(Text(heading, style="bold"), Text(check.name), marks[check.ok], Text(check.detail))
     Console().print(table)

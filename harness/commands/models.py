@@ -1,20 +1,18 @@
-"""`arvbench models`: what can be sampled, and with which weights."""
+"""`arvbench models`: list the models with their sizes, official settings and sources of weights."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """One line of the table."""
+    """One model of the table, with its official sampling settings."""
 
     name: str
     family: str
@@ -28,13 +26,13 @@ class ModelRow:
     top_k: int | None
     top_p: float | None
     weights: str
-    """Where trained weights come from: "demo", or the official file (`doctor` says where to get it); empty if nobody
-    has released any.
+    """Source of trained weights: "demo", or the official file (`doctor` says where to get it); empty if none is
+    released.
     """
     caches: tuple[str, ...]
-    """Cache policies it runs with."""
+    """Cache policies that it can run with."""
     edits: bool
-    """True when it can draw part of an image again (arvbench.adapters.editing)."""
+    """True for a model that can redraw part of an image (arvbench.adapters.editing)."""
 
 
 def models(
@@ -48,24 +46,20 @@ def models(
 
       arvbench models --json
     """
-    from dataclasses import asdict
-
     rows = model_rows()
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
-        return
-    from rich.console import Console
-
-    Console().print(_table(rows))
+    else:
+        _print_table(rows)
 
 
 def model_rows() -> list[ModelRow]:
-    """One row per known model; parameters are counted on modules without memory."""
+    """Return one row per known model; parameters are counted on the meta device."""
     from arvbench.adapters.loading import known_specs, meta_modules
 
     rows = []
     for name, spec in known_specs():
-        sizes = {part: sum(p.numel() for p in m.parameters()) for part, m in meta_modules(spec).items()}
+        sizes = {part: sum(p.numel() for p in module.parameters()) for part, module in meta_modules(spec).items()}
         checkpoint = spec.checkpoint
         rows.append(
             ModelRow(
@@ -88,10 +82,15 @@ def model_rows() -> list[ModelRow]:
     return rows
 
 
-def _table(rows: list[ModelRow]) -> Table:
-    from rich.table import Table
+def _print_table(rows: Sequence[ModelRow]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
 
+    numbers = ("px", "steps", "tokens", "params", "VQ", "cfg", "top-k", "top-p")
     table = Table(
+        Column("model", no_wrap=True),
+        *(Column(heading, justify="right", no_wrap=True) for heading in numbers),
+        Column("weights", no_wrap=True),
         title="Models and their official sampling settings",
         caption=(
             "params: of the transformer; VQ: of the tokenizer. Every model also takes random:SEED as weights, for "
@@ -100,10 +99,6 @@ def _table(rows: list[ModelRow]) -> Table:
         padding=(0, 1, 0, 0),
         box=None,
     )
-    table.add_column("model", no_wrap=True)
-    for heading in ("px", "steps", "tokens", "params", "VQ", "cfg", "top-k", "top-p"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
     for row in rows:
         table.add_row(
             row.name,
@@ -117,7 +112,7 @@ def _table(rows: list[ModelRow]) -> Table:
             "all" if row.top_p is None else f"{row.top_p:g}",
             row.weights if row.weights in ("demo", "") else "official",
         )
-    return table
+    Console().print(table)
 
 
 def _millions(parameters: int) -> str:

@@ -1,4 +1,4 @@
-"""`arvbench report`: records in, one HTML page and Markdown out."""
+"""`arvbench report`: write one HTML page and Markdown from the records of finished runs."""
 
 from __future__ import annotations
 

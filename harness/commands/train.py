@@ -1,4 +1,4 @@
-"""`arvbench train`: make again what the package ships."""
+"""`arvbench train`: train again the weights that are part of this package."""
 
 from __future__ import annotations
 
@@ -28,23 +28,19 @@ def train(
 
       arvbench train demo/var --out trained && arvbench run demo --weights trained/var.safetensors
     """
-    from rich.console import Console
-
     from arvbench.harness.training.output import staged
     from arvbench.harness.training.trainings import training_named
 
     training = training_named(name)
-    console = Console(stderr=True)
-
-    def progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
-        shown = ", ".join(f"{key} {value:.4f}" for key, value in numbers.items())
-        console.print(f"epoch {done}/{total}: {shown}", highlight=False, markup=False)
-
     with staged(out) as folder:
-        record = training.run(folder, device=device, progress=progress)
+        record = training.run(folder, device=device, progress=_print_epoch)
     if as_json:
         typer.echo(json.dumps(record, indent=2))
         return
     typer.echo(f"trained {name} in {record['wall_s']:.0f} s on {record['device']}; weights and record are in {out}")
     for metric, value in record.get("quality", {}).items():
         typer.echo(f"  {metric}: {value:.4g}")
+
+
+def _print_epoch(done: int, total: int, numbers: Mapping[str, float]) -> None:
+    typer.echo(f"epoch {done}/{total}: {', '.join(f'{name} {value:.4f}' for name, value in numbers.items())}", err=True)

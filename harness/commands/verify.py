@@ -1,8 +1,10 @@
-"""`arvbench verify`: replay what the official code produced, and compare."""
+"""`arvbench verify`: replay recordings of the official code and compare every output."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +14,15 @@ from arvbench.harness.commands.options import Device
 from arvbench.kernels.backends import BackendName
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from arvbench.harness.verify.fixture import Check
+    from arvbench.harness.verify.fixture import Check, FixtureError
 
 EXIT_MISMATCH = 1
+VERDICTS = {
+    True: ("pass", "passed", "green"),
+    False: ("FAIL", "failed", "bold red"),
+    None: ("skipped", "skipped", "yellow"),
+}
+"""`Check.passed` -> word in the table, word in the count, style."""
 
 
 def verify(
@@ -37,26 +43,11 @@ def verify(
 
       arvbench verify fixtures/*.json --backend optimized --json
     """
-    from dataclasses import asdict
-
-    from arvbench.harness.verify import verify as verify_fixture
-    from arvbench.harness.verify.fixture import FixtureError
-
-    checks: list[Check] = []
-    unusable: list[FixtureError] = []
-    for path in fixtures:
-        try:
-            checks += verify_fixture(path, backend=backend, device=device)
-        except FixtureError as error:
-            unusable.append(error)
+    checks, unusable = _replay(fixtures, backend=backend, device=device)
     if as_json and (checks or not unusable):
         typer.echo(json.dumps([asdict(check) for check in checks], indent=2, allow_nan=False))
     elif checks:
-        from rich.console import Console
-
-        console = Console()
-        console.print(_table(checks))
-        console.print(_summary(checks), highlight=False)
+        _print_table(checks)
     for reason in unusable[:-1]:
         typer.echo(f"error: {reason}", err=True)
     if unusable:
@@ -65,18 +56,37 @@ def verify(
         raise typer.Exit(EXIT_MISMATCH)
 
 
-def _table(checks: list[Check]) -> Table:
-    from rich.table import Table
+def _replay(fixtures: Sequence[Path], *, backend: str, device: str) -> tuple[list[Check], list[FixtureError]]:
+    """Return the checks of all fixtures that can be replayed, and the errors of the others."""
+    from arvbench.harness.verify import verify
+    from arvbench.harness.verify.fixture import FixtureError
+
+    checks: list[Check] = []
+    unusable: list[FixtureError] = []
+    for path in fixtures:
+        try:
+            checks += verify(path, backend=backend, device=device)
+        except FixtureError as error:
+            unusable.append(error)
+    return checks, unusable
+
+
+def _print_table(checks: Sequence[Check]) -> None:
+    """Print one row per check, and the number of checks by verdict."""
+    from rich.console import Console
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(title="Against the official code")
-    table.add_column("fixture")
-    table.add_column("check")
-    table.add_column("max |difference|", justify="right")
-    table.add_column("tolerance", justify="right")
-    table.add_column("result")
+    table = Table(
+        "fixture",
+        "check",
+        Column("max |difference|", justify="right"),
+        Column("tolerance", justify="right"),
+        "result",
+        title="Against the official code",
+    )
     for check in checks:
-        word, style = {True: ("pass", "green"), False: ("FAIL", "bold red"), None: ("skipped", "yellow")}[check.passed]
+        word, _, style = VERDICTS[check.passed]
         result = Text(word, style=style)
         if check.note:
             result.append(f" ({check.note})", style="default")
@@ -87,12 +97,7 @@ def _table(checks: list[Check]) -> Table:
             "equal" if check.tolerance == 0 else f"{check.tolerance:g}",
             result,
         )
-    return table
-
-
-def _summary(checks: list[Check]) -> str:
-    counts = {word: sum(check.passed is verdict for check in checks) for word, verdict in _VERDICTS.items()}
-    return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing to check"
-
-
-_VERDICTS = {"passed": True, "failed": False, "skipped": None}
+    counts = {plural: sum(check.passed is passed for check in checks) for passed, (_, plural, _) in VERDICTS.items()}
+    console = Console()
+    console.print(table)
+    console.print(", ".join(f"{count} {plural}" for plural, count in counts.items() if count), highlight=False)

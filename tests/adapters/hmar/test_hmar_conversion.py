@@ -183,7 +183,7 @@ def test_what_cannot_be_converted_is_exit_code_2_and_leaves_no_file(folder, tiny
     assert convert(folder) == 2
     assert "swapped" in capsys.readouterr().err
     assert main(["convert", "var-d16", "--nsp", "a", "--mp", "b", "--out", "c.safetensors"]) == 2
-    assert "var-d16 is no HMAR" in capsys.readouterr().err
+    assert "var-d16 is not an HMAR" in capsys.readouterr().err
     assert main(["convert", "hmar-d24-512", "--nsp", "a", "--mp", "b", "--out", "c.safetensors"]) == 2
     assert "give its file with --tokenizer" in capsys.readouterr().err
     assert sorted(path.name for path in folder.iterdir()) == ["mp.pth", "nsp.pth", "vae.pth"]
