@@ -17,7 +17,7 @@ from torch import Tensor
 from arvbench.adapters.checkpoints import sha256_of
 from arvbench.errors import ContractError, UserError
 from arvbench.files import cache_folder
-from arvbench.harness.data.digits import load_digits_rgb
+from arvbench.harness.data import DATA_SETS
 from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.chunks import LayerRequest, PassOver, Scan, folder_name, scan, task_key
 from arvbench.harness.quality.features.sets import FeatureData, FeatureSet, StoredStatistics
@@ -65,8 +65,8 @@ def load_reference(
     asked = ReferenceRequest(
         needs=needs, work=work, progress=progress, samples_shape=samples_shape, pass_over=pass_over
     )
-    if reference == DIGITS:
-        return _digits(replace(asked, pass_over=None))  # other processes open images by their path
+    if reference in DATA_SETS:
+        return _data_set(reference, replace(asked, pass_over=None))  # other processes open images by their path
     path = _existing(reference)
     if holds_statistics(path):
         return _statistics(StatisticsFile(path), asked)
@@ -75,12 +75,12 @@ def load_reference(
 
 def reference_images(reference: str) -> Tensor | None:
     """Pixels (M, 3, H, W) uint8 of a reference that is a named data set; None for any other, which may be any size."""
-    return load_digits_rgb().images_N3HW if reference == DIGITS else None
+    return DATA_SETS[reference]().images_N3HW if reference in DATA_SETS else None
 
 
 def reference_files(reference: str) -> list[Path]:
     """Files that a reference consists of; none for a named data set. Raises UserError when it is not there."""
-    if reference == DIGITS:
+    if reference in DATA_SETS:
         return []
     path = _existing(reference)
     if not path.is_dir():
@@ -93,8 +93,9 @@ def reference_files(reference: str) -> list[Path]:
 def _existing(reference: str) -> Path:
     path = Path(reference).expanduser()
     if not path.exists():
+        named = ", ".join(map(repr, DATA_SETS))
         raise UserError(
-            f"reference {reference!r} is neither {DIGITS!r} nor a file or folder that is here: name an official .npz, "
+            f"reference {reference!r} is neither {named} nor a file or folder that is here: name an official .npz, "
             "a file of `arvbench reference make`, or images (a folder, .npz or .safetensors)"
         )
     return path
@@ -126,30 +127,30 @@ class ReferenceRequest:
         return self.pass_over(source, wanted, work, self.progress or (lambda _done: None)), notes
 
 
-def digits_source() -> TensorSource:
-    """The digits, in the order of the data set."""
-    digits = load_digits_rgb()
+def data_set_source(name: str) -> TensorSource:
+    """Images of a named data set, in its order."""
+    data_set = DATA_SETS[name]()
     return TensorSource(
-        digits.images_N3HW,
-        name=DIGITS,
-        labels_N=digits.labels_N,
+        data_set.images_N3HW,
+        name=name,
+        labels_N=data_set.labels_N,
         provenance=Provenance(labels="data set", uint8_rule="none"),
     )
 
 
-def _digits(asked: ReferenceRequest) -> Reference:
-    source = digits_source()
-    asked.check(DIGITS, source.shape)
+def _data_set(name: str, asked: ReferenceRequest) -> Reference:
+    source = data_set_source(name)
+    asked.check(name, source.shape)
     stored: dict[str, FeatureData] = {}
     missing: list[tuple[Extractor, frozenset[str]]] = []
     for extractor, layers in asked.needs:
-        if extractor.name == DIGITS_EXTRACTOR and set(layers) <= {DIGITS_LAYER}:
+        if (name, extractor.name) == (DIGITS, DIGITS_EXTRACTOR) and set(layers) <= {DIGITS_LAYER}:
             stored[extractor.name] = _digits_statistics(extractor)
         else:
             missing.append((extractor, frozenset(layers)))
     scanned, notes = asked.extract(source, missing)
     return Reference(
-        name=DIGITS,
+        name=name,
         sha256=scanned.images_sha256,
         image_shape=source.shape,
         labels_M=source.labels_N,

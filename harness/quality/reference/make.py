@@ -27,6 +27,7 @@ import arvbench
 from arvbench.adapters.checkpoints import sha256_of
 from arvbench.errors import HostError, UserError
 from arvbench.files import claimed
+from arvbench.harness.data import DATA_SETS
 from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.chunks import Scan, scan
 from arvbench.harness.quality.features.sets import FeatureSet
@@ -36,7 +37,7 @@ from arvbench.harness.quality.images.resize import ResizedSource, parse_resize
 from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.images.stored import FORMAT, PROVENANCE_KEY
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS, reference_layers
-from arvbench.harness.quality.reference.load import DIGITS, ReferenceLayers, digits_source
+from arvbench.harness.quality.reference.load import ReferenceLayers, data_set_source
 from arvbench.harness.quality.reference.reference_set import Use
 from arvbench.harness.quality.reference.statistics import (
     ADM_EXTRACTOR,
@@ -63,11 +64,11 @@ class ReferenceFile:
 
 
 def source_of(images: str, resize: str | None = None) -> ImageSource:
-    """The images at a path, or those of the data set "digits". Raises UserError as `open_images` does."""
-    if images != DIGITS:
+    """Return the images at a path, or those of a named data set. Raises UserError as `open_images` does."""
+    if images not in DATA_SETS:
         return open_images(images, resize=resize)
-    chosen = parse_resize(resize)
-    return digits_source() if chosen is None else ResizedSource(digits_source(), chosen)
+    chosen, source = parse_resize(resize), data_set_source(images)
+    return source if chosen is None else ResizedSource(source, chosen)
 
 
 def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> ReferenceLayers:
