@@ -1,7 +1,7 @@
-"""Reading weights: only tensors, strictly, with errors that say what to do.
+"""Read weights: tensors alone, strictly, with errors that name the remedy.
 
-Pickles are opened with `weights_only=True`: a file that needs more is refused, and nothing in it runs. Names and
-shapes are those of the official files (golden manifests).
+Pickles are opened with `weights_only=True`: a file that needs more is refused, and none of its code runs. Names and
+shapes are those of the official files (tests/golden/manifests).
 """
 
 from __future__ import annotations
@@ -63,28 +63,27 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> object:
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
     try:
-        # Training checkpoints keep their command line beside the weights: a class that only holds values.
+        # Training checkpoints keep their command line beside the weights, in a class that only holds values.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            return content
     except pickle.UnpicklingError as error:
-        # torch's own text advises to switch the protection off; only what it stumbled over is of use.
-        found = re.search(r"GLOBAL \S+|Unsupported \w+ \S+", str(error))
+        # torch's message suggests disabling the protection; show only what it rejected.
+        rejected = re.search(r"GLOBAL \S+|Unsupported \w+ \S+", str(error))
         raise CheckpointError(
             f"{path} refused: it is not a plain file of tensors, and opening it could run code"
-            + (f" ({found[0].rstrip('.')})" if found else "")
+            + (f" ({rejected[0].rstrip('.')})" if rejected else "")
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged or truncated: {first_line}") from error
 
 
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
-
-
 def _descend(content: object, keys: Sequence[str]) -> dict[str, Tensor] | None:
+    """Return the state dict below `keys`, or None where there is none."""
     for key in keys:
         if not isinstance(content, Mapping) or key not in content:
             return None
@@ -97,74 +96,67 @@ def _descend(content: object, keys: Sequence[str]) -> dict[str, Tensor] | None:
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Name of every tensor -> its shape."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def similarity(file: Shapes, model: Shapes) -> float:
-    """Share of (name, shape) pairs that two sets have in common, 0..1."""
-    a, b = set(file.items()), set(model.items())
-    return len(a & b) / len(a | b) if a | b else 0.0
-
-
 def nearest(file: Shapes, known: Iterable[tuple[str, Shapes]]) -> tuple[str, float]:
-    """Name of the known model that the file's names and shapes look most like, and how much (0..1)."""
-    return max(((name, similarity(file, shapes)) for name, shapes in known), key=lambda pair: pair[1])
+    """Return the known model most like the file, and the share 0..1 of (name, shape) pairs that both have."""
+
+    def similarity(model: Shapes) -> float:
+        ours, theirs = set(file.items()), set(model.items())
+        return len(ours & theirs) / max(1, len(ours | theirs))
+
+    return max(((name, similarity(shapes)) for name, shapes in known), key=lambda pair: pair[1])
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Give `module` the tensors themselves (no copy). Every name, shape and kind of number must match.
+    """Give `module`, which may be on the meta device, the tensors themselves: no copy is made.
 
-    `module` may be on the meta device. Raises MisfitError that lists what is missing, unexpected or of another shape,
-    and CheckpointError that names a parameter which holds a NaN or an infinity.
+    Every name, shape and kind of number must match. Raises MisfitError that lists the missing, the unexpected and the
+    differing ones, CheckpointError that names a parameter with a NaN or an infinity.
     """
-    wanted = module.state_dict()
-    problems = [
-        *_listing("missing", [k for k in wanted if k not in tensors]),
-        *_listing("unexpected", [k for k in tensors if k not in wanted]),
-        *_listing(
-            "of another shape",
-            [
-                f"{k} {tuple(tensors[k].shape)} instead of {tuple(wanted[k].shape)}"
-                for k in wanted
-                if k in tensors and tensors[k].shape != wanted[k].shape
-            ],
-        ),
-        *_listing(
-            "of another kind",
-            [
-                f"{k} {tensors[k].dtype} instead of {wanted[k].dtype}"
-                for k in wanted
-                if k in tensors and tensors[k].is_floating_point() != wanted[k].is_floating_point()
-            ],
-        ),
-    ]
-    if problems:
-        raise MisfitError(f"{source} does not fit: {'; '.join(problems)}")
-    parameters = {name for name, _ in module.named_parameters()}
-    for name in parameters:
+    needed = module.state_dict()
+    shared = [name for name in needed if name in tensors]
+    problems = {
+        "missing": [name for name in needed if name not in tensors],
+        "unexpected": [name for name in tensors if name not in needed],
+        "of another shape": [
+            f"{name} {tuple(tensors[name].shape)} instead of {tuple(needed[name].shape)}"
+            for name in shared
+            if tensors[name].shape != needed[name].shape
+        ],
+        "of another kind": [
+            f"{name} {tensors[name].dtype} instead of {needed[name].dtype}"
+            for name in shared
+            if tensors[name].is_floating_point() != needed[name].is_floating_point()
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(_listing(problem, names) for problem, names in problems.items() if names)
+        raise MisfitError(f"{source} does not fit: {listed}")
+    for name, _ in module.named_parameters():
         if not torch.isfinite(tensors[name]).all():
             raise CheckpointError(f"{source} has NaN or infinity in {name}")
     module.load_state_dict(dict(tensors), strict=True, assign=True)
 
 
-def _listing(what: str, names: list[str]) -> list[str]:
-    if not names:
-        return []
+def _listing(problem: str, names: list[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return [f"{len(names)} {what} ({', '.join(names[:_LISTED])}{more})"]
+    return f"{len(names)} {problem} ({', '.join(names[:_LISTED])}{more})"
 
 
 def random_tensors(module: nn.Module, seed: int, device: torch.device) -> dict[str, Tensor]:
-    """Seeded weights for `module` (which may be on the meta device) that keep activations of order one.
+    """Draw seeded fp32 weights for `module`, which may be on the meta device, that keep activations of order one.
 
-    Good for speed and memory, which do not depend on the values. Every tensor has a stream of its own, so that its
-    values do not depend on the order of the parameters. fp32.
+    They serve to measure speed and memory, which do not depend on the values. Every tensor has a random stream of its
+    own, so its values do not depend on the order of the parameters.
     """
     constants: dict[str, Tensor] = getattr(module, "constant_buffers", dict)()
-    out: dict[str, Tensor] = {}
+    drawn: dict[str, Tensor] = {}
     for name, parameter in module.state_dict().items():
         if name in constants:
-            out[name] = constants[name].to(device)
+            drawn[name] = constants[name].to(device)
             continue
         digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         generator = torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -172,9 +164,9 @@ def random_tensors(module: nn.Module, seed: int, device: torch.device) -> dict[s
         if parameter.ndim >= 2 and not name.endswith("scale_mul_1H11"):
             fan_in = parameter[0].numel() if parameter.ndim != 3 else parameter.shape[-1]
             bound = (3 / fan_in) ** 0.5
-            out[name] = fresh.uniform_(-bound, bound, generator=generator)
+            drawn[name] = fresh.uniform_(-bound, bound, generator=generator)
         elif name.endswith("scale_mul_1H11"):
-            out[name] = fresh.fill_(4.0).log_()
+            drawn[name] = fresh.fill_(4.0).log_()
         else:
-            out[name] = fresh.fill_(1.0 if name.endswith("weight") else 0.0)
-    return out
+            drawn[name] = fresh.fill_(1.0 if name.endswith("weight") else 0.0)
+    return drawn

@@ -1,7 +1,7 @@
-"""From a model's name and a source of weights to a sampler.
+"""Build the sampler of a named model from a source of weights.
 
-Sources  a folder with the official files, one official file (the tokenizer's beside it), a bundle written by
-         `arvbench train`, "hub", "demo", "random:SEED"
+Sources  a folder with the official files; one official file, with the tokenizer's file beside it; a bundle of both
+         parts in one .safetensors file, as `arvbench train` writes it; "hub"; "demo"; "random:SEED"
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from arvbench.adapters.registry import MODELS
 from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
 from arvbench.errors import ArvbenchError, CheckpointError, HostError, UserError
 from arvbench.kernels.backends import backend_named
-
-_BUNDLE_HINT = "this model takes a .safetensors file that `arvbench train` wrote"
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
@@ -63,8 +61,8 @@ def build_sampler(
     dtype: torch.dtype = torch.float32,
     backend: str = "reference",
 ) -> Sampler:
-    """`load_sampler` for a spec that is in no table."""
-    backend_named(backend)
+    """Build the sampler of a spec, which need not be in the table of models; `load_sampler` states the errors."""
+    backend_named(backend)  # before gigabytes are read
     device = usable_device(device)
     state, info = _read(spec, weights, device)
     spec = spec.sampler.adapt_spec(spec, state["transformer"])
@@ -83,23 +81,18 @@ def assemble(
     """Build the modules of `spec`, give them the tensors in `state` strictly, and return the sampler."""
     modules = meta_modules(spec)
     for part, module in modules.items():
-        _fill(module, state[part], source=f"{part} weights from {info.source}")
+        adapt = getattr(module, "adapt_state", dict)
+        tensors: dict[str, Tensor] = adapt(state[part])
+        try:
+            load_strict(module, tensors, source=f"{part} weights from {info.source}")
+        except MisfitError as error:
+            raise MisfitError(f"{error}. {_likeness(tensors)}") from error
     return spec.sampler(spec, modules, weights=info, backend=backend, device=device, dtype=dtype)
 
 
-def locate_weights(spec: ModelSpec, weights: str) -> dict[str, Path]:
-    """Files that `weights` stands for, by part, without reading them.
-
-    Empty for random weights, and for "hub", whose files are known once they are downloaded. Raises CheckpointError for
-    a file that is not there or a model without such weights, UserError for a malformed `random:SEED`.
-    """
-    if _is_random(weights):
-        _random_seed(weights)
-        return {}
-    if weights == "hub":
-        _official_names(spec)
-        return {}
-    return _demo_files(spec) if weights == "demo" else _local_files(spec, Path(weights).expanduser())
+def meta_modules(spec: ModelSpec) -> dict[str, nn.Module]:
+    """Build the modules of `spec` without memory: names, shapes and dtypes only."""
+    return on_meta(lambda: spec.sampler.build_modules(spec))
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -116,52 +109,83 @@ def usable_device(device: str | torch.device) -> torch.device:
     return device
 
 
-def meta_modules(spec: ModelSpec) -> dict[str, nn.Module]:
-    """The model's modules without memory: names, shapes and dtypes only."""
-    return on_meta(lambda: spec.sampler.build_modules(spec))
+def locate_weights(spec: ModelSpec, weights: str) -> dict[str, Path]:
+    """Return the file of every part that `weights` stands for, without reading it.
+
+    Empty for random weights, and for "hub", whose files are known once they are downloaded. Raises CheckpointError for
+    a missing file or a model without such weights, UserError for a malformed `random:SEED`.
+    """
+    if _random_seed(weights) is not None:
+        return {}
+    if weights == "hub":
+        _official_names(spec)
+        return {}
+    if weights == "demo":
+        if not spec.demo:
+            raise CheckpointError(f"{spec.name} has no demo weights; models that have: {', '.join(demo_models())}")
+        return _bundle(DEMO_FOLDER / f"{spec.name.removeprefix('demo/')}.safetensors")
+    path = Path(weights).expanduser()
+    if not path.exists():
+        raise CheckpointError(f"no weights at {path}: give a folder, a file, hub, demo or random:SEED")
+    if spec.checkpoint is None:
+        return _bundle(path)
+    names = _official_names(spec)
+    files = {part: path / name for part, (_, name) in names.items()}
+    if path.is_file():
+        files = {"transformer": path, "tokenizer": path.with_name(names["tokenizer"][1])}
+    for part, file in files.items():
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing; get it from huggingface.co/{names[part][0]}")
+    return files
 
 
-def _read(spec: ModelSpec, weights: str, device: torch.device) -> tuple[State, WeightsInfo]:
-    if _is_random(weights):
-        seed = _random_seed(weights)
-        state = {part: random_tensors(module, seed, device) for part, module in meta_modules(spec).items()}
-        return state, WeightsInfo(source=weights, random=True)
-    files = _hub_files(spec) if weights == "hub" else locate_weights(spec, weights)
-    state = _read_official(spec, files) if spec.checkpoint else _read_bundle(files["transformer"])
-    digests = {path.name: sha256_of(path) for path in dict.fromkeys(files.values())}
-    return state, WeightsInfo(source=weights, random=False, sha256=digests)
+def _bundle(path: Path) -> dict[str, Path]:
+    if path.suffix != ".safetensors" or not path.is_file():
+        hint = "this model takes a .safetensors file that `arvbench train` wrote"
+        raise CheckpointError(f"{path} is not a bundle of weights: {hint}")
+    return {"transformer": path, "tokenizer": path}
 
 
-def _is_random(weights: str) -> bool:
-    return weights == "random" or weights.startswith("random:")
+def _official_names(spec: ModelSpec) -> dict[str, tuple[str, str]]:
+    """Part -> (hub repository, file name)."""
+    checkpoint = spec.checkpoint
+    if checkpoint is None:
+        raise CheckpointError(f"{spec.name} has no official files to download")
+    return {
+        "transformer": (checkpoint.hub_repo, checkpoint.transformer_file),
+        "tokenizer": (checkpoint.tokenizer_repo or checkpoint.hub_repo, checkpoint.tokenizer_file),
+    }
 
 
-def _random_seed(weights: str) -> int:
+def _random_seed(weights: str) -> int | None:
+    """Return SEED of "random:SEED", None for other weights; UserError for "random" with a malformed seed."""
+    if weights != "random" and not weights.startswith("random:"):
+        return None
     match = re.fullmatch(r"random:(\d{1,18})", weights)
     if match is None:
         raise UserError(f"weights {weights!r}: random weights need a seed, such as random:0")
     return int(match[1])
 
 
-def _demo_files(spec: ModelSpec) -> dict[str, Path]:
-    if not spec.demo:
-        raise CheckpointError(f"{spec.name} has no demo weights; models that have: {', '.join(demo_models())}")
-    return _local_bundle(DEMO_FOLDER / f"{spec.name.removeprefix('demo/')}.safetensors")
+def _read(spec: ModelSpec, weights: str, device: torch.device) -> tuple[State, WeightsInfo]:
+    """Read or draw the tensors that `weights` stands for, with their identity."""
+    seed = _random_seed(weights)
+    if seed is not None:
+        state = {part: random_tensors(module, seed, device) for part, module in meta_modules(spec).items()}
+        return state, WeightsInfo(source=weights, random=True)
+    files = _download(spec) if weights == "hub" else locate_weights(spec, weights)
+    if spec.checkpoint:
+        state = {
+            "transformer": read_tensors(files["transformer"], spec.checkpoint.transformer_nesting),
+            "tokenizer": read_tensors(files["tokenizer"], spec.checkpoint.tokenizer_nesting),
+        }
+    else:
+        state = _read_bundle(files["transformer"])
+    digests = {path.name: sha256_of(path) for path in dict.fromkeys(files.values())}
+    return state, WeightsInfo(source=weights, random=False, sha256=digests)
 
 
-def demo_models() -> list[str]:
-    """Names of the models whose trained weights are part of this package."""
-    return [name for name, spec in known_specs() if spec.demo]
-
-
-def known_specs() -> Iterator[tuple[str, ModelSpec]]:
-    """Every model that can be imported; a broken plug-in costs its own models and no others."""
-    for name in MODELS:
-        with contextlib.suppress(ArvbenchError):
-            yield name, MODELS[name]
-
-
-def _hub_files(spec: ModelSpec) -> dict[str, Path]:
+def _download(spec: ModelSpec) -> dict[str, Path]:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -177,80 +201,41 @@ def _hub_files(spec: ModelSpec) -> dict[str, Path]:
     return files
 
 
-def _local_files(spec: ModelSpec, path: Path) -> dict[str, Path]:
-    if not path.exists():
-        raise CheckpointError(f"no weights at {path}: give a folder, a file, hub, demo or random:SEED")
-    if spec.checkpoint is None:
-        return _local_bundle(path)
-    names = _official_names(spec)
-    files = {part: path / name for part, (_, name) in names.items()}
-    if path.is_file():
-        files = {"transformer": path, "tokenizer": path.with_name(names["tokenizer"][1])}
-    for part, file in files.items():
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing; get it from huggingface.co/{names[part][0]}")
-    return files
-
-
-def _local_bundle(path: Path) -> dict[str, Path]:
-    """Both parts are in one file."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise CheckpointError(f"{path} is no bundle of weights: {_BUNDLE_HINT}")
-    return {"transformer": path, "tokenizer": path}
-
-
-def _official_names(spec: ModelSpec) -> dict[str, tuple[str, str]]:
-    """Part -> (hub repository, file name)."""
-    if spec.checkpoint is None:
-        raise CheckpointError(f"{spec.name} has no official files to download")
-    checkpoint = spec.checkpoint
-    return {
-        "transformer": (checkpoint.hub_repo, checkpoint.transformer_file),
-        "tokenizer": (checkpoint.tokenizer_repo or checkpoint.hub_repo, checkpoint.tokenizer_file),
-    }
-
-
-def _read_official(spec: ModelSpec, files: Mapping[str, Path]) -> State:
-    assert spec.checkpoint is not None
-    nesting = {
-        "transformer": spec.checkpoint.transformer_nesting,
-        "tokenizer": spec.checkpoint.tokenizer_nesting,
-    }
-    return {part: read_tensors(path, nesting[part]) for part, path in files.items()}
-
-
 def _read_bundle(path: Path) -> State:
     """Split "transformer." and "tokenizer."; bundles are stored in half precision to stay small."""
     state: State = {"transformer": {}, "tokenizer": {}}
     for key, tensor in read_tensors(path).items():
         part, _, name = key.partition(".")
         if part not in state:
-            raise CheckpointError(f"{path} is no bundle of weights: {key} belongs to neither {' nor '.join(state)}")
+            raise CheckpointError(f"{path} is not a bundle of weights: {key} belongs to neither {' nor '.join(state)}")
         state[part][name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
 
 
-def _fill(module: nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:
-    adapt = getattr(module, "adapt_state", None)
-    if adapt is not None:
-        tensors = adapt(tensors)
-    try:
-        load_strict(module, tensors, source=source)
-    except MisfitError as error:
-        raise MisfitError(f"{error}. {_likeness(shapes_of(tensors))}") from error
+def known_specs() -> Iterator[tuple[str, ModelSpec]]:
+    """Yield every model that can be imported; a broken plug-in costs its own models and no others."""
+    for name in MODELS:
+        with contextlib.suppress(ArvbenchError):
+            yield name, MODELS[name]
 
 
-def _likeness(file: Shapes) -> str:
-    name, share = nearest(file, _known_shapes())
+def demo_models() -> list[str]:
+    """Names of the models whose trained weights are part of this package."""
+    return [name for name, spec in known_specs() if spec.demo]
+
+
+def _likeness(tensors: Mapping[str, Tensor]) -> str:
+    """Name the part of a known model whose names and shapes are most like those of a file."""
+    known = (
+        (f"the {part} of {name}", shapes) for name, spec in known_specs() for part, shapes in _shapes(spec).items()
+    )
+    name, share = nearest(shapes_of(tensors), known)
     if share == 0:
-        return "It looks like no model known here"
+        return "It looks like no known model"
     return f"It looks most like {name} ({share:.0%} of names and shapes agree)"
 
 
-def _known_shapes() -> list[tuple[str, Shapes]]:
-    return [known for name, spec in known_specs() for known in _shapes_of_model(name, spec)]
-
-
 @cache  # building a hundred modules takes seconds, even without memory
-def _shapes_of_model(name: str, spec: ModelSpec) -> list[tuple[str, Shapes]]:
-    return [(f"the {part} of {name}", shapes_of(module.state_dict())) for part, module in meta_modules(spec).items()]
+def _shapes(spec: ModelSpec) -> dict[str, Shapes]:
+    """Part -> names and shapes of its tensors."""
+    return {part: shapes_of(module.state_dict()) for part, module in meta_modules(spec).items()}

@@ -179,7 +179,7 @@ def test_a_bundle_is_as_strict_as_two_files(tmp_path, state):
     assert "extra.foo belongs to neither transformer nor tokenizer" in refused(tiny_spec(), tmp_path / "b.safetensors")
     save_file(tensors | {"transformer.foo": torch.zeros(1)}, tmp_path / "b.safetensors")
     assert "1 unexpected (foo)" in refused(tiny_spec(), tmp_path / "b.safetensors")
-    assert "no bundle" in refused(tiny_spec(), tmp_path)
+    assert "not a bundle" in refused(tiny_spec(), tmp_path)
 
 
 def test_weights_are_located_without_being_read(spec, folder):
