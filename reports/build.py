@@ -12,6 +12,7 @@ from arvbench.files import write_whole
 from arvbench.reports.content import count_by_status, make_report, shown_records
 from arvbench.reports.html import to_html
 from arvbench.reports.markdown import to_markdown
+from arvbench.reports.sections import SECTIONS, Section
 from arvbench.results.records import RecordsFile, read_records
 from arvbench.results.schema import Status
 
@@ -31,7 +32,13 @@ class ReportSummary(BaseModel):
     """Lines of the records files that were skipped, with the reason."""
 
 
-def build_report(paths: Sequence[Path], html_path: Path, markdown_path: Path | None = None) -> ReportSummary:
+def build_report(
+    paths: Sequence[Path],
+    html_path: Path,
+    markdown_path: Path | None = None,
+    *,
+    sections: Sequence[Section] = SECTIONS,
+) -> ReportSummary:
     """Write the report of the records in `paths` (records files or run folders) to one HTML page and to Markdown.
 
     `markdown_path` None puts the Markdown beside the page. Raises UserError when a path is missing, when there is no
@@ -45,7 +52,7 @@ def build_report(paths: Sequence[Path], html_path: Path, markdown_path: Path | N
     if not records:
         more = f"; {len(damaged)} damaged lines, the first: {damaged[0]}" if damaged else ""
         raise UserError(f"no records in {', '.join(str(file.path) for file in files) or 'no files'}{more}")
-    report = make_report(files)
+    report = make_report(files, sections)
     _write(html_path, to_html(report))
     _write(markdown_path, to_markdown(report))
     return ReportSummary(

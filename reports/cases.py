@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from arvbench.reports.numbers import GIB, plain, significant
-from arvbench.reports.table import Cell
+from arvbench.reports.table import Cell, Column
 from arvbench.results.records import in_utc
 from arvbench.results.schema import Incorrect, Measured, Record, Setup
 
@@ -81,9 +81,28 @@ def has_random_weights(record: Record) -> bool:
     return setup.weights_random if setup is not None else record.case.weights.startswith("random:")
 
 
-def measured(records: Iterable[Record]) -> list[tuple[Record, Measured]]:
-    """The records that have numbers, with their outcome."""
-    return [(record, record.outcome) for record in records if isinstance(record.outcome, Measured)]
+class MeasuredCase(NamedTuple):
+    """A record that has numbers."""
+
+    record: Record
+    outcome: Measured
+
+
+class PreparedCase(NamedTuple):
+    """A record whose model was loaded: measured, or found incorrect."""
+
+    record: Record
+    setup: Setup
+
+
+def measured(records: Iterable[Record]) -> list[MeasuredCase]:
+    """Select the records that have numbers."""
+    return [MeasuredCase(record, record.outcome) for record in records if isinstance(record.outcome, Measured)]
+
+
+def prepared(records: Iterable[Record]) -> list[PreparedCase]:
+    """Select the records whose model was loaded."""
+    return [PreparedCase(record, setup) for record in records if (setup := setup_of(record)) is not None]
 
 
 def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
@@ -118,10 +137,22 @@ def case_names(records: Sequence[Record]) -> dict[str, str]:
     return names
 
 
-def case_cell(record: Record, names: dict[str, str]) -> Cell:
-    """First cell of every row: the case, marked when its weights are random."""
-    name = names[record.record_id]
+def case_cell(record: Record, name: str) -> Cell:
+    """Name of a row's case, marked when its weights are random."""
     return Cell(text=name, sort=name, flags=(RANDOM_WEIGHTS,) if has_random_weights(record) else ())
+
+
+class HasRecord(Protocol):
+    """A row of a table of cases."""
+
+    @property
+    def record(self) -> Record: ...
+
+
+def case_column(records: Sequence[Record]) -> Column[HasRecord]:
+    """First column of a table of cases, in which every row of `records` has a name of its own."""
+    names = case_names(records)
+    return Column("Case", cell=lambda row: case_cell(row.record, names[row.record.record_id]))
 
 
 def memory_text(size_bytes: int) -> str:

@@ -1,13 +1,13 @@
-"""What a report says, before it is written: tables, figures, pictures and notices made from records."""
+"""Content of a report before it is written: facts, notices and filled sections made from records."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arvbench.reports import tables
+from arvbench.reports.blocks import Block, FilledSection, Pictures, Terms, Text
 from arvbench.reports.cases import (
     RANDOM_WEIGHTS,
     case_cell,
@@ -15,25 +15,16 @@ from arvbench.reports.cases import (
     group_by,
     has_random_weights,
     measured,
+    prepared,
     processor,
-    setup_of,
 )
-from arvbench.reports.figures import FIGURES
 from arvbench.reports.numbers import plain
-from arvbench.reports.reproduction import reproduction_commands, reproduction_suite
-from arvbench.reports.samples import SamplePicture, load_picture
-from arvbench.reports.svg import InlineFigure, inline_figure
+from arvbench.reports.samples import load_picture
+from arvbench.reports.sections import SECTIONS, Figure, Part, SampleSheets, Section
+from arvbench.reports.svg import inline_figure
 from arvbench.reports.table import Table
 from arvbench.results.records import RecordsFile, in_utc, newest_of_each_case
-from arvbench.results.schema import Failed, Record, Status
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passage:
-    """A block of preformatted text under a heading: a traceback, a configuration."""
-
-    heading: str
-    text: str
+from arvbench.results.schema import Measured, Record, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,33 +33,10 @@ class Report:
 
     title: str
     facts: tuple[tuple[str, str], ...]
-    """What was run, when and where: (label, text)."""
+    """Suite, cases, time, machine and versions: (label, text)."""
     notices: tuple[str, ...]
-    """What a reader must know before comparing anything."""
-    results: Table
-    failures: Table
-    failure_details: tuple[Passage, ...]
-    figures: dict[str, InlineFigure]
-    """By name, only those that the records have something for."""
-    quality: Table
-    findings: Table
-    protocols: Table
-    pictures: tuple[SamplePicture, ...]
-    scopes: Table
-    steps: tuple[Table, ...]
-    cache: Table
-    memory: Table
-    settings: Table
-    deviations: Table
-    recipes: Table
-    weights: Table
-    correctness: Table
-    environments: tuple[Table, ...]
-    suite: str
-    """YAML of a suite that asks for the same cases again."""
-    commands: tuple[str, ...]
-    """Shell commands that run that suite."""
-    configurations: tuple[Passage, ...]
+    """Warnings that a reader needs before comparing anything."""
+    sections: tuple[FilledSection, ...]
 
 
 def shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]]:
@@ -84,51 +52,54 @@ def shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]
     return found
 
 
-def make_report(files: Sequence[RecordsFile]) -> Report:
+def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECTIONS) -> Report:
     """Make the content of a report from records files that together hold at least one record."""
-    found = shown_records(files)
-    records = [record for record, _ in found.values()]
-    names = case_names(records)
-    figures = {name: figure for name in FIGURES if (figure := inline_figure(name, records)) is not None}
+    shown = shown_records(files)
+    records = [record for record, _ in shown.values()]
     suites = list(dict.fromkeys(plain(record.suite) for record in records))
+    filled = [
+        FilledSection(
+            heading=section.heading, blocks=tuple(block for part in section.parts for block in _blocks(part, shown))
+        )
+        for section in sections
+    ]
     return Report(
         title=f"arvbench report: {', '.join(suites)}",
         facts=_facts(records, suites),
-        notices=_notices(files, records, names),
-        results=tables.results_table(records),
-        failures=tables.failures_table(records),
-        failure_details=_failure_details(records, names),
-        figures=figures,
-        quality=tables.quality_table(records),
-        findings=tables.findings_table(records),
-        protocols=tables.protocols_table(records),
-        pictures=tuple(
-            load_picture(
-                outcome.sample_sheet,
-                folder=found[record.record_id][1],
-                case=names[record.record_id],
-                marks=case_cell(record, names).flags,
-            )
-            for record, outcome in measured(records)
-            if outcome.sample_sheet is not None
-        ),
-        scopes=tables.scopes_table(records),
-        steps=tuple(table for record in records if (table := tables.step_table(record, names))),
-        cache=tables.cache_table(records),
-        memory=tables.memory_table(records),
-        settings=tables.settings_table(records),
-        deviations=tables.deviations_table(records),
-        recipes=tables.recipes_table(records),
-        weights=tables.weights_table(records),
-        correctness=tables.correctness_table(records),
-        environments=tuple(tables.environment_tables(records)),
-        suite=reproduction_suite(records),
-        commands=reproduction_commands(records),
-        configurations=tuple(
-            Passage(heading=names[record.record_id], text=_lines(record.case.model_dump_json(indent=2)))
-            for record in records
-        ),
+        notices=_notices(files, records, case_names(records)),
+        sections=tuple(section for section in filled if not all(isinstance(block, Text) for block in section.blocks)),
     )
+
+
+def _blocks(part: Part, shown: Mapping[str, tuple[Record, Path]]) -> Sequence[Block]:
+    """Make the blocks of one part of a section; none where the records hold nothing for it."""
+    records = [record for record, _ in shown.values()]
+    match part:
+        case Text() | Terms():
+            return [part]
+        case Figure(name=name, draw=draw):
+            figure = inline_figure(name, draw, records)
+            return [] if figure is None else [figure]
+        case SampleSheets():
+            return _pictures(shown)
+    made = part(records)
+    blocks = made if isinstance(made, Sequence) else [made]
+    return [block for block in blocks if not isinstance(block, Table) or block]
+
+
+def _pictures(shown: Mapping[str, tuple[Record, Path]]) -> list[Pictures]:
+    names = case_names([record for record, _ in shown.values()])
+    pictures = [
+        load_picture(
+            record.outcome.sample_sheet,
+            folder=folder,
+            case=names[record.record_id],
+            marks=case_cell(record, names[record.record_id]).flags,
+        )
+        for record, folder in shown.values()
+        if isinstance(record.outcome, Measured) and record.outcome.sample_sheet is not None
+    ]
+    return [Pictures(tuple(pictures))] if pictures else []
 
 
 def count_by_status(records: Sequence[Record]) -> dict[Status, int]:
@@ -171,8 +142,7 @@ def _notices(files: Sequence[RecordsFile], records: Sequence[Record], names: dic
         )
     if unsteady := sum(not outcome.warmup.steady for _, outcome in measured(records)):
         notices.append(f"{_cases(unsteady)} did not reach steady times in warm-up; the times may be too long.")
-    setups = [setup for record in records if (setup := setup_of(record))]
-    if deviating := sum(bool(setup.settings_deviations or setup.recipe_deviations) for setup in setups):
+    if deviating := sum(bool(setup.settings_deviations or setup.recipe_deviations) for _, setup in prepared(records)):
         notices.append(f"{_cases(deviating)} ran with settings that differ from the official ones: see Settings.")
     notices.extend(_warnings(records, names))
     if throttled := sum(bool(r.environment.gpu and r.environment.gpu.throttle_reasons) for r in records):
@@ -202,17 +172,3 @@ def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
 
 def _cases(count: int) -> str:
     return f"{count} case{'s' if count != 1 else ''}"
-
-
-def _failure_details(records: Sequence[Record], names: dict[str, str]) -> tuple[Passage, ...]:
-    """Tracebacks and the ends of workers' output."""
-    return tuple(
-        Passage(heading=f"{names[record.record_id]} ({record.status.value})", text=_lines(record.outcome.detail))
-        for record in records
-        if isinstance(record.outcome, Failed) and record.outcome.detail.strip()
-    )
-
-
-def _lines(text: str) -> str:
-    """Text of several lines, each without control or direction characters."""
-    return "\n".join(plain(line) for line in text.splitlines())

@@ -13,13 +13,18 @@ import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from arvbench.reports.content import Report
-from arvbench.reports.reproduction import SUITE_FILE
 from arvbench.reports.table import Cell
 
 TEMPLATES = Path(__file__).parent / "templates"
+_INLINE = (
+    (r"`([^`]+)`", r"<code>\1</code>"),
+    (r"\*([^*]+)\*", r"<em>\1</em>"),
+    (r"\^([^^]+)\^", r"<sup>\1</sup>"),
+    (r"\[([^]]+)\]\((#[a-z0-9-]+)\)", r'<a href="\2">\1</a>'),
+)
 
 
 def to_html(report: Report) -> str:
@@ -31,15 +36,14 @@ def to_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(sort_key=sort_key, anchor=anchor)
+    environment.filters.update(sort_key=sort_key, anchor=anchor, marked_up=marked_up)
+    environment.filters["kind"] = lambda block: type(block).__name__
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         report=report,
-        suite_file=SUITE_FILE,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        figures={name: Markup(figure.svg) for name, figure in report.figures.items()},
     )
 
 
@@ -54,3 +58,11 @@ def sort_key(cell: Cell) -> str | None:
 def anchor(text: str) -> str:
     """A heading as the id of its section."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def marked_up(words: str) -> Markup:
+    """Words of a `Text` as HTML: `code`, *emphasis*, ^superscripts^ and [links](#section)."""
+    html = str(escape(words))
+    for pattern, element in _INLINE:
+        html = re.sub(pattern, element, html)
+    return Markup(html)

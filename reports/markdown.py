@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
+from arvbench.reports.blocks import Block, Code, FoldedTables, Passage, Pictures, Terms, Text
 from arvbench.reports.content import Report
 from arvbench.reports.numbers import plain
-from arvbench.reports.reproduction import SUITE_FILE
+from arvbench.reports.svg import InlineFigure
 from arvbench.reports.table import Cell, Column, Table
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
@@ -22,31 +24,26 @@ def to_markdown(report: Report) -> str:
     parts = [f"# {escape(report.title)}", _facts(report.facts)]
     if report.notices:
         parts.append("\n".join(f"- {escape(notice)}" for notice in report.notices))
-    sections: list[tuple[str, Sequence[Table]]] = [
-        ("Results", [report.results]),
-        ("Cases without a speed", [report.failures]),
-        ("Quality", [report.quality, report.findings, report.protocols]),
-        ("Latency", [report.scopes, *report.steps]),
-        ("Cache", [report.cache]),
-        ("Memory", [report.memory]),
-        ("Correctness", [report.correctness]),
-        ("Settings", [report.deviations, report.recipes, report.settings, report.weights]),
-        ("Environment", report.environments),
-    ]
-    for heading, section in sections:
-        if any(section):
-            parts.append(f"## {escape(heading)}")
-            parts.extend(_table(table) for table in section if table)
-    parts.append(f"## How to reproduce\n\nSave as `{SUITE_FILE}`:")
-    parts.append(_block(report.suite.splitlines()))
-    parts.append("Then run:")
-    parts.append(_block(report.commands))
+    for section in report.sections:
+        if blocks := [text for block in section.blocks if (text := _block(block))]:
+            parts += [f"## {escape(section.heading)}", *blocks]
     return "\n\n".join(parts) + "\n"
 
 
-def _block(lines: Sequence[str]) -> str:
-    """Preformatted lines; indented, so that nothing in them can end the block."""
-    return "\n".join(f"    {line}" for line in lines)
+def _block(block: Block) -> str:
+    """Markdown of one block; empty for those that only the page has."""
+    match block:
+        case Text(short=words):
+            return words
+        case Table():
+            return _table(block)
+        case FoldedTables(tables=tables):
+            return "\n\n".join(_table(table) for table in tables)
+        case Code(text=text):
+            # Indented, so that no line can end the block.
+            return "\n".join(f"    {line}" for line in text.splitlines())
+        case InlineFigure() | Pictures() | Passage() | Terms():
+            return ""
 
 
 def escape(text: object) -> str:
@@ -74,7 +71,7 @@ def _table(table: Table) -> str:
     return f"**{escape(table.caption)}**\n\n| {header} |\n| {rule} |\n{rows}"
 
 
-def _heading(column: Column) -> str:
+def _heading(column: Column[Any]) -> str:
     note = f" [{column.note}]" if column.note else ""
     return escape(f"{column.heading}{note}")
 

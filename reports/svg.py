@@ -9,12 +9,11 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arvbench.reports.figures import FIGURES
 from arvbench.reports.figures.drawing import CSS_VARIABLES, RC, Drawing
 from arvbench.results.schema import Record
 
@@ -28,6 +27,10 @@ _COLOR = re.compile("|".join(CSS_VARIABLES))
 _DROPPED = ("metadata", "style")
 
 
+Draw = Callable[[Sequence[Record]], Drawing | None]
+"""Draws a figure; None when the records hold nothing for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InlineFigure:
     """One figure, ready for the page."""
@@ -38,15 +41,15 @@ class InlineFigure:
     svg: str
 
 
-def draw_figure(name: str, records: Sequence[Record]) -> Drawing | None:
-    """Draw the figure `name` in the report's style; None when the records hold nothing for it."""
+def draw_figure(name: str, draw: Draw, records: Sequence[Record]) -> Drawing | None:
+    """Call `draw` in the report's style."""
     with _style(name):
-        return FIGURES[name](records)
+        return draw(records)
 
 
-def inline_figure(name: str, records: Sequence[Record]) -> InlineFigure | None:
-    """Draw and write the figure `name`, or None."""
-    drawing = draw_figure(name, records)
+def inline_figure(name: str, draw: Draw, records: Sequence[Record]) -> InlineFigure | None:
+    """Draw a figure and write it as SVG; None when the records hold nothing for it."""
+    drawing = draw_figure(name, draw, records)
     if drawing is None:
         return None
     svg = figure_to_svg(drawing.figure, name=name, alt=drawing.alt)

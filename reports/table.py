@@ -1,13 +1,13 @@
 """A table as data: built once from records, written as HTML, Markdown and text in a terminal.
 
-Everything in a cell may come from a record and is untrusted: each writer escapes it in its own way.
+Text in a cell may come from a record and is untrusted: each writer escapes it in its own way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Generic, Literal, TypeVar
 
 MISSING = "\N{EN DASH}"
 
@@ -16,7 +16,7 @@ Tone = Literal["plain", "good", "bad", "warn"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One value: what is read, and what it is sorted by."""
+    """One value: the text to read and the key to sort by."""
 
     text: str = MISSING
     detail: str = ""
@@ -30,13 +30,18 @@ class Cell:
 
 NOTHING = Cell()
 
+Row = TypeVar("Row")
+Row_contra = TypeVar("Row_contra", contravariant=True)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """What the cells below it mean."""
+
+@dataclass(frozen=True, slots=True)
+class Column(Generic[Row_contra]):
+    """A heading, and the cell that a row has below it."""
 
     label: str
     unit: str = ""
+    _: KW_ONLY
+    cell: Callable[[Row_contra], Cell]
     numeric: bool = False
     note: str = ""
     """Second line of the header, such as a protocol id."""
@@ -56,7 +61,7 @@ class Table:
     """Rows of cells under columns; every row is as long as `columns`. The first column names the row."""
 
     caption: str
-    columns: tuple[Column, ...]
+    columns: tuple[Column[Any], ...]
     rows: tuple[tuple[Cell, ...], ...]
 
     def __post_init__(self) -> None:
@@ -68,11 +73,12 @@ class Table:
         return bool(self.rows)
 
 
-def make_table(caption: str, columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> Table:
-    """Build a table from any sequences; columns that are empty in every row are left out, the first is kept."""
-    used = [i for i in range(len(columns)) if i == 0 or not rows or any(row[i] != NOTHING for row in rows)]
+def make_table(caption: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
+    """Build a table with a line of cells for each of `rows`; empty columns are left out, except the first."""
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    used = [i for i in range(len(columns)) if i == 0 or not cells or any(line[i] != NOTHING for line in cells)]
     return Table(
         caption=caption,
         columns=tuple(columns[i] for i in used),
-        rows=tuple(tuple(row[i] for i in used) for row in rows),
+        rows=tuple(tuple(line[i] for i in used) for line in cells),
     )

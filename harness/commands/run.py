@@ -147,7 +147,7 @@ def _as_json(records: list[Record]) -> str:
 def _print_table(records: Sequence[Record]) -> None:
     from rich.console import Console
 
-    from arvbench.reports.tables import terminal_table
+    from arvbench.reports.tables.terminal import terminal_table
 
     Console().print(terminal_table(records))
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from arvbench.reports.cases import RANDOM_WEIGHTS, case_cell, case_names, conditions, has_random_weights, measured
+from arvbench.reports.cases import (
+    RANDOM_WEIGHTS,
+    MeasuredCase,
+    case_column,
+    case_names,
+    conditions,
+    has_random_weights,
+    measured,
+)
 from arvbench.reports.numbers import count_cell, estimate_cell, mib_cell, number_cell, text_cell, yes_no_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
-from arvbench.results.schema import CacheStep, Measured, Record, StepPlan
+from arvbench.results.schema import CacheStep, Measured, Record, StepPlan, Timing, WarmUp
 from arvbench.results.statistics import (
     NS_PER_S,
+    Estimate,
     find_timing,
     forward_rows_per_second,
     images_per_second,
@@ -18,135 +28,139 @@ from arvbench.results.statistics import (
     milliseconds_per_image,
 )
 
-_SCOPES = ("images", "tokens", "decode")
+SCOPES = ("images", "tokens", "decode")
+"""Scopes of a whole call, outermost first."""
+
+
+class _ScopeTime(NamedTuple):
+    """A row of the table of scopes."""
+
+    record: Record
+    outcome: Measured
+    timing: Timing
 
 
 def scopes_table(records: Sequence[Record]) -> Table:
     """Times of the scopes images, tokens and decode, with both rates."""
-    names = case_names(records)
-    rows: list[list[Cell]] = []
-    for record, outcome in measured(records):
-        for scope in _SCOPES:
-            timing = find_timing(outcome, scope)
-            if timing is None:
-                continue
-            rows.append(
-                [
-                    case_cell(record, names),
-                    text_cell(scope),
-                    text_cell(conditions(record)),
-                    estimate_cell(milliseconds(timing)),
-                    estimate_cell(milliseconds_per_image(timing)),
-                    estimate_cell(images_per_second(timing)),
-                    estimate_cell(forward_rows_per_second(timing)),
-                    count_cell(len(timing.samples_ns)),
-                    text_cell(timing.clock),
-                    Cell(
-                        text="steady" if outcome.warmup.steady else "unsteady",
-                        detail=f"{len(outcome.warmup.samples_ns)} calls",
-                        sort=len(outcome.warmup.samples_ns),
-                        tone="plain" if outcome.warmup.steady else "warn",
-                    ),
-                ]
-            )
-    columns = [
-        Column(label="Case"),
-        Column(label="Scope"),
-        Column(label="Conditions"),
-        Column(label="Median", unit="ms/call", numeric=True),
-        Column(label="Per image", unit="ms/image", numeric=True),
-        Column(label="Images", unit="images/s", numeric=True),
-        Column(label="Forward rows", unit="rows/s", numeric=True),
-        Column(label="Samples", unit="calls", numeric=True),
-        Column(label="Clock"),
-        Column(label="Warm-up"),
+    columns: list[Column[_ScopeTime]] = [
+        case_column(records),
+        Column("Scope", cell=lambda row: text_cell(row.timing.scope)),
+        Column("Conditions", cell=lambda row: text_cell(conditions(row.record))),
+        Column("Median", "ms/call", numeric=True, cell=lambda row: estimate_cell(milliseconds(row.timing))),
+        Column(
+            "Per image", "ms/image", numeric=True, cell=lambda row: estimate_cell(milliseconds_per_image(row.timing))
+        ),
+        Column("Images", "images/s", numeric=True, cell=lambda row: estimate_cell(images_per_second(row.timing))),
+        Column(
+            "Forward rows", "rows/s", numeric=True, cell=lambda row: estimate_cell(forward_rows_per_second(row.timing))
+        ),
+        Column("Samples", "calls", numeric=True, cell=lambda row: count_cell(len(row.timing.samples_ns))),
+        Column("Clock", cell=lambda row: text_cell(row.timing.clock)),
+        Column("Warm-up", cell=lambda row: _warmup_cell(row.outcome.warmup)),
+    ]
+    rows = [
+        _ScopeTime(record, outcome, timing)
+        for record, outcome in measured(records)
+        for scope in SCOPES
+        if (timing := find_timing(outcome, scope)) is not None
     ]
     return make_table("Times by scope", columns, rows)
 
 
-def step_table(record: Record, names: dict[str, str]) -> Table:
-    """The steps of one case: the plan beside what was measured."""
-    columns = [
-        Column(label="Step", numeric=True),
-        Column(label="Kind"),
-        Column(label="New", unit="tokens", numeric=True),
-        Column(label="Context", unit="tokens", numeric=True),
-        Column(label="Rows", unit="sequences", numeric=True),
-        Column(label="Time", unit="ms", numeric=True),
-        Column(label="Share of tokens scope", unit="%", numeric=True),
-        Column(label="Planned work", unit="GFLOP", numeric=True),
-        Column(label="Rate", unit="GFLOP/s", numeric=True),
-        Column(label="Cache planned", unit="MiB", numeric=True),
-        Column(label="Cache live", unit="MiB", numeric=True),
-        Column(label="Cache allocated", unit="MiB", numeric=True),
-    ]
-    mark = f" ({RANDOM_WEIGHTS})" if has_random_weights(record) else ""
-    caption = f"Steps of {names[record.record_id]}{mark}"
-    outcome = record.outcome
-    if not isinstance(outcome, Measured):
-        return make_table(caption, columns, [])
+def _warmup_cell(warmup: WarmUp) -> Cell:
+    calls = len(warmup.samples_ns)
+    if warmup.steady:
+        return Cell(text="steady", detail=f"{calls} calls", sort=calls)
+    return Cell(text="unsteady", detail=f"{calls} calls", sort=calls, tone="warn")
+
+
+class _Step(NamedTuple):
+    """A row of the table of steps: the plan, and the measurements that a case has for it."""
+
+    plan: StepPlan
+    timing: Timing | None
+    tokens: Timing | None
+    """The whole token loop."""
+    live_bytes: int | None
+    allocated_bytes: int | None
+
+    def milliseconds(self) -> Estimate | None:
+        return None if self.timing is None else milliseconds(self.timing)
+
+    def share(self) -> float | None:
+        """Percentage of the token loop."""
+        if self.timing is None or self.tokens is None:
+            return None
+        tokens_ns = median_interval(self.tokens.samples_ns).value
+        return 100 * median_interval(self.timing.samples_ns).value / tokens_ns if tokens_ns > 0 else None
+
+    def gflop_per_second(self) -> float | None:
+        step_ns = 0 if self.timing is None else median_interval(self.timing.samples_ns).value
+        return self.plan.flops / 1e9 / (step_ns / NS_PER_S) if step_ns > 0 else None
+
+
+_STEP_COLUMNS: tuple[Column[_Step], ...] = (
+    Column("Step", numeric=True, cell=lambda step: Cell(text=str(step.plan.index), sort=step.plan.index)),
+    Column("Kind", cell=lambda step: text_cell(step.plan.name)),
+    Column("New", "tokens", numeric=True, cell=lambda step: count_cell(step.plan.new_tokens)),
+    Column("Context", "tokens", numeric=True, cell=lambda step: count_cell(step.plan.context_tokens)),
+    Column("Rows", "sequences", numeric=True, cell=lambda step: count_cell(step.plan.rows)),
+    Column("Time", "ms", numeric=True, cell=lambda step: estimate_cell(step.milliseconds())),
+    Column("Share of tokens scope", "%", numeric=True, cell=lambda step: number_cell(step.share())),
+    Column("Planned work", "GFLOP", numeric=True, cell=lambda step: number_cell(step.plan.flops / 1e9)),
+    Column("Rate", "GFLOP/s", numeric=True, cell=lambda step: number_cell(step.gflop_per_second())),
+    Column("Cache planned", "MiB", numeric=True, cell=lambda step: mib_cell(step.plan.cache_bytes)),
+    Column("Cache live", "MiB", numeric=True, cell=lambda step: mib_cell(step.live_bytes)),
+    Column("Cache allocated", "MiB", numeric=True, cell=lambda step: mib_cell(step.allocated_bytes)),
+)
+
+
+def step_tables(records: Sequence[Record]) -> list[Table]:
+    """One table for each case with planned steps: the plan beside the measurements."""
+    names = case_names(records)
+    tables = []
+    for record, outcome in measured(records):
+        mark = f" ({RANDOM_WEIGHTS})" if has_random_weights(record) else ""
+        tables.append(make_table(f"Steps of {names[record.record_id]}{mark}", _STEP_COLUMNS, _steps(outcome)))
+    return [table for table in tables if table]
+
+
+def _steps(outcome: Measured) -> list[_Step]:
     cache = {step.step: step for step in outcome.cache}
-    rows = [_step_row(outcome, plan, cache.get(plan.index)) for plan in outcome.setup.plan]
-    return make_table(caption, columns, rows)
-
-
-def _step_row(outcome: Measured, plan: StepPlan, cache: CacheStep | None) -> list[Cell]:
-    timing = find_timing(outcome, f"step[{plan.index}]")
-    whole = find_timing(outcome, "tokens")
-    share = rate = NOTHING
-    if timing is not None:
-        step_ns = median_interval(timing.samples_ns).value
-        if whole is not None and (tokens_ns := median_interval(whole.samples_ns).value) > 0:
-            share = number_cell(100 * step_ns / tokens_ns)
-        if step_ns > 0:
-            rate = number_cell(plan.flops / 1e9 / (step_ns / NS_PER_S))
+    tokens = find_timing(outcome, "tokens")
     return [
-        Cell(text=str(plan.index), sort=plan.index),
-        text_cell(plan.name),
-        count_cell(plan.new_tokens),
-        count_cell(plan.context_tokens),
-        count_cell(plan.rows),
-        NOTHING if timing is None else estimate_cell(milliseconds(timing)),
-        share,
-        number_cell(plan.flops / 1e9),
-        rate,
-        mib_cell(plan.cache_bytes),
-        NOTHING if cache is None else mib_cell(cache.live_bytes),
-        NOTHING if cache is None else mib_cell(cache.allocated_bytes),
+        _Step(
+            plan=plan,
+            timing=find_timing(outcome, f"step[{plan.index}]"),
+            tokens=tokens,
+            live_bytes=cache[plan.index].live_bytes if plan.index in cache else None,
+            allocated_bytes=cache[plan.index].allocated_bytes if plan.index in cache else None,
+        )
+        for plan in outcome.setup.plan
     ]
 
 
 def cache_table(records: Sequence[Record]) -> Table:
-    """Peak of the cache: the plan, the live bytes, the storage held for them."""
-    names = case_names(records)
-    rows: list[list[Cell]] = []
-    for record, outcome in measured(records):
-        memory = outcome.memory
-        exact = all(step.live_bytes == step.planned_bytes for step in outcome.cache)
-        rows.append(
-            [
-                case_cell(record, names),
-                text_cell(outcome.setup.cache_policy),
-                count_cell(record.case.batch),
-                mib_cell(memory.cache_planned_bytes),
-                mib_cell(memory.cache_live_bytes),
-                mib_cell(memory.cache_allocated_bytes),
-                number_cell(_mean_use(outcome.cache)),
-                yes_no_cell(exact, good=True) if outcome.cache else NOTHING,
-            ]
-        )
-    columns = [
-        Column(label="Case"),
-        Column(label="Policy"),
-        Column(label="Batch", unit="images", numeric=True),
-        Column(label="Planned peak", unit="MiB", numeric=True),
-        Column(label="Live peak", unit="MiB", numeric=True),
-        Column(label="Allocated", unit="MiB", numeric=True),
-        Column(label="Live of allocated, mean of steps", unit="%", numeric=True),
-        Column(label="Live equals plan at every step"),
+    """Peak of the cache: planned bytes, live bytes and the storage held for them."""
+    columns: list[Column[MeasuredCase]] = [
+        case_column(records),
+        Column("Policy", cell=lambda case: text_cell(case.outcome.setup.cache_policy)),
+        Column("Batch", "images", numeric=True, cell=lambda case: count_cell(case.record.case.batch)),
+        Column(
+            "Planned peak", "MiB", numeric=True, cell=lambda case: mib_cell(case.outcome.memory.cache_planned_bytes)
+        ),
+        Column("Live peak", "MiB", numeric=True, cell=lambda case: mib_cell(case.outcome.memory.cache_live_bytes)),
+        Column("Allocated", "MiB", numeric=True, cell=lambda case: mib_cell(case.outcome.memory.cache_allocated_bytes)),
+        Column(
+            "Live of allocated, mean of steps",
+            "%",
+            numeric=True,
+            cell=lambda case: number_cell(_mean_use(case.outcome.cache)),
+        ),
+        Column("Live equals plan at every step", cell=lambda case: _exact_cell(case.outcome.cache)),
     ]
     kept = "what is kept between steps: keys and values, or in M-VAR the mixers' state or history"
-    return make_table(f"Cache at its peak ({kept})", columns, rows)
+    return make_table(f"Cache at its peak ({kept})", columns, measured(records))
 
 
 def _mean_use(cache: Sequence[CacheStep]) -> float | None:
@@ -155,36 +169,36 @@ def _mean_use(cache: Sequence[CacheStep]) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
+def _exact_cell(cache: Sequence[CacheStep]) -> Cell:
+    exact = all(step.live_bytes == step.planned_bytes for step in cache)
+    return yes_no_cell(exact, good=True) if cache else NOTHING
+
+
 def memory_table(records: Sequence[Record]) -> Table:
     """Memory by component; an empty cell is something that this machine cannot tell."""
-    names = case_names(records)
-    rows = [
-        [
-            case_cell(record, names),
-            text_cell(conditions(record)),
-            mib_cell(outcome.memory.weights_bytes),
-            mib_cell(outcome.memory.cache_live_bytes),
-            mib_cell(outcome.memory.cache_allocated_bytes),
-            mib_cell(outcome.memory.tokens_peak_bytes),
-            mib_cell(outcome.memory.decode_peak_bytes),
-            mib_cell(outcome.memory.peak_bytes),
-            text_cell(outcome.memory.source),
-            mib_cell(outcome.memory.reserved_bytes),
-            mib_cell(outcome.memory.device_used_bytes),
-        ]
-        for record, outcome in measured(records)
+    columns: list[Column[MeasuredCase]] = [
+        case_column(records),
+        Column("Conditions", cell=lambda case: text_cell(conditions(case.record))),
+        Column("Weights", "MiB", numeric=True, cell=lambda case: mib_cell(case.outcome.memory.weights_bytes)),
+        Column("Cache live", "MiB", numeric=True, cell=lambda case: mib_cell(case.outcome.memory.cache_live_bytes)),
+        Column(
+            "Cache allocated",
+            "MiB",
+            numeric=True,
+            cell=lambda case: mib_cell(case.outcome.memory.cache_allocated_bytes),
+        ),
+        Column(
+            "Token loop, above idle",
+            "MiB",
+            numeric=True,
+            cell=lambda case: mib_cell(case.outcome.memory.tokens_peak_bytes),
+        ),
+        Column(
+            "Decode, above idle", "MiB", numeric=True, cell=lambda case: mib_cell(case.outcome.memory.decode_peak_bytes)
+        ),
+        Column("Peak", "MiB", numeric=True, cell=lambda case: mib_cell(case.outcome.memory.peak_bytes)),
+        Column("Source of peak", cell=lambda case: text_cell(case.outcome.memory.source)),
+        Column("Reserved", "MiB", numeric=True, cell=lambda case: mib_cell(case.outcome.memory.reserved_bytes)),
+        Column("Whole device", "MiB", numeric=True, cell=lambda case: mib_cell(case.outcome.memory.device_used_bytes)),
     ]
-    columns = [
-        Column(label="Case"),
-        Column(label="Conditions"),
-        Column(label="Weights", unit="MiB", numeric=True),
-        Column(label="Cache live", unit="MiB", numeric=True),
-        Column(label="Cache allocated", unit="MiB", numeric=True),
-        Column(label="Token loop, above idle", unit="MiB", numeric=True),
-        Column(label="Decode, above idle", unit="MiB", numeric=True),
-        Column(label="Peak", unit="MiB", numeric=True),
-        Column(label="Source of peak"),
-        Column(label="Reserved", unit="MiB", numeric=True),
-        Column(label="Whole device", unit="MiB", numeric=True),
-    ]
-    return make_table("Memory by component", columns, rows)
+    return make_table("Memory by component", columns, measured(records))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from arvbench.reports.cases import case_cell, case_names, group_by, memory_text, setup_of
+from arvbench.reports.cases import PreparedCase, case_column, case_names, group_by, memory_text, prepared
 from arvbench.reports.numbers import (
     count_cell,
     mapping_text,
@@ -16,171 +17,161 @@ from arvbench.reports.numbers import (
     yes_no_cell,
 )
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
-from arvbench.results.schema import Environment, Incorrect, Measured, Record, Setup
+from arvbench.results.schema import Correctness, Environment, Gpu, Incorrect, Measured, Record, Setup
+
+
+class _CheckedCase(NamedTuple):
+    record: Record
+    check: Correctness
 
 
 def correctness_table(records: Sequence[Record]) -> Table:
-    """The comparison that each case had to pass before it was timed."""
-    names = case_names(records)
-    rows: list[list[Cell]] = []
-    for record in records:
-        if not isinstance(record.outcome, Measured | Incorrect):
-            continue
-        check = record.outcome.correctness
-        rows.append(
-            [
-                case_cell(record, names),
-                text_cell(check.judge),
-                count_cell(check.images),
-                scientific_cell(check.max_abs_diff),
-                scientific_cell(check.tolerance),
-                number_cell(100 * check.equal_tokens, digits=4),
-                number_cell(100 * check.required_equal_tokens, digits=4),
-                yes_no_cell(check.passed, good=True),
-            ]
-        )
-    columns = [
-        Column(label="Case"),
-        Column(label="Judge"),
-        Column(label="Images", numeric=True),
-        Column(label="Largest difference", unit="logits", numeric=True),
-        Column(label="Tolerance", unit="logits", numeric=True),
-        Column(label="Equal tokens", unit="%", numeric=True),
-        Column(label="Required", unit="%", numeric=True),
-        Column(label="Passed"),
+    """Comparison that each case had to pass before it was timed."""
+    columns: list[Column[_CheckedCase]] = [
+        case_column(records),
+        Column("Judge", cell=lambda case: text_cell(case.check.judge)),
+        Column("Images", numeric=True, cell=lambda case: count_cell(case.check.images)),
+        Column(
+            "Largest difference", "logits", numeric=True, cell=lambda case: scientific_cell(case.check.max_abs_diff)
+        ),
+        Column("Tolerance", "logits", numeric=True, cell=lambda case: scientific_cell(case.check.tolerance)),
+        Column(
+            "Equal tokens", "%", numeric=True, cell=lambda case: number_cell(100 * case.check.equal_tokens, digits=4)
+        ),
+        Column(
+            "Required",
+            "%",
+            numeric=True,
+            cell=lambda case: number_cell(100 * case.check.required_equal_tokens, digits=4),
+        ),
+        Column("Passed", cell=lambda case: yes_no_cell(case.check.passed, good=True)),
+    ]
+    rows = [
+        _CheckedCase(record, record.outcome.correctness)
+        for record in records
+        if isinstance(record.outcome, Measured | Incorrect)
     ]
     return make_table("Correctness, checked before any time was taken", columns, rows)
 
 
 def settings_table(records: Sequence[Record]) -> Table:
-    """What ran: sampling settings after overrides, and every choice that the program made."""
-    names = case_names(records)
-    rows: list[list[Cell]] = []
-    for record in records:
-        setup = setup_of(record)
-        if setup is None:
-            continue
-        rows.append(
-            [
-                case_cell(record, names),
-                text_cell(setup.family),
-                text_cell(setup.recipe),
-                _size_cell(setup),
-                text_cell(mapping_text(setup.settings)),
-                text_cell(mapping_text(setup.settings_deviations) or "none"),
-                text_cell(setup.settings_source),
-                text_cell(setup.attention),
-                text_cell(mapping_text(setup.kernels)),
-                count_cell(setup.threads),
-            ]
-        )
-    columns = [
-        Column(label="Case"),
-        Column(label="Family"),
-        Column(label="Recipe"),
-        Column(label="Image side", unit="px", numeric=True),
-        Column(label="Settings", code=True),
-        Column(label="Deviations from official", code=True),
-        Column(label="Official settings stated in"),
-        Column(label="Attention", code=True),
-        Column(label="Kernels", code=True),
-        Column(label="Threads", unit="CPU", numeric=True),
+    """Sampling settings after overrides, and every choice that the program made."""
+    columns: list[Column[PreparedCase]] = [
+        case_column(records),
+        Column("Family", cell=lambda case: text_cell(case.setup.family)),
+        Column("Recipe", cell=lambda case: text_cell(case.setup.recipe)),
+        Column("Image side", "px", numeric=True, cell=lambda case: _size_cell(case.setup)),
+        Column("Settings", code=True, cell=lambda case: text_cell(mapping_text(case.setup.settings))),
+        Column(
+            "Deviations from official",
+            code=True,
+            cell=lambda case: text_cell(mapping_text(case.setup.settings_deviations) or "none"),
+        ),
+        Column("Official settings stated in", cell=lambda case: text_cell(case.setup.settings_source)),
+        Column("Attention", code=True, cell=lambda case: text_cell(case.setup.attention)),
+        Column("Kernels", code=True, cell=lambda case: text_cell(mapping_text(case.setup.kernels))),
+        Column("Threads", "CPU", numeric=True, cell=lambda case: count_cell(case.setup.threads)),
     ]
-    return make_table("Settings and the choices that the program made", columns, rows)
+    return make_table("Settings and the choices that the program made", columns, prepared(records))
 
 
-def deviations_table(records: Sequence[Record]) -> Table:
-    """Only what differs from the official settings or from the case's recipe, one row each."""
-    names = case_names(records)
-    rows: list[list[Cell]] = []
-    for record in records:
-        setup = setup_of(record)
-        if setup is None:
-            continue
-        for name, (used, official) in deviations(setup).items():
-            rows.append([case_cell(record, names), text_cell(name), _value(used), _value(official)])
-    columns = [
-        Column(label="Case"),
-        Column(label="Setting", code=True),
-        Column(label="Value that ran", code=True),
-        Column(label="Official value", code=True),
-    ]
-    return make_table("Deviations from the official settings", columns, rows)
+class Deviation(NamedTuple):
+    """A setting that differs from the official one, or from the case's recipe."""
+
+    setting: str
+    used: object
+    official: object
+    """UNRECORDED in a case without a recipe."""
 
 
 UNRECORDED = object()
-"""Stands for an official value that the record does not hold."""
+"""Official value that the record does not hold."""
 
 
-def deviations(setup: Setup) -> dict[str, tuple[object, object]]:
-    """Setting -> (value that ran, official value); the official value is UNRECORDED in a case without a recipe."""
-    found: dict[str, tuple[object, object]] = {}
-    for name, pair in sorted(setup.recipe_deviations.items()):
+def deviations(setup: Setup) -> list[Deviation]:
+    """List the deviations of one case: those from its recipe, then those from the settings of its model."""
+    found: dict[str, Deviation] = {}
+    for key, pair in sorted(setup.recipe_deviations.items()):
+        name = key.removeprefix("settings.")
         both = isinstance(pair, Mapping) and {"used", "official"} <= pair.keys()
-        found[name.removeprefix("settings.")] = (pair["used"], pair["official"]) if both else (pair, UNRECORDED)
+        found[name] = Deviation(name, pair["used"], pair["official"]) if both else Deviation(name, pair, UNRECORDED)
     for name, value in sorted(setup.settings_deviations.items()):
-        found.setdefault(name, (value, UNRECORDED))
-    return found
+        found.setdefault(name, Deviation(name, value, UNRECORDED))
+    return list(found.values())
 
 
-def _value(value: object) -> Cell:
+class _CaseDeviation(NamedTuple):
+    record: Record
+    deviation: Deviation
+
+
+def deviations_table(records: Sequence[Record]) -> Table:
+    """Deviations from the official settings or from the case's recipe, one row each."""
+    columns: list[Column[_CaseDeviation]] = [
+        case_column(records),
+        Column("Setting", code=True, cell=lambda row: text_cell(row.deviation.setting)),
+        Column("Value that ran", code=True, cell=lambda row: _value_cell(row.deviation.used)),
+        Column("Official value", code=True, cell=lambda row: _value_cell(row.deviation.official)),
+    ]
+    rows = [_CaseDeviation(record, deviation) for record, setup in prepared(records) for deviation in deviations(setup)]
+    return make_table("Deviations from the official settings", columns, rows)
+
+
+def _value_cell(value: object) -> Cell:
     if value is UNRECORDED:
         return NOTHING
     return text_cell("none" if value is None else value)
 
 
 def recipes_table(records: Sequence[Record]) -> Table:
-    """Cases that follow an official recipe: what they changed, and what no setting makes official."""
-    names = case_names(records)
-    rows: list[list[Cell]] = []
-    for record in records:
-        setup = setup_of(record)
-        if setup is None or setup.recipe is None:
-            continue
-        changed = ", ".join(deviations(setup)) or "nothing"
-        rows.append(
-            [
-                case_cell(record, names),
-                text_cell(setup.recipe),
-                Cell(text=plain(changed), sort=changed, tone="good" if changed == "nothing" else "warn"),
-                text_cell("; ".join(setup.recipe_notes)),
-            ]
-        )
-    columns = [
-        Column(label="Case"),
-        Column(label="Recipe"),
-        Column(label="Changed"),
-        Column(label="What differs whatever is set", prose=True),
+    """Cases that follow an official recipe: their changes, and the differences that no setting removes."""
+    columns: list[Column[PreparedCase]] = [
+        case_column(records),
+        Column("Recipe", cell=lambda case: text_cell(case.setup.recipe)),
+        Column("Changed", cell=lambda case: _changes_cell(case.setup)),
+        Column(
+            "What differs whatever is set", prose=True, cell=lambda case: text_cell("; ".join(case.setup.recipe_notes))
+        ),
     ]
-    return make_table("Official recipes", columns, rows)
+    return make_table(
+        "Official recipes", columns, [case for case in prepared(records) if case.setup.recipe is not None]
+    )
+
+
+def _changes_cell(setup: Setup) -> Cell:
+    changed = ", ".join(deviation.setting for deviation in deviations(setup))
+    if not changed:
+        return Cell(text="nothing", sort="nothing", tone="good")
+    return Cell(text=plain(changed), sort=changed, tone="warn")
 
 
 def weights_table(records: Sequence[Record]) -> Table:
-    """Which weights were loaded."""
-    names = case_names(records)
-    rows: list[list[Cell]] = []
-    for record in records:
-        setup = setup_of(record)
-        if setup is None:
-            continue
-        digests = sorted(setup.weights_sha256.items())
-        rows.append(
-            [
-                case_cell(record, names),
-                text_cell(setup.weights_source),
-                count_cell(setup.transformer_parameters),
-                count_cell(setup.tokenizer_parameters),
-                text_cell(", ".join(f"{name} {digest}" for name, digest in digests)),
-            ]
-        )
-    columns = [
-        Column(label="Case"),
-        Column(label="Weights"),
-        Column(label="Transformer", unit="parameters", numeric=True),
-        Column(label="Tokenizer", unit="parameters", numeric=True),
-        Column(label="File and sha256", code=True),
+    """Weights that were loaded."""
+    columns: list[Column[PreparedCase]] = [
+        case_column(records),
+        Column("Weights", cell=lambda case: text_cell(case.setup.weights_source)),
+        Column(
+            "Transformer", "parameters", numeric=True, cell=lambda case: count_cell(case.setup.transformer_parameters)
+        ),
+        Column("Tokenizer", "parameters", numeric=True, cell=lambda case: count_cell(case.setup.tokenizer_parameters)),
+        Column("File and sha256", code=True, cell=lambda case: _digests_cell(case.setup)),
     ]
-    return make_table("Weights", columns, rows)
+    return make_table("Weights", columns, prepared(records))
+
+
+def _digests_cell(setup: Setup) -> Cell:
+    return text_cell(", ".join(f"{name} {digest}" for name, digest in sorted(setup.weights_sha256.items())))
+
+
+class _Fact(NamedTuple):
+    label: str
+    value: str | None
+
+
+_FACT_COLUMNS: tuple[Column[_Fact], ...] = (
+    Column("Field", cell=lambda fact: text_cell(fact.label)),
+    Column("Value", prose=True, cell=lambda fact: text_cell("not known" if fact.value is None else fact.value)),
+)
 
 
 def environment_tables(records: Sequence[Record]) -> list[Table]:
@@ -189,14 +180,10 @@ def environment_tables(records: Sequence[Record]) -> list[Table]:
     groups = group_by(records, lambda record: _lasting(record.environment))
     tables: list[Table] = []
     for number, members in enumerate(groups.values(), start=1):
-        cases = ", ".join(names[record.record_id] for record in members)
-        fields = _environment_fields([record.environment for record in members])
-        rows = [
-            [text_cell(label), text_cell(value if value is not None else "not known")]
-            for label, value in [*fields, ("Cases", cases)]
-        ]
+        cases = _Fact("Cases", ", ".join(names[record.record_id] for record in members))
+        facts = [*_environment_facts([record.environment for record in members]), cases]
         caption = "Environment" if len(groups) == 1 else f"Environment {number} of {len(groups)}"
-        tables.append(make_table(caption, [Column(label="Field"), Column(label="Value", prose=True)], rows))
+        tables.append(make_table(caption, _FACT_COLUMNS, facts))
     return tables
 
 
@@ -206,38 +193,41 @@ def _lasting(environment: Environment) -> str:
     return environment.model_dump_json(exclude={"gpu": momentary})
 
 
-def _environment_fields(environments: Sequence[Environment]) -> list[tuple[str, str | None]]:
+def _environment_facts(environments: Sequence[Environment]) -> list[_Fact]:
     one = environments[0]
-    commit = None if one.git_commit is None else f"{one.git_commit}{' (with local changes)' if one.git_dirty else ''}"
-    fields: list[tuple[str, str | None]] = [
-        ("arvbench", one.arvbench_version),
-        ("Source sha256", one.source_sha256),
-        ("Git commit", commit if commit is not None else "not run from a checkout"),
-        ("Operating system", one.os),
-        ("Python", one.python),
-        ("CPU", f"{plain(one.cpu)}, {one.cores} cores"),
-        ("Memory", memory_text(one.memory_bytes)),
-        ("GPU", "none used"),
-        ("CUDA", one.cuda or "none"),
-        ("TF32", "allowed" if one.tf32 else "off"),
-        ("Libraries", mapping_text(one.libraries)),
+    commit = "not run from a checkout"
+    if one.git_commit is not None:
+        commit = f"{one.git_commit}{' (with local changes)' if one.git_dirty else ''}"
+    return [
+        _Fact("arvbench", one.arvbench_version),
+        _Fact("Source sha256", one.source_sha256),
+        _Fact("Git commit", commit),
+        _Fact("Operating system", one.os),
+        _Fact("Python", one.python),
+        _Fact("CPU", f"{plain(one.cpu)}, {one.cores} cores"),
+        _Fact("Memory", memory_text(one.memory_bytes)),
+        *_gpu_facts([environment.gpu for environment in environments if environment.gpu is not None]),
+        _Fact("CUDA", one.cuda or "none"),
+        _Fact("TF32", "allowed" if one.tf32 else "off"),
+        _Fact("Libraries", mapping_text(one.libraries)),
     ]
-    if one.gpu is None:
-        return fields
-    gpus = [environment.gpu for environment in environments if environment.gpu is not None]
-    throttled = sorted({reason for gpu in gpus for reason in gpu.throttle_reasons})
-    at = fields.index(("GPU", "none used"))
-    fields[at : at + 1] = [
-        ("GPU", f"{plain(one.gpu.name)}, {memory_text(one.gpu.memory_bytes)}"),
-        ("Compute capability", one.gpu.compute_capability),
-        ("GPU driver", one.gpu.driver),
-        ("SM clock", _span([gpu.sm_clock_mhz for gpu in gpus], "MHz")),
-        ("Memory clock", _span([gpu.memory_clock_mhz for gpu in gpus], "MHz")),
-        ("GPU temperature", _span([gpu.temperature_c for gpu in gpus], "°C")),
-        ("GPU power", _span([gpu.power_w for gpu in gpus], "W")),
-        ("Throttling", ", ".join(throttled) or "none seen"),
+
+
+def _gpu_facts(readings: Sequence[Gpu]) -> list[_Fact]:
+    if not readings:
+        return [_Fact("GPU", "none used")]
+    one = readings[0]
+    throttled = sorted({reason for gpu in readings for reason in gpu.throttle_reasons})
+    return [
+        _Fact("GPU", f"{plain(one.name)}, {memory_text(one.memory_bytes)}"),
+        _Fact("Compute capability", one.compute_capability),
+        _Fact("GPU driver", one.driver),
+        _Fact("SM clock", _span([gpu.sm_clock_mhz for gpu in readings], "MHz")),
+        _Fact("Memory clock", _span([gpu.memory_clock_mhz for gpu in readings], "MHz")),
+        _Fact("GPU temperature", _span([gpu.temperature_c for gpu in readings], "°C")),
+        _Fact("GPU power", _span([gpu.power_w for gpu in readings], "W")),
+        _Fact("Throttling", ", ".join(throttled) or "none seen"),
     ]
-    return fields
 
 
 def _span(values: Sequence[float | None], unit: str) -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
-from arvbench.reports.cases import case_cell, case_names, measured
+from arvbench.reports.cases import case_cell, case_column, case_names, group_by, measured
 from arvbench.reports.numbers import count_cell, mapping_text, plain, significant, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.metrics import METRICS, label_of
@@ -46,7 +47,7 @@ def quality_key(quality: Quality) -> QualityKey:
 def quality_keys(records: Sequence[Record], only: Collection[str] = ()) -> list[QualityKey]:
     """Every (metric, protocol id) in the records: known metrics first, then in the order of first use.
 
-    `only` keeps these metrics; empty keeps all. The same holds for the columns and cells below.
+    `only` keeps these metrics; empty keeps all.
     """
     keys = dict.fromkeys(
         quality_key(quality)
@@ -58,13 +59,22 @@ def quality_keys(records: Sequence[Record], only: Collection[str] = ()) -> list[
     return sorted(keys, key=lambda key: order.get(key[0], len(order)))
 
 
-def quality_columns(records: Sequence[Record], only: Collection[str] = ()) -> list[Column]:
-    """One column for each key of `quality_keys`, its protocol below the metric."""
+def quality_columns(
+    records: Sequence[Record], only: Collection[str] = (), *, with_count: bool = False
+) -> list[Column[Record]]:
+    """One column for each key of `quality_keys`, with its protocol as the note; `with_count` adds the sample count."""
     names = protocol_names(records)
-    return [
-        Column(label=metric_label(metric), numeric=True, note=names[protocol_id])
-        for metric, protocol_id in quality_keys(records, only)
-    ]
+    return [_quality_column(key, names[key[1]], with_count) for key in quality_keys(records, only)]
+
+
+def _quality_column(key: QualityKey, protocol: str, with_count: bool) -> Column[Record]:
+    def cell(record: Record) -> Cell:
+        quality = record.outcome.quality if isinstance(record.outcome, Measured) else ()
+        # Of two numbers with one key, the later one counts.
+        number = next((q for q in reversed(quality) if quality_key(q) == key), None)
+        return _value_cell(number, with_count=with_count)
+
+    return Column(metric_label(key[0]), numeric=True, note=protocol, cell=cell)
 
 
 def protocol_names(records: Sequence[Record]) -> dict[str, str]:
@@ -76,17 +86,6 @@ def protocol_names(records: Sequence[Record]) -> dict[str, str]:
             name = quality.protocol_name or (parsed[1] if parsed else "")
             names[quality.protocol_id] = plain(f"{name} {quality.protocol_id}".strip())
     return names
-
-
-def quality_cells(record: Record, records: Sequence[Record], only: Collection[str] = ()) -> list[Cell]:
-    """The record's cells under `quality_columns(records, only)`."""
-    found = _numbers(record)
-    return [_value_cell(found.get(key), with_count=False) for key in quality_keys(records, only)]
-
-
-def _numbers(record: Record) -> dict[QualityKey, Quality]:
-    outcome = record.outcome
-    return {quality_key(q): q for q in outcome.quality} if isinstance(outcome, Measured) else {}
 
 
 def _value_cell(quality: Quality | None, *, with_count: bool) -> Cell:
@@ -103,43 +102,33 @@ def _value_cell(quality: Quality | None, *, with_count: bool) -> Cell:
 def quality_table(records: Sequence[Record]) -> Table:
     """One row for each case with quality numbers, one column for each metric and protocol id."""
     names = case_names(records)
-    keys = quality_keys(records)
-    rows = [
-        [case_cell(record, names), *(_value_cell(found.get(key), with_count=True) for key in keys)]
-        for record in records
-        if (found := _numbers(record))
+    columns: list[Column[Record]] = [
+        Column("Case", cell=lambda record: case_cell(record, names[record.record_id])),
+        *quality_columns(records, with_count=True),
     ]
-    return make_table("Quality, by protocol id", [Column(label="Case"), *quality_columns(records)], rows)
+    return make_table("Quality, by protocol id", columns, [r for r, outcome in measured(records) if outcome.quality])
+
+
+_PROTOCOL_COLUMNS: tuple[Column[Sequence[Quality]], ...] = (
+    Column("Protocol id", code=True, cell=lambda numbers: text_cell(numbers[0].protocol_id)),
+    Column("Metric", cell=lambda numbers: text_cell(metric_label(numbers[0].metric))),
+    Column("Better", cell=lambda numbers: text_cell(label_of(numbers[0].metric).better)),
+    Column("Protocol", prose=True, cell=lambda numbers: text_cell(numbers[0].protocol)),
+    Column("Parameters", code=True, cell=lambda numbers: text_cell(_parameters(numbers[0]))),
+    Column("Samples", "images", numeric=True, cell=lambda numbers: count_cell(numbers[0].n_samples)),
+    Column(
+        "Note", prose=True, cell=lambda numbers: text_cell("; ".join(dict.fromkeys(q.note for q in numbers if q.note)))
+    ),
+)
 
 
 def protocols_table(records: Sequence[Record]) -> Table:
-    """What each protocol id stands for."""
-    found: dict[QualityKey, list[Quality]] = {key: [] for key in quality_keys(records)}
-    for _, outcome in measured(records):
-        for quality in outcome.quality:
-            found[quality_key(quality)].append(quality)
-    rows = [
-        [
-            text_cell(protocol_id),
-            text_cell(metric_label(metric)),
-            text_cell(label_of(metric).better),
-            text_cell(numbers[0].protocol),
-            text_cell(_parameters(numbers[0])),
-            count_cell(numbers[0].n_samples),
-            text_cell("; ".join(dict.fromkeys(q.note for q in numbers if q.note))),
-        ]
-        for (metric, protocol_id), numbers in found.items()
-    ]
-    columns = [
-        Column(label="Protocol id", code=True),
-        Column(label="Metric"),
-        Column(label="Better"),
-        Column(label="Protocol", prose=True),
-        Column(label="Parameters", code=True),
-        Column(label="Samples", unit="images", numeric=True),
-        Column(label="Note", prose=True),
-    ]
-    return make_table("What the protocol ids stand for", columns, rows)
+    """Meaning of each protocol id; a row stands for all numbers of one metric and protocol id."""
+    numbers = [quality for _, outcome in measured(records) for quality in outcome.quality]
+    by_key = group_by(numbers, quality_key)
+    return make_table(
+        "What the protocol ids stand for", _PROTOCOL_COLUMNS, [by_key[key] for key in quality_keys(records)]
+    )
 
 
 def _parameters(quality: Quality) -> str:
@@ -147,15 +136,23 @@ def _parameters(quality: Quality) -> str:
     return mapping_text(parameters) if isinstance(parameters, Mapping) else ""
 
 
+class _CaseFinding(NamedTuple):
+    record: Record
+    finding: Finding
+
+
 def findings_table(records: Sequence[Record]) -> Table:
-    """What a reader of the numbers must know about the images behind them; warnings first within a case."""
-    names = case_names(records)
+    """Findings about the images behind the numbers; warnings first within a case."""
+    columns: list[Column[_CaseFinding]] = [
+        case_column(records),
+        Column("Severity", cell=lambda row: _severity_cell(row.finding)),
+        Column("What was found", prose=True, cell=lambda row: text_cell(row.finding.text)),
+    ]
     rows = [
-        [case_cell(record, names), _severity_cell(finding), text_cell(finding.text)]
+        _CaseFinding(record, finding)
         for record, outcome in measured(records)
         for finding in sorted(outcome.findings, key=lambda finding: finding.severity != "warning")
     ]
-    columns = [Column(label="Case"), Column(label="Severity"), Column(label="What was found", prose=True)]
     return make_table("What to know about the samples", columns, rows)
 
 

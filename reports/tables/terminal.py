@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from arvbench.reports.cases import case_cell, case_names, group_by, measured, setup_of
+from arvbench.reports.cases import case_cell, case_names, group_by, measured, prepared
 from arvbench.reports.numbers import plain, shorten
 from arvbench.reports.table import Cell, Column, make_table
 from arvbench.reports.tables.provenance import UNRECORDED, deviations
-from arvbench.reports.tables.quality import QualityKey, metric_label, protocol_names, quality_cells, quality_keys
-from arvbench.reports.tables.results import (
-    cache_peak_cell,
-    peak_memory_cells,
-    peak_memory_columns,
-    reason,
-    status_cell,
-    throughput_cell,
-)
+from arvbench.reports.tables.quality import QualityKey, metric_label, protocol_names, quality_columns, quality_keys
+from arvbench.reports.tables.results import CACHE_PEAK, STATUS, THROUGHPUT, peak_memory_columns, reason
 from arvbench.results.metrics import TERMINAL_METRICS
 from arvbench.results.schema import Record
 
@@ -48,18 +42,7 @@ def terminal_table(records: Sequence[Record]) -> RichTable:
 
     names = case_names(records)
     short, shared = _without_shared_words(names)
-    rows = [
-        [
-            case_cell(record, short),
-            status_cell(record.status),
-            throughput_cell(record),
-            *peak_memory_cells(record),
-            cache_peak_cell(record),
-            *quality_cells(record, records, TERMINAL_METRICS)[:_MOST_QUALITY],
-        ]
-        for record in records
-    ]
-    table = make_table("Results", _columns(records), rows)
+    table = make_table("Results", _columns(records, short), records)
     rich = RichTable(
         title=Text(f"Results: {shared}" if shared else "Results"),
         title_justify="left",
@@ -80,26 +63,26 @@ def terminal_table(records: Sequence[Record]) -> RichTable:
             overflow="fold",
         )
     for row in table.rows:
-        rich.add_row(*(_cell_text(c, column) for c, column in zip(row, table.columns, strict=True)))
+        rich.add_row(
+            *(_cell_text(cell, numeric=column.numeric) for cell, column in zip(row, table.columns, strict=True))
+        )
     if remarks := [*_reasons(records, names), *_recipe_changes(records, names), *_warnings(records, names),
                    *_protocols(records)]:  # fmt: skip
         rich.caption = Text("\n".join(remarks))
     return rich
 
 
-def _columns(records: Sequence[Record]) -> list[Column]:
-    """Short headings; a protocol id is part of one only where a metric has several."""
+def _columns(records: Sequence[Record], names: dict[str, str]) -> list[Column[Record]]:
+    """Columns of the report under short headings; a protocol id is part of one only where a metric has several."""
     keys, notes = _shown_keys(records), _protocol_notes(records)
+    quality = quality_columns(records, TERMINAL_METRICS)[:_MOST_QUALITY]
     return [
-        Column(label="Case"),
-        Column(label="Status"),
-        Column(label="images/s", numeric=True),
-        *(Column(label=column.note or "", unit="peak MiB", numeric=True) for column in peak_memory_columns()),
-        Column(label="Cache", unit="peak MiB", numeric=True),
-        *(
-            Column(label=metric_label(metric), numeric=True, note=notes[metric, protocol_id])
-            for metric, protocol_id in keys
-        ),
+        Column("Case", cell=lambda record: case_cell(record, names[record.record_id])),
+        STATUS,
+        replace(THROUGHPUT, label="images/s", unit=""),
+        *(replace(column, label=column.note, unit="peak MiB", note="") for column in peak_memory_columns()),
+        replace(CACHE_PEAK, label="Cache", unit="peak MiB"),
+        *(replace(column, note=notes[key]) for column, key in zip(quality, keys, strict=True)),
     ]
 
 
@@ -139,13 +122,12 @@ def _reasons(records: Sequence[Record], names: dict[str, str]) -> list[str]:
 def _recipe_changes(records: Sequence[Record], names: dict[str, str]) -> list[str]:
     """Where cases leave their recipes."""
     remarks = []
-    for record in records:
-        setup = setup_of(record)
-        if setup is None or setup.recipe is None or not setup.recipe_deviations:
+    for record, setup in prepared(records):
+        if setup.recipe is None or not setup.recipe_deviations:
             continue
         changes = ", ".join(
             f"{name}={used}" + ("" if official is UNRECORDED else f" (official: {official})")
-            for name, (used, official) in deviations(setup).items()
+            for name, used, official in deviations(setup)
         )
         remarks.append(f"{names[record.record_id]}: not the recipe: {shorten(changes, _REASON_LENGTH)}")
     return remarks
@@ -172,7 +154,7 @@ def _shown_keys(records: Sequence[Record]) -> list[QualityKey]:
     return quality_keys(records, TERMINAL_METRICS)[:_MOST_QUALITY]
 
 
-def _cell_text(cell: Cell, column: Column) -> Text:
+def _cell_text(cell: Cell, *, numeric: bool) -> Text:
     """A cell with its flags below it; beside numbers there is room for a flag's first word, and for a metric's interval
     end by end.
     """
@@ -182,5 +164,5 @@ def _cell_text(cell: Cell, column: Column) -> Text:
     if interval := _INTERVAL.match(cell.detail):
         text.append("\n" + interval[0].replace(", ", ",\n"), style="dim")
     for flag in cell.flags:
-        text.append(f"\n{flag.split()[0] if column.numeric else flag}", style="yellow")
+        text.append(f"\n{flag.split()[0] if numeric else flag}", style="yellow")
     return text

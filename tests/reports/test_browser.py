@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from arvbench.reports.build import build_report
-from arvbench.reports.figures import FIGURES
+from arvbench.reports.sections import FIGURES
 
 pytestmark = pytest.mark.browser
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import records as make
 
-from arvbench.reports.figures import FIGURES
 from arvbench.reports.figures.drawing import CSS_VARIABLES, Drawing
+from arvbench.reports.sections import FIGURES
 from arvbench.reports.svg import draw_figure, figure_to_svg, inline_figure
 from arvbench.results.schema import Record, Status
 
@@ -18,7 +18,7 @@ HOSTILE = '<script>alert(1)</script>"><img onerror=x> $\\bad{ $ & _'
 
 
 def drawn(name: str, records: list[Record]) -> Drawing:
-    drawing = draw_figure(name, records)
+    drawing = draw_figure(name, FIGURES[name], records)
     assert drawing is not None
     return drawing
 
@@ -30,13 +30,13 @@ def one_record() -> Record:
 @pytest.fixture(scope="module")
 def svgs(records: list[Record]) -> dict[str, str]:
     """Every figure of many records."""
-    return {name: inline_figure(name, records).svg for name in FIGURES}
+    return {name: inline_figure(name, FIGURES[name], records).svg for name in FIGURES}
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_nothing_to_show_is_no_figure(name: str) -> None:
-    assert draw_figure(name, []) is None
-    assert draw_figure(name, [make.failed(Status.ERROR, "no")]) is None
+    assert draw_figure(name, FIGURES[name], []) is None
+    assert draw_figure(name, FIGURES[name], [make.failed(Status.ERROR, "no")]) is None
 
 
 @pytest.mark.parametrize("count", ["one", "many"])
@@ -58,7 +58,7 @@ def test_a_figure_has_a_title_axes_with_units_and_words_for_who_cannot_see_it(
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_same_records_give_the_same_bytes(name: str, svgs: dict[str, str], records: list[Record]) -> None:
-    assert inline_figure(name, records).svg == svgs[name]
+    assert inline_figure(name, FIGURES[name], records).svg == svgs[name]
 
 
 def test_ids_of_figures_on_one_page_are_distinct_and_every_reference_is_met(svgs: dict[str, str]) -> None:
@@ -94,14 +94,14 @@ def test_names_are_text_in_a_figure_not_markup_and_not_mathematics(name: str) ->
             q.model_copy(update={"protocol_id": HOSTILE}) for q in make.quality_numbers(np.random.default_rng(0))
         ),
     )
-    svg = inline_figure(name, [record]).svg
+    svg = inline_figure(name, FIGURES[name], [record]).svg
     tags = {element.tag for element in ElementTree.fromstring(svg).iter()}
     assert "script" not in tags and "img" not in tags
     assert "&lt;script&gt;" in svg
 
 
 def test_a_name_that_starts_with_an_underscore_is_in_the_legend() -> None:
-    assert "_hidden" in inline_figure("step-latency", [make.record(case_id="_hidden")]).svg
+    assert "_hidden" in inline_figure("step-latency", FIGURES["step-latency"], [make.record(case_id="_hidden")]).svg
 
 
 def test_only_rows_of_one_protocol_and_one_machine_share_a_quality_plot() -> None:

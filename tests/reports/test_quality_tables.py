@@ -9,12 +9,16 @@ import pytest
 import records as make
 from rich.console import Console
 
-from arvbench.reports import tables
 from arvbench.reports.content import make_report
 from arvbench.reports.html import to_html
 from arvbench.reports.markdown import to_markdown
+from arvbench.reports.sections import FIGURES
+from arvbench.reports.svg import draw_figure
 from arvbench.reports.table import NOTHING, Cell, Table
-from arvbench.reports.tables.quality import interval_text, value_text
+from arvbench.reports.tables.provenance import deviations_table, recipes_table
+from arvbench.reports.tables.quality import findings_table, interval_text, protocols_table, quality_table, value_text
+from arvbench.reports.tables.results import results_table
+from arvbench.reports.tables.terminal import terminal_table
 from arvbench.results.records import RecordsFile
 from arvbench.results.schema import CaseConfig, Finding, Quality, QualityRequest, Record
 
@@ -43,7 +47,7 @@ def report_of(tmp_path, *records: Record) -> tuple[str, str]:
 def in_terminal(*records: Record, width: int = 120) -> str:
     console = Console(width=width)
     with console.capture() as capture:
-        console.print(tables.terminal_table(records))
+        console.print(terminal_table(records))
     return capture.get()
 
 
@@ -63,9 +67,9 @@ def test_an_interval_has_digits_enough_to_tell_its_ends_apart(interval, text: st
 
 def test_a_quality_number_stands_with_interval_spread_and_count() -> None:
     record = make.record(weights="demo", quality=(number(interval=(2.27, 2.36), spread=0.05),))
-    (cell,) = column(tables.quality_table([record]), "FID")
+    (cell,) = column(quality_table([record]), "FID")
     assert (cell.text, cell.detail) == ("2.312", "[2.270, 2.360], ± 0.0500, n = 50,000")
-    (cell,) = column(tables.results_table([record]), "FID")
+    (cell,) = column(results_table([record]), "FID")
     assert cell.detail == "[2.270, 2.360], ± 0.0500"
     assert "[2.270,\n" in re.sub(r" +\n", "\n", in_terminal(record)) and "2.360]" in in_terminal(record)
 
@@ -73,8 +77,8 @@ def test_a_quality_number_stands_with_interval_spread_and_count() -> None:
 def test_a_metric_without_a_label_is_shown_under_its_own_name() -> None:
     quality = (number(metric="brand-new", protocol_id="beef"), number())
     record = make.record(weights="demo", quality=quality)
-    assert [c.label for c in tables.quality_table([record]).columns] == ["Case", "FID", "brand-new"]
-    table = tables.protocols_table([record])
+    assert [c.label for c in quality_table([record]).columns] == ["Case", "FID", "brand-new"]
+    table = protocols_table([record])
     assert [cell.text for cell in column(table, "Metric")] == ["FID", "brand-new"]
     assert [cell.text for cell in column(table, "Better")] == ["lower", NOTHING.text]
 
@@ -92,34 +96,33 @@ def test_a_metric_without_a_label_is_shown_under_its_own_name() -> None:
     ],
 )
 def test_new_metrics_are_written_as_the_field_writes_them(metric: str, label: str, better: str) -> None:
-    table = tables.protocols_table([make.record(weights="demo", quality=(number(metric=metric),))])
+    table = protocols_table([make.record(weights="demo", quality=(number(metric=metric),))])
     assert [cell.text for cell in column(table, "Metric")] == [label]
     assert [cell.text for cell in column(table, "Better")] == [better]
 
 
 def test_a_column_names_its_protocol_and_older_words_leave_the_id_alone() -> None:
     old = number(protocol="fid (digits-cnn) against digits, torch-fidelity 0.4.0", protocol_id="beef")
-    table = tables.quality_table([make.record(weights="demo", quality=(number(), old))])
+    table = quality_table([make.record(weights="demo", quality=(number(), old))])
     assert [c.note for c in table.columns if c.label == "FID"] == ["adm-v1 0123456789ab", "beef"]
 
 
 def test_the_name_of_a_protocol_is_read_from_its_own_field() -> None:
     named = number(protocol="words that begin otherwise", protocol_name="adm-v2")
-    table = tables.quality_table([make.record(weights="demo", quality=(named,))])
+    table = quality_table([make.record(weights="demo", quality=(named,))])
     assert [c.note for c in table.columns if c.label == "FID"] == ["adm-v2 0123456789ab"]
 
 
 def test_parameters_of_a_protocol_are_shown() -> None:
     quality = number(metric="precision", detail={"parameters": {"neighbours": 3}, "other": [1]})
-    table = tables.protocols_table([make.record(weights="demo", quality=(quality,))])
+    table = protocols_table([make.record(weights="demo", quality=(quality,))])
     assert [cell.text for cell in column(table, "Parameters")] == ["neighbours=3"]
 
 
 def test_fids_of_several_protocols_have_a_panel_each() -> None:
-    from arvbench.reports.svg import draw_figure
-
     quality = (number(interval=(2.2, 2.4)), number(protocol="clip-fid: fid", protocol_id="ffff", value=9.0))
-    axes = draw_figure("quality-throughput", [make.record(weights="demo", quality=quality)]).figure.axes
+    record = make.record(weights="demo", quality=quality)
+    axes = draw_figure("quality-throughput", FIGURES["quality-throughput"], [record]).figure.axes
     assert [ax.get_title(loc="left").rsplit("protocol ", 1)[1] for ax in axes] == [
         "adm-v1 0123456789ab",
         "clip-fid ffff",
@@ -146,12 +149,12 @@ def test_a_terminal_leaves_room_for_names_and_says_what_it_leaves_out() -> None:
 
 
 def test_findings_are_listed_with_warnings_first() -> None:
-    table = tables.findings_table([make.record(findings=make.FINDINGS)])
+    table = findings_table([make.record(findings=make.FINDINGS)])
     assert [(cell.text, cell.detail, cell.tone) for cell in column(table, "Severity")] == [
         ("warning", "label-histogram", "warn"), ("note", "few-samples", "plain"),
     ]  # fmt: skip
     assert "28 to 77" in column(table, "What was found")[0].text
-    assert not tables.findings_table([make.record()])
+    assert not findings_table([make.record()])
 
 
 def test_warnings_are_notices_and_notes_are_not(tmp_path) -> None:
@@ -201,7 +204,7 @@ def test_deviations_from_a_recipe_stand_with_the_official_value() -> None:
         "quality.resize": {"used": None, "official": "x"},
     }
     changed = setup.model_copy(update={"recipe_deviations": setup.recipe_deviations | more})
-    table = tables.deviations_table(
+    table = deviations_table(
         [record.model_copy(update={"outcome": record.outcome.model_copy(update={"setup": changed})})]
     )
     assert [tuple(cell.text for cell in row[1:]) for row in table.rows] == [
@@ -211,7 +214,7 @@ def test_deviations_from_a_recipe_stand_with_the_official_value() -> None:
 
 def test_a_recipe_tells_what_changed_and_what_differs_anyway(tmp_path) -> None:
     kept, changed = by_recipe(number=0, case_id="kept"), by_recipe(number=1, settings={"cfg": 2.0})
-    table = tables.recipes_table([kept, changed, make.record(number=2)])
+    table = recipes_table([kept, changed, make.record(number=2)])
     assert [(cell.text, cell.tone) for cell in column(table, "Changed")] == [("nothing", "good"), ("cfg", "warn")]
     assert column(table, "What differs whatever is set")[0].text.startswith("seeds: officially")
     page, markdown = report_of(tmp_path, kept, changed)

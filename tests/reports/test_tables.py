@@ -7,8 +7,18 @@ import pytest
 import records as make
 from rich.console import Console
 
-from arvbench.reports import tables
 from arvbench.reports.table import Cell, Column, Table, make_table
+from arvbench.reports.tables.measures import cache_table, memory_table, scopes_table, step_tables
+from arvbench.reports.tables.provenance import (
+    correctness_table,
+    deviations_table,
+    environment_tables,
+    settings_table,
+    weights_table,
+)
+from arvbench.reports.tables.quality import quality_table
+from arvbench.reports.tables.results import failures_table, results_table
+from arvbench.reports.tables.terminal import terminal_table
 from arvbench.results.schema import Memory, Record, Status
 from arvbench.results.statistics import images_per_second
 
@@ -19,13 +29,13 @@ def column(table: Table, label: str) -> list[Cell]:
 
 
 def test_every_case_has_a_row_whatever_its_status(records: list[Record]) -> None:
-    table = tables.results_table(records)
+    table = results_table(records)
     assert len(table.rows) == len(records)
     assert {cell.text for cell in column(table, "Status")} == {"ok", "incorrect", "oom", "error", "unsupported"}
 
 
 def test_only_measured_cases_have_a_speed(records: list[Record]) -> None:
-    table = tables.results_table(records)
+    table = results_table(records)
     for record, cell in zip(records, column(table, "Throughput"), strict=True):
         assert (cell.sort is not None) == (record.status is Status.OK), record.case_id
 
@@ -33,20 +43,20 @@ def test_only_measured_cases_have_a_speed(records: list[Record]) -> None:
 def test_throughput_is_that_of_the_images_scope() -> None:
     record = make.record(batch=4)
     timing = next(t for t in record.outcome.timings if t.scope == "images")
-    (cell,) = column(tables.results_table([record]), "Throughput")
+    (cell,) = column(results_table([record]), "Throughput")
     assert cell.sort == images_per_second(timing).value
 
 
 @pytest.mark.parametrize(
     "build",
     [
-        tables.results_table,
-        tables.scopes_table,
-        tables.cache_table,
-        tables.memory_table,
-        tables.correctness_table,
-        tables.settings_table,
-        tables.weights_table,
+        results_table,
+        scopes_table,
+        cache_table,
+        memory_table,
+        correctness_table,
+        settings_table,
+        weights_table,
     ],
 )
 def test_random_weights_are_marked_on_every_row_and_no_others_are(build) -> None:
@@ -56,7 +66,7 @@ def test_random_weights_are_marked_on_every_row_and_no_others_are(build) -> None
 
 
 def test_a_failed_case_is_marked_by_the_weights_it_was_asked_to_load() -> None:
-    (row,) = tables.failures_table([make.failed(Status.ERROR, "no", weights="random:3")]).rows
+    (row,) = failures_table([make.failed(Status.ERROR, "no", weights="random:3")]).rows
     assert row[0].flags == ("random weights",)
 
 
@@ -66,7 +76,7 @@ def test_numbers_of_different_protocols_never_share_a_column() -> None:
         make.record(number=i, weights="demo", quality=make.quality_numbers(rng, protocol))
         for i, protocol in enumerate(["a", "b", "a"])
     ]
-    for build in (tables.results_table, tables.quality_table):
+    for build in (results_table, quality_table):
         table = build(records)
         fids = [i for i, c in enumerate(table.columns) if c.label == "FID"]
         filled = [[row[i].sort is not None for row in table.rows] for i in fids]
@@ -79,39 +89,39 @@ def test_the_headline_has_the_headline_metrics_and_the_quality_section_has_all()
     reconstruction = quality[0].model_copy(update={"metric": "reconstruction-fid"})
     records = [make.record(weights="demo", quality=(*quality, reconstruction))]
     metrics = {"FID", "rFID", "IS", "Label accuracy", "KID", "Precision", "Recall"}
-    headline = {c.label for c in tables.results_table(records).columns}
+    headline = {c.label for c in results_table(records).columns}
     assert headline & metrics == {"FID", "rFID", "IS", "Label accuracy"}
-    assert {c.label for c in tables.quality_table(records).columns} == metrics | {"Case"}
+    assert {c.label for c in quality_table(records).columns} == metrics | {"Case"}
 
 
 def test_times_in_the_headline_name_their_scope() -> None:
-    headings = [c.heading for c in tables.results_table([make.record()]).columns if c.unit == "ms/image"]
+    headings = [c.heading for c in results_table([make.record()]).columns if c.unit == "ms/image"]
     assert headings == ["Time: images (ms/image)", "Time: tokens (ms/image)", "Time: decode (ms/image)"]
 
 
 def test_an_allocators_peak_and_a_processs_never_share_a_column() -> None:
-    table = tables.results_table([make.record(number=0), make.record(number=1, gpu=make.GPU)])
+    table = results_table([make.record(number=0), make.record(number=1, gpu=make.GPU)])
     peaks = [i for i, c in enumerate(table.columns) if c.label == "Peak memory"]
     assert [[row[i].sort is not None for row in table.rows] for i in peaks] == [[False, True], [True, False]]
 
 
 def test_failures_say_why() -> None:
     records = [make.failed(Status.OOM, "needs 9 GiB", number=0), make.incorrect(number=1), make.record(number=2)]
-    oom, incorrect = column(tables.failures_table(records), "Reason")
+    oom, incorrect = column(failures_table(records), "Reason")
     assert oom.text == "needs 9 GiB"
     assert "3.7e-01" in incorrect.text and "1.0e-04" in incorrect.text and "41.20 %" in incorrect.text
 
 
 def test_rows_with_the_same_case_are_told_apart() -> None:
     records = [make.record(number=0), make.record(number=1), make.record(number=2, suite="other")]
-    names = {row[0].text for row in tables.results_table(records).rows}
+    names = {row[0].text for row in results_table(records).rows}
     assert len(names) == 3
 
 
 def test_two_rows_of_a_case_are_named_by_what_tells_them_apart() -> None:
     def names(**changes: object) -> list[str]:
         records = [make.record(number=0, case_id="c"), make.record(number=1, **({"case_id": "c"} | changes))]
-        return [row[0].text for row in tables.results_table(records).rows]
+        return [row[0].text for row in results_table(records).rows]
 
     assert names(case_id="d") == ["c", "d"]
     assert names(suite="other") == ["c · imagenet256", "c · other"]
@@ -123,7 +133,7 @@ def test_two_rows_of_a_case_are_named_by_what_tells_them_apart() -> None:
 
 def test_the_steps_of_a_case_compare_plan_and_measurement() -> None:
     record = make.record(batch=2)
-    table = tables.step_table(record, {record.record_id: "case"})
+    (table,) = step_tables([record])
     assert len(table.rows) == 10
     plan = record.outcome.setup.plan[3]
     assert column(table, "Context")[3].sort == plan.context_tokens
@@ -139,7 +149,7 @@ def test_a_cache_that_leaves_its_plan_is_told() -> None:
     steps = list(good.outcome.cache)
     steps[4] = steps[4].model_copy(update={"live_bytes": steps[4].live_bytes + 1})
     bad = make.record(number=1, cache_steps=tuple(steps))
-    told = column(tables.cache_table([good, bad]), "Live equals plan at every step")
+    told = column(cache_table([good, bad]), "Live equals plan at every step")
     assert [(cell.text, cell.tone) for cell in told] == [("yes", "good"), ("no", "bad")]
 
 
@@ -156,19 +166,19 @@ def test_what_a_machine_cannot_tell_is_an_empty_cell_not_zero() -> None:
         reserved_bytes=None,
         device_used_bytes=None,
     )
-    table = tables.memory_table([make.record(memory=memory)])
+    table = memory_table([make.record(memory=memory)])
     assert {c.label for c in table.columns}.isdisjoint({"Reserved", "Peak", "Decode, above idle"})
     assert column(table, "Cache live")[0].text == "0"
 
 
 def test_deviations_are_listed_one_by_one() -> None:
-    table = tables.deviations_table([make.record(settings={"cfg": 4.0, "top_k": None})])
+    table = deviations_table([make.record(settings={"cfg": 4.0, "top_k": None})])
     assert [(row[1].text, row[2].text) for row in table.rows] == [("cfg", "4.0"), ("top_k", "none")]
 
 
 def test_cases_of_one_machine_share_an_environment_and_its_clocks_become_a_range() -> None:
     hot = make.GPU.model_copy(update={"sm_clock_mhz": 1200, "throttle_reasons": ("thermal",)})
-    tables_ = tables.environment_tables(
+    tables_ = environment_tables(
         [make.record(number=0, gpu=make.GPU), make.record(number=1, gpu=hot), make.record(number=2)]
     )
     assert len(tables_) == 2
@@ -180,20 +190,19 @@ def test_cases_of_one_machine_share_an_environment_and_its_clocks_become_a_range
 
 def test_a_row_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ValueError, match="2 cells for 1"):
-        Table(caption="t", columns=(Column(label="a"),), rows=((Cell(), Cell()),))
+        Table(caption="t", columns=(Column("a", cell=lambda row: Cell()),), rows=((Cell(), Cell()),))
 
 
 def test_empty_columns_are_left_out_but_the_first() -> None:
-    table = make_table(
-        "t", [Column(label="a"), Column(label="b"), Column(label="c")], [[Cell(), Cell(), Cell(text="x")]]
-    )
+    blank = [Column(label, cell=lambda row: Cell()) for label in "ab"]
+    table = make_table("t", [*blank, Column("c", cell=lambda row: Cell(text=row))], ["x"])
     assert [c.label for c in table.columns] == ["a", "c"]
 
 
 def rendered(records: list[Record], width: int) -> str:
     console = Console(width=width, color_system="truecolor", force_terminal=True)
     with console.capture() as capture:
-        console.print(tables.terminal_table(records))
+        console.print(terminal_table(records))
     return capture.get()
 
 
@@ -215,7 +224,7 @@ def test_a_narrow_terminal_cuts_neither_numbers_nor_words(protocols: str, width:
         for i, protocol in enumerate(protocols)
     ]
     text = re.sub(r"\x1b\[[0-9;]*m", "", rendered(records, width))
-    table = tables.results_table(records)
+    table = results_table(records)
     shown = ("FID", "Label accuracy", "Throughput", "Cache peak")
     places = [i for i, c in enumerate(table.columns) if c.label in shown]
     assert all(row[i].text in text for row in table.rows for i in places)
@@ -239,7 +248,7 @@ def test_what_all_cases_share_stands_once_in_the_title() -> None:
 
 def test_columns_that_say_nothing_move_into_the_caption_of_the_results() -> None:
     records = [make.record("demo/var", number=i, batch=batch, weights="demo") for i, batch in enumerate((1, 16))]
-    table = tables.results_table(records)
+    table = results_table(records)
     assert "model demo/var" in table.caption
     assert "Model" not in [column.label for column in table.columns]
-    assert "Model" in [column.label for column in tables.results_table(records[:1]).columns]
+    assert "Model" in [column.label for column in results_table(records[:1]).columns]

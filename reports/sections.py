@@ -1,0 +1,202 @@
+"""Sections of a report in their order: what HTML and Markdown show.
+
+To add a table, write a function of the records in `reports/tables/` and name it in a section below. To add a figure,
+write a file in `reports/figures/` and add `Figure("name", module.draw)`. To add a section, add an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from arvbench.reports.blocks import Block, Code, FoldedTables, Passage, Terms, Text
+from arvbench.reports.cases import case_names, measured
+from arvbench.reports.figures import kv_cache, memory, quality_throughput, step_latency
+from arvbench.reports.numbers import plain
+from arvbench.reports.reproduction import SUITE_FILE, reproduction_commands, reproduction_suite
+from arvbench.reports.svg import Draw
+from arvbench.reports.table import MISSING, Table
+from arvbench.reports.tables.measures import cache_table, memory_table, scopes_table, step_tables
+from arvbench.reports.tables.provenance import (
+    correctness_table,
+    deviations_table,
+    environment_tables,
+    recipes_table,
+    settings_table,
+    weights_table,
+)
+from arvbench.reports.tables.quality import findings_table, protocols_table, quality_table
+from arvbench.reports.tables.results import failures_table, results_table
+from arvbench.results.schema import Failed, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure and the function that draws it."""
+
+    name: str
+    """Letters, digits and hyphens; the figure's id on the page is "figure-<name>"."""
+    draw: Draw
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSheets:
+    """Pictures of the samples, which lie beside the records."""
+
+
+BlocksOf = Callable[[Sequence[Record]], Block | Sequence[Block]]
+"""Makes blocks from records; an empty table is left out."""
+Part = Text | Terms | Figure | SampleSheets | BlocksOf
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and the parts below it; left out where the records have nothing but texts for it."""
+
+    heading: str
+    parts: tuple[Part, ...]
+
+
+def _results_text(records: Sequence[Record]) -> Text:
+    more = " [Quality](#quality) has all metrics." if any(outcome.quality for _, outcome in measured(records)) else ""
+    return Text(
+        "Medians, with the 95 % bootstrap interval of the median beneath. Compare speeds only between rows with the "
+        "same hardware, data type and batch, within one column; compare quality only within one column. Select a "
+        f"column heading to sort by it.{more}"
+    )
+
+
+def _failure_details(records: Sequence[Record]) -> list[Passage]:
+    """Tracebacks and the ends of workers' output."""
+    names = case_names(records)
+    return [
+        Passage(heading=f"{names[record.record_id]} ({record.status.value})", text=_lines(record.outcome.detail))
+        for record in records
+        if isinstance(record.outcome, Failed) and record.outcome.detail.strip()
+    ]
+
+
+def _folded_steps(records: Sequence[Record]) -> list[FoldedTables]:
+    tables = tuple(step_tables(records))
+    return [FoldedTables(tables)] if tables else []
+
+
+def _deviations(records: Sequence[Record]) -> Table | Text:
+    return deviations_table(records) or Text("Every case ran with the official settings of its model.")
+
+
+def _recipes(records: Sequence[Record]) -> list[Block]:
+    text = Text(
+        "A recipe is how the authors drew the samples behind their published numbers: settings, data type, number of "
+        "images, labels, resize and reference."
+    )
+    table = recipes_table(records)
+    return [text, table] if table else []
+
+
+def _reproduction(records: Sequence[Record]) -> list[Block]:
+    names = case_names(records)
+    return [
+        Text(f"Save this suite, which asks for every case above, as `{SUITE_FILE}`:", short=f"Save as `{SUITE_FILE}`:"),
+        Code(reproduction_suite(records)),
+        Text("Then run:", short="Then run:"),
+        Code("\n".join(reproduction_commands(records))),
+        Text("The complete configuration of every case:"),
+        *(
+            Passage(heading=names[record.record_id], text=_lines(record.case.model_dump_json(indent=2)))
+            for record in records
+        ),
+    ]
+
+
+def _lines(text: str) -> str:
+    """Text of several lines, each without control or direction characters."""
+    return "\n".join(plain(line) for line in text.splitlines())
+
+
+_TERMS = Terms(
+    (
+        (
+            "Median and interval",
+            "Median of the raw samples, warm-up not included, and the 95 % percentile bootstrap interval of that "
+            "median, from a fixed seed. A single sample has no interval.",
+        ),
+        (
+            "Quality in brackets",
+            "95 % interval of the draw of the samples alone: it holds neither the bias of few samples nor the choice "
+            "of reference.",
+        ),
+        ("Throughput", "Images of one call divided by its median time, scope images."),
+        (
+            "MiB, GFLOP",
+            "2^20^ bytes; 10^9^ operations, multiply and add counted apart, matrix products only.",
+        ),
+        (
+            "Cache",
+            "Planned: from the schedule. Live: what is kept between steps. Allocated: storage held for it.",
+        ),
+        (MISSING, "Not measured, or not known on this machine. Columns without any number are left out."),
+    )
+)
+
+SECTIONS: tuple[Section, ...] = (
+    Section("Results", (_results_text, results_table)),
+    Section(
+        "Cases without a speed",
+        (
+            Text("A case whose output differs from its judge is *incorrect* and is not timed."),
+            failures_table,
+            _failure_details,
+        ),
+    ),
+    Section(
+        "Quality",
+        (
+            Text(
+                "A protocol id is a hash of everything that could change the number: extractor weights, preprocessing, "
+                "reference data, sample count, labels. Numbers with different ids are not comparable and never share "
+                "a column. In brackets: 95 % interval, where the metric has one. ± is the standard deviation over "
+                "splits or subsets."
+            ),
+            Figure("quality-throughput", quality_throughput.draw),
+            quality_table,
+            findings_table,
+            protocols_table,
+        ),
+    ),
+    Section("Samples", (Text("Not selected: the first images of each class, one row per class."), SampleSheets())),
+    Section(
+        "Latency",
+        (
+            Text(
+                "*images*: labels in, uint8 images out. *tokens*: the autoregressive loop. *decode*: tokens to image. "
+                "Guidance doubles the forward rows of an image."
+            ),
+            scopes_table,
+            Figure("step-latency", step_latency.draw),
+            _folded_steps,
+        ),
+    ),
+    Section("Cache", (Figure("kv-cache", kv_cache.draw), cache_table)),
+    Section("Memory", (Figure("memory", memory.draw), memory_table)),
+    Section(
+        "Correctness",
+        (
+            Text(
+                "Each case is compared with its judge on the same weights and noise: largest difference of the guided "
+                "logits on the judge\N{RIGHT SINGLE QUOTATION MARK}s token path, and share of tokens that both would "
+                "draw there from the same noise."
+            ),
+            correctness_table,
+        ),
+    ),
+    Section("Settings", (_deviations, _recipes, settings_table, weights_table)),
+    Section("Environment", (environment_tables,)),
+    Section("How to reproduce", (_reproduction,)),
+    Section("How to read the numbers", (_TERMS,)),
+)
+
+FIGURES: Mapping[str, Draw] = {
+    part.name: part.draw for section in SECTIONS for part in section.parts if isinstance(part, Figure)
+}
+"""Figures of all sections by name."""
