@@ -9,7 +9,10 @@ from torch import Tensor
 
 from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.sets import FeatureData, FeatureSet
-from arvbench.harness.quality.protocols.protocol import MetricInputs
+from arvbench.harness.quality.protocols.protocol import MetricInputs, Options
+
+DIMS = 12
+QUICK = Options(bootstrap=10, seed=3)
 
 
 def features(count: int, seed: int, dims: int, shift: float = 0.0) -> Tensor:
@@ -38,4 +41,24 @@ def inputs_of(
         reference=None if reference is None else as_set(reference),
         extractor=extractor,
         **more,
+    )
+
+
+def random_inputs(
+    layer: str = "pool",
+    *,
+    count: int = 200,
+    reference_count: int = 180,
+    dims: int = DIMS,
+    shift: float = 0.3,
+    options: Options = QUICK,
+) -> MetricInputs:
+    """Samples and reference of four classes in turn."""
+    return inputs_of(
+        features(count, 1, dims, shift),
+        features(reference_count, 2, dims),
+        layer,
+        labels_N=torch.arange(count) % 4,
+        reference_labels_M=torch.arange(reference_count) % 4,
+        options=options,
     )

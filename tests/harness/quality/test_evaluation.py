@@ -22,8 +22,8 @@ from arvbench.harness.quality.extractors.digits_cnn import load_classifier
 from arvbench.harness.quality.extractors.extractor import full_precision
 from arvbench.harness.quality.images.source import Provenance
 from arvbench.harness.quality.images.tensors import TensorSource
-from arvbench.harness.quality.protocols import Options
-from arvbench.harness.quality.protocols.digits import isc_splits
+from arvbench.harness.quality.protocols import PROTOCOLS, Metric, MetricInputs, MetricValue, Options
+from arvbench.harness.quality.protocols.digits import DIGITS_CNN, isc_splits
 from arvbench.harness.quality.protocols.fidelity import kid_subset_size
 from arvbench.harness.quality.reference import check_resolution, load_reference
 from arvbench.harness.quality.reference.digits import load_reference as load_digits_statistics
@@ -378,3 +378,23 @@ def test_callers_precision_settings_do_not_reach_the_features_and_are_restored()
         assert not torch.backends.cudnn.deterministic
     finally:
         torch.set_float32_matmul_precision(previous)
+
+
+def mean_feature(inputs: MetricInputs, layer: str) -> MetricValue:
+    """Metric of this test: mean of all features, with a parameter that belongs to its id."""
+    return MetricValue(value=float(inputs.samples.features(layer).double().mean()), parameters={"power": 1})
+
+
+MEAN_FEATURE = Metric("mean-feature", "64", compute=mean_feature)
+WITH_ANOTHER_METRIC = replace(DIGITS_CNN, name="digits-extended", metrics=(*DIGITS_CNN.metrics, MEAN_FEATURE))
+
+
+def test_a_metric_is_one_line_of_a_protocol_and_a_protocol_one_line_of_the_table(generated):
+    with PROTOCOLS.scoped("digits-extended", f"{__name__}:WITH_ANOTHER_METRIC"):
+        fid, number = measure(metrics=("mean-feature", "fid"), protocol="digits-extended")
+        (alone,) = measure(metrics=("mean-feature",), protocol="digits-extended", reference=None)
+    assert number.value == pytest.approx(generated.mean(), rel=1e-9)
+    assert (number.metric, number.protocol_name) == ("mean-feature", "digits-extended")
+    assert number.detail["parameters"] == {"power": 1}
+    assert alone == number, "no reference, whatever the other metrics compare with"
+    assert fid.protocol_id != measure(metrics=("fid",))[0].protocol_id, "another protocol is another identity"

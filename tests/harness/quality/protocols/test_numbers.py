@@ -1,15 +1,13 @@
-"""Protocols that need nothing but features: what they read, which numbers they give, what those say of themselves."""
+"""Metrics of several protocols: their values, intervals, parameters and notes, on made-up features."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from metric_inputs import features, inputs_of
+from metric_inputs import DIMS, features, inputs_of, random_inputs
 
 from arvbench.errors import ContractError, UserError
 from arvbench.harness.quality.features.sets import FeatureSet, StoredStatistics
@@ -26,101 +24,15 @@ from arvbench.harness.quality.metrics.moments import Moments, moments_of
 from arvbench.harness.quality.metrics.neighbours import Distances, density_coverage, precision_recall
 from arvbench.harness.quality.protocols import (
     PROTOCOLS,
-    EvaluationProtocol,
-    Metric,
-    MetricInputs,
-    MetricValue,
     Options,
     numbers,
 )
-from arvbench.harness.quality.protocols.protocol import OWN_LIBRARY, reference_layers
 
-NAMES = ("clip-fid", "fd-dinov2", "cmmd", "prdc", "prdc-dinov2", "per-class-fid")
-DIMS = 12
-QUICK, NO_BOOTSTRAP = Options(bootstrap=10, seed=3), Options(bootstrap=0)
-
-
-def compared(
-    layer: str = "pool",
-    *,
-    count: int = 200,
-    reference_count: int = 180,
-    dims: int = DIMS,
-    shift: float = 0.3,
-    options: Options = QUICK,
-) -> MetricInputs:
-    """Samples and reference of four classes in turn."""
-    return inputs_of(
-        features(count, 1, dims, shift),
-        features(reference_count, 2, dims),
-        layer,
-        labels_N=torch.arange(count) % 4,
-        reference_labels_M=torch.arange(reference_count) % 4,
-        options=options,
-    )
-
-
-def layer_of(protocol: EvaluationProtocol) -> str:
-    """The one layer that a protocol of this file reads."""
-    (layer,) = {metric.layer for metric in protocol.metrics}
-    return layer
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_protocol_reads_of_the_reference_the_layer_that_it_reads_of_the_samples(name):
-    protocol = PROTOCOLS[name]
-    assert protocol.name == name
-    assert all(metric.reads is not None for metric in protocol.metrics)
-    assert reference_layers([(name, protocol.metrics)])[name].keys() == {layer_of(protocol)}
-    assert reference_layers([(name, ())]) == {}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_metric_measured_alone_is_the_metric_measured_with_others(name):
-    protocol = PROTOCOLS[name]
-    given = compared(layer_of(protocol))
-    for metric in protocol.metrics:
-        number = metric.measure(given)
-        assert np.isfinite(number.value)
-        assert number.library == OWN_LIBRARY
-        json.dumps([dict(number.parameters), dict(number.detail)], allow_nan=False)
-        assert metric.measure(compared(metric.layer)) == number
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_protocol_without_its_reference_is_a_bug_of_the_caller(name):
-    protocol = PROTOCOLS[name]
-    given = replace(compared(layer_of(protocol)), reference=None)
-    for metric in protocol.metrics:
-        with pytest.raises(ContractError, match="without one"):
-            metric.measure(given)
-
-
-@pytest.mark.parametrize(
-    ("name", "extractor_name", "layer", "need", "fewest"),
-    [
-        ("clip-fid", "clip-vit-b-32", "embedding", "moments", {"fid": 2, "fid-infinity": 1026}),
-        ("fd-dinov2", "dinov2-vit-l-14", "cls", "moments", {"fid": 2, "fid-infinity": 2050}),
-        ("cmmd", "clip-vit-l-14-336", "embedding", "features", {"cmmd": 2}),
-        ("prdc", "adm-inception", "pool", "features", dict.fromkeys(("precision", "recall", "density", "coverage"), 6)),
-        ("per-class-fid", "adm-inception", "pool", "features", {"per-class-fid": 10}),
-    ],
-)
-def test_what_a_protocol_reads(name, extractor_name, layer, need, fewest):
-    protocol = PROTOCOLS[name]
-    assert protocol.extractor == extractor_name
-    assert reference_layers([(extractor_name, protocol.metrics)]) == {extractor_name: {layer: need}}
-    assert {metric.name: metric.fewest for metric in protocol.metrics} == fewest
-
-
-def test_features_of_a_layer_include_its_moments_whichever_protocol_names_it_first():
-    fid, coverage = PROTOCOLS["adm-v1"].metric("fid"), PROTOCOLS["prdc"].metric("coverage")
-    for uses in ([("net", [fid]), ("net", [coverage])], [("net", [coverage]), ("net", [fid])]):
-        assert reference_layers(uses) == {"net": {"pool": "features"}}
+NO_BOOTSTRAP = Options(bootstrap=0)
 
 
 def test_the_numbers_are_those_of_their_functions():
-    given = compared("embedding")
+    given = random_inputs("embedding")
     x_ND, y_MD = given.samples.features("embedding"), given.reference.features("embedding")
     root = ReferenceRoot.of(moments_of([y_MD]))
     fid, infinity = (metric.measure(given) for metric in PROTOCOLS["clip-fid"].metrics)
@@ -138,26 +50,8 @@ def test_the_numbers_are_those_of_their_functions():
     assert density.interval is None
 
 
-def test_work_that_metrics_share_is_done_once():
-    calls = []
-
-    def slow(inputs: MetricInputs, layer: str, *, offset: int) -> float:
-        calls.append((layer, offset))
-        return inputs.samples.count + offset
-
-    def compute(inputs: MetricInputs, layer: str, offset: int) -> MetricValue:
-        return MetricValue(value=inputs.once(slow, layer, offset=offset))
-
-    given = compared()
-    metrics = [Metric(f"plus-{n}", "pool", compute=partial(compute, offset=n // 2)) for n in range(4)]
-    assert [metric.measure(given).value for metric in metrics] == [200, 200, 201, 201]
-    assert calls == [("pool", 0), ("pool", 1)]
-    metrics[0].measure(replace(given))
-    assert len(calls) == 3, "other inputs share nothing"
-
-
 def test_a_distance_carries_its_interval_and_its_rounding():
-    number = numbers.frechet(compared(), "pool")
+    number = numbers.frechet(random_inputs(), "pool")
     assert number.value == number.detail["mean_term"] + number.detail["trace_term"]
     assert number.interval[0] < number.value < number.interval[1]
     assert 0 <= number.detail["clamped_mass"] < 1e-12
@@ -166,7 +60,7 @@ def test_a_distance_carries_its_interval_and_its_rounding():
 
 
 def test_no_bootstrap_no_interval():
-    given = compared(options=NO_BOOTSTRAP)
+    given = random_inputs(options=NO_BOOTSTRAP)
     fid, infinity = numbers.frechet(given, "pool"), numbers.frechet_infinity(given, "pool")
     assert fid.interval is infinity.interval is None
     assert "bootstrap_std" not in fid.detail
@@ -174,20 +68,20 @@ def test_no_bootstrap_no_interval():
 
 
 def test_the_interval_for_other_libraries_is_the_same():
-    number, bootstrap = numbers.frechet(compared(), "pool"), numbers.bootstrap(compared(), "pool")
+    number, bootstrap = numbers.frechet(random_inputs(), "pool"), numbers.bootstrap(random_inputs(), "pool")
     assert (bootstrap.interval, bootstrap.std) == (number.interval, number.detail["bootstrap_std"])
 
 
 @pytest.mark.parametrize("compute", [numbers.frechet, numbers.frechet_infinity])
 def test_options_do_not_change_what_a_number_is(compute):
-    one, other = (compute(compared(options=Options(bootstrap=n, seed=n)), "pool") for n in (5, 9))
+    one, other = (compute(random_inputs(options=Options(bootstrap=n, seed=n)), "pool") for n in (5, 9))
     assert one.value == other.value
     assert one.parameters == other.parameters
     assert one.interval != other.interval
 
 
 def test_the_value_with_fp32_means_is_that_of_moments_with_fp32_means():
-    given = compared(shift=3.0)
+    given = random_inputs(shift=3.0)
     number = numbers.frechet(given, "pool")
     x, y = (data.moments("pool").with_fp32_mean() for data in (given.samples, given.reference))
     assert number.detail["value_with_fp32_means"] == pytest.approx(frechet_distance(x, y).value, rel=1e-13)
@@ -198,7 +92,7 @@ def test_the_value_with_fp32_means_is_that_of_moments_with_fp32_means():
     ("count", "reference_count", "noted"), [(13, 13, False), (12, 200, True), (200, 12, True), (200, 200, False)]
 )
 def test_few_images_are_noted_on_either_side(count, reference_count, noted):
-    number = numbers.frechet(compared(count=count, reference_count=reference_count), "pool")
+    number = numbers.frechet(random_inputs(count=count, reference_count=reference_count), "pool")
     assert number.notes == (
         ("fewer images than 12 feature dimensions: FID is strongly biased upwards",) if noted else ()
     )
@@ -209,12 +103,12 @@ def test_published_statistics_that_do_not_say_their_count_are_not_noted():
     moments = moments_of([features(200, 2, DIMS)])
     published = Moments(count=None, mean_D=moments.mean_D, cov_DD=moments.cov_DD)
     images = FeatureSet.of({"pool": features(5, 2, DIMS)})
-    given = replace(compared(), reference=StoredStatistics({"pool": published}, [images], what="a file"))
+    given = replace(random_inputs(), reference=StoredStatistics({"pool": published}, [images], what="a file"))
     assert numbers.frechet(given, "pool").notes == ()
 
 
 def test_precision_and_recall_in_both_arithmetics_are_different_numbers():
-    given = compared()
+    given = random_inputs()
     precision = numbers.precision(given, "pool", k=3, arithmetic="fp16-blocks")
     recall, recall_fp32 = (numbers.recall(given, "pool", k=3, arithmetic=a) for a in ("fp16-blocks", "fp32"))
     x_ND, y_MD = given.samples.features("pool"), given.reference.features("pool")
@@ -226,7 +120,7 @@ def test_precision_and_recall_in_both_arithmetics_are_different_numbers():
 
 
 def test_order_and_seed_of_an_inception_score_are_in_its_identity():
-    given = replace(compared("logits"), reference=None)
+    given = replace(random_inputs("logits"), reference=None)
     logits_NC = given.samples.features("logits")
     ordered = numbers.inception_score(given, "logits")
     shuffled = numbers.inception_score(given, "logits", shuffle_seed=7)
@@ -239,7 +133,7 @@ def test_order_and_seed_of_an_inception_score_are_in_its_identity():
 
 @pytest.mark.parametrize("dims", [12, 60])  # more and fewer images per class than dimensions
 def test_fid_by_class_is_the_mean_of_the_classes(dims):
-    given = compared(dims=dims)
+    given = random_inputs(dims=dims)
     x_ND, y_MD = given.samples.features("pool"), given.reference.features("pool")
     expected = [frechet_distance(moments_of([x_ND[c::4]]), moments_of([y_MD[c::4]])).value for c in range(4)]
     number = numbers.per_class_frechet(given, "pool")
@@ -264,7 +158,7 @@ def test_swapped_classes_are_seen_by_class_and_not_by_the_whole():
 
 
 def test_classes_that_are_missing_or_small_are_left_out_and_named():
-    given = compared(count=200, reference_count=180)
+    given = random_inputs(count=200, reference_count=180)
     labels_N = given.labels_N.clone()
     labels_N[labels_N == 3] = 7  # 3 is in the reference only, 7 among the samples only
     labels_N[(labels_N == 2).nonzero()[9:, 0]] = 1  # nine samples of class 2
@@ -287,4 +181,4 @@ def test_classes_that_are_missing_or_small_are_left_out_and_named():
 )
 def test_fid_by_class_says_what_it_lacks(changes, error, says):
     with pytest.raises(error, match=says):
-        numbers.per_class_frechet(replace(compared(), **changes), "pool")
+        numbers.per_class_frechet(replace(random_inputs(), **changes), "pool")
