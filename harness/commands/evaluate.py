@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from arvbench.harness.quality.evaluation import Evaluation
-    from arvbench.harness.quality.features.chunks import PassOver
     from arvbench.harness.quality.images.source import ImageSource, Provenance
     from arvbench.results.schema import Finding, Quality
 
@@ -161,7 +160,7 @@ def _evaluate(
     from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.machine.limits import set_threads
     from arvbench.harness.quality.evaluation import EvaluationRequest, choose_metrics, evaluate
-    from arvbench.harness.quality.features.shards import FileImages, shared
+    from arvbench.harness.quality.features.feature_pass import FeaturePass
     from arvbench.harness.quality.images.open import open_images
     from arvbench.harness.quality.protocols import Options
     from arvbench.harness.quality.reference.official import find_reference
@@ -182,18 +181,11 @@ def _evaluate(
     where = usable_device(device)
     set_threads(None)
 
-    def share(images: FileImages) -> PassOver:
-        return shared(images, workers=workers, extractor_files=extractor_files, device=where)
-
     with ProgressBar(console) as listener:
         return evaluate(
             as_stated(open_images(samples, resize=resize), stated),
             asked,
-            extractor_files=extractor_files,
-            device=where,
-            work=work,
-            pass_over=share(FileImages(path=samples, resize=resize)),
-            reference_pass=share(FileImages(path=Path(asked.reference))) if asked.reference else None,
+            features=FeaturePass(device=where, workers=workers, extractor_files=extractor_files, work=work),
             recipe=recipe,
             listener=listener,
         )

@@ -114,25 +114,26 @@ def _make(
     from arvbench.adapters.loading import usable_device
     from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.jobs import Event
-    from arvbench.harness.quality.extractors.extractor import load_extractor
-    from arvbench.harness.quality.reference.make import check_output, make_reference, needs_of, source_of
+    from arvbench.harness.quality.features.feature_pass import FeaturePass
+    from arvbench.harness.quality.reference.make import (
+        ReferenceRequest,
+        check_output,
+        make_reference,
+        needs_of,
+        source_of,
+    )
 
     check_output(out, force=force)
     source = source_of(images, resize)
     files, where = extractor_files(inception_weights, extractor_weights), usable_device(device)
     with ProgressBar(Console(stderr=True)) as listener:
         listener(Event(phase="extractors"))
-        needs = needs_of(protocols, lambda name: load_extractor(name, device=where, extractor_files=files))
+        features = FeaturePass(device=where, extractor_files=files, work=work)
         return make_reference(
             source,
-            out,
-            needs,
-            protocols=protocols,
-            keep=keep,
-            seed=seed,
-            use=use,
-            force=force,
-            work=work,
+            needs_of(protocols, features.extractor),
+            ReferenceRequest(out=out, protocols=tuple(protocols), keep=keep, seed=seed, use=use, force=force),
+            features=features,
             progress=lambda done: listener(Event(phase="images", done=done, total=source.count)),
         )
 

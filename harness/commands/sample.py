@@ -68,7 +68,7 @@ def sample(
 
     from arvbench.adapters import MODELS
     from arvbench.harness.data.labels import labels_for
-    from arvbench.harness.quality.images.live import LiveSource
+    from arvbench.harness.quality.images.live import LiveSource, SeededLabels
     from arvbench.harness.quality.images.resize import parse_resize
     from arvbench.harness.quality.images.write import check_target
 
@@ -82,9 +82,7 @@ def sample(
     source = LiveSource(
         _sampler(spec, weights, device=device, dtype=dtype, backend=backend),
         chosen,
-        labels=drawn_labels,
-        label_scheme=labels,
-        run_seed=seed,
+        SeededLabels(labels=drawn_labels, scheme=labels, run_seed=seed),
         batch=batch,
         cache_policy=cache,
         resize=resize,

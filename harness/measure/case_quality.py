@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -17,9 +16,8 @@ from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.jobs import Event, EventListener, Job
 from arvbench.harness.quality.evaluation import Evaluation, EvaluationRequest, evaluate
-from arvbench.harness.quality.extractors.extractor import ExtractorFiles
-from arvbench.harness.quality.features.chunks import PassOver, folder_name
-from arvbench.harness.quality.features.shards import FileImages, ModelImages, shared
+from arvbench.harness.quality.features.chunks import folder_name
+from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.images.live import live_source
 from arvbench.harness.quality.images.source import Provenance
 from arvbench.harness.quality.images.tensors import TensorSource
@@ -44,22 +42,15 @@ def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings,
     source = live_source(sampler, settings, job.case)
     asked = evaluation_request(request)
     works = job.folder / FEATURES_FOLDER / folder_name(f"{source.key} {request.model_dump_json()}")
-
-    def share(images: FileImages | ModelImages) -> PassOver:
-        return shared(images, workers=request.workers, extractor_files=job.extractor_files, device=sampler.device)
-
+    features = FeaturePass(device=sampler.device, extractor_files=job.extractor_files)
     evaluation = evaluate(
         source,
         asked,
-        extractor_files=job.extractor_files,
-        device=sampler.device,
-        works=works,
-        pass_over=share(ModelImages(case=job.case)),
-        reference_pass=share(FileImages(path=Path(asked.reference))) if asked.reference else None,
+        features=replace(features, workers=request.workers, work=works, folder_per_task=True),
         recipe=official_facts(sampler.spec.name),
         listener=lambda event: listener(_renamed(event)),
     )
-    reconstructed = reconstruction_quality(sampler, request, settings, job.case.batch, job.extractor_files)
+    reconstructed = reconstruction_quality(sampler, request, settings, job.case.batch, features)
     shutil.rmtree(works, ignore_errors=True)
     return replace(evaluation, numbers=evaluation.numbers + reconstructed)
 
@@ -84,7 +75,7 @@ def reconstruction_quality(
     request: QualityRequest,
     settings: SamplingSettings,
     batch: int,
-    extractor_files: ExtractorFiles | None = None,
+    features: FeaturePass | None = None,
 ) -> tuple[Quality, ...]:
     """FID of the tokenizer alone: the reference's own images, encoded and decoded, against the reference.
 
@@ -109,5 +100,5 @@ def reconstruction_quality(
         provenance=Provenance(labels="data set", uint8_rule=settings.uint8_rule, sampling="tokenizer reconstruction"),
     )
     asked = replace(evaluation_request(request), protocols=protocols, metrics=("fid",))
-    numbers = evaluate(source, asked, extractor_files=extractor_files, device=sampler.device).numbers
+    numbers = evaluate(source, asked, features=features or FeaturePass(device=sampler.device)).numbers
     return tuple(number.model_copy(update={"metric": "reconstruction-fid"}) for number in numbers)

@@ -14,7 +14,7 @@ from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.jobs import Event, EventListener, Job
 from arvbench.harness.measure.correctness import spread_labels
-from arvbench.harness.quality.images.live import LiveSource
+from arvbench.harness.quality.images.live import LiveSource, SeededLabels
 from arvbench.results.schema import SampleSheet
 
 SHEET_CLASSES = 10
@@ -36,9 +36,7 @@ def draw_sample_sheet(job: Job, sampler: Sampler, settings: SamplingSettings, li
     source = LiveSource(
         sampler,
         settings,
-        labels=labels,
-        label_scheme="balanced",
-        run_seed=SHEET_SEED,
+        SeededLabels(labels=labels, scheme="balanced", run_seed=SHEET_SEED),
         batch=job.case.batch,
         cache_policy=job.case.cache,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 
@@ -16,8 +15,9 @@ from arvbench.errors import ContractError, HostError, UnknownName, UserError
 from arvbench.harness.jobs import Event, EventListener
 from arvbench.harness.machine.environment import tf32_allowed
 from arvbench.harness.quality.detectors import Evidence, MetricFacts, find
-from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles, load_extractor
-from arvbench.harness.quality.features.chunks import LayerRequest, PassOver, Scan, folder_name, scan, task_key
+from arvbench.harness.quality.extractors.extractor import Extractor
+from arvbench.harness.quality.features.chunks import LayerRequest, Scan
+from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.identity import Identity
 from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.protocols.protocol import (
@@ -29,7 +29,7 @@ from arvbench.harness.quality.protocols.protocol import (
     Options,
     reference_layers,
 )
-from arvbench.harness.quality.reference import Reference, check_resolution, load_reference, reference_files
+from arvbench.harness.quality.reference import Reference, load_reference, reference_files
 from arvbench.results.schema import Finding, Quality
 
 FAILED = "failed"
@@ -70,32 +70,26 @@ def evaluate(
     source: ImageSource,
     asked: EvaluationRequest,
     *,
-    extractor_files: ExtractorFiles | None = None,
-    device: torch.device | str = "cpu",
-    work: Path | None = None,
-    works: Path | None = None,
-    pass_over: PassOver | None = None,
-    reference_pass: PassOver | None = None,
+    features: FeaturePass | None = None,
     recipe: Mapping[str, str] | None = None,
     listener: EventListener | None = None,
 ) -> Evaluation:
     """Measure `source` under every protocol of `asked`.
 
-    `work` keeps finished chunks of features, for a second run after an interruption; `works` is a folder for such
-    folders, one for each task. `pass_over` and `reference_pass` may share the samples and the reference's images among
-    processes. `recipe` is what is stated about the official samples of this model (for the detectors).
+    `features` loads the extractors and passes over the images; None does so on the CPU in this process. `recipe` holds
+    the stated facts about the official samples of this model, for the detectors.
 
     Raises UserError for what the caller can put right: unknown names, too few images, no reference, another resolution,
     missing weights; a metric that was asked for by name is computed or is an error, never left out. Only when one of
     several protocols fails on its features, those of the others are returned, and a finding "failed" says why.
     """
     tell: EventListener = listener or (lambda _event: None)
+    features = features or FeaturePass()
     chosen = choose_metrics(asked)
     _check_before_reading(chosen, asked, source)
     tell(Event(phase="extractors"))
     extractors = {
-        name: load_extractor(name, device=device, extractor_files=extractor_files)
-        for name in dict.fromkeys(protocol.extractor for protocol, _ in chosen)
+        name: features.extractor(name) for name in dict.fromkeys(protocol.extractor for protocol, _ in chosen)
     }
     for extractor in extractors.values():
         extractor.check_size(*source.shape)
@@ -103,12 +97,11 @@ def evaluate(
         ProtocolRun(protocol=protocol, metrics=metrics, extractor=extractors[protocol.extractor])
         for protocol, metrics in chosen
     ]
-    reference = _reference(runs, asked, source, reference_pass, tell)
+    reference = _reference(runs, asked, source, features, tell)
     runs, left_out = _without_impossible(runs, asked, source, reference)
-    wanted = _sample_layers(runs)
-    if works is not None:
-        work = works / folder_name(task_key(source, wanted))
-    scanned = _pass(source, wanted, work, pass_over, tell)
+    scanned = features.scan(
+        source, _sample_layers(runs), lambda done: tell(Event(phase="samples", done=done, total=source.count))
+    )
     measured, failed = _measure_all(runs, asked, source, scanned, reference, tell)
     evidence = _evidence(source, scanned, reference, measured, recipe, extractors.values())
     return Evaluation(numbers=tuple(evidence.numbers), findings=(*failed, *left_out, *find(evidence)))
@@ -155,7 +148,7 @@ def _reference(
     runs: Sequence[ProtocolRun],
     asked: EvaluationRequest,
     source: ImageSource,
-    pass_over: PassOver | None,
+    features: FeaturePass,
     tell: EventListener,
 ) -> Reference | None:
     """Load the reference with the layers that the metrics read; None when no metric reads one."""
@@ -170,11 +163,10 @@ def _reference(
     reference = load_reference(
         asked.reference,
         [(extractors[name], layers) for name, layers in layers_of.items()],
+        features=features,
         progress=lambda done: tell(Event(phase="reference", done=done)),
         samples_shape=source.shape,
-        pass_over=pass_over,
     )
-    check_resolution(reference, source.shape)
     for run in runs:
         for metric in run.metrics:
             if metric.reads == "features" and reference.images < metric.fewest and not metric.optional:
@@ -226,17 +218,6 @@ def _sample_layers(runs: Sequence[ProtocolRun]) -> LayerRequest:
     for run in runs:
         layers[run.extractor.name] |= {metric.layer for metric in run.metrics}
     return [(extractors[name], layers) for name, layers in layers.items()]
-
-
-def _pass(
-    source: ImageSource, wanted: LayerRequest, work: Path | None, pass_over: PassOver | None, tell: EventListener
-) -> Scan:
-    def progress(done: int) -> None:
-        tell(Event(phase="samples", done=done, total=source.count))
-
-    if pass_over is not None:
-        return pass_over(source, wanted, work, progress)
-    return scan(source, wanted, work=work, progress=progress)
 
 
 def _measure_all(

@@ -10,7 +10,7 @@ from typing import Any
 
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UserError
-from arvbench.harness.quality.extractors.extractor import WEIGHTS_OF_EXTRACTORS, ExtractorFiles
+from arvbench.harness.quality.extractors.extractor import ExtractorFiles, weights_of
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
 from arvbench.harness.quality.reference.official import find_reference
 from arvbench.results.schema import CaseConfig, Environment, QualityRequest
@@ -51,7 +51,7 @@ def quality_files(quality: QualityRequest | None, given: ExtractorFiles | None =
     from arvbench.harness.quality.reference import reference_files
 
     extractors = dict.fromkeys(PROTOCOLS[name].extractor for name in quality.protocols)
-    names = dict.fromkeys(WEIGHTS_OF_EXTRACTORS[name] for name in extractors)
+    names = dict.fromkeys(weights_of(name) for name in extractors)
     weights = [find_weights(name, given or {}) for name in names if name]
     return reference_files(find_reference(quality.reference)) + weights
 

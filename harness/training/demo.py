@@ -106,14 +106,13 @@ def judge(sampler: Sampler, *, images: int = 1000, batch: int = 100) -> dict[str
     from arvbench.harness.data.labels import labels_for
     from arvbench.harness.measure.case_quality import reconstruction_quality
     from arvbench.harness.quality.evaluation import EvaluationRequest, evaluate
-    from arvbench.harness.quality.images.live import LiveSource
+    from arvbench.harness.quality.images.live import LiveSource, SeededLabels
 
     settings = sampler.spec.settings
     source = LiveSource(
         sampler,
         settings,
-        labels=labels_for("balanced", images, sampler.spec.num_classes, seed=0),
-        label_scheme="balanced",
+        SeededLabels(labels=labels_for("balanced", images, sampler.spec.num_classes, seed=0), scheme="balanced"),
         batch=batch,
     )
     request = EvaluationRequest(protocols=("digits-cnn",), reference="digits", metrics=("fid", "label-accuracy"))

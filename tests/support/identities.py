@@ -76,7 +76,7 @@ def protocol_ids() -> str:
     provenance = Provenance(labels="balanced", uint8_rule="truncate", model="demo/var", note="made up")
     source = TensorSource(images, name="noise", labels_N=torch.arange(count) % 10, provenance=provenance)
     found: dict[str, dict[str, Any]] = {}
-    with mock.patch("arvbench.harness.quality.evaluation.load_extractor", extractor):
+    with mock.patch("arvbench.harness.quality.features.feature_pass.load_extractor", extractor):
         for name in PROTOCOLS:
             asked = EvaluationRequest(protocols=(name,), reference="digits", options=Options(bootstrap=0))
             result = evaluate(source, asked)

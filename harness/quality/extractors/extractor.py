@@ -95,20 +95,27 @@ class Extractor:
                 )
 
 
+_HERE = "arvbench.harness.quality.extractors"
+_TABLE: Mapping[str, tuple[str, str | None]] = {
+    # name: (function that loads it, its entry in WEIGHTS (weights.py); None: its weights are part of this package)
+    "adm-inception": (f"{_HERE}.adm_inception:load", "inception"),
+    "fidelity-inception": (f"{_HERE}.fidelity_inception:load", "inception"),
+    "clean-fid": (f"{_HERE}.clean_fid:load_clean", "inception-torchscript"),
+    "clean-fid-legacy-tensorflow": (f"{_HERE}.clean_fid:load_legacy_tensorflow", "inception-torchscript"),
+    "clean-fid-legacy-pytorch": (f"{_HERE}.clean_fid:load_legacy_pytorch", "pytorch-fid-inception"),
+    "clip-vit-b-32": (f"{_HERE}.clip:load_vit_b_32", "clip-vit-b-32"),
+    "clip-vit-l-14-336": (f"{_HERE}.clip:load_vit_l_14_336", "clip-vit-l-14-336"),
+    "dinov2-vit-l-14": (f"{_HERE}.dinov2:load", "dinov2-vit-l-14"),
+    "digits-cnn": (f"{_HERE}.digits_cnn:load", None),
+}
 EXTRACTORS: Registry[Callable[[ExtractorFiles, Any], Extractor]] = Registry(
-    "extractor",
-    {
-        "adm-inception": "arvbench.harness.quality.extractors.adm_inception:load",
-        "fidelity-inception": "arvbench.harness.quality.extractors.fidelity_inception:load",
-        "clean-fid": "arvbench.harness.quality.extractors.clean_fid:load_clean",
-        "clean-fid-legacy-tensorflow": "arvbench.harness.quality.extractors.clean_fid:load_legacy_tensorflow",
-        "clean-fid-legacy-pytorch": "arvbench.harness.quality.extractors.clean_fid:load_legacy_pytorch",
-        "clip-vit-b-32": "arvbench.harness.quality.extractors.clip:load_vit_b_32",
-        "clip-vit-l-14-336": "arvbench.harness.quality.extractors.clip:load_vit_l_14_336",
-        "dinov2-vit-l-14": "arvbench.harness.quality.extractors.dinov2:load",
-        "digits-cnn": "arvbench.harness.quality.extractors.digits_cnn:load",
-    },
+    "extractor", {name: load for name, (load, _) in _TABLE.items()}
 )
+
+
+def weights_of(extractor: str) -> str | None:
+    """Return the entry in WEIGHTS that an extractor loads; None when it needs no file of the user's."""
+    return _TABLE[extractor][1] if extractor in _TABLE else None
 
 
 def load_extractor(
@@ -172,17 +179,3 @@ def _fp32_knobs() -> list[Any]:
     places += [(backends, "mkldnn", "matmul"), (backends, "mkldnn", "conv")]
     owners = [getattr(getattr(root, part), name, None) for root, part, name in places]
     return [owner for owner in owners if hasattr(owner, "fp32_precision")]
-
-
-WEIGHTS_OF_EXTRACTORS: Mapping[str, str | None] = {
-    "adm-inception": "inception",
-    "fidelity-inception": "inception",
-    "clean-fid": "inception-torchscript",
-    "clean-fid-legacy-tensorflow": "inception-torchscript",
-    "clean-fid-legacy-pytorch": "pytorch-fid-inception",
-    "clip-vit-b-32": "clip-vit-b-32",
-    "clip-vit-l-14-336": "clip-vit-l-14-336",
-    "dinov2-vit-l-14": "dinov2-vit-l-14",
-    "digits-cnn": None,
-}
-"""Extractor -> name in the table of weights; None: they are part of this package."""

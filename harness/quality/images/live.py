@@ -1,9 +1,9 @@
-"""Samples drawn when they are read, straight from a model: nothing touches the disk.
+"""Images sampled from a model when they are read, without touching the disk.
 
-Image i is drawn with label i and with noise that is a hash of the run seed and i. Batches begin at multiples of the
-batch size, whatever range is read, so a range has the same bytes as that part of a whole read, in any number of
-processes. With another batch size the tokens are the same, unless two of them are so close that rounding decides; then
-a byte of the decoded image may differ by a step (measured in tests/harness/quality/images/test_live.py).
+Image i is sampled with label i and with noise that is a hash of the run seed and i. Batches begin at multiples of the
+batch size, whichever range is read, so a range has the bytes of that part of a whole read, in any number of processes.
+Another batch size gives equal tokens, unless two candidates are so close that rounding decides between them; then a
+byte of the decoded image may differ by one step (measured in tests/harness/quality/images/test_live.py).
 
 Shapes   N images
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,14 +26,27 @@ from arvbench.errors import HostError, UserError
 from arvbench.harness.data.labels import labels_for
 from arvbench.harness.machine.failures import is_out_of_memory
 from arvbench.harness.quality.images.resize import NO_RESIZE, parse_resize
-from arvbench.harness.quality.images.source import UNKNOWN, ImageSource, Provenance
+from arvbench.harness.quality.images.source import UNKNOWN, ImageSource, ModelImages, Provenance
 from arvbench.harness.quality.images.stored import check_range
 from arvbench.results.schema import CaseConfig
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeededLabels:
+    """Labels of the images to sample, and the seed of their noise."""
+
+    labels: Sequence[int]
+    """Class of image i."""
+    scheme: str = UNKNOWN
+    """Label scheme, as in `Provenance.labels`."""
+    run_seed: int = 0
+    """The noise of image i is a hash of this seed and i."""
+
+
 class LiveSource(ImageSource):
-    """One image per label, by a sampler. `batch` should divide the chunks of a pass (256): what is read across the
-    edge of a batch by two processes is drawn by both.
+    """One image per label, from a sampler.
+
+    `batch` should divide the chunk size (256); a batch that straddles two chunks is sampled twice.
     """
 
     drawn_here = True
@@ -41,29 +55,27 @@ class LiveSource(ImageSource):
         self,
         sampler: Sampler,
         settings: SamplingSettings,
+        seeded: SeededLabels,
         *,
-        labels: Sequence[int],
-        run_seed: int = 0,
         batch: int = 1,
         cache_policy: str | None = None,
         resize: str | None = None,
-        label_scheme: str = UNKNOWN,
     ) -> None:
-        """`cache_policy` None leaves it to the backend. `resize` is applied to the decoded float image, before it
-        becomes bytes ("bicubic:256"); `label_scheme` says how `labels` were chosen.
+        """Check everything before the first sample. `cache_policy` None takes that of the backend.
 
-        Raises UserError for labels, settings, cache or resize that do not fit, before anything is drawn.
+        `resize` ("bicubic:256") applies to the decoded float image, before it becomes bytes. Raises UserError for
+        labels, settings, cache or resize that do not fit.
         """
         sampler.check_settings(sampler.spec, settings)
-        sampler.check_labels(labels)
+        sampler.check_labels(seeded.labels)
         if batch < 1:
             raise UserError(f"batch {batch}: it takes at least one image to draw one")
-        self.sampler, self.settings, self._labels = sampler, settings, list(labels)
-        self._run_seed, self._batch, self._resize = run_seed, batch, parse_resize(resize)
+        self.sampler, self.settings, self._labels = sampler, settings, list(seeded.labels)
+        self._run_seed, self._batch, self._resize = seeded.run_seed, batch, parse_resize(resize)
         self._policy = sampler.make_cache(cache_policy, settings, batch=1).policy
         self._caches: dict[int, Cache] = {}
         self._latest: tuple[int, Tensor] | None = None
-        """Number of the batch that was drawn last, and its images: reading on inside it draws nothing again."""
+        """Number and images of the latest batch: the next read inside it samples nothing again."""
         self.name, self.count = sampler.spec.name, len(self._labels)
         self.labels_N = torch.tensor(self._labels, dtype=torch.int64)
         self.seeds_N = torch.arange(self.count)
@@ -72,23 +84,21 @@ class LiveSource(ImageSource):
             self._resize.check(self.shape, self.name)
             self.shape = self._resize.shape
         self.provenance = Provenance(
-            labels=label_scheme,
+            labels=seeded.scheme,
             uint8_rule=settings.uint8_rule,
             resize=str(self._resize or NO_RESIZE),
             model=f"{self.name}, weights {sampler.weights.source}, {self._precision()}; {settings.model_dump_json()}",
-            seeds=f"noise of image i is a hash of run seed {run_seed} and i",
+            seeds=f"noise of image i is a hash of run seed {seeded.run_seed} and i",
         )
 
     def read(self, start: int, stop: int) -> Tensor:
-        """As `ImageSource.read`. Raises UserError for images with NaN, HostError when memory does not suffice."""
+        """Sample images start..stop-1. Raises UserError for NaN, HostError when memory does not suffice."""
         check_range(start, stop, self.count, self.name)
         images_n3HW = torch.empty(stop - start, 3, *self.shape, dtype=torch.uint8)
         for number in range(start // self._batch, -(-stop // self._batch) if stop > start else 0):
             first = number * self._batch
-            wanted = range(max(start, first), min(stop, first + self._batch))
-            images_n3HW[wanted.start - start : wanted.stop - start] = self._drawn(number)[
-                wanted.start - first : wanted.stop - first
-            ]
+            low, high = max(start, first), min(stop, first + self._batch)
+            images_n3HW[low - start : high - start] = self._batch_images(number)[low - first : high - first]
         return images_n3HW
 
     @property
@@ -110,15 +120,15 @@ class LiveSource(ImageSource):
         sampler = self.sampler
         return f"{str(sampler.dtype).removeprefix('torch.')} on {sampler.device.type}, {sampler.backend} backend"
 
-    def _drawn(self, number: int) -> Tensor:
-        """All images of one batch."""
+    def _batch_images(self, number: int) -> Tensor:
+        """Return all images of a batch, sampled or kept."""
         if self._latest is None or self._latest[0] != number:
             self._latest = None  # not two batches in memory
             numbers = range(number * self._batch, min(self.count, (number + 1) * self._batch))
-            self._latest = (number, self._draw(numbers))
+            self._latest = (number, self._sample(numbers))
         return self._latest[1]
 
-    def _draw(self, numbers: range) -> Tensor:
+    def _sample(self, numbers: range) -> Tensor:
         try:
             samples = self.sampler.sample(
                 self._labels[numbers.start : numbers.stop],
@@ -161,21 +171,22 @@ def load_case_sampler(case: CaseConfig) -> tuple[Sampler, SamplingSettings]:
 
 
 def load_live_source(case: CaseConfig) -> LiveSource:
-    """Load a case's model, and return the images of its quality request as a source."""
+    """Load a case's model, and return the source of its quality request."""
     return live_source(*load_case_sampler(case), case)
 
 
 def live_source(sampler: Sampler, settings: SamplingSettings, case: CaseConfig) -> LiveSource:
-    """Images of the case's quality request, drawn when they are read."""
+    """Return the source of a case's quality request, which other processes open by the case."""
     request = case.quality
     assert request is not None
-    return LiveSource(
+    labels = labels_for(request.labels, request.images, sampler.spec.num_classes, seed=request.seed)
+    source = LiveSource(
         sampler,
         settings,
-        labels=labels_for(request.labels, request.images, sampler.spec.num_classes, seed=request.seed),
-        label_scheme=request.labels,
-        run_seed=request.seed,
+        SeededLabels(labels=labels, scheme=request.labels, run_seed=request.seed),
         batch=case.batch,
         cache_policy=case.cache,
         resize=request.resize,
     )
+    source.address = ModelImages(case=case)
+    return source

@@ -1,51 +1,54 @@
-"""From a path to a source of images."""
+"""The table of sample formats, and the way from a path to a source of images."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 
 from arvbench.errors import UserError
 from arvbench.harness.quality.images.resize import ResizedSource, parse_resize
-from arvbench.harness.quality.images.source import ImageSource
+from arvbench.harness.quality.images.source import FileImages, ImageSource
+from arvbench.registry import Registry
 
-ACCEPTED = "an .npz (arr_0 uint8 N x H x W x 3), a folder of PNG or JPEG, or a .safetensors (images uint8)"
-
+_FOLDER = "folder"
+_FORMATS = {
+    # ending: (description, source)
+    ".npz": ("an .npz (arr_0 uint8 N x H x W x 3)", "arvbench.harness.quality.images.npz:NpzSource"),
+    _FOLDER: ("a folder of PNG or JPEG", "arvbench.harness.quality.images.folder:FolderSource"),
+    ".safetensors": ("a .safetensors (images uint8)", "arvbench.harness.quality.images.tensors:SafetensorsSource"),
+}
+FORMATS: Registry[Callable[[Path], ImageSource]] = Registry(
+    "format of samples", {ending: source for ending, (_, source) in _FORMATS.items()}
+)
+"""Ending of a file's name, in lower case, or "folder" -> function that opens it."""
 _MOST_NAMES = 2000
 """Names that a misspelt one is compared with."""
 
 
 def open_images(path: Path | str, *, resize: str | None = None) -> ImageSource:
-    """Return the images at `path`, resized first when `resize` is named ("bicubic:256", "pil-bicubic:256").
+    """Open the images at `path`, resized when `resize` names a rule ("bicubic:256", "pil-bicubic:256").
 
-    Raises UserError for a path that is not there (near names are listed) or holds no images that can be evaluated.
+    Raises UserError for a path that does not exist (near names are listed) or holds no images that can be evaluated.
     """
-    chosen = parse_resize(resize)
-    source = _open(Path(path).expanduser())
-    return source if chosen is None else ResizedSource(source, chosen)
-
-
-def _open(path: Path) -> ImageSource:
-    # Each reader with its libraries only when it is needed.
-    if path.is_dir():
-        from arvbench.harness.quality.images.folder import FolderSource
-
-        return FolderSource(path)
+    rule = parse_resize(resize)
+    path = Path(path).expanduser()
+    ending = _FOLDER if path.is_dir() else path.suffix.lower()
+    *first, last = (description for description, _ in _FORMATS.values())
+    accepted = f"samples are {', '.join(first)}, or {last}"
     if not path.exists():
-        raise UserError(f"there is nothing at {path}{_near(path)}; samples are {ACCEPTED}")
-    if path.suffix.lower() == ".npz":
-        from arvbench.harness.quality.images.npz import NpzSource
-
-        return NpzSource(path)
-    if path.suffix.lower() == ".safetensors":
-        from arvbench.harness.quality.images.tensors import SafetensorsSource
-
-        return SafetensorsSource(path)
-    raise UserError(f"{path} is not a file of samples that can be read; samples are {ACCEPTED}")
+        raise UserError(f"there is nothing at {path}{_near(path)}; {accepted}")
+    if ending not in FORMATS:
+        raise UserError(f"{path} is not a file of samples that can be read; {accepted}")
+    source = FORMATS[ending](path)
+    if rule is not None:
+        source = ResizedSource(source, rule)
+    source.address = FileImages(path=path, resize=resize)
+    return source
 
 
 def _near(path: Path) -> str:
-    """Names beside `path` that may have been meant."""
+    """Name files beside `path` with similar names."""
     if not path.parent.is_dir():
         return f" (there is no folder {path.parent} either)"
     try:

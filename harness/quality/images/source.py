@@ -1,4 +1,4 @@
-"""What every source of images is: N uint8 images of one size, in a fixed order, of which any range can be read.
+"""The seam of all image sources: N uint8 images of one size in a fixed order, of which any range can be read.
 
 Shapes   N images, H W height and width
 Range    uint8 0..255, RGB, channels first
@@ -9,33 +9,57 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
+
+from arvbench.results.schema import CaseConfig
 
 UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """How the images came to be, as far as it is known. All but `model`, `seeds` and `note` is in the protocol id."""
+    """Origin of the images, as far as known. All fields but `model`, `seeds` and `note` are in the protocol id."""
 
     labels: str = UNKNOWN
-    """Label scheme: "balanced" (as many of every class, in order), "balanced-shuffled", "uniform" (drawn at random),
-    "data set" (those of real images), "unknown"."""
+    """Label scheme: "balanced" (equally many of every class, in order), "balanced-shuffled", "uniform" (drawn at
+    random), "data set" (labels of real images), "unknown"."""
     uint8_rule: str = UNKNOWN
     """"truncate" int(255 x), "round" int(255 x + 0.5), "127.5x+128", "none" (never float), "unknown"."""
     resize: str = "none"
     """Resize between generator and evaluation, such as "bicubic:256"."""
     sampling: str = ""
-    """Anything else, in words: "tokenizer reconstruction"; empty for plain samples of a model."""
+    """Further facts in words, such as "tokenizer reconstruction"; empty for plain samples of a model."""
     model: str = ""
     seeds: str = ""
-    """How the noise of each image was seeded, in words."""
+    """Seeding of each image's noise, in words."""
     note: str = ""
 
 
+class FileImages(BaseModel):
+    """Address of images in a file or folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["files"] = "files"
+    path: Path
+    resize: str | None = None
+
+
+class ModelImages(BaseModel):
+    """Address of images that a case's model samples for its quality request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["model"] = "model"
+    case: CaseConfig
+
+
 class ImageSource(ABC):
-    """N images of one size; `read` gives the same bytes for the same range every time."""
+    """N images of one size; `read` returns equal bytes for equal ranges, every time."""
 
     name: str
     """Short name for tables."""
@@ -43,20 +67,22 @@ class ImageSource(ABC):
     shape: tuple[int, int]
     """Height and width."""
     labels_N: Tensor | None = None
-    """(N,) int64 class of every image, where it is known."""
+    """(N,) int64 class of every image, if known."""
     seeds_N: Tensor | None = None
-    """(N,) int64 seed (or noise index) of every image, where it is known; equal seeds and labels mean equal images."""
+    """(N,) int64 seed (or noise index) of every image, if known; equal seeds and labels mean equal images."""
     files: Sequence[str] = ()
-    """Relative names of the picture files, in order, where every image is one."""
+    """Relative names of the picture files, in order, when every image is one."""
     drawn_here: bool = False
-    """Whether `read` draws the images, under the settings of this process."""
+    """True when `read` samples the images, under the settings of this process."""
     provenance: Provenance = Provenance()
+    address: FileImages | ModelImages | None = None
+    """Where another process opens the same images; None when it cannot."""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Tensor:
-        """Images start..stop-1 as uint8 (stop - start, 3, H, W) on the CPU. UserError names a file it cannot use."""
+        """Return images start..stop-1 as uint8 (stop - start, 3, H, W) on the CPU. UserError names an unusable file."""
 
     @property
     @abstractmethod
     def key(self) -> str:
-        """What the images are determined by, as text: a work folder of another key holds other features."""
+        """Everything that determines the images, as text: other images have another key."""

@@ -1,23 +1,22 @@
-"""What samples are compared with: official statistics, a file of `arvbench reference make`, images, or the digits.
+"""References that samples are compared with: official statistics, own statistics, images, or a named data set.
 
-base.py        `Reference`, and whether it fits the samples
-official.py    the table of published reference files
-statistics.py  reading a file of means and covariances
-load.py        from what the user names to a `Reference`
-make.py        writing a file of one's own
+reference_set.py  `Reference`, and the check that it fits the samples
+official.py       table of published reference files
+statistics.py     reader of a file of means and covariances
+digits.py         statistics of the digits
+load.py           from a name or path to a `Reference`
+make.py           writer of own statistics
 """
 
 from __future__ import annotations
 
-from arvbench.harness.quality.reference.load import DIGITS, load_reference, reference_files, reference_images
-from arvbench.harness.quality.reference.reference_set import Origin, Reference, Use, check_resolution
+from arvbench.harness.quality.reference.load import load_reference, reference_files, reference_images
+from arvbench.harness.quality.reference.reference_set import Origin, Reference, Use
 
 __all__ = [
-    "DIGITS",
     "Origin",
     "Reference",
     "Use",
-    "check_resolution",
     "load_reference",
     "reference_files",
     "reference_images",

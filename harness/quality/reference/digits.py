@@ -1,8 +1,12 @@
-"""Statistics of the digits under the package's own classifier: computed, stored and read."""
+"""Statistics of the data set "digits" under the package's own classifier: computed, stored and read.
+
+Shapes   N = 1,797 images, D = 64 features
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +16,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from arvbench.errors import CheckpointError
+from arvbench.errors import CheckpointError, ContractError
 from arvbench.harness.data.digits import Digits
-from arvbench.harness.quality.extractors.digits_cnn import DATA, REMAKE, DigitsCnn
+from arvbench.harness.quality.extractors.digits_cnn import DATA, FEATURES, NAME, REMAKE, DigitsCnn
+from arvbench.harness.quality.extractors.extractor import Extractor
+from arvbench.harness.quality.features.sets import FeatureSet, StoredStatistics
 from arvbench.harness.quality.identity import images_sha256
+from arvbench.harness.quality.metrics.moments import Moments
 
 REFERENCE_FILE = "digits-reference.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceStatistics:
-    """What the classifier says about the 1,797 real scans."""
+    """Features of the real scans under the classifier, and their moments."""
 
     features_ND: Tensor
     """(N, 64) fp32."""
@@ -39,7 +46,7 @@ class ReferenceStatistics:
 
 @torch.no_grad()
 def reference_statistics(model: DigitsCnn, digits: Digits, extractor_sha256: str) -> ReferenceStatistics:
-    """Return features of all images and their moments."""
+    """Compute the features of all images and their moments."""
     features_ND = torch.cat([model(batch)[0] for batch in digits.images_N3HW.split(256)])
     features = features_ND.double().numpy()
     return ReferenceStatistics(
@@ -53,7 +60,7 @@ def reference_statistics(model: DigitsCnn, digits: Digits, extractor_sha256: str
 
 
 def save_reference(statistics: ReferenceStatistics, path: Path) -> None:
-    """Write the statistics; the same statistics give the same bytes."""
+    """Write the statistics; equal statistics give equal bytes."""
     identity = {"extractor_sha256": statistics.extractor_sha256, "images_sha256": statistics.images_sha256}
     tensors = {
         "features": statistics.features_ND,
@@ -80,3 +87,20 @@ def load_reference(path: Path = DATA / REFERENCE_FILE) -> ReferenceStatistics:
         labels_N=tensors["labels"],
         **identity,
     )
+
+
+def stored_digits(extractor: Extractor, layers: Collection[str]) -> StoredStatistics | None:
+    """Return the packaged features and statistics, those of layer "64" of `digits-cnn`; None for other layers.
+
+    Raises ContractError when they were made with other weights than those of `extractor`.
+    """
+    if extractor.name != NAME or not set(layers) <= {FEATURES}:
+        return None
+    stored = load_reference()
+    if stored.extractor_sha256 != extractor.sha256:
+        raise ContractError(
+            f"the stored statistics of the digits were made with other weights ({stored.extractor_sha256[:12]}) than "
+            f"those of {extractor.name} ({extractor.sha256[:12]}); `arvbench train digits-cnn` makes both"
+        )
+    moments = Moments(count=len(stored.features_ND), mean_D=stored.mu_D, cov_DD=stored.sigma_DD)
+    return StoredStatistics({FEATURES: moments}, [FeatureSet.of({FEATURES: stored.features_ND})], what="digits")

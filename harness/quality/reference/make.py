@@ -1,7 +1,7 @@
-"""Making a reference of one's own images: the ADM evaluator's layout, which its TensorFlow original reads too.
+"""Statistics of the user's own images in the ADM evaluator's layout, which its TensorFlow original reads too.
 
-All images are read for means and covariances; some are kept, with their features, for precision, recall and kernel
-distances. Nothing is in memory as a whole but covariances.
+Means and covariances are those of all images; a subset of the images, with their features, is kept in the file for
+precision, recall and kernel distances. Only covariances are in memory as a whole.
 
 Shapes   N images, K kept ones, D features of a layer
 """
@@ -15,7 +15,6 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +27,10 @@ from arvbench.adapters.checkpoints import sha256_of
 from arvbench.errors import HostError, UserError
 from arvbench.files import claimed
 from arvbench.harness.data import DATA_SETS
+from arvbench.harness.machine.environment import library_versions
 from arvbench.harness.quality.extractors.extractor import Extractor
-from arvbench.harness.quality.features.chunks import Scan, scan
+from arvbench.harness.quality.features.chunks import FEATURE_LIBRARIES, Progress, Scan
+from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.features.sets import FeatureSet
 from arvbench.harness.quality.identity import image_digests
 from arvbench.harness.quality.images.open import open_images
@@ -37,8 +38,8 @@ from arvbench.harness.quality.images.resize import ResizedSource, parse_resize
 from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.images.stored import FORMAT, PROVENANCE_KEY
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS, reference_layers
-from arvbench.harness.quality.reference.load import ReferenceLayers, data_set_source
-from arvbench.harness.quality.reference.reference_set import Use
+from arvbench.harness.quality.reference.load import data_set_source
+from arvbench.harness.quality.reference.reference_set import ReferenceLayers, Use
 from arvbench.harness.quality.reference.statistics import (
     ADM_EXTRACTOR,
     ADM_LAYERS,
@@ -48,15 +49,29 @@ from arvbench.harness.quality.reference.statistics import (
     MadeRecord,
 )
 
-LIBRARIES = ("torch", "torchvision", "numpy", "pillow", "torch-fidelity", "clean-fid", "open-clip-torch", "timm")
-"""Distributions that can change features or pixels; of those, the installed ones are recorded."""
 _AT_ONCE = 64
 """Images that are copied at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceRequest:
+    """A reference file to make."""
+
+    out: Path
+    """An .npz."""
+    protocols: tuple[str, ...]
+    keep: int = 10_000
+    """Images to keep in the file: all when there are no more, none with 0."""
+    seed: int = 0
+    """Seed of the choice of the kept images."""
+    use: Use = ""
+    force: bool = False
+    """Replace a file at `out`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceFile:
-    """What was written."""
+    """A written reference file."""
 
     path: Path
     sha256: str
@@ -64,15 +79,15 @@ class ReferenceFile:
 
 
 def source_of(images: str, resize: str | None = None) -> ImageSource:
-    """Return the images at a path, or those of a named data set. Raises UserError as `open_images` does."""
+    """Open the images at a path, or those of a named data set. Raises UserError as `open_images` does."""
     if images not in DATA_SETS:
         return open_images(images, resize=resize)
-    chosen, source = parse_resize(resize), data_set_source(images)
-    return source if chosen is None else ResizedSource(source, chosen)
+    source, rule = data_set_source(images), parse_resize(resize)
+    return source if rule is None else ResizedSource(source, rule)
 
 
 def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> ReferenceLayers:
-    """What a reference must hold for every metric of these protocols, each extractor loaded once.
+    """Return the layers that the metrics of these protocols read of a reference, each extractor loaded once.
 
     Raises UnknownName, or UserError for protocols that never compare with a reference and for missing weights.
     """
@@ -89,7 +104,7 @@ def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> Refe
 
 
 def check_output(out: Path, *, force: bool) -> None:
-    """Raise UserError before any work when `out` cannot be the file to write."""
+    """Raise UserError, before any work, for a path that cannot be written."""
     if out.suffix.lower() != ".npz":
         raise UserError(f"--out {out}: what is written is an .npz, so give it that ending")
     if out.is_dir():
@@ -106,57 +121,51 @@ def check_output(out: Path, *, force: bool) -> None:
 
 def make_reference(
     source: ImageSource,
-    out: Path,
     needs: ReferenceLayers,
+    request: ReferenceRequest,
     *,
-    protocols: Sequence[str],
-    keep: int = 10_000,
-    seed: int = 0,
-    use: Use = "",
-    force: bool = False,
-    work: Path | None = None,
-    progress: Callable[[int], None] | None = None,
+    features: FeaturePass | None = None,
+    progress: Progress | None = None,
 ) -> ReferenceFile:
-    """Write `out` from all images of `source`, atomically. The same images, settings and versions give the same bytes.
+    """Write a reference file of all images of `source`, whole or not at all.
 
-    `keep` images go into it, chosen by `seed` and in their order; all when there are no more, none with 0. `work` keeps
-    finished chunks of features for a second run after an interruption.
+    Equal images, requests and versions give equal bytes. `features` extracts the layers `needs`.
 
-    Raises UserError for an output that exists (without `force`) or cannot be written, fewer than two images, images
+    Raises UserError for an output that exists (without `force`) or cannot be written, fewer than two images, and images
     that change meanwhile; HostError for a full disk.
     """
-    check_output(out, force=force)
+    check_output(request.out, force=request.force)
     if source.count < 2:
         raise UserError(f"{source.name} has {source.count} image: a covariance needs at least 2")
-    wanted = [(extractor, frozenset(layers)) for extractor, layers in needs]
-    scanned = scan(source, wanted, work=work, progress=progress)
-    kept_K = choose_kept(source.count, keep, seed)
+    layers = [(extractor, frozenset(names)) for extractor, names in needs]
+    scan = (features or FeaturePass()).scan(source, layers, progress)
+    kept_K = choose_kept(source.count, request.keep, request.seed)
     record = MadeRecord(
         images=source.count,
         kept=len(kept_K),
-        keep_seed=seed,
-        images_sha256=scanned.images_sha256,
+        keep_seed=request.seed,
+        images_sha256=scan.images_sha256,
         image_shape=source.shape,
-        use=use,
-        protocols=tuple(dict.fromkeys(protocols)),
+        use=request.use,
+        protocols=tuple(dict.fromkeys(request.protocols)),
         extractors={
             extractor.name: ExtractorRecord(
                 sha256=extractor.sha256,
                 preprocessing=extractor.preprocessing,
                 batch=extractor.batch,
-                layers={layer: extractor.layers[layer] for layer in sorted(layers)},
+                layers={layer: extractor.layers[layer] for layer in sorted(names)},
             )
-            for extractor, layers in needs
+            for extractor, names in needs
         },
-        versions=_versions(),
+        versions={"arvbench": arvbench.__version__, **library_versions(FEATURE_LIBRARIES)},
     )
-    with _replacing(out, force=force) as part, zipfile.ZipFile(part, "w") as archive:
-        _write_all(archive, source, scanned, kept_K, needs, record)
-    return ReferenceFile(path=out, sha256=sha256_of(out), record=record)
+    with _replacing(request.out, force=request.force) as part, zipfile.ZipFile(part, "w") as archive:
+        _write_all(archive, source, scan, kept_K, needs, record)
+    return ReferenceFile(path=request.out, sha256=sha256_of(request.out), record=record)
 
 
 def choose_kept(count: int, keep: int, seed: int) -> Tensor:
-    """Numbers of the images that are kept, ascending: (min(count, keep),) int64."""
+    """Choose the images to keep: ascending numbers (min(count, keep),) int64."""
     if keep < 0:
         raise UserError(f"--keep-images {keep}: a number of images, 0 or more")
     if keep >= count:
@@ -164,32 +173,20 @@ def choose_kept(count: int, keep: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:keep].sort().values
 
 
-def _versions() -> dict[str, str]:
-    found = {"arvbench": arvbench.__version__}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _write_all(
     archive: zipfile.ZipFile,
     source: ImageSource,
-    scanned: Scan,
+    scan: Scan,
     kept_K: Tensor,
     needs: ReferenceLayers,
     record: MadeRecord,
 ) -> None:
     if len(kept_K):
-        _write_rows(
-            archive, IMAGES_KEY, (len(kept_K), *source.shape, 3), np.uint8, _kept_images(source, scanned, kept_K)
-        )
+        _write_rows(archive, IMAGES_KEY, (len(kept_K), *source.shape, 3), np.uint8, _kept_images(source, scan, kept_K))
         if source.labels_N is not None:
             _write(archive, "labels", source.labels_N[kept_K].numpy())
     for extractor, layers in needs:
-        features = scanned.features[extractor.name]
+        features = scan.features[extractor.name]
         for layer, need in layers.items():
             _write_moments(archive, extractor.name, layer, features)
             if need == "features" and len(kept_K):
@@ -216,17 +213,17 @@ def _write_moments(archive: zipfile.ZipFile, extractor: str, layer: str, feature
     _write(archive, cov_key, cov_DD.numpy())
 
 
-def _kept_images(source: ImageSource, scanned: Scan, kept_K: Tensor) -> Iterator[np.ndarray]:
-    """The kept images, NHWC, a few at a time; each must still be what its features were extracted from."""
+def _kept_images(source: ImageSource, scan: Scan, kept_K: Tensor) -> Iterator[np.ndarray]:
+    """Yield the kept images, NHWC, a few at a time. Raise UserError for one that changed since it was extracted."""
     for numbers in kept_K.split(_AT_ONCE):
         images_n3HW = torch.cat([source.read(start, stop) for start, stop in _ranges(numbers.tolist())])
-        if not torch.equal(image_digests(images_n3HW), scanned.digests_ND[numbers]):
+        if not torch.equal(image_digests(images_n3HW), scan.digests_ND[numbers]):
             raise UserError(f"images of {source.name} changed while they were read: run again when they are finished")
         yield images_n3HW.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ascending numbers as (start, stop) of consecutive ones."""
+    """Group ascending numbers into (start, stop) of consecutive ones."""
     start = previous = numbers[0]
     for number in numbers[1:]:
         if number != previous + 1:
@@ -237,7 +234,7 @@ def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _kept_rows(blocks: Iterable[Tensor], kept_K: Tensor) -> Iterator[np.ndarray]:
-    """Of features that come in blocks, the rows of the kept images."""
+    """Yield the rows of the kept images from blocks of features."""
     start = 0
     for block_BD in blocks:
         stop = start + len(block_BD)
@@ -257,7 +254,7 @@ def _write_rows(
     dtype: np.dtype | type,
     blocks: Iterable[np.ndarray],
 ) -> None:
-    """One array whose rows come in blocks, uncompressed, as numpy.savez writes it."""
+    """Write an array block by block, uncompressed, as numpy.savez does."""
     header = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
     # A name alone has the date 1980-01-01: the same content gives the same bytes.
     with archive.open(f"{key}.npy", "w", force_zip64=True) as stream:

@@ -1,60 +1,62 @@
-"""What every reference is: features or their statistics under the extractors that were asked for.
+"""The seam of all references: features, or their statistics, under the requested extractors.
 
 Shapes   M reference images, D features of a layer
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from arvbench.errors import UserError
+from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.sets import FeatureData
+from arvbench.harness.quality.protocols.protocol import Reads
 
 Use = Literal["gFID", "rFID", ""]
-"""What a reference is meant for: "gFID" judges generated images (statistics of the training set), "rFID" judges
-reconstructions (the validation images themselves), "" is not stated."""
+"""Purpose of a reference: "gFID" judges generated images (statistics of the training set), "rFID" judges
+reconstructions (the validation images themselves), "" is unknown."""
 Origin = Literal["published", "made", "statistics", "images", "data set"]
-"""Where a reference comes from: a file of the table of published ones, a file of `arvbench reference make`, statistics
-of unknown origin, images, or a named data set."""
+"""Origin of a reference: a file of the table of published ones, a file of `arvbench reference make`, statistics of
+unknown origin, images, or a named data set."""
+ReferenceLayers = Sequence[tuple[Extractor, Mapping[str, Reads]]]
+"""Extractors, each with layer -> the part that is read of it. "features" includes the moments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What samples are compared with."""
+    """A set of real images that samples are compared with."""
 
     name: str
     """Short name for tables."""
     sha256: str
     """Digest of the statistics file, or of the images in order."""
     image_shape: tuple[int, int] | None
-    """Height and width; None for statistics that do not say it."""
+    """Height and width; None for statistics that do not state it."""
     labels_M: Tensor | None
-    """(M,) int64 classes of the images whose features are here, where they are known."""
+    """(M,) int64 classes of the images with features, if known."""
     data: Mapping[str, FeatureData]
-    """By name of the extractor."""
+    """Extractor -> features or statistics."""
     images: int
-    """M: images whose features can be had. 0 for statistics alone."""
+    """M: images with features. 0 for statistics alone."""
     statistics_images: int | None
-    """Images behind the mean and covariance; None for published statistics that do not say it."""
+    """Images behind the mean and covariance; None for published statistics that do not state it."""
     origin: Origin
     use: Use = ""
     official: str = ""
     """Name in the table of published references; empty for any other file."""
     notes: tuple[str, ...] = ()
-    """What a reader of the numbers must know about it."""
+    """Remarks for a reader of the numbers."""
 
 
-def check_resolution(reference: Reference, samples_shape: tuple[int, int]) -> None:
-    """Raise UserError when the reference is known to have images of another size than the samples."""
-    check_shapes(reference.name, reference.image_shape, samples_shape)
+def check_resolution(name: str, reference_shape: tuple[int, int] | None, samples_shape: tuple[int, int]) -> None:
+    """Raise UserError when the reference called `name` has images of another size than the samples.
 
-
-def check_shapes(name: str, reference_shape: tuple[int, int] | None, samples_shape: tuple[int, int]) -> None:
-    """The same, before the reference is loaded."""
+    Shapes are (height, width); None, an unknown size, passes.
+    """
     if reference_shape is None or reference_shape == samples_shape:
         return
     (height, width), (reference_height, reference_width) = samples_shape, reference_shape

@@ -18,7 +18,7 @@ from arvbench.adapters.loading import load_sampler
 from arvbench.harness.cli import main
 from arvbench.harness.data.labels import labels_for
 from arvbench.harness.quality.identity import images_sha256
-from arvbench.harness.quality.images.live import LiveSource
+from arvbench.harness.quality.images.live import LiveSource, SeededLabels
 from arvbench.harness.quality.images.open import open_images
 
 SOURCE = str(Path(__file__).resolve().parents[3] / "src")
@@ -40,7 +40,9 @@ def test_it_writes_what_the_model_draws(tmp_path, capsys, name):
     told = json.loads(capsys.readouterr().out)
     labels = labels_for("uniform", 12, 10, seed=5)
     sampler = load_sampler("demo/var", weights="demo", backend="optimized")
-    expected = LiveSource(sampler, sampler.spec.settings, labels=labels, run_seed=5, batch=8, label_scheme="uniform")
+    expected = LiveSource(
+        sampler, sampler.spec.settings, SeededLabels(labels=labels, run_seed=5, scheme="uniform"), batch=8
+    )
     written = open_images(tmp_path / name)
     assert torch.equal(written.read(0, 12), expected.read(0, 12))
     assert written.labels_N.tolist() == labels and written.seeds_N.tolist() == list(range(12))

@@ -14,7 +14,7 @@ from arvbench.adapters import MODELS, PerImageNoise
 from arvbench.harness.jobs import Event, Job
 from arvbench.harness.machine.nvml import ReplayGpuProbe
 from arvbench.harness.measure.case import measure_case
-from arvbench.harness.quality.images.live import LiveSource
+from arvbench.harness.quality.images.live import LiveSource, SeededLabels
 from arvbench.results.schema import CaseConfig, Gpu, Incorrect, Measured, Status
 
 QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": 20}
@@ -124,7 +124,9 @@ def test_an_image_does_not_depend_on_the_batch_it_was_made_in(optimized):
     labels = [0, 1, 2, 3, 4]
     settings = optimized.spec.settings
     whole, parts = (
-        LiveSource(optimized, settings, labels=labels, run_seed=5, batch=batch, cache_policy="static").read(0, 5)
+        LiveSource(
+            optimized, settings, SeededLabels(labels=labels, run_seed=5), batch=batch, cache_policy="static"
+        ).read(0, 5)
         for batch in (5, 2)
     )
     alone = optimized.sample([3], settings, noise=PerImageNoise(5, [3])).images

@@ -15,17 +15,17 @@ from torch_fidelity import calculate_metrics
 
 from arvbench.errors import CheckpointError, UnknownName, UserError
 from arvbench.harness.data.digits import load_digits_rgb
-from arvbench.harness.quality import evaluation
 from arvbench.harness.quality.evaluation import EvaluationRequest, evaluate
 from arvbench.harness.quality.extractors import Extractor, load_extractor
 from arvbench.harness.quality.extractors.digits_cnn import load_classifier
 from arvbench.harness.quality.extractors.extractor import full_precision
+from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.images.source import Provenance
 from arvbench.harness.quality.images.tensors import TensorSource
 from arvbench.harness.quality.protocols import PROTOCOLS, Metric, MetricInputs, MetricValue, Options
 from arvbench.harness.quality.protocols.digits import DIGITS_CNN, isc_splits
 from arvbench.harness.quality.protocols.fidelity import kid_subset_size
-from arvbench.harness.quality.reference import check_resolution, load_reference
+from arvbench.harness.quality.reference import load_reference
 from arvbench.harness.quality.reference.digits import load_reference as load_digits_statistics
 
 SCHEME = Provenance(labels="data set", uint8_rule="none")
@@ -43,10 +43,12 @@ def noisy_digits(count: int, level: float = 25.0, seed: int = 0) -> tuple[torch.
 SAMPLES, LABELS = noisy_digits(300)
 
 
-def measure(images=SAMPLES, *, scheme=SCHEME, labels=None, reference="digits", metrics=ALL, protocol="digits-cnn"):
+def measure(
+    images=SAMPLES, *, scheme=SCHEME, labels=None, reference="digits", metrics=ALL, protocol="digits-cnn", **options
+):
     source = TensorSource(images, name="noisy", labels_N=labels, provenance=scheme)
     asked = EvaluationRequest(protocols=(protocol,), reference=reference, metrics=metrics, options=Options(bootstrap=0))
-    return evaluate(source, asked).numbers
+    return evaluate(source, asked, **options).numbers
 
 
 def values(results) -> dict[str, float]:
@@ -313,7 +315,7 @@ def test_other_size_is_refused_by_the_reference_or_by_the_extractor():
     with pytest.raises(UserError, match=r"takes 32 x 32 images, these are 64 x 32"):
         measure(larger, metrics=("isc",))
     with pytest.raises(UserError, match=r"samples are 32 x 64 and reference .* is 32 x 32"):
-        check_resolution(load_reference("digits", []), (64, 32))
+        load_reference("digits", [], samples_shape=(64, 32))
 
 
 @pytest.mark.parametrize("label", [-1, 10])
@@ -352,14 +354,18 @@ def test_unknown_protocol_names_the_nearest():
         measure(protocol="digit-cnn")
 
 
-def test_damaged_extractor_is_named_not_measured(monkeypatch):
+def test_damaged_extractor_is_named_not_measured():
     damaged = load_extractor("digits-cnn")
     nan = lambda images: {"64": torch.full((len(images), 64), float("nan")), "logits": torch.zeros(len(images), 10)}  # noqa: E731
-    monkeypatch.setattr(evaluation, "load_extractor", lambda *_, **__: replace(damaged, network=nan))
+
+    class Damaged(FeaturePass):
+        def extractor(self, name):
+            return replace(damaged, network=nan)
+
     with pytest.raises(
         CheckpointError, match=r"'digits-cnn' gave NaN or infinite features \(64\) for 256 of 256 images"
     ):
-        measure()
+        measure(features=Damaged())
 
 
 def test_callers_precision_settings_do_not_reach_the_features_and_are_restored():

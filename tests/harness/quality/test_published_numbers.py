@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from arvbench.harness.quality.evaluation import EvaluationRequest, evaluate
+from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.protocols import Options
 
@@ -61,9 +62,11 @@ def test_public_numbers_are_reproduced(samples, reference, published, tmp_path):
             metrics=tuple(published),
             options=Options(bootstrap=0),
         ),
-        extractor_files={"inception": Path(weights)},
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        work=tmp_path / "features",
+        features=FeaturePass(
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            extractor_files={"inception": Path(weights)},
+            work=tmp_path / "features",
+        ),
     )
     for number in found.numbers:
         value, allowed = published[number.metric]

@@ -16,8 +16,6 @@ from run_helpers import ScriptedEngine, case, environment, failure, suite
 
 from arvbench.adapters.registry import MODELS
 from arvbench.harness.jobs import Event
-from arvbench.harness.quality.extractors.extractor import EXTRACTORS, WEIGHTS_OF_EXTRACTORS
-from arvbench.harness.quality.extractors.weights import WEIGHTS
 from arvbench.harness.run.fingerprint import fingerprint
 from arvbench.harness.run.runner import RunOptions, SilentListener, run_suite
 from arvbench.harness.run.store import RecordStore
@@ -165,11 +163,6 @@ def test_an_official_reference_is_another_measurement_when_its_file_changes(tmp_
     monkeypatch.setenv("ARVBENCH_REFERENCES", str(tmp_path))
     config = case(quality=DIGITS | {"reference": name}).config
     assert len(set(states_of(config, (name, "VIRTUAL_imagenet512.npz"), tmp_path))) == 3
-
-
-def test_the_files_of_every_extractor_are_known():
-    assert WEIGHTS_OF_EXTRACTORS.keys() == EXTRACTORS.keys()
-    assert {name for name in WEIGHTS_OF_EXTRACTORS.values() if name} == WEIGHTS.keys()
 
 
 def test_weights_that_went_away_during_the_run_do_not_cost_the_record(store, tmp_path):

@@ -13,20 +13,10 @@ import arvbench
 from arvbench.errors import CheckpointError, UnknownName, UserError
 from arvbench.harness.quality.extractors import EXTRACTORS, Extractor, load_extractor
 from arvbench.harness.quality.extractors.digits_cnn import load_classifier
-from arvbench.harness.quality.extractors.extractor import full_precision
+from arvbench.harness.quality.extractors.extractor import full_precision, weights_of
+from arvbench.harness.quality.extractors.weights import WEIGHTS
 
 DIGITS = torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-NAMES = [
-    "adm-inception",
-    "clean-fid",
-    "clean-fid-legacy-pytorch",
-    "clean-fid-legacy-tensorflow",
-    "clip-vit-b-32",
-    "clip-vit-l-14-336",
-    "digits-cnn",
-    "dinov2-vit-l-14",
-    "fidelity-inception",
-]
 
 
 def run_python(code: str) -> str:
@@ -41,7 +31,11 @@ def test_listing_the_table_imports_no_library_of_networks():
         "import sys; from arvbench.harness.quality.extractors import EXTRACTORS; print(*sorted(EXTRACTORS)); "
         "assert not {'torch', 'torch_fidelity', 'torchvision', 'sklearn', 'cleanfid', 'open_clip'} & set(sys.modules)"
     )
-    assert names.split() == NAMES
+    assert names.split() == sorted(EXTRACTORS)
+
+
+def test_every_extractor_names_its_weights_and_all_published_ones_are_used():
+    assert {weights_of(name) for name in EXTRACTORS} - {None} == WEIGHTS.keys()
 
 
 def test_our_own_extractors_import_no_metric_library():

@@ -18,9 +18,10 @@ import torch
 from arvbench.errors import CheckpointError, UserError
 from arvbench.files import locked
 from arvbench.harness.data.digits import load_digits_rgb
+from arvbench.harness.machine.environment import source_sha256
 from arvbench.harness.quality.extractors import load_extractor
-from arvbench.harness.quality.features import chunks as stream
-from arvbench.harness.quality.features.chunks import CHUNK, chunk_count, chunk_range, scan
+from arvbench.harness.quality.features.chunks import CHUNK, chunk_count, chunk_range, claim_folder, task_key
+from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.quality.images.source import ImageSource
 
@@ -49,12 +50,8 @@ class Watched(ImageSource):
         return self._key
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def scan(source, layers, *, work: Path | None = None, progress=None):
+    return FeaturePass(work=work).scan(source, layers, progress)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +105,12 @@ _SLOW_PASS = """
     from pathlib import Path
     from test_chunks import LAYERS, Watched
     from arvbench.harness.quality.extractors import load_extractor
-    from arvbench.harness.quality.features.chunks import scan
+    from arvbench.harness.quality.features.feature_pass import FeaturePass
     class Slow(Watched):
         def read(self, start, stop):
             time.sleep(0 if start < 512 else 60)
             return super().read(start, stop)
-    scan(Slow(), [(load_extractor("digits-cnn"), LAYERS)], work=Path({work!r}))
+    FeaturePass(work=Path({work!r})).scan(Slow(), [(load_extractor("digits-cnn"), LAYERS)])
 """
 
 
@@ -135,24 +132,22 @@ def test_kill_9_costs_one_chunk_and_changes_no_bit(wanted, direct, tmp_path):
     assert source.reads == [(512, 768), (768, 778)], "the lock of the dead process is free"
 
 
-def test_a_locked_chunk_is_left_to_its_process(wanted, direct, tmp_path, monkeypatch):
+def test_a_locked_chunk_is_left_to_its_process(wanted, direct, tmp_path):
     work = tmp_path / "w"
     scan(Watched(), wanted, work=work)
     theirs = work / "chunk-000001.safetensors"
     content = theirs.read_bytes()
     theirs.unlink()
-    naps: list[float] = []
+    source, heard = Watched(), []
 
-    def nap(seconds: float) -> None:
-        naps.append(seconds)
-        theirs.write_bytes(content)  # the other process finishes
+    def other_process_finishes(done: int) -> None:
+        heard.append(done)
+        theirs.write_bytes(content)
 
-    monkeypatch.setattr(stream.time, "sleep", nap)
-    source = Watched()
     with locked(theirs.with_suffix(".lock")) as mine:
         assert mine
-        assert same(scan(source, wanted, work=work), direct)
-    assert naps and source.reads == []
+        assert same(scan(source, wanted, work=work, progress=other_process_finishes), direct)
+    assert heard[0] == source.count - CHUNK and source.reads == [], "this process met the lock and made nothing"
 
 
 def test_a_folder_of_other_images_or_of_someone_else_is_refused(wanted, tmp_path):
@@ -174,7 +169,7 @@ def test_processes_that_come_at_once_and_leftovers_of_a_killed_one_are_no_strang
     with ThreadPoolExecutor(8) as pool:
         for attempt in range(20):
             folder = tmp_path / str(attempt)
-            list(pool.map(lambda _: stream.claim_folder(folder, Watched(), wanted), range(8)))  # noqa: B023
+            list(pool.map(lambda _: claim_folder(folder, Watched(), wanted), range(8)))  # noqa: B023
     work = tmp_path / "left"
     work.mkdir()
     (work / ".task.txt.123").write_text("half")
@@ -194,12 +189,11 @@ def test_features_do_not_depend_on_the_threads_of_the_caller(wanted, direct):
         torch.set_num_threads(1)
 
 
-def test_a_changed_preprocessing_or_source_is_another_task(wanted, monkeypatch):
+def test_a_changed_preprocessing_or_source_is_another_task(wanted):
     extractor, layers = wanted[0]
-    key = stream.task_key(Watched(), wanted)
-    assert stream.task_key(Watched(), [(replace(extractor, preprocessing="another"), layers)]) != key
-    monkeypatch.setattr(stream, "source_sha256", lambda: "another")
-    assert stream.task_key(Watched(), wanted) != key
+    key = task_key(Watched(), wanted)
+    assert task_key(Watched(), [(replace(extractor, preprocessing="another"), layers)]) != key
+    assert f"arvbench source {source_sha256()}" in key.splitlines()
 
 
 def test_a_damaged_chunk_is_named(wanted, tmp_path):

@@ -17,7 +17,7 @@ from arvbench.adapters.sampling import PerImageNoise
 from arvbench.errors import HostError, UnknownName, UserError
 from arvbench.harness.data.labels import labels_for
 from arvbench.harness.quality.identity import images_sha256
-from arvbench.harness.quality.images.live import LiveSource
+from arvbench.harness.quality.images.live import LiveSource, SeededLabels
 from arvbench.harness.quality.images.resize import Resize
 
 SOURCE = str(Path(__file__).resolve().parents[4] / "src")
@@ -33,8 +33,10 @@ def sampler():
 @pytest.fixture(scope="module")
 def live(sampler):
     def make(**changes):
-        options = {"labels": LABELS, "run_seed": SEED, "batch": BATCH, "label_scheme": "balanced-shuffled"} | changes
-        return LiveSource(options.pop("sampler", sampler), options.pop("settings", sampler.spec.settings), **options)
+        seeded = {key: changes.pop(key) for key in ("labels", "run_seed", "scheme") if key in changes}
+        seeded = SeededLabels(**({"labels": LABELS, "run_seed": SEED, "scheme": "balanced-shuffled"} | seeded))
+        model, settings = changes.pop("sampler", sampler), changes.pop("settings", sampler.spec.settings)
+        return LiveSource(model, settings, seeded, **({"batch": BATCH} | changes))
 
     return make
 
@@ -82,12 +84,12 @@ from arvbench.adapters.loading import load_sampler
 from arvbench.harness.data.labels import labels_for
 from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.quality.identity import images_sha256
-from arvbench.harness.quality.images.live import LiveSource
+from arvbench.harness.quality.images.live import LiveSource, SeededLabels
 torch.set_num_threads(1)
 sampler = load_sampler("demo/var", weights="demo", backend="optimized")
 count, batch, seed, start, stop = map(int, sys.argv[1:])
 labels = labels_for("balanced-shuffled", count, 10, seed=seed)
-source = LiveSource(sampler, sampler.spec.settings, labels=labels, run_seed=seed, batch=batch)
+source = LiveSource(sampler, sampler.spec.settings, SeededLabels(labels=labels, run_seed=seed), batch=batch)
 print(images_sha256(source.read(start, stop)))
 """
 
@@ -222,5 +224,5 @@ def test_flexvar_draws_the_size_that_its_scales_say():
     flexvar = load_sampler("demo/flexvar", weights="demo")
     for scales in (None, "1_2_3_4_5_6_8"):
         settings = flexvar.spec.settings if scales is None else flexvar.spec.settings.replace(scales=scales)
-        source = LiveSource(flexvar, settings, labels=[1, 2])
+        source = LiveSource(flexvar, settings, SeededLabels(labels=[1, 2]))
         assert source.read(0, 2).shape[2:] == source.shape

@@ -16,17 +16,10 @@ from PIL import Image
 from arvbench.errors import ContractError, UserError
 from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.extractors import load_extractor
-from arvbench.harness.quality.features.chunks import scan
+from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.quality.metrics.moments import moments_of
-from arvbench.harness.quality.reference import (
-    DIGITS,
-    check_resolution,
-    load,
-    load_reference,
-    reference_files,
-    reference_images,
-)
+from arvbench.harness.quality.reference import load_reference, reference_files, reference_images
 
 FEATURES = {"64": "features"}
 
@@ -103,15 +96,12 @@ def test_another_resolution_is_refused_before_any_image_is_extracted(folder):
         load_reference(str(folder), [(other, {"pool": "moments"})], samples_shape=(48, 64))
     assert other.network.images == 0
     reference = load_reference(str(folder), [(other, {"pool": "moments"})], samples_shape=(32, 32))
-    check_resolution(reference, (32, 32))
-    check_resolution(replace(reference, image_shape=None), (48, 64))
-    with pytest.raises(UserError, match=r"samples are 64 x 48 and reference images is 32 x 32"):
-        check_resolution(reference, (48, 64))
+    assert reference.image_shape == (32, 32)
 
 
 def test_stored_digits_are_what_the_extractor_computes(extractor):
-    stored = load_reference(DIGITS, [(extractor, FEATURES)])
-    computed = load_reference(DIGITS, [(replace(extractor, name="another"), FEATURES)])
+    stored = load_reference("digits", [(extractor, FEATURES)])
+    computed = load_reference("digits", [(replace(extractor, name="another"), FEATURES)])
     ours, theirs = stored.data["digits-cnn"], computed.data["another"]
     torch.testing.assert_close(ours.features("64"), theirs.features("64"), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(ours.moments("64").cov_DD, theirs.moments("64").cov_DD, rtol=1e-4, atol=1e-6)
@@ -124,23 +114,23 @@ def test_stored_digits_are_what_the_extractor_computes(extractor):
 
 def test_stored_digits_cost_no_pass_of_the_network(extractor):
     silent = replace(extractor, network=lambda _images: pytest.fail("extracted"))
-    load_reference(DIGITS, [(silent, FEATURES)])
+    load_reference("digits", [(silent, FEATURES)])
 
 
 def test_layers_that_are_not_stored_are_extracted(extractor):
-    reference = load_reference(DIGITS, [(extractor, {"64": "features", "logits": "features"})])
+    reference = load_reference("digits", [(extractor, {"64": "features", "logits": "features"})])
     assert reference.data["digits-cnn"].features("logits").shape == (1797, 10)
 
 
 def test_statistics_of_other_weights_are_refused(extractor):
     with pytest.raises(ContractError, match="other weights"):
-        load_reference(DIGITS, [(replace(extractor, sha256="0" * 64), FEATURES)])
+        load_reference("digits", [(replace(extractor, sha256="0" * 64), FEATURES)])
 
 
 def test_pixels_and_files_of_a_reference(folder, tmp_path):
-    assert torch.equal(reference_images(DIGITS), load_digits_rgb().images_N3HW)
+    assert torch.equal(reference_images("digits"), load_digits_rgb().images_N3HW)
     assert reference_images(str(folder)) is None
-    assert reference_files(DIGITS) == []
+    assert reference_files("digits") == []
     files = reference_files(str(folder))
     assert len(files) == 70 and files[0] == folder / "3" / "00.png"
     np.savez(tmp_path / "x.npz", np.zeros(1))
@@ -150,7 +140,7 @@ def test_pixels_and_files_of_a_reference(folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "npz", "statistics"])
-def test_the_pass_may_be_shared_and_gets_the_folder_of_its_chunks(folder, cache, tmp_path, monkeypatch, kind):
+def test_the_pass_is_the_callers_and_its_chunks_are_in_the_cache(folder, cache, tmp_path, kind):
     images, passes, heard = load_digits_rgb().images_N3HW[:70], [], []
     path = folder
     if kind != "folder":
@@ -158,41 +148,33 @@ def test_the_pass_may_be_shared_and_gets_the_folder_of_its_chunks(folder, cache,
         other = {"moments/x/y/mean": np.zeros(2)} if kind == "statistics" else {}
         np.savez(path, arr_0=images.permute(0, 2, 3, 1).numpy(), **other)
 
-    def pass_over(source, wanted, work, progress):
-        passes.append((source.name, [(e.name, layers) for e, layers in wanted], work))
-        return scan(source, wanted, work=work, progress=progress)
+    class Recorded(FeaturePass):
+        def scan(self, source, layers, progress=None):
+            passes.append((source.address.path, [(e.name, names) for e, names in layers], self.work, self.workers))
+            return super().scan(source, layers, progress)
 
-    needs = [(fake_adm(), {"pool": "moments"})]
+    needs, features = [(fake_adm(), {"pool": "moments"})], Recorded(workers=7, work=tmp_path / "of the samples")
     alone = load_reference(str(path), needs)
-    load_reference(str(path), needs, pass_over=pass_over)
-    load_reference(str(path), needs, pass_over=pass_over, work=tmp_path / "work")
-    monkeypatch.setattr(load, "CACHED_FROM", 69)
-    reference = load_reference(str(path), needs, pass_over=pass_over, progress=heard.append)
-    wanted = [("adm-inception", frozenset({"pool"}))]
+    load_reference(str(path), needs, features=features)
+    assert not cache.exists(), "70 images are few"
+    features = Recorded(work=tmp_path / "of the samples")  # the fake network is only in this process
+    reference = load_reference(str(path), needs, features=features, cache_from=69, progress=heard.append)
     (kept,) = (cache / "references").iterdir()
-    assert passes == [(path.name, wanted, work) for work in (None, tmp_path / "work", kept)]
-    assert heard[-1] == 70
+    layers = [("adm-inception", frozenset({"pool"}))]
+    assert passes == [(path, layers, None, 7), (path, layers, kept, 1)]
+    assert heard[-1] == 70 and not (tmp_path / "of the samples").exists()
     found, expected = (r.data["adm-inception"].moments("pool").cov_DD for r in (reference, alone))
     assert torch.equal(found, expected)
-
-
-def test_the_digits_have_no_path_that_others_could_open(extractor):
-    def pass_over(*_arguments):
-        pytest.fail("shared")
-
-    needs = [(extractor, {"logits": "features"})]
-    assert load_reference(DIGITS, needs, pass_over=pass_over).data["digits-cnn"].features("logits").shape == (1797, 10)
 
 
 AT_ONCE = """
 import sys, torch
 from arvbench.harness.quality.extractors import load_extractor
-from arvbench.harness.quality.reference import load, load_reference
-load.CACHED_FROM = 1
+from arvbench.harness.quality.reference import load_reference
 needs = [(load_extractor("digits-cnn"), {"logits": "features"})]
 print("ready", flush=True)
 sys.stdin.readline()
-print(load_reference(sys.argv[1], needs).data["digits-cnn"].moments("logits").mean_D.tolist())
+print(load_reference(sys.argv[1], needs, cache_from=1).data["digits-cnn"].moments("logits").mean_D.tolist())
 """
 
 
@@ -212,52 +194,41 @@ def test_two_processes_that_load_the_same_reference_at_once_both_succeed(folder,
     assert len(list((cache / "references").iterdir())) == 1
 
 
-def test_features_of_many_images_are_kept_in_the_cache_and_of_few_are_not(folder, cache, monkeypatch):
-    load_reference(str(folder), [(fake_adm(), {"pool": "moments"})])
+def test_features_of_many_images_are_kept_in_the_cache_and_of_few_are_not(folder, cache):
+    load_reference(str(folder), [(fake_adm(), {"pool": "moments"})], cache_from=70)
     assert not cache.exists()
-    monkeypatch.setattr(load, "CACHED_FROM", 69)
     first, second, others = fake_adm(), fake_adm(), fake_adm(seed=1)
-    before = load_reference(str(folder), [(first, {"pool": "moments"})])
-    after = load_reference(str(folder), [(second, {"pool": "moments"})])
+    before, after = (
+        load_reference(str(folder), [(extractor, {"pool": "moments"})], cache_from=69) for extractor in (first, second)
+    )
     assert (first.network.images, second.network.images) == (70, 0)
     means = [reference.data["adm-inception"].moments("pool").mean_D for reference in (before, after)]
     assert torch.equal(*means)
     assert len(list((cache / "references").iterdir())) == 1
-    load_reference(str(folder), [(others, {"pool": "moments"})])
+    load_reference(str(folder), [(others, {"pool": "moments"})], cache_from=69)
     assert others.network.images == 70, "features of other weights are others"
 
 
-def test_a_pass_that_was_interrupted_goes_on_in_the_cache(tmp_path, monkeypatch):
-    images = load_digits_rgb().images_N3HW[:600]
-    np.savez(tmp_path / "images.npz", images.permute(0, 2, 3, 1).numpy())
-    monkeypatch.setattr(load, "CACHED_FROM", 500)
+def test_a_pass_that_was_interrupted_continues_in_the_cache(tmp_path):
+    images, path = load_digits_rgb().images_N3HW[:600], str(tmp_path / "images.npz")
+    np.savez(path, images.permute(0, 2, 3, 1).numpy())
 
     def interrupt(done: int) -> None:
         if done >= 256:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load_reference(str(tmp_path / "images.npz"), [(fake_adm(), {"pool": "moments"})], progress=interrupt)
+        load_reference(path, [(fake_adm(), {"pool": "moments"})], progress=interrupt, cache_from=500)
     extractor = fake_adm()
-    found = load_reference(str(tmp_path / "images.npz"), [(extractor, {"pool": "moments"})])
+    found = load_reference(path, [(extractor, {"pool": "moments"})], cache_from=500)
     assert extractor.network.images == 600 - 256
     expected = moments_of([extractor.extract(part)["pool"] for part in images.split(256)])
     assert torch.equal(found.data["adm-inception"].moments("pool").cov_DD, expected.cov_DD)
 
 
-def test_a_work_folder_is_used_instead_of_the_cache(folder, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(load, "CACHED_FROM", 69)
-    for expected in (70, 0):
-        extractor = fake_adm()
-        load_reference(str(folder), [(extractor, {"pool": "moments"})], work=tmp_path / "work")
-        assert extractor.network.images == expected
-    assert not cache.exists()
-
-
-def test_a_machine_without_room_for_a_cache_is_told_and_served(folder, cache, monkeypatch):
-    monkeypatch.setattr(load, "CACHED_FROM", 69)
+def test_a_machine_without_room_for_a_cache_is_told_and_served(folder, cache):
     cache.write_text("a file where the folder would be")
-    reference = load_reference(str(folder), [(fake_adm(), {"pool": "moments"})])
+    reference = load_reference(str(folder), [(fake_adm(), {"pool": "moments"})], cache_from=69)
     (note,) = reference.notes
     assert note.startswith("features of the reference are not kept: cannot write to")
     assert reference.data["adm-inception"].moments("pool").count == 70

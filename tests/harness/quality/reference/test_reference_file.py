@@ -12,6 +12,7 @@ import pytest
 import torch
 from fake_adm import fake_adm, official_arrays, write_npz
 
+from arvbench.adapters.checkpoints import sha256_of
 from arvbench.errors import UserError
 from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.extractors import load_extractor
@@ -19,8 +20,8 @@ from arvbench.harness.quality.images.npz import NpzSource
 from arvbench.harness.quality.images.tensors import TensorSource
 from arvbench.harness.quality.metrics.frechet import frechet_distance
 from arvbench.harness.quality.metrics.moments import moments_of
-from arvbench.harness.quality.reference import load_reference, make, official
-from arvbench.harness.quality.reference.make import choose_kept, make_reference, needs_of
+from arvbench.harness.quality.reference import load_reference, official
+from arvbench.harness.quality.reference.make import ReferenceRequest, choose_kept, make_reference, needs_of
 
 IMAGES = load_digits_rgb().images_N3HW[:300]
 LABELS = load_digits_rgb().labels_N[:300]
@@ -217,10 +218,14 @@ def source():
     return TensorSource(IMAGES, name="train", labels_N=LABELS)
 
 
+def make_file(source, out, needs, *, protocols=("adm-v1",), **request):
+    return make_reference(source, needs, ReferenceRequest(out=out, protocols=protocols, **request))
+
+
 def test_distance_to_the_made_file_is_the_distance_to_the_images(source, extractor, tmp_path):
     small = load_extractor("digits-cnn")
     needs = [(extractor, ADM), (small, {"64": "features"})]
-    made = make_reference(source, tmp_path / "made.npz", needs, protocols=["adm-v1", "digits-cnn"], use="rFID")
+    made = make_file(source, tmp_path / "made.npz", needs, protocols=("adm-v1", "digits-cnn"), use="rFID")
     np.savez(tmp_path / "images.npz", IMAGES.permute(0, 2, 3, 1).numpy())
     direct = load_reference(str(tmp_path / "images.npz"), needs)
     silent = [(replace(e, network=lambda _images: pytest.fail("extracted")), layers) for e, layers in needs]
@@ -239,7 +244,7 @@ def test_distance_to_the_made_file_is_the_distance_to_the_images(source, extract
 
 
 def test_the_official_evaluator_finds_what_it_reads(source, extractor, tmp_path):
-    make_reference(source, tmp_path / "made.npz", [(extractor, ADM)], protocols=["adm-v1"], keep=40)
+    make_file(source, tmp_path / "made.npz", [(extractor, ADM)], keep=40)
     with np.load(tmp_path / "made.npz", allow_pickle=False) as stored:
         shapes = {key: (str(stored[key].dtype), stored[key].shape) for key in stored.files}
         expected = official_arrays(extractor, IMAGES, kept=40)
@@ -262,7 +267,7 @@ def test_kept_images_are_chosen_by_the_seed_and_stay_in_order():
 
 
 def test_a_part_of_the_images_stands_for_all_only_with_a_note(source, extractor, tmp_path):
-    make_reference(source, tmp_path / "made.npz", [(extractor, ADM)], protocols=["adm-v1"], keep=40)
+    make_file(source, tmp_path / "made.npz", [(extractor, ADM)], keep=40)
     read = load_reference(str(tmp_path / "made.npz"), [(extractor, ADM)])
     kept = choose_kept(300, 40, 0)
     assert read.images == 40 and torch.equal(read.labels_M, LABELS[kept])
@@ -275,7 +280,7 @@ def test_a_part_of_the_images_stands_for_all_only_with_a_note(source, extractor,
 
 
 def test_statistics_alone_can_be_made(source, extractor, tmp_path):
-    make_reference(source, tmp_path / "made.npz", [(extractor, ADM)], protocols=["adm-v1"], keep=0)
+    make_file(source, tmp_path / "made.npz", [(extractor, ADM)], keep=0)
     read = load_reference(str(tmp_path / "made.npz"), [(extractor, {"pool": "moments", "spatial": "moments"})])
     assert (read.images, read.image_shape, read.labels_M) == (0, (32, 32), None)
     assert read.data["adm-inception"].moments("pool").count == 300
@@ -283,7 +288,7 @@ def test_statistics_alone_can_be_made(source, extractor, tmp_path):
 
 def test_other_networks_have_keys_of_their_own(source, tmp_path):
     other = fake_adm(name="clip")
-    made = make_reference(source, tmp_path / "made.npz", [(other, {"pool": "features"})], protocols=["x"], keep=40)
+    made = make_file(source, tmp_path / "made.npz", [(other, {"pool": "features"})], protocols=("x",), keep=40)
     silent = replace(other, network=lambda _images: pytest.fail("extracted"))
     read = load_reference(str(tmp_path / "made.npz"), [(silent, {"pool": "features"})])
     assert read.data["clip"].moments("pool").count == 300
@@ -294,7 +299,7 @@ def test_other_networks_have_keys_of_their_own(source, tmp_path):
 
 def test_a_file_made_with_other_weights_is_refused(source, extractor, tmp_path):
     out = tmp_path / "made.npz"
-    make_reference(source, out, [(extractor, ADM)], protocols=["adm-v1"], keep=4)
+    make_file(source, out, [(extractor, ADM)], keep=4)
     with pytest.raises(UserError, match=r"made\.npz was made with other weights of adm-inception \(sha256 0{12}"):
         load_reference(str(out), [(replace(extractor, sha256="1" * 64), ADM)])
     with pytest.raises(UserError, match="other preprocessing of adm-inception"):
@@ -304,10 +309,10 @@ def test_a_file_made_with_other_weights_is_refused(source, extractor, tmp_path):
 def test_a_file_is_whole_or_not_there_and_never_written_over(source, extractor, tmp_path, monkeypatch):
     out = tmp_path / "made.npz"
     needs = [(fake_adm(), {"pool": "moments", "spatial": "moments"})]
-    first = make_reference(source, out, needs, protocols=["adm-v1"], keep=4)
+    first = make_file(source, out, needs, keep=4)
     with pytest.raises(UserError, match=r"made\.npz exists: choose another name, or write over it with --force"):
-        make_reference(source, out, needs, protocols=["adm-v1"], keep=4)
-    again = make_reference(source, out, needs, protocols=["adm-v1"], keep=4, force=True)
+        make_file(source, out, needs, keep=4)
+    again = make_file(source, out, needs, keep=4, force=True)
     assert again.sha256 == first.sha256, "the same images give the same bytes"
 
     class Failing(TensorSource):
@@ -317,9 +322,9 @@ def test_a_file_is_whole_or_not_there_and_never_written_over(source, extractor, 
             return super().read(start, stop)
 
     with pytest.raises(UserError, match="went away"):
-        make_reference(Failing(IMAGES), out, needs, protocols=["adm-v1"], keep=40, force=True)
+        make_file(Failing(IMAGES), out, needs, keep=40, force=True)
     assert [p.name for p in tmp_path.iterdir()] == ["made.npz"]
-    assert make.sha256_of(out) == first.sha256
+    assert sha256_of(out) == first.sha256
 
 
 def test_images_that_change_between_the_two_readings_are_noticed(extractor, tmp_path):
@@ -332,12 +337,12 @@ def test_images_that_change_between_the_two_readings_are_noticed(extractor, tmp_
             return images if self.reads <= 2 else 255 - images
 
     with pytest.raises(UserError, match="changed while they were read"):
-        make_reference(Changing(IMAGES), tmp_path / "made.npz", [(extractor, ADM)], protocols=["adm-v1"])
+        make_file(Changing(IMAGES), tmp_path / "made.npz", [(extractor, ADM)])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_made_file_is_a_file_of_samples_too(source, extractor, tmp_path):
-    make_reference(source, tmp_path / "made.npz", [(extractor, {"pool": "moments"})], protocols=["adm-v1"])
+    make_file(source, tmp_path / "made.npz", [(extractor, {"pool": "moments"})])
     samples = NpzSource(tmp_path / "made.npz")
     assert torch.equal(samples.read(0, 300), IMAGES) and torch.equal(samples.labels_N, LABELS)
 
@@ -345,7 +350,7 @@ def test_a_made_file_is_a_file_of_samples_too(source, extractor, tmp_path):
 @pytest.mark.parametrize("field", ["version", "images", "use"])
 def test_a_record_that_this_version_cannot_read_is_refused(source, extractor, tmp_path, field):
     out = tmp_path / "made.npz"
-    make_reference(source, out, [(extractor, {"pool": "moments"})], protocols=["adm-v1"], keep=4)
+    make_file(source, out, [(extractor, {"pool": "moments"})], keep=4)
     with np.load(out) as stored:
         arrays = dict(stored)
     content = json.loads(arrays["arvbench"].tobytes())

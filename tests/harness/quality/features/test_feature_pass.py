@@ -12,10 +12,10 @@ import torch
 
 from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.extractors import load_extractor
-from arvbench.harness.quality.features.chunks import scan
-from arvbench.harness.quality.features.shards import FileImages, ModelImages, other_devices, shared
+from arvbench.harness.quality.features.feature_pass import FeaturePass, other_devices
 from arvbench.harness.quality.images.live import load_live_source
 from arvbench.harness.quality.images.open import open_images
+from arvbench.harness.quality.images.tensors import TensorSource
 from arvbench.results.schema import CaseConfig
 
 LAYERS = frozenset({"64", "logits"})
@@ -26,14 +26,6 @@ CASE = CaseConfig(
     threads=1,
     quality={"protocols": ["digits-cnn"], "reference": "digits", "images": 600},
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +50,13 @@ def assert_same(found, alone) -> None:
 
 
 def test_drawn_images_are_the_same_bit_for_bit_with_two_processes(wanted):
-    alone = scan(load_live_source(CASE), wanted)
-    pass_over = shared(ModelImages(case=CASE), workers=2, extractor_files={}, device="cpu")
-    found = pass_over(load_live_source(CASE), wanted, None, lambda _done: None)
-    assert_same(found, alone)
+    alone, shared = (FeaturePass(workers=workers).scan(load_live_source(CASE), wanted) for workers in (1, 2))
+    assert_same(shared, alone)
 
 
 def test_another_process_really_makes_chunks(wanted, npz, tmp_path, monkeypatch):
     """This process makes the first chunk and at most one more: the rest comes from the other one."""
-    alone = scan(open_images(npz), wanted)
+    alone = FeaturePass().scan(open_images(npz), wanted)
     source = open_images(npz)
     real = source.read
 
@@ -80,16 +70,28 @@ def test_another_process_really_makes_chunks(wanted, npz, tmp_path, monkeypatch)
 
     monkeypatch.setattr(source, "read", read)
     heard: list[int] = []
-    pass_over = shared(FileImages(path=npz), workers=2, extractor_files={}, device="cpu")
-    found = pass_over(source, wanted, tmp_path / "w", heard.append)
-    assert_same(found, alone)
+    assert_same(FeaturePass(workers=2, work=tmp_path / "w").scan(source, wanted, heard.append), alone)
     assert heard[-1] == 1797 and heard == sorted(heard)
 
 
 def test_a_process_that_dies_costs_nothing_but_time(wanted, npz, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    pass_over = shared(FileImages(path=npz), workers=3, extractor_files={}, device="cpu")
-    assert_same(pass_over(open_images(npz), wanted, tmp_path / "w", lambda _d: None), scan(open_images(npz), wanted))
+    shared = FeaturePass(workers=3, work=tmp_path / "w").scan(open_images(npz), wanted)
+    assert_same(shared, FeaturePass().scan(open_images(npz), wanted))
+
+
+def test_images_that_only_this_process_has_are_not_shared(wanted, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/no/such/program")
+    digits = TensorSource(load_digits_rgb().images_N3HW)
+    assert_same(FeaturePass(workers=3).scan(digits, wanted), FeaturePass().scan(digits, wanted))
+
+
+def test_every_task_may_have_a_folder_of_its_own(wanted, tmp_path):
+    images = load_digits_rgb().images_N3HW
+    features = FeaturePass(work=tmp_path, folder_per_task=True)
+    for part in (images[:20], images[20:40], images[:20]):
+        features.scan(TensorSource(part), wanted)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_every_further_process_has_a_device(monkeypatch):

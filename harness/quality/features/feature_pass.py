@@ -1,0 +1,160 @@
+"""One pass over images: the device, the processes that share it, and the folder that keeps finished chunks.
+
+A further process is `python -m arvbench.harness.quality.features.feature_pass` with one job on stdin. All processes
+work in one folder of chunks (chunks.py), each chunk made whole by one of them, so the numbers are equal, bit for bit,
+for any number of processes. A process that dies costs its unfinished chunk, which another makes again. Errors about the
+images are met, and reported, by the main process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from arvbench.errors import ArvbenchError
+from arvbench.harness.machine.cores import usable_cores
+from arvbench.harness.machine.processes import receive, running
+from arvbench.harness.quality.extractors.extractor import Extractor, load_extractor
+from arvbench.harness.quality.features.chunks import (
+    LayerRequest,
+    Progress,
+    Scan,
+    chunk_count,
+    claim_folder,
+    folder_name,
+    in_chunks,
+    run_chunks,
+    scan_in_memory,
+    stored_scan,
+    task_key,
+)
+from arvbench.harness.quality.images.source import FileImages, ImageSource, ModelImages
+
+_MODULE = "arvbench.harness.quality.features.feature_pass"
+WORTH_SHARING = 8
+"""Fewest chunks for which a further process on a CPU earns back the seconds of its start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturePass:
+    """Extractors on a device, and passes over images with them."""
+
+    device: torch.device | str = "cpu"
+    workers: int | None = 1
+    """Processes that share a pass, this one included, never more than there are chunks. None takes one per core on a
+    CPU when there are enough chunks, else one. On "cuda" the further processes take the other devices in turn."""
+    extractor_files: Mapping[str, Path] = field(default_factory=dict)
+    """Name in the table of weights -> file of the user."""
+    work: Path | None = None
+    """Folder that keeps finished chunks, for a second run after an interruption; None keeps none."""
+    folder_per_task: bool = False
+    """True when `work` holds a folder for each task; False when it is that of a single task."""
+
+    def extractor(self, name: str) -> Extractor:
+        """Load an extractor. Raises UnknownName, UserError or CheckpointError as `load_extractor`."""
+        return load_extractor(name, device=self.device, extractor_files=self.extractor_files)
+
+    def scan(self, source: ImageSource, layers: LayerRequest, progress: Progress | None = None) -> Scan:
+        """Extract `layers` from every image, each image read once.
+
+        Raises UserError for an image that cannot be used and for a work folder of another task, HostError for a full
+        disk.
+        """
+        others = self._further_processes(source)
+        if self.work is None and not others:
+            return scan_in_memory(source, layers, progress)
+        with contextlib.ExitStack() as stack:
+            if self.work is None:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arvbench-"))) / "chunks"
+            else:
+                folder = self.work / folder_name(task_key(source, layers)) if self.folder_per_task else self.work
+            claim_folder(folder, source, layers)
+            with contextlib.ExitStack() as processes:
+                for device in others:
+                    job = self._job(source, layers, folder, device)
+                    processes.enter_context(running(_MODULE, job, output=sys.stderr))
+                run_chunks(source, layers, folder, progress)
+            scan = stored_scan(source, layers, folder)
+            return scan if self.work else _in_memory(scan, layers)
+
+    def _further_processes(self, source: ImageSource) -> list[str]:
+        """Return the device of each further process; none for images that only this process can read."""
+        if source.address is None:
+            return []
+        chunks = chunk_count(source.count)
+        by_default = usable_cores() if torch.device(self.device).type == "cpu" and chunks >= WORTH_SHARING else 1
+        return other_devices(str(self.device), min(self.workers or by_default, chunks) - 1)
+
+    def _job(self, source: ImageSource, layers: LayerRequest, folder: Path, device: str) -> ShardJob:
+        assert source.address is not None
+        return ShardJob(
+            images=source.address,
+            layers={extractor.name: tuple(sorted(names)) for extractor, names in layers},
+            extractor_files=dict(self.extractor_files),
+            device=device,
+            work=folder,
+        )
+
+
+class ShardJob(BaseModel):
+    """Message to a further process: the images, the layers, and the folder of their chunks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: Annotated[FileImages | ModelImages, Field(discriminator="kind")]
+    layers: dict[str, tuple[str, ...]]
+    """Extractor -> layers."""
+    extractor_files: dict[str, Path]
+    device: str
+    work: Path
+
+
+def other_devices(device: str, count: int) -> list[str]:
+    """Return the devices of `count` further processes: the other CUDA devices in turn, or `device` itself on a CPU."""
+    if not device.startswith("cuda"):
+        return [device] * count
+    first, devices = torch.device(device).index or 0, torch.cuda.device_count()
+    return [f"cuda:{(first + place) % devices}" for place in range(1, count + 1)]
+
+
+def _in_memory(scan: Scan, layers: LayerRequest) -> Scan:
+    """Read all features, before the temporary folder of their chunks goes."""
+    features = {
+        extractor.name: in_chunks({layer: scan.features[extractor.name].features(layer) for layer in names})
+        for extractor, names in layers
+    }
+    return replace(scan, features=features)
+
+
+def main() -> int:
+    """Read a job from stdin, and extract chunks until all are finished."""
+    job = ShardJob.model_validate_json(receive())
+    features = FeaturePass(device=job.device, extractor_files=job.extractor_files)
+    try:
+        layers = [(features.extractor(name), frozenset(names)) for name, names in job.layers.items()]
+        run_chunks(_open(job), layers, job.work)
+    except ArvbenchError:
+        return 1  # the main process meets the same error and reports it
+    return 0
+
+
+def _open(job: ShardJob) -> ImageSource:
+    if isinstance(job.images, FileImages):
+        from arvbench.harness.quality.images.open import open_images
+
+        return open_images(job.images.path, resize=job.images.resize)
+    from arvbench.harness.quality.images.live import load_live_source
+
+    return load_live_source(job.images.case.model_copy(update={"device": job.device}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
