@@ -1,4 +1,4 @@
-"""A real network under the name `adm-inception` that is small enough to run on every image of a test."""
+"""A stand-in for `adm-inception`, small enough to run on every image of a test, and files like the official ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIMS = {"pool": 2048, "spatial": 2023, "logits": 1008}
 
 
 def fake_adm(seed: int = 0, *, name: str = "adm-inception", note: str = "") -> Extractor:
-    """A random projection of 8 x 8 averages and a tanh; `calls` on its network counts the images."""
+    """Return a random projection of 8 x 8 averages, then tanh; `images` of its network counts those it has seen."""
     random = torch.Generator().manual_seed(seed)
     weight_DP = torch.randn(sum(DIMS.values()), 3 * 8 * 8, generator=random) / 8
 
@@ -41,7 +41,7 @@ def fake_adm(seed: int = 0, *, name: str = "adm-inception", note: str = "") -> E
 
 
 def official_arrays(extractor: Extractor, all_images_N3HW: Tensor, kept: int) -> dict[str, np.ndarray]:
-    """Arrays of a file as the ADM evaluator's references are: statistics of all images, the first `kept` of them."""
+    """Return arrays as in the ADM evaluator's references: statistics of all images, and the first `kept` images."""
     features = extractor.extract(all_images_N3HW, ["pool", "spatial"])
     pool, spatial = features["pool"].numpy(), features["spatial"].numpy()
     return {

@@ -1,6 +1,6 @@
-"""The digit classifier behind torch-fidelity's interface: importing this registers it there as "digits-cnn".
+"""The digit classifier behind torch-fidelity's interface, so that tests can compare our numbers with that library's.
 
-So that tests can compare our numbers with those of that library called as a whole.
+Importing this module registers the classifier there as "digits-cnn".
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FEATURES, LOGITS = "64", "logits"
 
 
 class DigitsCnnExtractor(FeatureExtractorBase):
-    """uint8 (N, 3, 32, 32) in, the requested of "64" (features) and "logits" out."""
+    """Map uint8 (N, 3, 32, 32) to the requested layers: "64" (features), "logits"."""
 
     def __init__(self, name, features_list, **_options):
         super().__init__(name, features_list)

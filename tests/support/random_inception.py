@@ -1,7 +1,7 @@
 """torch-fidelity's Inception with random weights that make it a demanding example, and its file.
 
-Convolutions keep activations of order one (a freshly made network has features of standard deviation 6e-8), and batch
-normalisation has statistics of its own, so that leaving any of them out shows.
+Convolutions keep activations of order one (torch's initialisation gives features of standard deviation 6e-8), and batch
+normalisation has random statistics, so that an omitted one changes the features.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def random_inception(seed: int = 0) -> FeatureExtractorInceptionV3:
 
 @cache
 def random_inception_state(seed: int = 0) -> dict[str, Tensor]:
-    """State dict with the names of the published file."""
+    """Return a state dict with the names of the published file."""
     with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
         patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {})
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_, **__: None)
@@ -50,6 +50,6 @@ def random_inception_state(seed: int = 0) -> dict[str, Tensor]:
 
 
 def write_random_inception(path: Path, seed: int = 0) -> Path:
-    """Write the weights as the published file has them."""
+    """Write the weights in the form of the published file."""
     torch.save(random_inception_state(seed), path)
     return path

@@ -1,6 +1,6 @@
 """A TorchScript Inception with random weights and the interface of NVIDIA's inception-2015-12-05.pt.
 
-Its weights are those of `random_inception`, so that the extractors of Inception features can be compared.
+It has the weights of `random_inception`, so that the extractors of Inception features can be compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LAYERS = (
 
 
 class _Program(nn.Module):
-    """Images 0..255 of any size, TensorFlow 1's resize inside; `layers` alone takes normalised 299 x 299."""
+    """Take images 0..255 of any size and resize them as TensorFlow 1; `layers` takes normalised 299 x 299."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -59,5 +59,5 @@ def write_torchscript(path: Path, seed: int = 0) -> Path:
 
 
 def environment_trusting(path: Path) -> Mapping[str, str]:
-    """What to set so that this archive is opened although it is not the published one."""
+    """Return environment variables under which this archive is opened although it is not the published one."""
     return {TRUST_VARIABLE: sha256_of(path)}
