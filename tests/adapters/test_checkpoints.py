@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_models import tiny_spec
+from tiny_models import FILES, tiny_var
 
 from arvbench.adapters.checkpoints import random_tensors, read_tensors
 from arvbench.adapters.loading import build_sampler, load_sampler, locate_weights, meta_modules
@@ -18,7 +18,7 @@ from arvbench.errors import CheckpointError, HostError, UnknownName, UserError
 @pytest.fixture
 def spec():
     """A model whose weights are two files, as the official models' are."""
-    return tiny_spec(checkpoint=True)
+    return tiny_var(checkpoint=FILES)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_the_command_line_of_a_training_may_lie_beside_the_weights(spec, folder,
 def test_a_bundle_holds_both_parts_in_half_precision(tmp_path, state):
     from arvbench.harness.training.demo import save_bundle
 
-    spec = tiny_spec()
+    spec = tiny_var()
     save_bundle(build_sampler(spec, weights="random:3"), tmp_path / "tiny.safetensors")
     sampler = build_sampler(spec, weights=str(tmp_path / "tiny.safetensors"))
     assert torch.equal(sampler.transformer.head.weight, state["transformer"]["head.weight"].half().float())
@@ -170,16 +170,16 @@ def test_a_missing_file_says_where_to_get_it(spec, folder):
     assert "vae.pth is missing" in message
     assert "nobody/nothing" in message
     assert "no weights at" in refused(spec, folder / "nowhere")
-    assert "no weights at" in refused(tiny_spec(), folder / "nowhere.safetensors")
+    assert "no weights at" in refused(tiny_var(), folder / "nowhere.safetensors")
 
 
 def test_a_bundle_is_as_strict_as_two_files(tmp_path, state):
     tensors = {f"{part}.{name}": t.clone() for part, own in state.items() for name, t in own.items()}
     save_file(tensors | {"extra.foo": torch.zeros(1)}, tmp_path / "b.safetensors")
-    assert "extra.foo belongs to neither transformer nor tokenizer" in refused(tiny_spec(), tmp_path / "b.safetensors")
+    assert "extra.foo belongs to neither transformer nor tokenizer" in refused(tiny_var(), tmp_path / "b.safetensors")
     save_file(tensors | {"transformer.foo": torch.zeros(1)}, tmp_path / "b.safetensors")
-    assert "1 unexpected (foo)" in refused(tiny_spec(), tmp_path / "b.safetensors")
-    assert "not a bundle" in refused(tiny_spec(), tmp_path)
+    assert "1 unexpected (foo)" in refused(tiny_var(), tmp_path / "b.safetensors")
+    assert "not a bundle" in refused(tiny_var(), tmp_path)
 
 
 def test_weights_are_located_without_being_read(spec, folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from watching import counted_flops
+from sampling_calls import counted_flops
 
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler

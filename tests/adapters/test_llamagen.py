@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_token_grids import tiny_grid_spec
+from tiny_models import tiny_token_grid
 
 from arvbench.adapters.llamagen import LlamaGenSampler
 from arvbench.adapters.loading import build_sampler
@@ -71,7 +71,7 @@ def test_rms_norm_rounds_before_it_scales():
 
 
 def test_attention_is_causal():
-    sampler = build_sampler(tiny_grid_spec("llamagen"), weights="random:1")
+    sampler = build_sampler(tiny_token_grid("llamagen"), weights="random:1")
     tokens = sampler.sample([1], sampler.spec.settings, noise=PerImageNoise(0, [0])).tokens
     raster = torch.cat(tokens, dim=1)
     changed = raster.clone()

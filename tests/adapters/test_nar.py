@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from tiny_token_grids import tiny_grid_spec
+from tiny_models import tiny_token_grid
 
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.nar import NarConfig, NarSampler, neighbours
@@ -42,7 +42,7 @@ def test_the_class_token_predicts_the_first_token_with_both_heads():
 
 
 def test_logits_are_averages_of_the_two_chained_heads():
-    sampler = build_sampler(tiny_grid_spec("nar"), weights="random:1")
+    sampler = build_sampler(tiny_token_grid("nar"), weights="random:1")
     raster = torch.arange(16).view(1, 16)
     hidden = {}
     hooks = [
@@ -64,7 +64,7 @@ def test_logits_are_averages_of_the_two_chained_heads():
 
 
 def test_a_token_sees_its_own_anti_diagonal_and_nothing_further():
-    sampler = build_sampler(tiny_grid_spec("nar"), weights="random:1")
+    sampler = build_sampler(tiny_token_grid("nar"), weights="random:1")
     raster = sampler.to_raster(sampler.sample([1], sampler.spec.settings, noise=PerImageNoise(0, [0])).tokens)
     changed = raster.clone()
     changed[0, 6] = (changed[0, 6] + 1) % 24  # row 1, column 2: distance 3
@@ -74,7 +74,7 @@ def test_a_token_sees_its_own_anti_diagonal_and_nothing_further():
 
 
 def test_official_draws_are_made_position_by_position():
-    sampler = build_sampler(tiny_grid_spec("nar"), weights="random:1")
+    sampler = build_sampler(tiny_token_grid("nar"), weights="random:1")
     calls = []
 
     class Noise(UpstreamNoise):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_token_grids import tiny_grid_spec
+from tiny_models import tiny_token_grid
 
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.par import ParConfig, ParSampler
@@ -40,7 +40,7 @@ def test_576_tokens_take_the_official_number_of_passes(regions, passes):
 
 
 def test_tokens_see_their_group_and_nothing_further():
-    sampler = build_sampler(tiny_grid_spec("par"), weights="random:1")
+    sampler = build_sampler(tiny_token_grid("par"), weights="random:1")
     raster = sampler.to_raster(sampler.sample([1], sampler.spec.settings, noise=PerImageNoise(0, [0])).tokens)
     order = sampler.plan.order_N.tolist()
 
@@ -59,7 +59,7 @@ def test_tokens_see_their_group_and_nothing_further():
 
 
 def test_special_tokens_decide_the_first_parallel_pass_and_what_follows():
-    sampler = build_sampler(tiny_grid_spec("par"), weights="random:1")
+    sampler = build_sampler(tiny_token_grid("par"), weights="random:1")
     tokens = sampler.from_raster(torch.arange(16).view(1, 16))
     before = sampler.teacher_forced(tokens, [1])[0]
     with torch.no_grad():

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 import torch
-from tiny_models import tiny_spec
-from watching import Steps
+from sampling_calls import Steps
+from tiny_models import tiny_var
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.cache.none import NoCache
@@ -107,7 +107,7 @@ def test_smoothing_leaves_known_tokens_alone():
 
 
 def test_the_plan_of_a_call_is_made_once():
-    sampler = build_sampler(tiny_spec(), weights="random:1")
+    sampler = build_sampler(tiny_var(), weights="random:1")
     plans = set()
     for batch, cfg in itertools.product((1, 2, 1), (1.0, 2.0)):
         settings, observer = sampler.spec.settings.replace(cfg=cfg), Steps()

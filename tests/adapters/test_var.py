@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import tiny_spec
+from sampling_calls import LABELS, Steps, counted_flops, draw, same_tokens
+from tiny_models import tiny_var
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from watching import Steps, counted_flops
 
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import build_sampler, load_sampler
@@ -15,22 +15,15 @@ from arvbench.adapters.sampling import PerImageNoise, ReplayTokens, UpstreamNois
 from arvbench.adapters.var import VarSettings
 from arvbench.errors import ContractError, UserError
 
-LABELS = [0, 3, 4]
-
 
 @pytest.fixture
 def spec():
-    return tiny_spec()
+    return tiny_var()
 
 
 @pytest.fixture(params=[False, True], ids=["adaln", "shared-adaln"])
 def sampler(request):
-    return build_sampler(tiny_spec(shared_aln=request.param), weights="random:1")
-
-
-def draw(sampler, labels=LABELS, settings=None, **options):
-    settings = settings or sampler.spec.settings
-    return sampler.sample(labels, settings, noise=PerImageNoise(0, range(len(labels))), **options)
+    return build_sampler(tiny_var(shared_aln=request.param), weights="random:1")
 
 
 def test_images_are_uint8_and_tokens_come_per_scale(sampler):
@@ -49,7 +42,7 @@ def test_every_policy_and_backend_draws_the_tokens_of_the_reference(spec, policy
     cache = sampler.make_cache(policy, spec.settings, batch=len(LABELS))
     samples = draw(sampler, cache=cache)
     assert cache.policy == policy
-    assert all(torch.equal(a, b) for a, b in zip(samples.tokens, reference.tokens, strict=True))
+    assert same_tokens(samples, reference)
 
 
 @pytest.mark.parametrize("policy", ["grow", "static"])
@@ -115,7 +108,7 @@ def test_the_optimized_backend_leaves_out_rows_that_guidance_zero_does_not_use(s
     assert reference.schedule(settings, batch=3).steps[0].rows == 6
     assert optimized.schedule(settings, batch=3).steps[0].rows == 3
     a, b = draw(reference, settings=settings), draw(optimized, settings=settings)
-    assert all(torch.equal(x, y) for x, y in zip(a.tokens, b.tokens, strict=True))
+    assert same_tokens(a, b)
 
 
 def test_replayed_tokens_give_the_same_image(sampler):
@@ -161,8 +154,8 @@ def test_the_official_stream_depends_on_the_seed_alone(sampler):
 
 
 def test_half_precision_keeps_head_and_quantizer_in_fp32():
-    full = build_sampler(tiny_spec(), weights="random:1")
-    half = build_sampler(tiny_spec(), weights="random:1", dtype=torch.bfloat16)
+    full = build_sampler(tiny_var(), weights="random:1")
+    half = build_sampler(tiny_var(), weights="random:1", dtype=torch.bfloat16)
     assert torch.equal(half.transformer.head.weight, full.transformer.head.weight)
     assert torch.equal(half.tokenizer.quantize.embedding.weight, full.tokenizer.quantize.embedding.weight)
     assert half.transformer.blocks[0].ffn.fc1.weight.dtype == torch.bfloat16
@@ -185,7 +178,7 @@ def test_planned_flops_equal_the_counted_ones(sampler):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shared", [False, True])
 def test_planned_weight_traffic_is_the_size_of_the_weights_that_a_step_reads(shared, dtype):
-    sampler = build_sampler(tiny_spec(shared_aln=shared), weights="random:1", dtype=dtype)
+    sampler = build_sampler(tiny_var(shared_aln=shared), weights="random:1", dtype=dtype)
     steps = sampler.schedule(sampler.spec.settings, batch=1).steps
 
     def weight_bytes(step):
@@ -220,7 +213,7 @@ def test_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler):
 
 
 def test_labels_are_dropped_only_in_training_and_at_the_stated_rate():
-    sampler = build_sampler(tiny_spec(cond_drop_rate=1.0), weights="random:1")
+    sampler = build_sampler(tiny_var(cond_drop_rate=1.0), weights="random:1")
     tokens, labels = draw(sampler).tokens, torch.tensor(LABELS)
     tokens = [t.clone() for t in tokens]
     kept = sampler.loss(tokens, labels)

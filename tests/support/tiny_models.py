@@ -1,33 +1,124 @@
-"""Models of a few thousand parameters, for tests."""
+"""Models of a few thousand parameters, one function per family; keyword arguments change the transformer."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler, FlexVarSettings
+from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING
+from arvbench.adapters.hmar.sampler import HmarSampler, HmarSettings
+from arvbench.adapters.hmar.transformer import HmarConfig
+from arvbench.adapters.llamagen import LlamaGenSampler
+from arvbench.adapters.mvar.sampler import MvarConfig, MvarSampler, MvarSettings
+from arvbench.adapters.nar import NarConfig, NarSampler
+from arvbench.adapters.par import ParConfig, ParSampler
 from arvbench.adapters.sampler import Checkpoint, ModelSpec
+from arvbench.adapters.token_grid.llama import LlamaConfig
+from arvbench.adapters.token_grid.sampler import TokenGridSettings
 from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
+from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.adapters.var import VarConfig, VarSampler, VarSettings
 
 PATCH_NUMS = (1, 2, 3, 4)
+SAMPLING = {"cfg": 1.5, "top_k": 12, "top_p": 0.9}
+MASK_SCHEDULE = ((1,), (1, 3), (1, 3, 5), (4, 12))
+"""Refinement of every scale but the first."""
+NEXT_SCALE = {
+    "depth": 2,
+    "embed_dim": 32,
+    "num_heads": 2,
+    "num_classes": 5,
+    "vocab_size": 24,
+    "code_dim": 8,
+    "patch_nums": PATCH_NUMS,
+}
+TOKEN_GRID = {"dim": 32, "n_layer": 2, "n_head": 2, "num_classes": 5, "vocab_size": 24, "multiple_of": 16}
+TOKEN_GRID_SETTINGS = TokenGridSettings(cfg=2.0, top_k=12, top_p=0.9)
+TOKEN_GRID_FAMILIES: dict[str, tuple[Any, Any, dict[str, int]]] = {
+    "llamagen": (LlamaGenSampler, LlamaConfig, {}),
+    "nar": (NarSampler, NarConfig, {}),
+    "par": (ParSampler, ParConfig, {"ar_token_num": 4}),
+}
 
 
-def tiny_spec(*, cond_drop_rate: float = 0.1, checkpoint: bool = False, **changes) -> ModelSpec:
-    """A VAR of a few thousand parameters."""
-    sizes = {"depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 5, "vocab_size": 24, "code_dim": 8}
+def tiny_vq(z_channels: int = 8) -> VqConfig:
+    """Return a VQ model that downsamples by two."""
+    return VqConfig(
+        codebook_size=24,
+        codebook_embed_dim=8,
+        z_channels=z_channels,
+        ch=32,
+        encoder_ch_mult=(1, 1),
+        decoder_ch_mult=(1, 1),
+        num_res_blocks=1,
+    )
+
+
+FILES = Checkpoint(
+    transformer_file="tiny.pth",
+    tokenizer_file="vae.pth",
+    hub_repo="nobody/nothing",
+    transformer_nesting=(("trainer", "var_wo_ddp"), ("trainer", "mvar_wo_ddp"), *TRAINING_NESTING),
+    tokenizer_nesting=(("trainer", "vae_local"),),
+)
+"""Official files of a tiny next-scale model, for `checkpoint`; training checkpoints nest their parts."""
+
+
+def _residual(name: str, sampler: Any, transformer: Any, settings: Any, checkpoint: Checkpoint | None) -> ModelSpec:
+    tokenizer = VqVaeConfig(
+        vocab_size=24, z_channels=8, ch=32, ch_mult=(1, 1), num_res_blocks=1, v_patch_nums=transformer.patch_nums
+    )
+    return ModelSpec(
+        name=name,
+        sampler=sampler,
+        transformer=transformer,
+        tokenizer=tokenizer,
+        settings=settings,
+        settings_source="test",
+        checkpoint=checkpoint,
+    )
+
+
+def tiny_var(*, checkpoint: Checkpoint | None = None, **changes: Any) -> ModelSpec:
+    return _residual("tiny", VarSampler, VarConfig(**(NEXT_SCALE | changes)), VarSettings(**SAMPLING), checkpoint)
+
+
+def tiny_mvar(*, checkpoint: Checkpoint | None = None, **changes: Any) -> ModelSpec:
+    """Return an M-VAR of 4 mixer heads with 16 channels and 8 states each."""
+    # 66 tokens: two full chunks of the mixer and two tokens more.
+    sizes = NEXT_SCALE | {"d_state": 8, "headdim": 16, "patch_nums": (1, 2, 3, 4, 6)}
+    return _residual("tiny", MvarSampler, MvarConfig(**(sizes | changes)), MvarSettings(**SAMPLING), checkpoint)
+
+
+def tiny_hmar(
+    *, mask_schedule: object = MASK_SCHEDULE, checkpoint: Checkpoint | None = None, **changes: Any
+) -> ModelSpec:
+    """Return an HMAR of three blocks per path, of which two are shared."""
+    transformer = HmarConfig(**(NEXT_SCALE | {"depth": 3, "n_layers_train": 1} | changes))
+    settings = HmarSettings(**SAMPLING, mask_schedule=mask_schedule)
+    return _residual("tiny-hmar", HmarSampler, transformer, settings, checkpoint)
+
+
+def tiny_flexvar(**changes: Any) -> ModelSpec:
     return ModelSpec(
         name="tiny",
-        sampler=VarSampler,
-        transformer=VarConfig(**{**sizes, **changes}, patch_nums=PATCH_NUMS, cond_drop_rate=cond_drop_rate),
-        tokenizer=VqVaeConfig(
-            vocab_size=24, z_channels=8, ch=32, ch_mult=(1, 1), num_res_blocks=1, v_patch_nums=PATCH_NUMS
-        ),
-        settings=VarSettings(cfg=1.5, top_k=12, top_p=0.9),
+        sampler=FlexVarSampler,
+        transformer=FlexVarConfig(**(NEXT_SCALE | {"position_side": 8} | changes)),
+        tokenizer=tiny_vq(z_channels=32),
+        settings=FlexVarSettings(**SAMPLING),
         settings_source="test",
-        checkpoint=Checkpoint(
-            transformer_file="tiny.pth",
-            tokenizer_file="vae.pth",
-            hub_repo="nobody/nothing",
-            transformer_nesting=(("trainer", "var_wo_ddp"),),
-            tokenizer_nesting=(("trainer", "vae_local"),),
-        )
-        if checkpoint
-        else None,
+    )
+
+
+def tiny_token_grid(family: str, *, side: int = 4, checkpoint: Checkpoint | None = None, **changes: Any) -> ModelSpec:
+    """Return a LlamaGen, NAR or PAR on a map of `side` x `side` tokens."""
+    sampler, config, sizes = TOKEN_GRID_FAMILIES[family]
+    return ModelSpec(
+        name=f"tiny-{family}",
+        sampler=sampler,
+        transformer=config(**(TOKEN_GRID | sizes | {"block_size": side * side} | changes)),
+        tokenizer=tiny_vq(),
+        settings=TOKEN_GRID_SETTINGS,
+        settings_source="test",
+        checkpoint=checkpoint,
     )

@@ -3,62 +3,30 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from watching import Steps, counted_flops
+from sampling_calls import LABELS, Steps, counted_flops, draw, same_tokens
+from tiny_models import tiny_flexvar
 
 from arvbench.adapters import MODELS
-from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler, FlexVarSettings
+from arvbench.adapters.flexvar.sampler import FlexVarSettings
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.next_scale.transformer import block_causal_bias, levels
-from arvbench.adapters.sampler import NULL_LABEL, ModelSpec
+from arvbench.adapters.sampler import NULL_LABEL
 from arvbench.adapters.sampling import PerImageNoise, ReplayTokens, UpstreamNoise
-from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.errors import UnknownName, UserError
 from arvbench.harness.suites.suite import sampling_settings
 
-LABELS = [0, 3, 4]
 LONGER = (1, 2, 2, 3, 4, 5, 6)
 WIDE = (1, 2, (2, 3), (3, 5))
 
 
-def tiny_spec(*, shared_aln=False, cond_drop_rate=0.1):
-    """A FlexVAR of a few thousand parameters."""
-    return ModelSpec(
-        name="tiny",
-        sampler=FlexVarSampler,
-        transformer=FlexVarConfig(
-            depth=2,
-            embed_dim=32,
-            num_heads=2,
-            num_classes=5,
-            shared_aln=shared_aln,
-            cond_drop_rate=cond_drop_rate,
-            patch_nums=(1, 2, 3, 4),
-            vocab_size=24,
-            code_dim=8,
-            position_side=8,
-        ),
-        tokenizer=VqConfig(
-            codebook_size=24,
-            codebook_embed_dim=8,
-            z_channels=32,
-            ch=32,
-            encoder_ch_mult=(1, 1),
-            decoder_ch_mult=(1, 1),
-            num_res_blocks=1,
-        ),
-        settings=FlexVarSettings(cfg=1.5, top_k=12, top_p=0.9),
-        settings_source="test",
-    )
-
-
 @pytest.fixture
 def spec():
-    return tiny_spec()
+    return tiny_flexvar()
 
 
 @pytest.fixture(params=[False, True], ids=["adaln", "shared-adaln"])
 def sampler(request):
-    return build_sampler(tiny_spec(shared_aln=request.param), weights="random:1")
+    return build_sampler(tiny_flexvar(shared_aln=request.param), weights="random:1")
 
 
 @pytest.fixture
@@ -68,15 +36,6 @@ def plain(spec):
 
 def changed(sampler, **changes):
     return sampler.spec.settings.model_copy(update=changes)
-
-
-def draw(sampler, labels=LABELS, settings=None, **options):
-    settings = settings or sampler.spec.settings
-    return sampler.sample(labels, settings, noise=PerImageNoise(0, range(len(labels))), **options)
-
-
-def equal_tokens(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +149,7 @@ def test_every_policy_and_backend_draws_the_tokens_of_the_reference(spec, plain,
     cache = sampler.make_cache(policy, settings, batch=len(LABELS))
     samples = draw(sampler, settings=settings, cache=cache)
     assert cache.policy == policy
-    assert equal_tokens(samples.tokens, reference.tokens)
+    assert same_tokens(samples, reference)
 
 
 @pytest.mark.parametrize(("scales", "tokens"), [(None, 30), (LONGER, 95), (WIDE, 26)])
@@ -213,7 +172,7 @@ def test_an_image_does_not_depend_on_its_batch(sampler):
         for start in range(0, 32, size):
             part = labels[start : start + size]
             samples = sampler.sample(part, settings, noise=PerImageNoise(0, range(start, start + len(part))))
-            assert equal_tokens(samples.tokens, [t[start : start + size] for t in together.tokens])
+            assert same_tokens(samples.tokens, [t[start : start + size] for t in together.tokens])
             # The same tokens; convolutions may round a pixel differently with another batch, by one step of 255.
             difference = samples.images.int() - together.images[start : start + size].int()
             assert difference.abs().max() <= 1
@@ -296,7 +255,7 @@ def test_the_optimized_backend_leaves_out_rows_that_do_not_reach_the_logits(spec
     optimized = build_sampler(spec, weights="random:1", backend="optimized")
     assert plain.schedule(settings, batch=3).steps[0].rows == 6
     assert optimized.schedule(settings, batch=3).steps[0].rows == 3
-    assert equal_tokens(draw(plain, settings=settings).tokens, draw(optimized, settings=settings).tokens)
+    assert same_tokens(draw(plain, settings=settings), draw(optimized, settings=settings))
 
 
 @pytest.mark.parametrize(("style", "cfg"), [("ramp", 1.0), ("constant", 0.0)])
@@ -418,7 +377,7 @@ def test_editing_keeps_known_tokens_and_draws_the_others(plain, scales):
         changes += int((ours != theirs)[:, share < 0.5].sum())
     assert changes > 0
     none_kept = plain.edit(images, torch.zeros_like(keep), LABELS, settings, noise=PerImageNoise(0, range(3)))
-    assert equal_tokens(none_kept.tokens, draw(plain, settings=settings).tokens)
+    assert same_tokens(none_kept, draw(plain, settings=settings))
 
 
 def test_the_mask_of_a_file_is_replaced_by_our_own(plain):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_hmar import SCHEDULE, tiny_hmar_spec
-from watching import Steps, counted_flops
+from sampling_calls import LABELS, Steps, counted_flops, draw, same_tokens
+from tiny_models import MASK_SCHEDULE, tiny_hmar
 
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.editing import KnownPixels
@@ -15,28 +15,18 @@ from arvbench.adapters.sampler import NULL_LABEL
 from arvbench.adapters.sampling import PerImageNoise, filter_logits
 from arvbench.errors import ContractError, UserError
 
-LABELS = [0, 3, 4]
 PLAIN = HmarSettings(cfg=1.5, top_k=12, top_p=0.9)
 HISTORY = HmarSettings(cfg=1.5, top_k=12, top_p=0.9, kv_cache=True)
 
 
 @pytest.fixture
 def spec():
-    return tiny_hmar_spec()
+    return tiny_hmar()
 
 
 @pytest.fixture(params=[False, True], ids=["adaln", "shared-adaln"])
 def sampler(request):
-    return build_sampler(tiny_hmar_spec(shared_aln=request.param), weights="random:1")
-
-
-def draw(sampler, labels=LABELS, settings=None, **options):
-    settings = settings or sampler.spec.settings
-    return sampler.sample(labels, settings, noise=PerImageNoise(0, range(len(labels))), **options)
-
-
-def equal(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one.tokens, other.tokens, strict=True))
+    return build_sampler(tiny_hmar(shared_aln=request.param), weights="random:1")
 
 
 def redrawn(observer):
@@ -59,8 +49,8 @@ def test_steps_come_in_the_order_of_the_schedule(sampler):
 
 def test_one_element_entries_are_no_refinement(sampler):
     ones = PLAIN.model_copy(update={"mask_schedule": ((1,), (4,), (9,), (16,))})
-    assert equal(draw(sampler, settings=ones), draw(sampler, settings=PLAIN))
-    assert not equal(draw(sampler), draw(sampler, settings=PLAIN))
+    assert same_tokens(draw(sampler, settings=ones), draw(sampler, settings=PLAIN))
+    assert not same_tokens(draw(sampler), draw(sampler, settings=PLAIN))
 
 
 def test_refinement_changes_masked_positions_only(sampler):
@@ -108,7 +98,7 @@ def test_ties_go_to_the_first_position():
 
 def test_greedy_refinement_masks_the_lowest_raster_positions(sampler):
     observer = Steps()
-    draw(sampler, settings=HmarSettings(cfg=1.5, top_k=1, mask_schedule=SCHEDULE), observer=observer)
+    draw(sampler, settings=HmarSettings(cfg=1.5, top_k=1, mask_schedule=MASK_SCHEDULE), observer=observer)
     assert [positions.tolist() for _, positions in redrawn(observer)] == [[list(range(n))] * 3 for n in (3, 8, 5, 12)]
 
 
@@ -171,7 +161,9 @@ def test_images_are_rounded_to_uint8(sampler):
 @pytest.mark.parametrize("settings", [None, PLAIN], ids=["refined", "plain"])
 def test_both_backends_draw_the_same_tokens(spec, settings):
     optimized = build_sampler(spec, weights="random:1", backend="optimized")
-    assert equal(draw(optimized, settings=settings), draw(build_sampler(spec, weights="random:1"), settings=settings))
+    assert same_tokens(
+        draw(optimized, settings=settings), draw(build_sampler(spec, weights="random:1"), settings=settings)
+    )
 
 
 def test_an_image_does_not_depend_on_its_batch_or_its_place(sampler):
@@ -208,7 +200,7 @@ def test_guidance_zero_needs_no_unconditional_rows(spec):
     optimized = build_sampler(spec, weights="random:1", backend="optimized")
     assert [step.rows for step in reference.schedule(settings, batch=3)] == [6] * 8
     assert [step.rows for step in optimized.schedule(settings, batch=3)] == [3] * 8
-    assert equal(draw(reference, settings=settings), draw(optimized, settings=settings))
+    assert same_tokens(draw(reference, settings=settings), draw(optimized, settings=settings))
 
 
 def test_half_precision_keeps_both_heads_in_fp32(spec):
@@ -249,9 +241,9 @@ def test_both_kv_caches_draw_the_same_tokens_and_their_bytes_are_planned(spec, b
         plan = sampler.schedule(HISTORY, batch=3, cache=policy)
         assert observer.live == [step.cache_bytes for step in plan]
         assert plan.peak_cache_bytes == 2 * 3 * 6 * 32 * 30 * 4  # k and v, layers, rows, width, tokens, bytes
-    assert equal(drawn["grow"], drawn["static"])
-    assert equal(drawn["grow"], draw(sampler, settings=HISTORY))
-    assert not equal(drawn["grow"], draw(sampler, settings=PLAIN))
+    assert same_tokens(drawn["grow"], drawn["static"])
+    assert same_tokens(drawn["grow"], draw(sampler, settings=HISTORY))
+    assert not same_tokens(drawn["grow"], draw(sampler, settings=PLAIN))
 
 
 def test_the_kv_cache_is_the_official_policy_of_its_backend(spec):
@@ -281,7 +273,7 @@ def test_stepwise_logits_with_a_kv_cache_equal_their_teacher_forced_pass(sampler
 
 def test_a_kv_cache_with_refinement_is_refused(sampler):
     with pytest.raises(UserError, match="kv_cache excludes refinement: set mask_schedule to none"):
-        draw(sampler, settings=HISTORY.model_copy(update={"mask_schedule": SCHEDULE}))
+        draw(sampler, settings=HISTORY.model_copy(update={"mask_schedule": MASK_SCHEDULE}))
 
 
 def test_a_policy_that_does_not_fit_what_attention_sees_is_refused(sampler):
@@ -316,7 +308,7 @@ def test_planned_flops_equal_the_counted_ones(sampler, settings):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shared", [False, True])
 def test_planned_weight_traffic_is_the_size_of_the_weights_that_a_step_reads(shared, dtype):
-    sampler = build_sampler(tiny_hmar_spec(shared_aln=shared), weights="random:1", dtype=dtype)
+    sampler = build_sampler(tiny_hmar(shared_aln=shared), weights="random:1", dtype=dtype)
     steps = sampler.schedule(sampler.spec.settings, batch=1).steps
 
     def weight_bytes(step):
@@ -359,7 +351,7 @@ def test_editing_keeps_known_tokens_and_refines_the_others(sampler):
     # The whole third image is known, and more tokens would be masked than there are unknown ones in the others.
     assert torch.equal(torch.cat(samples.tokens, 1)[2], torch.cat(known, 1)[2])
     free = draw(sampler)
-    assert not equal(samples, free)
+    assert not same_tokens(samples, free)
     # The unknown half of the last scale is masked first.
     unknown = {row * 4 + column for row in range(4) for column in (2, 3)}
     assert set(redrawn(observer)[3][1][0, :8].tolist()) == unknown
@@ -400,7 +392,7 @@ def test_loss_is_the_sum_of_both(sampler):
 
 
 def test_labels_are_dropped_in_training_by_both_losses():
-    sampler = build_sampler(tiny_hmar_spec(cond_drop_rate=1.0), weights="random:1")
+    sampler = build_sampler(tiny_hmar(cond_drop_rate=1.0), weights="random:1")
     tokens, labels = [t.clone() for t in draw(sampler).tokens], torch.tensor(LABELS)
     null = torch.full((3,), NULL_LABEL)
     # With a share of 1 the drawn positions, and so the randomness that the drop consumes, do not matter.

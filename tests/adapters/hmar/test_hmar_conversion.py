@@ -3,10 +3,10 @@ from __future__ import annotations
 import shutil
 
 import pytest
-import tiny_hmar
+import tiny_models
 import torch
 from safetensors import safe_open
-from tiny_hmar import tiny_hmar_spec
+from tiny_models import FILES, tiny_hmar
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.checkpoints import MisfitError
@@ -30,7 +30,7 @@ def stages_of(merged, config):
 @pytest.fixture(params=[False, True], ids=["adaln", "shared-adaln"])
 def trained(request):
     """(config, merged state dict, the two training checkpoints)."""
-    spec = tiny_hmar_spec(shared_aln=request.param)
+    spec = tiny_hmar(shared_aln=request.param)
     merged = build_sampler(spec, weights="random:1").transformer.state_dict()
     return spec.transformer, merged, stages_of(merged, spec.transformer)
 
@@ -106,7 +106,7 @@ def test_swapped_checkpoints_are_recognised(trained):
 @pytest.fixture
 def folder(tmp_path):
     """Training checkpoints as the official code saves them, and a tokenizer."""
-    spec = tiny_hmar_spec(checkpoint=True)
+    spec = tiny_hmar(checkpoint=FILES)
     sampler = build_sampler(spec, weights="random:1")
     stages = stages_of(sampler.transformer.state_dict(), spec.transformer)
     for stage, tensors in stages.items():
@@ -120,8 +120,8 @@ def tiny(monkeypatch):
     """The tiny model under a name of the table: tiny(spec)."""
 
     def install(spec):
-        monkeypatch.setitem(MODELS._entries, "tiny-hmar", "tiny_hmar:SPEC")
-        monkeypatch.setattr(tiny_hmar, "SPEC", spec, raising=False)
+        monkeypatch.setitem(MODELS._entries, "tiny-hmar", "tiny_models:SPEC")
+        monkeypatch.setattr(tiny_models, "SPEC", spec, raising=False)
         return spec
 
     return install
@@ -141,18 +141,18 @@ def convert(folder, *more, out="merged.safetensors"):
 )
 def test_a_training_checkpoint_as_weights_says_what_it_is_and_names_the_conversion(folder, file, what):
     with pytest.raises(CheckpointError, match=f"this file is {what}.*arvbench convert tiny-hmar --nsp FILE --mp FILE"):
-        build_sampler(tiny_hmar_spec(checkpoint=True), weights=str(folder / file))
+        build_sampler(tiny_hmar(checkpoint=FILES), weights=str(folder / file))
 
 
 def test_a_file_of_another_family_is_not_taken_for_a_training_checkpoint(folder):
     mvar = torch.load(folder / "nsp.pth")["trainer"]["transformer_wo_ddp"] | {"blocks.0.mamba.A_log": torch.zeros(1)}
     torch.save(mvar, folder / "tiny.pth")
     with pytest.raises(MisfitError, match=r"does not fit: .* It looks"):
-        build_sampler(tiny_hmar_spec(checkpoint=True), weights=str(folder))
+        build_sampler(tiny_hmar(checkpoint=FILES), weights=str(folder))
 
 
 def test_the_converted_file_is_loaded_with_the_tokenizer_beside_it(folder, tiny, capsys):
-    spec = tiny(tiny_hmar_spec(checkpoint=True))
+    spec = tiny(tiny_hmar(checkpoint=FILES))
     assert convert(folder) == 0
     assert "with vae.pth beside it" in capsys.readouterr().out
     loaded = build_sampler(spec, weights=str(folder / "merged.safetensors"))
@@ -164,7 +164,7 @@ def test_the_converted_file_is_loaded_with_the_tokenizer_beside_it(folder, tiny,
 
 
 def test_a_model_without_official_files_takes_its_tokenizer_into_the_file(folder, tiny):
-    spec = tiny(tiny_hmar_spec())
+    spec = tiny(tiny_hmar())
     assert convert(folder, "--tokenizer", str(folder / "vae.pth")) == 0
     loaded = build_sampler(spec, weights=str(folder / "merged.safetensors"))
     expected = build_sampler(spec, weights="random:1")
@@ -174,7 +174,7 @@ def test_a_model_without_official_files_takes_its_tokenizer_into_the_file(folder
 
 
 def test_what_cannot_be_converted_is_exit_code_2_and_leaves_no_file(folder, tiny, capsys):
-    tiny(tiny_hmar_spec(checkpoint=True))
+    tiny(tiny_hmar(checkpoint=FILES))
     assert convert(folder, out="merged.pth") == 2
     assert "is a .safetensors file, so give it that ending" in capsys.readouterr().err
     assert convert(folder, "--tokenizer", str(folder / "vae.pth")) == 2

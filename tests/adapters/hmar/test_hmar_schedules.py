@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny_hmar import SCHEDULE, tiny_hmar_spec
+from tiny_models import MASK_SCHEDULE, tiny_hmar
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.hmar.refinement import MASK_SCHEDULES, mask_schedule, masked_counts
@@ -64,7 +64,7 @@ def test_every_refinement_masks_what_is_not_settled_yet():
     ],
 )
 def test_a_schedule_that_does_not_fit_is_refused(schedule, message):
-    spec, settings = tiny_hmar_spec(), HmarSettings(cfg=1.5, mask_schedule=schedule)
+    spec, settings = tiny_hmar(), HmarSettings(cfg=1.5, mask_schedule=schedule)
     with pytest.raises(UserError, match=message):
         spec.sampler.check_settings(spec, settings)
     sampler = build_sampler(spec, weights="random:1")
@@ -73,7 +73,7 @@ def test_a_schedule_that_does_not_fit_is_refused(schedule, message):
 
 
 def test_an_unknown_schedule_names_the_nearest():
-    spec = tiny_hmar_spec()
+    spec = tiny_hmar()
     with pytest.raises(UnknownName, match="no mask schedule 'bench-256'; did you mean 'benchmark-256'"):
         spec.sampler.check_settings(spec, HmarSettings(cfg=1, mask_schedule="bench-256"))
 
@@ -85,5 +85,5 @@ def test_the_first_scale_cannot_be_refined():
 
 def test_a_schedule_may_come_from_a_suite_as_lists():
     settings = HmarSettings.model_validate({"cfg": 1.5, "mask_schedule": [[1], [1, 3], [1, 3, 5], [4, 12]]})
-    assert settings.mask_schedule == SCHEDULE
+    assert settings.mask_schedule == MASK_SCHEDULE
     assert HmarSettings.model_validate_json(settings.model_dump_json()) == settings

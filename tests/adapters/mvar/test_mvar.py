@@ -4,37 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from watching import Steps, counted_flops
+from sampling_calls import LABELS, Steps, counted_flops, draw, same_tokens
+from tiny_models import FILES, tiny_mvar
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.checkpoints import MisfitError, nearest, shapes_of
 from arvbench.adapters.loading import DEMO_FOLDER, build_sampler, load_sampler, meta_modules
-from arvbench.adapters.mvar.sampler import DEMO, MvarConfig, MvarSampler, MvarSettings
-from arvbench.adapters.sampler import NULL_LABEL, Checkpoint, ModelSpec
+from arvbench.adapters.mvar.sampler import DEMO
+from arvbench.adapters.sampler import NULL_LABEL
 from arvbench.adapters.sampling import PerImageNoise, ReplayTokens
-from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
 from arvbench.errors import ContractError, UserError
 
-LABELS = [0, 3, 4]
-PATCH_NUMS = (1, 2, 3, 4, 6)  # 66 tokens: two full chunks of the mixer and two tokens more
 POLICIES = ["history", "state"]
-
-
-def tiny(*, checkpoint=None, cond_drop_rate=0.1, **changes):
-    """An M-VAR of a few thousand parameters: 2 layers of width 32, 4 mixer heads of 16 channels, 8 states."""
-    sizes = {"depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 5, "vocab_size": 24, "code_dim": 8}
-    sizes |= {"d_state": 8, "headdim": 16, "patch_nums": PATCH_NUMS, "cond_drop_rate": cond_drop_rate}
-    return ModelSpec(
-        name="tiny",
-        sampler=MvarSampler,
-        transformer=MvarConfig(**{**sizes, **changes}),
-        tokenizer=VqVaeConfig(
-            vocab_size=24, z_channels=8, ch=32, ch_mult=(1, 1), num_res_blocks=1, v_patch_nums=PATCH_NUMS
-        ),
-        settings=MvarSettings(cfg=1.5, top_k=12, top_p=0.9),
-        settings_source="test",
-        checkpoint=checkpoint,
-    )
 
 
 def build(spec, **options):
@@ -50,18 +31,7 @@ def build(spec, **options):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "l2-norm"])
 def sampler(request):
-    return build(tiny(attn_l2_norm=request.param))
-
-
-def draw(sampler, labels=LABELS, settings=None, *, policy=None, **options):
-    settings = settings or sampler.spec.settings
-    if policy is not None:
-        options["cache"] = sampler.make_cache(policy, settings, batch=len(labels))
-    return sampler.sample(labels, settings, noise=PerImageNoise(0, range(len(labels))), **options)
-
-
-def equal(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    return build(tiny_mvar(attn_l2_norm=request.param))
 
 
 def test_the_backends_take_the_official_way_and_the_carried_state(sampler):
@@ -75,7 +45,7 @@ def test_the_carried_state_draws_the_tokens_of_the_full_history(sampler, backend
     reference, ours = Steps(), Steps()
     expected = draw(sampler, policy="history", observer=reference)
     samples = draw(build(sampler.spec, backend=backend), policy="state", observer=ours)
-    assert equal(samples.tokens, expected.tokens)
+    assert same_tokens(samples, expected)
     torch.testing.assert_close(ours.logits(), reference.logits(), atol=1e-4, rtol=0)
     assert len({tuple(t.tolist()) for t in torch.cat(samples.tokens, dim=1)}) == len(LABELS)
 
@@ -101,7 +71,7 @@ def test_tokens_of_earlier_scales_reach_later_ones_through_the_mixer_alone(sampl
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_live_cache_bytes_equal_the_plan_at_every_step(policy, dtype):
-    sampler = build(tiny(), dtype=dtype)
+    sampler = build(tiny_mvar(), dtype=dtype)
     settings = sampler.spec.settings
     cache = sampler.make_cache(policy, settings, batch=len(LABELS))
     assert cache.live_bytes() == 0
@@ -122,7 +92,7 @@ def test_live_cache_bytes_equal_the_plan_at_every_step(policy, dtype):
 def test_a_cache_can_be_used_again(sampler, policy):
     cache = sampler.make_cache(policy, sampler.spec.settings, batch=len(LABELS))
     first, second = draw(sampler, cache=cache), draw(sampler, cache=cache)
-    assert equal(first.tokens, second.tokens)
+    assert same_tokens(first, second)
     cache.reset()
     assert cache.live_bytes() == 0
 
@@ -152,7 +122,7 @@ def test_stepwise_logits_equal_the_teacher_forced_pass(sampler, policy):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_an_image_does_not_depend_on_its_batch_or_order(policy):
-    sampler = build(tiny())
+    sampler = build(tiny_mvar())
     labels = [i % 5 for i in range(32)]
     together = draw(sampler, labels, policy=policy)
     orders = [range(start, min(start + size, 32)) for size in (1, 7) for start in range(0, 32, size)]
@@ -161,7 +131,7 @@ def test_an_image_does_not_depend_on_its_batch_or_order(policy):
         samples = sampler.sample(
             [labels[i] for i in images], sampler.spec.settings, noise=PerImageNoise(0, images), cache=cache
         )
-        assert equal(samples.tokens, [theirs[list(images)] for theirs in together.tokens])
+        assert same_tokens(samples.tokens, [theirs[list(images)] for theirs in together.tokens])
         # The same tokens; convolutions may round a pixel differently with another batch, by one step of 255.
         assert (samples.images.int() - together.images[list(images)].int()).abs().max() <= 1
 
@@ -171,18 +141,18 @@ def test_smoothing_is_that_of_var(sampler):
     plain, mixed = draw(sampler), draw(sampler, settings=smooth)
     assert torch.equal(plain.tokens[0], mixed.tokens[0])
     assert not torch.equal(plain.decoded, mixed.decoded)
-    assert equal(draw(sampler, settings=smooth, policy="state").tokens, mixed.tokens)
+    assert same_tokens(draw(sampler, settings=smooth, policy="state"), mixed)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_half_precision_runs_with_logits_in_fp32(policy):
     observer = Steps()
-    samples = draw(build(tiny(), dtype=torch.bfloat16), policy=policy, observer=observer)
+    samples = draw(build(tiny_mvar(), dtype=torch.bfloat16), policy=policy, observer=observer)
     assert samples.images.dtype == torch.uint8
     assert observer.logits().dtype == torch.float32
     full = Steps()
     replay = ReplayTokens(samples.tokens)
-    build(tiny()).sample(LABELS, tiny().settings, noise=replay, observer=full)
+    build(tiny_mvar()).sample(LABELS, tiny_mvar().settings, noise=replay, observer=full)
     assert (observer.logits() - full.logits()).abs().max() < 0.1 * full.logits().abs().max()
 
 
@@ -223,7 +193,7 @@ def test_only_the_history_makes_a_step_cost_more_the_later_it_comes(sampler):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_planned_weight_traffic_is_the_size_of_the_weights_that_a_step_reads(dtype, policy):
-    sampler = build(tiny(), dtype=dtype)
+    sampler = build(tiny_mvar(), dtype=dtype)
     steps = sampler.schedule(sampler.spec.settings, batch=1, cache=policy).steps
     bytes_of = sampler.cache_shape(policy, sampler.spec.settings, batch=1).bytes_of
 
@@ -249,7 +219,7 @@ def test_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler):
 
 
 def test_training_moves_every_parameter():
-    sampler = build(tiny(cond_drop_rate=0.0, attn_l2_norm=True))
+    sampler = build(tiny_mvar(cond_drop_rate=0.0, attn_l2_norm=True))
     tokens = [t.clone() for t in draw(sampler).tokens]
     sampler.transformer.train()
     sampler.loss(tokens, torch.tensor(LABELS)).backward()
@@ -259,30 +229,21 @@ def test_training_moves_every_parameter():
 
 def test_shared_adaln_is_refused_with_the_reason():
     with pytest.raises(UserError, match=r"no shared adaLN.*nine"):
-        tiny(shared_aln=True)
-
-
-CHECKPOINT = Checkpoint(
-    transformer_file="tiny.pth",
-    tokenizer_file="vae.pth",
-    hub_repo="nobody/nothing",
-    tokenizer_repo="nobody/else",
-    transformer_nesting=(("trainer", "mvar_wo_ddp"),),
-)
+        tiny_mvar(shared_aln=True)
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "training-checkpoint"])
 @pytest.mark.parametrize("configured", [False, True])
 @pytest.mark.parametrize("stored", [False, True])
 def test_the_file_decides_whether_attention_is_normalised(tmp_path, stored, configured, nested):
-    original = build(tiny(attn_l2_norm=stored))
+    original = build(tiny_mvar(attn_l2_norm=stored))
     state = original.transformer.state_dict()
     torch.save({"trainer": {"mvar_wo_ddp": state}} if nested else state, tmp_path / "tiny.pth")
     torch.save(original.tokenizer.state_dict(), tmp_path / "vae.pth")
-    spec = tiny(attn_l2_norm=configured, checkpoint=CHECKPOINT)
+    spec = tiny_mvar(attn_l2_norm=configured, checkpoint=FILES)
     loaded = build_sampler(spec, weights=str(tmp_path))
     assert loaded.spec.transformer.attn_l2_norm is stored
-    assert equal(draw(loaded).tokens, draw(original).tokens)
+    assert same_tokens(draw(loaded), draw(original))
 
 
 @pytest.mark.parametrize("l2_norm", [False, True])

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_token_grids import FAMILIES, SETTINGS, tiny_grid_spec
-from watching import Steps, counted_flops
+from sampling_calls import LABELS, Steps, counted_flops, draw, same_tokens
+from tiny_models import TOKEN_GRID_FAMILIES, TOKEN_GRID_SETTINGS, tiny_token_grid
 
 from arvbench.adapters.loading import build_sampler, load_sampler, meta_modules
 from arvbench.adapters.sampler import NULL_LABEL, Checkpoint
@@ -16,26 +16,17 @@ from arvbench.adapters.token_grid import sampler as token_grid
 from arvbench.adapters.token_grid.sampler import LEARNT, TokenGridSettings, guide, nucleus
 from arvbench.errors import ContractError, UserError
 
-LABELS = [0, 3, 4]
-UNGUIDED = SETTINGS.model_copy(update={"cfg": 1.0})
+UNGUIDED = TOKEN_GRID_SETTINGS.model_copy(update={"cfg": 1.0})
 
 
-@pytest.fixture(params=sorted(FAMILIES))
+@pytest.fixture(params=sorted(TOKEN_GRID_FAMILIES))
 def family(request):
     return request.param
 
 
 @pytest.fixture
 def sampler(family):
-    return build_sampler(tiny_grid_spec(family), weights="random:1")
-
-
-def draw(sampler, labels=LABELS, settings=SETTINGS, **options):
-    return sampler.sample(labels, settings, noise=PerImageNoise(0, range(len(labels))), **options)
-
-
-def equal(a, b) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.tokens, b.tokens, strict=True))
+    return build_sampler(tiny_token_grid(family), weights="random:1")
 
 
 def test_every_position_is_drawn_once_and_images_are_uint8(sampler):
@@ -57,17 +48,17 @@ def test_a_pass_is_fed_what_the_pass_before_it_drew(sampler):
 @pytest.mark.parametrize("policy", ["grow", "static"])
 @pytest.mark.parametrize("backend", ["reference", "optimized"])
 def test_every_policy_and_backend_draws_the_tokens_of_the_reference(family, policy, backend):
-    spec = tiny_grid_spec(family)
+    spec = tiny_token_grid(family)
     reference = draw(build_sampler(spec, weights="random:1"))
     sampler = build_sampler(spec, weights="random:1", backend=backend)
-    cache = sampler.make_cache(policy, SETTINGS, batch=len(LABELS))
+    cache = sampler.make_cache(policy, TOKEN_GRID_SETTINGS, batch=len(LABELS))
     samples = draw(sampler, cache=cache)
     assert cache.policy == policy
-    assert equal(samples, reference)
+    assert same_tokens(samples, reference)
 
 
 @pytest.mark.parametrize("policy", ["grow", "static"])
-@pytest.mark.parametrize("settings", [SETTINGS, UNGUIDED], ids=["guided", "unguided"])
+@pytest.mark.parametrize("settings", [TOKEN_GRID_SETTINGS, UNGUIDED], ids=["guided", "unguided"])
 def test_live_cache_bytes_equal_the_plan_at_every_step(sampler, policy, settings):
     cache = sampler.make_cache(policy, settings, batch=len(LABELS))
     observer = Steps(cache)
@@ -80,12 +71,12 @@ def test_live_cache_bytes_equal_the_plan_at_every_step(sampler, policy, settings
 
 
 def test_a_cache_can_be_used_again(sampler):
-    cache = sampler.make_cache("static", SETTINGS, batch=len(LABELS))
-    assert equal(draw(sampler, cache=cache), draw(sampler, cache=cache))
+    cache = sampler.make_cache("static", TOKEN_GRID_SETTINGS, batch=len(LABELS))
+    assert same_tokens(draw(sampler, cache=cache), draw(sampler, cache=cache))
 
 
 def test_a_cache_of_another_batch_is_refused(sampler):
-    cache = sampler.make_cache("static", SETTINGS, batch=1)
+    cache = sampler.make_cache("static", TOKEN_GRID_SETTINGS, batch=1)
     with pytest.raises(ContractError, match="needs a cache"):
         draw(sampler, cache=cache)
 
@@ -98,7 +89,7 @@ def test_an_image_depends_neither_on_its_batch_nor_on_the_order(sampler):
         for start in reversed(range(0, 32, size)):
             part = labels[start : start + size]
             noise = PerImageNoise(0, range(start, start + len(part)))
-            samples = sampler.sample(part, SETTINGS, noise=noise)
+            samples = sampler.sample(part, TOKEN_GRID_SETTINGS, noise=noise)
             for ours, theirs in zip(samples.tokens, together.tokens, strict=True):
                 assert torch.equal(ours, theirs[start : start + size])
             # The same tokens; convolutions may round a pixel differently with another batch, by one step of 255.
@@ -108,7 +99,7 @@ def test_an_image_depends_neither_on_its_batch_nor_on_the_order(sampler):
 
 @pytest.mark.parametrize("side", [4, 6])
 def test_stepwise_logits_equal_the_teacher_forced_pass(family, side):
-    sampler = build_sampler(tiny_grid_spec(family, side=side), weights="random:1")
+    sampler = build_sampler(tiny_token_grid(family, side=side), weights="random:1")
     observer = Steps()
     samples = draw(sampler, observer=observer)
     stepwise = observer.logits("logits_pre_cfg")
@@ -119,14 +110,14 @@ def test_stepwise_logits_equal_the_teacher_forced_pass(family, side):
 
 
 def test_tables_orders_and_masks_are_built_once(family, monkeypatch):
-    sampler = build_sampler(tiny_grid_spec(family), weights="random:1")
+    sampler = build_sampler(tiny_token_grid(family), weights="random:1")
     built, original = [], token_grid.rope_table
     monkeypatch.setattr(token_grid, "rope_table", lambda config: built.append(config) or original(config))
     samples = draw(sampler)
     plan = sampler.plan
     draw(sampler)
     sampler.teacher_forced(samples.tokens, LABELS)
-    sampler.schedule(SETTINGS, batch=7)
+    sampler.schedule(TOKEN_GRID_SETTINGS, batch=7)
     assert len(built) == 1
     assert sampler.plan is plan
 
@@ -142,7 +133,7 @@ def test_state_is_all_that_was_drawn_so_far(sampler):
 
 def test_replayed_tokens_give_the_same_image(sampler):
     samples = draw(sampler)
-    again = sampler.sample(LABELS, SETTINGS, noise=ReplayTokens(samples.tokens))
+    again = sampler.sample(LABELS, TOKEN_GRID_SETTINGS, noise=ReplayTokens(samples.tokens))
     assert torch.equal(again.images, samples.images)
     torch.testing.assert_close(sampler.decode(samples.tokens), samples.decoded)
 
@@ -160,15 +151,15 @@ def test_encoded_images_come_in_the_order_of_generation(sampler):
 
 def test_the_official_stream_depends_on_the_seed_alone(sampler):
     def run(seed):
-        return sampler.sample(LABELS, SETTINGS, noise=UpstreamNoise(seed))
+        return sampler.sample(LABELS, TOKEN_GRID_SETTINGS, noise=UpstreamNoise(seed))
 
-    assert equal(run(1), run(1))
-    assert not equal(run(1), run(2))
+    assert same_tokens(run(1), run(1))
+    assert not same_tokens(run(1), run(2))
 
 
 def test_half_precision_keeps_the_tokenizer_in_fp32_and_logits_too(family):
-    full = build_sampler(tiny_grid_spec(family), weights="random:1")
-    half = build_sampler(tiny_grid_spec(family), weights="random:1", dtype=torch.bfloat16)
+    full = build_sampler(tiny_token_grid(family), weights="random:1")
+    half = build_sampler(tiny_token_grid(family), weights="random:1", dtype=torch.bfloat16)
     for name, tensor in half.tokenizer.state_dict().items():
         assert torch.equal(tensor, full.tokenizer.state_dict()[name])
     assert {t.dtype for t in half.transformer.parameters()} == {torch.bfloat16}
@@ -187,15 +178,15 @@ def test_guidance_is_llamagens_scale_and_constant(sampler):
 
 @pytest.mark.parametrize("cfg", [0.0, 0.7, 1.0])
 def test_up_to_one_there_are_no_unconditional_rows(sampler, cfg):
-    settings = SETTINGS.model_copy(update={"cfg": cfg})
+    settings = TOKEN_GRID_SETTINGS.model_copy(update={"cfg": cfg})
     assert {step.rows for step in sampler.schedule(settings, batch=3)} == {3}
     observer = Steps()
-    assert equal(draw(sampler, settings=settings, observer=observer), draw(sampler, settings=UNGUIDED))
+    assert same_tokens(draw(sampler, settings=settings, observer=observer), draw(sampler, settings=UNGUIDED))
     assert torch.equal(observer.logits("logits_pre_cfg"), observer.logits("logits"))
 
 
 def test_above_the_interval_logits_are_the_conditional_ones(sampler):
-    settings = SETTINGS.model_copy(update={"cfg_interval": 3})
+    settings = TOKEN_GRID_SETTINGS.model_copy(update={"cfg_interval": 3})
     observer = Steps()
     draw(sampler, settings=settings, observer=observer)
     unguided = 0
@@ -236,7 +227,7 @@ def test_tokens_are_drawn_from_heated_then_filtered_logits(sampler, monkeypatch)
     torch.testing.assert_close(torch.cat(handed, dim=1), expected)
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, UNGUIDED], ids=["guided", "unguided"])
+@pytest.mark.parametrize("settings", [TOKEN_GRID_SETTINGS, UNGUIDED], ids=["guided", "unguided"])
 def test_planned_flops_equal_the_counted_ones(sampler, settings):
 
     with counted_flops() as flops:
@@ -249,7 +240,7 @@ def test_planned_flops_equal_the_counted_ones(sampler, settings):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_planned_weight_traffic_is_the_size_of_the_weights_that_a_step_reads(family, dtype):
-    sampler = build_sampler(tiny_grid_spec(family), weights="random:1", dtype=dtype)
+    sampler = build_sampler(tiny_token_grid(family), weights="random:1", dtype=dtype)
     read = sum(t.nbytes for name, t in sampler.transformer.state_dict().items() if "embedding" not in name)
     for step, p in zip(sampler.schedule(UNGUIDED, batch=1), sampler.plan.passes, strict=True):
         new_bytes = step.cache_bytes * step.new_tokens // step.cached_tokens
@@ -257,7 +248,7 @@ def test_planned_weight_traffic_is_the_size_of_the_weights_that_a_step_reads(fam
 
 
 def test_the_plan_feeds_one_token_per_token_drawn(sampler):
-    plan = sampler.schedule(SETTINGS, batch=1)
+    plan = sampler.schedule(TOKEN_GRID_SETTINGS, batch=1)
     assert sum(step.new_tokens for step in plan) == 16
     assert plan.steps[-1].context_tokens == 16
 
@@ -282,7 +273,7 @@ def test_training_can_follow_sampling_in_inference_mode(sampler):
 
 
 def test_labels_are_dropped_only_in_training_and_at_the_stated_rate(family):
-    sampler = build_sampler(tiny_grid_spec(family, class_dropout_prob=1.0), weights="random:1")
+    sampler = build_sampler(tiny_token_grid(family, class_dropout_prob=1.0), weights="random:1")
     tokens, labels = draw(sampler).tokens, torch.tensor(LABELS)
     kept = sampler.loss(tokens, labels)
     sampler.transformer.train()
@@ -296,7 +287,7 @@ def test_labels_are_dropped_only_in_training_and_at_the_stated_rate(family):
 def files(family, tmp_path):
     """A spec with official files, and their tensors: transformer, tokenizer."""
     checkpoint = token_grid.official_checkpoint("nobody/nothing", "t.pt")
-    spec = tiny_grid_spec(family, checkpoint=checkpoint)
+    spec = tiny_token_grid(family, checkpoint=checkpoint)
     sampler = build_sampler(spec, weights="random:1")
     torch.save({"model": sampler.tokenizer.state_dict()}, tmp_path / "vq_ds16_c2i.pt")
     return spec, tmp_path, sampler.transformer.state_dict()
@@ -307,7 +298,7 @@ def test_every_nesting_of_official_files_loads(files, nesting):
     spec, folder, tensors = files
     torch.save(tensors if nesting is None else {nesting: tensors, "steps": 1}, folder / "t.pt")
     loaded = build_sampler(spec, weights=str(folder))
-    assert equal(draw(loaded), draw(build_sampler(spec, weights="random:1")))
+    assert same_tokens(draw(loaded), draw(build_sampler(spec, weights="random:1")))
 
 
 def test_rotary_tables_and_caches_in_a_file_are_left_out_and_nothing_else(files):
@@ -316,7 +307,7 @@ def test_rotary_tables_and_caches_in_a_file_are_left_out_and_nothing_else(files)
     stray["layers.10.attention.kv_cache.v_cache"] = torch.zeros(2)
     torch.save({"model": {**tensors, **stray}}, folder / "t.pt")
     loaded = build_sampler(spec, weights=str(folder))
-    assert equal(draw(loaded), draw(build_sampler(spec, weights="random:1")))
+    assert same_tokens(draw(loaded), draw(build_sampler(spec, weights="random:1")))
     others = {"layers.0.attention.other": torch.zeros(2), "layers.0.freqs_cis": torch.zeros(2)}
     # What is left goes on to strict loading.
     assert loaded.transformer.adapt_state({**stray, **others}) == others
@@ -348,7 +339,7 @@ def test_a_label_out_of_range_is_refused(sampler, label):
 
 def test_an_empty_batch_is_refused(sampler):
     with pytest.raises(UserError, match="batch 0"):
-        sampler.sample([], SETTINGS, noise=PerImageNoise(0, [0]))
+        sampler.sample([], TOKEN_GRID_SETTINGS, noise=PerImageNoise(0, [0]))
 
 
 def test_top_k_larger_than_the_vocabulary_is_refused(sampler):

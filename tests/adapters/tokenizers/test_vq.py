@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_token_grids import TOKENIZER
+from tiny_models import tiny_vq
 
 from arvbench.adapters.checkpoints import random_tensors
 from arvbench.adapters.tokenizers.vq import VqModel
@@ -13,7 +13,7 @@ from arvbench.adapters.tokenizers.vq import VqModel
 
 @pytest.fixture
 def vq():
-    model = VqModel(TOKENIZER)
+    model = VqModel(tiny_vq())
     model.load_state_dict(random_tensors(model, 0, torch.device("cpu")))
     return model.eval()
 
@@ -47,7 +47,7 @@ def test_the_nearest_code_is_the_one_at_the_smallest_angle(vq):
 
 
 def test_without_normalisation_distance_decides(vq):
-    plain = VqModel(replace(TOKENIZER, codebook_l2_norm=False))
+    plain = VqModel(replace(tiny_vq(), codebook_l2_norm=False))
     plain.load_state_dict(vq.state_dict())
     z = 3 * torch.randn(2, 8, 2, 3, generator=torch.Generator().manual_seed(1))
     rows, codes = z.permute(0, 2, 3, 1).reshape(-1, 8), plain.quantize.embedding.weight

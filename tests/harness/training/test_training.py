@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from tiny_models import tiny_spec
+from tiny_models import tiny_var
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.checkpoints import random_tensors, sha256_of
@@ -23,7 +23,7 @@ from arvbench.harness.training.transformer import TokenSet, TransformerSettings,
 
 
 def test_the_tokenizer_learns_to_restore_images():
-    vae = VqVae(tiny_spec().tokenizer)
+    vae = VqVae(tiny_var().tokenizer)
     vae.load_state_dict(random_tensors(vae, 0, torch.device("cpu")))
     images = from_uint8(load_digits_rgb().images_N3HW[:64, :, ::4, ::4])
     order = torch.Generator().manual_seed(0)
@@ -33,7 +33,7 @@ def test_the_tokenizer_learns_to_restore_images():
 
 
 def test_unused_codes_move_onto_residuals():
-    quantize = VqVae(tiny_spec().tokenizer).quantize
+    quantize = VqVae(tiny_var().tokenizer).quantize
     quantize.load_state_dict(random_tensors(quantize, 0, torch.device("cpu")))
     quantize.embedding.weight.data[5:] = 100.0  # far from everything
     features = torch.randn(8, 8, 4, 4)
@@ -44,7 +44,7 @@ def test_unused_codes_move_onto_residuals():
 
 
 def test_the_transformer_learns_and_overfits_a_handful_of_images():
-    sampler = build_sampler(tiny_spec(cond_drop_rate=0.0), weights="random:0")
+    sampler = build_sampler(tiny_var(cond_drop_rate=0.0), weights="random:0")
     labels = torch.tensor([0, 1, 2, 3])
     tokens = sampler.sample(labels, sampler.spec.settings, noise=PerImageNoise(0, range(4))).tokens
     transformer, images = sampler.modules()["transformer"], TokenSet(tokens=tokens, labels_N=labels)

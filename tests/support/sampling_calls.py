@@ -1,9 +1,10 @@
-"""Observers for tests: what the steps of a sampling call were, and what they computed."""
+"""Sampling calls in tests: draw with fixed noise, compare tokens, observe steps and their FLOPs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,12 +12,38 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from arvbench.adapters.cache.policy import Cache
-from arvbench.adapters.call import SilentObserver, StepOutput
+from arvbench.adapters.call import Samples, SilentObserver, StepOutput
+from arvbench.adapters.sampler import Sampler
+from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.schedule import Step
+from arvbench.adapters.settings import SamplingSettings
+
+LABELS = [0, 3, 4]
+
+
+def draw(
+    sampler: Sampler,
+    labels: Sequence[int] = LABELS,
+    settings: SamplingSettings | None = None,
+    *,
+    policy: str | None = None,
+    **options: Any,
+) -> Samples:
+    """Sample one image per label from the noise of images 0, 1, ...; `policy` makes the cache."""
+    settings = settings or sampler.spec.settings
+    if policy is not None:
+        options["cache"] = sampler.make_cache(policy, settings, batch=len(labels))
+    return sampler.sample(labels, settings, noise=PerImageNoise(0, range(len(labels))), **options)
+
+
+def same_tokens(one: Samples | Sequence[Tensor], other: Samples | Sequence[Tensor]) -> bool:
+    """Compare the tokens of two calls, group by group."""
+    ours, theirs = (tokens.tokens if isinstance(tokens, Samples) else tokens for tokens in (one, other))
+    return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 class Steps(SilentObserver):
-    """Keeps every step and what it produced, and the cache's bytes after it."""
+    """Keep every step with its output, and the cache's bytes after it."""
 
     def __init__(self, cache: Cache | None = None) -> None:
         self.cache = cache
@@ -33,16 +60,16 @@ class Steps(SilentObserver):
             self.allocated.append(self.cache.allocated_bytes())
 
     def of(self, kind: str) -> list[StepOutput]:
-        """What the steps of one kind produced."""
+        """Return the outputs of the steps of one kind."""
         return [output for step, output in zip(self.steps, self.outputs, strict=True) if step.kind == kind]
 
     def logits(self, name: str = "logits_pre_cfg") -> Tensor:
-        """Logits of all steps, concatenated."""
+        """Concatenate the logits of all steps."""
         return torch.cat([getattr(output, name) for output in self.outputs], dim=1)
 
 
 class CountedFlops(SilentObserver):
-    """FLOPs of every step, and last of the decode, as torch counts them."""
+    """Count the FLOPs of every step, and last of the decode, as torch does."""
 
     def __init__(self) -> None:
         self.counted: list[int] = []
@@ -68,6 +95,6 @@ class CountedFlops(SilentObserver):
 
 @contextmanager
 def counted_flops() -> Iterator[CountedFlops]:
-    """An observer that counts; only mathematical attention is made of counted matrix products on the CPU."""
+    """Yield an observer that counts; on the CPU only mathematical attention consists of counted matrix products."""
     with sdpa_kernel(SDPBackend.MATH):
         yield CountedFlops()
