@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -16,16 +16,16 @@ from arvbench.harness.quality.detectors.evidence import Evidence, finding
 from arvbench.harness.quality.images.source import UNKNOWN
 from arvbench.harness.quality.metrics.inception_score import SPLIT_SIZE
 from arvbench.harness.quality.reference.official import PUBLISHED
-from arvbench.results.schema import Finding, Quality
+from arvbench.results.schema import Finding
 
 _MANY_STANDARD_ERRORS = 4
-_LEAST_SHARE = {True: 0.05, False: 0.02}
-"""Under five splits -> smallest difference that counts, relative to the shuffled score: few splits show their spread
-badly."""
-_FEWSPLIT_SIZES = 5
+_LEAST_SHARE, _LEAST_SHARE_OF_FEW = 0.02, 0.05
+"""Smallest difference that counts, relative to the shuffled score; the larger one for fewer than `_FEW_SPLITS` splits,
+which estimate their spread badly."""
+_FEW_SPLITS = 5
 _UNLIKELY = 4.0
 """Standard deviations of a normal: exceeded by one in 30,000 files whose labels were drawn at random."""
-_HARDLY = 1 / 30_000
+_NEGLIGIBLE = 1 / 30_000
 """The probability of `_UNLIKELY`."""
 _PER_CLASS = 5
 """Fewest images per class for the chi-square approximation."""
@@ -34,28 +34,23 @@ _SHOWN = 5
 
 def order_of_inception_score(evidence: Evidence) -> Iterator[Finding]:
     """Inception scores in given and shuffled order that differ by more than the spread over splits explains."""
-    for given in evidence.numbers:
-        shuffled = _partner(given, evidence.numbers)
-        if shuffled is None or shuffled.spread is None:
-            continue
-        splits = len(shuffled.detail.get("split_values", ())) or math.ceil(evidence.count / SPLIT_SIZE)
-        error = shuffled.spread * math.sqrt(2 / splits)
-        explained = max(_MANY_STANDARD_ERRORS * error, _LEAST_SHARE[splits < _FEWSPLIT_SIZES] * abs(shuffled.value))
-        if abs(given.value - shuffled.value) > explained:
-            yield finding(
-                "order-sensitive-is",
-                "warning",
-                f"the inception score depends on the order of the samples: is {given.value:.2f} as given, "
-                f"is-shuffled {shuffled.value:.2f}. Splits of {SPLIT_SIZE:,} consecutive images hold few of the "
-                "classes, as in files in class order; compare is only with values of samples in the same order, "
-                "is-shuffled with values of samples in random order",
-            )
-
-
-def _partner(given: Quality, numbers: Sequence[Quality]) -> Quality | None:
-    if given.metric != "is":
-        return None
-    return next((other for other in numbers if other.metric == "is-shuffled"), None)
+    by_metric = {number.metric: number for number in evidence.numbers}
+    given, shuffled = by_metric.get("is"), by_metric.get("is-shuffled")
+    if given is None or shuffled is None or shuffled.spread is None:
+        return
+    splits = len(shuffled.detail.get("split_values", ())) or math.ceil(evidence.count / SPLIT_SIZE)
+    error = shuffled.spread * math.sqrt(2 / splits)
+    least_share = _LEAST_SHARE_OF_FEW if splits < _FEW_SPLITS else _LEAST_SHARE
+    explained = max(_MANY_STANDARD_ERRORS * error, least_share * abs(shuffled.value))
+    if abs(given.value - shuffled.value) > explained:
+        yield finding(
+            "order-sensitive-is",
+            "warning",
+            f"the inception score depends on the order of the samples: is {given.value:.2f} as given, is-shuffled "
+            f"{shuffled.value:.2f}. Splits of {SPLIT_SIZE:,} consecutive images hold few of the classes, as in files "
+            "in class order; compare is only with values of samples in the same order, is-shuffled with values of "
+            "samples in random order",
+        )
 
 
 def label_histogram(evidence: Evidence) -> Iterator[Finding]:
@@ -76,9 +71,9 @@ def label_histogram(evidence: Evidence) -> Iterator[Finding]:
         return
     counts_C = labels_N.bincount(minlength=classes)
     if stated.startswith("balanced"):
-        yield from _balanced(stated, counts_C, labels_N)
+        yield from _check_balanced(stated, counts_C, labels_N)
     elif stated != "data set":
-        yield from _drawn(stated, counts_C)
+        yield from _check_random_draw(stated, counts_C)
 
 
 def _classes(evidence: Evidence, labels_N: Tensor) -> int:
@@ -110,7 +105,7 @@ def _without_labels(stated: str) -> Iterator[Finding]:
         )
 
 
-def _balanced(stated: str, counts_C: Tensor, labels_N: Tensor) -> Iterator[Finding]:
+def _check_balanced(stated: str, counts_C: Tensor, labels_N: Tensor) -> Iterator[Finding]:
     if int(counts_C.max() - counts_C.min()) > 1:
         yield finding(
             "labels-unbalanced",
@@ -127,7 +122,7 @@ def _balanced(stated: str, counts_C: Tensor, labels_N: Tensor) -> Iterator[Findi
         )
 
 
-def _drawn(stated: str, counts_C: Tensor) -> Iterator[Finding]:
+def _check_random_draw(stated: str, counts_C: Tensor) -> Iterator[Finding]:
     """Check labels of a random draw, or of an unknown scheme."""
     if int(counts_C.sum()) < _PER_CLASS * len(counts_C) or len(counts_C) < 2:
         return
@@ -139,7 +134,7 @@ def _drawn(stated: str, counts_C: Tensor) -> Iterator[Finding]:
             f"labels are said to be drawn uniformly and are exactly balanced ({_spread(counts_C)}): that is "
             "another scheme with other numbers",
         )
-    elif not even and (_surprise(counts_C) > _UNLIKELY or _lacks_classes(counts_C)):
+    elif not even and (_deviation_from_uniform(counts_C) > _UNLIKELY or _lacks_classes(counts_C)):
         yield finding(
             "labels-unbalanced",
             "warning",
@@ -159,10 +154,10 @@ def _lacks_classes(counts_C: Tensor) -> bool:
     """Return True when a uniform draw would hardly miss a class that is missing; chi-square may not show it."""
     classes = len(counts_C)
     chance = classes * math.exp(-float(counts_C.sum()) / classes)
-    return bool((counts_C == 0).any()) and chance < _HARDLY
+    return bool((counts_C == 0).any()) and chance < _NEGLIGIBLE
 
 
-def _surprise(counts_C: Tensor) -> float:
+def _deviation_from_uniform(counts_C: Tensor) -> float:
     """Return the distance from a uniform draw in standard deviations (chi-square by Wilson and Hilferty)."""
     expected = float(counts_C.sum()) / len(counts_C)
     degrees = len(counts_C) - 1
