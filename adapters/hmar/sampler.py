@@ -199,7 +199,10 @@ class HmarSampler(NextScaleSampler):
     ) -> Tensor:
         """Logits (B, L, V) of next-scale prediction; under `kv_cache` every scale sees the coarser ones."""
         sides, history = self.sides(settings), cast(HmarSettings, settings).kv_cache
-        return self.transformer(labels_B, self.forced_input(tokens, sides), sides, kernels, history=history)
+        logits_BLV: Tensor = self.transformer(
+            labels_B, self.forced_input(tokens, sides), sides, kernels, history=history
+        )
+        return logits_BLV
 
     @torch.no_grad()
     def masked_logits(self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, positions_n: Tensor) -> Tensor:

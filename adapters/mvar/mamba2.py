@@ -40,14 +40,25 @@ class MambaState(NamedTuple):
     """S of every head, in at least fp32."""
 
 
-Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(x, dt, A, B, C, state) -> (y, state after the last token), as `scan_chunked` documents them."""
+class ScanInputs(NamedTuple):
+    """Inputs of the recurrence for l tokens."""
+
+    x_RlHP: Tensor
+    dt_RlH: Tensor
+    """Step sizes, > 0."""
+    A_H: Tensor
+    """Decay rates, < 0."""
+    B_RlN: Tensor
+    C_RlN: Tensor
 
 
-def scan_recurrent(
-    x_RlHP: Tensor, dt_RlH: Tensor, A_H: Tensor, B_RlN: Tensor, C_RlN: Tensor, state_RHPN: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`scan_chunked` token by token: the definition, and what the chunked form is tested against."""
+Scan = Callable[[ScanInputs, Tensor], tuple[Tensor, Tensor]]
+"""(inputs, state (R, H, P, N) before the first token) -> (y (R, l, H, P), state after the last token)."""
+
+
+def scan_recurrent(inputs: ScanInputs, state_RHPN: Tensor) -> tuple[Tensor, Tensor]:
+    """Scan token by token (see `Scan`): the definition, against which the chunked form is tested."""
+    x_RlHP, dt_RlH, A_H, B_RlN, C_RlN = inputs
     decay_RlH = (dt_RlH * A_H).exp()
     outputs = []
     for t in range(x_RlHP.shape[1]):
@@ -57,21 +68,13 @@ def scan_recurrent(
     return torch.stack(outputs, dim=1), state_RHPN
 
 
-def scan_chunked(
-    x_RlHP: Tensor,
-    dt_RlH: Tensor,
-    A_H: Tensor,
-    B_RlN: Tensor,
-    C_RlN: Tensor,
-    state_RHPN: Tensor,
-    *,
-    chunk: int = CHUNK,
-) -> tuple[Tensor, Tensor]:
-    """Return y (R, l, H, P) and the state (R, H, P, N) after the last token; `state_RHPN` is the one before the first.
+def scan_chunked(inputs: ScanInputs, state_RHPN: Tensor, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+    """Scan in chunks of matrix products (see `Scan`).
 
     Work is linear in l: inside a chunk every token reads the earlier ones through a Q x Q matrix, and between chunks
     only the state passes (section 6, "state space duality").
     """
+    x_RlHP, dt_RlH, A_H, B_RlN, C_RlN = inputs
     rows, tokens, heads, channels = x_RlHP.shape
     size = min(chunk, tokens)
     # Padding with dt = 0 neither decays the state nor adds to it.
@@ -112,7 +115,8 @@ def _in_chunks(t_Rl: Tensor, size: int) -> Tensor:
     """(R, l, ...) as (R, n, Q, ...), the last chunk filled up with zeros."""
     missing = -t_Rl.shape[1] % size
     padded = F.pad(t_Rl, (0, 0) * (t_Rl.ndim - 2) + (0, missing)) if missing else t_Rl
-    return padded.unflatten(1, (-1, size))
+    chunks_Rn: Tensor = padded.unflatten(1, (-1, size))
+    return chunks_Rn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +238,8 @@ class Mamba2(nn.Module):
         )
         x_RlHP = x_RlE.unflatten(2, (config.heads, config.headdim))
         dt_RlH = F.softplus(dt_RlH.to(exact) + self.dt_bias.to(exact))
-        y_RlHP, ssm_RHPN = scan(x_RlHP, dt_RlH, -self.A_log.to(exact).exp(), B_RlN, C_RlN, state.ssm_RHPN)
+        inputs = ScanInputs(x_RlHP, dt_RlH, -self.A_log.to(exact).exp(), B_RlN, C_RlN)
+        y_RlHP, ssm_RHPN = scan(inputs, state.ssm_RHPN)
         y_RlHP = y_RlHP + self.D.to(exact).unsqueeze(-1) * x_RlHP
         out_RlW = self.out_proj(self.norm(y_RlHP.flatten(2), z_RlE).to(x_RlW.dtype))
         return out_RlW, MambaState(window_RMl[:, :, -config.d_conv :], ssm_RHPN)

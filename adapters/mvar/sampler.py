@@ -99,7 +99,8 @@ class MvarBlock(nn.Module):
 
     def modulation(self, cond_RC: Tensor, shared: None) -> Tensor:
         """(R, 1, 9, C): gates of attention, mixer and feed-forward, their scales, their shifts."""
-        return self.ada_lin(cond_RC).view(len(cond_RC), 1, 9, -1)
+        modulation_R19C: Tensor = self.ada_lin(cond_RC).view(len(cond_RC), 1, 9, -1)
+        return modulation_R19C
 
     def forward(
         self,
@@ -115,7 +116,10 @@ class MvarBlock(nn.Module):
         gate1, gate2, gate3, scale1, scale2, scale3, shift1, shift2, shift3 = modulation_R19C.unbind(2)
 
         def mix(history_RTC: Tensor, state: MambaState | None) -> tuple[Tensor, MambaState]:
-            return self.mamba(kernels.adaln_modulate(history_RTC, scale2, shift2, self.norm_eps), state)
+            mixed: tuple[Tensor, MambaState] = self.mamba(
+                kernels.adaln_modulate(history_RTC, scale2, shift2, self.norm_eps), state
+            )
+            return mixed
 
         attend = self.attn.each_scale if cache is None else self.attn
         h = kernels.adaln_modulate(x_RlC, scale1, shift1, self.norm_eps)

@@ -56,7 +56,8 @@ class SelfAttention(nn.Module):
             k_RHlD = F.normalize(k_RHlD, dim=-1)
         k_RHTD, v_RHTD = (k_RHlD, v_RHlD) if cache is None else cache.extend(layer, k_RHlD, v_RHlD)
         out = F.scaled_dot_product_attention(q_RHlD, k_RHTD, v_RHTD, attn_mask=bias_llT, scale=self.softmax_scale)
-        return self.proj(out.transpose(1, 2).reshape(rows, tokens, width))
+        projected_RlC: Tensor = self.proj(out.transpose(1, 2).reshape(rows, tokens, width))
+        return projected_RlC
 
 
 class FeedForward(nn.Module):
@@ -68,7 +69,8 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x_RlC: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_RlC), approximate="tanh"))
+        out_RlC: Tensor = self.fc2(F.gelu(self.fc1(x_RlC), approximate="tanh"))
+        return out_RlC
 
 
 class AdaLNBlock(nn.Module):
@@ -93,7 +95,8 @@ class AdaLNBlock(nn.Module):
         """(R, 1, 6, C): gates of attention and feed-forward, their two scales, their two shifts."""
         if shared_R16C is not None:
             return self.ada_gss + shared_R16C
-        return self.ada_lin(cond_RC).view(len(cond_RC), 1, 6, -1)
+        modulation_R16C: Tensor = self.ada_lin(cond_RC).view(len(cond_RC), 1, 6, -1)
+        return modulation_R16C
 
     def forward(
         self,
@@ -121,4 +124,5 @@ class HeadNorm(nn.Module):
 
     def modulation(self, cond_RC: Tensor) -> Tensor:
         """(R, 1, 2, C): scale, shift."""
-        return self.ada_lin(cond_RC).view(len(cond_RC), 1, 2, -1)
+        modulation_R12C: Tensor = self.ada_lin(cond_RC).view(len(cond_RC), 1, 2, -1)
+        return modulation_R12C

@@ -225,7 +225,7 @@ class NextScaleSampler(Sampler):
         exponential_BlV = call.noise.exponential(drawn.filtered_BlV, step.index)
         progress = scale / (run.scales - 1)
         mixed_BlK = mix_codes(drawn.filtered_BlV, exponential_BlV, progress, self.tokenizer.codebook_VK)
-        mixed_BKpp = mixed_BlK.transpose(1, 2).unflatten(2, step.side)
+        mixed_BKpp: Tensor = mixed_BlK.transpose(1, 2).unflatten(2, step.side)
         if call.known is None:
             return mixed_BKpp
         # Known tokens are not mixed.
@@ -271,7 +271,8 @@ class NextScaleSampler(Sampler):
         self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet
     ) -> Tensor:
         sides = self.sides(settings)
-        return self.transformer(labels_B, self.forced_input(tokens, sides), sides, kernels)
+        logits_BLV: Tensor = self.transformer(labels_B, self.forced_input(tokens, sides), sides, kernels)
+        return logits_BLV
 
     @property
     def label_drop(self) -> float:

@@ -128,11 +128,13 @@ class NextScaleTransformer(nn.Module):
 
     def positions(self, sides: Sides) -> Tensor:
         """(1, L, C): what is added to every token to say where it is."""
-        return self.lvl_embed(self.lvl_1L) + self.pos_1LC
+        positions_1LC: Tensor = self.lvl_embed(self.lvl_1L) + self.pos_1LC
+        return positions_1LC
 
     def embed(self, codes_BlK: Tensor) -> Tensor:
         """Input (B, l, C) of a later scale, before its position, from what the canvas shows for it."""
-        return self.word_embed(codes_BlK.to(self.pos_start.dtype))
+        x_BlC: Tensor = self.word_embed(codes_BlK.to(self.pos_start.dtype))
+        return x_BlC
 
     def shared_modulation(self, cond_RC: Tensor) -> Tensor | None:
         """(R, 1, 6, C) that all blocks start from with shared adaLN, else None."""
@@ -179,7 +181,8 @@ class NextScaleTransformer(nn.Module):
 def head_logits(x_RlC: Tensor, head_R12C: Tensor, head: nn.Linear, kernels: KernelSet, norm_eps: float) -> Tensor:
     """(R, l, V) fp32: modulated norm and projection."""
     scale, shift = head_R12C.unbind(2)
-    return head(kernels.adaln_modulate(x_RlC.to(head.weight.dtype), scale, shift, norm_eps)).float()
+    logits_RlV: Tensor = head(kernels.adaln_modulate(x_RlC.to(head.weight.dtype), scale, shift, norm_eps)).float()
+    return logits_RlV
 
 
 def levels(sides: Sides) -> Tensor:

@@ -151,7 +151,8 @@ class Attention(nn.Module):
         q_RHlD, k_RHlD = rotate(q_RHlD, rope_lP2), rotate(k_RHlD, rope_lP2)
         k_RHTD, v_RHTD = (k_RHlD, v_RHlD) if cache is None else cache.extend(layer, k_RHlD, v_RHlD)
         out = F.scaled_dot_product_attention(q_RHlD, k_RHTD, v_RHTD, attn_mask=mask_lT)
-        return self.wo(out.transpose(1, 2).reshape(rows, tokens, width))
+        projected_RlC: Tensor = self.wo(out.transpose(1, 2).reshape(rows, tokens, width))
+        return projected_RlC
 
 
 class FeedForward(nn.Module):
@@ -164,7 +165,8 @@ class FeedForward(nn.Module):
         self.w2 = nn.Linear(config.hidden, config.dim, bias=False)
 
     def forward(self, x_RlC: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x_RlC)) * self.w3(x_RlC))
+        out_RlC: Tensor = self.w2(F.silu(self.w1(x_RlC)) * self.w3(x_RlC))
+        return out_RlC
 
 
 class Block(nn.Module):
@@ -181,7 +183,8 @@ class Block(nn.Module):
         self, x_RlC: Tensor, rope_lP2: Tensor, *, layer: int, cache: KVCache | None, mask_lT: Tensor | None
     ) -> Tensor:
         x_RlC = x_RlC + self.attention(self.attention_norm(x_RlC), rope_lP2, layer=layer, cache=cache, mask_lT=mask_lT)
-        return x_RlC + self.feed_forward(self.ffn_norm(x_RlC))
+        out_RlC: Tensor = x_RlC + self.feed_forward(self.ffn_norm(x_RlC))
+        return out_RlC
 
 
 class ClassEmbedding(nn.Module):
@@ -192,7 +195,8 @@ class ClassEmbedding(nn.Module):
         self.embedding_table = nn.Embedding(config.num_classes + 1, config.dim)
 
     def forward(self, labels_R: Tensor) -> Tensor:
-        return self.embedding_table(labels_R).unsqueeze(1)
+        classes_R1C: Tensor = self.embedding_table(labels_R).unsqueeze(1)
+        return classes_R1C
 
 
 class Llama(nn.Module):
@@ -220,7 +224,8 @@ class Llama(nn.Module):
 
     def step_input(self, tokens_Rl: Tensor, step: int) -> Tensor:
         """What pass number `step` (>= 1) reads, (R, l, C), given the tokens that the pass before it drew."""
-        return self.tok_embeddings(tokens_Rl)
+        x_RlC: Tensor = self.tok_embeddings(tokens_Rl)
+        return x_RlC
 
     def sequence_input(self, labels_B: Tensor, tokens_BL: Tensor) -> Tensor:
         """What all passes read, (B, 1 + L, C)."""

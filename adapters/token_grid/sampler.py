@@ -253,7 +253,8 @@ class TokenGridSampler(Sampler):
         """Tokens per pass, each (B, l), of a map in raster order."""
         if ids_BN.shape[1] != len(self.plan.order_N):
             raise UserError(f"{self.spec.name} has {len(self.plan.order_N)} tokens per image, got {ids_BN.shape[1]}")
-        return ids_BN[:, self.plan.order_N].split([len(p.draws) for p in self.plan.passes], dim=1)
+        tokens: tuple[Tensor, ...] = ids_BN[:, self.plan.order_N].split([len(p.draws) for p in self.plan.passes], dim=1)
+        return tokens
 
     def to_raster(self, tokens: Sequence[Tensor]) -> Tensor:
         """Ids (B, N) in raster order of tokens per pass."""

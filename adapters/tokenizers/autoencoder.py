@@ -37,14 +37,16 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return self.nin_shortcut(x) + h
+        out: Tensor = self.nin_shortcut(x) + h
+        return out
 
 
 def attend(q_BChw: Tensor, k_BChw: Tensor, v_BChw: Tensor) -> Tensor:
     """Single-head attention (B, C, h, w) over all positions, softmax scale 1 / sqrt(C)."""
     q, k, v = (t.flatten(2).transpose(1, 2) for t in (q_BChw, k_BChw, v_BChw))
-    out = F.scaled_dot_product_attention(q, k, v)
-    return out.transpose(1, 2).unflatten(2, q_BChw.shape[-2:])
+    out_BnC = F.scaled_dot_product_attention(q, k, v)
+    out_BChw: Tensor = out_BnC.transpose(1, 2).unflatten(2, q_BChw.shape[-2:])
+    return out_BChw
 
 
 class SpatialAttention(nn.Module):
@@ -57,7 +59,8 @@ class SpatialAttention(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.proj_out(attend(*self.qkv(self.norm(x)).chunk(3, dim=1)))
+        out: Tensor = x + self.proj_out(attend(*self.qkv(self.norm(x)).chunk(3, dim=1)))
+        return out
 
 
 class Downsample(nn.Module):
@@ -68,7 +71,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        halved: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
+        return halved
 
 
 class Upsample(nn.Module):
@@ -79,7 +83,8 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        doubled: Tensor = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        return doubled
 
 
 class Middle(nn.Module):
@@ -92,7 +97,8 @@ class Middle(nn.Module):
         self.block_2 = ResnetBlock(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return out
 
 
 class Level(nn.Module):
@@ -113,7 +119,8 @@ class Level(nn.Module):
             x = block(x)
             if self.attn:
                 x = self.attn[i](x)
-        return self.upsample(self.downsample(x))
+        resampled: Tensor = self.upsample(self.downsample(x))
+        return resampled
 
 
 class Encoder(nn.Module):
@@ -138,7 +145,8 @@ class Encoder(nn.Module):
         h = self.conv_in(x)
         for level in self.down:
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        features: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        return features
 
 
 class Decoder(nn.Module):
@@ -164,4 +172,5 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        images: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return images

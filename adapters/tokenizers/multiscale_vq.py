@@ -159,11 +159,13 @@ class ResidualQuantizer(nn.Module):
         """What one scale adds to f_hat: its code vectors enlarged to `size` (B, C, h, w) and blended."""
         if scale < scales - 1:
             codes_BCpp = F.interpolate(codes_BCpp, size=size, mode="bicubic")
-        return self.phi(scale, scales)(codes_BCpp)
+        added_BChw: Tensor = self.phi(scale, scales)(codes_BCpp)
+        return added_BChw
 
     def lookup(self, ids_Bl: Tensor, side: tuple[int, int]) -> Tensor:
         """Code vectors (B, C, ph, pw) of one scale's ids."""
-        return self.embedding(ids_Bl).transpose(1, 2).unflatten(2, side)
+        codes_BCpp: Tensor = self.embedding(ids_Bl).transpose(1, 2).unflatten(2, side)
+        return codes_BCpp
 
     def nearest(self, z_BCpp: Tensor) -> Tensor:
         """Ids (B, l) of the nearest codes: squared L2, or cosine with `using_znorm`."""
@@ -265,7 +267,8 @@ class VqVae(ScaleTokenizer):
     def features(self, images_B3HW: Tensor) -> Tensor:
         """Continuous features (B, C, h, w) fp32 before quantisation."""
         weight = self.encoder.conv_in.weight
-        return self.quant_conv(self.encoder(images_B3HW.to(weight.dtype))).float()
+        features_BChw: Tensor = self.quant_conv(self.encoder(images_B3HW.to(weight.dtype))).float()
+        return features_BChw
 
     def encode_scales(self, images_B3HW: Tensor, sides: Sides) -> tuple[Tensor, ...]:
         return self.quantize.encode(self.features(images_B3HW), sides)[0]
@@ -280,7 +283,8 @@ class VqVae(ScaleTokenizer):
     def decode_map(self, map_BKhw: Tensor) -> Tensor:
         """Images (B, 3, H, W) of f_hat, clamped to [-1, 1]."""
         weight = self.post_quant_conv.weight
-        return self.decoder(self.post_quant_conv(map_BKhw.to(weight.dtype))).clamp(-1, 1)
+        images_B3HW: Tensor = self.decoder(self.post_quant_conv(map_BKhw.to(weight.dtype))).clamp(-1, 1)
+        return images_B3HW
 
     def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
         """Reconstruction (B, 3, H, W), not clamped, and the quantizer's loss (scalar).

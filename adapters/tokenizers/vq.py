@@ -69,7 +69,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        return x + self.proj_out(attend(self.q(h), self.k(h), self.v(h)))
+        out: Tensor = x + self.proj_out(attend(self.q(h), self.k(h), self.v(h)))
+        return out
 
 
 class Level(nn.Module):
@@ -122,7 +123,8 @@ class Encoder(nn.Module):
         h = self.conv_in(x)
         for part in (*self.conv_blocks, *self.mid):
             h = part(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        features: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return features
 
 
 class Decoder(nn.Module):
@@ -145,7 +147,8 @@ class Decoder(nn.Module):
         h = self.conv_in(z)
         for part in (*self.mid, *self.conv_blocks):
             h = part(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        images: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return images
 
 
 class Codebook(nn.Module):
@@ -161,7 +164,8 @@ class Codebook(nn.Module):
 
     def lookup(self, ids_Bl: Tensor, side: tuple[int, int]) -> Tensor:
         """Code vectors (B, C, h, w) of ids in raster order, L2-normalised with `codebook_l2_norm`."""
-        return self._normalized(self.embedding(ids_Bl)).transpose(1, 2).unflatten(2, side)
+        codes_BChw: Tensor = self._normalized(self.embedding(ids_Bl)).transpose(1, 2).unflatten(2, side)
+        return codes_BChw
 
     @property
     def codes_VC(self) -> Tensor:
@@ -210,7 +214,8 @@ class VqModel(Tokenizer):
     def features(self, images_B3HW: Tensor) -> Tensor:
         """Continuous features (B, C, h, w) fp32 before normalisation and quantisation."""
         weight = self.encoder.conv_in.weight
-        return self.quant_conv(self.encoder(images_B3HW.to(weight.dtype))).float()
+        features_BChw: Tensor = self.quant_conv(self.encoder(images_B3HW.to(weight.dtype))).float()
+        return features_BChw
 
     def encode(self, images_B3HW: Tensor) -> Tensor:
         """Ids (B, l)."""
@@ -219,7 +224,8 @@ class VqModel(Tokenizer):
     def decode_map(self, map_BKhw: Tensor) -> Tensor:
         """Images (B, 3, H, W), not clamped, of code vectors."""
         weight = self.post_quant_conv.weight
-        return self.decoder(self.post_quant_conv(map_BKhw.to(weight.dtype)))
+        images_B3HW: Tensor = self.decoder(self.post_quant_conv(map_BKhw.to(weight.dtype)))
+        return images_B3HW
 
     def decode(self, ids_Bl: Tensor, side: tuple[int, int]) -> Tensor:
         """Images (B, 3, H, W), not clamped, of the ids of a map of `side` (height, width)."""

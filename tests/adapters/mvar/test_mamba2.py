@@ -11,6 +11,7 @@ from arvbench.adapters.mvar.mamba2 import (
     CHUNK,
     Mamba2,
     MambaConfig,
+    ScanInputs,
     decay_between,
     scan_chunked,
     scan_recurrent,
@@ -37,6 +38,14 @@ def scan_inputs(tokens, *, dtype=torch.float32, seed=0):
     ]
 
 
+def chunked(x, dt, A, B, C, state, **options):
+    return scan_chunked(ScanInputs(x, dt, A, B, C), state, **options)
+
+
+def recurrent(x, dt, A, B, C, state):
+    return scan_recurrent(ScanInputs(x, dt, A, B, C), state)
+
+
 def mixer(*, seed=0, dtype=torch.float32, **sizes):
     """A mixer with random weights everywhere, in which every parameter matters."""
     torch.manual_seed(seed)
@@ -50,7 +59,7 @@ def mixer(*, seed=0, dtype=torch.float32, **sizes):
 def test_the_recurrence_is_the_definition_for_one_head_by_hand():
     x, dt, A = torch.tensor([[[[2.0]], [[3.0]]]]), torch.tensor([[[0.5], [1.0]]]), torch.tensor([-1.0])
     B, C = torch.tensor([[[1.0, 0.0], [1.0, 2.0]]]), torch.tensor([[[1.0, 1.0], [0.0, 1.0]]])
-    y, state = scan_recurrent(x, dt, A, B, C, torch.tensor([[[[4.0, 8.0]]]]))
+    y, state = recurrent(x, dt, A, B, C, torch.tensor([[[[4.0, 8.0]]]]))
     first = torch.tensor([4.0, 8.0]) * torch.tensor(-0.5).exp() + 0.5 * 2 * torch.tensor([1.0, 0.0])
     second = first * torch.tensor(-1.0).exp() + 3 * torch.tensor([1.0, 2.0])
     torch.testing.assert_close(y.flatten(), torch.stack([first.sum(), second[1]]))
@@ -61,16 +70,16 @@ def test_the_recurrence_is_the_definition_for_one_head_by_hand():
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 7, 8, 9, 28, 33, 64, 70])
 def test_chunks_give_the_numbers_of_the_recurrence(tokens, chunk):
     inputs = scan_inputs(tokens)
-    y, state = scan_chunked(*inputs, chunk=chunk)
-    expected, expected_state = scan_recurrent(*inputs)
+    y, state = chunked(*inputs, chunk=chunk)
+    expected, expected_state = recurrent(*inputs)
     torch.testing.assert_close(y, expected, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(state, expected_state, atol=2e-5, rtol=1e-5)
 
 
 def test_the_state_before_the_first_token_is_read_and_forgotten_at_each_heads_rate():
     x, dt, A, B, C, state = scan_inputs(6)
-    with_state, after = scan_chunked(x, dt, A, B, C, state, chunk=4)
-    without, after_zero = scan_chunked(x, dt, A, B, C, torch.zeros_like(state), chunk=4)
+    with_state, after = chunked(x, dt, A, B, C, state, chunk=4)
+    without, after_zero = chunked(x, dt, A, B, C, torch.zeros_like(state), chunk=4)
     kept = (dt * A).cumsum(1).exp()
     read = torch.einsum("rlh,rhpn,rln->rlhp", kept, state, C)
     torch.testing.assert_close(with_state - without, read, atol=2e-5, rtol=1e-5)
@@ -80,24 +89,24 @@ def test_the_state_before_the_first_token_is_read_and_forgotten_at_each_heads_ra
 @pytest.mark.parametrize("cut", [1, 3, 4, 31, 32, 33, 39])
 def test_a_sequence_cut_anywhere_equals_one_pass(cut):
     inputs = scan_inputs(40)
-    y, state = scan_chunked(*inputs)
+    y, state = chunked(*inputs)
     x, dt, A, B, C, before = inputs
-    first, middle = scan_chunked(x[:, :cut], dt[:, :cut], A, B[:, :cut], C[:, :cut], before)
-    second, after = scan_chunked(x[:, cut:], dt[:, cut:], A, B[:, cut:], C[:, cut:], middle)
+    first, middle = chunked(x[:, :cut], dt[:, :cut], A, B[:, :cut], C[:, :cut], before)
+    second, after = chunked(x[:, cut:], dt[:, cut:], A, B[:, cut:], C[:, cut:], middle)
     torch.testing.assert_close(torch.cat((first, second), 1), y, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(after, state, atol=2e-5, rtol=1e-5)
 
 
 def test_gradients_of_all_inputs_are_right():
     inputs = [t.requires_grad_() for t in scan_inputs(7, dtype=torch.float64)]
-    assert torch.autograd.gradcheck(partial(scan_chunked, chunk=3), inputs)
+    assert torch.autograd.gradcheck(partial(chunked, chunk=3), inputs)
 
 
 @pytest.mark.parametrize("size", [1e3, 1e6])
 def test_strong_decay_neither_overflows_nor_turns_into_nan(size):
     x, dt, A, B, C, state = (t.requires_grad_() for t in scan_inputs(40))
-    y, after = scan_chunked(x, dt * size, A, B, C, state)
-    expected, expected_state = scan_recurrent(x, dt * size, A, B, C, state)
+    y, after = chunked(x, dt * size, A, B, C, state)
+    expected, expected_state = recurrent(x, dt * size, A, B, C, state)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4 * size)
     torch.testing.assert_close(after, expected_state, rtol=1e-4, atol=1e-4 * size)
     (y.sum() + after.sum()).backward()
@@ -118,9 +127,9 @@ def test_weak_decay_behind_strong_decay_is_not_lost():
 def test_the_mixer_equals_its_token_by_token_form(tokens):
     model, x = mixer(), torch.randn(ROWS, tokens, 16)
     with torch.no_grad():
-        chunked, state = model(x)
-        recurrent, expected = model(x, scan=scan_recurrent)
-    torch.testing.assert_close(chunked, recurrent, atol=1e-5, rtol=1e-5)
+        chunks, state = model(x)
+        tokenwise, expected = model(x, scan=scan_recurrent)
+    torch.testing.assert_close(chunks, tokenwise, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(state.ssm_RHPN, expected.ssm_RHPN, atol=1e-5, rtol=1e-5)
     assert torch.equal(state.conv_RMK, expected.conv_RMK)
 
