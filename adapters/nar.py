@@ -1,6 +1,6 @@
 """NAR: next-neighbour prediction; a pass draws one anti-diagonal of the token map, a wavefront from the top left.
 
-What is particular to this family: two output heads. The right head reads the stream before the last block, the below
+Particular to this family: two output heads. The right head reads the stream before the last block, the below
 head (`medusa_*` in the official names) after it. A token with a neighbour on its left and one above it is predicted by
 the average of the left one's right head and the upper one's below head, a token of the first row or column by one of
 them, the first token by the class token's both. So 31 passes draw 16x16 tokens, and attention is bidirectional
@@ -67,7 +67,7 @@ class Nar(Llama):
 
 
 class Neighbours(NamedTuple):
-    """Where the tokens drawn are predicted: indices into the tokens fed, and what each head counts (0, 1/2 or 1)."""
+    """Sources of each prediction: indices into the tokens fed, and the weight of each head (0, 1/2 or 1)."""
 
     left_l: Tensor
     above_l: Tensor
@@ -112,14 +112,14 @@ class NarSampler(TokenGridSampler):
 
     @staticmethod
     def unfed(config: LlamaConfig) -> tuple[int, ...]:
-        # The last token predicts nothing; the official training pass reads it all the same.
+        # The last token predicts nothing, but the official training pass reads it.
         return (config.block_size - 1,)
 
     @cached_property
     def _neighbours(self) -> list[Neighbours]:
-        """Per pass, and then of the training pass."""
+        """Neighbours of every pass, and last of the training pass."""
         grid, plan = self.spec.transformer.grid, self.plan
-        with torch.inference_mode(False):  # as for the plan
+        with torch.inference_mode(False):  # see `plan`
             steps = [neighbours(p.feeds, p.draws, grid, self.device) for p in plan.passes]
             return [*steps, neighbours(plan.trained, plan.order_N.tolist(), grid, self.device)]
 

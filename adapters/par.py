@@ -1,6 +1,6 @@
 """PAR: parallel autoregressive decoding; tokens that are far apart are drawn in one pass.
 
-What is particular to this family: the map is cut into A regions (4 or 16). The first token of every region is drawn
+Particular to this family: the map is cut into A regions (4 or 16). The first token of every region is drawn
 alone, one after the other; then each pass draws the next token of all regions at once, from the group before it. The
 first of these passes has only one token to read: A - 1 learnt special tokens fill its group. Attention is bidirectional
 inside a group.
@@ -36,11 +36,11 @@ class ParConfig(LlamaConfig):
     """Constructor arguments under their official names."""
 
     ar_token_num: int
-    """A: regions, a square number; tokens drawn one by one, and then per pass."""
+    """A: number of regions, a square; tokens drawn one by one first, and then per pass."""
 
     @property
     def spe_token_num(self) -> int:
-        """Special tokens."""
+        """Number of special tokens."""
         return self.ar_token_num - 1
 
 
@@ -75,7 +75,7 @@ class Par(Llama):
 class ParSampler(TokenGridSampler):
     """PAR behind the sampling interface.
 
-    `cfg_interval` counts tokens of the sequential and of the parallel phase apart, so guidance comes back on between.
+    `cfg_interval` counts tokens in each phase (sequential, parallel) from 0, so guidance is on again in between.
     """
 
     family: ClassVar = "par"
@@ -98,12 +98,12 @@ class ParSampler(TokenGridSampler):
 
     @staticmethod
     def unfed(config: ParConfig) -> tuple[int, ...]:
-        # The official training pass reads all tokens but the last, although the last group predicts nothing.
+        # The official training pass reads all tokens but the last one, although the last group predicts nothing.
         return _groups(config)[-1][:-1]
 
 
 def _groups(config: ParConfig) -> list[tuple[int, ...]]:
-    """Raster positions, one token of every region per group: groups and regions both in raster order."""
+    """Raster positions of one token of every region per group; groups and regions are in raster order."""
     regions, grid = math.isqrt(config.ar_token_num), config.grid
     side = grid // regions
     return [

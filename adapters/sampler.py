@@ -131,7 +131,7 @@ class Sampler(ABC):
     transformer_class: ClassVar[type[nn.Module]]
     tokenizer_class: ClassVar[type[nn.Module]]
     keep_fp32: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Part -> names that stay in fp32 whatever the dtype (arvbench.adapters.common.precision)."""
+    """Part -> names that stay in fp32 in any dtype (arvbench.adapters.common.precision)."""
     cache_policies: ClassVar[tuple[str, ...]] = ("grow", "static")
     """Names of the cache policies that the family can run with."""
     default_cache: ClassVar[Mapping[str, str]] = {"reference": "grow", "optimized": "static"}
@@ -231,7 +231,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def cache_shape(self, policy: str, settings: SamplingSettings, *, batch: int) -> Any:
-        """Everything that decides the size of a cache of `policy` for `batch` images, a frozen dataclass."""
+        """Shape of a cache for `batch` images, a frozen dataclass; caches of equal shape are exchangeable."""
 
     def make_cache(self, policy: str | None, settings: SamplingSettings, *, batch: int) -> Cache:
         """Build the cache named by `policy` (None: the backend's own) for `batch` images; errors as `check_cache`."""

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from arvbench.errors import UserError, complaint
 
 Uint8Rule = Literal["truncate", "round", "127.5x+128"]
-"""How a float becomes a byte; see `to_uint8`."""
+"""Rule by which a float becomes a byte (`arvbench.adapters.pixels.to_uint8`)."""
 
 
 class SamplingSettings(BaseModel):
-    """How tokens are drawn. Families add their own fields; unknown fields are an error."""
+    """Settings of the draw of tokens. Families add their own fields; unknown fields are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,10 +21,9 @@ class SamplingSettings(BaseModel):
     top_k: int | None = Field(default=None, ge=1, description="keep the k most likely tokens; None keeps all")
     top_p: float | None = Field(default=None, gt=0, le=1, description="nucleus mass to keep; None keeps all")
     uint8_rule: Uint8Rule = "truncate"
-    """How a float becomes a byte (`to_uint8`)."""
 
     def replayable(self) -> Self:
-        """The settings under which drawn tokens alone decide every later logit, so that a path can be replayed."""
+        """Return settings under which the drawn tokens alone decide all later logits, so that they can be replayed."""
         return self
 
     def replace(self, /, **changes: Any) -> Self:

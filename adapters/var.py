@@ -1,8 +1,8 @@
 """VAR: next-scale prediction with a KV cache over all coarser scales.
 
-Particular to this family is nothing but its models: every step predicts all tokens of one scale from the accumulated
-f_hat of the scales before it, resized to that scale; attention sees all cached scales without a mask; guidance ramps up
-linearly over the scales (arvbench.adapters.next_scale.sampler).
+The trunk's plainest family (arvbench.adapters.next_scale.sampler): every step predicts all tokens of one scale from the
+accumulated f_hat of the scales before it, resized to that scale; attention sees all cached scales without a mask;
+guidance ramps up linearly over the scales.
 
 Source   VAR (arXiv:2404.02905); behaviour of FoundationVision/VAR at 78b9539
 """

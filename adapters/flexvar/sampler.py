@@ -1,9 +1,9 @@
 """FlexVAR: next-scale prediction without residuals, on any list of scales.
 
-What is particular to this family: every scale predicts the whole token map of its resolution, and its codes, resized,
-are all that the next scale reads; nothing adds up, and only the last scale is decoded. Positions are one trained map,
-averaged to each scale's size, and scales have no embedding of their own. So the scales are a setting of the call: more
-or fewer steps, larger images, other aspect ratios. Attention and its KV cache are VAR's.
+Particular to this family: every scale predicts the whole token map of its resolution, and the next scale reads nothing
+but its resized codes; only the last scale is decoded. Positions are one trained map, averaged to each scale's size, and
+scales have no embedding of their own. So the scales are a setting of the call: more or fewer steps, larger images,
+other aspect ratios. Attention and its KV cache are VAR's.
 
 Shapes   B images, R forward rows, S scales, l tokens of one scale, L of all scales, C width, K code channels,
          V codebook entries, ph pw sides of one scale's token map
@@ -59,7 +59,7 @@ class FlexVarSettings(SamplingSettings):
 
     uint8_rule: Uint8Rule = "round"
     scales: Scales | None = None
-    """Sides of the token maps in the order of generation; None takes the configured ones, as in training."""
+    """Sides of the token maps in the order of generation; None takes the configured ones, as training does."""
     max_pn: int | None = Field(default=None, ge=1)
     """Scales with a longer side take their most likely tokens, under full guidance; None sets no limit."""
     invalid_ids: tuple[int, ...] = ()
@@ -83,7 +83,7 @@ class FlexVar(NextScaleTransformer):
         return {"attn_bias_for_masking": block_causal_bias(levels(self.config.sides))}
 
     def positions(self, sides: Sides) -> Tensor:
-        """(1, L, C): the map, averaged to the size of every scale (repeated where a scale is larger)."""
+        """Return the map averaged to the size of every scale (repeated where a scale is larger), (1, L, C)."""
         return torch.cat([area_tokens(self.pos_1LC, side) for side in sides], dim=1)
 
     def training_bias(self, sides: Sides) -> Tensor:
@@ -92,15 +92,15 @@ class FlexVar(NextScaleTransformer):
         return block_causal_bias(levels(sides)).to(self.attn_bias_for_masking.device)
 
     def adapt_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A file's tensors with our own mask: the official one has the scales of the last training step."""
+        """Replace a file's mask by our own: the official one has the scales of the last training step."""
         ours = self.position_buffers()
         return {name: ours.get(name, tensor) for name, tensor in tensors.items()}
 
     def initial_values(self) -> dict[str, Tensor]:
-        """What training starts from where small random numbers would be wrong, by parameter name.
+        """Return initial values for training where small random numbers would be wrong, by parameter name.
 
-        The map of positions: sines of the row in even channels, cosines of the column in odd ones, with wavelengths
-        from 2 pi to 20000 pi.
+        The map of positions holds sines of the row in even channels and cosines of the column in odd ones, with
+        wavelengths from 2 pi to 20000 pi.
         """
         side, width = self.config.position_side, self.config.embed_dim
         place_s1 = torch.arange(side, dtype=torch.float32).unsqueeze(1)
@@ -162,9 +162,9 @@ class FlexVarSampler(NextScaleSampler):
         return settings.cfg * scale / min(scales - 1, 9)
 
     def top_k(self, side: tuple[int, int], settings: FlexVarSettings) -> int | None:
-        """1 for a scale with a side beyond `max_pn`, or of a size that was not trained; else the setting.
+        """Return 1 for a scale with a side beyond `max_pn` or outside the trained sides, else the setting.
 
-        Both sides of a map that is not square must fit: our extension of the official rule, which knows squares only.
+        Both sides of an oblong map must fit: our extension of the official rule, which knows squares only.
         """
         trained = self.spec.transformer.trained_sides
         return 1 if _beyond(side, settings.max_pn) or any(pn not in trained for pn in side) else settings.top_k
@@ -172,12 +172,12 @@ class FlexVarSampler(NextScaleSampler):
     def filter(self, logits_BlV: Tensor, side: tuple[int, int], settings: SamplingSettings) -> Tensor:
         settings = cast(FlexVarSettings, settings)
         if settings.invalid_ids:
-            # -100, where the official code stops, is unlikely; this is impossible.
+            # The official code stops at -100, which is unlikely; -inf is impossible.
             logits_BlV = logits_BlV.index_fill(2, _index(settings.invalid_ids, logits_BlV.device), -torch.inf)
         return filter_logits(logits_BlV, self.top_k(side, settings), settings.top_p)
 
     def random_scales(self, generator: torch.Generator) -> FlexVarSettings:
-        """The official settings with the scales of one training step, drawn around the configured ones."""
+        """Return the official settings with scales for one training step, drawn around the configured ones."""
         scales = random_scales(self.spec.transformer.patch_nums, generator)
         return cast(FlexVarSettings, self.spec.settings).model_copy(update={"scales": scales})
 
@@ -188,7 +188,7 @@ def _beyond(side: tuple[int, int], max_pn: int | None) -> bool:
 
 @lru_cache(maxsize=8)
 def _index(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    # Kept, because copying it from the host at every step would hold up the device.
+    # Cached: a copy from the host at every step would stall the device.
     return torch.tensor(ids, device=device)
 
 

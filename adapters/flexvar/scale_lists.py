@@ -1,6 +1,6 @@
-"""Lists of scales: how a call names them, the official ones, and the random ones of training.
+"""Lists of scales: their notation, the official ones, and the random ones of training.
 
-A list has as many steps as wanted, in the order of generation. It usually goes from coarse to fine, but need not: the
+A list has any number of steps, in the order of generation. It usually goes from coarse to fine, but need not: the
 official code takes repeated and smaller scales too, and decodes the last one. A scale is the side of a square token
 map, or (height, width). As text: "1_2_4_8", "1_2_3x4_6x8", or the name of an official list such as "10-steps".
 
@@ -21,7 +21,7 @@ from arvbench.errors import UnknownName, UserError
 Scales = str | tuple[StrictInt | tuple[StrictInt, StrictInt], ...]
 
 MAX_SIDE = 256
-"""Of a token map: 4096 px at 16 pixels per token."""
+"""Largest side of a token map: 4096 px at 16 pixels per token."""
 
 OFFICIAL_SCALES: dict[str, tuple[int, ...]] = {
     "6-steps": (1, 2, 4, 6, 10, 16),
@@ -40,9 +40,9 @@ _AS_TEXT = re.compile(r"[0-9]{1,9}(x[0-9]{1,9})?(_[0-9]{1,9}(x[0-9]{1,9})?)*")
 
 
 def parse_scales(scales: Scales, *, first: tuple[int, int]) -> Sides:
-    """Height and width of every scale. Raises UserError for a list that no model can follow.
+    """Return height and width of every scale. Raises UserError for a list that no model can follow.
 
-    `first` is the scale that the model starts from; it has an embedding of its own, so it cannot be another one.
+    `first` is the scale that the model starts from; it has an embedding of its own and cannot be changed.
     """
     if isinstance(scales, str):
         scales = OFFICIAL_SCALES.get(scales) or _read(scales)
@@ -60,9 +60,9 @@ def parse_scales(scales: Scales, *, first: tuple[int, int]) -> Sides:
 
 def _side(scale: object) -> tuple[int, int]:
     pair = (scale, scale) if type(scale) is int else scale
-    # Exactly int: True and 2.0 compare like whole numbers, and are none.
+    # Exactly int: True and 2.0 compare equal to whole numbers, but are not sides.
     if not isinstance(pair, (tuple, list)) or [type(n) for n in pair] != [int, int]:
-        raise UserError(f"scale {scale!r} is no size: give whole numbers, as sides or as (height, width)")
+        raise UserError(f"scale {scale!r} is not a size: give whole numbers, as sides or as (height, width)")
     return pair[0], pair[1]
 
 
@@ -80,7 +80,7 @@ def _text(side: tuple[int, int]) -> str:
 
 
 _CONFIGURED_SHARE = 0.05
-"""Share of training steps with the configured list."""
+"""Share of training steps that take the configured list."""
 _DROP_FROM = (0.9, 0.95, 0.98, 0.99)
 """A uniform number above each of these drops one more scale."""
 
@@ -88,10 +88,10 @@ _DROP_FROM = (0.9, 0.95, 0.98, 0.99)
 def random_scales(patch_nums: tuple[int, ...], generator: torch.Generator) -> tuple[int, ...]:
     """Draw the scales of one training step: the first two configured ones, some in between, and the last one.
 
-    As in the official training, 5 % of the steps take the configured list; the others take as many scales, those in
-    between drawn from all sides there are, of which a tenth of the steps drops one to four; a list of more tokens than
-    the configured one is shortened. The official draw takes five sides below 11 and two above, and may shorten a list
-    at its end; here all sides are alike, and every list ends in the last scale.
+    As in the official training, 5 % of the steps take the configured list. The others take a list of the same length,
+    whose inner scales are drawn from all sides; a tenth of them drop one to four, and a list with more tokens than the
+    configured one is shortened. The official draw takes five sides below 11 and two above, and may shorten a list at
+    its end; here all sides are alike, and every list ends in the last scale.
     """
     ends, last = patch_nums[:2], patch_nums[-1]
     if len(patch_nums) <= 3 or torch.rand((), generator=generator).item() < _CONFIGURED_SHARE:

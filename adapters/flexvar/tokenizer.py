@@ -17,7 +17,7 @@ class FlexVarTokenizer(VqModel, ScaleTokenizer):
     """A VQ model whose maps may have any size."""
 
     def encode_scales(self, images_B3HW: Tensor, sides: Sides) -> tuple[Tensor, ...]:
-        """Ids (B, l) of every scale: the same features averaged to its size, so that no scale depends on another."""
+        """Ids (B, l) of every scale: features averaged to its size, so that no scale depends on another."""
         features_BKhw = self.features(images_B3HW)
         return tuple(self.quantize.nearest(F.interpolate(features_BKhw, size=side, mode="area")) for side in sides)
 

@@ -1,7 +1,7 @@
 """The two training checkpoints of HMAR, and the one file that its sampler takes.
 
-Training has two stages, and each saves a transformer of its own: next-scale prediction (NSP) has the names of VAR;
-masked prediction (MP) starts from it, trains copies of the last blocks and of the head, and freezes the rest.
+Training has two stages, and each saves its own transformer: next-scale prediction (NSP) has the names of VAR; masked
+prediction (MP) starts from it, trains copies of the last blocks and of the head, and freezes the rest.
 
 Source   behaviour of NVlabs/HMAR at 595a9df
 """
@@ -21,17 +21,17 @@ from arvbench.adapters.next_scale.transformer import NextScaleTransformer
 from arvbench.errors import CheckpointError
 
 TRAINING_NESTING = (("trainer", "transformer_wo_ddp"),)
-"""Where both training checkpoints keep the transformer, if not flat."""
+"""Key paths of the transformer in both training checkpoints, tried after the flat file."""
 
 Stage = Literal["nsp", "mp"]
 
 _OWN = {"nsp": "ns", "mp": "mask"}
-"""Prefix of what a stage does not share with the other."""
+"""Stage -> prefix of the blocks and the head that only it trains."""
 _LISTED = 3
 
 
 class MaskedPrediction(NextScaleTransformer):
-    """What the second stage of training saves; only its names and shapes are of use here."""
+    """The module that the second stage of training saves; only its names and shapes are used."""
 
     def add_blocks(self) -> None:
         super().add_blocks()
@@ -42,13 +42,13 @@ class MaskedPrediction(NextScaleTransformer):
 
 
 def training_module(config: HmarConfig, stage: Stage) -> NextScaleTransformer:
-    """A module with the names and shapes of a stage's checkpoint, without memory."""
+    """Build a module with the names and shapes of a stage's checkpoint, without memory."""
     with torch.device("meta"):
         return NextScaleTransformer(config) if stage == "nsp" else MaskedPrediction(config)
 
 
 def stage_of(tensors: Iterable[str], config: HmarConfig) -> Stage | None:
-    """The stage whose checkpoints have these names, whatever the depth; None when neither has."""
+    """Return the stage whose checkpoints have these names at any depth; None if neither has."""
     found = _kinds(tensors)
     stages: tuple[Stage, ...] = ("nsp", "mp")
     return next((stage for stage in stages if found == _kinds(training_module(config, stage).state_dict())), None)
@@ -59,7 +59,7 @@ def _kinds(names: Iterable[str]) -> set[str]:
 
 
 def merged_name(name: str, stage: Stage, config: HmarConfig) -> str:
-    """The name in the merged file of the tensor `name` of a training checkpoint."""
+    """Return the merged file's name for the tensor `name` of a training checkpoint."""
     shared = config.depth - config.n_layers_train
     if block := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
         number = int(block[1])
@@ -74,17 +74,17 @@ def merged_name(name: str, stage: Stage, config: HmarConfig) -> str:
 def merge_stages(
     next_scale: Mapping[str, Tensor], masked: Mapping[str, Tensor], config: HmarConfig
 ) -> dict[str, Tensor]:
-    """The state dict of `Hmar` from those of the two stages (no copy).
+    """Merge the state dicts of both stages into that of `Hmar`, without copies.
 
-    Raises MisfitError for names or shapes that are not those of the stage, CheckpointError when what both files have
-    in common is not equal, so that they are not of one training.
+    Raises MisfitError for names or shapes of anything but the stage, CheckpointError when a tensor that both files
+    share differs, which means that they come from two trainings.
     """
     ours = {merged_name(k, "nsp", config): t for k, t in _checked(next_scale, "nsp", config).items()}
     theirs = {merged_name(k, "mp", config): t for k, t in _checked(masked, "mp", config).items()}
     if changed := [name for name in ours if name in theirs and not torch.equal(ours[name], theirs[name])]:
         more = f" and {len(changed) - _LISTED} more" if len(changed) > _LISTED else ""
         raise CheckpointError(
-            "the NSP and the MP checkpoint are not of one training: the second stage leaves what both share as it was, "
+            "the NSP and the MP checkpoint are not of one training: the second stage leaves shared tensors unchanged, "
             f"but they differ in {', '.join(changed[:_LISTED])}{more}"
         )
     merged = ours | theirs

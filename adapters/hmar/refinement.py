@@ -1,8 +1,8 @@
-"""Mask refinement of HMAR: which tokens of a scale are drawn again, and in how many steps.
+"""Mask refinement of HMAR: the tokens of a scale that are drawn again, and the number of steps.
 
-A schedule has one entry per scale: how many tokens of that scale are settled by each pass, the next-scale pass first.
-(1, 3, 5) at 3 x 3 settles one token at once; the 8 least confident are masked and drawn again, then the 5 least
-confident of those. An entry of one number means no refinement.
+A schedule has one entry per scale: the number of tokens that each pass settles, the next-scale pass first. (1, 3, 5) at
+3 x 3 settles one token at once; the 8 least confident are masked and drawn again, then the 5 least confident of those.
+An entry of one number means no refinement.
 
 Shapes   B images, l tokens of one scale, n positions, V codebook entries
 Source   HMAR (arXiv:2506.04421); schedules of NVlabs/HMAR at 595a9df
@@ -24,7 +24,7 @@ from arvbench.errors import UnknownName, UserError
 MaskSchedule = tuple[tuple[int, ...], ...]
 
 NO_REFINEMENT = "none"
-"""The name that stands for one pass per scale, whatever the scales."""
+"""Name of the schedule with one pass per scale, for any scales."""
 
 PATCH_NUMS_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
 PATCH_NUMS_1024 = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)
@@ -39,62 +39,62 @@ _SAMPLING_256 = _refined(PATCH_NUMS_256, (1,), (1, 3), (1, 1, 2, 5))
 
 MASK_SCHEDULES = MappingProxyType(
     {
-        # config/sample/hmar-d*.yaml and config/evaluate/hmar-d*.yaml: the same, at every depth.
+        # config/sample/hmar-d*.yaml and config/evaluate/hmar-d*.yaml agree, at every depth.
         "sampling-256": _SAMPLING_256,
         "evaluation-256": _SAMPLING_256,
-        # benchmark/inference.py, which refines otherwise.
+        # benchmark/inference.py has schedules of its own.
         "benchmark-256": _refined(PATCH_NUMS_256, (1,), (1, 3), (1, 3, 5)),
         "benchmark-512": _refined(PATCH_NUMS_512, (1,), (1, 3), (1, 1, 2, 5), (5, 11)),
         "benchmark-1024": _refined(PATCH_NUMS_1024, (1,), (1, 3), (1, 1, 2, 5), (3, 5, 8)),
-        # The demo model has the same first scales as all official ones.
+        # The demo model's first scales are those of all official ones.
         "demo": _refined((1, 2, 3, 4, 6, 8), (1,), (1, 3), (1, 1, 2, 5)),
         "demo-fine": _refined((1, 2, 3, 4, 6, 8), (1,), (1, 3), (1, 3, 5), (5, 11), (12, 24)),
     }
 )
 
 
-def mask_schedule(asked: str | MaskSchedule, sides: Sides) -> MaskSchedule:
-    """The schedule that a name or explicit entries stand for, one entry per scale of `sides`.
+def mask_schedule(schedule: str | MaskSchedule, sides: Sides) -> MaskSchedule:
+    """Return the entries of a schedule, given by name or as entries, one per scale of `sides`.
 
-    Raises UnknownName for a name that is in no table, UserError for entries that do not fit the scales.
+    Raises UnknownName for an unknown name, UserError for entries that do not fit the scales.
     """
     tokens = [h * w for h, w in sides]
-    if asked == NO_REFINEMENT:
+    if schedule == NO_REFINEMENT:
         return tuple((count,) for count in tokens)
-    if isinstance(asked, str):
-        if asked not in MASK_SCHEDULES:
-            raise UnknownName("mask schedule", asked, (NO_REFINEMENT, *MASK_SCHEDULES))
-        entries, what = MASK_SCHEDULES[asked], f"mask schedule {asked!r}"
+    if isinstance(schedule, str):
+        if schedule not in MASK_SCHEDULES:
+            raise UnknownName("mask schedule", schedule, (NO_REFINEMENT, *MASK_SCHEDULES))
+        entries, title = MASK_SCHEDULES[schedule], f"mask schedule {schedule!r}"
     else:
-        entries, what = asked, "the mask schedule"
+        entries, title = schedule, "the mask schedule"
     scales = ", ".join(f"{h}x{w}" for h, w in sides)
     if len(entries) != len(sides):
-        raise UserError(f"{what} has {len(entries)} entries, the model {len(sides)} scales ({scales}): one each")
+        raise UserError(f"{title} has {len(entries)} entries, the model {len(sides)} scales ({scales}): one each")
     for number, (entry, count, (h, w)) in enumerate(zip(entries, tokens, sides, strict=True)):
-        shown = f"{what}: entry {number} {list(entry)} for scale {h}x{w}"
+        shown = f"{title}: entry {number} {list(entry)} for scale {h}x{w}"
         if any(part < 1 for part in entry):
             raise UserError(f"{shown} has a pass that settles no token: every number must be at least 1")
         if sum(entry) != count:
             raise UserError(f"{shown} adds up to {sum(entry)}, it must add up to the scale's {count} tokens")
     if len(entries[0]) > 1:
-        raise UserError(f"{what} refines the first scale, before which there is nothing: entry 0 must be one number")
+        raise UserError(f"{title} refines the first scale, before which there is nothing: entry 0 must be one number")
     return entries
 
 
 def masked_counts(entry: Sequence[int]) -> list[int]:
-    """Tokens that each refinement of an entry masks: all that the passes before it did not settle."""
+    """Return the number of tokens that each refinement masks: those that the passes before it did not settle."""
     return [sum(entry) - settled for settled in accumulate(entry[:-1])]
 
 
 def confidence(filtered_BlV: Tensor, tokens_Bl: Tensor) -> Tensor:
-    """(B, l): probability of the drawn tokens under the logits that they were drawn from."""
+    """Return the probability (B, l) of each drawn token under the filtered logits."""
     return filtered_BlV.softmax(dim=-1).gather(-1, tokens_Bl.unsqueeze(-1)).squeeze(-1)
 
 
 def least_confident(confidence_Bl: Tensor, among_Bn: Tensor | None, count: int) -> Tensor:
-    """Positions (B, count) of the lowest confidences among the positions `among` (None: all), lowest first.
+    """Return the positions (B, count) of the lowest confidences among `among` (None: all), lowest first.
 
-    Ties go to the position that comes first in `among`, so with top_k 1 to the first in raster order.
+    Ties go to the position that comes first in `among`; with top_k 1 that is the first in raster order.
     """
     if among_Bn is None:
         among_Bn = torch.arange(confidence_Bl.shape[1], device=confidence_Bl.device).expand_as(confidence_Bl)

@@ -1,10 +1,10 @@
 """HMAR: next-scale prediction without a history, and masked prediction that refines a scale in several steps.
 
-What is particular to this family: every step attends to its own scale only, so that nothing is kept between scales and
-all of the past is in f_hat (Markov). After a scale is predicted, its least confident tokens may be masked and drawn
-again, given the others (arvbench.adapters.hmar.refinement). Both predictions share the first blocks and the input
-embedding; the last `n_layers_train` blocks and the head exist twice. With `kv_cache` the first prediction attends to
-all scales so far as VAR does: the baseline of the official benchmark.
+Particular to this family: every step attends to its own scale only, so that f_hat carries all of the past (Markov) and
+there is no cache. After a scale is predicted, its least confident tokens may be masked and drawn again, given the
+others (arvbench.adapters.hmar.refinement). Both predictions share the first blocks and the input embedding; the last
+`n_layers_train` blocks and the head exist twice. With `kv_cache` the first prediction attends to all scales so far, as
+VAR does: the baseline of the official benchmark.
 
 Shapes   B images, R forward rows, l tokens of one scale, L of all scales, n masked positions, C width,
          V codebook entries, K code channels
@@ -46,7 +46,7 @@ from arvbench.errors import CheckpointError, UserError
 from arvbench.kernels.dispatch import KernelSet, select
 
 MASK_GUIDANCE = 1e-6
-"""Progress that guidance assumes in every refinement: strength cfg * 1e-6, practically the conditional model."""
+"""Progress through the scales that guidance assumes in every refinement: cfg * 1e-6, practically unguided."""
 
 
 class HmarSettings(SamplingSettings):
@@ -54,7 +54,7 @@ class HmarSettings(SamplingSettings):
 
     uint8_rule: Uint8Rule = "round"
     mask_schedule: str | MaskSchedule = NO_REFINEMENT
-    """A named schedule, or one entry per scale: the numbers of tokens that its passes settle."""
+    """A named schedule, or one entry per scale: the number of tokens that each pass settles."""
     kv_cache: bool = False
     """Attend to all scales so far, through a cache, as VAR does; without refinement only."""
 
@@ -83,15 +83,15 @@ class HmarSampler(NextScaleSampler):
 
     @classmethod
     def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:
-        """Unchanged; CheckpointError for a file of one of the two training stages."""
+        """Return `spec` unchanged. Raises CheckpointError for a file of one of the two training stages."""
         stage = stage_of(transformer, spec.transformer)
         if stage is not None:
-            what = {
+            kind = {
                 "nsp": "a VAR or, under the same names, an HMAR training checkpoint of next-scale prediction (NSP)",
                 "mp": "an HMAR training checkpoint of masked prediction (MP)",
             }[stage]
             raise CheckpointError(
-                f"this file is {what}; {spec.name} needs both predictions in one file, which `arvbench convert "
+                f"this file is {kind}; {spec.name} needs both predictions in one file, which `arvbench convert "
                 f"{spec.name} --nsp FILE --mp FILE --out FILE.safetensors` makes of the two checkpoints"
             )
         return spec
@@ -127,7 +127,7 @@ class HmarSampler(NextScaleSampler):
         for step, entry in zip(plain, self.refinement(settings), strict=True):
             steps.append(replace(step, index=len(steps)))
             for _ in entry[1:]:
-                # As large as the pass that it refines: other blocks of the same sizes, the same number of tokens.
+                # As large as the refined pass: other blocks, but equal sizes and an equal number of tokens.
                 flops, read = step.flops, step.bytes_moved + config.embed_dim * self.dtype.itemsize
                 if not refined:
                     flops, read = flops + step.rows * self._masked_adaln[0], read + self._masked_adaln[1]
@@ -136,12 +136,12 @@ class HmarSampler(NextScaleSampler):
         return steps
 
     def refinement(self, settings: SamplingSettings) -> MaskSchedule:
-        """Per scale, the numbers of tokens that its passes settle."""
+        """Return the mask schedule of `settings`."""
         return mask_schedule(cast(HmarSettings, settings).mask_schedule, self.sides(settings))
 
     @property
     def _masked_adaln(self) -> tuple[int, int]:
-        """FLOPs per row and weight bytes of what masked prediction needs of the class, at the first refinement."""
+        """FLOPs per row and weight bytes of masked prediction's condition, computed in the first refinement."""
         config = cast(HmarConfig, self.spec.transformer)
         blocks = 6 * (1 if config.shared_aln else config.n_layers_train) * config.embed_dim
         head = 2 * config.embed_dim
@@ -149,7 +149,7 @@ class HmarSampler(NextScaleSampler):
         return 2 * config.embed_dim * (blocks + head), read
 
     def draw_scale(self, steps: Sequence[Step], scale: int, run: ScaleRun) -> Tensor:
-        """Draw a scale, then mask and draw again its least confident tokens; only then it goes onto the canvas."""
+        """Draw a scale, refine its least confident tokens, and then put it onto the canvas."""
         drawn = self.draw(steps[0], scale, run)
         tokens_Bl, positions_Bn = drawn.tokens_Bl, None
         counts = masked_counts(self.refinement(run.call.settings)[scale])
@@ -170,14 +170,14 @@ class HmarSampler(NextScaleSampler):
     def masked_positions(
         self, drawn: ScaleDraw, among_Bn: Tensor | None, count: int, scale: int, run: ScaleRun
     ) -> Tensor:
-        """(B, count): the least confident of the tokens just drawn, lowest first; known tokens come last."""
+        """Return the least confident of the tokens just drawn, (B, count), lowest first; known tokens come last."""
         confidence_Bl = confidence(drawn.filtered_BlV, drawn.tokens_Bl)
         if run.call.known is not None:
             confidence_Bl = confidence_Bl.masked_fill(run.call.known.keep[scale], torch.inf)
         return least_confident(confidence_Bl, among_Bn, count)
 
     def redraw(self, step: Step, scale: int, tokens_Bl: Tensor, masked_Bl: Tensor, run: ScaleRun) -> ScaleDraw:
-        """Draw all tokens of a scale by masked prediction; those that are not masked are of no use."""
+        """Draw all tokens of a scale by masked prediction; only the masked ones are used."""
         model = self.transformer
         if run.condition.masked is None:
             run.condition = model.with_masked(run.condition, run.call.labels_R)
@@ -190,7 +190,7 @@ class HmarSampler(NextScaleSampler):
         return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, run.call.noise.tokens(filtered_BlV, step.index))
 
     def masked_input(self, tokens_Bl: Tensor, scale: int, run: ScaleRun) -> tuple[Tensor, Tensor]:
-        """What the canvas shows for `scale`, and what its tokens so far would add, both (B, l, K)."""
+        """Return the canvas's input for `scale` and the codes that its tokens would add, both (B, l, K)."""
         canvas = cast(ResidualCanvas, run.canvas)
         return canvas.input(scale), own_codes(canvas, tokens_Bl, scale)
 
@@ -206,10 +206,10 @@ class HmarSampler(NextScaleSampler):
 
     @torch.no_grad()
     def masked_logits(self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, positions_n: Tensor) -> Tensor:
-        """Logits (B, L, V) of masked prediction for every token, in one pass.
+        """Return logits (B, L, V) of masked prediction for every token, in one pass.
 
-        `positions_n` int64 are masked in all images; they count from the first token after the first scale. The first
-        scale is never masked, and its logits mean nothing.
+        `positions_n` int64 are masked in all images, counted from the first token after the first scale. The first
+        scale is never masked, and its logits are meaningless.
         """
         return self._masked(tokens, self.check_labels(labels), positions_n, self._kernels)
 
@@ -222,7 +222,7 @@ class HmarSampler(NextScaleSampler):
         return self.transformer.masked_forward(labels_B, history_BLK, own_BLK, masked_BL, sides, kernels)
 
     def own_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
-        """What every scale but the first adds by itself, at its own resolution: (B, L - l_first, K)."""
+        """Return the codes that every scale but the first adds, at its own resolution, (B, L - l_first, K)."""
         canvas = cast(ResidualCanvas, self.tokenizer.canvas(sides, len(tokens[0])))
         return torch.cat([own_codes(canvas, ids, scale) for scale, ids in enumerate(tokens) if scale > 0], dim=1)
 
@@ -234,18 +234,18 @@ class HmarSampler(NextScaleSampler):
         settings: SamplingSettings | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Sum of both predictions' losses: trains all parameters at once. The paper trains in two stages."""
+        """Return the sum of both predictions' losses, which trains all parameters at once; the paper has two stages."""
         return self.next_scale_loss(tokens, labels, generator=generator) + self.masked_loss(
             tokens, labels, generator=generator
         )
 
     def next_scale_parameters(self) -> list[str]:
-        """Names of what the first stage of training trains: all but `refinement_parameters`."""
+        """Names of the parameters of the first stage of training: all but `refinement_parameters`."""
         refinement = set(self.refinement_parameters())
         return [name for name, _ in self.transformer.named_parameters() if name not in refinement]
 
     def refinement_parameters(self) -> list[str]:
-        """Names of what the second stage trains, the rest being frozen."""
+        """Names of the parameters of the second stage of training, which freezes the others."""
         own = ("mask_embed.", "mask_blocks.", "mask_head.", "mask_head_nm.")
         return [name for name, _ in self.transformer.named_parameters() if name.startswith(own)]
 
@@ -265,8 +265,8 @@ class HmarSampler(NextScaleSampler):
     ) -> Tensor:
         """Cross-entropy of masked prediction, averaged over masked tokens (natural log): the second stage.
 
-        Of every scale but the first, `share` of the tokens (rounded up) are masked, the same in all images; a share of
-        None is drawn too, uniformly. All of it comes from `generator`; None always draws the same.
+        In every scale but the first, `share` of the tokens (rounded up) are masked, at equal positions in all images;
+        None draws the share uniformly. All draws come from `generator`; None stands for one with seed 0.
         """
         labels_B = self.training_labels(labels, generator)
         generator = generator or torch.Generator().manual_seed(0)
@@ -280,12 +280,12 @@ class HmarSampler(NextScaleSampler):
 
 
 def own_codes(canvas: ResidualCanvas, ids_Bl: Tensor, scale: int) -> Tensor:
-    """(B, l, K): what the tokens of `scale` add to the canvas, at their own resolution."""
+    """Return the codes (B, l, K) that the tokens of `scale` add to the canvas, at their own resolution."""
     return area_tokens(canvas.contribution(canvas.lookup(ids_Bl, scale), scale), canvas.sides[scale])
 
 
 def mask_at_random(tokens: Sequence[int], share: float, generator: torch.Generator | None) -> Tensor:
-    """Positions (n,) int64 in a concatenation of scales of so many `tokens`: ceil(share * l) of each, at least one."""
+    """Draw positions (n,) int64 in concatenated scales of `tokens` each: ceil(share * l) per scale, at least one."""
     if not 0 <= share <= 1:
         raise UserError(f"the share of masked tokens must be in 0..1, got {share}")
     chosen, start = [], 0
@@ -303,7 +303,7 @@ def _model(px: int, transformer: HmarConfig, *, settings: HmarSettings, source: 
         tokenizer_file="vae_ch160v4096z32.pth",
         hub_repo="nvidia/HMAR",
         tokenizer_repo="FoundationVision/var",
-        # Where training checkpoints of one stage keep theirs: read, so that the error can say what they are.
+        # Those of training checkpoints: read only so that the error can name them.
         transformer_nesting=TRAINING_NESTING,
         tokenizer_nesting=(("trainer", "vae_local"),),
     )
@@ -331,7 +331,7 @@ def _released(depth: int, cfg: float, top_k: int) -> ModelSpec:
 
 
 def _benchmarked(depth: int, px: int, *, shared_aln: bool = False) -> ModelSpec:
-    """Without released weights: what the authors time with random ones."""
+    """Spec of a model without released weights, which the authors time with random ones."""
     settings = HmarSettings(cfg=1.5, top_k=900, top_p=0.96, mask_schedule=f"benchmark-{px}")
     config = _config(depth, px, shared_aln=shared_aln)
     return _model(px, config, settings=settings, source="benchmark/inference.py", released=False)

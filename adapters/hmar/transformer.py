@@ -42,7 +42,7 @@ class HmarConfig(NextScaleConfig):
 
 
 class HmarCondition(NamedTuple):
-    """What the class decides; that of masked prediction once a refinement needs it."""
+    """Tensors that depend on the class alone; those of masked prediction once a refinement needs them."""
 
     start_R1C: Tensor
     blocks: list[Tensor]
@@ -80,21 +80,21 @@ class Hmar(NextScaleTransformer):
     def embed_masked(self, history_BlK: Tensor, own_BlK: Tensor, masked_Bl: Tensor) -> Tensor:
         """Input (B, l, C) of masked prediction, before its position.
 
-        The embedding of the coarser scales plus that of the scale itself, in which `mask_embed` stands for masked
-        tokens; the embedding being linear, code vectors are added first.
+        Sum of the embeddings of the coarser scales and of the scale itself, with `mask_embed` for masked tokens; code
+        vectors are added first, since the embedding is linear.
         """
         masked_Bl1 = masked_Bl.unsqueeze(-1)
         shown_BlC = self.embed(history_BlK + own_BlK.masked_fill(masked_Bl1, 0))
         return shown_BlC + self.mask_embed.weight * masked_Bl1
 
     def condition(self, labels_R: Tensor) -> HmarCondition:  # type: ignore[override]
-        """What next-scale prediction needs of the class."""
+        """Compute the condition of next-scale prediction."""
         cond_RC = self.class_emb(labels_R)
         blocks = self._modulation((*self.base_blocks, *self.ns_blocks), cond_RC)
         return HmarCondition(cond_RC.unsqueeze(1) + self.pos_start, blocks, _head_modulation(self.ns_head_nm, cond_RC))
 
     def with_masked(self, condition: HmarCondition, labels_R: Tensor) -> HmarCondition:
-        """`condition` with what masked prediction needs as well."""
+        """Return `condition` completed for masked prediction."""
         cond_RC = self.class_emb(labels_R)
         blocks = condition.blocks[: len(self.base_blocks)] + self._modulation(self.mask_blocks, cond_RC)
         masked = Condition(condition.start_R1C, blocks, _head_modulation(self.mask_head_nm, cond_RC))
@@ -132,7 +132,7 @@ class Hmar(NextScaleTransformer):
     def forward(
         self, labels_B: Tensor, codes_BLK: Tensor, sides: Sides, kernels: KernelSet, *, history: bool = False
     ) -> Tensor:
-        """Teacher-forced logits (B, L, V) of next-scale prediction; with `history` as `kv_cache` samples."""
+        """Teacher-forced logits (B, L, V) of next-scale prediction; `history` for attention as under `kv_cache`."""
         condition = self.condition(labels_B)
         x_BLC = self._sequence(condition, self.embed(codes_BLK), sides)
         bias = block_causal_bias(self.lvl_1L.cpu()) if history else self.training_bias(sides)
@@ -147,13 +147,13 @@ class Hmar(NextScaleTransformer):
         sides: Sides,
         kernels: KernelSet,
     ) -> Tensor:
-        """Logits (B, L, V) of masked prediction, all scales at once; the other arguments leave the first scale out."""
+        """Logits (B, L, V) of masked prediction, all scales at once; the codes and the mask omit the first scale."""
         condition = self.with_masked(self.condition(labels_B), labels_B)
         x_BLC = self._sequence(condition, self.embed_masked(history_BLK, own_BLK, masked_BL), sides)
         return self.masked_logits(x_BLC, condition, kernels, bias_llT=self.training_bias(sides).to(x_BLC))
 
     def _sequence(self, condition: HmarCondition, later_BLC: Tensor, sides: Sides) -> Tensor:
-        """(B, L, C): input of all scales, the first of which shows the class."""
+        """Return the input of all scales, (B, L, C); the first one holds the class."""
         first = condition.start_R1C.expand(-1, sides[0][0] * sides[0][1], -1)
         return torch.cat((first, later_BLC), dim=1) + self.positions(sides)
 

@@ -1,4 +1,4 @@
-"""The seam between a recurrent mixer and what it keeps of earlier tokens.
+"""The seam between a recurrent mixer and its memory of earlier tokens.
 
 Shapes   R forward rows, l new tokens, W width; the mixer's own letters are in arvbench.adapters.mvar.mamba2
 """
@@ -16,12 +16,12 @@ from arvbench.adapters.cache.policy import Cache
 from arvbench.adapters.mvar.mamba2 import MambaConfig, MambaState
 
 Branch = Callable[[Tensor, MambaState | None], tuple[Tensor, MambaState]]
-"""(x (R, l, W), state before it) -> (output (R, l, W), state after it); causal, and the same function at every step."""
+"""(x (R, l, W), state before it) -> (output (R, l, W), state after it); causal, and one function for all steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecurrentShape:
-    """Everything that decides the size of a recurrent cache."""
+    """Sizes, dtype and device of a recurrent cache; equal shapes make caches exchangeable."""
 
     layers: int
     rows: int
@@ -31,7 +31,7 @@ class RecurrentShape:
 
 
 class RecurrentCache(Cache):
-    """Gives every layer's mixer what it needs of the tokens before."""
+    """Memory of earlier tokens for the mixer of every layer."""
 
     shape: RecurrentShape
 

@@ -1,4 +1,4 @@
-"""The official way to run M-VAR: keep the mixer's input of all tokens, and run the mixer over all of it every time."""
+"""The official way to run M-VAR: keep the mixer's inputs of all tokens, and run it over all of them at every step."""
 
 from __future__ import annotations
 

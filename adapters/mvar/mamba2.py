@@ -1,8 +1,8 @@
-"""Mamba-2: a sequence mixer whose memory of all tokens before is one matrix per head.
+"""Mamba-2: a sequence mixer whose memory of all earlier tokens is one matrix per head.
 
-Per head, with a decay a_t = exp(A dt_t) in (0, 1]:  S_t = a_t S_(t-1) + dt_t x_t B_t^T  and  y_t = S_t C_t.  The same
-numbers come out token by token (`scan_recurrent`: the definition) or in chunks of matrix products (`scan_chunked`), and
-a sequence may be cut anywhere if the state is carried over.
+Per head, with a decay a_t = exp(A dt_t) in (0, 1]:  S_t = a_t S_(t-1) + dt_t x_t B_t^T  and  y_t = S_t C_t.  Token by
+token (`scan_recurrent`: the definition) and in chunks of matrix products (`scan_chunked`) the results are equal, and a
+sequence may be cut anywhere if the state is carried over.
 
 Shapes   R forward rows, l tokens, W width, E inner width, H heads, P head channels (E = H P), N state channels,
          M convolved channels (E + 2 N), K convolution taps, n chunks of Q tokens
@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from arvbench.errors import UserError
 
 CHUNK = 32
-"""Q. Small chunks save work inside a chunk, which grows with Q, and large ones save passes over the state. On a CPU
+"""Q. Small chunks save work inside a chunk, which grows with Q; large ones save passes over the state. On a CPU
 core at the width of M-VAR-d12 (24 heads of 64, N = 64, two rows) 256 tokens take 13, 9, 13, 20 and 42 ms with Q = 16,
 32, 64, 128 and 256; 32 is also among the fastest from 64 to 680 tokens, and in training the demo model."""
 
 
 class MambaState(NamedTuple):
-    """Everything that later tokens need to know of earlier ones; zeros before the first token."""
+    """Memory of earlier tokens; zeros before the first token."""
 
     conv_RMK: Tensor
     """The last K columns before the convolution, oldest first (the official layout; K - 1 of them matter)."""
@@ -102,17 +102,18 @@ def scan_chunked(inputs: ScanInputs, state_RHPN: Tensor, *, chunk: int = CHUNK) 
 
 
 def decay_between(log_decay_sQ: Tensor) -> Tensor:
-    """Decay (..., Q, Q) of what token j (column) wrote when token i (row) reads it: exp of the sum over j < t <= i.
+    """Decay (..., Q, Q) between the write of token j (column) and the read of token i (row): exp of the sum over
+    j < t <= i, zero above the diagonal.
 
-    Zero above the diagonal. Every sum is added up on its own: differences of one running sum would cancel where the
-    decay is strong, and lose the weak decays behind it.
+    Every sum is added up on its own: differences of one running sum would cancel where the decay is strong, and lose
+    the weak decays behind it.
     """
     terms_sQQ = log_decay_sQ.unsqueeze(-1).expand(*log_decay_sQ.shape, log_decay_sQ.shape[-1])
     return terms_sQQ.tril(-1).cumsum(-2).exp().tril()
 
 
 def _in_chunks(t_Rl: Tensor, size: int) -> Tensor:
-    """(R, l, ...) as (R, n, Q, ...), the last chunk filled up with zeros."""
+    """Split (R, l, ...) into (R, n, Q, ...), the last chunk padded with zeros."""
     missing = -t_Rl.shape[1] % size
     padded = F.pad(t_Rl, (0, 0) * (t_Rl.ndim - 2) + (0, missing)) if missing else t_Rl
     chunks_Rn: Tensor = padded.unflatten(1, (-1, size))
@@ -133,7 +134,7 @@ class MambaConfig:
     def __post_init__(self) -> None:
         if self.d_inner % self.headdim:
             raise UserError(
-                f"a Mamba-2 of width {self.d_model} has {self.d_inner} inner channels, which are no whole number of "
+                f"a Mamba-2 of width {self.d_model} has {self.d_inner} inner channels, which are not a whole number of "
                 f"heads of {self.headdim}; choose a width that is a multiple of {self.headdim // self.expand}"
             )
 
@@ -197,10 +198,10 @@ class Mamba2(nn.Module):
                 self.get_parameter(name).copy_(values_H)
 
     def initial_values(self) -> dict[str, Tensor]:
-        """What training starts from where small random numbers would be wrong: heads of many different time scales.
+        """Return initial values for training where small random numbers would be wrong, by parameter name.
 
-        dt runs from 0.001 to 0.1 and -A from 1 to 16: the official ranges, but evenly spaced instead of drawn, from
-        the longest memory to the shortest.
+        Heads get many different time scales: dt runs from 0.001 to 0.1 and -A from 1 to 16, the official ranges, but
+        evenly spaced instead of drawn, from the longest memory to the shortest.
         """
         heads = self.config.heads
         dt_H = torch.linspace(math.log(1e-3), math.log(0.1), heads).exp()
@@ -222,9 +223,9 @@ class Mamba2(nn.Module):
     def forward(
         self, x_RlW: Tensor, state: MambaState | None = None, *, scan: Scan = scan_chunked
     ) -> tuple[Tensor, MambaState]:
-        """Mix l new tokens, which follow those that made `state` (None: there are none); (R, l, W) and the new state.
+        """Mix l new tokens that follow those behind `state` (None: the first); return (R, l, W) and the new state.
 
-        The cost does not depend on how many tokens came before.
+        The cost does not depend on the number of earlier tokens.
         """
         config = self.config
         state = state or self.initial_state(len(x_RlW))

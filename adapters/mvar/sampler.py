@@ -1,11 +1,10 @@
 """M-VAR: next-scale prediction whose attention sees one scale only, and Mamba-2 all that came before.
 
-What is particular to this family: a block has three branches with nine modulation vectors. Attention looks at the
-tokens of its own scale, in training and in sampling; a Mamba-2 mixer runs over the tokens of all scales so far, in
-raster order; then the feed-forward. What is kept between scales is therefore no KV cache. The official code keeps the
-mixer's inputs and runs it over all of them at every scale (cache policy `history`, the reference); the mixer being
-causal, its state says the same, and a step costs only its own tokens (policy `state`). Guidance, sampling and
-tokenizer are VAR's.
+Particular to this family: a block has three branches with nine modulation vectors. Attention looks at the tokens of its
+own scale, in training and in sampling; a Mamba-2 mixer runs over the tokens of all scales so far, in raster order; then
+the feed-forward. There is no KV cache. The official code keeps the mixer's inputs and runs it over all of them at every
+scale (cache policy `history`, the reference). Since the mixer is causal, its state is enough, and a step costs only its
+own tokens (policy `state`). Guidance, sampling and tokenizer are VAR's.
 
 Shapes   B images, R forward rows, l tokens of one scale, L of all scales, C width
 Source   M-VAR (arXiv:2411.10433); behaviour of OliverRensu/MVAR at 80768a1
@@ -71,14 +70,14 @@ class MvarConfig(NextScaleConfig):
 
 
 class ScaleAttention(SelfAttention):
-    """Attention inside one scale; several scales in a row (training) do not see each other."""
+    """Attention inside one scale; concatenated scales (training) do not see each other."""
 
     patch_nums: Tensor
 
     def __init__(self, config: MvarConfig) -> None:
         super().__init__(config.embed_dim, config.num_heads, l2_norm=config.attn_l2_norm)
         self.scale_tokens = config.scale_tokens
-        # The official name of this buffer notwithstanding, it holds squared patch numbers.
+        # Despite its official name, this buffer holds squared patch numbers.
         self.register_buffer("patch_nums", torch.tensor(config.scale_tokens, dtype=torch.int32))
 
     def each_scale(self, x_RLC: Tensor) -> Tensor:
@@ -140,7 +139,7 @@ class Mvar(NextScaleTransformer):
 
     def position_buffers(self) -> dict[str, Tensor]:
         level_1L = levels(self.config.sides)
-        # Part of the official files, although nothing reads the mask: attention splits the sequence instead.
+        # Official files have the mask, but nothing reads it: attention splits the sequence instead.
         return {"lvl_1L": level_1L, "attn_bias_for_masking": block_diagonal_bias(level_1L)}
 
     def constant_buffers(self) -> dict[str, Tensor]:
@@ -151,12 +150,12 @@ class Mvar(NextScaleTransformer):
 
 @dataclass(frozen=True, kw_only=True)  # slots would make a second class, which `super()` does not find
 class MvarCost(StepCost):
-    """VAR's, with attention inside a scale, nine modulation vectors, and the mixer's weights."""
+    """Cost of M-VAR: attention inside a scale, nine modulation vectors, and the mixer's weights."""
 
     mixer: MambaConfig
 
     def flops(self, *, rows: int, images: int, new: int, context: int, first: bool) -> int:
-        """Without the mixer, whose work depends on the cache policy."""
+        """FLOPs without the mixer, whose work depends on the cache policy."""
         return super().flops(rows=rows, images=images, new=new, context=new, first=first)
 
     def mixer_flops(self, *, rows: int, tokens: int) -> int:
@@ -193,7 +192,7 @@ class MvarSampler(NextScaleSampler):
 
     @classmethod
     def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:
-        """Whether attention is normalised: official models differ in it, and only their files say so."""
+        """Read from the file if attention is normalised: official models differ, and only their files tell."""
         l2_norm = "blocks.0.attn.scale_mul_1H11" in transformer
         return replace(spec, transformer=replace(spec.transformer, attn_l2_norm=l2_norm))
 
@@ -247,14 +246,14 @@ def _official(depth: int, *, attn_l2_norm: bool) -> ModelSpec:
     )
 
 
-# attn_l2_norm is what a random model gets; a file decides for itself (`adapt_spec`). The README asks for False with d16
+# attn_l2_norm holds for random weights; a file decides for itself (`adapt_spec`). The README asks for False with d16
 # and d20, d12 is not stated, and the official default is True.
 MVAR_D12 = _official(12, attn_l2_norm=False)
 MVAR_D16 = _official(16, attn_l2_norm=False)
 MVAR_D20 = _official(20, attn_l2_norm=False)
 MVAR_D24 = _official(24, attn_l2_norm=True)
-# The largest file has been published as d30.pth and is meant to be d32.pth. A file's shapes say which one it is: given
-# to the other model it is refused, with the name of the model that it fits.
+# The largest file has been published as d30.pth and is meant to be d32.pth. Its shapes tell which one it is: loaded as
+# the other model it is refused, with the name of the model that fits.
 MVAR_D30 = _official(30, attn_l2_norm=True)
 MVAR_D32 = _official(32, attn_l2_norm=True)
 

@@ -1,6 +1,6 @@
-"""Carry the state of the recurrence: memory and work of a step do not depend on how many tokens came before.
+"""Carry the state of the recurrence: memory and work of a step do not depend on the number of earlier tokens.
 
-Exact, not an approximation: the mixer is causal, and its state holds all that later tokens need of earlier ones.
+Exact, not an approximation: the mixer is causal, and its state is all its memory of earlier tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class StateShape(RecurrentShape):
     """Size of a `StateCache`."""
 
     def bytes_of(self, tokens: int) -> int:
-        """Bytes of the states of all layers once there are `tokens`: the same for any number above 0."""
+        """Bytes of the states of all layers after `tokens` tokens, equal for any number above 0."""
         mixer = self.mixer
         conv = mixer.conv_channels * mixer.d_conv * self.dtype.itemsize
         ssm = mixer.d_inner * mixer.d_state * self.ssm_dtype.itemsize
@@ -48,7 +48,7 @@ class StateCache(RecurrentCache):
         self._begun = [False] * shape.layers
 
     def state(self, layer: int) -> MambaState:
-        """The state of `layer` after the tokens given to it so far; views that the next step writes to."""
+        """Return the state of `layer` so far, as views that the next step overwrites."""
         return MambaState(self._conv[layer], self._ssm[layer])
 
     def mix(self, layer: int, x_RlW: Tensor, branch: Branch) -> Tensor:

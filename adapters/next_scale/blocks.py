@@ -1,4 +1,4 @@
-"""The adaLN transformer that VAR introduced; M-VAR, HMAR and FlexVAR build on the same blocks.
+"""Blocks of the adaLN transformer that VAR introduced and M-VAR, HMAR and FlexVAR build on.
 
 Shapes   R forward rows, l new tokens, T tokens attended to, C width, H heads, D head channels, F hidden width
 Names    module names are those of the official state dicts
@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
     def forward(
         self, x_RlC: Tensor, *, layer: int = 0, cache: KVCache | None = None, bias_llT: Tensor | None = None
     ) -> Tensor:
-        """Attend to the tokens in `cache` (None: only to those of x) under an additive `bias_llT`; (R, l, C)."""
+        """Attend to the tokens in `cache` (None: only those of x) under an additive `bias_llT`; (R, l, C)."""
         rows, tokens, width = x_RlC.shape
         qkv_bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
         qkv = F.linear(x_RlC, self.mat_qkv.weight, qkv_bias).view(rows, tokens, 3, self.heads, self.head_dim)

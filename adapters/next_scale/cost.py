@@ -1,6 +1,5 @@
-"""Analytic cost; a multiply-add counts as two FLOPs.
+"""Analytic cost of one step of the adaLN transformer; a multiply-add counts as two FLOPs.
 
-`count_flops` is shared by all families; `StepCost` is one step of the adaLN transformer (VAR-like models).
 Counted: all matrix products. Not counted: normalisation, softmax, modulation, sampling.
 """
 
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost:
-    """Sizes that decide the cost; adaLN projections run once per sampling call and count at the first step."""
+    """Sizes that decide the cost. AdaLN projections run once per sampling call and count at the first step."""
 
     depth: int
     width: int
@@ -20,7 +19,7 @@ class StepCost:
     code_dim: int
     shared_aln: bool
     itemsize: int
-    """Bytes of one weight; the head is kept in fp32 whatever this is."""
+    """Bytes of one weight; the head is always fp32."""
 
     def flops(self, *, rows: int, images: int, new: int, context: int, first: bool) -> int:
         """FLOPs of `new` tokens in each of `rows`, attending to `context` tokens; codes are embedded once per image."""

@@ -1,6 +1,6 @@
-"""The transformer that next-scale models share: embeddings, one stack of adaLN blocks, a head.
+"""The transformer of next-scale models: embeddings, one stack of adaLN blocks, a head.
 
-A family overrides the parts that it builds in another way: positions, blocks, masks.
+A family overrides the parts in which it differs: positions, blocks, masks.
 
 Shapes   B images, R forward rows (conditional, then unconditional), l tokens of one scale, L of all scales, C width,
          V codebook entries, K code channels
@@ -61,7 +61,7 @@ DEMO_SIZES: dict[str, Any] = {"num_classes": 10, "patch_nums": (1, 2, 3, 4, 6, 8
 
 
 class Condition(NamedTuple):
-    """What the class decides, computed once per sampling call."""
+    """Tensors that depend on the class alone, computed once per sampling call."""
 
     start_R1C: Tensor
     """Input of the first scale, before its position."""
@@ -104,7 +104,7 @@ class NextScaleTransformer(nn.Module):
         self.head = nn.Linear(self.config.embed_dim, self.config.vocab_size)
 
     def block(self) -> nn.Module:
-        """One new block."""
+        """Build one block."""
         config = self.config
         return AdaLNBlock(
             config.embed_dim,
@@ -116,32 +116,32 @@ class NextScaleTransformer(nn.Module):
         )
 
     def position_buffers(self) -> dict[str, Tensor]:
-        """Buffers that the scales decide: the scale of every token, and the mask of training."""
+        """Buffers that depend on the scales: the scale of every token, and the mask of training."""
         level_1L = levels(self.config.sides)
         return {"lvl_1L": level_1L, "attn_bias_for_masking": block_causal_bias(level_1L)}
 
     def constant_buffers(self) -> dict[str, Tensor]:
-        """Buffers whose values the configuration decides; official files carry them too."""
+        """Buffers whose values follow from the configuration; official files carry them too."""
         zero_key_bias = torch.zeros(self.config.embed_dim)
         names = [name for name, _ in self.named_buffers() if name.endswith("zero_k_bias")]
         return self.position_buffers() | dict.fromkeys(names, zero_key_bias)
 
     def positions(self, sides: Sides) -> Tensor:
-        """(1, L, C): what is added to every token to say where it is."""
+        """Return the embeddings of all positions, (1, L, C), which are added to the tokens."""
         positions_1LC: Tensor = self.lvl_embed(self.lvl_1L) + self.pos_1LC
         return positions_1LC
 
     def embed(self, codes_BlK: Tensor) -> Tensor:
-        """Input (B, l, C) of a later scale, before its position, from what the canvas shows for it."""
+        """Embed the canvas's input of a later scale; (B, l, C), before its position."""
         x_BlC: Tensor = self.word_embed(codes_BlK.to(self.pos_start.dtype))
         return x_BlC
 
     def shared_modulation(self, cond_RC: Tensor) -> Tensor | None:
-        """(R, 1, 6, C) that all blocks start from with shared adaLN, else None."""
+        """Modulation (R, 1, 6, C) shared by all blocks; None without shared adaLN."""
         return self.shared_ada_lin(cond_RC).view(len(cond_RC), 1, 6, -1) if self.config.shared_aln else None
 
     def condition(self, labels_R: Tensor) -> Condition:
-        """Everything that depends on the class alone."""
+        """Compute the condition on the classes."""
         cond_RC = self.class_emb(labels_R)
         start_R1C = cond_RC.unsqueeze(1) + self.pos_start
         shared = self.shared_modulation(cond_RC)
@@ -158,7 +158,7 @@ class NextScaleTransformer(nn.Module):
         cache: Cache | None = None,
         bias_llT: Tensor | None = None,
     ) -> Tensor:
-        """(R, l, V) fp32 of tokens that see the cache (None: each other under `bias_llT`)."""
+        """Logits (R, l, V) fp32 of tokens that see the cache (None: each other under `bias_llT`)."""
         for layer, (block, modulation) in enumerate(zip(self.blocks, condition.blocks, strict=True)):
             x_RlC = block(x_RlC, modulation, kernels, layer=layer, cache=cache, bias_llT=bias_llT)
         return head_logits(x_RlC, condition.head_R12C, self.head, kernels, self.config.norm_eps)
@@ -166,7 +166,7 @@ class NextScaleTransformer(nn.Module):
     def forward(self, labels_B: Tensor, codes_BLK: Tensor, sides: Sides, kernels: KernelSet) -> Tensor:
         """Teacher-forced logits (B, L, V): one pass under the training mask.
 
-        `codes_BLK` is what the canvas showed for every scale but the first, (B, L - l_first, K).
+        `codes_BLK` (B, L - l_first, K) are the canvas's inputs of every scale but the first.
         """
         condition = self.condition(labels_B)
         first = condition.start_R1C.expand(-1, sides[0][0] * sides[0][1], -1)
@@ -179,24 +179,24 @@ class NextScaleTransformer(nn.Module):
 
 
 def head_logits(x_RlC: Tensor, head_R12C: Tensor, head: nn.Linear, kernels: KernelSet, norm_eps: float) -> Tensor:
-    """(R, l, V) fp32: modulated norm and projection."""
+    """Logits (R, l, V) fp32: modulated norm and projection."""
     scale, shift = head_R12C.unbind(2)
     logits_RlV: Tensor = head(kernels.adaln_modulate(x_RlC.to(head.weight.dtype), scale, shift, norm_eps)).float()
     return logits_RlV
 
 
 def levels(sides: Sides) -> Tensor:
-    """(1, L) int64: the scale of every token."""
+    """Scale of every token, (1, L) int64."""
     return torch.tensor([[scale for scale, (h, w) in enumerate(sides) for _ in range(h * w)]])
 
 
 def block_causal_bias(level_1L: Tensor) -> Tensor:
-    """(1, 1, L, L): 0 where a token may look, -inf at finer scales than its own."""
+    """Mask (1, 1, L, L): 0 where a token may look, -inf at finer scales than its own."""
     hidden_LL = level_1L.transpose(0, 1) < level_1L
     return torch.zeros(hidden_LL.shape).masked_fill_(hidden_LL, -torch.inf)[None, None]
 
 
 def block_diagonal_bias(level_1L: Tensor) -> Tensor:
-    """(1, 1, L, L): 0 inside a token's own scale, -inf elsewhere."""
+    """Mask (1, 1, L, L): 0 inside a token's own scale, -inf elsewhere."""
     hidden_LL = level_1L.transpose(0, 1) != level_1L
     return torch.zeros(hidden_LL.shape).masked_fill_(hidden_LL, -torch.inf)[None, None]

@@ -1,8 +1,8 @@
-"""The Llama-style transformer of LlamaGen; NAR and PAR build on the same blocks.
+"""The Llama-style transformer of LlamaGen, whose blocks NAR and PAR build on.
 
 Position enters only through 2-D RoPE: half of the rotation pairs turn with the row, the other half with the column.
 Learnt tokens (the class, PAR's special tokens) have no position: their rows of the table are zero, so that their
-queries and keys become the zero vector. Every query scores exactly 0 against such a key.
+queries and keys become the zero vector. Every query scores exactly 0 against a zero key.
 
 Shapes   R forward rows, l new tokens, T tokens attended to, C width, H heads, D head channels, F hidden width,
          V codebook entries, N tokens of an image
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import KVCache
 
-# What a file may hold that is no weight: the rotary table of old versions, and caches that a generation left behind.
+# Entries of a file that are not weights: the rotary table of old versions, and caches that a generation left behind.
 _STRAY = re.compile(r"freqs_cis|layers\.\d+\.attention\.kv_cache\.[kv]_cache")
 
 
@@ -34,7 +34,7 @@ class LlamaConfig:
     n_layer: int
     n_head: int
     block_size: int = 256
-    """N, a square number; it decides nothing about the weights."""
+    """N, a square number; the weights do not depend on it."""
     num_classes: int = 1000
     vocab_size: int = 16384
     multiple_of: int = 256
@@ -58,12 +58,12 @@ class LlamaConfig:
 
     @property
     def blocks(self) -> int:
-        """Transformer blocks, which all have a KV cache."""
+        """Number of transformer blocks; all have a KV cache."""
         return self.n_layer
 
     @property
     def heads_out(self) -> int:
-        """Output heads, each a norm and a projection to V."""
+        """Number of output heads, each a norm and a projection to V."""
         return 1
 
     def flops(self, *, rows: int, new: int, context: int) -> int:
@@ -96,7 +96,7 @@ DEMO_SIZES = {"dim": 96, "n_head": 3, "block_size": 64, "num_classes": 10, "voca
 def rope_table(config: LlamaConfig) -> Tensor:
     """(N + 1, D/2, 2) fp32: cosine and sine for every position of the map in raster order, then a row of zeros.
 
-    The zero row comes last, so that index -1 stands for "a learnt token, without a position".
+    The zero row comes last, so that index -1 stands for a learnt token, which has no position.
     """
     pairs = config.head_dim // 4
     frequencies = config.rope_base ** -(torch.arange(pairs, dtype=torch.float32) * 2 / (config.head_dim // 2))
@@ -125,7 +125,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def initial_values(self) -> dict[str, Tensor]:
-        """Where training starts, by name of the module's own parameters."""
+        """Return initial values for training, by name of the module's own parameters."""
         return {"weight": torch.ones_like(self.weight)}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class ClassEmbedding(nn.Module):
 class Llama(nn.Module):
     """The transformer of LlamaGen; state-dict names equal the official files'.
 
-    It is called with tokens in the order of generation. What a family does differently is one of the methods.
+    Tokens come in the order of generation. A family overrides the methods in which it differs.
     """
 
     def __init__(self, config: LlamaConfig) -> None:
@@ -215,20 +215,20 @@ class Llama(nn.Module):
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
 
     def constant_buffers(self) -> dict[str, Tensor]:
-        """There are none: the rotary table and the masks are no part of the official state dicts."""
+        """Return no buffers: the rotary table and the masks are not part of the official state dicts."""
         return {}
 
     def adapt_state(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Leave out what some files hold beside the weights: rotary table, caches."""
+        """Leave out entries that are not weights: rotary table, caches."""
         return {name: tensor for name, tensor in tensors.items() if not _STRAY.fullmatch(name)}
 
     def step_input(self, tokens_Rl: Tensor, step: int) -> Tensor:
-        """What pass number `step` (>= 1) reads, (R, l, C), given the tokens that the pass before it drew."""
+        """Embed the tokens of the previous pass as the input of pass `step` (>= 1); (R, l, C)."""
         x_RlC: Tensor = self.tok_embeddings(tokens_Rl)
         return x_RlC
 
     def sequence_input(self, labels_B: Tensor, tokens_BL: Tensor) -> Tensor:
-        """What all passes read, (B, 1 + L, C)."""
+        """Embed the inputs of all passes, (B, 1 + L, C)."""
         return torch.cat((self.cls_embedding(labels_B), self.tok_embeddings(tokens_BL)), dim=1)
 
     def forward(
@@ -236,7 +236,7 @@ class Llama(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Logits (R, l, V) fp32 of each output head at every position.
 
-        Attention sees what is in `cache` (None: only x) under a boolean `mask_lT` (True: may attend).
+        Attention sees the tokens in `cache` (None: only x) under a boolean `mask_lT` (True: may attend).
         """
         for layer, block in enumerate(self.layers):
             x_RlC = block(x_RlC, rope_lP2, layer=layer, cache=cache, mask_lT=mask_lT)

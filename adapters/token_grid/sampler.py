@@ -1,8 +1,8 @@
-"""What LlamaGen, NAR and PAR share: one map of tokens, drawn pass by pass, each pass fed with what the one before drew.
+"""Sampling of LlamaGen, NAR and PAR: one map of tokens, drawn pass by pass, each pass fed with the tokens of the last.
 
-The families differ in the order of tokens, in how many of them a pass draws, and in which output predicts which token:
-a `Pass` says it. Attention needs no mask while sampling. A pass sees everything that is cached, and everything cached
-was fed in an earlier pass or is fed in this one; the official masks, over slots in raster order, say just that.
+The families differ in the order of tokens, in their number per pass, and in the output that predicts each token: their
+`Pass`es. Attention needs no mask while sampling: a pass sees the whole cache, which holds the tokens of earlier passes
+and its own. The official masks, over slots in raster order, have this effect.
 
 Shapes   B images, R forward rows (conditional, then unconditional), l tokens of one pass, L tokens fed in training,
          N tokens of an image, V codebook entries, P rotation pairs
@@ -36,7 +36,7 @@ from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet
 
 LEARNT = -1
-"""Stands for a learnt token (class, special token) in a list of raster positions."""
+"""Stand-in for a learnt token (class, special token) in a list of raster positions."""
 
 
 class TokenGridSettings(SamplingSettings):
@@ -61,12 +61,12 @@ class Pass:
     draws: tuple[int, ...]
     """Positions of the tokens it draws."""
     clock: int | None
-    """What `cfg_interval` is compared with; None: guidance is always on."""
+    """Number that `cfg_interval` is compared with; None: guidance is always on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassPlan:
-    """Everything about a model's passes that does not depend on the call, on its device. Built once per sampler."""
+    """Tables of a model's passes that do not depend on the call, on its device. Built once per sampler."""
 
     passes: tuple[Pass, ...]
     ropes: tuple[Tensor, ...]
@@ -76,14 +76,14 @@ class PassPlan:
     raster_N: Tensor
     """The inverse: when a position is drawn."""
     trained: tuple[int, ...]
-    """Positions that the official training pass reads: what all passes feed, and in some families what none does."""
+    """Positions that the official training pass reads: those that the passes feed, and in some families others."""
     trained_rope_LP2: Tensor
     trained_mask_LL: Tensor
     """Boolean: a token sees those that an earlier pass or its own feeds."""
 
 
 def make_pass_plan(config: LlamaConfig, passes: Sequence[Pass], unfed: Sequence[int], device: torch.device) -> PassPlan:
-    """The plan of `passes`; `unfed` are positions that training reads after them, as one more group."""
+    """Make the plan of `passes`; `unfed` are positions that training reads after them, as one more group."""
     table = rope_table(config).to(device)
     groups = [p.feeds for p in passes] + ([tuple(unfed)] if unfed else [])
     trained = tuple(position for group in groups for position in group)
@@ -101,13 +101,13 @@ def make_pass_plan(config: LlamaConfig, passes: Sequence[Pass], unfed: Sequence[
 
 
 def guide(logits_RlV: Tensor, cfg: float, *, on: bool) -> Tensor:
-    """Guided logits (B, l, V) from conditional rows then unconditional rows; the conditional ones where it is off."""
+    """Mix conditional rows, then unconditional rows, into guided logits (B, l, V); only the former if not `on`."""
     cond_BlV, uncond_BlV = logits_RlV.chunk(2)
     return uncond_BlV + (cond_BlV - uncond_BlV) * cfg if on else cond_BlV
 
 
 def nucleus(logits_BlV: Tensor, top_p: float) -> Tensor:
-    """Logits with -inf outside LlamaGen's nucleus: the first token that lifts the running sum above top_p stays."""
+    """Set logits outside LlamaGen's nucleus to -inf; the token that lifts the running sum above top_p stays."""
     sorted_BlV, order_BlV = logits_BlV.sort(dim=-1, descending=True)
     above_BlV = sorted_BlV.softmax(dim=-1).cumsum(dim=-1) > top_p
     drop_BlV = F.pad(above_BlV[..., :-1], (1, 0), value=False)
@@ -119,12 +119,12 @@ class TokenGridSampler(Sampler):
 
     # Official code keeps the tokenizer in fp32 when the transformer is cast.
     keep_fp32: ClassVar = {"tokenizer": ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")}
-    # The official code preallocates too (again in every call, which we do not).
+    # The official code preallocates too (in every call).
     default_cache: ClassVar = {"reference": "static", "optimized": "static"}
     transformer_class: ClassVar[type[Llama]] = Llama
     tokenizer_class: ClassVar[type[VqModel]] = VqModel
     draws_one_by_one: ClassVar[bool] = False
-    """The official code makes one draw per position; see `Noise.tokens`."""
+    """True when the official code makes one draw per position (`Noise.tokens`)."""
 
     @classmethod
     def sizes(cls, spec: ModelSpec) -> ModelSizes:
@@ -148,10 +148,10 @@ class TokenGridSampler(Sampler):
         """Positions that the official training pass reads although no sampling pass feeds them."""
 
     def predict(self, heads: tuple[Tensor, ...], step: int | None) -> Tensor:
-        """Logits (R, l, V) of the tokens drawn, from each head's logits at the positions fed.
+        """Logits (R, l, V) of the drawn tokens, from each head's logits at the fed positions.
 
-        `step` is the number of the pass, None the training pass over all. By default the k-th token drawn is predicted
-        at the k-th position fed.
+        `step` is the number of the pass; None stands for the training pass over all. By default the k-th fed position
+        predicts the k-th drawn token.
         """
         (logits_RlV,) = heads
         return logits_RlV[:, : len(self.plan.order_N if step is None else self.plan.passes[step].draws)]
@@ -167,7 +167,7 @@ class TokenGridSampler(Sampler):
     @cached_property
     def plan(self) -> PassPlan:
         config = self.spec.transformer
-        # Training may follow, and could not use what was made in inference mode.
+        # Training may follow, and cannot use tensors made in inference mode.
         with torch.inference_mode(False):
             return make_pass_plan(config, self.passes(config), self.unfed(config), self.device)
 
@@ -207,7 +207,7 @@ class TokenGridSampler(Sampler):
         config: LlamaConfig = self.spec.transformer
         return CacheShape(
             layers=config.blocks,
-            # Guidance that `cfg_interval` turns off half-way still has all its rows: PAR turns it on again.
+            # All rows stay when `cfg_interval` turns guidance off half-way: PAR turns it on again.
             rows=2 * batch if settings.cfg > 1 else batch,
             heads=config.n_head,
             head_dim=config.head_dim,
@@ -285,7 +285,7 @@ class TokenGridSampler(Sampler):
 
 
 def official_checkpoint(hub_repo: str, file: str) -> Checkpoint:
-    """A released transformer of any of the families; all use LlamaGen's VQ-16.
+    """Checkpoint of a released transformer; all families use LlamaGen's VQ-16.
 
     Trainings save the transformer under "model" (DDP), "module" (DeepSpeed) or "state_dict", FSDP runs a flat file.
     """

@@ -1,6 +1,6 @@
 """Convolutional encoder and decoder of the VQGAN line, as the multi-scale residual VQ-VAE uses them.
 
-`vq` puts the same blocks together under other names.
+The `vq` tokenizer has these blocks under other names.
 
 Shapes   B images, C channels, H W pixels, h w latent sides (H / 2**(levels - 1))
 Names    module names are those of the official state dict; `up.i` is the level of resolution i, run from last to first
@@ -19,7 +19,7 @@ _EPS = 1e-6
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """The normalisation of all tokenizers: 32 groups, eps 1e-6."""
+    """Normalisation of all tokenizers: 32 groups, eps 1e-6."""
     return nn.GroupNorm(_GROUPS, channels, eps=_EPS)
 
 

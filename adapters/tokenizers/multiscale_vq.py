@@ -127,7 +127,7 @@ class ScaleCode(NamedTuple):
     """One scale of the residual pyramid."""
 
     target_BCpp: Tensor
-    """What was quantised: the resized residual."""
+    """Input of the quantisation: the resized residual."""
     ids_Bl: Tensor
     f_hat_BChw: Tensor
     """Sum of this and all coarser scales."""
@@ -156,7 +156,7 @@ class ResidualQuantizer(nn.Module):
         return self.quant_resi.at(scale / (scales - 1))
 
     def contribution(self, codes_BCpp: Tensor, scale: int, scales: int, size: tuple[int, int]) -> Tensor:
-        """What one scale adds to f_hat: its code vectors enlarged to `size` (B, C, h, w) and blended."""
+        """Summand of f_hat for one scale: its code vectors enlarged to `size` (B, C, h, w) and blended."""
         if scale < scales - 1:
             codes_BCpp = F.interpolate(codes_BCpp, size=size, mode="bicubic")
         added_BChw: Tensor = self.phi(scale, scales)(codes_BCpp)
@@ -195,7 +195,7 @@ class ResidualQuantizer(nn.Module):
             yield ScaleCode(target_BCpp, ids_Bl, f_hat_BChw)
 
     def targets(self, f_BChw: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What is quantised, per scale: vectors (n, C) and the ids (n,) of their nearest codes."""
+        """Inputs of the quantisation per scale: vectors (n, C) and the ids (n,) of their nearest codes."""
         return [(c.target_BCpp.permute(0, 2, 3, 1).flatten(0, 2), c.ids_Bl.flatten()) for c in self.pyramid(f_BChw)]
 
     def encode(self, f_BChw: Tensor, sides: Sides | None = None) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -255,12 +255,12 @@ class VqVae(ScaleTokenizer):
         self.post_quant_conv = nn.Conv2d(config.z_channels, config.z_channels, kernel, padding=kernel // 2)
 
     def constant_buffers(self) -> dict[str, Tensor]:
-        """Buffers whose values the configuration decides (here: usage statistics of an unused tokenizer)."""
+        """Buffers whose values follow from the configuration (here: usage statistics of an unused tokenizer)."""
         scales = len(self.config.v_patch_nums)
         return {"quantize.ema_vocab_hit_SV": torch.zeros(scales, self.config.vocab_size)}
 
     def adapt_state(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Usage statistics of another number of scales say nothing about this model: replace them, as upstream does."""
+        """Replace usage statistics of another number of scales, which do not apply to this model, as upstream does."""
         own = self.constant_buffers()
         return tensors | {k: own[k] for k in own if k in tensors and tensors[k].shape != own[k].shape}
 

@@ -1,7 +1,7 @@
 """LlamaGen's VQ tokenizer: one map of codes per image. NAR, LlamaGen and PAR use it, and FlexVAR with larger codes.
 
-Codes and features are L2-normalised where they are used (the stored codebook is not), so the nearest code is the one at
-the smallest angle. Every map of codes decodes on its own, whatever its size. Tokens are in raster order.
+Codes and features are L2-normalised on use (the stored codebook is not), so the nearest code is the one at the smallest
+angle. A map of codes of any size decodes on its own. Tokens are in raster order.
 
 Shapes   B images, C code channels, V codebook entries, h w latent sides, l = h * w tokens, H W image sides
 Range    images nominally [-1, 1]; the decoder does not clamp
@@ -180,7 +180,7 @@ class Codebook(nn.Module):
         return torch.addmm(squared_nV, z_nC, codes_VC.T, alpha=-2).argmin(dim=1).view(len(z_BChw), -1)
 
     def targets(self, z_BChw: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """What is quantised: vectors (n, C) and the ids (n,) of their nearest codes; a single pair."""
+        """Inputs of the quantisation, a single pair: vectors (n, C) and the ids (n,) of their nearest codes."""
         return [(z_BChw.permute(0, 2, 3, 1).flatten(0, 2), self.nearest(z_BChw).flatten())]
 
     def straight_through(self, z_BChw: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +208,7 @@ class VqModel(Tokenizer):
         self.post_quant_conv = nn.Conv2d(channels, z, 1)
 
     def constant_buffers(self) -> dict[str, Tensor]:
-        """Buffers whose values the configuration decides (here: usage statistics of an unused tokenizer)."""
+        """Buffers whose values follow from the configuration (here: usage statistics of an unused tokenizer)."""
         return {"quantize.codebook_used": torch.zeros(_USAGE_WINDOW)}
 
     def features(self, images_B3HW: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class VqModel(Tokenizer):
     def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
         """Reconstruction (B, 3, H, W) and the quantizer's loss (scalar).
 
-        With `side` the features are averaged to a map of that side first, and the reconstruction is as much smaller:
+        With `side` the features are first averaged to a map of that side, and the reconstruction shrinks alike:
         FlexVAR's tokenizer has to work at many sizes (arXiv:2502.20313, section 3.1).
         """
         features_BChw = self.features(images_B3HW)

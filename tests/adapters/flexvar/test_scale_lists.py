@@ -33,7 +33,7 @@ def test_scales_may_repeat_and_shrink_as_the_official_code_lets_them():
 
 @pytest.mark.parametrize("scale", [True, 2.0, (2, True), (2, 2.0), (2,), (2, 3, 4), "2", None, ((1, 2), 3)])
 def test_only_whole_numbers_and_pairs_of_them_are_scales(scale):
-    with pytest.raises(UserError, match="is no size: give whole numbers"):
+    with pytest.raises(UserError, match="is not a size: give whole numbers"):
         parse_scales((1, scale, 4), first=(1, 1))
 
 
