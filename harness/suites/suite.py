@@ -1,17 +1,16 @@
-"""From a suite file to a list of cases.
+"""Suites: from a YAML file to a list of cases.
 
-A suite is a YAML file with `name`, `description`, `defaults` and `cases`. Settings are merged in this order, later
-ones win: defaults < recipe < case < command line. `settings` and `quality` are merged key by key, everything else is
-replaced. After merging, a list in a case stands for one case per element (`batch: [1, 8]`), several lists for their
-product; `settings` and `quality` may be lists of mappings. A model may be a pattern (`var-*`).
+A suite has `name`, `description`, `defaults` and `cases`. Settings are merged in this order, later ones win: defaults <
+recipe < case < command line. `settings` and `quality` are merged key by key, everything else is replaced. After
+merging, a list in a case stands for one case per element (`batch: [1, 8]`), several lists for their product; `settings`
+and `quality` may be lists of mappings. A model may be a pattern (`var-*`).
 
-The recipe is a layer only where a case has one (`recipe: official`): dtype, sampling settings and, if the case asks for
-quality, its number of images, labels, resize, seed and reference are then those of the model's published numbers
-(arvbench.harness.suites.recipes). It lies above the suite's defaults, so that a default made for all models changes no
-recipe, and below case and command line, whose changes of it are recorded as deviations. `recipe: null` takes the layer
-away.
+Only a case with `recipe: official` has a recipe layer: dtype, sampling settings and, if the case asks for quality, the
+number of images, labels, resize, seed and reference behind the model's published numbers
+(arvbench.harness.suites.recipes). It lies above the suite's defaults, so that a default for all models changes no
+recipe. Changes of it by case and command line are recorded as deviations. `recipe: null` removes the layer.
 
-Reading a suite imports neither torch nor a model family; `check_cases` does, to see what the models will refuse.
+Reading a suite imports neither torch nor a model family; `check_cases` does, to find what the models would refuse.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
 
 SUITES_FOLDER = Path(__file__).parent
 
-_MAPPINGS = {"settings": None, "quality": QualityRequest}
-"""Keys whose values are mappings, and the model that knows their keys (None: the model family does)."""
+_MAPPINGS = ("settings", "quality")
+"""Keys of a case whose values are mappings, merged key by key."""
 
 
 class _SuiteFile(BaseModel):
@@ -53,7 +52,7 @@ class _SuiteFile(BaseModel):
 
 
 class Case(BaseModel):
-    """One case of a suite: what to measure, and a name unique in the suite."""
+    """One measurement, with a name that is unique in its suite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,7 +71,7 @@ class Suite(BaseModel):
 
 
 def built_in_suites() -> dict[str, Path]:
-    """Name -> file of the suites that are part of this package."""
+    """Return the files of the suites that are part of this package, by name."""
     return {path.stem: path for path in sorted(SUITES_FOLDER.glob("*.yaml"))}
 
 
@@ -85,19 +84,23 @@ def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapp
     """
     path = _find(name_or_path)
     suite = _parse(path)
-    layers = _layers(path, suite, overrides or {})
+    command_line = _nest(overrides or {})
+    if command_line.get("quality") and not any((suite.defaults | entry).get("quality") for entry in suite.cases):
+        raise UserError(f"{path}: no case asks for quality, so quality settings have nothing to change")
+    _check_keys(f"{path}: defaults", suite.defaults)
     configs: list[CaseConfig] = []
-    for where, merged in layers:
-        configs += [_validate(where, single) for single in _expand(where, merged)]
-    chosen = _choose(configs, models)
-    return Suite(name=suite.name, description=suite.description, cases=_name_cases(chosen))
+    for number, entry in enumerate(suite.cases):
+        where = f"{path}: cases[{number}]"
+        _check_keys(where, entry)
+        for merged in _merge_layers(suite.defaults, entry, command_line):
+            configs += [_validate(where, single) for single in _expand(where, merged)]
+    return Suite(name=suite.name, description=suite.description, cases=_name_cases(_choose(configs, models)))
 
 
 def check_cases(cases: Iterable[Case]) -> None:
-    """Raise UserError for sampling settings, cache policies or weights that a model would refuse, and for metrics that
-    no protocol has.
+    """Raise UserError for settings, cache policies or weights that a model would refuse, and for unknown metrics.
 
-    Weights are looked for, not read; nothing is downloaded. Imports the families and the protocols that are asked for.
+    Weights are located, not read; nothing is downloaded. Imports the families and protocols of the cases.
     """
     from arvbench.adapters.loading import locate_weights
 
@@ -150,44 +153,8 @@ def _parse(path: Path) -> _SuiteFile:
         raise UserError(f"{path}: {complaint(error, {'': _SuiteFile.model_fields})}") from error
 
 
-def _layers(path: Path, suite: _SuiteFile, overrides: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """(where, merged settings) for every entry under `cases`, lists not yet expanded."""
-    quality_asked = any((suite.defaults | entry).get("quality") for entry in suite.cases)
-    nested = _nest(overrides)
-    if nested.get("quality") and not quality_asked:
-        raise UserError(f"{path}: no case asks for quality, so quality settings have nothing to change")
-    _check_keys(f"{path}: defaults", suite.defaults)
-    layers = []
-    for number, entry in enumerate(suite.cases):
-        where = f"{path}: cases[{number}]"
-        _check_keys(where, entry)
-        layers += [(where, merged) for merged in _merge_layers(suite.defaults, entry, nested)]
-    return layers
-
-
-def _merge_layers(
-    defaults: Mapping[str, Any], entry: Mapping[str, Any], nested: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """defaults < recipe < case < command line; of a case with a recipe one result per model and recipe."""
-    merged = _merge(defaults, entry)
-    changes = nested if merged.get("quality") else {key: value for key, value in nested.items() if key != "quality"}
-    merged = _merge(merged, changes)
-    models, recipes = merged.get("model"), merged.get("recipe")
-    if not recipes or not isinstance(models, str | list):
-        return [merged]
-    results = []
-    for model, name in itertools.product(_all_models(models), recipes if isinstance(recipes, list) else [recipes]):
-        layer = recipe_for(model, str(name)).layer() if name else {}
-        if not merged.get("quality"):
-            layer.pop("quality", None)
-        results.append(
-            _merge(_merge(_merge(defaults, layer), entry), changes) | {"model": glob.escape(model), "recipe": name}
-        )
-    return results
-
-
 def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn {"settings.cfg": 2} into {"settings": {"cfg": 2}}."""
+    """Turn {"settings.cfg": 2} into {"settings": {"cfg": 2}}, and check the keys."""
     nested: dict[str, Any] = {}
     for key, value in overrides.items():
         head, dot, tail = key.partition(".")
@@ -210,23 +177,53 @@ def _check_keys(where: str, layer: Mapping[str, Any]) -> None:
             raise UserError(f"{where}: unknown key {key!r}; {hint}")
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of two layers; the one above wins. Mappings are merged key by key, each element of a list of them."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        if key in _MAPPINGS and isinstance(value, dict) and isinstance(old, dict):
-            value = old | value
-        elif key in _MAPPINGS and isinstance(value, dict) and isinstance(old, list):
-            value = [element | value if isinstance(element, dict) else element for element in old]
-        elif key in _MAPPINGS and isinstance(value, list) and isinstance(old, dict):
-            value = [old | element if isinstance(element, dict) else element for element in value]
-        merged[key] = value
+def _merge_layers(
+    defaults: Mapping[str, Any], entry: Mapping[str, Any], command_line: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Merge defaults < recipe < case < command line, lists not yet expanded.
+
+    A case with a recipe gives one result per model and recipe, since each has settings of its own.
+    """
+    has_quality = bool(_merge(defaults, entry).get("quality"))
+    if not has_quality:
+        command_line = {key: value for key, value in command_line.items() if key != "quality"}
+    merged = _merge(defaults, entry, command_line)
+    models, recipes = merged.get("model"), merged.get("recipe")
+    if not recipes or not isinstance(models, str | list):
+        return [merged]
+    results = []
+    for model, name in itertools.product(_all_models(models), recipes if isinstance(recipes, list) else [recipes]):
+        recipe = recipe_for(model, str(name)).layer() if name else {}
+        if not has_quality:
+            recipe.pop("quality", None)
+        # From here on the model is a name and not a pattern.
+        single = {"model": glob.escape(model), "recipe": name}
+        results.append(_merge(defaults, recipe, entry, command_line, single))
+    return results
+
+
+def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge layers of settings; later ones win."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            merged[key] = _merge_mappings(merged.get(key), value) if key in _MAPPINGS else value
     return merged
 
 
+def _merge_mappings(below: Any, above: Any) -> Any:
+    """Merge mappings key by key, and a mapping with each mapping in a list; anything else is replaced."""
+    if isinstance(above, dict) and isinstance(below, dict):
+        return below | above
+    if isinstance(above, dict) and isinstance(below, list):
+        return [element | above if isinstance(element, dict) else element for element in below]
+    if isinstance(above, list) and isinstance(below, dict):
+        return [below | element if isinstance(element, dict) else element for element in above]
+    return above
+
+
 def _expand(where: str, merged: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One mapping per element of the product of all lists, in the order written."""
+    """Return one mapping per element of the product of all lists, in the order written."""
     axes = {key: value if isinstance(value, list) else [value] for key, value in merged.items()}
     if empty := [key for key, values in axes.items() if not values]:
         raise UserError(f"{where}: {empty[0]} is an empty list, which stands for no case at all")
@@ -236,13 +233,13 @@ def _expand(where: str, merged: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _all_models(patterns: str | Sequence[Any]) -> list[str]:
-    """Known models that the patterns of a case stand for, in their order."""
+    """Return the known models that match the patterns of a case, in their order."""
     patterns = [patterns] if isinstance(patterns, str) else patterns
     return [name for pattern in patterns for name in _matching_models(str(pattern))]
 
 
 def _matching_models(pattern: str) -> list[str]:
-    """Known models that a name or pattern stands for; UnknownName when there are none."""
+    """Return the known models that match a name or pattern. Raises UnknownName when none does."""
     names = [name for name in MODELS if fnmatchcase(name, pattern)]
     if not names:
         raise UnknownName("model", pattern, MODELS)
@@ -264,7 +261,7 @@ def _validate(where: str, single: Mapping[str, Any]) -> CaseConfig:
 
 
 def _choose(configs: Sequence[CaseConfig], patterns: Sequence[str]) -> list[CaseConfig]:
-    """Cases whose model matches a pattern (all without patterns), each once."""
+    """Return the cases whose model matches a pattern (all cases without patterns), each once."""
     present = {config.model: None for config in configs}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in present):
@@ -272,14 +269,14 @@ def _choose(configs: Sequence[CaseConfig], patterns: Sequence[str]) -> list[Case
             raise UserError(f"no case of this suite has a model {pattern!r}; its models: {', '.join(present)}")
     chosen: list[CaseConfig] = []
     for config in configs:
-        wanted = not patterns or any(fnmatchcase(config.model, pattern) for pattern in patterns)
-        if wanted and config not in chosen:
+        matches = not patterns or any(fnmatchcase(config.model, pattern) for pattern in patterns)
+        if matches and config not in chosen:
             chosen.append(config)
     return chosen
 
 
 def _name_cases(configs: Sequence[CaseConfig]) -> tuple[Case, ...]:
-    """Give every case a readable name; equal names (cases that differ in minor fields) are numbered."""
+    """Give every case a readable name; cases with equal names, which differ in minor fields, are numbered."""
     seen: dict[str, int] = {}
     cases = []
     for config in configs:
@@ -290,7 +287,10 @@ def _name_cases(configs: Sequence[CaseConfig]) -> tuple[Case, ...]:
 
 
 def case_name(config: CaseConfig) -> str:
-    """Readable name such as "demo/var optimized static b16 float32 cpu"; of a recipe's settings only the changed."""
+    """Return a name such as "demo/var optimized static b16 float32 cpu".
+
+    It shows only those sampling settings that differ from the case's recipe.
+    """
     parts = [config.model, config.backend, config.cache or "", f"b{config.batch}", config.dtype, config.device]
     known = recipe_for(config.model, config.recipe).settings if config.recipe else {}
     changed = {key: value for key, value in config.settings.items() if key not in known or value != known[key]}

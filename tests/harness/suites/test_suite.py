@@ -51,6 +51,17 @@ def test_later_layers_win_and_mappings_merge_by_key(tmp_path):
     assert case.config.settings == {"cfg": 2.0, "top_k": 9, "top_p": 0.5}
 
 
+def test_an_empty_mapping_in_a_case_keeps_the_quality_of_the_defaults(tmp_path):
+    defaults = {"quality": DIGITS, "recipe": None}
+    suite = load(tmp_path, ONE | {"quality": {}}, defaults=defaults, overrides={"quality.images": 7})
+    assert [c.config.quality.images for c in suite.cases] == [7]
+
+
+def test_a_list_of_quality_requests_may_hold_none(tmp_path):
+    suite = load(tmp_path, ONE | {"quality": [None, DIGITS]}, overrides={"quality.images": 7})
+    assert [c.config.quality and c.config.quality.images for c in suite.cases] == [None, 7]
+
+
 def test_the_command_line_wins_over_a_case(tmp_path):
     suite = load(tmp_path, ONE | {"batch": [1, 8], "settings": {"cfg": 2}}, overrides={"batch": 4, "settings.cfg": 3})
     assert [(c.config.batch, c.config.settings) for c in suite.cases] == [(4, {"cfg": 3})]
