@@ -1,12 +1,12 @@
-"""`arvbench eval`: quality of samples that are already there, anyone's."""
+"""`arvbench eval`: measure the quality of existing samples, whatever program drew them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,12 +21,10 @@ from arvbench.harness.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from arvbench.harness.quality.evaluation import Evaluation
-    from arvbench.harness.quality.images.source import ImageSource, Provenance
-    from arvbench.results.schema import Finding, Quality
+    from arvbench.harness.quality.evaluation import Evaluation, EvaluationRequest
+    from arvbench.harness.quality.features.feature_pass import FeaturePass
+    from arvbench.harness.quality.images.source import ImageSource
+    from arvbench.results.schema import Quality
 
 EXIT_FINDINGS = 1
 
@@ -101,156 +99,98 @@ def evaluate(
 
       arvbench eval demo.npz --reference digits --protocol digits-cnn
     """
-    from rich.console import Console
+    from arvbench.harness.quality.evaluation import EvaluationRequest
+    from arvbench.harness.quality.features.feature_pass import FeaturePass
+    from arvbench.harness.quality.protocols import Options
 
-    from arvbench.harness.quality.images.source import UNKNOWN, Provenance
+    protocols, options = comma_list(protocol) or ("adm-v1",), Options(bootstrap=bootstrap, seed=seed)
+    request = EvaluationRequest(protocols=protocols, reference=reference, metrics=comma_list(metrics), options=options)
+    files = extractor_files(inception_weights, extractor_weights)
+    features = FeaturePass(device=device, workers=workers, extractor_files=files, work=work)
+    stated = Statements(model=model, labels=labels, uint8_rule=uint8_rule, reconstructions=reconstructions)
+    evaluation = _evaluate(samples, resize, stated, request, features)
+    _print(evaluation, samples, as_json=as_json)
+    raise typer.Exit(_exit_code(evaluation, strict=strict))
 
-    evaluation = _evaluate(
-        samples,
-        reference=reference,
-        protocols=comma_list(protocol) or ("adm-v1",),
-        metrics=comma_list(metrics),
-        resize=resize,
-        extractor_files=extractor_files(inception_weights, extractor_weights),
-        device=device,
-        workers=workers,
-        work=work,
-        bootstrap=bootstrap,
-        seed=seed,
-        model=model,
-        stated=Provenance(
-            labels=labels or UNKNOWN,
-            uint8_rule=uint8_rule or UNKNOWN,
-            sampling="reconstruction" if reconstructions else "",
-        ),
-        console=Console(stderr=True),
-    )
-    if as_json:
-        typer.echo(json.dumps([_as_object(number, evaluation.findings) for number in evaluation.numbers], indent=2))
-        _show_findings(evaluation.findings, Console(stderr=True))
-    else:
-        console = Console()
-        console.print(_table(evaluation.numbers, samples))
-        _show_notes(evaluation.numbers, console)
-        _show_findings(evaluation.findings, console)
-    codes = {finding.code for finding in evaluation.findings if finding.severity == "warning"}
-    if "failed" in codes or (strict and codes):
-        raise typer.Exit(EXIT_FINDINGS)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statements:
+    """Facts about the samples that the command line adds to those in their file."""
+
+    model: str | None
+    """Model that drew the samples."""
+    labels: str | None
+    uint8_rule: str | None
+    reconstructions: bool
+
+    def recipe(self) -> dict[str, str] | None:
+        """Return the official facts about samples of this model; None without a model."""
+        from arvbench.adapters.registry import MODELS
+        from arvbench.harness.suites.recipes import official_facts
+
+        if self.model is None:
+            return None
+        if self.model not in MODELS:
+            raise UnknownName("model", self.model, MODELS)
+        if (facts := official_facts(self.model)) is None:
+            raise UserError(f"--model {self.model}: there is no official recipe to compare with")
+        return facts
+
+    def add_to(self, source: ImageSource) -> None:
+        """Complete the provenance of `source`. Raises UserError where it states something else."""
+        from arvbench.harness.quality.images.source import UNKNOWN
+
+        sampling = "reconstruction" if self.reconstructions else None
+        for field, value in {"labels": self.labels, "uint8_rule": self.uint8_rule, "sampling": sampling}.items():
+            own = getattr(source.provenance, field)
+            if value is None or value == own:
+                continue
+            if own not in ("", UNKNOWN):
+                raise UserError(f"{source.name} states {field} {own!r}, not {value!r}")
+            source.provenance = replace(source.provenance, **{field: value})
 
 
 def _evaluate(
-    samples: Path,
-    *,
-    reference: str | None,
-    protocols: tuple[str, ...],
-    metrics: tuple[str, ...],
-    resize: str | None,
-    extractor_files: dict[str, Path],
-    device: str,
-    workers: int | None,
-    work: Path | None,
-    bootstrap: int,
-    seed: int,
-    model: str | None,
-    stated: Provenance,
-    console: Console,
+    samples: Path, resize: str | None, stated: Statements, request: EvaluationRequest, features: FeaturePass
 ) -> Evaluation:
+    """Check everything that needs no image, then measure under a progress bar."""
+    from rich.console import Console
+
     from arvbench.adapters.loading import usable_device
-    from arvbench.adapters.registry import MODELS
     from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.machine.limits import set_threads
-    from arvbench.harness.quality.evaluation import EvaluationRequest, choose_metrics, evaluate
-    from arvbench.harness.quality.features.feature_pass import FeaturePass
+    from arvbench.harness.quality.evaluation import choose_metrics, evaluate
     from arvbench.harness.quality.images.open import open_images
-    from arvbench.harness.quality.protocols import Options
     from arvbench.harness.quality.reference.official import find_reference
-    from arvbench.harness.suites.recipes import official_facts
 
-    asked = EvaluationRequest(
-        protocols=protocols,
-        reference=None if reference is None else find_reference(reference),
-        metrics=metrics,
-        options=Options(bootstrap=bootstrap, seed=seed),
-    )
-    choose_metrics(asked)
-    if model is not None and model not in MODELS:
-        raise UnknownName("model", model, MODELS)
-    recipe = official_facts(model) if model else None
-    if model is not None and recipe is None:
-        raise UserError(f"--model {model}: there is no official recipe to compare with")
-    where = usable_device(device)
+    if request.reference is not None:
+        request = replace(request, reference=find_reference(request.reference))
+    choose_metrics(request)
+    recipe = stated.recipe()
+    usable_device(features.device)
     set_threads(None)
-
-    with ProgressBar(console) as listener:
-        return evaluate(
-            as_stated(open_images(samples, resize=resize), stated),
-            asked,
-            features=FeaturePass(device=where, workers=workers, extractor_files=extractor_files, work=work),
-            recipe=recipe,
-            listener=listener,
-        )
+    with ProgressBar(Console(stderr=True)) as listener:
+        source = open_images(samples, resize=resize)
+        stated.add_to(source)
+        return evaluate(source, request, features=features, recipe=recipe, listener=listener)
 
 
-def as_stated(source: ImageSource, stated: Provenance) -> ImageSource:
-    """The source with what the user says about it. Raises UserError where the samples themselves say otherwise."""
-    from arvbench.harness.quality.images.source import UNKNOWN
-
-    known = source.provenance
-    for name in ("labels", "uint8_rule", "sampling"):
-        said, own = getattr(stated, name), getattr(known, name)
-        if said in ("", UNKNOWN) or said == own:
-            continue
-        if own not in ("", UNKNOWN):
-            raise UserError(f"{source.name} says of itself that its {name} is {own!r}, not {said!r}")
-        known = replace(known, **{name: said})
-    source.provenance = known
-    return source
+def _exit_code(evaluation: Evaluation, *, strict: bool) -> int:
+    warnings = {finding.code for finding in evaluation.findings if finding.severity == "warning"}
+    return EXIT_FINDINGS if "failed" in warnings or (strict and warnings) else 0
 
 
-def _as_object(number: Quality, findings: Sequence[Finding]) -> dict[str, Any]:
-    """The record of a number, its protocol by name and in words, and the codes of all findings."""
-    codes = list(dict.fromkeys(finding.code for finding in findings))
-    fields = number.model_dump(mode="json", exclude={"protocol_name"})
-    return fields | {"protocol": number.protocol_name, "description": number.protocol, "findings": codes}
+def _print(evaluation: Evaluation, samples: Path, *, as_json: bool) -> None:
+    """Print the table of numbers, notes and findings; as JSON the numbers alone, with the findings on stderr."""
+    from rich.console import Console
 
-
-def _table(numbers: Sequence[Quality], samples: Path) -> Table:
-    """One row per number, narrow enough for 80 columns; `--json` has every word of the protocols."""
-    from rich.table import Table
-
-    from arvbench.reports.tables.quality import interval_text, metric_label, value_text
-
-    table = Table(title=f"{samples}: {numbers[0].n_samples:,} samples", title_justify="left")
-    for heading in ("Protocol", "Metric", "Value", "95 % interval", "Id"):
-        right = heading in ("Value", "95 % interval")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "Protocol")
-    before = ""
-    for number in numbers:
-        name = number.protocol_name or ""
-        table.add_row(
-            "" if name == before else name,
-            metric_label(number.metric),
-            value_text(number),
-            interval_text(number),
-            number.protocol_id,
-        )
-        before = name
-    return table
-
-
-def _show_notes(numbers: Sequence[Quality], console: Console) -> None:
-    """What was noted on single numbers, each once with the numbers that it is about."""
-    about: dict[str, list[str]] = {}
-    for number in numbers:
-        for note in filter(None, number.note.split("; ")):
-            about.setdefault(note, []).append(f"{number.metric} of {number.protocol_name}")
-    for note, names in about.items():
-        which = "all numbers" if len(names) == len(numbers) else ", ".join(names)
-        console.print(f"note: {note} ({which})", markup=False, highlight=False, soft_wrap=True)
-
-
-def _show_findings(findings: Sequence[Finding], console: Console) -> None:
-    for finding in findings:
+    if as_json:
+        typer.echo(_as_json(evaluation))
+    else:
+        _print_table(evaluation.numbers, title=f"{samples}: {evaluation.numbers[0].n_samples:,} samples")
+        _print_notes(evaluation.numbers)
+    console = Console(stderr=as_json)
+    for finding in evaluation.findings:
         console.print(
             f"{finding.severity}: {finding.text} [{finding.code}]",
             style="yellow" if finding.severity == "warning" else None,
@@ -258,3 +198,54 @@ def _show_findings(findings: Sequence[Finding], console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _as_json(evaluation: Evaluation) -> str:
+    """Return the records of the numbers, each with its protocol by name and in words and the codes of all findings."""
+    codes = list(dict.fromkeys(finding.code for finding in evaluation.findings))
+    objects = [
+        number.model_dump(mode="json", exclude={"protocol_name"})
+        | {"protocol": number.protocol_name, "description": number.protocol, "findings": codes}
+        for number in evaluation.numbers
+    ]
+    return json.dumps(objects, indent=2)
+
+
+def _print_table(numbers: Sequence[Quality], title: str) -> None:
+    """Print one row per number, narrow enough for 80 columns; `--json` has every word of the protocols."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from arvbench.reports.tables.quality import interval_text, metric_label, value_text
+
+    table = Table(
+        Column("Protocol"),
+        Column("Metric", no_wrap=True),
+        Column("Value", justify="right", no_wrap=True),
+        Column("95 % interval", justify="right", no_wrap=True),
+        Column("Id", no_wrap=True),
+        title=title,
+        title_justify="left",
+    )
+    previous = ""
+    for number in numbers:
+        name = number.protocol_name or ""
+        table.add_row(
+            "" if name == previous else name,
+            metric_label(number.metric),
+            value_text(number),
+            interval_text(number),
+            number.protocol_id,
+        )
+        previous = name
+    Console().print(table)
+
+
+def _print_notes(numbers: Sequence[Quality]) -> None:
+    """Print each distinct note once, with the metrics it applies to."""
+    metrics_by_note: dict[str, list[str]] = {}
+    for number in numbers:
+        for note in filter(None, number.note.split("; ")):
+            metrics_by_note.setdefault(note, []).append(f"{number.metric} of {number.protocol_name}")
+    for note, metrics in metrics_by_note.items():
+        typer.echo(f"note: {note} ({'all numbers' if len(metrics) == len(numbers) else ', '.join(metrics)})")

@@ -1,7 +1,8 @@
-"""`arvbench reference make`: statistics of one's own images, to compare samples with."""
+"""`arvbench reference make`: write statistics of images, to compare samples with."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,7 +18,8 @@ from arvbench.harness.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from arvbench.harness.quality.reference.make import ReferenceFile
+    from arvbench.harness.quality.features.feature_pass import FeaturePass
+    from arvbench.harness.quality.reference.make import ReferenceFile, ReferenceRequest
 
 GROUP_HELP = """Make references that samples are compared with.
 
@@ -70,75 +72,45 @@ def make(
 
       arvbench reference make digits --out digits.npz --protocol digits-cnn --keep-images 500
     """
-    made = _make(
-        images,
-        out,
-        protocols=list(comma_list(protocol or ["adm-v1"])),
-        keep=keep_images,
-        seed=seed,
-        use=use or "",
-        resize=resize,
-        inception_weights=inception_weights,
-        extractor_weights=extractor_weights,
-        device=device,
-        work=work,
-        force=force,
-    )
-    if as_json:
-        typer.echo(_as_json(made))
-        return
-    record = made.record
-    typer.echo(f"wrote {made.path}: statistics of {record.images:,} images, {record.kept:,} of them kept")
-    for name, extractor in record.extractors.items():
-        typer.echo(f"  {name} ({', '.join(extractor.layers)}), weights sha256 {extractor.sha256[:12]}...")
-    typer.echo(f"  sha256 {made.sha256}")
+    from arvbench.harness.quality.features.feature_pass import FeaturePass
+    from arvbench.harness.quality.reference.make import ReferenceRequest
+
+    protocols = comma_list(protocol) or ("adm-v1",)
+    request = ReferenceRequest(out=out, protocols=protocols, keep=keep_images, seed=seed, use=use or "", force=force)
+    files = extractor_files(inception_weights, extractor_weights)
+    written = _make(images, resize, request, FeaturePass(device=device, extractor_files=files, work=work))
+    _print(written, as_json=as_json)
 
 
-def _make(
-    images: str,
-    out: Path,
-    *,
-    protocols: list[str],
-    keep: int,
-    seed: int,
-    use: Literal["gFID", "rFID", ""],
-    resize: str | None,
-    inception_weights: Path | None,
-    extractor_weights: list[str] | None,
-    device: str,
-    work: Path | None,
-    force: bool,
-) -> ReferenceFile:
+def _make(images: str, resize: str | None, request: ReferenceRequest, features: FeaturePass) -> ReferenceFile:
+    """Check the options, then write the file under a progress bar."""
     from rich.console import Console
 
     from arvbench.adapters.loading import usable_device
     from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.jobs import Event
-    from arvbench.harness.quality.features.feature_pass import FeaturePass
-    from arvbench.harness.quality.reference.make import (
-        ReferenceRequest,
-        check_output,
-        make_reference,
-        needs_of,
-        source_of,
-    )
+    from arvbench.harness.quality.reference.make import check_output, make_reference, needs_of, source_of
 
-    check_output(out, force=force)
+    check_output(request.out, force=request.force)
     source = source_of(images, resize)
-    files, where = extractor_files(inception_weights, extractor_weights), usable_device(device)
+    usable_device(features.device)
     with ProgressBar(Console(stderr=True)) as listener:
+
+        def progress(done: int) -> None:
+            listener(Event(phase="images", done=done, total=source.count))
+
         listener(Event(phase="extractors"))
-        features = FeaturePass(device=where, extractor_files=files, work=work)
-        return make_reference(
-            source,
-            needs_of(protocols, features.extractor),
-            ReferenceRequest(out=out, protocols=tuple(protocols), keep=keep, seed=seed, use=use, force=force),
-            features=features,
-            progress=lambda done: listener(Event(phase="images", done=done, total=source.count)),
-        )
+        needs = needs_of(request.protocols, features.extractor)
+        return make_reference(source, needs, request, features=features, progress=progress)
 
 
-def _as_json(made: ReferenceFile) -> str:
-    import json
-
-    return json.dumps({"path": str(made.path), "sha256": made.sha256, **made.record.model_dump(mode="json")}, indent=2)
+def _print(written: ReferenceFile, *, as_json: bool) -> None:
+    record = written.record
+    if as_json:
+        fields = {"path": str(written.path), "sha256": written.sha256, **record.model_dump(mode="json")}
+        typer.echo(json.dumps(fields, indent=2))
+        return
+    typer.echo(f"wrote {written.path}: statistics of {record.images:,} images, {record.kept:,} of them kept")
+    for name, extractor in record.extractors.items():
+        typer.echo(f"  {name} ({', '.join(extractor.layers)}), weights sha256 {extractor.sha256[:12]}...")
+    typer.echo(f"  sha256 {written.sha256}")

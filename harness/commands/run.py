@@ -83,10 +83,7 @@ def run(
     options = RunOptions(fresh=fresh, retry_failed=retry_failed, extractor_files=files)
     store = RecordStore(out or RUNS_FOLDER / chosen.name)
     records = _measure(chosen, store, options)
-    if as_json:
-        typer.echo(_as_json(records))
-    else:
-        _print_table(records)
+    _print(records, as_json=as_json)
     if report:
         _write_report(store, to_stderr=as_json)
     if any(record.status is not Status.OK for record in records):
@@ -138,18 +135,17 @@ def _check_host(suite: Suite, engine: Engine, options: RunOptions) -> None:
         quality_files(quality, options.extractor_files)
 
 
-def _as_json(records: list[Record]) -> str:
-    # An infinite difference is a string, as in the records file: json.dumps would write a bare Infinity, no JSON.
-    as_recorded = TypeAdapter(list[Record], config=ConfigDict(ser_json_inf_nan="strings"))
-    return as_recorded.dump_json(records, indent=2).decode()
-
-
-def _print_table(records: Sequence[Record]) -> None:
+def _print(records: list[Record], *, as_json: bool) -> None:
     from rich.console import Console
 
     from arvbench.reports.tables.terminal import terminal_table
 
-    Console().print(terminal_table(records))
+    if as_json:
+        # An infinite difference is a string, as in the records file: json.dumps would write a bare Infinity, no JSON.
+        as_recorded = TypeAdapter(list[Record], config=ConfigDict(ser_json_inf_nan="strings"))
+        typer.echo(as_recorded.dump_json(records, indent=2).decode())
+    else:
+        Console().print(terminal_table(records))
 
 
 def _write_report(store: RecordStore, *, to_stderr: bool) -> None:

@@ -1,10 +1,11 @@
-"""`arvbench sample`: draw images and keep them, for `arvbench eval` or anybody else's evaluator."""
+"""`arvbench sample`: draw images and write them to files that `arvbench eval` and other evaluators read."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,8 +16,6 @@ from arvbench.harness.commands.options import Device, settings_by_key
 from arvbench.kernels.backends import BackendName
 
 if TYPE_CHECKING:
-    from arvbench.adapters.sampler import ModelSpec, Sampler
-    from arvbench.adapters.settings import SamplingSettings
     from arvbench.harness.quality.images.live import LiveSource
 
 
@@ -64,69 +63,93 @@ def sample(
 
       arvbench sample demo/nar --images 100 --labels uniform --set settings.cfg=3 --out pngs
     """
-    from rich.console import Console
-
-    from arvbench.adapters import MODELS
-    from arvbench.harness.data.labels import labels_for
-    from arvbench.harness.quality.images.live import LiveSource, SeededLabels
-    from arvbench.harness.quality.images.resize import parse_resize
     from arvbench.harness.quality.images.write import check_target
 
-    errors = Console(stderr=True)
-    spec = MODELS[model]
-    # What can be wrong is found before the model is loaded.
+    overrides = settings_by_key(settings, prefix="settings.", example="settings.cfg=2")
+    choice = ModelChoice(name=model, weights=weights, settings=overrides, device=device, dtype=dtype, backend=backend)
+    request = ImageRequest(count=images, labels=labels, seed=seed, resize=resize, batch=batch, cache=cache)
     check_target(out, replace=force)
-    parse_resize(resize)
-    chosen = _settings(spec, settings or ())
-    drawn_labels = labels_for(labels, images, spec.num_classes, seed)
-    source = LiveSource(
-        _sampler(spec, weights, device=device, dtype=dtype, backend=backend),
-        chosen,
-        SeededLabels(labels=drawn_labels, scheme=labels, run_seed=seed),
-        batch=batch,
-        cache_policy=cache,
-        resize=resize,
-    )
-    if source.sampler.weights.random:
-        errors.print("warning: random weights draw noise; it has no quality", style="yellow", highlight=False)
-    written = _write(source, out, replace=force, console=errors)
+    written = _write(_open(choice, request), out, replace=force) | {"seed": seed, "batch": batch}
     if as_json:
-        typer.echo(json.dumps(written | {"seed": seed, "batch": batch}, indent=2))
+        typer.echo(json.dumps(written, indent=2))
         return
-    typer.echo(
-        f"wrote {images:,} images of {source.shape[1]} x {source.shape[0]} to {out} in {written['wall_s']:.1f} s"
-    )
+    height, width = written["shape"]
+    typer.echo(f"wrote {images:,} images of {width} x {height} to {out} in {written['wall_s']:.1f} s")
     typer.echo(f"labels {labels}, seed {seed}, images sha256 {written['images_sha256'][:12]}")
 
 
-def _settings(spec: ModelSpec, given: Sequence[str]) -> SamplingSettings:
-    """The model's official settings with those of the command line on top."""
-    from arvbench.harness.suites.suite import sampling_settings
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """A model to load, and its sampling settings."""
 
-    return sampling_settings(spec, settings_by_key(given, prefix="settings.", example="settings.cfg=2"))
+    name: str
+    weights: str | None
+    """None takes the demo weights, for a model that has them."""
+    settings: Mapping[str, Any]
+    """Changes of the official settings."""
+    device: str
+    dtype: str
+    backend: str
 
 
-def _sampler(spec: ModelSpec, weights: str | None, *, device: str, dtype: str, backend: str) -> Sampler:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRequest:
+    """Images to draw."""
+
+    count: int
+    labels: str
+    """Label scheme."""
+    seed: int
+    resize: str | None
+    batch: int
+    cache: str | None
+    """Cache policy; None takes that of the backend."""
+
+
+def _open(choice: ModelChoice, request: ImageRequest) -> LiveSource:
+    """Check the options, then load the model; images are drawn when they are read."""
     import torch
 
+    from arvbench.adapters import MODELS
     from arvbench.adapters.loading import build_sampler, usable_device
+    from arvbench.harness.data.labels import labels_for
     from arvbench.harness.machine.limits import set_threads
+    from arvbench.harness.quality.images.live import LiveSource, SeededLabels
+    from arvbench.harness.quality.images.resize import parse_resize
+    from arvbench.harness.suites.suite import sampling_settings
 
-    if weights is None and not spec.demo:
+    spec = MODELS[choice.name]
+    parse_resize(request.resize)
+    settings = sampling_settings(spec, choice.settings)
+    labels = labels_for(request.labels, request.count, spec.num_classes, request.seed)
+    if choice.weights is None and not spec.demo:
         raise UserError(
             f"{spec.name} needs --weights: a folder with its official files, or hub (or random:0, which draws noise)"
         )
-    where = usable_device(device)
+    device = usable_device(choice.device)
     set_threads(None)
-    return build_sampler(spec, weights=weights or "demo", device=where, dtype=getattr(torch, dtype), backend=backend)
+    sampler = build_sampler(
+        spec,
+        weights=choice.weights or "demo",
+        device=device,
+        dtype=getattr(torch, choice.dtype),
+        backend=choice.backend,
+    )
+    seeded = SeededLabels(labels=labels, scheme=request.labels, run_seed=request.seed)
+    return LiveSource(sampler, settings, seeded, batch=request.batch, cache_policy=request.cache, resize=request.resize)
 
 
-def _write(source: LiveSource, out: Path, *, replace: bool, console: Any) -> dict[str, Any]:
-    """Draw and write under a progress bar; returns what is said about it."""
+def _write(source: LiveSource, out: Path, *, replace: bool) -> dict[str, Any]:
+    """Draw and write the images under a progress bar, and return their record."""
+    from rich.console import Console
+
     from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.jobs import Event
     from arvbench.harness.quality.images.write import write_images
 
+    console = Console(stderr=True)
+    if source.sampler.weights.random:
+        console.print("warning: random weights draw noise; it has no quality", style="yellow", highlight=False)
     start = time.perf_counter()
     with ProgressBar(console) as listener:
 

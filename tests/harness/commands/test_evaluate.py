@@ -115,7 +115,7 @@ def test_samples_that_say_otherwise_are_believed_and_the_contradiction_is_an_err
     path = tmp_path / "s.npz"
     assert main(["sample", "demo/nar", "--weights", "demo", "--images", "20", "--out", str(path)]) == 0
     code, _, err = evaluate(capfd, *on_digits(path, "--metrics", "isc", "--labels", "uniform"))
-    assert code == 2 and "says of itself that its labels is 'balanced', not 'uniform'" in err
+    assert code == 2 and "states labels 'balanced', not 'uniform'" in err
 
 
 def test_the_official_recipe_of_a_model_is_compared_with(samples, capfd):
