@@ -1,1 +1,1 @@
-"""Reports: records in; one HTML page, Markdown and a terminal table out. Reads records, never models."""
+"""Reports: records become one HTML page, Markdown and a terminal table. Models are never read."""

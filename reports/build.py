@@ -1,4 +1,4 @@
-"""From records files to a report on disk: the function behind `arvbench report`, which `arvbench run` calls as well."""
+"""Building of a report on disk from records files, for `arvbench report` and the end of `arvbench run`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from arvbench.results.schema import Status
 
 
 class ReportSummary(BaseModel):
-    """What was written, and from what."""
+    """Files that were written, and the records behind them."""
 
     model_config = ConfigDict(frozen=True)
 
     html: Path
     markdown: Path
     records: int
-    """How many are shown: of each case the newest within a file."""
+    """Number shown: the newest record of each case within a file."""
     statuses: dict[Status, int]
-    """How many cases ended in each status."""
+    """Number of cases by status."""
     damaged_lines: tuple[str, ...]
     """Lines of the records files that were skipped, with the reason."""
 
@@ -41,8 +41,8 @@ def build_report(
 ) -> ReportSummary:
     """Write the report of the records in `paths` (records files or run folders) to one HTML page and to Markdown.
 
-    `markdown_path` None puts the Markdown beside the page. Raises UserError when a path is missing, when there is no
-    record in any of them, or when the output cannot be written; each file is written whole or not at all.
+    `markdown_path` None puts the Markdown beside the page. Raises UserError when a path is missing, when no path
+    holds a record, or when the output cannot be written; each file is written whole or not at all.
     """
     markdown_path = html_path.with_suffix(".md") if markdown_path is None else markdown_path
     files = [read_records(path) for path in paths]
@@ -65,7 +65,7 @@ def build_report(
 
 
 def _check_outputs(html_path: Path, markdown_path: Path, files: Sequence[RecordsFile]) -> None:
-    """Refuse to write a report over records, or one half of it over the other."""
+    """Raise UserError when an output is a records file, or when both outputs are one file."""
     if html_path.resolve() == markdown_path.resolve():
         raise UserError(f"the page and the Markdown cannot both be {html_path}: name them apart")
     inputs = {file.path.resolve() for file in files}

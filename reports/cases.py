@@ -1,4 +1,4 @@
-"""What identifies a row: its name, its marks, and the conditions under which its speed may be compared."""
+"""Identity of a row: its name, its marks, and the conditions under which its speed may be compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True, order=True, kw_only=True)
 class Conditions:
-    """Speeds are only compared, in a plot or in words, when all of this is the same."""
+    """Conditions of a speed; plots and words compare speeds only under equal conditions."""
 
     hardware: str
     arithmetic: str
@@ -30,7 +30,7 @@ class Conditions:
 
 
 def conditions(record: Record) -> Conditions:
-    """The conditions of a case. CPU threads are part of the hardware, TF32 of the arithmetic."""
+    """Return the conditions of a case; CPU threads are part of the hardware, TF32 of the arithmetic."""
     return Conditions(hardware=hardware(record), arithmetic=arithmetic(record), batch=record.case.batch)
 
 
@@ -41,7 +41,7 @@ def processor(record: Record) -> str:
 
 
 def hardware(record: Record) -> str:
-    """The processor that the case ran on, for a CPU with its threads where they are known."""
+    """Name of the processor that the case ran on; for a CPU with its threads, if known."""
     setup = setup_of(record)
     threads = setup.threads if setup is not None else record.case.threads
     if record.environment.gpu is not None or threads is None:
@@ -50,13 +50,13 @@ def hardware(record: Record) -> str:
 
 
 def arithmetic(record: Record) -> str:
-    """Data type of the model, with TF32 where fp32 matrix products may run in it."""
+    """Data type of the model, marked TF32 when fp32 matrix products may run in it."""
     tf32 = record.environment.tf32 and record.environment.gpu is not None and record.case.dtype == "float32"
     return f"{record.case.dtype} (TF32)" if tf32 else record.case.dtype
 
 
 def setup_of(record: Record) -> Setup | None:
-    """What really ran; None for a case that failed."""
+    """Return the setup that ran; None for a case that failed."""
     match record.outcome:
         case Measured(setup=setup) | Incorrect(setup=setup):
             return setup
@@ -70,7 +70,7 @@ def model_of(record: Record) -> str:
 
 
 def cache_policy_of(record: Record) -> str | None:
-    """The policy that ran, or the one that was asked for; None when the case failed and left it to the backend."""
+    """Return the policy that ran, else the requested one; None when the case failed and left it to the backend."""
     setup = setup_of(record)
     policy = setup.cache_policy if setup is not None else record.case.cache
     return None if policy is None else plain(policy)
@@ -106,7 +106,7 @@ def prepared(records: Iterable[Record]) -> list[PreparedCase]:
 
 
 def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
-    """Items by key; keys and items keep the order in which they came."""
+    """Group items by key; keys and items keep their order."""
     groups: dict[Key, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -121,19 +121,19 @@ _MARKS: tuple[Callable[[Record], str], ...] = (
     lambda record: f"{in_utc(record.started):%Y-%m-%d %H:%M:%S}",
     lambda record: plain(record.record_id)[:8],
 )
-"""What tells two records of a case apart, the most telling first."""
+"""Marks that distinguish records of one case, the most telling first."""
 
 
 def case_names(records: Sequence[Record]) -> dict[str, str]:
-    """Record id -> name of its row: the case, with as many marks as it takes to tell its rows apart."""
+    """Map record ids to names of rows: the case, with as many marks as its rows need to differ."""
     names: dict[str, str] = {}
-    for same in group_by(records, lambda record: record.case_id).values():
-        own = [plain(record.case_id) for record in same]
+    for namesakes in group_by(records, lambda record: record.case_id).values():
+        own = [plain(record.case_id) for record in namesakes]
         for mark in _MARKS:
-            marked = [f"{name} · {mark(record)}" for name, record in zip(own, same, strict=True)]
+            marked = [f"{name} · {mark(record)}" for name, record in zip(own, namesakes, strict=True)]
             if len(set(marked)) > len(set(own)):
                 own = marked
-        names |= {record.record_id: name for record, name in zip(same, own, strict=True)}
+        names |= {record.record_id: name for record, name in zip(namesakes, own, strict=True)}
     return names
 
 

@@ -40,16 +40,15 @@ class Report:
 
 
 def shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]]:
-    """Record id -> record and the folder it was read from: the newest of each case within each file.
+    """Map record ids to records and their folders: the newest record of each case within each file.
 
-    Files stand beside one another, so that two runs of a case can be compared; a record that was given twice counts
-    once.
+    Two files may both show a case, so that runs can be compared; a record that is in both counts once.
     """
-    found: dict[str, tuple[Record, Path]] = {}
+    shown: dict[str, tuple[Record, Path]] = {}
     for file in files:
         for record in newest_of_each_case(file.records):
-            found.setdefault(record.record_id, (record, file.path.parent))
-    return found
+            shown.setdefault(record.record_id, (record, file.path.parent))
+    return shown
 
 
 def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECTIONS) -> Report:
@@ -82,8 +81,8 @@ def _blocks(part: Part, shown: Mapping[str, tuple[Record, Path]]) -> Sequence[Bl
             return [] if figure is None else [figure]
         case SampleSheets():
             return _pictures(shown)
-    made = part(records)
-    blocks = made if isinstance(made, Sequence) else [made]
+    result = part(records)
+    blocks = result if isinstance(result, Sequence) else [result]
     return [block for block in blocks if not isinstance(block, Table) or block]
 
 
@@ -103,7 +102,7 @@ def _pictures(shown: Mapping[str, tuple[Record, Path]]) -> list[Pictures]:
 
 
 def count_by_status(records: Sequence[Record]) -> dict[Status, int]:
-    """How many cases ended in each status, in the order of `Status`; statuses that none ended in are left out."""
+    """Count cases by status, in the order of `Status`; statuses without cases are left out."""
     counts = Counter(record.status for record in records)
     return {status: counts[status] for status in Status if counts[status]}
 
@@ -154,7 +153,7 @@ def _notices(files: Sequence[RecordsFile], records: Sequence[Record], names: dic
 
 
 def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
-    """One notice for each kind of warning about samples, in the words of the first case that has it."""
+    """Write one notice for each kind of warning about samples, in the words of the first case that has it."""
     warnings = [
         (record, finding)
         for record, outcome in measured(records)

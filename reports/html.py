@@ -1,7 +1,7 @@
-"""The report as one self-contained HTML page: no request leaves it, and its policy forbids any.
+"""HTML writer: one self-contained page that sends no request, and whose policy forbids any.
 
-Everything from records goes through the template's escaping. Trusted markup is only what this package writes itself:
-its style sheet, its script, and figures whose texts the SVG writer has escaped.
+Text from records goes through the template's escaping. Trusted markup comes from this package alone: its style sheet,
+its script, words of `blocks.Text`, and figures whose texts the SVG writer has escaped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _INLINE = (
 
 
 def to_html(report: Report) -> str:
-    """Write the page."""
+    """Write a report as a page."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -48,7 +48,7 @@ def to_html(report: Report) -> str:
 
 
 def sort_key(cell: Cell) -> str | None:
-    """The key as an attribute that the page's script reads; None for a cell that sorts behind all others."""
+    """Return the sort key as the page's script reads it; None for a cell that sorts behind all others."""
     key = cell.sort
     if isinstance(key, float | int):
         return None if math.isnan(key) else repr(float(key)).replace("inf", "Infinity")
@@ -56,12 +56,12 @@ def sort_key(cell: Cell) -> str | None:
 
 
 def anchor(text: str) -> str:
-    """A heading as the id of its section."""
+    """Turn a heading into the id of its section."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def marked_up(words: str) -> Markup:
-    """Words of a `Text` as HTML: `code`, *emphasis*, ^superscripts^ and [links](#section)."""
+    """Turn words of a `Text` into HTML: `code`, *emphasis*, ^superscripts^ and [links](#section)."""
     html = str(escape(words))
     for pattern, element in _INLINE:
         html = re.sub(pattern, element, html)

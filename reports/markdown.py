@@ -1,6 +1,6 @@
-"""The report as Markdown, for a pull request or a terminal. Figures and pictures are only on the page.
+"""Markdown writer, for a pull request or a terminal. Figures and pictures are only on the page.
 
-Everything from records is text: whatever Markdown or HTML would make of it is neutralised.
+Text from records stays text: characters that Markdown or HTML would interpret are neutralised.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SPECIAL = re.compile(r"[&<>@\\`*_\[\]|~$#]|://|www\.")
 
 
 def to_markdown(report: Report) -> str:
-    """Write the report."""
+    """Write a report as Markdown."""
     parts = [f"# {escape(report.title)}", _facts(report.facts)]
     if report.notices:
         parts.append("\n".join(f"- {escape(notice)}" for notice in report.notices))
@@ -47,7 +47,7 @@ def _block(block: Block) -> str:
 
 
 def escape(text: object) -> str:
-    """Text that Markdown, and HTML inside it, shows as it is, on one line."""
+    """Escape text for one line of Markdown, and for the HTML inside it."""
     return _SPECIAL.sub(lambda match: _neutral(match[0]), plain(text))
 
 

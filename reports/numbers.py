@@ -1,4 +1,4 @@
-"""How numbers and names are written, the same in every table and figure.
+"""Formatting of numbers and names, common to all tables and figures.
 
 Units    MiB 2**20 bytes, GiB 2**30 bytes; ms milliseconds
 """
@@ -15,12 +15,12 @@ from arvbench.results.statistics import Estimate
 MIB = 2**20
 GIB = 2**30
 MEMORY_SOURCES = {"cuda-allocator": "CUDA allocator", "process-rss": "process RSS"}
-"""Where a memory number comes from; numbers of different sources are never compared."""
+"""Sources of memory numbers; numbers of different sources are never compared."""
 EN_DASH = "\N{EN DASH}"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """`value` with at least `digits` significant digits; whole numbers below a million keep all of theirs."""
+    """Format with at least `digits` significant digits; whole numbers below a million keep all of theirs."""
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else ("∞" if value > 0 else "-∞")
     if value == 0:
@@ -32,19 +32,19 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def scientific(value: float, digits: int = 2) -> str:
-    """`value` as 1.2e-06: for differences and tolerances, whose magnitude is what matters."""
+    """Format as 1.2e-06, for differences and tolerances, whose magnitude matters."""
     if value == 0 or not math.isfinite(value):
         return significant(value)
     return f"{value:.{digits - 1}e}"
 
 
 def plain(text: object) -> str:
-    """Text on one line without control or direction characters, so that it can stand in any output."""
+    """Put text on one line without control or direction characters, so that it can stand in any output."""
     return "".join(char if char.isprintable() else ("�" if not char.isspace() else " ") for char in str(text))
 
 
 def shorten(text: object, length: int) -> str:
-    """`plain(text)`, cut in the middle where it is longer than `length`: both ends of a name tell names apart."""
+    """Return `plain(text)`, cut in the middle when longer than `length`: both ends distinguish names."""
     text = plain(text)
     if len(text) <= length:
         return text
@@ -53,34 +53,34 @@ def shorten(text: object, length: int) -> str:
 
 
 def number_cell(value: float | None, digits: int = 3) -> Cell:
-    """A cell of `value`, or of nothing."""
+    """Make a cell of `value`; None is an empty cell."""
     return NOTHING if value is None else Cell(text=significant(value, digits), sort=float(value))
 
 
 def count_cell(value: int | None) -> Cell:
-    """A cell of a whole number, all digits."""
+    """Make a cell of a whole number, all digits."""
     return NOTHING if value is None else Cell(text=f"{value:,}", sort=float(value))
 
 
 def scientific_cell(value: float) -> Cell:
-    """A cell of a value whose magnitude is what matters."""
+    """Make a cell of a value whose magnitude matters."""
     return Cell(text=scientific(value), sort=float(value))
 
 
 def mib_cell(size_bytes: int | None) -> Cell:
-    """A cell of bytes in MiB."""
+    """Make a cell of bytes in MiB."""
     return number_cell(None if size_bytes is None else size_bytes / MIB)
 
 
 def estimate_cell(estimate: Estimate | None) -> Cell:
-    """A cell of a median with its interval."""
+    """Make a cell of a median with its interval."""
     if estimate is None:
         return NOTHING
     return Cell(text=significant(estimate.value), detail=interval_text(estimate), sort=estimate.value)
 
 
 def interval_text(estimate: Estimate) -> str:
-    """The interval, in digits enough to tell its ends apart; a single sample has none, and the text says so."""
+    """Format the interval with enough digits to distinguish its ends; "1 sample" when there is no interval."""
     if estimate.low is None or estimate.high is None:
         return "1 sample"
     for digits in (3, 4, 5):
@@ -91,7 +91,7 @@ def interval_text(estimate: Estimate) -> str:
 
 
 def text_cell(value: object | None, **options: Any) -> Cell:
-    """A cell of text that sorts by itself."""
+    """Make a cell of text that sorts by itself; None and "" are an empty cell."""
     if value is None or value == "":
         return NOTHING
     text = plain(value)
@@ -99,11 +99,11 @@ def text_cell(value: object | None, **options: Any) -> Cell:
 
 
 def yes_no_cell(value: bool, *, good: bool | None = None) -> Cell:
-    """A cell of yes or no; `good` is the answer that is as it should be, None when either is."""
+    """Make a cell of yes or no; `good` is the desired answer, None when either is fine."""
     tone: Tone = "plain" if good is None else ("good" if value == good else "bad")
     return Cell(text="yes" if value else "no", sort="yes" if value else "no", tone=tone)
 
 
 def mapping_text(mapping: Mapping[str, object]) -> str:
-    """Settings or versions as `name=value` pairs, in the order of the names."""
+    """Format settings or versions as `name=value` pairs, sorted by name."""
     return ", ".join(f"{key}={value}" for key, value in sorted(mapping.items()))

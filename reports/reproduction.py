@@ -1,6 +1,6 @@
-"""How to measure the same again: the recorded cases as a suite file, and the commands that run it.
+"""Reproduction of a report: the recorded cases as a suite file, and the commands that run it.
 
-What `arvbench run` was given (models, settings, device, weights) is in the recorded cases: the suite needs no options.
+The recorded cases hold all options of `arvbench run` (models, settings, device, weights): the suite needs none.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from arvbench.results.schema import CaseConfig, Record
 
 SUITE_FILE = "reproduce.yaml"
 SUITE_NAME = "reproduce"
-"""A name of its own: the run gets its own folder, where nothing is recorded yet."""
+"""Name of the suite, and so of the run's folder, where nothing is recorded yet."""
 
 
 def reproduction_suite(records: Sequence[Record]) -> str:
-    """YAML of a suite with the recorded cases, each once, without the fields that are at their defaults.
+    """Write the recorded cases as the YAML of a suite, each once, without fields that are at their defaults.
 
-    The text is printable ASCII, and whatever a record holds stays one scalar in it.
+    The text is printable ASCII, and each value of a record stays one scalar.
     """
     suites = ", ".join(dict.fromkeys(record.suite for record in records))
     cases = [_entry(record.case) for record in records]
@@ -36,9 +36,9 @@ def reproduction_suite(records: Sequence[Record]) -> str:
 
 
 def _entry(case: CaseConfig) -> dict[str, Any]:
-    """A case as an entry of a suite, where a model is a pattern: its own name must match nothing else.
+    """Write a case as an entry of a suite, whose models are patterns: the name is escaped to match itself alone.
 
-    With a recipe, a field at its default may be a change of the recipe: all that one can decide is written.
+    With a recipe, a field at its default may be a change of the recipe: every field that a recipe can set is written.
     """
     entry = case.model_dump(exclude_defaults=True) | {"model": glob.escape(case.model)}
     if case.recipe is not None:
@@ -47,7 +47,7 @@ def _entry(case: CaseConfig) -> dict[str, Any]:
 
 
 def reproduction_commands(records: Sequence[Record]) -> tuple[str, ...]:
-    """The commands that run the suite, saved as SUITE_FILE, with the same code where one commit is known for all."""
+    """List the commands that run the suite, saved as SUITE_FILE; first a checkout when all records name one commit."""
     commits = {record.environment.git_commit for record in records}
     checkout = [f"git checkout {shlex.quote(plain(commit))}" for commit in commits if commit and len(commits) == 1]
     return (*checkout, f"arvbench run {SUITE_FILE}")

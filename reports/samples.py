@@ -1,4 +1,4 @@
-"""Pictures of generated images: read beside the records, checked, and put into the page as data.
+"""Pictures of generated images: read beside the records, checked, and embedded in the page.
 
 A record is untrusted: its picture must lie in the folder of the records file, have the recorded sha256, and be a PNG.
 """
@@ -15,12 +15,12 @@ from arvbench.results.schema import SampleSheet
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_BYTES = 32 * 2**20
-"""Largest picture that is put into a page."""
+"""Largest picture that is embedded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplePicture:
-    """The sample sheet of one case: its data, or why it is not shown."""
+    """Sample sheet of one case: its data, or the problem that prevents showing it."""
 
     case: str
     classes: tuple[int, ...]
@@ -32,7 +32,7 @@ class SamplePicture:
 
 
 def load_picture(sheet: SampleSheet, *, folder: Path, case: str, marks: tuple[str, ...]) -> SamplePicture:
-    """Read the picture of `sheet` from `folder`, where its records file is; never raises for a bad picture."""
+    """Read the picture of `sheet` from `folder`, where its records file is; a bad picture becomes a `problem`."""
     data, problem = _read(sheet, folder)
     return SamplePicture(
         case=case,
@@ -46,7 +46,7 @@ def load_picture(sheet: SampleSheet, *, folder: Path, case: str, marks: tuple[st
 
 
 def _read(sheet: SampleSheet, folder: Path) -> tuple[bytes | None, str]:
-    """The picture's bytes, or None and the reason."""
+    """Return the picture's bytes, or None and the problem."""
     shown = plain(sheet.path)
     root = folder.resolve()
     try:

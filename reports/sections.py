@@ -1,4 +1,4 @@
-"""Sections of a report in their order: what HTML and Markdown show.
+"""Sections of a report, in the order of HTML and Markdown.
 
 To add a table, write a function of the records in `reports/tables/` and name it in a section below. To add a figure,
 write a file in `reports/figures/` and add `Figure("name", module.draw)`. To add a section, add an entry.
@@ -32,7 +32,7 @@ from arvbench.results.schema import Failed, Record
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure and the function that draws it."""
+    """Part that draws a figure."""
 
     name: str
     """Letters, digits and hyphens; the figure's id on the page is "figure-<name>"."""
@@ -41,17 +41,17 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class SampleSheets:
-    """Pictures of the samples, which lie beside the records."""
+    """Part that shows the pictures of samples that lie beside the records."""
 
 
 BlocksOf = Callable[[Sequence[Record]], Block | Sequence[Block]]
-"""Makes blocks from records; an empty table is left out."""
+"""Function that makes blocks from records; empty tables are left out."""
 Part = Text | Terms | Figure | SampleSheets | BlocksOf
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and the parts below it; left out where the records have nothing but texts for it."""
+    """Heading and its parts; left out when the parts give only texts for the records."""
 
     heading: str
     parts: tuple[Part, ...]

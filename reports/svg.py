@@ -1,4 +1,4 @@
-"""A matplotlib figure as inline SVG: no outside reference, no clash of ids, colours that follow the page.
+"""Inline SVG of matplotlib figures: no outside reference, no clash of ids, colours that follow the page.
 
 The bytes depend on the figure alone: no date, no random ids.
 """
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _HASHED_ID = re.compile(r"[a-z][0-9a-f]{10}")
 _COLOR = re.compile("|".join(CSS_VARIABLES))
-# Matplotlib's only style sheet: inline it would hold for the whole page, whose own sheet has the same rule for figures.
+# Inline, matplotlib's style sheet would apply to the whole page, whose own sheet already has its one rule.
 _DROPPED = ("metadata", "style")
 
 
 Draw = Callable[[Sequence[Record]], Drawing | None]
-"""Draws a figure; None when the records hold nothing for it."""
+"""Function that draws a figure; None when the records hold nothing for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InlineFigure:
-    """One figure, ready for the page."""
+    """Figure that is ready for the page."""
 
     name: str
     title: str
@@ -78,10 +78,10 @@ def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:
 
 
 def _number_ids(root: ElementTree.Element) -> None:
-    """Number matplotlib's hashed ids as they come up.
+    """Replace matplotlib's hashed ids by numbers in order of appearance.
 
-    They are hashes of coordinates, whose last bits the layout solver does not settle from one call to the next; the
-    coordinates as written are rounded and stay the same.
+    They hash coordinates, whose last bits vary between calls of the layout solver; the written, rounded coordinates
+    do not.
     """
     hashes = [name for element in root.iter() if _HASHED_ID.fullmatch(name := element.get("id", ""))]
     numbers = {name: f"{name[0]}{number}" for number, name in enumerate(hashes, start=1)}
@@ -97,7 +97,7 @@ def _number_ids(root: ElementTree.Element) -> None:
 
 @contextmanager
 def _style(name: str) -> Iterator[None]:
-    """Matplotlib's defaults with the report's settings, whatever the user's own style is."""
+    """Apply matplotlib's defaults and the report's settings, regardless of the user's style."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -108,7 +108,7 @@ def _style(name: str) -> Iterator[None]:
 
 
 def _clean(element: ElementTree.Element, *, prefix: str) -> None:
-    """Drop namespaces, metadata and style sheets; make ids and references distinct, and colours variables."""
+    """Drop namespaces, metadata and style sheets; prefix ids and references; turn colours into variables."""
     element.tag = _local(element.tag)
     for child in list(element):
         if _local(child.tag) in _DROPPED:
@@ -116,7 +116,7 @@ def _clean(element: ElementTree.Element, *, prefix: str) -> None:
         else:
             _clean(child, prefix=prefix)
     attributes = {_local(key): value for key, value in element.attrib.items()}
-    # Colours stand in `style`, but for those of hatches; a variable is sure to work only in `style`.
+    # Hatches have their colours outside `style`, the one place where a variable surely works.
     colors = [f"{key}: {attributes.pop(key)}" for key in ("fill", "stroke") if attributes.get(key) in CSS_VARIABLES]
     if colors:
         attributes["style"] = "; ".join([*colors, *filter(None, [attributes.get("style")])])
@@ -135,5 +135,5 @@ def _clean_value(key: str, value: str, prefix: str) -> str:
 
 
 def _local(name: str) -> str:
-    """A tag or attribute without its namespace."""
+    """Strip the namespace of a tag or attribute."""
     return name.rpartition("}")[2]

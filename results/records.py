@@ -1,7 +1,7 @@
-"""Reading record files: one JSON object per line, as `arvbench run` writes them.
+"""Reader of records files: one JSON object per line, as `arvbench run` writes them.
 
-A run that was killed may leave its last line cut; a disk or an editor may damage others. Every good line is kept, and
-every bad one is told with its number and the reason.
+A killed run may leave its last line cut; a disk or an editor may damage others. Good lines are read, and each bad one
+is reported with its number and the reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RECORDS_NAME = "records.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DamagedLine:
-    """A line that holds no valid record."""
+    """Line without a valid record."""
 
     path: Path
     number: int
@@ -35,7 +35,7 @@ class DamagedLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsFile:
-    """What one records file holds."""
+    """Content of one records file."""
 
     path: Path
     records: tuple[Record, ...]
@@ -51,8 +51,8 @@ class RecordsFile:
 def read_records(path: Path) -> RecordsFile:
     """Read a records file, or the records.jsonl of a run folder; damaged lines are skipped and reported.
 
-    An empty file is a run that has finished no case yet and gives no records. Raises UserError when there is no such
-    file, or when it cannot be read.
+    An empty file, from a run that has not finished a case yet, gives no records. Raises UserError when the file does
+    not exist or cannot be read.
     """
     path = _records_path(path)
     try:
@@ -74,10 +74,10 @@ def read_records(path: Path) -> RecordsFile:
 
 
 def newest_of_each_case(records: Iterable[Record]) -> tuple[Record, ...]:
-    """Of the records of one case on one processor the one that was started last, in the order of the cases.
+    """Select the record that was started last for each case and processor, in the order of the cases.
 
-    The name of a case says neither which weights it loads nor how many threads it takes: records that differ in these
-    are different cases. Of equal times the later record counts.
+    The name of a case tells neither its weights nor its threads: records that differ in these are different cases.
+    Of records with equal times, the later one in the file counts.
     """
     newest: dict[tuple[object, ...], Record] = {}
     for record in records:
@@ -91,12 +91,12 @@ def newest_of_each_case(records: Iterable[Record]) -> tuple[Record, ...]:
 
 
 def in_utc(moment: datetime) -> datetime:
-    """The moment in UTC; a time without a zone is taken as UTC."""
+    """Convert to UTC; a time without a zone is taken as UTC."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _records_path(path: Path) -> Path:
-    """The records file that `path` means, or UserError."""
+    """Return the records file of a run folder, or `path` itself; UserError when it does not exist."""
     if path.is_dir():
         inside = path / RECORDS_NAME
         if not inside.is_file():
@@ -108,7 +108,7 @@ def _records_path(path: Path) -> Path:
 
 
 def _reason(error: ValidationError, *, cut: bool) -> str:
-    """One line that says what is wrong. `cut`: the line has no newline at its end."""
+    """Describe the first error on one line. `cut`: the line has no newline at its end."""
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return "cut in mid-line (the run was interrupted while writing)" if cut else "not JSON"

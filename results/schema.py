@@ -1,7 +1,7 @@
 """The record of one case: one line of JSON, written once and never edited.
 
-A record keeps raw samples and where they were taken. Medians, intervals and speedups are made in `reports/`, where
-they can be made again.
+A record keeps raw samples and their environment. Medians, intervals and rates are computed from it in
+`results/statistics.py`, and can be computed again.
 
 Units    _ns nanoseconds, _bytes bytes, _px pixels, _mhz megahertz, _c degrees Celsius, _w watts
 Schema   1: first version. Raise SCHEMA_VERSION when a field changes its meaning, and say so here.
@@ -19,7 +19,7 @@ SCHEMA_VERSION: Final = 1
 
 
 class Status(StrEnum):
-    """How a case ended."""
+    """End of a case."""
 
     OK = "ok"
     INCORRECT = "incorrect"
@@ -35,7 +35,7 @@ class _Frozen(BaseModel):
 
 
 class QualityRequest(_Frozen):
-    """Which quality numbers to compute, on how many generated images."""
+    """Request for quality numbers of generated images."""
 
     protocols: tuple[str, ...] = Field(min_length=1)
     """Names in the protocol table, such as "adm-v1" or "digits-cnn"; one pass over the images serves all."""
@@ -43,24 +43,24 @@ class QualityRequest(_Frozen):
     """Name of a reference data set ("digits"), a reference file (.npz) or a folder of images."""
     images: int = Field(ge=2)
     metrics: tuple[str, ...] = ()
-    """Metrics of those protocols; empty means all that they have."""
+    """Metrics of those protocols; empty means all of them."""
     seed: int = 0
     """Run seed of the per-image noise."""
     labels: Literal["balanced", "balanced-shuffled", "uniform"] = "balanced"
-    """Classes of the images: as many of every class in order, the same shuffled by `seed`, or drawn by `seed`."""
+    """Classes of the images: equal counts in order, equal counts shuffled by `seed`, or drawn uniformly by `seed`."""
     resize: str | None = None
-    """Resize of the decoded image before it becomes bytes, such as "bicubic:256"; None evaluates it as it is."""
+    """Resize of the decoded image before it becomes bytes, such as "bicubic:256"; None evaluates it unresized."""
     bootstrap: int = Field(default=100, ge=0)
     """Replicates behind an interval; 0 for none, else at least 2."""
     workers: int = Field(default=1, ge=1)
-    """Processes that share the images, on CUDA one per device, on a CPU with one thread each; the numbers do not depend
+    """Processes that share the images: one per CUDA device, or with one thread each on a CPU; the numbers do not depend
     on it."""
 
     @model_validator(mode="before")
     @classmethod
     def _read_older_names(cls, given: Any) -> Any:
-        """Requests of before protocols had names say which extractor was used, always with torch-fidelity's metrics,
-        of which "prc" was precision and recall.
+        """Translate requests of older records: they name an extractor instead of protocols, and torch-fidelity's
+        "prc" for precision and recall.
         """
         if not isinstance(given, dict):
             return given
@@ -82,34 +82,34 @@ class CaseConfig(_Frozen):
     """"demo", "hub", "random:SEED" or a path."""
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """In half precision weights, activations and the residual stream are all of this type, but for the parts that the
-    family keeps in float32 (such as output head, quantizer, Mamba's decays, the token-grid models' tokenizer). VAR's
-    official code runs autocast over float32 weights instead.
+    """In half precision, weights, activations and the residual stream all have this type, except for parts that the
+    family keeps in float32 (output head, quantizer, Mamba's decays, the token-grid models' tokenizer). VAR's official
+    code runs autocast over float32 weights instead.
     """
     backend: str = "optimized"
     """Name in the table of backends (arvbench.kernels.backends)."""
     cache: str | None = None
-    """Cache policy; None leaves it to the backend (the record's `setup.cache_policy` says what it was)."""
+    """Cache policy; None leaves it to the backend, and the record's `setup.cache_policy` names it."""
     batch: int = Field(default=1, ge=1)
     recipe: str | None = None
     """Official recipe that the case began with, such as "official" (arvbench.harness.suites.recipes).
 
-    What the recipe decides is in the other fields, with every change of it: this name only says what to compare with.
+    The other fields hold the recipe's values, with every change of them: this name only serves to compare.
     """
     settings: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the model's official sampling settings."""
     repeats: int = Field(default=5, ge=1)
     """Timed calls, after warm-up."""
     max_warmup: int = Field(default=10, ge=1)
-    """Most warm-up calls before the times are taken as they are (and marked unsteady)."""
+    """Limit of warm-up calls; beyond it, times are taken and marked unsteady."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of torch; None takes the number of physical cores."""
     timeout_s: float = Field(default=1800, gt=0)
     memory_limit_bytes: int | None = Field(default=None, gt=0)
-    """Host memory (CPU) or device memory (CUDA) that the worker may take; None sets no limit."""
+    """Limit of the worker's host memory (CPU) or device memory (CUDA); None sets no limit."""
     quality: QualityRequest | None = None
     sample_sheet: int = Field(default=0, ge=0)
-    """Images per class to keep as a picture."""
+    """Images per class in the picture of samples; 0 makes no picture."""
 
 
 class StepPlan(_Frozen):
@@ -128,14 +128,14 @@ class StepPlan(_Frozen):
 
 
 class Setup(_Frozen):
-    """What really ran: identity of model and weights, and every choice that the program made."""
+    """Setup that ran: identity of model and weights, and every choice that the program made."""
 
     model: str
     family: str
     image_px: int
-    """Height of the images made."""
+    """Height of the images."""
     image_width_px: int | None = None
-    """None: the same."""
+    """None: equal to the height."""
     transformer_parameters: int
     tokenizer_parameters: int
     weights_source: str
@@ -145,20 +145,20 @@ class Setup(_Frozen):
     settings: dict[str, Any]
     """Complete sampling settings after overrides."""
     settings_source: str
-    """Where the official settings are stated."""
+    """Source of the official settings."""
     settings_deviations: dict[str, Any]
     """Overrides that differ from the official settings."""
     recipe: str | None = None
     """Official recipe that the case began with; None for a case without one."""
     recipe_deviations: dict[str, Any] = Field(default_factory=dict)
-    """Where the case leaves its recipe: key, such as "quality.labels" -> {"used": value, "official": value}."""
+    """Deviations from the recipe: key, such as "quality.labels" -> {"used": value, "official": value}."""
     recipe_notes: tuple[str, ...] = ()
-    """What differs from the official way whatever a case says, and what was taken for what is not stated."""
+    """Deviations that no setting can remove, and the defaults used where the source is silent."""
     cache_policy: str
     kernels: dict[str, str]
     """Operation -> implementation that ran ("torch" or "triton")."""
     attention: str
-    """Attention kernel that really ran, as the dispatcher named it."""
+    """Attention kernel that ran, as named by the dispatcher."""
     threads: int
     plan: tuple[StepPlan, ...]
     decode_flops: int
@@ -168,13 +168,13 @@ class Correctness(_Frozen):
     """Comparison made before any time is taken. A case that fails it has no speed."""
 
     judge: str
-    """What the case was compared with: "reference backend" or "teacher-forced pass"."""
+    """Standard of the comparison: "reference backend" or "teacher-forced pass"."""
     images: int
     max_abs_diff: float
     """Largest difference of guided logits on the judge's own token path."""
     tolerance: float
     equal_tokens: float
-    """Share of tokens that are equal when both draw from the same noise along the judge's path, 0..1."""
+    """Share of equal tokens when both draw from one noise along the judge's path, 0..1."""
     required_equal_tokens: float
     passed: bool
 
@@ -200,7 +200,7 @@ class WarmUp(_Frozen):
 
 
 class Memory(_Frozen):
-    """Memory by component. None means that this machine cannot tell."""
+    """Memory by component; None is unknown on this machine."""
 
     weights_bytes: int
     cache_planned_bytes: int
@@ -209,9 +209,9 @@ class Memory(_Frozen):
     """Measured peak of the live cache."""
     cache_allocated_bytes: int
     tokens_peak_bytes: int | None
-    """Peak during the autoregressive loop above what was in use before the call (cache and activations)."""
+    """Peak during the autoregressive loop above the use before the call (cache and activations)."""
     decode_peak_bytes: int | None
-    """Peak during decode above what was in use before the call."""
+    """Peak during decode above the use before the call."""
     source: Literal["cuda-allocator", "process-rss"]
     peak_bytes: int | None
     """Peak of the allocator (CUDA) or of the process's resident set (CPU)."""
@@ -236,9 +236,9 @@ class Quality(_Frozen):
     metric: str
     value: float
     spread: float | None = None
-    """Standard deviation over splits or subsets, where the metric has them."""
+    """Standard deviation over splits or subsets; None for metrics without them."""
     interval: tuple[float, float] | None = None
-    """95 % interval, where one can be had."""
+    """95 % interval; None when it is unknown."""
     protocol: str
     """In words: protocol, extractor, reference and library."""
     protocol_name: str | None = None
@@ -247,18 +247,18 @@ class Quality(_Frozen):
     """Hash of everything that could change the number."""
     n_samples: int
     detail: dict[str, Any] = Field(default_factory=dict)
-    """What is worth knowing and does not change the number: clamped mass, values by class, parameters."""
+    """Details that do not change the number: clamped mass, values by class, parameters."""
     note: str = ""
 
 
 class Finding(_Frozen):
-    """Something about the samples or the reference that a reader of the numbers must know."""
+    """Remark on the samples or the reference that a reader of the numbers must know."""
 
     code: str
-    """Such as "few-samples" or "duplicates"."""
+    """Kind of finding, such as "few-samples" or "duplicates"."""
     severity: Literal["note", "warning"]
     text: str
-    """What was found, and what follows for which numbers."""
+    """Finding in words, and its consequence for the numbers."""
 
 
 class SampleSheet(_Frozen):
@@ -287,7 +287,7 @@ class Measured(_Frozen):
 
 
 class Incorrect(_Frozen):
-    """The backend disagrees with its judge: there is no speed to report."""
+    """Backend that disagrees with its judge: there is no speed to report."""
 
     status: Literal[Status.INCORRECT] = Status.INCORRECT
     setup: Setup
@@ -295,7 +295,7 @@ class Incorrect(_Frozen):
 
 
 class Failed(_Frozen):
-    """No numbers, and why."""
+    """Case without numbers, and the reason."""
 
     status: Literal[Status.OOM, Status.TIMEOUT, Status.ERROR, Status.UNSUPPORTED, Status.SKIPPED]
     reason: str
@@ -320,7 +320,7 @@ class Gpu(_Frozen):
 
 
 class Environment(_Frozen):
-    """Where and with what a case ran."""
+    """Machine and software that a case ran on."""
 
     arvbench_version: str
     source_sha256: str

@@ -1,8 +1,8 @@
-"""From raw samples to numbers: the one place where a report makes them.
+"""Statistics of raw samples: medians, intervals and rates of all reports.
 
 Definitions  median        of the raw samples of one scope
              interval      95 % percentile bootstrap interval of that median (seeded, so that it can be made again)
-             throughput    count divided by the median time; its interval is that of the median, mapped the same way
+             throughput    count divided by the median time; its interval is the median's, mapped likewise
 Units        _ns nanoseconds, _ms milliseconds, per second
 """
 
@@ -25,7 +25,7 @@ NS_PER_S = 1e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A value with its interval."""
+    """Value with its interval."""
 
     value: float
     low: float | None
@@ -34,13 +34,13 @@ class Estimate:
     samples: int
 
     def scaled(self, factor: float) -> Estimate:
-        """The same estimate in another unit; `factor` > 0."""
+        """Convert to another unit; `factor` > 0."""
         low = None if self.low is None else self.low * factor
         high = None if self.high is None else self.high * factor
         return Estimate(value=self.value * factor, low=low, high=high, samples=self.samples)
 
     def rate(self, count: float) -> Estimate | None:
-        """`count` divided by this time; None when the clock saw no time pass."""
+        """Divide `count` by this time; None when the clock saw no time pass."""
         if self.value <= 0 or (self.low is not None and self.low <= 0):
             return None
         low = None if self.high is None else count / self.high
@@ -51,7 +51,7 @@ class Estimate:
 def median_interval(
     samples: Sequence[float], *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Estimate:
-    """Median with its percentile bootstrap interval; the same samples always give the same interval.
+    """Return the median with its percentile bootstrap interval; equal samples give equal intervals.
 
     Raises ValueError when there are no samples.
     """
@@ -73,26 +73,26 @@ def _median_interval(samples: tuple[float, ...], confidence: float, resamples: i
 
 
 def find_timing(outcome: Measured, scope: str) -> Timing | None:
-    """The timing of `scope` that has samples, or None when it was not taken."""
+    """Return the timing of `scope` that has samples, or None when it was not taken."""
     return next((t for t in outcome.timings if t.scope == scope and t.samples_ns), None)
 
 
 def milliseconds(timing: Timing) -> Estimate:
-    """Time of one call (`timing.images` images) in ms."""
+    """Return the time of one call (`timing.images` images) in ms."""
     return median_interval(timing.samples_ns).scaled(1 / NS_PER_MS)
 
 
 def milliseconds_per_image(timing: Timing) -> Estimate | None:
-    """Time of one call divided by its images, in ms; None for a scope that counts no images."""
+    """Return the time of one call divided by its images, in ms; None for a scope that counts no images."""
     return milliseconds(timing).scaled(1 / timing.images) if timing.images > 0 else None
 
 
 def images_per_second(timing: Timing) -> Estimate | None:
-    """Images divided by the median time; None when the timing counts none."""
+    """Divide images by the median time; None when the timing counts none."""
     return median_interval(timing.samples_ns).scaled(1 / NS_PER_S).rate(timing.images) if timing.images > 0 else None
 
 
 def forward_rows_per_second(timing: Timing) -> Estimate | None:
-    """Transformer rows divided by the median time (guidance doubles rows); None for a scope that runs none."""
+    """Divide transformer rows by the median time (guidance doubles rows); None for a scope that runs none."""
     rows = timing.forward_rows
     return median_interval(timing.samples_ns).scaled(1 / NS_PER_S).rate(rows) if rows > 0 else None

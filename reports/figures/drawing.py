@@ -1,4 +1,4 @@
-"""What all figures share: the type they return, colours, panels and legends.
+"""Common parts of figures: their type, colours, panels and legends.
 
 Colours are written as hexadecimal and become CSS variables when the figure is put on the page (`arvbench.reports.svg`),
 so that one figure serves light and dark. Colour never carries meaning alone: lines differ in marker or dash as well.
@@ -78,18 +78,18 @@ _WIDE_LABEL = 46
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """A figure with the words that belong to it."""
+    """Figure with its words."""
 
     figure: Figure
     title: str
     caption: str
-    """How to read it: units, what is comparable."""
+    """Reading aid: units, and the comparisons that are allowed."""
     alt: str
-    """What it shows, for a reader who cannot see it."""
+    """Alternative text for readers who cannot see the figure."""
 
 
 def label(text: object, *, random: bool = False) -> str:
-    """A name that is safe as a label: one line, not too long, and not hidden (matplotlib drops a leading "_").
+    """Make a name safe as a label: one line, not too long, and not hidden (matplotlib drops labels with a leading "_").
 
     `random` marks a case whose weights are random.
     """
@@ -99,7 +99,7 @@ def label(text: object, *, random: bool = False) -> str:
 
 
 def panels(count: int, labels: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, two in a row when there are several, and room below for a legend of `labels`."""
+    """Make a figure with `count` panels, in rows of two when there are several, and room for a legend of `labels`."""
     from matplotlib.figure import Figure
 
     columns = 1 if count == 1 else 2
@@ -111,7 +111,7 @@ def panels(count: int, labels: Sequence[str]) -> tuple[Figure, list[Axes]]:
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """One legend for the whole figure, below it."""
+    """Put one legend below the figure."""
     figure.legend(handles, labels, loc="outside lower left", ncols=_legend_columns(labels))
 
 
@@ -121,7 +121,7 @@ def _legend_columns(labels: Sequence[str]) -> int:
 
 
 def listed(names: Iterable[str], limit: int = 8) -> str:
-    """Distinct names in one sentence, the first `limit` of them by name."""
+    """List distinct names in one sentence: the first `limit`, and the number of the others."""
     distinct = list(dict.fromkeys(names))
     more = len(distinct) - limit
     return ", ".join(distinct[:limit]) + (f" and {more} more" if more > 0 else "")

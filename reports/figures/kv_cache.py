@@ -1,4 +1,4 @@
-"""Cache after every step: the plan, the live bytes and the storage held, by policy.
+"""Cache after every step: planned bytes, live bytes and the storage held, by policy.
 
 Units    MiB 2**20 bytes, all layers and rows
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """What decides the plan: curves of one panel share it."""
+    """Inputs of the plan, common to the curves of a panel."""
 
     model: str
     dtype: str
@@ -35,21 +35,21 @@ class _Curve:
 
 
 def draw(records: Sequence[Record]) -> Drawing | None:
-    """One panel for each model, data type and batch; in it the curves of every policy."""
-    found: dict[_Panel, dict[_Curve, None]] = {}
+    """Draw one panel for each model, data type and batch, with the curves of every policy."""
+    curves_by_panel: dict[_Panel, dict[_Curve, None]] = {}
     for record, outcome in measured(records):
         if any(step.allocated_bytes or step.planned_bytes for step in outcome.cache):
             plan = tuple(step.planned_bytes for step in outcome.cache)
             panel = _Panel(model_of(record), record.case.dtype, record.case.batch, plan)
-            # Backends that keep the same bytes give the same curve: it is drawn once.
-            found.setdefault(panel, {})[_Curve(plain(outcome.setup.cache_policy), outcome.cache)] = None
-    if not found:
+            # Backends with equal bytes have equal curves: one is drawn.
+            curves_by_panel.setdefault(panel, {})[_Curve(plain(outcome.setup.cache_policy), outcome.cache)] = None
+    if not curves_by_panel:
         return None
-    policies = list(dict.fromkeys(curve.policy for curves in found.values() for curve in curves))
+    policies = list(dict.fromkeys(curve.policy for curves in curves_by_panel.values() for curve in curves))
     kinds = ["planned", *(f"{label(policy)}, {kind}" for policy in policies for kind in ("live", "allocated"))]
-    figure, axes = panels(len(found), kinds)
+    figure, axes = panels(len(curves_by_panel), kinds)
     handles: dict[str, Artist] = {}
-    for ax, (panel, curves) in zip(axes, found.items(), strict=True):
+    for ax, (panel, curves) in zip(axes, curves_by_panel.items(), strict=True):
         ax.set_title(f"{label(panel.model)}\n{panel.dtype}, batch {panel.batch}")
         ax.set_xlabel("Step (index)")
         ax.set_ylabel("Cache (MiB)")
@@ -76,13 +76,13 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         caption="Planned: from the schedule. Live: what is kept between steps: keys and values, or in M-VAR the "
         "mixers' state or history. Allocated: storage held for it. All layers and forward rows; 1 MiB is 1,048,576 "
         "bytes. Where live equals the plan, the dotted line lies on the solid one.",
-        alt=f"Line plot of cache size for each step. {_told(found)}.",
+        alt=f"Line plot of cache size for each step. {_peaks(curves_by_panel)}.",
     )
 
 
-def _told(found: dict[_Panel, dict[_Curve, None]]) -> str:
-    """The peaks of every curve in words."""
-    pairs = [(panel, curve) for panel, curves in found.items() for curve in curves]
+def _peaks(curves_by_panel: dict[_Panel, dict[_Curve, None]]) -> str:
+    """Describe the peaks of every curve in words."""
+    pairs = [(panel, curve) for panel, curves in curves_by_panel.items() for curve in curves]
     by_model = group_by(pairs, lambda pair: (pair[0].model, pair[0].batch, pair[1].policy))
     return listed(
         f"{model}, batch {batch}, policy {policy}: live peak "

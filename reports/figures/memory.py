@@ -1,4 +1,4 @@
-"""Memory by component: what is held during the token loop and during decode, as stacked bars.
+"""Memory by component during the token loop and during decode, as stacked bars.
 
 Units    MiB 2**20 bytes
 """
@@ -30,7 +30,7 @@ _BAR = 0.36
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Bars:
-    """The bars of one case, from top to bottom; each has the MiB of every component."""
+    """Bars of one case, from top to bottom; each has the MiB of every component."""
 
     name: str
     where: tuple[str, str]
@@ -38,7 +38,7 @@ class _Bars:
 
 
 def draw(records: Sequence[Record]) -> Drawing | None:
-    """Two bars for every case: the token loop and decode; one panel for each hardware, data type and source."""
+    """Draw two bars for every case, token loop and decode; one panel for each hardware, data type and source."""
     from matplotlib.figure import Figure
 
     cases = _cases(records)
@@ -58,14 +58,14 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         _draw_bars(ax, members)
         ax.invert_yaxis()
     legend(figure, [_swatch(number) for number in range(len(_COMPONENTS))], _COMPONENTS)
-    told = listed(f"{case.name}: {significant(max(map(sum, case.phases)))} MiB at most" for case in cases)
+    maxima = listed(f"{case.name}: {significant(max(map(sum, case.phases)))} MiB at most" for case in cases)
     return Drawing(
         figure=figure,
         title="Memory by component",
         caption="Upper bar of a case: the most that is held in the token loop; lower bar: in decode. Where the machine "
         "cannot tell working memory, the bar ends without it. A CUDA allocator's numbers and a process's resident set "
         "(RSS) never share a panel. 1 MiB is 1,048,576 bytes.",
-        alt=f"Stacked bars of memory in MiB. {told}.",
+        alt=f"Stacked bars of memory in MiB. {maxima}.",
     )
 
 
@@ -108,9 +108,9 @@ def _cases(records: Sequence[Record]) -> list[_Bars]:
 
 
 def _phases(memory: Memory) -> list[tuple[int, int, int, int]]:
-    """Bytes of each component in the token loop and, where it is known, in decode."""
+    """Return the bytes of each component in the token loop and, if known, in decode."""
     weights, cache = memory.weights_bytes, memory.cache_allocated_bytes
-    # Both peaks contain the cache; a process's resident set may have held the pages before the call.
+    # Both peaks contain the cache, but a process's resident set may have held its pages before the call: hence max().
     work = 0 if memory.tokens_peak_bytes is None else max(0, memory.tokens_peak_bytes - cache)
     phases = [(weights, cache, work, 0)]
     if memory.decode_peak_bytes is not None:

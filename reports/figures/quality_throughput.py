@@ -1,4 +1,4 @@
-"""FID against throughput. A panel holds one protocol id and one set of conditions: only those rows are alike.
+"""FID against throughput. A panel holds one protocol id and one set of conditions, since only those cases compare.
 
 Units    FID without unit, lower is better; throughput images per second, scope images
 """
@@ -36,7 +36,7 @@ class _Point:
 
 
 def draw(records: Sequence[Record]) -> Drawing | None:
-    """Scatter of every case that has both a FID and a throughput."""
+    """Draw a point for every case that has both a FID and a throughput."""
     points = _points(records)
     if not points:
         return None
@@ -58,13 +58,15 @@ def draw(records: Sequence[Record]) -> Drawing | None:
             0, _HEADROOM * max(value for point in members for value in (point.fid, *(point.interval or ()))) or 1
         )
     legend(figure, [handles[name] for name in names], labels)
-    told = listed(f"{p.name}: FID {significant(p.fid)} at {significant(p.throughput.value)} images/s" for p in points)
+    points_text = listed(
+        f"{p.name}: FID {significant(p.fid)} at {significant(p.throughput.value)} images/s" for p in points
+    )
     return Drawing(
         figure=figure,
         title="Quality against throughput",
         caption="Lower right is better. Whiskers: 95 % intervals, of FID where a record has one. Only cases with "
         "the same protocol id, hardware, data type and batch share a panel; cases with random weights have no quality.",
-        alt=f"Scatter plot of FID against images per second. {told}.",
+        alt=f"Scatter plot of FID against images per second. {points_text}.",
     )
 
 

@@ -45,7 +45,7 @@ class _Curve:
 
 
 def draw(records: Sequence[Record]) -> Drawing | None:
-    """One curve for every case with times of its steps."""
+    """Draw one curve for every case with times of its steps."""
     curves = _curves(records)
     if not curves:
         return None
@@ -61,7 +61,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
             handles[curve.number] = _draw_curve(ax, curve)
         ax.set_ylim(bottom=0)
     legend(figure, [handles[curve.number] for curve in curves], labels)
-    told = listed(
+    ends = listed(
         f"{name}: {len(curve.times)} steps, {significant(curve.times[0].value)} ms at the first, "
         f"{significant(curve.times[-1].value)} ms at the last"
         for name, curve in zip(labels, curves, strict=True)
@@ -71,7 +71,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         title="Latency of every step",
         caption="Median time of one call for the whole batch; the band is the 95 % interval. Each panel holds one "
         "hardware, data type and batch.",
-        alt=f"Line plot of milliseconds for each step. {told}.",
+        alt=f"Line plot of milliseconds for each step. {ends}.",
     )
 
 
@@ -101,7 +101,7 @@ def _curves(records: Sequence[Record]) -> list[_Curve]:
 
 
 def _name_steps(ax: Axes, curves: Sequence[_Curve]) -> None:
-    """Name the steps below the axis when all curves have the same ones and there is room, else number them."""
+    """Name the steps below the axis when all curves agree on them and there is room, else number them."""
     first = curves[0]
     ax.set_xlabel("Step (index)")
     alike = all(curve.step_names == first.step_names and curve.steps == first.steps for curve in curves)

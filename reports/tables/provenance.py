@@ -1,4 +1,4 @@
-"""Where a number comes from: correctness check, settings, weights and environment."""
+"""Provenance of the numbers: correctness check, settings, weights and environment."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ UNRECORDED = object()
 
 def deviations(setup: Setup) -> list[Deviation]:
     """List the deviations of one case: those from its recipe, then those from the settings of its model."""
-    found: dict[str, Deviation] = {}
+    by_name: dict[str, Deviation] = {}
     for key, pair in sorted(setup.recipe_deviations.items()):
         name = key.removeprefix("settings.")
         both = isinstance(pair, Mapping) and {"used", "official"} <= pair.keys()
-        found[name] = Deviation(name, pair["used"], pair["official"]) if both else Deviation(name, pair, UNRECORDED)
+        by_name[name] = Deviation(name, pair["used"], pair["official"]) if both else Deviation(name, pair, UNRECORDED)
     for name, value in sorted(setup.settings_deviations.items()):
-        found.setdefault(name, Deviation(name, value, UNRECORDED))
-    return list(found.values())
+        by_name.setdefault(name, Deviation(name, value, UNRECORDED))
+    return list(by_name.values())
 
 
 class _CaseDeviation(NamedTuple):
@@ -175,7 +175,7 @@ _FACT_COLUMNS: tuple[Column[_Fact], ...] = (
 
 
 def environment_tables(records: Sequence[Record]) -> list[Table]:
-    """One table for each environment that cases ran in, all of its fields; clocks and the like as the range seen."""
+    """One table for each environment, with all of its fields; momentary readings, such as clocks, become ranges."""
     names = case_names(records)
     groups = group_by(records, lambda record: _lasting(record.environment))
     tables: list[Table] = []
@@ -188,7 +188,7 @@ def environment_tables(records: Sequence[Record]) -> list[Table]:
 
 
 def _lasting(environment: Environment) -> str:
-    """The environment without what changes from minute to minute on one machine."""
+    """Serialise an environment without readings that change from minute to minute on one machine."""
     momentary = {"sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w", "throttle_reasons"}
     return environment.model_dump_json(exclude={"gpu": momentary})
 
@@ -231,7 +231,7 @@ def _gpu_facts(readings: Sequence[Gpu]) -> list[_Fact]:
 
 
 def _span(values: Sequence[float | None], unit: str) -> str | None:
-    """Smallest to largest of the known values."""
+    """Format the range of the known values; None when there are none."""
     known = [value for value in values if value is not None]
     if not known:
         return None

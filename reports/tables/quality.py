@@ -30,7 +30,7 @@ def value_text(quality: Quality) -> str:
 
 
 def interval_text(quality: Quality) -> str:
-    """The 95 % interval, in digits enough to tell its ends apart; "" where there is none."""
+    """Format the 95 % interval with enough digits to distinguish its ends; "" for None."""
     if quality.interval is None:
         return ""
     for digits in range(_DIGITS, _DIGITS + 3):
@@ -45,7 +45,7 @@ def quality_key(quality: Quality) -> QualityKey:
 
 
 def quality_keys(records: Sequence[Record], only: Collection[str] = ()) -> list[QualityKey]:
-    """Every (metric, protocol id) in the records: known metrics first, then in the order of first use.
+    """List every (metric, protocol id) in the records: known metrics first, then in the order of first use.
 
     `only` keeps these metrics; empty keeps all.
     """
@@ -78,7 +78,7 @@ def _quality_column(key: QualityKey, protocol: str, with_count: bool) -> Column[
 
 
 def protocol_names(records: Sequence[Record]) -> dict[str, str]:
-    """Protocol id -> name and id of the protocol; the id alone where a record does not say the name."""
+    """Map protocol ids to "name id"; to the id alone when a record does not name the protocol."""
     names: dict[str, str] = {}
     for _, outcome in measured(records):
         for quality in outcome.quality:

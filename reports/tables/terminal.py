@@ -1,4 +1,4 @@
-"""The result table that `arvbench run` prints when it ends."""
+"""Result table that `arvbench run` prints at its end."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _NAME_WIDTH = 40
 _MOST_QUALITY = 4
 """Columns of quality that leave room for the names of the cases."""
 _ID_DIGITS = 6
-"""Of a protocol id in a heading; the whole id stands below the table."""
+"""Length of a protocol id in a heading; the whole id stands below the table."""
 _INTERVAL = re.compile(r"\[[^]]+\]")
-"""How the detail of a quality number with an interval begins."""
+"""Beginning of the detail of a quality number with an interval."""
 
 
 def terminal_table(records: Sequence[Record]) -> RichTable:
-    """The headline numbers as a Rich table; what all cases share is in its title, reasons and protocols stand below.
+    """Make a Rich table of the headline numbers, with common words in its title, and reasons and protocols below.
 
     Names are plain text: Rich markup and control characters in them do nothing.
     """
@@ -87,19 +87,19 @@ def _columns(records: Sequence[Record], names: dict[str, str]) -> list[Column[Re
 
 
 def _protocol_notes(records: Sequence[Record]) -> dict[QualityKey, str]:
-    """What tells the columns of one metric apart: nothing where there is one, names of protocols, or ids as well."""
+    """Notes that distinguish the columns of a metric: "" for a single one, else protocol names, with ids if needed."""
     notes: dict[QualityKey, str] = {}
     for keys in group_by(_shown_keys(records), lambda key: key[0]).values():
         names = [protocol_names(records)[protocol_id].rpartition(" ")[0] for _, protocol_id in keys]
         ids = [plain(protocol_id)[:_ID_DIGITS] for _, protocol_id in keys]
         alone = all(names) and len(set(names)) == len(names)
-        told_apart = names if alone else [f"{name} {short}" for name, short in zip(names, ids, strict=True)]
-        notes |= {key: note if len(keys) > 1 else "" for key, note in zip(keys, told_apart, strict=True)}
+        distinct = names if alone else [f"{name} {short}" for name, short in zip(names, ids, strict=True)]
+        notes |= {key: note if len(keys) > 1 else "" for key, note in zip(keys, distinct, strict=True)}
     return notes
 
 
 def _without_shared_words(names: dict[str, str]) -> tuple[dict[str, str], str]:
-    """Names without the words that all of them have, and those words; a single name stays whole."""
+    """Return names without their common words, and those words; a single name stays whole."""
     words = {record_id: name.split() for record_id, name in names.items()}
     first = next(iter(words.values()), [])
     shared = [word for word in first if all(word in other for other in words.values())]
@@ -120,7 +120,7 @@ def _reasons(records: Sequence[Record], names: dict[str, str]) -> list[str]:
 
 
 def _recipe_changes(records: Sequence[Record], names: dict[str, str]) -> list[str]:
-    """Where cases leave their recipes."""
+    """Deviations of cases from their recipes."""
     remarks = []
     for record, setup in prepared(records):
         if setup.recipe is None or not setup.recipe_deviations:
@@ -134,7 +134,7 @@ def _recipe_changes(records: Sequence[Record], names: dict[str, str]) -> list[st
 
 
 def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
-    """What a reader of the quality numbers must know."""
+    """Warnings about the samples behind the quality numbers."""
     return [
         f"{names[record.record_id]}: warning: {shorten(finding.text, _REASON_LENGTH)}"
         for record, outcome in measured(records)
@@ -145,9 +145,9 @@ def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
 
 def _protocols(records: Sequence[Record]) -> list[str]:
     protocols, shown = protocol_names(records), _shown_keys(records)
-    told = [f"{metric_label(metric)}: protocol {protocols[protocol_id]}" for metric, protocol_id in shown]
+    lines = [f"{metric_label(metric)}: protocol {protocols[protocol_id]}" for metric, protocol_id in shown]
     more = len(quality_keys(records)) - len(shown)
-    return [*told, f"{more} more quality column{'s' if more > 1 else ''} in the report"] if more else told
+    return [*lines, f"{more} more quality column{'s' if more > 1 else ''} in the report"] if more else lines
 
 
 def _shown_keys(records: Sequence[Record]) -> list[QualityKey]:
@@ -155,8 +155,8 @@ def _shown_keys(records: Sequence[Record]) -> list[QualityKey]:
 
 
 def _cell_text(cell: Cell, *, numeric: bool) -> Text:
-    """A cell with its flags below it; beside numbers there is room for a flag's first word, and for a metric's interval
-    end by end.
+    """Write a cell with its flags below it; beside numbers there is room for the first word of a flag, and for an
+    interval on two lines.
     """
     from rich.text import Text
 

@@ -7,18 +7,17 @@ import re
 import numpy as np
 import pytest
 import records as make
-from rich.console import Console
+from report_text import column, in_terminal
 
 from arvbench.reports.content import make_report
 from arvbench.reports.html import to_html
 from arvbench.reports.markdown import to_markdown
 from arvbench.reports.sections import FIGURES
 from arvbench.reports.svg import draw_figure
-from arvbench.reports.table import NOTHING, Cell, Table
+from arvbench.reports.table import NOTHING
 from arvbench.reports.tables.provenance import deviations_table, recipes_table
 from arvbench.reports.tables.quality import findings_table, interval_text, protocols_table, quality_table, value_text
 from arvbench.reports.tables.results import results_table
-from arvbench.reports.tables.terminal import terminal_table
 from arvbench.results.records import RecordsFile
 from arvbench.results.schema import CaseConfig, Finding, Quality, QualityRequest, Record
 
@@ -33,22 +32,10 @@ def number(**changes: object) -> Quality:
     return Quality(**(fields | changes))
 
 
-def column(table: Table, label: str) -> list[Cell]:
-    (place,) = [i for i, c in enumerate(table.columns) if c.label == label]
-    return [row[place] for row in table.rows]
-
-
 def report_of(tmp_path, *records: Record) -> tuple[str, str]:
     """(page, Markdown)."""
     report = make_report([RecordsFile(path=tmp_path / "records.jsonl", records=records, damaged_lines=())])
     return to_html(report), to_markdown(report)
-
-
-def in_terminal(*records: Record, width: int = 120) -> str:
-    console = Console(width=width)
-    with console.capture() as capture:
-        console.print(terminal_table(records))
-    return capture.get()
 
 
 @pytest.mark.parametrize(

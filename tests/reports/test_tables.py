@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import records as make
-from rich.console import Console
+from report_text import column, in_terminal
 
 from arvbench.reports.table import Cell, Column, Table, make_table
 from arvbench.reports.tables.measures import cache_table, memory_table, scopes_table, step_tables
@@ -18,14 +18,8 @@ from arvbench.reports.tables.provenance import (
 )
 from arvbench.reports.tables.quality import quality_table
 from arvbench.reports.tables.results import failures_table, results_table
-from arvbench.reports.tables.terminal import terminal_table
 from arvbench.results.schema import Memory, Record, Status
 from arvbench.results.statistics import images_per_second
-
-
-def column(table: Table, label: str) -> list[Cell]:
-    (place,) = [i for i, c in enumerate(table.columns) if c.label == label]
-    return [row[place] for row in table.rows]
 
 
 def test_every_case_has_a_row_whatever_its_status(records: list[Record]) -> None:
@@ -199,15 +193,8 @@ def test_empty_columns_are_left_out_but_the_first() -> None:
     assert [c.label for c in table.columns] == ["a", "c"]
 
 
-def rendered(records: list[Record], width: int) -> str:
-    console = Console(width=width, color_system="truecolor", force_terminal=True)
-    with console.capture() as capture:
-        console.print(terminal_table(records))
-    return capture.get()
-
-
 def test_the_terminal_shows_every_case_its_number_and_its_reason(records: list[Record]) -> None:
-    text = rendered(records, 160)
+    text = in_terminal(*records, width=160, color=True)
     assert all(record.status.value in text for record in records)
     assert "out of memory: needs 9.1 GiB" in text
     for record in records:
@@ -223,7 +210,7 @@ def test_a_narrow_terminal_cuts_neither_numbers_nor_words(protocols: str, width:
         make.record("demo/var", number=i, weights="demo", quality=make.quality_numbers(rng, protocol))
         for i, protocol in enumerate(protocols)
     ]
-    text = re.sub(r"\x1b\[[0-9;]*m", "", rendered(records, width))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", in_terminal(*records, width=width, color=True))
     table = results_table(records)
     shown = ("FID", "Label accuracy", "Throughput", "Cache peak")
     places = [i for i, c in enumerate(table.columns) if c.label in shown]
@@ -233,14 +220,14 @@ def test_a_narrow_terminal_cuts_neither_numbers_nor_words(protocols: str, width:
 
 
 def test_markup_and_escape_sequences_in_names_do_nothing_in_a_terminal() -> None:
-    text = rendered([make.record(case_id="[red]x[/]\x1b[2Jy")], 160)
+    text = in_terminal(make.record(case_id="[red]x[/]\x1b[2Jy"), width=160, color=True)
     assert "[red]x[/]" in text
     assert "\x1b[2J" not in text
 
 
 def test_what_all_cases_share_stands_once_in_the_title() -> None:
     records = [make.record("demo/var", number=i, batch=batch, weights="demo") for i, batch in enumerate((1, 16))]
-    title, *rest = rendered(records, 100).splitlines()
+    title, *rest = in_terminal(*records, width=100, color=True).splitlines()
     assert "demo/var" in title
     assert "demo/var" not in "".join(rest)
     assert "b16" in "".join(rest)
