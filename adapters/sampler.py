@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.cache import CACHE_POLICIES
-from arvbench.adapters.cache.policy import Cache
+from arvbench.adapters.cache.policy import Cache, Memory
 from arvbench.adapters.call import Observer, Samples, SamplingCall, SilentObserver
 from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.editing import KnownPixels, KnownTokens
@@ -32,6 +32,7 @@ from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import ContractError, UnknownName, UserError
+from arvbench.kernels.backends import backend_named
 from arvbench.kernels.dispatch import KernelSet, select
 
 NULL_LABEL = -1
@@ -122,7 +123,8 @@ class Sampler(ABC):
     Attributes
     spec      facts about the model
     weights   identity of the loaded weights
-    backend   "reference" (eager PyTorch, obviously right) or "optimized" (judged by the reference)
+    backend   name in arvbench.kernels.backends
+    official  True when the backend follows the official code even where it wastes work
     kernels   operation -> implementation ("torch" or "triton") that this sampler calls
     """
 
@@ -132,10 +134,12 @@ class Sampler(ABC):
     tokenizer_class: ClassVar[type[nn.Module]]
     keep_fp32: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Part -> names that stay in fp32 in any dtype (arvbench.adapters.common.precision)."""
-    cache_policies: ClassVar[tuple[str, ...]] = ("grow", "static")
-    """Names of the cache policies that the family can run with."""
-    default_cache: ClassVar[Mapping[str, str]] = {"reference": "grow", "optimized": "static"}
-    """Backend -> its cache policy unless a call names one; that of the reference is the official code's."""
+    memory: ClassVar[tuple[Memory, ...]] = ("keys and values",)
+    """Kinds of memory that the family runs with: every cache policy of one of these kinds."""
+    official_cache: ClassVar[str] = "grow"
+    """Default cache policy of backends that follow the official code."""
+    default_cache: ClassVar[str] = "static"
+    """Default cache policy of all other backends."""
     edits: ClassVar[bool] = False
     """True when the family can draw part of an image again, without training for it (`sample(known=...)`)."""
 
@@ -151,6 +155,7 @@ class Sampler(ABC):
     ) -> None:
         """Take the filled modules of `build_modules` and move them to `device` and `dtype`."""
         self.spec, self.weights, self.backend, self.device, self.dtype = spec, weights, backend, device, dtype
+        self.official = backend_named(backend).official
         self._modules = modules
         self._kernels = select(backend, device)
         self._schedules: dict[tuple[str, int, str], Schedule] = {}
@@ -216,16 +221,21 @@ class Sampler(ABC):
         """FLOPs of the tokenizer's decoder for one image."""
 
     @classmethod
+    def cache_policies(cls) -> tuple[str, ...]:
+        """Names of the cache policies that the family runs with, in the order of `memory`."""
+        return tuple(name for kind in cls.memory for name in CACHE_POLICIES if CACHE_POLICIES[name].memory == kind)
+
+    @classmethod
     def check_cache(cls, spec: ModelSpec, policy: str, settings: SamplingSettings) -> None:
         """Raise UnknownName or UserError for a cache policy that the family cannot run `settings` with."""
         if policy not in CACHE_POLICIES:
             raise UnknownName("cache policy", policy, CACHE_POLICIES)
-        if policy not in cls.cache_policies:
-            raise UserError(f"{spec.name} has no cache policy {policy!r}; it has: {', '.join(cls.cache_policies)}")
+        if policy not in (known := cls.cache_policies()):
+            raise UserError(f"{spec.name} has no cache policy {policy!r}; it has: {', '.join(known)}")
 
     def cache_policy(self, name: str | None, settings: SamplingSettings) -> str:
         """Return `name`, or the backend's own policy for None; errors as `check_cache`."""
-        policy = name or self.default_cache[self.backend]
+        policy = name or (self.official_cache if self.official else self.default_cache)
         self.check_cache(self.spec, policy, settings)
         return policy
 

@@ -1,4 +1,4 @@
-"""Cache policies: the table of names."""
+"""Cache policies by name. A policy needs its line here alone: it states the kind of memory that it holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CACHE_POLICIES: Registry[type[Cache]] = Registry(
         "grow": "arvbench.adapters.cache.grow:GrowCache",
         "static": "arvbench.adapters.cache.static:StaticCache",
         "none": "arvbench.adapters.cache.none:NoCache",
-        "state": "arvbench.adapters.mvar.state_cache:StateCache",
         "history": "arvbench.adapters.mvar.history_cache:HistoryCache",
+        "state": "arvbench.adapters.mvar.state_cache:StateCache",
     },
 )

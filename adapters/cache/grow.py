@@ -1,4 +1,4 @@
-"""The official way: concatenate at every step, so each layer's cache is copied every time it grows."""
+"""Concatenate at every step, as the official code does: a layer's cache is copied every time it grows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arvbench.adapters.cache.policy import CacheShape, KVCache
 
 
 class GrowCache(KVCache):
-    """Exactly as large as what it holds, at the cost of a copy per step (twice the layer's size for a moment)."""
+    """Storage of exactly the cached tokens, at the cost of a copy per step (twice the layer's size for a moment)."""
 
     policy = "grow"
 

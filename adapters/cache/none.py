@@ -8,9 +8,10 @@ from arvbench.adapters.cache.policy import KVCache
 
 
 class NoCache(KVCache):
-    """Keeps nothing: every step starts from an empty context."""
+    """Empty context at every step."""
 
     policy = "none"
+    memory = "nothing"
 
     def extend(self, layer: int, k_RHlD: Tensor, v_RHlD: Tensor) -> tuple[Tensor, Tensor]:
         return k_RHlD, v_RHlD
@@ -22,4 +23,4 @@ class NoCache(KVCache):
         return 0
 
     def reset(self) -> None:
-        """There is nothing to forget."""
+        """Do nothing: nothing is stored."""

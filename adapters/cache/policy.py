@@ -1,6 +1,7 @@
-"""What a model keeps of the tokens seen so far, passed in by the caller; models hold none themselves.
+"""Memory of the tokens seen so far, passed in by the caller; models hold none themselves.
 
-A policy is a named way to keep it: keys and values of attention (`KVCache`), or what a recurrent model carries.
+A policy is a named way to hold a kind of memory: keys and values of attention (`KVCache`), the state of a recurrence,
+or nothing. A family runs with every policy of its kinds.
 
 Shapes   R forward rows, H heads, l new tokens, T cached tokens, D head channels
 """
@@ -9,10 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+
+Memory = Literal["keys and values", "recurrent state", "nothing"]
+"""Kinds of memory. Policies of one kind give the model equal contents: they differ in cost, never in tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,21 +37,23 @@ class CacheShape:
 
 
 class Cache(ABC):
-    """What is kept per layer between the steps of one sampling call."""
+    """Memory per layer between the steps of one sampling call."""
 
     policy: ClassVar[str]
+    """Name in `CACHE_POLICIES`."""
+    memory: ClassVar[Memory]
 
     def __init__(self, shape: Any) -> None:
-        """`shape` is everything that decides the size, a frozen dataclass; equal shapes make caches exchangeable."""
+        """Allocate for `shape`, a frozen dataclass of all that decides the size; equal shapes are exchangeable."""
         self.shape = shape
 
     @abstractmethod
     def live_bytes(self) -> int:
-        """Bytes of what is kept now, all layers."""
+        """Bytes in use now, all layers."""
 
     @abstractmethod
     def allocated_bytes(self) -> int:
-        """Bytes of the storage held for it now, all layers."""
+        """Bytes of storage now, all layers."""
 
     @abstractmethod
     def reset(self) -> None:
@@ -57,6 +63,7 @@ class Cache(ABC):
 class KVCache(Cache):
     """Keys and values of the tokens seen so far, per layer."""
 
+    memory: ClassVar[Memory] = "keys and values"
     shape: CacheShape
 
     def __init__(self, shape: CacheShape) -> None:

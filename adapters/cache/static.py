@@ -1,4 +1,4 @@
-"""Preallocated once for the longest context, written in place: no copies, no allocator traffic."""
+"""Allocate once for the longest context and write in place: no copies, no allocator traffic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from arvbench.errors import ContractError
 
 
 class StaticCache(KVCache):
-    """One buffer of `capacity_tokens` for all layers; reading gives views of its filled part."""
+    """One buffer of `capacity_tokens` for all layers; `extend` returns views of its filled part."""
 
     policy = "static"
 

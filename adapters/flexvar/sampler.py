@@ -142,7 +142,7 @@ class FlexVarSampler(NextScaleSampler):
 
     def rows(self, settings: SamplingSettings, batch: int) -> int:
         conditional = 1 if cast(FlexVarSettings, settings).cfg_style == "constant" else 0
-        return batch if settings.cfg == conditional and self.backend == "optimized" else 2 * batch
+        return batch if settings.cfg == conditional and not self.official else 2 * batch
 
     def guide(self, logits_RlV: Tensor, scale: int, run: ScaleRun) -> Tensor:
         settings = cast(FlexVarSettings, run.call.settings)

@@ -36,7 +36,7 @@ from arvbench.adapters.hmar.refinement import (
 from arvbench.adapters.hmar.transformer import Hmar, HmarConfig
 from arvbench.adapters.next_scale.sampler import NextScaleSampler, ScaleDraw, ScaleRun
 from arvbench.adapters.next_scale.transformer import DEMO_SIZES, PATCH_NUMS_256
-from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec, Sampler
+from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec
 from arvbench.adapters.sampling import cfg_mix
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
@@ -64,8 +64,7 @@ class HmarSampler(NextScaleSampler):
 
     family: ClassVar = "hmar"
     transformer_class: ClassVar = Hmar
-    cache_policies: ClassVar = ("none", "grow", "static")
-    default_cache: ClassVar[Mapping[str, str]] = {"reference": "none", "optimized": "none"}
+    memory: ClassVar = ("nothing", "keys and values")
     keep_fp32: ClassVar = {
         "transformer": ("ns_head_nm", "ns_head", "mask_head_nm", "mask_head"),
         "tokenizer": ("quantize",),
@@ -117,8 +116,7 @@ class HmarSampler(NextScaleSampler):
             )
 
     def cache_policy(self, name: str | None, settings: SamplingSettings) -> str:
-        history = cast(HmarSettings, settings).kv_cache
-        return super().cache_policy(name or (Sampler.default_cache[self.backend] if history else None), settings)
+        return super().cache_policy(name or (None if cast(HmarSettings, settings).kv_cache else "none"), settings)
 
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
         config, steps = cast(HmarConfig, self.spec.transformer), list[Step]()

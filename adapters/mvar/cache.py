@@ -8,11 +8,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from arvbench.adapters.cache.policy import Cache
+from arvbench.adapters.cache.policy import Cache, Memory
 from arvbench.adapters.mvar.mamba2 import MambaConfig, MambaState
 
 Branch = Callable[[Tensor, MambaState | None], tuple[Tensor, MambaState]]
@@ -33,6 +34,7 @@ class RecurrentShape:
 class RecurrentCache(Cache):
     """Memory of earlier tokens for the mixer of every layer."""
 
+    memory: ClassVar[Memory] = "recurrent state"
     shape: RecurrentShape
 
     def __init__(self, shape: RecurrentShape) -> None:

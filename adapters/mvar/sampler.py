@@ -187,8 +187,9 @@ class MvarSampler(NextScaleSampler):
         "transformer": (*NextScaleSampler.keep_fp32["transformer"], "A_log", "dt_bias", "D", "norm"),
         "tokenizer": NextScaleSampler.keep_fp32["tokenizer"],
     }
-    cache_policies: ClassVar = ("history", "state")
-    default_cache: ClassVar[Mapping[str, str]] = {"reference": "history", "optimized": "state"}
+    memory: ClassVar = ("recurrent state",)
+    official_cache: ClassVar = "history"
+    default_cache: ClassVar = "state"
 
     @classmethod
     def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:

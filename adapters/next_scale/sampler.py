@@ -147,10 +147,10 @@ class NextScaleSampler(Sampler):
         return decode_flops(self.tokenizer_class, self.spec.tokenizer, self.sides(settings)[-1])
 
     def rows(self, settings: SamplingSettings, batch: int) -> int:
-        """Forward rows R. At strength 0 the unconditional ones never reach the logits; the reference computes them
-        regardless, as the official code does.
+        """Forward rows R. At strength 0 the unconditional ones never reach the logits, yet the official code computes
+        them.
         """
-        return batch if settings.cfg == 0 and self.backend == "optimized" else 2 * batch
+        return batch if settings.cfg == 0 and not self.official else 2 * batch
 
     def cache_shape(self, policy: str, settings: SamplingSettings, *, batch: int) -> Any:
         config: NextScaleConfig = self.spec.transformer

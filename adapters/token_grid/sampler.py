@@ -120,7 +120,7 @@ class TokenGridSampler(Sampler):
     # Official code keeps the tokenizer in fp32 when the transformer is cast.
     keep_fp32: ClassVar = {"tokenizer": ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")}
     # The official code preallocates too (in every call).
-    default_cache: ClassVar = {"reference": "static", "optimized": "static"}
+    official_cache: ClassVar = "static"
     transformer_class: ClassVar[type[Llama]] = Llama
     tokenizer_class: ClassVar[type[VqModel]] = VqModel
     draws_one_by_one: ClassVar[bool] = False

@@ -75,7 +75,7 @@ def model_rows() -> list[ModelRow]:
                 top_k=spec.settings.top_k,
                 top_p=spec.settings.top_p,
                 weights="demo" if spec.demo else checkpoint.transformer_file if checkpoint else "",
-                caches=spec.sampler.cache_policies,
+                caches=spec.sampler.cache_policies(),
                 edits=spec.sampler.edits,
             )
         )

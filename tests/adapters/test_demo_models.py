@@ -60,7 +60,7 @@ def test_every_cache_policy_and_backend_draws_the_tokens_of_the_reference(sample
     optimized = load_sampler(sampler.spec.name, weights="demo", backend="optimized")
     first_eight = range(8)
     for candidate in (sampler, optimized):
-        for policy in candidate.cache_policies:
+        for policy in candidate.cache_policies():
             if not runs_with(candidate, policy):
                 continue
             assert_same_images(draw(candidate, first_eight, policy), together, first_eight)
@@ -72,7 +72,7 @@ def runs_with(sampler, policy):
 
 
 def test_cache_bytes_equal_the_plan_at_every_step(sampler):
-    for policy in sampler.cache_policies:
+    for policy in sampler.cache_policies():
         if not runs_with(sampler, policy):
             continue
         settings = sampler.spec.settings

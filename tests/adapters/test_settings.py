@@ -45,7 +45,7 @@ def test_settings_of_another_kind_are_refused(sampler):
 def test_a_policy_that_the_family_does_not_have_gets_neither_cache_nor_plan(sampler, policy):
     settings = sampler.spec.settings
     hmar_switch = sampler.spec.family == "hmar" and policy in ("grow", "static")  # these need its setting kv_cache
-    if policy in sampler.cache_policies and not hmar_switch:
+    if policy in sampler.cache_policies() and not hmar_switch:
         assert sampler.make_cache(policy, settings, batch=1).policy == policy
         return
     kind = UnknownName if policy == "bogus" else UserError

@@ -111,7 +111,7 @@ def schedules() -> str:
     plans: dict[str, dict[str, Any]] = {}
     for name in (name for name, spec in MODELS.items() if spec.demo):
         sampler = load_sampler(name, weights="random:0")
-        for policy in sampler.cache_policies:
+        for policy in sampler.cache_policies():
             settings = sampler.spec.settings
             if policy in ("grow", "static") and hasattr(settings, "kv_cache"):
                 settings = settings.replace(kv_cache=True)

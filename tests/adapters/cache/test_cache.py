@@ -1,4 +1,4 @@
-"""What every KV-cache policy promises; a new policy is tested by its line in the table."""
+"""Promises of every KV-cache policy; a new policy is tested by its line in the table."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from arvbench.adapters.cache import CACHE_POLICIES
-from arvbench.adapters.cache.policy import CacheShape, KVCache
-from arvbench.errors import ContractError, UnknownName
+from arvbench.adapters.cache.policy import CacheShape
+from arvbench.adapters.cache.static import StaticCache
+from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.sampling import PerImageNoise
+from arvbench.errors import ContractError, UnknownName, UserError
 
 SHAPE = CacheShape(
     layers=2, rows=3, heads=2, head_dim=4, capacity_tokens=9, dtype=torch.float32, device=torch.device("cpu")
@@ -20,7 +23,7 @@ def kv(tokens: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return k, v
 
 
-KV_POLICIES = [name for name in sorted(CACHE_POLICIES) if issubclass(CACHE_POLICIES[name], KVCache) and name != "none"]
+KV_POLICIES = [name for name in sorted(CACHE_POLICIES) if CACHE_POLICIES[name].memory == "keys and values"]
 
 
 @pytest.fixture(params=KV_POLICIES)
@@ -76,6 +79,21 @@ def test_static_cache_refuses_more_than_its_capacity():
     cache.extend(0, *kv(9, seed=0))
     with pytest.raises(ContractError, match="10 tokens do not fit"):
         cache.extend(0, *kv(1, seed=1))
+
+
+class TwinCache(StaticCache):
+    policy = "twin"
+
+
+def test_a_line_in_the_table_makes_a_policy_known_to_every_family_of_its_memory():
+    var, mvar = (load_sampler(name, weights="random:0") for name in ("demo/var", "demo/mvar"))
+    with CACHE_POLICIES.scoped("twin", f"{__name__}:TwinCache"):
+        cache = var.make_cache("twin", var.spec.settings, batch=1)
+        samples = var.sample([1], var.spec.settings, noise=PerImageNoise(0, [0]), cache=cache)
+        with pytest.raises(UserError, match="demo/mvar has no cache policy 'twin'; it has: history, state"):
+            mvar.make_cache("twin", mvar.spec.settings, batch=1)
+    alone = var.sample([1], var.spec.settings, noise=PerImageNoise(0, [0]))
+    assert torch.equal(samples.images, alone.images)
 
 
 def test_an_unknown_policy_names_the_known_ones():
