@@ -182,11 +182,8 @@ def test_processes_that_come_at_once_and_leftovers_of_a_killed_one_are_no_strang
 
 def test_features_do_not_depend_on_the_threads_of_the_caller(wanted, direct):
     torch.set_num_threads(2)
-    try:
-        assert same(scan(Watched(), wanted), direct)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)
+    assert same(scan(Watched(), wanted), direct)
+    assert torch.get_num_threads() == 2
 
 
 def test_a_changed_preprocessing_or_source_is_another_task(wanted):

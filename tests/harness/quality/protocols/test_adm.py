@@ -34,7 +34,6 @@ def pictures(count: int, seed: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Samples as PNG files, the same as .npz, a reference as .npz of images, and weights."""
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("adm")
     samples, reference = pictures(SAMPLES, 0), pictures(REFERENCES, 1)
     (root / "png").mkdir()
