@@ -68,25 +68,25 @@ class ProtocolRun:
 
 def evaluate(
     source: ImageSource,
-    asked: EvaluationRequest,
+    request: EvaluationRequest,
     *,
     features: FeaturePass | None = None,
     recipe: Mapping[str, str] | None = None,
     listener: EventListener | None = None,
 ) -> Evaluation:
-    """Measure `source` under every protocol of `asked`.
+    """Measure `source` under every protocol of `request`.
 
     `features` loads the extractors and passes over the images; None does so on the CPU in this process. `recipe` holds
     the stated facts about the official samples of this model, for the detectors.
 
-    Raises UserError for what the caller can put right: unknown names, too few images, no reference, another resolution,
-    missing weights; a metric that was asked for by name is computed or is an error, never left out. Only when one of
-    several protocols fails on its features, those of the others are returned, and a finding "failed" says why.
+    Raises UserError for mistakes of the caller: unknown names, too few images, no reference, another resolution,
+    missing weights. A metric requested by name is computed or is an error, never left out. When only some of several
+    protocols fail on their features, the numbers of the others are returned, and a finding "failed" gives the reason.
     """
     tell: EventListener = listener or (lambda _event: None)
     features = features or FeaturePass()
-    chosen = choose_metrics(asked)
-    _check_before_reading(chosen, asked, source)
+    chosen = choose_metrics(request)
+    _check_before_reading(chosen, request, source)
     tell(Event(phase="extractors"))
     extractors = {
         name: features.extractor(name) for name in dict.fromkeys(protocol.extractor for protocol, _ in chosen)
@@ -97,36 +97,36 @@ def evaluate(
         ProtocolRun(protocol=protocol, metrics=metrics, extractor=extractors[protocol.extractor])
         for protocol, metrics in chosen
     ]
-    reference = _reference(runs, asked, source, features, tell)
-    runs, left_out = _without_impossible(runs, asked, source, reference)
+    reference = _reference(runs, request, source, features, tell)
+    runs, left_out = _without_impossible(runs, request, source, reference)
     scanned = features.scan(
         source, _sample_layers(runs), lambda done: tell(Event(phase="samples", done=done, total=source.count))
     )
-    measured, failed = _measure_all(runs, asked, source, scanned, reference, tell)
+    measured, failed = _measure_all(runs, request, source, scanned, reference, tell)
     evidence = _evidence(source, scanned, reference, measured, recipe, extractors.values())
     return Evaluation(numbers=tuple(evidence.numbers), findings=(*failed, *left_out, *find(evidence)))
 
 
-def choose_metrics(asked: EvaluationRequest) -> list[tuple[EvaluationProtocol, tuple[Metric, ...]]]:
+def choose_metrics(request: EvaluationRequest) -> list[tuple[EvaluationProtocol, tuple[Metric, ...]]]:
     """Return the protocols with their requested metrics, in order. Raises UnknownName, naming near misses."""
-    if not asked.protocols:
+    if not request.protocols:
         raise UserError(f"no protocol is named; known: {', '.join(PROTOCOLS)}")
-    protocols = [PROTOCOLS[name] for name in dict.fromkeys(asked.protocols)]
+    protocols = [PROTOCOLS[name] for name in dict.fromkeys(request.protocols)]
     known = dict.fromkeys(metric.name for protocol in protocols for metric in protocol.metrics)
-    for name in asked.metrics:
+    for name in request.metrics:
         if name not in known:
-            raise UnknownName(f"metric of {', '.join(dict.fromkeys(asked.protocols))}", name, known)
-    names = asked.metrics or known
+            raise UnknownName(f"metric of {', '.join(dict.fromkeys(request.protocols))}", name, known)
+    names = request.metrics or known
     chosen = [(protocol, tuple(m for m in protocol.metrics if m.name in names)) for protocol in protocols]
     if idle := [protocol.name for protocol, metrics in chosen if not metrics]:
-        raise UserError(f"protocol {idle[0]} has none of the metrics {', '.join(asked.metrics)}: leave it out")
+        raise UserError(f"protocol {idle[0]} has none of the metrics {', '.join(request.metrics)}: leave it out")
     return chosen
 
 
 def _check_before_reading(
-    chosen: Sequence[tuple[EvaluationProtocol, tuple[Metric, ...]]], asked: EvaluationRequest, source: ImageSource
+    chosen: Sequence[tuple[EvaluationProtocol, tuple[Metric, ...]]], request: EvaluationRequest, source: ImageSource
 ) -> None:
-    """Raise UserError or HostError for what can be known to fail before weights or images are read."""
+    """Raise UserError or HostError for failures that can be foreseen before weights or images are read."""
     pairs = [(protocol.name, metric) for protocol, metrics in chosen for metric in metrics]
     for protocol, metric in pairs:
         if source.count < metric.fewest and not metric.optional:
@@ -134,7 +134,7 @@ def _check_before_reading(
                 f"{metric.name} of {protocol} needs at least {metric.fewest} samples, {source.name} has {source.count}"
             )
     comparing = [f"{metric.name} of {protocol}" for protocol, metric in pairs if metric.reads is not None]
-    if comparing and asked.reference is None:
+    if comparing and request.reference is None:
         raise UserError(
             f"{comparing[0]} compares the samples with a reference: name one with --reference (a statistics file, "
             "images, or digits), or ask for metrics that need none"
@@ -146,22 +146,22 @@ def _check_before_reading(
 
 def _reference(
     runs: Sequence[ProtocolRun],
-    asked: EvaluationRequest,
+    request: EvaluationRequest,
     source: ImageSource,
     features: FeaturePass,
     tell: EventListener,
 ) -> Reference | None:
     """Load the reference with the layers that the metrics read; None when no metric reads one."""
-    if asked.reference is None:
+    if request.reference is None:
         return None
-    reference_files(asked.reference)  # a path that does not exist is an error even when no metric needs it
+    reference_files(request.reference)  # a path that does not exist is an error even when no metric needs it
     extractors = {run.extractor.name: run.extractor for run in runs}
     layers_of = reference_layers((run.extractor.name, run.metrics) for run in runs)
     if not layers_of:
         return None
     tell(Event(phase="reference"))
     reference = load_reference(
-        asked.reference,
+        request.reference,
         [(extractors[name], layers) for name, layers in layers_of.items()],
         features=features,
         progress=lambda done: tell(Event(phase="reference", done=done)),
@@ -181,7 +181,7 @@ def _reference(
 
 
 def _without_impossible(
-    runs: Sequence[ProtocolRun], asked: EvaluationRequest, source: ImageSource, reference: Reference | None
+    runs: Sequence[ProtocolRun], request: EvaluationRequest, source: ImageSource, reference: Reference | None
 ) -> tuple[list[ProtocolRun], list[Finding]]:
     """Leave out optional metrics that cannot be computed; one that was requested by name is an error instead."""
     possible: list[ProtocolRun] = []
@@ -193,7 +193,7 @@ def _without_impossible(
             name = f"{metric.name} of {run.protocol.name}"
             if reason is None:
                 metrics.append(metric)
-            elif metric.name in asked.metrics or len(run.metrics) == 1:
+            elif metric.name in request.metrics or len(run.metrics) == 1:
                 raise UserError(f"{metric.name if metric.name == run.protocol.name else name}: {reason}")
             else:
                 text = f"{name} is not computed: {reason}"
@@ -222,7 +222,7 @@ def _sample_layers(runs: Sequence[ProtocolRun]) -> LayerRequest:
 
 def _measure_all(
     runs: Sequence[ProtocolRun],
-    asked: EvaluationRequest,
+    request: EvaluationRequest,
     source: ImageSource,
     scanned: Scan,
     reference: Reference | None,
@@ -240,24 +240,22 @@ def _measure_all(
             labels_N=source.labels_N,
             balanced=source.provenance.labels.startswith("balanced"),
             reference_labels_M=None if reference is None else reference.labels_M,
-            options=asked.options,
+            options=request.options,
         )
         try:
             values = [(metric, metric.measure(inputs)) for metric in run.metrics]
-            measured += [
-                (_facts(metric, run), _quality(metric, value, run, source, reference)) for metric, value in values
-            ]
         except (UserError, HostError) as error:
             failures.append((run.protocol.name, error))
+            continue
+        for metric, value in values:
+            dims = run.extractor.layers[metric.layer]
+            facts = MetricFacts(protocol=run.protocol.name, metric=metric.name, dims=dims)
+            measured.append((facts, _quality(metric, value, run, source, reference)))
     if failures and not measured:
         raise failures[0][1]
     return measured, [
         Finding(code=FAILED, severity="warning", text=f"{name} has no numbers: {error}") for name, error in failures
     ]
-
-
-def _facts(metric: Metric, run: ProtocolRun) -> MetricFacts:
-    return MetricFacts(protocol=run.protocol.name, metric=metric.name, dims=run.extractor.layers[metric.layer])
 
 
 def _quality(
