@@ -4,7 +4,7 @@
     sampler = load_sampler("var-d16", weights="path/to/folder", backend="optimized")
     samples = sampler.sample([207, 980], sampler.spec.settings, noise=PerImageNoise(0, [0, 1]))
 
-`MODELS` lists what is known without importing torch.
+`MODELS` lists the known models without importing torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when something that needs it is asked for (PEP 562)."""
+    """Import torch on the first use of a name that needs it (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -1,4 +1,4 @@
-"""Floats and bytes of images: ranges, and the rules by which a float becomes a byte.
+"""Ranges of image floats, and the rules that round them to bytes.
 
 Shapes   B images, H W height and width
 Range    floats nominally in [0, 1]; bytes uint8 0..255
@@ -21,19 +21,19 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 def from_uint8(images: Tensor) -> Tensor:
-    """Turn images uint8 into float in [-1, 1], which `Sampler.encode` takes."""
+    """Map uint8 images to float in [-1, 1], the range of `Sampler.encode`."""
     return images.float().div(127.5).sub(1)
 
 
 def to_uint8(decoded: Tensor, rule: Uint8Rule | str) -> Tensor:
-    """Turn images float, nominally in [0, 1], into uint8 by the named rule; what lies outside is clamped.
+    """Round images float, nominally in [0, 1], to uint8 by the named rule; values outside are clamped.
 
     "truncate"    int(255 x), of VAR and M-VAR
     "round"       int(255 x + 0.5), of HMAR and FlexVAR (torchvision's save_image)
     "127.5x+128"  int(127.5 y + 128) of y = 2 x - 1 in [-1, 1], of LlamaGen, NAR and PAR
 
-    The last two are the same number; in fp32 they differ by one step where it lies within rounding (about 1e-5) of a
-    whole one, in about two of a million bytes. Raises UserError for another rule.
+    The last two are equal in exact arithmetic. In fp32 they differ by one where the number is within rounding (about
+    1e-5) of an integer: about two bytes in a million. Raises UserError for another rule.
     """
     x = decoded.float()
     match rule:

@@ -1,4 +1,4 @@
-"""The table of models: one line per model, imported when it is asked for.
+"""The table of models: one line per model, imported on first use.
 
 Other distributions add models through the entry-point group "arvbench.models"; each entry names a ModelSpec.
 """
@@ -61,7 +61,7 @@ _BUILT_IN = {
     "flexvar-d24": "arvbench.adapters.flexvar.sampler:FLEXVAR_D24",
 }
 
-# A built-in name wins over an entry point of the same name: nobody replaces a model silently.
+# A built-in name wins over an entry point of equal name, so that a model is never replaced silently.
 MODELS: Registry[ModelSpec] = Registry(
     "model", {point.name: point.value for point in entry_points(group="arvbench.models")} | _BUILT_IN
 )

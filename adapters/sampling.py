@@ -1,4 +1,4 @@
-"""From logits to tokens: guidance, top-k, top-p, and where the randomness comes from.
+"""From logits to tokens: guidance, top-k, top-p, and the sources of randomness.
 
 Shapes   B images, l tokens of one step, V codebook entries
 Range    logits natural-log; -inf marks a token that cannot be drawn
@@ -54,21 +54,21 @@ class Noise(Protocol):
     def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
         """Draw ids (B, l) int64 from softmax(logits).
 
-        `one_by_one`: the official code draws position by position, which decides the order of its random stream.
+        `one_by_one`: draw position by position, as some official code does; it decides the order of a random stream.
         """
         ...
 
     def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
-        """Positions (B, n) that a mask refinement draws again: those that the model chose, unless replayed."""
+        """Return the positions (B, n) that a mask refinement draws again: the model's choice, unless replayed."""
         ...
 
     def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
-        """Exp(1) variates in the shape and dtype of `like_BlV`, independent of the token draw of that step."""
+        """Draw Exp(1) variates in the shape and dtype of `like_BlV`, independent of the tokens of that step."""
         ...
 
 
 class UpstreamNoise:
-    """The random stream of the official repositories: one generator per call, consumed in their order.
+    """Random stream of the official repositories: one generator per call, consumed in their order.
 
     The stream depends on batch size, on the generator's device and on torch's build (the exponential generator): use it
     to replay official runs, and PerImageNoise to evaluate. Logits may be on another device than the generator.
@@ -97,11 +97,11 @@ class UpstreamNoise:
 
 
 class PerImageNoise:
-    """Counter-based noise: image i gets the same noise whatever the batch, the order or the number of workers.
+    """Counter-based noise: the noise of image i does not depend on batch, order or number of workers.
 
-    So it gets the same tokens, unless two of them are so close that the rounding of another batch size decides.
-    A token is drawn by inverting the cumulative distribution at one uniform number, a hash of (run_seed, image, step,
-    position); every device computes the same integers.
+    Neither do its tokens, unless the rounding of another batch size decides between two nearly equal ones. A token is
+    drawn by inverting the cumulative distribution at one uniform number, a hash of (run_seed, image, step, position),
+    whose integers are equal on every device.
     """
 
     def __init__(self, run_seed: int, image_indices: Sequence[int] | range) -> None:
@@ -139,13 +139,13 @@ class PerImageNoise:
             raise UserError(f"noise was made for {len(self._images_B)} images, the call has {batch}")
 
     def _uniform(self, shape: Sequence[int], *, stream: int, step: int, device: torch.device) -> Tensor:
-        """Uniform fp64 numbers in [0, 1), (B, *shape), one per image and position."""
+        """Draw uniform fp64 numbers in [0, 1), (B, *shape), one per image and position."""
         count = 1
         for size in shape:
             count *= size
         key = _mix64_int(_mix64_int(self._seed) ^ stream)
         if device not in self._on_device:
-            # Once, and not per step: copying from the host would hold up the device every time.
+            # Once per device: a copy from the host in every step would stall it.
             self._on_device[device] = self._images_B.to(device)
         key_B1 = _mix64(_mix64(self._on_device[device] ^ key) ^ step).unsqueeze(1)
         positions_1n = torch.arange(1, count + 1, device=device).unsqueeze(0)
@@ -154,7 +154,7 @@ class PerImageNoise:
 
 
 class ReplayTokens:
-    """Noise that returns given tokens whatever the logits: puts a sampler on another one's path, step by step."""
+    """Noise that returns given tokens for any logits: leads a sampler along another sampler's path, step by step."""
 
     def __init__(self, tokens: Sequence[Tensor]) -> None:
         self._tokens = tuple(tokens)
@@ -172,8 +172,8 @@ class ReplayTokens:
         raise UserError("more_smooth cannot be replayed from tokens")
 
 
-# SplitMix64 (Steele, Lea, Flood 2014): a 64-bit finaliser over a Weyl sequence. int64 arithmetic wraps in torch, so the
-# same bits come out on every device; constants above 2**63 are written as their two's complement.
+# SplitMix64 (Steele, Lea, Flood 2014): a 64-bit finaliser over a Weyl sequence. int64 arithmetic wraps in torch, so
+# every device computes equal bits; constants above 2**63 are written as their two's complement.
 _GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64

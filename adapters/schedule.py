@@ -1,4 +1,4 @@
-"""What a sampling call will do, known before it happens.
+"""Plan of a sampling call: its steps and their cost, known before it runs.
 
 Units    flops: multiply and add counted apart; bytes: 1 byte
 Rows     forward rows: sequences the transformer sees; classifier-free guidance (CFG) doubles the images
@@ -20,7 +20,7 @@ class Step:
     "parallel" (one token of every region).
     """
     side: tuple[int, int]
-    """Height and width of the token map this step works on."""
+    """Height and width of the token map in this step."""
     new_tokens: int
     context_tokens: int
     cached_tokens: int
@@ -55,7 +55,7 @@ class Schedule:
         return len(self.steps)
 
     def groups(self) -> list[list[Step]]:
-        """Steps by group of tokens: every pass that predicts new tokens, with the mask refinements that follow it."""
+        """Group the steps: every pass that predicts new tokens, with the mask refinements after it."""
         groups: list[list[Step]] = []
         for step in self.steps:
             if step.kind == "mask":
@@ -71,4 +71,5 @@ class Schedule:
 
     @property
     def peak_cache_bytes(self) -> int:
+        """Largest live bytes of the cache after any step."""
         return max(step.cache_bytes for step in self.steps)

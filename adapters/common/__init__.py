@@ -1,1 +1,1 @@
-"""Modules that several families are built from."""
+"""Helpers of all families: modules without memory, and half precision."""

@@ -1,4 +1,4 @@
-"""Modules without memory: names, shapes and dtypes, to compare files with and to count work on."""
+"""Modules without memory: names, shapes and dtypes, to check files against and to count FLOPs on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 def on_meta(build: Callable[[], T]) -> T:
-    """Return what `build` returns, with its tensors on the meta device."""
+    """Call `build` with the tensors that it makes on the meta device."""
     with torch.device("meta"), _WithoutInitialisation():
         return build()
 
 
 class _WithoutInitialisation(TorchFunctionMode):
-    """Makes the functions of `torch.nn.init` return their tensor as it is.
+    """Mode in which the functions of `torch.nn.init` return their tensor unchanged.
 
     There is nothing to initialise on the meta device, and random numbers for it would import torch's compiler: a second
     of every start.
@@ -35,9 +35,10 @@ class _WithoutInitialisation(TorchFunctionMode):
 
 
 def count_flops(call: Callable[[], Tensor]) -> int:
-    """FLOPs of matrix products and convolutions in `call`, counted as it runs (on the meta device: without work)."""
+    """Count the FLOPs of matrix products and convolutions in `call` as it runs (on the meta device without work)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call()
-    return counter.get_total_flops()
+    flops: int = counter.get_total_flops()
+    return flops

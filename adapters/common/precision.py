@@ -1,4 +1,4 @@
-"""Running a model in half precision while the parts that the official code keeps in fp32 stay there."""
+"""Half precision for a model, except for the parts that the official code keeps in fp32."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 def cast_except(module: nn.Module, dtype: torch.dtype, *, keep_fp32: Collection[str]) -> None:
     """Cast the floating-point tensors of `module` to `dtype` in place, but to fp32 those below a name in `keep_fp32`.
 
-    A name is one part of a tensor's path: "head" keeps `head.weight`, "A_log" every `blocks.i.mamba.A_log`. What is
-    kept is never rounded on the way: casting everything and casting back would lose its low bits.
+    A name is one part of a tensor's path: "head" keeps `head.weight`, "A_log" every `blocks.i.mamba.A_log`. Kept
+    tensors are never rounded on the way: casting everything and casting back would lose their low bits.
     """
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_floating_point():

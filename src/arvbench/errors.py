@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 
 class ArvbenchError(Exception):
-    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+    """Base of all errors raised on purpose; the command line ends with `exit_code`."""
 
     exit_code = 70
 
 
 class UserError(ArvbenchError):
-    """Something the caller can put right; the message says how."""
+    """A mistake that the caller can correct; the message states the remedy."""
 
     exit_code = 2
 
 
 class UnknownName(UserError):
-    """A name that is in no registry; the message names near misses."""
+    """A name that is not in its table; the message names near misses."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         super().__init__(f"no {kind} {name!r}; {near_misses(name, known)}")
 
 
 class CheckpointError(UserError):
-    """A weights file that is missing, damaged, unsafe or of another model."""
+    """A weights file that is missing, damaged, unsafe or made for another model."""
 
 
 class HostError(ArvbenchError):
-    """This machine lacks what was asked for."""
+    """A device, library or resource that this machine lacks."""
 
     exit_code = 3
 

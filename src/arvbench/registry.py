@@ -1,6 +1,6 @@
 """Lazy tables: one line of text per entry, imported when it is first used.
 
-A table can be read, searched and diffed, and listing it imports nothing.
+A table can be read, searched and diffed; listing it imports nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Map names to objects given as "module:attribute"; import happens on access.
+    """Map names to objects given as "module:attribute", imported on access.
 
     `REGISTRY["typo"]` raises UnknownName with near misses, an entry whose import fails HostError.
     """

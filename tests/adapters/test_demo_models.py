@@ -1,4 +1,4 @@
-"""What every demo model promises, with its trained weights; a model in the table is tested by its line there."""
+"""Promises of every demo model with its trained weights; a model is tested by its line in the table."""
 
 from __future__ import annotations
 
