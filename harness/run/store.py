@@ -1,8 +1,8 @@
 """Append-only file of records, `records.jsonl` in a run folder, that survives anything short of a broken disk.
 
-Every append writes the whole file to a temporary one, flushes it to disk and renames it over the old file, so a
-reader sees all of a record or nothing of it. A file whose last line was cut (by another program, a copy, a full disk)
-loses no older record: the damaged end is moved to `records.jsonl.damaged`.
+Every append replaces the whole file (`files.write_whole`), so a reader sees all of a record or nothing of it. A file
+whose last line was cut (by another program, a copy, a full disk) loses no older record: the damaged end is moved to
+`records.jsonl.damaged`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RecordStore:
     def prepare(self) -> list[str]:
         """Make the folder, prove that it can be written, and set a cut last line aside.
 
-        Returns one line for everything that is damaged. Raises UserError before anything is measured.
+        Returns one notice per damaged line. Raises UserError before anything is measured.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ class RecordStore:
         return notices
 
     def records(self) -> list[Record]:
-        """All records, oldest first."""
+        """Return all records, oldest first."""
         return list(read_records(self.path)) if self.path.exists() else []
 
     def append(self, record: Record) -> None:
@@ -78,7 +78,7 @@ class RecordStore:
 
 
 def _split(content: bytes) -> tuple[bytes, bytes]:
-    """(complete lines, damaged end). A last line without a newline that is whole JSON only lacks the newline."""
+    """Split into (complete lines, damaged end). A last line of whole JSON only lacks its newline."""
     complete, newline, tail = content.rpartition(b"\n")
     complete += newline
     if not tail.strip():

@@ -1,9 +1,8 @@
 """The process that measures one case: `python -m arvbench.harness.run.worker --events-fd N --result PATH`.
 
-The job is one line of JSON on stdin. The parent keeps stdin open while it lives: its end means that nobody waits for
-the result, and the worker ends too. Progress goes to the given file descriptor, one JSON object per line; the result
-is written to PATH whole or not at all. Whatever goes wrong with the case ends in a result, and the exit code is 0; any
-other exit is the death of the process itself, which the engine explains.
+The job is one line of JSON on stdin (machine/processes.py). Progress goes to the given file descriptor, one JSON object
+per line; the result is written to PATH whole or not at all. Every failure of the case ends in a result and exit code 0;
+any other exit is the death of the process itself, which the engine explains.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from arvbench.harness.machine.processes import receive
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read a job, do it, leave its result."""
+    """Read a job, run it, and write its result."""
     parser = argparse.ArgumentParser(prog="arvbench.harness.run.worker", description=__doc__)
     parser.add_argument("--events-fd", type=int, required=True)
     parser.add_argument("--result", type=Path, required=True)
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with os.fdopen(options.events_fd, "w", encoding="utf-8") as events:
 
         def tell(event: Event) -> None:
-            # A parent that stopped listening is about to end this process; the work itself is not at fault.
+            # A parent that stopped listening is about to end this process: not a failure of the case.
             with contextlib.suppress(BrokenPipeError):
                 events.write(event.model_dump_json() + "\n")
                 events.flush()
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_job(job: Job, listener: EventListener) -> Result:
-    """Do a job in this process; every failure of the case becomes its outcome."""
+    """Run a job in this process; every failure of the case becomes its outcome."""
     listener(Event(phase="import"))
     # torch is imported here and not above: the parent's death must be noticed from the start.
     from arvbench.adapters.loading import usable_device

@@ -1,4 +1,4 @@
-"""Where a training writes: known to be writable before it starts, and never half of a result."""
+"""Output folder of a training: checked before it starts, and replaced as a whole."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from arvbench.files import put_in_place
 
 @contextmanager
 def staged(out_dir: Path) -> Iterator[Path]:
-    """Yield a folder inside `out_dir` whose files are moved into `out_dir` when the block ends well.
+    """Yield a folder inside `out_dir` whose files move into `out_dir` when the block ends well.
 
-    Weights thus never stand beside the record of another training. Raises UserError when `out_dir` cannot be written.
+    An interrupted training leaves no weights beside the record of another one. Raises UserError for an `out_dir` that
+    cannot be written.
     """
     try:
         out_dir.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Feature extractors: networks that turn images into the features that the metrics compare.
 
-Add one: a file with a function (WeightFiles, device) -> Extractor, and a line in EXTRACTORS.
+To add one, write a file with a function (ExtractorFiles, device) -> Extractor, and a line in extractor.py's table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The extractor `adm-inception`: what OpenAI's evaluator reads of an image, without TensorFlow.
+"""Extractor `adm-inception`: the features of OpenAI's evaluator, without TensorFlow.
 
 Layers   "pool" 2048 (pool_3), "spatial" 2023 (the first 7 channels of mixed_6/conv in NHWC order), "logits" 1008
          (pool @ softmax weights, no bias)
@@ -19,7 +19,7 @@ NAME = "adm-inception"
 
 
 def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
-    """Return the extractor with the `inception` weights. Raises UserError without them, CheckpointError for others."""
+    """Load the `inception` weights. Raises UserError without them, CheckpointError for others."""
     weights = load_inception_weights(extractor_files)
     network = Inception(weights.tensors, device)
 

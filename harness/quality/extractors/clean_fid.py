@@ -1,12 +1,12 @@
-"""clean-fid's three ways to Inception features, by that library's own resizer and networks.
+"""Extractors of clean-fid: its three modes, with that library's own resizers and networks.
 
 clean-fid                    Pillow's bicubic filter on every channel in float, antialiased and not rounded, to 299;
                              then NVIDIA's TorchScript translation of Inception 2015-12-05
-clean-fid-legacy-tensorflow  the same network, with TensorFlow 1's bilinear resize inside it
+clean-fid-legacy-tensorflow  that network with TensorFlow 1's bilinear resize inside it
 clean-fid-legacy-pytorch     PyTorch's bilinear resize (half-pixel centres, not antialiased); pytorch-fid's network
 
-The library looks for weights in the system's temporary folder and downloads what is not there; here each network is
-given the user's file. A TorchScript file is a program: see torchscript.py for which are opened.
+The library looks for weights in the system's temporary folder and downloads missing ones; here each network gets the
+user's file. A TorchScript file is a program: torchscript.py decides which are opened.
 
 Shapes   B images; features (B, 2048)
 Range    images uint8 0..255 (B, 3, H, W) of any size
@@ -33,11 +33,11 @@ from arvbench.harness.quality.extractors.weights import WEIGHTS, checked_digest,
 
 LAYER, DIMS = "2048", 2048
 BATCH = 32
-"""The library's own for whole folders; part of how convolutions round."""
+"""The library's own batch for whole folders; the rounding of convolutions depends on it."""
 _TORCHSCRIPT = "inception-torchscript"
-"""In the table of weights."""
+"""Entry in the table of weights."""
 _FILE_IN_FOLDER = "inception-2015-12-05.pt"
-"""Name under which the library opens the network in the folder it is given."""
+"""Name under which the library opens the network in its folder."""
 _PREPROCESSING: Mapping[str, str] = {
     "clean": "Pillow bicubic resize to 299 x 299 in float, antialiased, clipped, not rounded; (x - 128) / 128",
     "legacy_tensorflow": "TensorFlow 1 bilinear resize to 299 x 299 inside the network, not antialiased; "
@@ -98,7 +98,7 @@ def _extractor(name: str, mode: str, features: Features, device: torch.device, s
 
 
 def _preparation(mode: str) -> Features:
-    """From uint8 images to what the library's data loader hands to its network: fp32 0..255, on the CPU."""
+    """Return the library's data loader as a function: uint8 images -> network input, fp32 0..255, on the CPU."""
     from torchvision.transforms import ToTensor
 
     with _quiet():
@@ -119,7 +119,7 @@ def _preparation(mode: str) -> Features:
 
 
 def _torchscript_features(path: Path, device: torch.device, *, resize_inside: bool) -> Features:
-    """The library's wrapper around the archive at `path`, which has passed `check_program`."""
+    """Load the library's wrapper around the archive at `path`, which has passed `check_program`."""
     from cleanfid.inception_torchscript import InceptionV3W
 
     with tempfile.TemporaryDirectory(prefix="arvbench-") as folder, opening(path):
@@ -127,16 +127,17 @@ def _torchscript_features(path: Path, device: torch.device, *, resize_inside: bo
         model = InceptionV3W(folder, download=False, resize_inside=resize_inside).to(device).eval()
 
     def features(images_B3HW: Tensor) -> Tensor:
-        # The profiling executor may fuse operations after the first calls, so that equal images would get features
-        # that differ in the last bits by when they came.
+        # The profiling executor may fuse operations after the first calls: features of equal images would then differ
+        # in the last bits.
         with torch.jit.optimized_execution(False):
-            return model(images_B3HW)
+            features_BD: Tensor = model(images_B3HW)
+            return features_BD
 
     return features
 
 
 def _pytorch_features(tensors: dict[str, Tensor], device: torch.device) -> Features:
-    """The library's copy of pytorch-fid's network with these tensors, and its way of calling it."""
+    """Load the library's copy of pytorch-fid's network with these tensors; call it as the library does."""
     with _quiet():
         import cleanfid.inception_pytorch as library
 
@@ -144,14 +145,15 @@ def _pytorch_features(tensors: dict[str, Tensor], device: torch.device) -> Featu
             model = library.InceptionV3(output_blocks=[3], resize_input=False).to(device).eval()
 
     def features(images_B3PP: Tensor) -> Tensor:
-        return model(images_B3PP / 255)[0].squeeze(-1).squeeze(-1)
+        features_BD11: Tensor = model(images_B3PP / 255)[0]
+        return features_BD11.squeeze(-1).squeeze(-1)
 
     return features
 
 
 @contextmanager
 def _loading_from(library: Any, tensors: dict[str, Tensor]) -> Iterator[None]:
-    """Within it, the library's download of weights gives `tensors`; one thread at a time."""
+    """Make the library's download of weights return `tensors` inside the block; one thread at a time."""
     with _patching:
         download = library.load_state_dict_from_url
         library.load_state_dict_from_url = lambda *_, **__: tensors
@@ -163,7 +165,7 @@ def _loading_from(library: Any, tensors: dict[str, Tensor]) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings, and the filters come back: the library's resizer switches all warnings off for the whole process."""
+    """Silence warnings and restore the filters: the library's resizer disables all warnings of the process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

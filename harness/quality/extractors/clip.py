@@ -1,9 +1,9 @@
 """CLIP's image towers with OpenAI's weights: ViT-B/32 for CLIP-FID, ViT-L/14 at 336 pixels for CMMD.
 
 Layer "embedding" is the projection into the space that images and texts share.
-clip-vit-b-32       512 numbers as they come, after clean-fid's preprocessing for its clip_vit_b_32 (that library runs
-                    the tower in fp16 on a GPU and in fp32 on a CPU; here it is fp32 everywhere)
-clip-vit-l-14-336   768 numbers as they come (CMMD itself brings them to length 1), after CMMD's preprocessing
+clip-vit-b-32       512 numbers, not normalised, after clean-fid's preprocessing for its clip_vit_b_32 (that library
+                    runs the tower in fp16 on a GPU and in fp32 on a CPU; here it is fp32 everywhere)
+clip-vit-l-14-336   768 numbers, not normalised (CMMD itself scales them to length 1), after CMMD's preprocessing
 
 The architecture is open_clip's with the approximate GELU that OpenAI trained with; only the image tower is built.
 
@@ -46,9 +46,9 @@ _TOWER = "visual."
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Variant:
     name: str
-    """In EXTRACTORS and in WEIGHTS."""
+    """Name in EXTRACTORS and in WEIGHTS."""
     model: str
-    """open_clip's configuration."""
+    """Name of open_clip's configuration."""
     resize: Resize
     resize_text: str
 
@@ -84,7 +84,7 @@ def _load(variant: _Variant, extractor_files: ExtractorFiles, device: torch.devi
     weights = WEIGHTS[variant.name]
     path = find_weights(variant.name, extractor_files)
     sha256 = checked_digest(path, weights)
-    tower = _empty_tower(variant.model)
+    tower = empty_tower(variant.model)
     load_strict(tower, _tower_tensors(path, sha256, weights), source=f"{path} (wanted: {weights.file_name})")
     tower.to(device).eval().requires_grad_(False)
     side_px = tower.image_size[0]
@@ -104,8 +104,8 @@ def _load(variant: _Variant, extractor_files: ExtractorFiles, device: torch.devi
     )
 
 
-def _empty_tower(model: str) -> Any:
-    """The image tower without memory for its weights. Building the whole model is free: it is never filled."""
+def empty_tower(model: str) -> Any:
+    """Build the image tower without memory for weights. The text tower costs nothing: it is never filled."""
     import open_clip
 
     config = open_clip.get_model_config(model)
@@ -115,7 +115,7 @@ def _empty_tower(model: str) -> Any:
 
 
 def _tower_tensors(path: Path, sha256: str, weights: ExtractorWeights) -> dict[str, Tensor]:
-    """The image tower's tensors in fp32 (OpenAI's files keep most of them in fp16)."""
+    """Read the image tower's tensors as fp32; OpenAI's files store most of them in fp16."""
     if is_torchscript(path):
         repository, file_name = weights.hub or ("", "")
         instead = f", or {file_name} from huggingface.co/{repository}" if repository else ""

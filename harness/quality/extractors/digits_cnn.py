@@ -1,7 +1,7 @@
 """Extractor `digits-cnn`: a small digit classifier whose weights are part of the package.
 
-It is trained in about a minute (arvbench.harness.training.classifier), so that quality is measured without a download.
-Its numbers compare models of the demo; they are comparable with nothing published.
+Training takes about a minute (arvbench.harness.training.classifier), so quality can be measured without a download. Its
+numbers compare demo models with one another, and with nothing published.
 
 Shapes   N images, D = 64 features
 Range    images uint8 0..255 (N, 3, 32, 32); features >= 0; logits natural-log
@@ -44,7 +44,7 @@ class DigitsCnn(nn.Module):
         return self.classify(images_N3HW.float() / 127.5 - 1)
 
     def classify(self, x_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-        """Same for images that are already float in [-1, 1]."""
+        """Return features and logits of float images in [-1, 1]."""
         for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             x_N3HW = F.relu(norm(conv(x_N3HW)))
             if index < len(self.convs) - 1:
@@ -64,7 +64,7 @@ def load_classifier(path: Path = DATA / WEIGHTS_FILE) -> DigitsCnn:
 
 
 def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
-    """Return the extractor; it needs no file of the user's. Raises CheckpointError when its own is damaged."""
+    """Load the packaged weights. Raises CheckpointError when they are damaged."""
     classifier = load_classifier(DATA / WEIGHTS_FILE).to(device)
 
     def features(images_B3HW: Tensor) -> dict[str, Tensor]:

@@ -1,12 +1,12 @@
 """DINOv2 ViT-L/14 for FD-DINOv2: the normalised class token, 1024 numbers.
 
-As dgm-eval has it: every image is stretched to 224 x 224 by Pillow's bicubic filter and rounded to bytes, then ImageNet
-normalisation. The weights know 37 x 37 patch positions (518 pixels) and 224 pixels have 16 x 16: the positions are
-interpolated as in the official model that dgm-eval loads: bicubic without antialiasing, with the scale factor
-(16 + 0.1) / 37 of its `interpolate_offset`. (timm by itself would antialias and use 16 / 37.)
+The preprocessing is dgm-eval's: every image is stretched to 224 x 224 by Pillow's bicubic filter and rounded to bytes,
+then normalised as for ImageNet. The weights have 37 x 37 patch positions (518 pixels), 224 pixels have 16 x 16. The
+positions are interpolated as in the official model that dgm-eval loads: bicubic without antialiasing, with the scale
+factor (16 + 0.1) / 37 of its `interpolate_offset`. (timm by itself would antialias and use 16 / 37.)
 
-The architecture is timm's, whose names for tensors are the official ones. Numbers of EDM2's default ("torch" resize,
-not rounded) are close and not the same.
+The architecture is timm's, which names its tensors as the official model does. EDM2's default ("torch" resize, not
+rounded) gives close but different numbers.
 
 Shapes   B images, T tokens (1 + patches), D = 1024 features, P = 224 side of the input in pixels
 Range    images uint8 0..255 (B, 3, H, W) of any size
@@ -36,12 +36,12 @@ IMAGE_PX = 224
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 POSITION_OFFSET = 0.1
-"""Added to the number of patches per side before the scale factor is taken; the official model keeps it because its
-published features depend on it."""
+"""Number added to the patches per side before the scale factor; the official model keeps it because its published
+features depend on it."""
 
 
 def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
-    """Return the extractor; takes the official dinov2_vitl14_pretrain.pth and timm's model.safetensors.
+    """Load the official dinov2_vitl14_pretrain.pth, or timm's model.safetensors.
 
     Layer "cls" (B, 1024) fp32. Raises UserError without weights, CheckpointError for a file that is damaged, unsafe or
     of another network.
@@ -49,7 +49,7 @@ def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     weights = WEIGHTS[NAME]
     path = find_weights(NAME, extractor_files)
     sha256 = checked_digest(path, weights)
-    model = _empty_model()
+    model = empty_model()
     tensors = adapted(read_tensors(path), model.patch_embed.grid_size[0])
     load_strict(model, tensors, source=f"{path} (wanted: {weights.file_name})")
     model.to(device).eval().requires_grad_(False)
@@ -71,17 +71,17 @@ def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     )
 
 
-def _empty_model() -> Any:
-    """timm's model for 224 pixels without memory for its weights."""
+def empty_model() -> Any:
+    """Build timm's model for 224 pixels without memory for weights."""
     import timm
 
     return on_meta(lambda: timm.create_model(MODEL, pretrained=False, img_size=IMAGE_PX, num_classes=0))
 
 
 def adapted(tensors: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
-    """The tensors of a published file for a model with grid x grid patches, in fp32.
+    """Return the tensors of a published file as fp32 for a model with grid x grid patches.
 
-    The official file's mask token is for training only and is left out.
+    The official file's mask token, which only training uses, is left out.
     """
     out = {name: tensor.float() for name, tensor in tensors.items() if name != "mask_token"}
     positions_1TD = out.get("pos_embed")
@@ -91,7 +91,7 @@ def adapted(tensors: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
 
 
 def interpolated_positions(positions_1TD: Tensor, grid: int) -> Tensor:
-    """(1, 1 + grid * grid, D) from positions of another square grid; the class token's stays as it is."""
+    """Interpolate positions of another square grid to (1, 1 + grid * grid, D); the class token's is not changed."""
     dims = positions_1TD.shape[2]
     side = math.isqrt(positions_1TD.shape[1] - 1)
     if side == grid or side * side != positions_1TD.shape[1] - 1:

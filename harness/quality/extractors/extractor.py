@@ -1,4 +1,4 @@
-"""What an extractor is, and the table of those there are.
+"""The seam of all extractors, and their table.
 
 Shapes   B images of one call, D features of a layer
 Range    images uint8 0..255 (B, 3, H, W); features fp32
@@ -25,7 +25,7 @@ ExtractorFiles = Mapping[str, Path]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extractor:
-    """A loaded network with everything about it that belongs to the protocol."""
+    """A loaded network with the facts about it that belong to the protocol."""
 
     name: str
     network: Callable[[Tensor], Mapping[str, Tensor]]
@@ -36,21 +36,21 @@ class Extractor:
     sha256: str
     """Digest of the weights file."""
     preprocessing: str
-    """From uint8 to the network's input, in words; part of the protocol."""
+    """Steps from uint8 to the network's input, in words; part of the protocol."""
     batch: int = 64
-    """Images per forward pass: part of how its convolutions round."""
+    """Images per forward pass; the rounding of convolutions depends on it."""
     image_px: int | None = None
-    """Side of the only images it takes; None takes every size."""
+    """Side of the images it takes; None takes every size."""
     classes: int | None = None
-    """Number of classes when the logits are of the labels of the samples (then label accuracy has a meaning)."""
+    """Number of classes when the logits are those of the samples' labels, which gives label accuracy a meaning."""
     note: str = ""
-    """For the reader of a record, such as "weights are not the published ones"."""
+    """Remark for a reader of records, such as "weights are not the published ones"."""
 
     def extract(self, images_N3HW: Tensor, layers: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Return layer -> (N, D) fp32 on the CPU for uint8 images (N, 3, H, W), `batch` of them at a time.
+        """Return layer -> (N, D) fp32 on the CPU for uint8 images (N, 3, H, W), in batches of `batch`.
 
-        fp32 arithmetic without TF32 or autocast, whatever the caller has set. Raises UserError for images that this
-        network cannot take and CheckpointError when the features are not finite.
+        Arithmetic is fp32 without TF32 or autocast under any settings of the caller. Raises UserError for images that
+        this network cannot take, CheckpointError for features that are not finite.
         """
         import torch
 
@@ -121,7 +121,7 @@ def weights_of(extractor: str) -> str | None:
 def load_extractor(
     name: str, *, device: torch.device | str = "cpu", extractor_files: ExtractorFiles | None = None
 ) -> Extractor:
-    """Load an extractor of the table. Raises UnknownName, or UserError when its weights are not there."""
+    """Load an extractor of the table. Raises UnknownName, UserError without its weights, CheckpointError for others."""
     import torch
 
     return EXTRACTORS[name](extractor_files or {}, torch.device(device))
@@ -129,7 +129,7 @@ def load_extractor(
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """fp32 arithmetic: no TF32, no autocast, no benchmarked algorithms; the caller's settings come back afterwards."""
+    """Compute in fp32 without TF32, autocast or benchmarked algorithms; restore the caller's settings afterwards."""
     import torch
 
     cudnn = torch.backends.cudnn
@@ -139,7 +139,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
     matmul, allow_tf32 = _older_settings()
     try:
         cudnn.benchmark, cudnn.deterministic = False, True
-        # The older settings first: they set the newer ones too, and whoever asks for them in here gets an answer.
+        # The older settings first: they set the newer ones too, and reading them in here raises no error then.
         torch.set_float32_matmul_precision("highest")
         cudnn.allow_tf32 = False
         for owner in knobs:
@@ -157,7 +157,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def _older_settings() -> tuple[str | None, bool | None]:
-    """Precision of matrix products and of cuDNN by the older settings; None where the newer ones contradict them."""
+    """Return the older settings of matrix products and cuDNN; None for one that the newer settings contradict."""
     import torch
 
     try:
@@ -171,7 +171,7 @@ def _older_settings() -> tuple[str | None, bool | None]:
 
 
 def _fp32_knobs() -> list[Any]:
-    """Where torch from 2.9 on keeps the precision of fp32 arithmetic, operation by operation."""
+    """Return the objects that hold the fp32 precision of each operation, from torch 2.9 on."""
     import torch
 
     backends = torch.backends

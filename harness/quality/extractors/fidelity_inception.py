@@ -1,4 +1,4 @@
-"""The extractor `fidelity-inception`: torch-fidelity's own InceptionV3 of 2015-12-05, as that library runs it.
+"""Extractor `fidelity-inception`: torch-fidelity's own InceptionV3 of 2015-12-05, as that library runs it.
 
 torch-fidelity opens weights as a full pickle, which can run code, and downloads them without asking: here the user's
 file is read as tensors only, and torch-fidelity gets a copy that this process wrote itself.
@@ -20,7 +20,7 @@ LAYERS = {"2048": 2048, "logits_unbiased": 1008}
 
 
 def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
-    """Return the extractor with the `inception` weights. Raises UserError without them, CheckpointError for others."""
+    """Load the `inception` weights. Raises UserError without them, CheckpointError for others."""
     from torch_fidelity.utils import create_feature_extractor
 
     weights = load_inception_weights(extractor_files)

@@ -1,4 +1,4 @@
-"""From uint8 images to a network's input by way of Pillow, as the published protocols of CLIP and DINOv2 resize.
+"""Preprocessing by Pillow, as in the published protocols of CLIP and DINOv2: uint8 images -> network input.
 
 Pillow's bicubic filter widens with the reduction (it antialiases) and rounds to whole bytes.
 
@@ -20,34 +20,35 @@ Resize = Callable[[Image.Image, int], Image.Image]
 
 
 def stretched(image: Image.Image, side_px: int) -> Image.Image:
-    """The whole image, its aspect ratio not kept."""
+    """Resize the whole image without keeping its aspect ratio."""
     return image.resize((side_px, side_px), Image.Resampling.BICUBIC)
 
 
 def shorter_side_cropped(image: Image.Image, side_px: int) -> Image.Image:
-    """The shorter side resized to P, then the middle P x P of it, with torchvision's rounding of odd margins."""
+    """Resize the shorter side to P, then crop the middle P x P, with torchvision's rounding of odd margins."""
     from torchvision.transforms import InterpolationMode, functional
 
     resized = functional.resize(image, [side_px], InterpolationMode.BICUBIC)
-    return functional.center_crop(resized, [side_px, side_px])
+    cropped: Image.Image = functional.center_crop(resized, [side_px, side_px])
+    return cropped
 
 
 def middle_square(image: Image.Image, side_px: int) -> Image.Image:
-    """The middle square of the image, then resized to P x P."""
+    """Crop the middle square, then resize it to P x P."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return stretched(image.crop((left, top, left + side, top + side)), side_px)
 
 
 def resize_each(images_B3HW: Tensor, side_px: int, resize: Resize) -> Tensor:
-    """uint8 (B, 3, P, P) on the CPU from uint8 (B, 3, H, W)."""
+    """Return uint8 (B, 3, P, P) on the CPU from uint8 (B, 3, H, W)."""
     pixels_BHW3 = images_B3HW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     resized = [np.asarray(resize(Image.fromarray(pixels_HW3), side_px)) for pixels_HW3 in pixels_BHW3]
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
 
 
 def normalised(images_B3PP: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """fp32: (x / 255 - mean) / std per channel, in this order of operations."""
+    """Return fp32 (x / 255 - mean) / std per channel, in this order of operations."""
     scaled_B3PP = images_B3PP.float() / 255
     shape = (3, 1, 1)
     mean_311 = torch.tensor(mean, device=images_B3PP.device).view(shape)

@@ -1,7 +1,7 @@
-"""TorchScript archives: whether a file is one, and whether it may be opened.
+"""Recognition of TorchScript archives, and the rule by which they may be opened.
 
-Such a file is a program. Loading it runs its code, and that code can write files (`torch.save` is one of its
-operations). So only the published file is opened, by its sha256, or one whose sha256 the user has vouched for in
+A TorchScript archive is a program. Loading it runs its code, which can write files (`torch.save` is one of its
+operations). Only the published file is opened, by its sha256, or one whose sha256 the user vouches for in
 ARVBENCH_TRUSTED_TORCHSCRIPT.
 """
 
@@ -24,7 +24,7 @@ TRUST_VARIABLE = "ARVBENCH_TRUSTED_TORCHSCRIPT"
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether the file is a TorchScript archive (torch's pickles of tensors are zip files as well)."""
+    """Return whether the file is a TorchScript archive (torch's pickles of tensors are zip files as well)."""
     if not zipfile.is_zipfile(path):
         return False
     try:
@@ -46,14 +46,14 @@ def check_program(path: Path, sha256: str, weights: ExtractorWeights, instead: s
 
 
 def read_program_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of an archive that passed `check_program`, on the CPU."""
+    """Read the tensors of an archive that passed `check_program`, on the CPU."""
     with opening(path):
         return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
 
 
 @contextmanager
 def opening(path: Path) -> Iterator[None]:
-    """Turn torch's errors about an archive into CheckpointError, and keep its notice that TorchScript is old quiet."""
+    """Turn torch's errors about an archive into CheckpointError, and silence its deprecation notice."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

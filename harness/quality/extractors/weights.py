@@ -1,12 +1,11 @@
-"""Weights of the extractors: which files were published, where they are found here, and whether they are those files.
+"""Weights of the extractors: the published files, the places where they are searched, and their digests.
 
-They are not part of this package. A file is looked for in this order: what the user gave, the environment variable,
-the cache folder (`$ARVBENCH_CACHE/weights`, else `~/.cache/arvbench/weights`), the Hugging Face cache; and only with
-ARVBENCH_DOWNLOAD=1 it is fetched, from the hub. Otherwise the error says what to fetch, from where, its sha256 and
-where to put it: never a silent download, never a silent skip.
+They are not part of this package. A file is searched in this order: the path that the user gave, the environment
+variable, the cache folder (`$ARVBENCH_CACHE/weights`, else `~/.cache/arvbench/weights`), the Hugging Face cache. Only
+with ARVBENCH_DOWNLOAD=1 is it fetched, from the hub. Otherwise the error names the file, its address, its sha256 and
+the place for it: never a silent download, never a silent skip.
 
-The digests were found in public repositories that pin these files, for each file in two that do not depend on each
-other, not computed from the files.
+The digests are not computed from the files. Each was found in two independent public repositories that pin the file.
 """
 
 from __future__ import annotations
@@ -25,34 +24,34 @@ DOWNLOAD_VARIABLE = "ARVBENCH_DOWNLOAD"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractorWeights:
-    """A published file of weights. The shape of its content is the extractor's business."""
+    """A published file of weights. Only the extractor knows the layout of its content."""
 
     name: str
     file_name: str
     url: str
     sha256: str
-    """The whole digest, its known leading digits, or "" where it is unknown."""
+    """The whole digest, its known leading digits, or "" when it is unknown."""
     variable: str
     """Environment variable that may name the file."""
     same_bytes: tuple[str, str] | None = None
-    """Another entry, and its file name, whose file has the very same bytes: a user who gave that one gave this."""
+    """Name and file name of an entry with identical bytes: a file that the user gave for that one serves here too."""
     hub: tuple[str, str] | None = None
-    """Hugging Face repository and file with the same tensors, in another container (so with another digest)."""
+    """Hugging Face repository and file with equal tensors in another container (and so with another digest)."""
     option: str = ""
     """Option of the command line that names the file."""
     notes: str = ""
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        """Names under which these bytes were published."""
+        """Return the names under which these bytes were published."""
         return (self.file_name, *([self.same_bytes[1]] if self.same_bytes else []))
 
     def is_published(self, sha256: str) -> bool:
-        """Whether a file with this digest is the published one."""
+        """Return whether a file with this digest is the published one."""
         return bool(self.sha256) and sha256.startswith(self.sha256)
 
     def note(self, path: Path, sha256: str) -> str:
-        """What a record has to say about the file that was used; "" when it is the published one."""
+        """Return the note of a record about a used file; "" for the published one."""
         if self.is_published(sha256):
             return ""
         if self.hub is not None and path.name == self.hub[1]:
@@ -131,10 +130,10 @@ WEIGHTS: Mapping[str, ExtractorWeights] = {
 
 
 def find_weights(name: str, given: Mapping[str, Path]) -> Path:
-    """Return the file of WEIGHTS[name]; `given` holds paths that the user named, by entry.
+    """Return the file of WEIGHTS[name]; `given` holds the user's paths by entry.
 
-    Raises UnknownName, UserError for a path that is not there or when there is no file anywhere, CheckpointError when
-    a download that was asked for fails.
+    Raises UnknownName, UserError for a path that does not exist or when no file is found, CheckpointError when a
+    requested download fails.
     """
     if name not in WEIGHTS:
         raise UnknownName("extractor weights", name, WEIGHTS)
@@ -152,8 +151,8 @@ def find_weights(name: str, given: Mapping[str, Path]) -> Path:
 def checked_digest(path: Path, weights: ExtractorWeights) -> str:
     """Return the sha256 of the file, 64 hex digits.
 
-    A file of another name may be another file (`ExtractorWeights.note` says so). One that has the published name and
-    another digest is damaged: CheckpointError.
+    Under another file name any digest is accepted, and noted in the record (`ExtractorWeights.note`). A file with the
+    published name and another digest is damaged: CheckpointError.
     """
     try:
         digest = sha256_of(path)
@@ -168,7 +167,7 @@ def checked_digest(path: Path, weights: ExtractorWeights) -> str:
 
 
 def _named(weights: ExtractorWeights, given: Mapping[str, Path]) -> Iterator[tuple[Path, str]]:
-    """What the user named, with where, best first."""
+    """Yield the user's paths, each with its origin, best first."""
     for name in (weights.name, *([weights.same_bytes[0]] if weights.same_bytes else [])):
         if name in given:
             yield given[name].expanduser(), weights.option or "the path given"
@@ -182,7 +181,7 @@ def _in_cache(weights: ExtractorWeights) -> Path | None:
 
 
 def _on_hub(weights: ExtractorWeights) -> Path | None:
-    """The file in the Hugging Face cache; fetched into it only with ARVBENCH_DOWNLOAD=1."""
+    """Return the file in the Hugging Face cache; fetch it into the cache only with ARVBENCH_DOWNLOAD=1."""
     if weights.hub is None:
         return None
     from huggingface_hub import hf_hub_download, try_to_load_from_cache

@@ -1,4 +1,4 @@
-"""Features of a set of images under one extractor, whether they are in memory, on disk, or only their statistics.
+"""Features of an image set under one extractor: in memory, on disk, or as statistics alone.
 
 Shapes   N images, D features of a layer
 """
@@ -16,27 +16,27 @@ from arvbench.harness.quality.metrics.moments import Moments, moments_of
 
 
 class FeatureData(Protocol):
-    """What a metric reads of one set of images."""
+    """Seam between image sets and metrics: the features of one set."""
 
     @property
     def count(self) -> int:
-        """Images whose features are here."""
+        """Images with features."""
         ...
 
     def features(self, layer: str) -> Tensor:
-        """(N, D) fp32. Raises UserError where only statistics are known."""
+        """Return (N, D) fp32. Raises UserError when only statistics are known."""
         ...
 
     def moments(self, layer: str) -> Moments:
-        """Mean and covariance, fp64."""
+        """Return mean and covariance, fp64."""
         ...
 
 
 class FeatureSet:
-    """Features in chunks of consecutive images; `load(chunk, layer)` gives those of one chunk, (n, D) fp32.
+    """Features in chunks of consecutive images; `load(chunk, layer)` returns those of one chunk, (n, D) fp32.
 
-    Moments are summed chunk by chunk in order, without all features in memory. `whole` has layers that are in memory
-    already, each as one tensor.
+    Moments are summed chunk by chunk in order, without all features in memory. `whole` holds the layers that are
+    already in memory, each as one tensor.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FeatureSet:
 
     @classmethod
     def of(cls, layers: Mapping[str, Tensor]) -> FeatureSet:
-        """Features that are all in memory, as one chunk."""
+        """Make one chunk of features that are all in memory."""
         counts = {len(features_ND) for features_ND in layers.values()}
         if len(counts) != 1:
             raise ContractError(f"layers of different numbers of images: {sorted(counts)}")
@@ -64,7 +64,7 @@ class FeatureSet:
         return self._count
 
     def blocks(self, layer: str) -> Iterator[Tensor]:
-        """Features chunk by chunk."""
+        """Yield the features chunk by chunk."""
         return (self._load(chunk, layer) for chunk in range(self._chunks))
 
     def features(self, layer: str) -> Tensor:
@@ -79,7 +79,7 @@ class FeatureSet:
 
 
 def joined(blocks: Iterable[Tensor], count: int) -> Tensor:
-    """Blocks of (n, ...) as one tensor of `count` rows, with no more than one block beside it in memory."""
+    """Concatenate blocks (n, ...) into `count` rows, holding at most one extra block in memory."""
     whole, done = torch.empty(0), 0
     for block in blocks:
         if done == 0:
@@ -92,7 +92,7 @@ def joined(blocks: Iterable[Tensor], count: int) -> Tensor:
 
 
 class StoredStatistics:
-    """Moments read from a file and, for layers that have them, features that were stored or extracted."""
+    """Moments from a file, with stored or extracted features for the layers that have them."""
 
     def __init__(self, moments: Mapping[str, Moments], features: Sequence[FeatureData] = (), *, what: str) -> None:
         self._moments, self._features, self._what = moments, features, what

@@ -1,4 +1,5 @@
-"""Where images come from and go to: files of samples, folders, the live sampler.
+"""Sources and writers of images: files of samples, folders, the live sampler.
 
-base.py  `ImageSource`, what all of them are
+source.py  `ImageSource`, the seam of all sources
+open.py    table of sample formats
 """

@@ -1,11 +1,11 @@
 """Samples as PNG or JPEG files in a folder and its subfolders.
 
 Order    lexicographic by relative path with "/" between the parts, in code points: "10.png" comes before "2.png". The
-         Inception score of adm-v1 depends on it, so a note says when the numbers in the names would sort otherwise.
+         Inception score of adm-v1 depends on it, so a note warns when the numbers in the names would sort otherwise.
 Labels   from samples.json, which `arvbench sample` writes; else, when all images are in two or more direct subfolders,
          from the names of these: the numbers themselves where all are numbers, else 0, 1, ... in sorted order.
-Pixels   8-bit RGB without transparency, all of one size. Anything else needs a decision that is the caller's, and is
-         refused with the file named: a silent conversion would change the numbers.
+Pixels   8-bit RGB without transparency, all of one size. Others are refused, naming the file: how to convert them is
+         the caller's decision, and a silent conversion would change the numbers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from arvbench.harness.quality.images.stored import check_range, integers, parse_
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 OTHER_PICTURES = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif", ".heic")
 INDEX_NAME = "samples.json"
-"""What a folder of samples says about itself: {"format", "provenance", "files", "labels", "seeds"}."""
+"""File about a folder of samples: {"format", "provenance", "files", "labels", "seeds"}."""
 _THREADS = min(4, os.cpu_count() or 1)
 """Decoding releases the interpreter's lock; more threads than this wait for the disk."""
 _PNG_HEADER = re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}(?P<depth>.)", re.DOTALL)
@@ -52,9 +52,9 @@ class _File:
 
 
 class FolderSource(ImageSource):
-    """The pictures of a folder. Raises UserError, naming the file, for one that cannot be used: when it is read.
+    """Pictures of a folder. Opening reads the list of files and the first picture.
 
-    Opening reads the list of files and the first picture.
+    Reading raises UserError, naming the file, for a picture that cannot be used.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -78,7 +78,7 @@ class FolderSource(ImageSource):
 
     @property
     def paths(self) -> Sequence[Path]:
-        """Files in the order of the images."""
+        """Return the files in the order of the images."""
         return [self._folder / file.relative for file in self._files]
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -142,7 +142,7 @@ def _decision(path: Path, what: str, mode: str = "RGB") -> str:
 
 
 def _files(folder: Path) -> Iterator[_File]:
-    """All files below `folder`, links followed."""
+    """Yield all files below `folder`, following links."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     try:
@@ -170,13 +170,13 @@ def _suffix(file: _File) -> str:
 
 
 def _notes(found: Sequence[_File]) -> Iterator[str]:
-    """What is worth knowing about a folder; the detectors tell of lossy files and of their order."""
+    """Yield notes about a folder; the detectors report lossy files and suspicious orders."""
     if ignored := sorted({_suffix(file) for file in found} & set(OTHER_PICTURES)):
         yield f"pictures with other endings ({', '.join(ignored)}) are not read"
 
 
 def _labels_of_folders(names: Sequence[str]) -> tuple[Tensor | None, str]:
-    """Classes from the names of direct subfolders, and a note that says so."""
+    """Return classes from the names of direct subfolders, and a note about it."""
     parents = [PurePosixPath(name).parent for name in names]
     folders = sorted({parent.as_posix() for parent in parents})
     if len(folders) < 2 or any(len(parent.parts) != 1 for parent in parents):
@@ -197,7 +197,7 @@ class _Index:
 
 
 def _read_index(path: Path, names: Sequence[str]) -> _Index | None:
-    """What samples.json says about exactly these files; None without one."""
+    """Read samples.json. None without one; UserError when it does not list exactly these files."""
     if not path.exists():
         return None
     try:

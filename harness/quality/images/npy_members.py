@@ -1,8 +1,7 @@
-"""Arrays of an .npz as data that may be damaged or made to do harm: headers first, no byte before its size is known.
+"""Arrays of an untrusted .npz: the header first, and no byte of data before its size is known.
 
-What an array is said to be is read from its header without evaluating anything, and compared with the size of its
-member. Whoever reads it checks shape and type first and takes no more memory than these need, so a small file that
-unpacks to gigabytes of something else costs its header.
+The header is parsed without evaluating anything, and compared with the size of its member. A reader checks shape and
+type first and allocates only their size, so a small file that unpacks to gigabytes of other data costs its header.
 
 Source   layout of .npy: numpy.lib.format; of .zip: APPNOTE 4.3 (PKWARE); of deflate: RFC 1951
 """
@@ -29,31 +28,31 @@ from arvbench.errors import UserError
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 """Signature, length of the name, length of the extra field (ZIP specification, 4.3.7)."""
 _HEADER_BYTES = 2**14
-"""More than numpy accepts of a header (10,000 characters) and less than a header may say of itself (4 GiB)."""
+"""Above numpy's limit for a header (10,000 characters), far below the size that a header can claim (4 GiB)."""
 _EXPANSION = 1032
-"""Most bytes that one byte of deflate stands for: 258 for two bits (RFC 1951, 3.2.5)."""
+"""Most bytes that one byte of deflate unpacks to: 258 for two bits (RFC 1951, 3.2.5)."""
 _AT_ONCE = 2**24
-"""Bytes that are unpacked at a time."""
+"""Bytes to unpack at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayMember:
-    """What one array is, and where."""
+    """Type, shape and position of one array."""
 
     name: str
-    """Of the member in the archive."""
+    """Name of the member in the archive."""
     dtype: np.dtype
     shape: tuple[int, ...]
     fortran: bool
     start: int
     """Bytes of the .npy header."""
     offset: int | None
-    """Where the member begins in the file; None when it is compressed."""
+    """Position of the member in the file; None when it is compressed."""
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn what the archive and array formats raise into a UserError that names the file."""
+    """Turn errors of the archive and array formats into a UserError that names the file."""
     try:
         yield
     except (
@@ -73,15 +72,15 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def array_keys(archive: zipfile.ZipFile) -> list[str]:
-    """Names of all arrays."""
+    """Return the names of all arrays."""
     return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
 def find_array(path: Path, archive: zipfile.ZipFile, key: str) -> ArrayMember:
-    """Read the header of one array and see that its size is what the member really has.
+    """Read the header of one array, and check its size against that of the member.
 
-    Call it, and `read_array`, under `readable`. Raises UserError for pickled objects, an encrypted member, one packed
-    in a way that numpy does not write, and sizes that do not fit.
+    Call it, and `read_array`, inside `readable`. Raises UserError for pickled objects, an encrypted member, a packing
+    that numpy does not write, and sizes that do not fit.
     """
     info = archive.getinfo(f"{key}.npy")
     _check_packing(path, key, info)
@@ -106,10 +105,10 @@ def find_array(path: Path, archive: zipfile.ZipFile, key: str) -> ArrayMember:
 
 
 def read_array(archive: zipfile.ZipFile, member: ArrayMember) -> np.ndarray:
-    """A whole array, whose shape and type the caller has checked. EOFError or BadZipFile for a damaged one."""
-    flat = np.empty(prod(member.shape), dtype=member.dtype)
+    """Read a whole array after the caller checked shape and type. Raises EOFError or BadZipFile for a damaged one."""
+    flat: np.ndarray = np.empty(prod(member.shape), dtype=member.dtype)
     with archive.open(member.name) as stream:
-        stream.read(member.start)  # not sought: the checksum is of every byte
+        stream.read(member.start)  # no seek: the checksum covers every byte
         missing = flat.nbytes - read_fully(stream, flat.view(np.uint8).data)
     if missing:
         raise EOFError(f"{missing} bytes of {member.name} are missing")
@@ -117,7 +116,7 @@ def read_array(archive: zipfile.ZipFile, member: ArrayMember) -> np.ndarray:
 
 
 def read_fully(stream: IO[bytes], into: memoryview) -> int:
-    """Fill a buffer as far as the stream goes, a part at a time; returns how many bytes there were."""
+    """Fill a buffer from the stream, a part at a time; return the number of bytes read."""
     done = 0
     while done < len(into) and (piece := stream.read(min(len(into) - done, _AT_ONCE))):
         into[done : done + len(piece)] = piece
@@ -140,7 +139,7 @@ def _check_packing(path: Path, key: str, info: zipfile.ZipInfo) -> None:
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether the order is Fortran's, and type, read without evaluating anything. ValueError for no header."""
+    """Return (shape, Fortran order, type), parsed without evaluating anything. Raises ValueError for no header."""
     version = npy.read_magic(stream)
     # Version 3 differs from 2 only in allowing names of fields that are not Latin-1.
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -159,11 +158,11 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored member begin: behind its local header, whose length is written only there."""
+    """Return the position of a stored member: behind its local header, the only place that states its length."""
     with path.open("rb") as file:
         file.seek(info.header_offset)
         signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-    offset = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
+    offset: int = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
     inside = offset + info.file_size <= path.stat().st_size and info.compress_size == info.file_size
     if signature != b"PK\x03\x04" or not inside:
         raise UserError(f"{path} is damaged: {info.filename} is not where the archive says")

@@ -1,11 +1,11 @@
-"""Samples in a .npz file as the ADM evaluator takes it: `arr_0` uint8 (N, H, W, 3).
+"""Samples in an .npz file in the ADM evaluator's layout: `arr_0` uint8 (N, H, W, 3).
 
-50,000 images of 256 px are 9.8 GB, so the array is never in memory as a whole. Of a stored (uncompressed) member, what
-`numpy.savez` writes, any range is read from its place in the file. A deflated member (`numpy.savez_compressed`) can
-only be unpacked in order: reading on is free, going back starts again at the first image.
+50,000 images of 256 px are 9.8 GB, so the array is never in memory as a whole. A stored member (`numpy.savez`) allows
+reading any range from its place in the file. A deflated one (`numpy.savez_compressed`) can only be unpacked in order:
+reading forward is free, going back starts again at the first image.
 
 Keys     arr_0 images; labels, seeds (N,) integers; arr_1 (N,) integers taken as labels where `labels` is absent;
-         arvbench uint8 bytes of JSON (images/stored.py). Others are left alone.
+         arvbench uint8 bytes of JSON (images/stored.py). Other keys are ignored.
 Source   openai/guided-diffusion, evaluations/evaluator.py (PROTOCOLS section 1); layout of .npy: numpy.lib.format
 """
 
@@ -49,8 +49,8 @@ IMAGES_KEY = "arr_0"
 class NpzSource(ImageSource):
     """Images of one .npz file. Pickles in it are refused, never loaded.
 
-    Raises UserError, naming the file, for one that cannot be used, when it is opened; a damaged compressed one can be
-    found out only by reading.
+    Opening raises UserError, naming the file, for one that cannot be used; damage in a compressed array shows only when
+    it is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class NpzSource(ImageSource):
         statistics = "the file holds reference statistics (mu, sigma) too" if "mu" in keys else ""
         self.provenance = with_notes(stated, label_note, statistics)
         self._unpacking: tuple[int, IO[bytes]] | None = None
-        """Process and open stream of a compressed member: its position is shared with forked processes."""
+        """Process and stream of a compressed member: forked processes share its position, so each opens its own."""
 
     def read(self, start: int, stop: int) -> Tensor:
         check_range(start, stop, self.count, self.name)
@@ -88,7 +88,7 @@ class NpzSource(ImageSource):
         return self.__dict__ | {"_unpacking": None}
 
     def _fill(self, pixels: memoryview, position: int) -> None:
-        """Read bytes of the member. They are not mapped: a file that shrinks then is an error and not a crash."""
+        """Read bytes of the member, without mapping them: a file that shrinks is then an error and not a crash."""
         if self._array.offset is not None:
             with self._path.open("rb") as file:
                 file.seek(self._array.offset + position)
@@ -106,7 +106,7 @@ class NpzSource(ImageSource):
         return self._unpacking[1]
 
     def _integers(self, archive: zipfile.ZipFile, keys: list[str], key: str) -> tuple[Tensor | None, str]:
-        """One integer per image under `key`, and a note; arr_1 is anybody's, so what it is not is no error."""
+        """Read one integer per image from `key`, and a note. arr_1 has no fixed meaning: other content is ignored."""
         if key not in keys:
             return None, ""
         array = find_array(self._path, archive, key)

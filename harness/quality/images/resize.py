@@ -1,9 +1,9 @@
-"""Resize between generator and evaluation, by name: part of what a number means.
+"""Named rules for the resize between generator and evaluation, which are part of the meaning of a number.
 
 bicubic:256      torch's bicubic (a = -0.75), no antialiasing, half-pixel centres, of the float image in [-1, 1] before
-                 it becomes bytes, as LlamaGen and PAR do from 384 px. Of a file, which has only bytes, it is that of
-                 y = byte / 127.5 - 1, followed by int(127.5 y + 128): another thing, so its name says "of bytes".
-pil-bicubic:256  Pillow's bicubic (a = -0.5) with antialiasing, of bytes: the same for samples of a model and of a file.
+                 it becomes bytes, as LlamaGen and PAR do from 384 px. A file has only bytes: there it takes
+                 y = byte / 127.5 - 1 and ends with int(127.5 y + 128). That is another rule, named "of bytes".
+pil-bicubic:256  Pillow's bicubic (a = -0.5) with antialiasing, of bytes: one rule for samples of models and of files.
 
 Shapes   n images, H W height and width
 """
@@ -28,13 +28,13 @@ from arvbench.harness.quality.images.stored import check_range
 NO_RESIZE = "none"
 MAX_PX = 8192
 _AT_ONCE = 16
-"""Images of which floats are in memory."""
+"""Images that are in memory as floats at a time."""
 _OF_BYTES_RULE = "127.5x+128"
 
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """One way to a square of `px`."""
+    """A rule that makes squares of `px` pixels."""
 
     kind: str
     """"bicubic" or "pil-bicubic"."""
@@ -48,22 +48,22 @@ class Resize:
         return (self.px, self.px)
 
     def name_of_bytes(self) -> str:
-        """Name of `of_bytes`."""
+        """Return the name of the rule that `of_bytes` applies."""
         return f"{self} of bytes" if self.kind == "bicubic" else str(self)
 
     def of_decoded(self, decoded_n3HW: Tensor, uint8_rule: str) -> Tensor:
-        """Bytes (n, 3, px, px) of decoded float images, nominally in [0, 1]."""
+        """Return bytes (n, 3, px, px) from decoded float images, nominally in [0, 1]."""
         if self.kind == "pil-bicubic":
             return self.of_bytes(to_uint8(decoded_n3HW, uint8_rule))
         return to_uint8(to_unit_range(self._bicubic(decoded_n3HW.float() * 2 - 1)), uint8_rule)
 
     def of_bytes(self, images_n3HW: Tensor) -> Tensor:
-        """Bytes (n, 3, px, px) of uint8 images."""
+        """Return bytes (n, 3, px, px) from uint8 images."""
         resized = self._bicubic_of_bytes if self.kind == "bicubic" else self._pil
         return _in_parts(images_n3HW, resized, self.shape)
 
     def check(self, shape: tuple[int, int], name: str) -> None:
-        """Raise UserError for images that are no squares: they would be distorted."""
+        """Raise UserError for images that are not square: they would be distorted."""
         if shape[0] != shape[1]:
             raise UserError(
                 f"{name} has images of {shape[1]} x {shape[0]}; {self} makes squares of squares: crop first"
@@ -85,7 +85,7 @@ KINDS = ("bicubic", "pil-bicubic")
 
 
 def parse_resize(name: str | None) -> Resize | None:
-    """The resize of this name; None for "none". Raises UserError that says which there are."""
+    """Return the rule of this name; None for "none". Raises UserError that lists the rules."""
     if name is None or name == NO_RESIZE:
         return None
     match = re.fullmatch(r"(?P<kind>[a-z-]+):(?P<px>[0-9]{1,5})", name)
@@ -98,7 +98,7 @@ def parse_resize(name: str | None) -> Resize | None:
 
 
 class ResizedSource(ImageSource):
-    """Another source's bytes, resized."""
+    """Images of another source, resized as bytes."""
 
     def __init__(self, source: ImageSource, resize: Resize) -> None:
         resize.check(source.shape, source.name)
@@ -119,7 +119,7 @@ class ResizedSource(ImageSource):
 
 
 def _in_parts(images_n3HW: Tensor, change: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> Tensor:
-    """`change` of a few images at a time: floats take four times the memory of bytes."""
+    """Apply `change` to a few images at a time: floats take four times the memory of bytes."""
     changed_n3hw = torch.empty(len(images_n3HW), 3, *shape, dtype=torch.uint8)
     for start in range(0, len(images_n3HW), _AT_ONCE):
         changed_n3hw[start : start + _AT_ONCE] = change(images_n3HW[start : start + _AT_ONCE])

@@ -76,7 +76,7 @@ class ImageSource(ABC):
     """True when `read` samples the images, under the settings of this process."""
     provenance: Provenance = Provenance()
     address: FileImages | ModelImages | None = None
-    """Where another process opens the same images; None when it cannot."""
+    """Address under which another process opens these images; None when it cannot."""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> Tensor:

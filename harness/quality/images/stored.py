@@ -1,6 +1,6 @@
-"""What every file of samples is checked for, and what it may say beside its pixels: labels, seeds, provenance.
+"""Checks of every file of samples, and the facts beside its pixels: labels, seeds, provenance.
 
-A file is data: nothing in it is executed, and every size in it is compared with what is really there.
+A file is data: nothing in it is executed, and every stated size is compared with the real one.
 
 Shapes   N images, H W height and width
 """
@@ -33,7 +33,7 @@ _BYTES_HINT = (
 
 
 def check_images(where: str, dtype: str, shape: Sequence[int]) -> None:
-    """Raise UserError, saying what it looks like, unless this is a batch of uint8 RGB images, NHWC or NCHW."""
+    """Raise UserError, naming the likely mistake, unless this is a batch of uint8 RGB images, NHWC or NCHW."""
     sizes = " x ".join(map(str, shape))
     if dtype != "uint8":
         raise UserError(f"{where} is {dtype}; {_BYTES_HINT}")
@@ -56,13 +56,13 @@ def check_images(where: str, dtype: str, shape: Sequence[int]) -> None:
 
 
 def check_range(start: int, stop: int, count: int, name: str) -> None:
-    """Raise IndexError for images that are not there: a bug of the caller."""
+    """Raise IndexError for image numbers outside the set: a bug of the caller."""
     if not 0 <= start <= stop <= count:
         raise IndexError(f"images {start}..{stop - 1} of {name}, which has {count}")
 
 
 def file_state(path: Path) -> str:
-    """Size and time of a file: new content is another state. Raises UserError for a file that is not there."""
+    """Return size and time of a file, which new content changes. Raises UserError for a file that does not exist."""
     try:
         found = path.stat()
     except OSError as error:
@@ -71,7 +71,7 @@ def file_state(path: Path) -> str:
 
 
 def check_unchanged(path: Path, state: str) -> None:
-    """Raise UserError when a file is no longer what it was: half of the images would be others."""
+    """Raise UserError when a file has changed: one pass would mix two sets of images."""
     if file_state(path) != state:
         raise UserError(f"{path} has changed since it was opened: run again when it is finished")
 
@@ -89,18 +89,19 @@ def integers(values: Any, count: int, where: str) -> Tensor:
 
 
 def check_integers(dtype: np.dtype, shape: tuple[int, ...], count: int, where: str) -> None:
-    """The same of an array that is not read yet, from its header."""
+    """Raise UserError unless a header announces one integer per image."""
     if dtype.kind not in "iu" or shape != (count,):
         sizes = " x ".join(map(str, shape)) or "a single value"
         raise UserError(f"{where} must be {count} integers, one per image; it is {dtype} ({sizes})")
 
 
 def provenance_json(provenance: Provenance) -> str:
+    """Return the JSON text that `read_provenance` reads."""
     return json.dumps({"format": FORMAT, "provenance": asdict(provenance)}, sort_keys=True)
 
 
 def read_provenance(text: str | bytes, where: str) -> Provenance:
-    """The provenance that `provenance_json` wrote. Raises UserError, naming `where`, for anything else."""
+    """Read the text of `provenance_json`. Raises UserError, naming `where`, for any other."""
     try:
         return parse_provenance(json.loads(text), where)
     except (ValueError, RecursionError) as error:
@@ -108,7 +109,7 @@ def read_provenance(text: str | bytes, where: str) -> Provenance:
 
 
 def parse_provenance(content: Any, where: str) -> Provenance:
-    """The same, of JSON that was read."""
+    """Return the provenance in parsed JSON. Raises UserError, naming `where`, when it holds none."""
     if not isinstance(content, dict) or not isinstance(content.get("provenance"), dict):
         raise UserError(f"{where} was not written by arvbench: it has no provenance")
     if content.get("format") != FORMAT:
@@ -121,5 +122,5 @@ def parse_provenance(content: Any, where: str) -> Provenance:
 
 
 def with_notes(provenance: Provenance, *notes: str) -> Provenance:
-    """`provenance` with what its reader found worth knowing."""
+    """Append the notes of a reader to `provenance`."""
     return replace(provenance, note="; ".join(text for text in (provenance.note, *notes) if text))

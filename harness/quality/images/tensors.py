@@ -34,7 +34,7 @@ _DTYPES = {"U8": "uint8", "F32": "float32", "F16": "float16", "BF16": "bfloat16"
 
 
 class SafetensorsSource(ImageSource):
-    """Images of one .safetensors file; ranges are read, never the whole. Raises UserError, naming the file."""
+    """Images of one .safetensors file, read range by range. Raises UserError, naming the file."""
 
     def __init__(self, path: Path) -> None:
         self._path, self.name = path, path.name
@@ -56,7 +56,7 @@ class SafetensorsSource(ImageSource):
         check_range(start, stop, self.count, self.name)
         check_unchanged(self._path, self._state)
         with _opened(self._path) as stored:
-            images = stored.get_slice(IMAGES_KEY)[start:stop]
+            images: Tensor = stored.get_slice(IMAGES_KEY)[start:stop]
         return (images if self._channels_first else images.permute(0, 3, 1, 2)).contiguous()
 
     @property
@@ -76,7 +76,7 @@ class SafetensorsSource(ImageSource):
 
 
 class TensorSource(ImageSource):
-    """Images uint8 (N, 3, H, W) that are in memory."""
+    """Images uint8 (N, 3, H, W) in memory."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class TensorSource(ImageSource):
         seeds_N: Tensor | None = None,
         provenance: Provenance | None = None,
     ) -> None:
-        """Raises UserError for a tensor that is no batch of uint8 RGB images, or labels that are not one per image."""
+        """Check the tensor. Raises UserError unless it is a batch of uint8 RGB images with one label per image."""
         check_images(name, str(images_N3HW.dtype).removeprefix("torch."), images_N3HW.shape)
         if images_N3HW.shape[1] != 3:
             raise UserError(f"{name} is channels last {tuple(images_N3HW.shape)}; give N x 3 x H x W")

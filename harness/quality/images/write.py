@@ -1,12 +1,10 @@
-"""Samples to a file or folder that this package, NumPy, safetensors and the TensorFlow evaluator read.
+"""Writers of samples, to files and folders that this package, NumPy, safetensors and the TensorFlow evaluator read.
 
-Images go from the source to the disk in pieces; nothing is in memory as a whole. What is being written has a hidden
-name beside the target (".NAME.part") and gets its own when it is complete and on the disk, so a killed run leaves no
-half of a file under a name that anyone reads; the next run clears it away. Equal samples make equal files.
+Images go from the source to the disk in pieces; nothing is in memory as a whole. A target is replaced when the new one
+is complete (`files.claimed`), and the next run clears away the half of a killed one. Equal samples make equal files.
 
 .npz          stored, not compressed: arr_0 uint8 (N, H, W, 3), labels, seeds int64 (N,), arvbench (JSON as uint8)
-folder        000000.png, 000001.png, ...: as many digits as there must be for text order to be numeric order; and
-              samples.json
+folder        000000.png, 000001.png, ... and samples.json; enough digits for text order to be numeric order
 .safetensors  images uint8 (N, 3, H, W), labels, seeds int64 (N,), metadata arvbench (JSON)
 
 Shapes   N images, n images of a piece
@@ -38,21 +36,22 @@ from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.images.stored import PROVENANCE_KEY, provenance_json
 
 Progress = Callable[[int], None]
-"""Hears how many images are written."""
+"""Receives the number of written images."""
 _PIECE = 256
-_MIN_DIGITS = 6
+FEWEST_DIGITS = 6
+"""Digits in the names of PNG files, unless there are more images."""
 _PNG_LEVEL = 1
-"""Of compression: a third larger than the default, several times as fast; pixels are the same."""
+"""Compression level: files a third larger than by default, written several times as fast."""
 SUFFIXES = (".npz", ".safetensors")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""Not the fault of the path that was given."""
+"""Errors of the machine, not of the given path."""
 
 
 def write_images(path: Path, source: ImageSource, *, replace: bool = False, progress: Progress | None = None) -> str:
-    """Write `source` as the ending of `path` says (none means a folder); returns `images_sha256` of what was written.
+    """Write `source` in the format that the ending of `path` names (none: a folder); return its `images_sha256`.
 
-    Raises UserError as `check_target` does, HostError when the disk cannot take it. What was there before stays until
-    the new samples are complete.
+    Raises UserError as `check_target` does, HostError when the disk cannot take it. Older samples at `path` stay until
+    the new ones are complete.
     """
     check_target(path, replace=replace)
     writers = {".npz": write_npz, ".safetensors": write_safetensors}
@@ -60,7 +59,7 @@ def write_images(path: Path, source: ImageSource, *, replace: bool = False, prog
 
 
 def check_target(path: Path, *, replace: bool = False) -> None:
-    """Raise UserError for a path that cannot be written, not as samples, or that holds something already.
+    """Raise UserError for a path that cannot be written, is not one of samples, or already exists.
 
     With `replace`, samples may be replaced; a folder only when it is empty or was written by this module.
     """
@@ -74,14 +73,14 @@ def check_target(path: Path, *, replace: bool = False) -> None:
             hint = "give --force to replace them" if ours else "it was not written by arvbench: choose another"
             raise UserError(f"folder {path} is not empty; {hint}")
     elif path.exists() and not (replace and path.suffix and path.is_file()):
-        raise UserError(f"{path} is there already; choose another name" + (", or --force" if path.suffix else ""))
+        raise UserError(f"{path} already exists; choose another name" + (", or --force" if path.suffix else ""))
     above = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"cannot write {path}: {above} is no folder that may be written to")
 
 
 def write_npz(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
-    """Write an .npz, replacing what is there; returns `images_sha256`."""
+    """Write an .npz, replacing an older one; return `images_sha256`."""
     height, width = source.shape
     facts = np.frombuffer(provenance_json(source.provenance).encode(), dtype=np.uint8)
     arrays = {name: values.numpy() for name, values in _integers(source).items()} | {PROVENANCE_KEY: facts}
@@ -99,11 +98,11 @@ def write_npz(path: Path, source: ImageSource, *, progress: Progress | None = No
 
 
 def write_safetensors(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
-    """Write a .safetensors, replacing what is there; returns `images_sha256`."""
+    """Write a .safetensors, replacing an older one; return `images_sha256`."""
     integers = _integers(source)
     header: dict[str, object] = {"__metadata__": {PROVENANCE_KEY: provenance_json(source.provenance)}}
     end = 0
-    # The integers first: their eight bytes stay aligned whatever the size of the images.
+    # Integers come first: their eight bytes stay aligned for any size of images.
     for name, values in integers.items():
         header[name] = {"dtype": "I64", "shape": [source.count], "data_offsets": [end, end + values.nbytes]}
         end += values.nbytes
@@ -121,9 +120,11 @@ def write_safetensors(path: Path, source: ImageSource, *, progress: Progress | N
         return _each_piece(source, lambda images: file.write(images.contiguous().numpy().data), progress)
 
 
-def write_folder(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
-    """Write PNG files and samples.json, replacing the folder that is there; returns `images_sha256`."""
-    digits = max(_MIN_DIGITS, len(str(source.count - 1)))
+def write_folder(
+    path: Path, source: ImageSource, *, progress: Progress | None = None, fewest_digits: int = FEWEST_DIGITS
+) -> str:
+    """Write PNG files and samples.json, replacing an older folder; return `images_sha256`."""
+    digits = max(fewest_digits, len(str(source.count - 1)))
     names = [f"{number:0{digits}d}.png" for number in range(source.count)]
     remaining = iter(names)
 
@@ -143,7 +144,7 @@ def write_folder(path: Path, source: ImageSource, *, progress: Progress | None =
 
 
 def _each_piece(source: ImageSource, write: Callable[[Tensor], object], progress: Progress | None) -> str:
-    """Hand all images (n, 3, H, W) to `write`, in order; returns their digest."""
+    """Pass all images (n, 3, H, W) to `write`, in order; return their digest."""
     digests = []
     for start in range(0, source.count, _PIECE):
         stop = min(source.count, start + _PIECE)
@@ -185,7 +186,7 @@ def _replacing(path: Path, source: ImageSource, *, folder: bool = False) -> Iter
 
 
 def _check_room(path: Path, source: ImageSource) -> None:
-    """Find out now, not after hours, that the disk is too small; how much PNG takes is not known before."""
+    """Raise HostError now, not after hours, when the disk is too small; the size of PNG files is not known before."""
     if path.suffix.lower() not in SUFFIXES:
         return
     needed, free = _image_bytes(source), shutil.disk_usage(path.parent).free

@@ -1,10 +1,10 @@
-"""The table of published reference files, and whether a file is one of them.
+"""The table of published reference files, and the recognition of local files.
 
 Source   openai/guided-diffusion, evaluations/README.md: "pre-computed statistics over the whole dataset, as well as
          10,000 images for computing Precision and Recall"; the 512-px file has 1,000 (its issues 19 and 66).
          LTH14/mar, issue 8: adm_in256_stats.npz is mu and sigma of the 256-px file.
-Digests  None is published by the makers. That of the 256-px file is the one that several public repositories pin, among
-         them a Git LFS pointer with its size. An empty digest is unknown: nothing was found that could be trusted.
+Digests  The makers publish none. Several public repositories pin the digest of the 256-px file, among them a Git LFS
+         pointer with its size. An empty digest is unknown: no trustworthy source was found.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedReference:
-    """One published file."""
+    """A published file of statistics or images."""
 
     name: str
     file_name: str
@@ -35,11 +35,11 @@ class PublishedReference:
     image_px: int
     use: Use
     classes: int | None = None
-    """Of the data set; None where it has none."""
+    """Classes of the data set; None when it has none."""
     sha256: str = ""
-    """Empty where it is unknown."""
+    """Digest of the file; empty when it is unknown."""
     note: str = ""
-    """For whoever compares with it."""
+    """Remark for a reader of numbers against it."""
 
 
 PUBLISHED: Mapping[str, PublishedReference] = {
@@ -112,10 +112,10 @@ PUBLISHED: Mapping[str, PublishedReference] = {
 def recognise(
     path: Path, sha256: str, images: int, image_shape: tuple[int, int] | None
 ) -> tuple[PublishedReference | None, tuple[str, ...]]:
-    """Return the entry that this file is, and notes.
+    """Return the entry of a file, and notes.
 
-    By digest; by name, number and size of the images where the digest is unknown. A file that has a published name and
-    is another one is not taken for it, and a note says so.
+    The digest decides; where it is unknown, the name with the number and size of the images. A different file under a
+    published name gets a note and no entry.
     """
     for published in PUBLISHED.values():
         if published.sha256 and published.sha256 == sha256:
@@ -148,13 +148,11 @@ REFERENCES_VARIABLE = "ARVBENCH_REFERENCES"
 
 
 def find_reference(reference: str) -> str:
-    """The reference of a quality request as a path, where it is the published name of a reference file.
+    """Return the path of a published reference file; any other reference is returned unchanged.
 
-    Such a file is looked for at that path, then in the folder that ARVBENCH_REFERENCES names; UserError says where to
-    get it. Anything else is returned as it is.
+    The file is searched at its name as a path, then in the folder of ARVBENCH_REFERENCES. Raises UserError, with the
+    place to fetch it from, when it is in neither.
     """
-    from arvbench.harness.quality.reference.official import PUBLISHED
-
     published = next((entry for entry in PUBLISHED.values() if entry.file_name == reference), None)
     if published is None or Path(reference).is_file():
         return reference

@@ -1,4 +1,4 @@
-"""A file of means and covariances: the layout of the ADM evaluator's references, and what we add to it.
+"""Reader of files of means and covariances: the layout of the ADM evaluator's references, and our additions to it.
 
 Keys     mu (2048,), sigma (2048, 2048)       pooled Inception features; mu_s (2023,), sigma_s (2023, 2023) spatial ones
          arr_0 uint8 (M, H, W, 3)             images, in their source's order; read by images/npz.py, never whole
@@ -42,7 +42,7 @@ ADM_LAYERS = {"pool": ("mu", "sigma", 2048), "spatial": ("mu_s", "sigma_s", 2023
 """Layer of `adm-inception` -> keys of its mean and covariance, D."""
 IMAGES_KEY = "arr_0"
 RECORD_KEY = "reference"
-"""Of `MadeRecord`, in the JSON under `arvbench`."""
+"""Key of `MadeRecord` in the JSON under `arvbench`."""
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _ASYMMETRY = 1e-5
 """Largest difference between the two halves of a covariance, relative to its largest entry: float32 rounding."""
@@ -53,7 +53,7 @@ class _Record(BaseModel):
 
 
 class ExtractorRecord(_Record):
-    """Which network the statistics of a file are of."""
+    """Network behind the statistics of a file."""
 
     sha256: str
     preprocessing: str
@@ -63,7 +63,7 @@ class ExtractorRecord(_Record):
 
 
 class MadeRecord(_Record):
-    """How a file of `arvbench reference make` was made."""
+    """Origin of a file of `arvbench reference make`."""
 
     version: Literal[1] = 1
     """1: first. Raise it when a field changes its meaning, and say so here."""
@@ -72,7 +72,7 @@ class MadeRecord(_Record):
     kept: int = Field(ge=0)
     """Images in the file."""
     keep_seed: int
-    """Of the choice of the kept ones."""
+    """Seed of the choice of the kept images."""
     images_sha256: str
     """Digest of all images, in order."""
     image_shape: tuple[int, int]
@@ -84,7 +84,7 @@ class MadeRecord(_Record):
 
 
 def holds_statistics(path: Path) -> bool:
-    """Whether a path is an .npz with means and covariances, whatever else is in it."""
+    """Return whether a path is an .npz that contains means and covariances."""
     if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     with readable(path), zipfile.ZipFile(path) as archive:
@@ -93,9 +93,9 @@ def holds_statistics(path: Path) -> bool:
 
 
 class StatisticsFile:
-    """One such file, checked when it is opened. Pickles in it are refused, never loaded.
+    """A file of statistics, checked when it is opened. Pickles in it are refused, never loaded.
 
-    Raises UserError, naming the file and the key, for whatever is missing, misshapen, not finite or damaged.
+    Raises UserError, naming the file and the key, for arrays that are missing, misshapen, not finite or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,7 +108,7 @@ class StatisticsFile:
             self._check_pair(*keys)
 
     def check_extractor(self, extractor: Extractor) -> None:
-        """Raise UserError when the file was made with other weights or preprocessing than those of `extractor`."""
+        """Raise UserError when the file was made with weights or preprocessing other than those of `extractor`."""
         recorded = self.made.extractors.get(extractor.name) if self.made else None
         if recorded is None:
             return
@@ -124,7 +124,7 @@ class StatisticsFile:
             )
 
     def moments(self, extractor: Extractor, layers: Collection[str]) -> dict[str, Moments]:
-        """Stored mean and covariance of those of `layers` that have them."""
+        """Return mean and covariance of the `layers` that are stored."""
         found = {}
         for layer in layers:
             keys = self._moment_keys(extractor.name, layer)
@@ -133,7 +133,7 @@ class StatisticsFile:
         return found
 
     def features(self, extractor: Extractor, layers: Collection[str], count: int) -> dict[str, Tensor]:
-        """Stored features (M, D) fp32 of those of `layers` that have them."""
+        """Return features (M, D) fp32 of the `layers` that are stored; M is `count`."""
         found = {}
         for layer in layers:
             key = f"features/{extractor.name}/{layer}"
@@ -153,7 +153,7 @@ class StatisticsFile:
         return (mean_key, cov_key) if {mean_key, cov_key} <= self._keys else None
 
     def _check_pair(self, mean_key: str, cov_key: str, dims: int) -> None:
-        """Both or none, of the right shape and type; their values are checked when they are read."""
+        """Check that both keys or none exist, with the right shape and type. Values are checked when they are read."""
         present = {key for key in (mean_key, cov_key) if key in self._keys}
         if not present:
             return
@@ -207,7 +207,7 @@ class StatisticsFile:
             return find_array(self.path, archive, key)
 
     def _checked(self, key: str, expected: tuple[int, ...]) -> ArrayMember:
-        """One of the arrays of floats, whose header says what it must."""
+        """Return an array of floats whose header has the expected shape."""
         member, where = self._member(key), f"{self.path}: {key}"
         if member.shape != expected:
             raise UserError(f"{where} has shape {member.shape}, expected {expected}")
@@ -216,7 +216,7 @@ class StatisticsFile:
         return member
 
     def _read(self, member: ArrayMember) -> np.ndarray:
-        """A whole array; its shape and type have been checked, its values are here."""
+        """Read a whole array with a checked header. Raises UserError for NaN and infinity."""
         with readable(self.path), zipfile.ZipFile(self.path) as archive:
             array = read_array(archive, member)
         if not np.isfinite(array).all():

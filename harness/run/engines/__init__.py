@@ -1,4 +1,4 @@
-"""Where workers run: the table of engines."""
+"""The table of engines."""
 
 from __future__ import annotations
 

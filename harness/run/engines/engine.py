@@ -9,22 +9,22 @@ from arvbench.results.schema import Environment
 
 
 class Engine(Protocol):
-    """Runs jobs in processes of their own, one at a time.
+    """Runs jobs in separate processes, one at a time.
 
-    All that the runner knows of the machine comes from here, so that an engine may measure on another one.
+    The runner knows the machine only through this seam, so an engine may measure on another one.
     """
 
     def environment(self, device: str) -> Environment:
         """Describe the machine on which a case on `device` ("cpu", "cuda", "cuda:N") would run.
 
-        The description identifies recorded cases, which are then not measured again, and stands in the record of a
-        worker that died before it could describe its machine. It is asked for once or twice per case, so make it once.
+        The description identifies recorded cases, which are then not measured again, and goes into the record of a
+        worker that died before describing its machine. The runner calls this once or twice per case, so cache it.
         Raises HostError when the machine has no such device.
         """
         ...
 
     def run(self, job: Job, listener: EventListener) -> Result:
-        """Measure one case. Whatever happens to the worker becomes the outcome of the result.
+        """Measure one case. Every end of the worker becomes the outcome of the result.
 
         KeyboardInterrupt passes through, after the worker has ended.
         """

@@ -23,9 +23,9 @@ from arvbench.harness.run.engines.post_mortem import explain_death, oom_kills
 from arvbench.results.schema import Environment, Failed, Status
 
 _KEPT_OUTPUT = 8000
-"""Characters of a worker's output that are kept when it fails."""
+"""Characters of a worker's output to keep when it fails."""
 _GRACE_S = 30.0
-"""Time a worker may take to exit after its last word, inside its timeout."""
+"""Time for a worker to exit after its last event, inside its timeout."""
 
 
 class LocalEngine:
@@ -53,7 +53,7 @@ class LocalEngine:
 
 @cache
 def _this_machine(device: str) -> Environment:
-    # Imports torch, which nobody should wait for who only lists the engines.
+    # Imports torch: listing the engines should not take seconds.
     from arvbench.adapters.loading import usable_device
     from arvbench.harness.machine.environment import read_environment
 
@@ -102,7 +102,7 @@ def _exited(process: subprocess.Popen[bytes], deadline: float) -> bool:
 
 
 def _read(path: Path) -> Result | None:
-    """The worker's result; None when it did not come to write one."""
+    """Return the worker's result; None when it wrote none."""
     try:
         return Result.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):

@@ -1,4 +1,4 @@
-"""Why a worker died without a result. "Out of memory" is said only where there is evidence."""
+"""Diagnosis of a worker that died without a result. Its status is out of memory only on evidence."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from arvbench.results.schema import Failed, Status
 
 _BAD_ALLOC = "std::bad_alloc"
-"""What C++ says on stderr before it aborts because an allocation failed."""
+"""Text that C++ prints to stderr before it aborts because an allocation failed."""
 
 
 def explain_death(returncode: int, output: str, oom_kills_before: int, oom_kills_after: int) -> Failed:
-    """Outcome of a worker that ended with `returncode` (negative: killed by that signal) and left no result.
+    """Return the outcome of a worker that left no result; a negative `returncode` is the signal that killed it.
 
     `oom_kills_*` are the kernel's counts of processes killed for memory, before and after.
     """
@@ -38,7 +38,7 @@ def _signal_name(number: int) -> str:
 
 
 def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Processes that the kernel has killed for lack of memory, as far as it tells us (0 where it does not).
+    """Return the number of processes that the kernel killed for lack of memory; 0 where it does not count them.
 
     Reads this process's memory cgroup (version 2: memory.events, version 1: memory.oom_control) and the count of the
     whole machine in vmstat.

@@ -90,7 +90,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path, capsys):
     assert sample(out, images=2) == 0
     before = out.read_bytes()
     assert sample(out, "--seed", "1", images=2) == 2
-    assert "is there already; choose another name, or --force" in capsys.readouterr().err
+    assert "already exists; choose another name, or --force" in capsys.readouterr().err
     assert out.read_bytes() == before
     assert sample(out, "--seed", "1", "--force", images=2) == 0
     assert out.read_bytes() != before

@@ -1,7 +1,7 @@
 """The Inception of 2015-12-05, TensorFlow's network behind FID, sFID and IS: its graph as data.
 
 It is InceptionV3 except that average pools do not count padding, that the last block's pool branch takes the maximum,
-and that there are 1,008 logits. `inception.py` runs it, `tf_graph.py` reads its weights from TensorFlow's file.
+and that there are 1,008 logits. `network.py` runs it, `tf_graph.py` reads its weights from TensorFlow's file.
 
 Shapes   N images, 299 x 299 pixels
 Sources  Szegedy et al. 2016 (arXiv 1512.00567); names of the weights as in torch-fidelity and pytorch-fid, scopes as
@@ -21,7 +21,7 @@ LAYERS: Mapping[str, int] = {POOL: 2048, SPATIAL: 17 * 17 * SPATIAL_CHANNELS, LO
 NORM_EPSILON = 1e-3
 
 INPUT, AVERAGE, MAXIMUM = "input", "average", "maximum"
-"""What a convolution of a block can read beside another one: the block's input, or that after a 3 x 3 pool."""
+"""Inputs of a convolution besides another one: the block's input, or that input after a 3 x 3 pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Conv:
 
     name: str
     tensorflow: str
-    """Its scope in TensorFlow's graph, within that of the block."""
+    """Scope in TensorFlow's graph, within that of the block."""
     reads: str
     channels: int
     kernel: tuple[int, int] = (1, 1)
@@ -45,7 +45,7 @@ class Conv:
 
     @property
     def merges(self) -> bool:
-        """Whether it is a part of the one 1 x 1 convolution of the block's input."""
+        """True for a part of the one merged 1 x 1 convolution of the block's input."""
         return self.kernel == (1, 1) and self.reads in (INPUT, AVERAGE)
 
 
@@ -153,7 +153,7 @@ BLOCKS: tuple[Block, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class PlacedConv:
-    """A convolution with what its place in the network adds."""
+    """A convolution with the facts that follow from its place in the network."""
 
     name: str
     """Prefix of its tensors in a PyTorch state dict."""
@@ -169,7 +169,7 @@ class PlacedConv:
 
 
 def convolutions() -> Iterator[PlacedConv]:
-    """All 94 of them, in order."""
+    """Yield all 94 convolutions, in order."""
     width = 3
     for conv in STEM:
         if conv is not None:

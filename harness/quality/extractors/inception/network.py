@@ -1,4 +1,4 @@
-"""Runs the Inception of 2015-12-05 (`inception_graph.py`), for inference only.
+"""The Inception of 2015-12-05 (`graph.py`) as a function, for inference only.
 
 Batch normalisation is folded into the convolutions (in fp64), the 1 x 1 convolutions of a block that read its input
 are one convolution, and the average pool comes after the 1 x 1 convolution of its branch (both are linear) instead of

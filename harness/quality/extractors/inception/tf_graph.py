@@ -1,11 +1,11 @@
-"""Reads the Inception's weights from TensorFlow's own file, `classify_image_graph_def.pb`, without TensorFlow.
+"""Reader of the Inception's weights in TensorFlow's own file, `classify_image_graph_def.pb`, without TensorFlow.
 
-The file is a GraphDef in protobuf's wire format. Read are the constants: nodes with op "Const", whose attribute
-"value" is a tensor of floats. Everything is bounds-checked against the bytes that are there, no size in the file leads
-to memory that the file does not fill, and nothing in it is run.
+The file is a GraphDef in protobuf's wire format. Only constants are read: nodes with op "Const" whose attribute "value"
+is a tensor of floats. Everything is checked against the bytes of the file, no stated size allocates memory that the
+file does not fill, and nothing is run.
 
-Not checked against the real file, which was not at hand: the format is that of TensorFlow's public .proto files, the
-names of the constants are those that torch-fidelity's converter reads. Checked on graphs that the tests encode.
+Not checked against the real file, which was not at hand. The format follows TensorFlow's public .proto files, the names
+of the constants follow torch-fidelity's converter, and the tests encode graphs of their own.
 
 Sources  protobuf.dev/programming-guides/encoding; tensorflow/core/framework/{graph,node_def,attr_value,tensor}.proto
 """
@@ -25,7 +25,7 @@ from arvbench.harness.quality.extractors.inception.graph import LAYERS, LOGITS, 
 
 FILE_NAME = "classify_image_graph_def.pb"
 MAX_BYTES, MAX_NODES, MAX_DIMS = 2**28, 2**16, 8
-"""Far above the real file (95,673,916 bytes by public listings), far below what would hurt."""
+"""Far above the real file (95,673,916 bytes by public listings), far below a harmful size."""
 NORM_CONSTANTS = {
     "gamma": "weight",
     "beta": "bias",
@@ -48,10 +48,10 @@ _SHAPE_DIM, _SHAPE_UNKNOWN_RANK, _DIM_SIZE = 2, 3, 1
 
 
 class _Malformed(ValueError):
-    """Bytes that are not what they should be; the message says which."""
+    """Bytes that do not have the expected form; the message names them."""
 
 
-def read_graph(path: Path) -> dict[str, Tensor]:
+def read_graph(path: Path, *, max_bytes: int = MAX_BYTES, max_nodes: int = MAX_NODES) -> dict[str, Tensor]:
     """Return the state dict (torch-fidelity's names, fp32) of the Inception in a GraphDef.
 
     Raises CheckpointError for a file that is missing, truncated, no GraphDef, or that lacks a constant of the
@@ -59,13 +59,13 @@ def read_graph(path: Path) -> dict[str, Tensor]:
     """
     try:
         size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise CheckpointError(f"{path} is not {FILE_NAME}: it has {size} bytes, which is more than {MAX_BYTES}")
+        if size > max_bytes:
+            raise CheckpointError(f"{path} is not {FILE_NAME}: it has {size} bytes, which is more than {max_bytes}")
         content = memoryview(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        nodes = _nodes(content)
+        nodes = _nodes(content, max_nodes)
     except _Malformed as error:
         raise CheckpointError(f"{path} is damaged, truncated or no TensorFlow GraphDef: {error}") from error
     try:
@@ -102,12 +102,12 @@ def _constant(nodes: dict[str, _Node], name: str, shape: tuple[int, ...]) -> Ten
     if node.op != "Const" or node.value is None:
         raise _Malformed(f"node {name!r} is no constant with a value but {node.op!r}")
     try:
-        return _tensor(node.value, shape)
+        return decode_tensor(node.value, shape)
     except _Malformed as error:
         raise _Malformed(f"node {name!r}: {error}") from error
 
 
-def _tensor(message: memoryview, shape: tuple[int, ...]) -> Tensor:
+def decode_tensor(message: memoryview, shape: tuple[int, ...]) -> Tensor:
     """Decode a TensorProto of floats of this shape."""
     data_type, content, floats = 0, memoryview(b""), bytearray()
     found: tuple[int, ...] = ()
@@ -145,7 +145,7 @@ def _shape(message: memoryview) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _nodes(graph: memoryview) -> dict[str, _Node]:
+def _nodes(graph: memoryview, max_nodes: int) -> dict[str, _Node]:
     out: dict[str, _Node] = {}
     for field, value in _fields(graph):
         if field != _NODE or not isinstance(value, memoryview):
@@ -153,8 +153,8 @@ def _nodes(graph: memoryview) -> dict[str, _Node]:
         name, node = _node(value)
         if name in out:
             raise _Malformed(f"two nodes are called {name!r}")
-        if len(out) == MAX_NODES:
-            raise _Malformed(f"it has more than {MAX_NODES} nodes")
+        if len(out) == max_nodes:
+            raise _Malformed(f"it has more than {max_nodes} nodes")
         out[name] = node
     return out
 

@@ -1,6 +1,6 @@
-"""Weights of the Inception of 2015-12-05 as tensors, from any of the files in which they are published.
+"""Weights of the Inception of 2015-12-05 as tensors, from any of the published files.
 
-Nothing in a file is run: pickles are read as tensors only, TensorFlow's graph by a parser of its constants.
+No file is run: pickles are read as tensors only, and TensorFlow's graph by a parser of its constants.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class InceptionWeights:
     sha256: str
     """Digest of the file."""
     note: str
-    """What a record has to say about the file; "" for the published one."""
+    """Note of a record about the file; "" for the published one."""
 
 
 def load_inception_weights(extractor_files: ExtractorFiles, name: str = "inception") -> InceptionWeights:

@@ -141,7 +141,7 @@ def test_extractor_says_what_it_is(name, weights_file):
 def test_published_architectures_are_those_of_openai_with_quick_gelu(monkeypatch):
     monkeypatch.undo()
     for variant, side_px, dims, width in ((clip._VIT_B_32, 224, 512, 768), (clip._VIT_L_14_336, 336, 768, 1024)):
-        tower = clip._empty_tower(variant.model)
+        tower = clip.empty_tower(variant.model)
         assert (tower.image_size, tower.output_dim) == ((side_px, side_px), dims)
         assert tower.conv1.weight.shape[0] == width
         assert tower.conv1.weight.is_meta

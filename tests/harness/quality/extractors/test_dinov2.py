@@ -229,7 +229,7 @@ def test_extractor_says_what_it_is(official_file):
 
 def test_true_architecture_has_the_official_names_and_shapes(monkeypatch):
     monkeypatch.undo()
-    model = dinov2._empty_model()
+    model = dinov2.empty_model()
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     official = {name: tuple(tensor.shape) for name, tensor in official_state(dims=1024, depth=1).items()}
     expected = {name: shape for name, shape in official.items() if name != "mask_token"}

@@ -16,9 +16,8 @@ import torch
 from random_inception import random_inception_state
 
 from arvbench.errors import CheckpointError
-from arvbench.harness.quality.extractors.inception import tf_graph
 from arvbench.harness.quality.extractors.inception.graph import convolutions
-from arvbench.harness.quality.extractors.inception.tf_graph import read_graph
+from arvbench.harness.quality.extractors.inception.tf_graph import decode_tensor, read_graph
 
 FIRST = "conv/conv2d_params"
 FIRST_SHAPE = (3, 3, 3, 32)
@@ -152,7 +151,7 @@ def test_names_are_those_of_the_evaluator_and_of_torch_fidelitys_converter():
 
 def test_one_value_stands_for_a_constant_tensor():
     one = tensor(np.array([0.5]), form="packed", shape=(7,))
-    assert tf_graph._tensor(memoryview(one), (7,)).tolist() == [0.5] * 7
+    assert decode_tensor(memoryview(one), (7,)).tolist() == [0.5] * 7
 
 
 FIRST_VALUE = np.zeros(FIRST_SHAPE)
@@ -219,14 +218,12 @@ def test_damaged_bytes_raise_nothing_else(tmp_path):
             read_graph(write(tmp_path / "bad.pb", bytes(bad)))
 
 
-def test_limits_are_kept(tmp_path, monkeypatch):
+def test_limits_are_kept(tmp_path):
     graph = write(tmp_path / "graph.pb", node("a", b""), node("b", b""))
-    monkeypatch.setattr(tf_graph, "MAX_NODES", 1)
     with pytest.raises(CheckpointError, match="more than 1 nodes"):
-        read_graph(graph)
-    monkeypatch.setattr(tf_graph, "MAX_BYTES", 10)
+        read_graph(graph, max_nodes=1)
     with pytest.raises(CheckpointError, match="which is more than 10"):
-        read_graph(graph)
+        read_graph(graph, max_bytes=10)
 
 
 def test_missing_file_is_named(tmp_path):

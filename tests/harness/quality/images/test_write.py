@@ -113,9 +113,8 @@ def test_others_read_the_files(tmp_path):
         assert picture.mode == "RGB" and np.array_equal(np.asarray(picture), images_NHW3[123])
 
 
-def test_names_sort_as_numbers_however_many_there_are(tmp_path, monkeypatch):
-    monkeypatch.setattr("arvbench.harness.quality.images.write._MIN_DIGITS", 1)
-    write_folder(tmp_path / "x", source())
+def test_names_sort_as_numbers_however_many_there_are(tmp_path):
+    write_folder(tmp_path / "x", source(), fewest_digits=1)
     names = sorted(path.name for path in (tmp_path / "x").glob("*.png"))
     assert names == [f"{number:03d}.png" for number in range(COUNT)]
     assert open_images(tmp_path / "x").provenance.note == "n"
@@ -129,7 +128,7 @@ def test_the_ending_decides_the_format(tmp_path):
 
 def test_samples_are_replaced_only_when_asked(target):
     write_images(target, source())
-    with pytest.raises(UserError, match=r"(is there already|is not empty).*--force"):
+    with pytest.raises(UserError, match=r"(already exists|is not empty).*--force"):
         write_images(target, source())
     fewer = TensorSource(images(5))
     write_images(target, fewer, replace=True)
@@ -159,7 +158,7 @@ def test_targets_that_are_something_else_are_refused(tmp_path):
         check_target(tmp_path / "x.npz")
     (tmp_path / "x").write_text("a file")
     for replace in (False, True):
-        with pytest.raises(UserError, match=r"is there already; choose another name$"):
+        with pytest.raises(UserError, match=r"already exists; choose another name$"):
             check_target(tmp_path / "x", replace=replace)
 
 
