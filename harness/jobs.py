@@ -1,4 +1,4 @@
-"""What a worker process is told, what it says while it works, and what it leaves behind. All three travel as JSON."""
+"""Messages between the runner and a worker process: the job, events while it runs, the result. All travel as JSON."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Job(_Message):
     record_id: str
     case: CaseConfig
     folder: Path
-    """Run folder: pictures go below it."""
+    """Run folder; pictures and kept features go below it."""
     extractor_files: dict[str, Path] = Field(default_factory=dict)
-    """Weights of extractors that the user gave: name in the table of weights -> file."""
+    """Extractor weights given by the user: name in the table of weights -> file."""
 
 
 class Event(_Message):
@@ -31,12 +31,12 @@ class Event(_Message):
     phase: str
     done: int = 0
     total: int = 0
-    """0 when the phase cannot be counted."""
+    """0 for a phase without a count."""
     note: str = ""
 
 
 class Result(_Message):
-    """How a job ended. `environment` is None when the worker could not say where it ran."""
+    """Outcome of a job; `environment` is None when the worker ended before it could describe its machine."""
 
     outcome: Outcome
     environment: Environment | None = None

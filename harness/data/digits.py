@@ -1,7 +1,7 @@
 """The demo data set: scikit-learn's digits as 32 x 32 RGB images.
 
-1,797 real scans of handwritten digits (the UCI test set, 13 writers), ten classes, shipped inside scikit-learn: no
-download.
+1,797 scans of handwritten digits (the UCI test set, 13 writers) in ten classes. scikit-learn contains them, so nothing
+is downloaded.
 
 Shapes   N images
 Range    images uint8 0..255 NCHW, three equal channels, ink bright on black; labels int64 0..9
@@ -23,7 +23,7 @@ HELD_OUT_PER_CLASS = 30
 SPLITS = ("train", "held-out")
 
 _SCAN_MAX = 16
-"""Ink of a scan is an integer 0..16."""
+"""Largest value of a scan, whose pixels are integers 0..16."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,8 @@ class Digits:
     def split(self, name: str) -> Digits:
         """Return "train" (1,497 scans) or "held-out" (300: the last 30 scans of every class), of all 1,797.
 
-        The scans of one writer stand together (about 130, then the next writer), so most held-out scans are by writers
-        that are not in "train". Call it on the whole data set. Raises UnknownName for another name.
+        The scans are sorted by writer (about 130 each), so most held-out scans are by writers that are not in "train".
+        Call it on the whole data set. Raises UnknownName for another name.
         """
         if name not in SPLITS:
             raise UnknownName("split of digits", name, SPLITS)
@@ -64,8 +64,8 @@ def load_digits_rgb() -> Digits:
 def scans_to_rgb(scans_N88: Tensor) -> Tensor:
     """Return (N, 3, 32, 32) uint8 from scans (N, 8, 8) in 0..16: bicubic (a = -0.75), clamped, rounded half to even.
 
-    At a factor of four the bicubic weights are dyadic fractions, so the float64 arithmetic is exact and every machine
-    gets the same bytes.
+    At a factor of four the bicubic weights are dyadic fractions, so float64 arithmetic is exact and the bytes are equal
+    on every machine.
     """
     ink_N1HW = F.interpolate(
         scans_N88.double().unsqueeze(1), size=(IMAGE_PX, IMAGE_PX), mode="bicubic", align_corners=False

@@ -1,1 +1,1 @@
-"""This machine: libraries, cores, memory, GPU, limits, and how processes fail."""
+"""This machine: libraries, cores, memory, GPU, limits, and failures of processes."""

@@ -1,4 +1,4 @@
-"""Which scaled-dot-product-attention (SDPA) kernel really ran, as torch's dispatcher names it."""
+"""Names of the scaled-dot-product-attention (SDPA) kernels that ran, from torch's dispatcher."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NO_SDPA = "no SDPA call"
 class AttentionRecorder:
     """Counts the SDPA kernels of the calls made inside `with`.
 
-    Fused kernels are operators of their own. The fallback is taken apart before a dispatch mode sees it, so that SDPA
-    calls beyond the fused ones are the fallback.
+    Fused kernels are operators of their own. The unfused fallback is decomposed before a dispatch mode sees it, so SDPA
+    calls that no fused operator accounts for are the fallback.
     """
 
     def __init__(self) -> None:
@@ -40,14 +40,14 @@ class AttentionRecorder:
 
     @property
     def kernels(self) -> dict[str, int]:
-        """Kernel -> calls, such as {"flash_attention_for_cpu": 36}; fallback calls under MATH."""
+        """Number of calls by kernel, such as {"flash_attention_for_cpu": 36}; MATH counts the fallback."""
         fused = dict(self._kernels.fused)
         unfused = self._calls.count - sum(fused.values())
         return fused | ({MATH: unfused} if unfused > 0 else {})
 
     @property
     def description(self) -> str:
-        """Kernels joined by " + ", most calls first (a tokenizer may use another one than the transformer)."""
+        """Kernels joined by " + ", most calls first: tokenizer and transformer may use different ones."""
         kernels = self.kernels
         return " + ".join(sorted(kernels, key=lambda name: (-kernels[name], name))) or NO_SDPA
 
@@ -63,8 +63,8 @@ class _KernelCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.name()
         if name == _SDPA:
-            # Under inference_mode the call arrives whole: take it apart here, so that its kernel is seen too (without
-            # function modes, which would turn the parts back into the whole).
+            # Under inference_mode the call arrives whole: decompose it here, so that its kernel is seen too (without
+            # function modes, which would compose the parts again).
             with torch._C.DisableTorchFunction(), self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:

@@ -1,7 +1,6 @@
-"""How many CPU cores this process may use.
+"""Number of CPU cores that this process may use.
 
-A container may be given the time of two cores on a machine of sixty-four: a thread for each of the sixty-four would
-spend its life waiting.
+A container may have the time of two cores on a machine with 64: most of 64 threads would then only wait.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import psutil
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Physical cores, or fewer where affinity or a container's CPU quota leave fewer."""
+    """Return the number of physical cores, or fewer where affinity or a container's CPU quota allow fewer."""
     limits = [psutil.cpu_count(logical=False) or psutil.cpu_count() or 1]
     if hasattr(os, "sched_getaffinity"):
         limits.append(len(os.sched_getaffinity(0)))
@@ -25,7 +24,7 @@ def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _cpu_quota(cgroups: Path) -> float | None:
-    """Cores' worth of time that the container may use (cgroup version 2, then 1); None without a limit."""
+    """Return the container's CPU quota in cores (cgroup version 2, then 1); None without a limit."""
     version_2, version_1 = _words(cgroups / "cpu.max"), _words(cgroups / "cpu" / "cpu.cfs_quota_us")
     if len(version_2) == 2:
         quota, period = version_2

@@ -1,4 +1,4 @@
-"""Where and with what a case ran. A record without it is not written.
+"""Environment of a case: machine, libraries and source. No record is written without it.
 
 Units    _bytes bytes
 """
@@ -35,14 +35,14 @@ LIBRARIES = (
 """Distributions that can change a number."""
 
 _MEASURING_FOLDERS = ("adapters", "harness", "kernels", "results")
-"""Parts whose source can change a measurement. Reports only read records: editing one must not measure again."""
+"""Folders whose source can change a measurement. Reports only read records: editing one must not measure again."""
 _MEASURING_SUFFIXES = (".py", ".safetensors")
 
 
 def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Environment:
-    """Describe this machine, these libraries and this source as they are now. `probe` overrides the device's own.
+    """Describe this machine, its libraries and this package's source. `probe` replaces the device's own GPU probe.
 
-    The GPU is read first: called after work, it is then still as it was under that work.
+    The GPU is read first: right after work, its clocks are still those under load.
     """
     probe = probe or probe_gpu(device)
     gpu = probe.read() if probe else None
@@ -65,7 +65,7 @@ def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Env
 
 
 def tf32_allowed(device: torch.device) -> bool:
-    """Whether fp32 matrix products or convolutions on `device` may run in TF32 under this process's settings."""
+    """Return True when fp32 matrix products or convolutions on `device` may run in TF32, by torch's switches."""
     if device.type != "cuda":
         return False
     return torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
@@ -73,18 +73,18 @@ def tf32_allowed(device: torch.device) -> bool:
 
 @cache
 def source_sha256() -> str:
-    """Digest of this package, as `digest_of_source` makes it; once per process, like the import of the source."""
+    """Return the digest of this package, computed once per process: an edit does not change imported code."""
     return digest_of_source(Path(arvbench.__file__).parent)
 
 
 def digest_of_source(package: Path) -> str:
-    """Digest of every file of a package folder that can change a measurement, names included."""
+    """Return a digest of names and contents of all files in a package folder that can change a measurement."""
     files = [(path.name, path) for path in package.glob("*.py")]
     for folder in _MEASURING_FOLDERS:
         # Path.rglob does not follow the links of a checkout's src/arvbench, so start behind them.
         start = (package / folder).resolve()
-        found = [path for path in start.rglob("*") if path.suffix in _MEASURING_SUFFIXES]
-        files += [(f"{folder}/{path.relative_to(start)}", path) for path in found]
+        measuring = [path for path in start.rglob("*") if path.suffix in _MEASURING_SUFFIXES]
+        files += [(f"{folder}/{path.relative_to(start)}", path) for path in measuring]
     digest = hashlib.sha256()
     for name, path in sorted(files):
         digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -103,7 +103,7 @@ def library_versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """Model name of the processor; Linux keeps it in /proc/cpuinfo, other systems in platform."""
+    """Return the model name of the processor, from /proc/cpuinfo on Linux, else from `platform`."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -113,7 +113,7 @@ def cpu_name() -> str:
 
 
 def _git_state() -> tuple[str | None, bool | None]:
-    """(commit, dirty) of the checkout that this package runs from; None outside one."""
+    """Return (commit, dirty) of the checkout that this package runs from; (None, None) outside one."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
         return None, None
@@ -123,9 +123,9 @@ def _git_state() -> tuple[str | None, bool | None]:
 
 
 def _git(checkout: Path, *arguments: str) -> str | None:
-    """Output of a git command; None where git is missing or refuses (no commit yet, another owner)."""
+    """Return the output of a git command; None when git is missing or refuses (no commit yet, another owner)."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", "--no-optional-locks", "-C", str(checkout), *arguments],
             capture_output=True,
             text=True,
@@ -134,4 +134,4 @@ def _git(checkout: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()

@@ -1,4 +1,4 @@
-"""From an exception to the status of a case."""
+"""Outcome of a case that ended with an exception."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _OUT_OF_MEMORY_TEXTS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "could not create a memory object",
 )
-"""What torch and the libraries below it say in errors that have no type of their own."""
+"""Texts of allocation errors in torch and the libraries below it that have no exception type of their own."""
 
 
 def failed(error: Exception, case: CaseConfig) -> Failed:
-    """The outcome of a case that ended with `error`."""
+    """Return the outcome of a case that ended with `error`."""
     detail = "".join(traceback.format_exception(error))
     if is_out_of_memory(error):
         return Failed(status=Status.OOM, reason=_out_of_memory_reason(error, case), detail=detail)
@@ -36,7 +36,7 @@ def failed(error: Exception, case: CaseConfig) -> Failed:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """True when the error, or one that it was raised from or while handling, is a failed allocation."""
+    """Return True when `error`, its cause or its context is a failed allocation."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if _is_allocation_failure(error):
@@ -60,6 +60,6 @@ def _out_of_memory_reason(error: Exception, case: CaseConfig) -> str:
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """`text` without line breaks, cut at `limit` characters."""
+    """Return `text` without line breaks, cut at `limit` characters."""
     joined = " ".join(text.split())
     return joined if len(joined) <= limit else f"{joined[: limit - 1]}…"

@@ -1,4 +1,4 @@
-"""What a worker may take: threads and memory. Set once, after the libraries are imported.
+"""Limits of a worker process: threads and memory. Set them once, after the libraries are imported.
 
 Units    _bytes bytes
 """
@@ -16,18 +16,19 @@ from arvbench.harness.machine.cores import usable_cores
 
 
 def set_threads(count: int | None) -> None:
-    """CPU threads of torch; None takes the physical cores that this process may use."""
+    """Set torch's CPU threads; None takes one per physical core that this process may use."""
     torch.set_num_threads(count or usable_cores())
 
 
 def set_memory_limit(limit_bytes: int, device: torch.device) -> None:
-    """Make allocations beyond `limit_bytes` fail as they would on a machine that has no more.
+    """Make allocations beyond `limit_bytes` fail, as on a machine with that much memory.
 
-    CPU: the resident set of this process, libraries included, may grow up to the limit. CUDA: torch's allocator on
-    that device. Raises MemoryError when the libraries alone take more, HostError where the system cannot do it.
+    On the CPU the limit is for the resident set of this process, libraries included; on CUDA it is for torch's
+    allocator on that device. Raises MemoryError when the libraries alone take more, HostError where the system has no
+    limit of this kind.
     """
     if device.type == "cuda":
-        # torch takes no "cuda" without a number here.
+        # This call of torch needs a device number.
         index = torch.cuda.current_device() if device.index is None else device.index
         total = torch.cuda.get_device_properties(index).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), index)
@@ -39,19 +40,19 @@ def set_memory_limit(limit_bytes: int, device: torch.device) -> None:
     room = limit_bytes - status["VmRSS"]
     if room <= 0:
         raise MemoryError(f"the libraries alone take {status['VmRSS']} bytes")
-    # RLIMIT_DATA counts reserved address space, which is more than what is resident: grant the difference on top.
+    # RLIMIT_DATA counts reserved address space, which exceeds resident memory: grant the difference on top.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (status["VmData"] + room, hard))
 
 
 def lift_memory_limit() -> None:
-    """Take the CPU limit back, so that a failure can still be written down."""
+    """Remove the CPU limit, so that a failure can still be recorded."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
 def _start_thread_pool() -> None:
-    """Start torch's threads now: a thread that cannot have its stack ends the process instead of raising."""
+    """Start torch's threads now: a thread without memory for its stack ends the process instead of raising."""
     side = 512
     torch.mm(torch.zeros(side, side), torch.zeros(side, side))
 

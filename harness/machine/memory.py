@@ -1,7 +1,7 @@
 """Memory in use and its peak, from CUDA's caching allocator or from the resident set of this process.
 
-The CPU has no allocator that keeps books: its numbers are what the kernel says about the process, where pages that a
-library keeps after freeing them count as in use. Records name the source, and the two are never compared.
+No allocator counts bytes on the CPU: its numbers are the kernel's for the process, in which pages that a library keeps
+after freeing them count as in use. Records name the source, and the two are never compared.
 
 Units    _bytes bytes
 """
@@ -19,18 +19,18 @@ MemorySource = Literal["cuda-allocator", "process-rss"]
 
 
 class MemoryProbe(Protocol):
-    """What is in use, and the peak since `begin_phase`. None where this machine cannot tell."""
+    """Reads bytes in use and their peak since `begin_phase`; None where this machine cannot tell."""
 
     source: MemorySource
 
     def release_unused(self) -> None:
-        """Give back what is held and not used, so that the next peak shows what is needed."""
+        """Release memory that is held and not used, so that the next peak shows the need."""
         ...
 
     def in_use_bytes(self) -> int | None: ...
 
     def begin_phase(self) -> None:
-        """Forget the peak so far."""
+        """Reset the peak."""
         ...
 
     def peak_bytes(self) -> int | None: ...
@@ -41,7 +41,7 @@ class MemoryProbe(Protocol):
 
 
 class CudaMemoryProbe:
-    """The caching allocator's books, exact to the byte."""
+    """The caching allocator's own count, exact to the byte."""
 
     source: MemorySource = "cuda-allocator"
 
@@ -83,7 +83,7 @@ class ProcessMemoryProbe:
 
     def release_unused(self) -> None:
         gc.collect()
-        # glibc keeps freed blocks, which would hide the next call's need inside what already counts as in use.
+        # glibc keeps freed blocks, which count as in use and would hide the need of the next call.
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
@@ -112,8 +112,8 @@ class ProcessMemoryProbe:
             lines = (self._proc / "status").read_text().splitlines()
         except OSError:
             return None
-        found = (line.split() for line in lines if line.startswith(f"{field}:"))
-        return next((int(words[1]) * 1024 for words in found), None)
+        matching = (line.split() for line in lines if line.startswith(f"{field}:"))
+        return next((int(words[1]) * 1024 for words in matching), None)
 
 
 def probe_for(device: torch.device) -> MemoryProbe:

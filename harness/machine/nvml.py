@@ -1,4 +1,4 @@
-"""State of one GPU as the driver tells it: clocks, temperature, power, and what holds it back.
+"""State of one GPU from its driver: clocks, temperature, power, throttle reasons.
 
 Units    _mhz megahertz, _c degrees Celsius, _w watts, _bytes bytes
 """
@@ -25,8 +25,9 @@ _THROTTLE_BITS = {
     0x40: "hardware thermal slowdown",
     0x80: "hardware power brake",
 }
-"""nvmlClocksThrottleReasons, from nvml.h, without the three that hold nothing back: 0x1 (idle: there is no work),
-0x2 (the clocks are what was set) and 0x100 (they are what the display needs)."""
+"""nvmlClocksThrottleReasons, from nvml.h, without the three that do not throttle: 0x1 (idle), 0x2 (clocks set by an
+application) and 0x100 (clocks set for the display).
+"""
 
 
 class GpuProbe(Protocol):
@@ -36,10 +37,10 @@ class GpuProbe(Protocol):
 
 
 class NvmlProbe:
-    """The GPU behind a torch device, found by its UUID (torch and NVML number GPUs differently).
+    """Reads the GPU of a torch device, found by its UUID (torch and NVML number GPUs differently).
 
-    The driver is opened when the probe is made, so that `read` asks at once: a GPU cools and slows down within
-    milliseconds of its last work.
+    The driver is opened when the probe is made, so that `read` takes no longer than needed: clocks fall within
+    milliseconds of the last work.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -47,7 +48,7 @@ class NvmlProbe:
         self._handle = _open(f"GPU-{getattr(self._properties, 'uuid', '')}")
 
     def read(self) -> Gpu:
-        """What torch knows, and what NVML adds; fields that the driver does not tell are None."""
+        """Return torch's properties and NVML's readings; None for readings that the driver lacks."""
         return Gpu(
             name=self._properties.name,
             memory_bytes=self._properties.total_memory,
@@ -57,7 +58,7 @@ class NvmlProbe:
 
 
 class ReplayGpuProbe:
-    """Plays readings back from a file (a JSON list of Gpu), so that what uses them is tested without a GPU."""
+    """Replays readings from a file (a JSON list of Gpu), so that their users are tested without a GPU."""
 
     def __init__(self, recording: Path) -> None:
         self._readings = [Gpu.model_validate(reading) for reading in json.loads(recording.read_text())]
@@ -69,7 +70,7 @@ class ReplayGpuProbe:
 
 
 def probe_gpu(device: torch.device) -> GpuProbe | None:
-    """The probe of a CUDA device; None for the CPU."""
+    """Return the probe of a CUDA device; None for the CPU. Raises HostError without a usable GPU."""
     if device.type != "cuda":
         return None
     if not torch.cuda.is_available():
@@ -78,13 +79,15 @@ def probe_gpu(device: torch.device) -> GpuProbe | None:
 
 
 def throttle_names(bits: int) -> tuple[str, ...]:
-    """Names of the reasons in NVML's bit mask."""
+    """Return the names of the reasons in NVML's bit mask."""
     return tuple(name for bit, name in _THROTTLE_BITS.items() if bits & bit)
 
 
 def _open(uuid: str) -> Any:
-    """NVML's handle of a GPU; None where there is no NVML, and for a MIG slice, whose UUID is of another kind and
-    whose GPU's clocks are not ours to report."""
+    """Return NVML's handle of a GPU; None without NVML and for a MIG slice.
+
+    The UUID of a slice is of another kind, and the clocks of its GPU are shared.
+    """
     import pynvml
 
     try:
@@ -95,28 +98,31 @@ def _open(uuid: str) -> Any:
 
 
 def _driver_state(handle: Any) -> dict[str, Any]:
-    """Fields of Gpu that only NVML knows."""
+    """Return the fields of Gpu that only NVML knows."""
     import pynvml
 
     if handle is None:
         nothing = dict.fromkeys(("driver", "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w"))
         return nothing | {"throttle_reasons": ()}
-    power_mw = _ask(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
+    throttle_bits = _query(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    power_mw = _query(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
     return {
-        "driver": _ask(lambda: str(pynvml.nvmlSystemGetDriverVersion())),
-        "sm_clock_mhz": _ask(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
-        "memory_clock_mhz": _ask(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM)),
-        "temperature_c": _ask(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
+        "driver": _query(lambda: str(pynvml.nvmlSystemGetDriverVersion())),
+        "sm_clock_mhz": _query(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
+        "memory_clock_mhz": _query(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM)),
+        "temperature_c": _query(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
         "power_w": None if power_mw is None else power_mw / 1000,
-        "throttle_reasons": throttle_names(_ask(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0),
+        "throttle_reasons": throttle_names(
+            _query(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0
+        ),
     }
 
 
-def _ask(question: Callable[[], T]) -> T | None:
-    """The driver's answer, or None where it has none."""
+def _query(call: Callable[[], T]) -> T | None:
+    """Return the result of a call of NVML, or None where the driver does not support it."""
     import pynvml
 
     try:
-        return question()
+        return call()
     except pynvml.NVMLError:
         return None

@@ -1,4 +1,4 @@
-"""Quality of what a case draws: its model as a source of images, and the floor that its tokenizer sets.
+"""Quality of a case's samples, and of its tokenizer's reconstructions, which bound it.
 
 Shapes   N images, H W height and width
 Range    uint8 0..255 NCHW
@@ -28,7 +28,7 @@ from arvbench.harness.suites.recipes import official_facts
 from arvbench.results.schema import Quality, QualityRequest
 
 FEATURES_FOLDER = "features"
-"""Below the run folder: features of a case whose quality is being measured."""
+"""Folder of kept features, below the run folder, while the quality of a case is measured."""
 
 
 def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Evaluation:
@@ -56,12 +56,12 @@ def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings,
 
 
 def _renamed(event: Event) -> Event:
-    """A phase of the evaluation as one of the case; a note would be printed as a line of its own."""
+    """Prefix the phase with "quality:" and move its note there, since listeners print notes as separate lines."""
     return event.model_copy(update={"phase": f"quality: {event.note or event.phase}", "note": ""})
 
 
 def evaluation_request(request: QualityRequest) -> EvaluationRequest:
-    """The request of a case, as the evaluation takes it."""
+    """Return the request of a case in the form of the evaluation."""
     return EvaluationRequest(
         protocols=request.protocols,
         reference=find_reference(request.reference),

@@ -1,1 +1,1 @@
-"""From a suite to records: the runner, its store, the worker process and the engines that start it."""
+"""From a suite to records: the runner, its store, the worker process, and the engines that start it."""

@@ -1,4 +1,4 @@
-"""Identity of a measurement: the same case, files, source, libraries and machine give the same fingerprint."""
+"""Identity of a measurement: equal case, files, source, libraries and machine give equal fingerprints."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from arvbench.results.schema import CaseConfig, Environment, QualityRequest
 
 
 def fingerprint(case: CaseConfig, environment: Environment, given: ExtractorFiles | None = None) -> str:
-    """sha256 over the case, the files that it reads, the package's source, the libraries and the hardware.
+    """Return a sha256 over the case, its files, the package's source, the libraries and the hardware.
 
-    `given` are files of extractor weights that a command line names.
+    `given` are files of extractor weights that the user named.
     """
     gpu = environment.gpu
     identity = {
@@ -36,14 +36,14 @@ def fingerprint(case: CaseConfig, environment: Environment, given: ExtractorFile
 
 
 def case_files(case: CaseConfig) -> list[Path]:
-    """Local files that a case's weights come from; none for random weights and the hub. Raises UserError."""
+    """Return the local files of a case's weights; none for random weights and the hub. Raises UserError."""
     from arvbench.adapters.loading import locate_weights
 
     return list(dict.fromkeys(locate_weights(MODELS[case.model], case.weights).values()))
 
 
 def quality_files(quality: QualityRequest | None, given: ExtractorFiles | None = None) -> list[Path]:
-    """Files that quality is judged by and that are no part of this package. Raises UserError for those not here."""
+    """Return the reference files and extractor weights of a request. Raises UserError for a missing one."""
     if quality is None:
         return []
     # Torch and the metric libraries: only a case that asks for quality pays for them.
@@ -57,10 +57,10 @@ def quality_files(quality: QualityRequest | None, given: ExtractorFiles | None =
 
 
 def _file_states(find: Callable[[], Iterable[Path]]) -> list[Any]:
-    """Path, size and time of files: new content there is another measurement.
+    """Return path, size and time of files: new content at an old path is another measurement.
 
-    Digests would be safer, and would read gigabytes before every run; the record itself has those of weights. Files
-    that went away after the run was checked are a state too: the record of what was measured must still be written.
+    Digests would be safer, but reading gigabytes before every run costs too much; records hold the digests of weights.
+    Files that vanished during a run are a state too, since its record must still be written.
     """
     try:
         return [[str(path), (state := path.stat()).st_size, state.st_mtime_ns] for path in find()]

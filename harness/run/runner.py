@@ -1,4 +1,4 @@
-"""From cases to records, one after another. Nothing finished is lost, and nothing finished is measured again."""
+"""Runs the cases of a suite one after another. No finished case is lost, and none is measured again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from arvbench.results.schema import Record, Status
 
 
 class RunListener(Protocol):
-    """Hears how a run goes. All of the user interface hangs here."""
+    """Receives the events of a run. All of the user interface hangs here."""
 
     def case_reused(self, case: Case, record: Record) -> None: ...
     def case_started(self, case: Case) -> None: ...
@@ -30,7 +30,7 @@ class RunListener(Protocol):
 
 
 class SilentListener:
-    """A listener that does nothing; subclass it to hear some events."""
+    """Listener that does nothing; subclass it to receive some events."""
 
     def case_reused(self, case: Case, record: Record) -> None: ...
     def case_started(self, case: Case) -> None: ...
@@ -40,14 +40,14 @@ class SilentListener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What to do with cases that are already recorded."""
+    """Treatment of recorded cases, and files that the user named."""
 
     fresh: bool = False
     """Measure every case again; older records stay."""
     retry_failed: bool = False
-    """Measure cases again whose last record is not ok."""
+    """Measure a case again when its last record is not ok."""
     extractor_files: Mapping[str, Path] = field(default_factory=dict)
-    """Weights of extractors that the user gave: name in the table of weights -> file."""
+    """Extractor weights given by the user: name in the table of weights -> file."""
 
 
 def run_suite(
@@ -112,7 +112,7 @@ def _measure(
 
 @contextlib.contextmanager
 def _interrupt_deferred() -> Iterator[None]:
-    """Hold a Ctrl-C back until the block is done, so that a finished case is not lost while it is written."""
+    """Hold Ctrl-C back until the block is done, so that a finished case is not lost while it is written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -127,6 +127,6 @@ def _interrupt_deferred() -> Iterator[None]:
 
 
 def _deliver(handler: Any) -> None:
-    """Act on a held-back Ctrl-C as the handler would have."""
+    """Handle a deferred Ctrl-C as the handler would have."""
     if callable(handler):
         handler(signal.SIGINT, None)

@@ -1,4 +1,4 @@
-"""Reading YAML without surprises: safe types only, and a key that is written twice is an error."""
+"""Strict reading of YAML: safe types only, and a key that is written twice is an error."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from arvbench.errors import UserError
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader silently keeps the last of two equal keys; this one refuses them."""
+    """SafeLoader that refuses duplicate keys, of which its parent silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):  # the parent refuses the others, naming the line
+            if isinstance(key, Hashable):  # the parent refuses other keys, naming the line
                 if key in seen:
                     problem = f"key {key!r} is written twice"
                     raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
@@ -27,7 +27,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads 1_2_4_8 as the number 1248; here it is a list of scales, and text.
+# YAML 1.1 reads 1_2_4_8 as the number 1248; here it stays text, since it is a list of scales.
 _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, re.compile(r"[-+]?[0-9]+$") if tag.endswith(":int") else pattern) for tag, pattern in resolvers]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -35,7 +35,7 @@ _StrictLoader.yaml_implicit_resolvers = {
 
 
 def read_yaml(path: Path) -> Any:
-    """Content of a YAML file; UserError when it cannot be read or parsed, naming file and line."""
+    """Return the content of a YAML file. UserError names the file and the line that cannot be read or parsed."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """The value of KEY=VALUE on a command line, read as YAML: numbers, true, null, [lists]."""
+    """Parse the value of KEY=VALUE on a command line as YAML: numbers, true, null, [lists]."""
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:

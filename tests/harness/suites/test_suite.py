@@ -52,7 +52,6 @@ def test_later_layers_win_and_mappings_merge_by_key(tmp_path):
 
 
 def test_an_empty_mapping_in_a_case_keeps_the_quality_of_the_defaults(tmp_path):
-    defaults = {"quality": DIGITS, "recipe": None}
     suite = load(tmp_path, ONE | {"quality": {}}, defaults={"quality": DIGITS})
     assert [c.config.quality.images for c in suite.cases] == [100]
 
