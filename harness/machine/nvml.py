@@ -104,7 +104,6 @@ def _driver_state(handle: Any) -> dict[str, Any]:
     if handle is None:
         nothing = dict.fromkeys(("driver", "sm_clock_mhz", "memory_clock_mhz", "temperature_c", "power_w"))
         return nothing | {"throttle_reasons": ()}
-    throttle_bits = _query(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
     power_mw = _query(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
     return {
         "driver": _query(lambda: str(pynvml.nvmlSystemGetDriverVersion())),

@@ -32,10 +32,9 @@ FEATURES_FOLDER = "features"
 
 
 def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Evaluation:
-    """Draw the images that the case's quality request asks for, and compute its numbers.
+    """Draw the images of the case's quality request, and compute its numbers.
 
-    Features of finished chunks are kept below the run folder until the numbers are there: a run that was killed goes on
-    where it was.
+    Features of finished chunks stay below the run folder until the numbers are complete, so that a killed run resumes.
     """
     request = job.case.quality
     assert request is not None
@@ -77,16 +76,16 @@ def reconstruction_quality(
     batch: int,
     features: FeaturePass | None = None,
 ) -> tuple[Quality, ...]:
-    """FID of the tokenizer alone: the reference's own images, encoded and decoded, against the reference.
+    """Return the FID of the tokenizer alone: images of the reference, encoded and decoded, against the reference.
 
-    No sampler on this tokenizer can be expected below it. As many images as are generated, spread over the data set, or
-    all of a smaller one: the bias of FID depends on their number. Empty unless FID was asked for on a named data set of
-    the model's size.
+    It bounds the FID of any sampler with this tokenizer. The bias of FID depends on the number of images, so as many
+    are taken as are generated, spread over the data set, or all of a smaller one. Empty unless the request has FID on a
+    named data set whose images have the model's size.
     """
     images_N3HW = reference_images(request.reference)
     protocols = tuple(name for name in request.protocols if any(m.name == "fid" for m in PROTOCOLS[name].metrics))
-    wanted = not request.metrics or "fid" in request.metrics
-    if images_N3HW is None or not wanted or not protocols or images_N3HW.shape[2] != sampler.spec.image_px:
+    requested = not request.metrics or "fid" in request.metrics
+    if images_N3HW is None or not requested or not protocols or images_N3HW.shape[2] != sampler.spec.image_px:
         return ()
     if request.images < len(images_N3HW):
         images_N3HW = images_N3HW[torch.linspace(0, len(images_N3HW) - 1, request.images).long()]
