@@ -193,6 +193,8 @@ class Timing(_Frozen):
 
 
 class WarmUp(_Frozen):
+    """Calls before the timed ones."""
+
     samples_ns: tuple[int, ...]
     """Times of the warm-up calls, scope images."""
     steady: bool
@@ -308,6 +310,8 @@ Outcome = Annotated[Measured | Incorrect | Failed, Field(discriminator="status")
 
 
 class Gpu(_Frozen):
+    """GPU and its readings right after the timed calls; None is unknown."""
+
     name: str
     memory_bytes: int
     compute_capability: str

@@ -72,7 +72,7 @@ def failures_table(records: Sequence[Record]) -> Table:
 
 
 def reason(record: Record) -> str:
-    """Why a case has no speed, on one line; empty for one that has."""
+    """Explain on one line why a case has no speed; "" for a case with one."""
     match record.outcome:
         case Failed(reason=text):
             return plain(text)

@@ -49,7 +49,7 @@ one_window = pytest.mark.parametrize("page", [(1280, "light")], indirect=True, i
 
 @pytest.fixture(params=[(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")], ids=str)
 def page(browser: Any, page_url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The open page; anything that it asks for outside itself, or complains of, fails the test."""
+    """The open page; a request outside itself, an error or a console message fails the test."""
     width, scheme = request.param
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     complaints: list[str] = []

@@ -1,4 +1,4 @@
-"""The report on disk: complete, escaped, self-contained, deterministic; and what is refused."""
+"""Reports on disk: complete, escaped, self-contained, deterministic; and the outputs that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of every figure in the table, and what single ones promise."""
+"""Contract of every figure of the sections, and promises of single figures."""
 
 from __future__ import annotations
 

@@ -1,23 +1,23 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import records as make
 from report_text import column, in_terminal
 
+from arvbench.reports.content import make_report
 from arvbench.reports.table import Cell, Column, Table, make_table
-from arvbench.reports.tables.measures import cache_table, memory_table, scopes_table, step_tables
+from arvbench.reports.tables.measures import cache_table, memory_table, step_tables
 from arvbench.reports.tables.provenance import (
-    correctness_table,
     deviations_table,
     environment_tables,
-    settings_table,
-    weights_table,
 )
 from arvbench.reports.tables.quality import quality_table
 from arvbench.reports.tables.results import failures_table, results_table
+from arvbench.results.records import RecordsFile
 from arvbench.results.schema import Memory, Record, Status
 from arvbench.results.statistics import images_per_second
 
@@ -41,21 +41,13 @@ def test_throughput_is_that_of_the_images_scope() -> None:
     assert cell.sort == images_per_second(timing).value
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        results_table,
-        scopes_table,
-        cache_table,
-        memory_table,
-        correctness_table,
-        settings_table,
-        weights_table,
-    ],
-)
-def test_random_weights_are_marked_on_every_row_and_no_others_are(build) -> None:
-    random, trained = make.record(number=0, case_id="random"), make.record(number=1, case_id="own", weights="demo")
-    for row in build([random, trained]).rows:
+def test_random_weights_are_marked_on_every_row_and_no_others_are(tmp_path: Path) -> None:
+    pair = (make.record(number=0, case_id="random"), make.record(number=1, case_id="own", weights="demo"))
+    report = make_report([RecordsFile(path=tmp_path / "records.jsonl", records=pair, damaged_lines=())])
+    blocks = [block for section in report.sections for block in section.blocks]
+    tables = [block for block in blocks if isinstance(block, Table) and block.columns[0].label == "Case"]
+    assert len(tables) >= 7
+    for row in (row for table in tables for row in table.rows):
         assert row[0].flags == (("random weights",) if row[0].text == "random" else ()), row[0].text
 
 

@@ -143,7 +143,7 @@ FINDINGS = (
 
 
 def adm_numbers(case: CaseConfig) -> tuple[Quality, ...]:
-    """All metrics of adm-v1, as of 50,000 images."""
+    """All metrics of adm-v1, for 50,000 images."""
     numbers = {
         "fid": (3.55, (3.49, 3.62), None), "sfid": (8.41, (8.30, 8.55), None), "is": (274.4, (270.1, 278.9), 4.2),
         "is-shuffled": (275.0, (271.0, 279.2), 4.0), "precision": (0.843, (0.840, 0.846), None),
@@ -249,13 +249,13 @@ def measured(model: str, case: CaseConfig, *, seed: int, speed: float, gpu: Gpu 
     return Measured(**(fields | changes))
 
 
-# `quality` and `sample_sheet` are asked for in a case, and delivered in what was measured: here they mean the latter;
-# `cache` means the policy of the case, `cache_steps` what was measured.
+# `quality` and `sample_sheet` are fields of both a case and its outcome: as options they mean the outcome's.
+# `cache` means the policy of the case, `cache_steps` the measured cache.
 _CASE_FIELDS = CaseConfig.model_fields.keys() - {"quality", "sample_sheet"}
 
 
 def record(model: str = "var-d16", *, number: int = 0, gpu: Gpu | None = None, **options: Any) -> Record:
-    """One record. `options`: case fields, `speed`, `outcome` (replaces the measured one) and fields of Measured."""
+    """Make a record. `options`: case fields, `speed`, `outcome` (replaces the measured one) and fields of Measured."""
     case_fields = {k: options.pop(k) for k in list(options) if k in _CASE_FIELDS}
     case_fields = {"weights": "random:0", "device": "cuda" if gpu else "cpu"} | case_fields
     case = CaseConfig(model=model, **case_fields)
@@ -289,7 +289,7 @@ def incorrect(model: str = "var-d16", **options: Any) -> Record:
 
 
 def sheet_png(rows: int = 10, columns: int = 8, px: int = 32) -> bytes:
-    """A PNG of `rows` x `columns` discs, every one a little different."""
+    """Draw a PNG of `rows` x `columns` discs, no two of them equal."""
     y, x = np.mgrid[0 : rows * px, 0 : columns * px]
     row, column = y // px, x // px
     distance = np.hypot(y % px - px / 2, x % px - px / 2)
@@ -316,7 +316,7 @@ def sample_sheet(folder: Path, *, path: str = "samples/var.png", **changes: Any)
 
 
 def many_records(folder: Path) -> list[Record]:
-    """A whole run: two models, batches, policies, a GPU, quality, a sample sheet, and every way to fail."""
+    """Make a whole run: two models, batches, policies, a GPU, quality, a sample sheet, and every way to fail."""
     rng = np.random.default_rng(0)
     trained = {"weights": "demo", "quality": quality_numbers(rng), "sample_sheet": sample_sheet(folder),
                "findings": FINDINGS}  # fmt: skip
