@@ -221,14 +221,25 @@ def test_results_come_in_the_protocols_order_with_counts_and_distinct_ids(measur
     assert len({r.protocol_id for r in measured.values()}) == 6
 
 
-def test_samples_pass_through_the_network_once(monkeypatch):
-    seen = []
-    extract = Extractor.extract
-    monkeypatch.setattr(
-        Extractor, "extract", lambda self, images, layers: seen.append(len(images)) or extract(self, images, layers)
-    )
-    measure(labels=LABELS, metrics=())
-    assert sum(seen) == 300
+def with_network(extractor: Extractor, network) -> FeaturePass:
+    """A pass over images that loads this extractor with another network, whatever extractor is named."""
+
+    class Replaced(FeaturePass):
+        def extractor(self, name):
+            return replace(extractor, network=network)
+
+    return Replaced()
+
+
+def test_samples_pass_through_the_network_once():
+    counts, digits = [], load_extractor("digits-cnn")
+
+    def counting(images):
+        counts.append(len(images))
+        return digits.network(images)
+
+    measure(labels=LABELS, metrics=(), features=with_network(digits, counting))
+    assert sum(counts) == 300
 
 
 @pytest.mark.parametrize(
@@ -355,17 +366,13 @@ def test_unknown_protocol_names_the_nearest():
 
 
 def test_damaged_extractor_is_named_not_measured():
-    damaged = load_extractor("digits-cnn")
-    nan = lambda images: {"64": torch.full((len(images), 64), float("nan")), "logits": torch.zeros(len(images), 10)}  # noqa: E731
-
-    class Damaged(FeaturePass):
-        def extractor(self, name):
-            return replace(damaged, network=nan)
+    def damaged(images):
+        return {"64": torch.full((len(images), 64), float("nan")), "logits": torch.zeros(len(images), 10)}
 
     with pytest.raises(
         CheckpointError, match=r"'digits-cnn' gave NaN or infinite features \(64\) for 256 of 256 images"
     ):
-        measure(features=Damaged())
+        measure(features=with_network(load_extractor("digits-cnn"), damaged))
 
 
 def test_callers_precision_settings_do_not_reach_the_features_and_are_restored():
