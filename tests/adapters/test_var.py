@@ -11,7 +11,7 @@ from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import build_sampler, load_sampler
 from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampler import NULL_LABEL
-from arvbench.adapters.sampling import PerImageNoise, ReplayTokens, UpstreamNoise
+from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise
 from arvbench.adapters.var import VarSettings
 from arvbench.errors import UserError
 
@@ -35,17 +35,6 @@ def test_images_are_uint8_and_tokens_come_per_scale(sampler):
 
 
 @pytest.mark.parametrize("policy", ["grow", "static"])
-@pytest.mark.parametrize("backend", ["reference", "optimized"])
-def test_every_policy_and_backend_draws_the_tokens_of_the_reference(spec, policy, backend):
-    reference = draw(build_sampler(spec, weights="random:1"))
-    sampler = build_sampler(spec, weights="random:1", backend=backend)
-    cache = sampler.make_cache(policy, spec.settings, batch=len(LABELS))
-    samples = draw(sampler, cache=cache)
-    assert cache.policy == policy
-    assert same_tokens(samples, reference)
-
-
-@pytest.mark.parametrize("policy", ["grow", "static"])
 def test_live_cache_bytes_equal_the_plan_at_every_step(sampler, policy):
     settings = sampler.spec.settings
     cache = sampler.make_cache(policy, settings, batch=len(LABELS))
@@ -54,15 +43,6 @@ def test_live_cache_bytes_equal_the_plan_at_every_step(sampler, policy):
     plan = sampler.schedule(settings, batch=len(LABELS))
     assert observer.live == [step.cache_bytes for step in plan]
     assert plan.peak_cache_bytes == 2 * 2 * (2 * 3) * 32 * 30 * 4  # k and v, layers, rows, width, tokens, bytes
-
-
-def test_stepwise_logits_equal_the_teacher_forced_pass(sampler):
-    observer = Steps()
-    samples = draw(sampler, observer=observer)
-    stepwise = torch.cat([output.logits_pre_cfg for output in observer.outputs], dim=1)
-    torch.testing.assert_close(sampler.teacher_forced(samples.tokens, LABELS), stepwise[:3], atol=1e-4, rtol=0)
-    null = sampler.teacher_forced(samples.tokens, [NULL_LABEL] * 3)
-    torch.testing.assert_close(null, stepwise[3:], atol=1e-4, rtol=0)
 
 
 def test_guidance_ramps_up_from_zero(sampler):
@@ -84,13 +64,6 @@ def test_the_optimized_backend_leaves_out_rows_that_guidance_zero_does_not_use(s
     assert same_tokens(a, b)
 
 
-def test_replayed_tokens_give_the_same_image(sampler):
-    samples = draw(sampler)
-    again = sampler.sample(LABELS, sampler.spec.settings, noise=ReplayTokens(samples.tokens))
-    assert torch.equal(again.images, samples.images)
-    torch.testing.assert_close(sampler.decode(samples.tokens), samples.decoded)
-
-
 def test_smoothing_mixes_codes_without_changing_the_draws_of_the_first_scale(sampler):
     smooth = sampler.spec.settings.model_copy(update={"more_smooth": True})
     plain, mixed = draw(sampler), draw(sampler, settings=smooth)
@@ -99,8 +72,8 @@ def test_smoothing_mixes_codes_without_changing_the_draws_of_the_first_scale(sam
     assert torch.equal(draw(sampler, settings=smooth).images, mixed.images)
 
 
-def test_what_the_condition_decides_is_computed_inside_the_first_step(sampler, monkeypatch):
-    inside, original = [], sampler.transformer.condition
+def test_what_the_condition_decides_is_computed_inside_the_first_step(sampler):
+    inside = []
 
     class Watching(SilentObserver):
         open = False
@@ -113,8 +86,9 @@ def test_what_the_condition_decides_is_computed_inside_the_first_step(sampler, m
             self.open = False
 
     observer = Watching()
-    monkeypatch.setattr(sampler.transformer, "condition", lambda c: inside.append(observer.open) or original(c))
+    hook = sampler.transformer.class_emb.register_forward_hook(lambda *_: inside.append(observer.open))
     draw(sampler, observer=observer)
+    hook.remove()
     assert inside == [True]
 
 
@@ -178,13 +152,6 @@ def test_decode_flops_equal_the_counted_ones(sampler):
     assert sampler.schedule(sampler.spec.settings, batch=3).decode_flops == counter.get_total_flops() - counted
 
 
-def test_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler):
-    tokens = draw(sampler).tokens
-    logits = sampler.teacher_forced(tokens, LABELS)
-    expected = -logits.log_softmax(-1).gather(-1, torch.cat(tokens, 1).unsqueeze(-1)).mean()
-    torch.testing.assert_close(sampler.loss(tokens, torch.tensor(LABELS)), expected)
-
-
 def test_labels_are_dropped_only_in_training_and_at_the_stated_rate():
     sampler = build_sampler(tiny_var(cond_drop_rate=1.0), weights="random:1")
     tokens, labels = draw(sampler).tokens, torch.tensor(LABELS)
@@ -195,12 +162,6 @@ def test_labels_are_dropped_only_in_training_and_at_the_stated_rate():
     assert not torch.equal(kept, dropped)
     sampler.transformer.eval()
     torch.testing.assert_close(sampler.loss(tokens, torch.full((3,), NULL_LABEL)), dropped)
-
-
-@pytest.mark.parametrize("label", [5, 1000, -2])
-def test_a_label_out_of_range_is_refused(sampler, label):
-    with pytest.raises(UserError, match=rf"label {label} is out of range: tiny has classes 0..4"):
-        draw(sampler, [0, label])
 
 
 @pytest.mark.parametrize(

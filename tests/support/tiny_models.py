@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler, FlexVarSettings
 from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING
 from arvbench.adapters.hmar.sampler import HmarSampler, HmarSettings
 from arvbench.adapters.hmar.transformer import HmarConfig
 from arvbench.adapters.llamagen import LlamaGenSampler
-from arvbench.adapters.mvar.sampler import MvarConfig, MvarSampler, MvarSettings
+from arvbench.adapters.loading import build_sampler
+from arvbench.adapters.mvar.sampler import MvarBlock, MvarConfig, MvarSampler, MvarSettings
 from arvbench.adapters.nar import NarConfig, NarSampler
 from arvbench.adapters.par import ParConfig, ParSampler
 from arvbench.adapters.sampler import Checkpoint, ModelSpec
@@ -88,6 +91,18 @@ def tiny_mvar(*, checkpoint: Checkpoint | None = None, **changes: Any) -> ModelS
     # 66 tokens: two full chunks of the mixer and two tokens more.
     sizes = NEXT_SCALE | {"d_state": 8, "headdim": 16, "patch_nums": (1, 2, 3, 4, 6)}
     return _residual("tiny", MvarSampler, MvarConfig(**(sizes | changes)), MvarSettings(**SAMPLING), checkpoint)
+
+
+def build_mvar(spec: ModelSpec, **options: Any) -> MvarSampler:
+    """Build a sampler with random weights, whose mixers skip and forget at many rates."""
+    sampler = cast(MvarSampler, build_sampler(spec, weights="random:1", **options))
+    with torch.no_grad():
+        for block in sampler.transformer.blocks:
+            mixer = cast(MvarBlock, block).mamba
+            for name, values in mixer.initial_values().items():
+                mixer.get_parameter(name).copy_(values)
+            mixer.dt_bias.add_(2)
+    return sampler
 
 
 def tiny_hmar(

@@ -1,0 +1,180 @@
+"""Promises of every family, in all forms that change its arithmetic; a new family is tested by its line in FORMS."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from sampling_calls import LABELS, Steps, draw, same_tokens
+from tiny_models import build_mvar, tiny_flexvar, tiny_hmar, tiny_mvar, tiny_token_grid, tiny_var
+
+from arvbench.adapters.loading import build_sampler
+from arvbench.adapters.sampler import NULL_LABEL
+from arvbench.adapters.sampling import PerImageNoise, ReplayTokens
+from arvbench.errors import ContractError, UserError
+
+ADALN = {"": False, " shared-adaln": True}
+PREDICTIONS = {
+    "": {},
+    " plain": {"mask_schedule": "none"},
+    " kv-cache": {"mask_schedule": "none", "kv_cache": True},
+}
+SCALES = {
+    "": None,
+    " longer": (1, 2, 2, 3, 4, 5, 6),
+    " wide": (1, 2, (2, 3), (3, 5)),
+    " down": (1, 4, 2, 5),
+}
+FORMS = {
+    **{f"var{name}": (partial(tiny_var, shared_aln=shared), {}) for name, shared in ADALN.items()},
+    "mvar": (tiny_mvar, {}),
+    "mvar plain-attention": (partial(tiny_mvar, attn_l2_norm=False), {}),
+    **{
+        f"hmar{name}{form}": (partial(tiny_hmar, shared_aln=shared), changes)
+        for name, shared in ADALN.items()
+        for form, changes in PREDICTIONS.items()
+    },
+    **{
+        f"flexvar{name}{form}": (partial(tiny_flexvar, shared_aln=shared), {"scales": scales})
+        for name, shared in ADALN.items()
+        for form, scales in SCALES.items()
+    },
+    **{family: (partial(tiny_token_grid, family), {}) for family in ("llamagen", "nar", "par")},
+}
+"""Form -> the maker of its spec, and changes to the official settings."""
+
+
+def build_form(form: str, **options):
+    """Build a sampler with random weights, and the settings of the form."""
+    make, changes = FORMS[form]
+    spec = make()
+    build = build_mvar if spec.family == "mvar" else partial(build_sampler, weights="random:1")
+    return build(spec, **options), spec.settings.replace(**changes)
+
+
+def policies(sampler, settings) -> list[str]:
+    """Return the cache policies that the family can run `settings` with."""
+
+    def fits(policy: str) -> bool:
+        try:
+            sampler.check_cache(sampler.spec, policy, settings)
+        except UserError:
+            return False
+        return True
+
+    return [policy for policy in sampler.cache_policies() if fits(policy)]
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def form(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def built(form):
+    return build_form(form)
+
+
+@pytest.fixture
+def sampler(built):
+    return built[0]
+
+
+@pytest.fixture
+def settings(built):
+    return built[1]
+
+
+def test_images_and_tokens_have_the_planned_form(sampler, settings):
+    samples = draw(sampler, settings=settings)
+    assert samples.images.dtype == torch.uint8
+    assert samples.images.shape == samples.decoded.shape == (3, 3, *sampler.image_shape(settings))
+    groups = sampler.schedule(settings, batch=3).groups()
+    assert len(samples.tokens) == len(groups)
+    assert all(t.shape[0] == 3 and t.dtype == torch.int64 for t in samples.tokens)
+
+
+@pytest.mark.parametrize("backend", ["reference", "optimized"])
+def test_every_policy_and_backend_draws_the_tokens_of_the_reference(form, sampler, settings, backend):
+    reference, candidate = draw(sampler, settings=settings), build_form(form, backend=backend)[0]
+    for policy in policies(candidate, settings):
+        cache = candidate.make_cache(policy, settings, batch=len(LABELS))
+        assert cache.policy == policy
+        assert same_tokens(draw(candidate, settings=settings, cache=cache), reference)
+
+
+def test_a_cache_can_be_used_again(sampler, settings):
+    for policy in policies(sampler, settings):
+        cache = sampler.make_cache(policy, settings, batch=len(LABELS))
+        first, second = (draw(sampler, settings=settings, cache=cache) for _ in range(2))
+        assert torch.equal(first.images, second.images)
+        assert same_tokens(first, second)
+        cache.reset()
+        # A preallocated buffer stays, without live bytes.
+        assert cache.live_bytes() == 0
+
+
+def test_a_cache_of_another_batch_is_refused(sampler, settings):
+    for policy in policies(sampler, settings):
+        with pytest.raises(ContractError, match="needs a cache"):
+            draw(sampler, settings=settings, cache=sampler.make_cache(policy, settings, batch=1))
+
+
+def test_live_cache_bytes_equal_the_plan_at_every_step(sampler, settings):
+    for policy in policies(sampler, settings):
+        observer = Steps(sampler.make_cache(policy, settings, batch=len(LABELS)))
+        draw(sampler, settings=settings, cache=observer.cache, observer=observer)
+        plan = sampler.schedule(settings, batch=len(LABELS), cache=policy)
+        assert observer.live == [step.cache_bytes for step in plan]
+
+
+def test_an_image_depends_neither_on_its_batch_nor_on_its_place(sampler, settings):
+    labels = [i % 5 for i in range(32)]
+    together = draw(sampler, labels, settings)
+    for size in (1, 7):
+        for start in range(0, 32, size):
+            images = list(range(start, min(start + size, 32)))[::-1]
+            samples = sampler.sample([labels[i] for i in images], settings, noise=PerImageNoise(0, images))
+            assert same_tokens(samples, [theirs[images] for theirs in together.tokens])
+            # The same tokens; convolutions may round a pixel differently with another batch, by one step of 255.
+            assert (samples.images.int() - together.images[images].int()).abs().max() <= 1
+
+
+def test_stepwise_logits_equal_the_teacher_forced_pass(sampler, settings):
+    for policy in policies(sampler, settings):
+        observer = Steps()
+        samples = draw(sampler, settings=settings, policy=policy, observer=observer)
+        predicted = zip(observer.steps, observer.outputs, strict=True)
+        stepwise = torch.cat([output.logits_pre_cfg for step, output in predicted if step.kind != "mask"], dim=1)
+        for labels, rows in ((LABELS, slice(3)), ([NULL_LABEL] * 3, slice(3, 6))):
+            forced = sampler.teacher_forced(samples.tokens, labels, settings=settings)
+            torch.testing.assert_close(forced, stepwise[rows], atol=1e-4, rtol=0)
+
+
+def test_replayed_tokens_give_the_same_image(sampler, settings):
+    observer = Steps()
+    samples = draw(sampler, settings=settings, observer=observer)
+    if len(observer.steps) == len(samples.tokens):  # a refinement's tokens are not all in the image
+        again = sampler.sample(LABELS, settings, noise=ReplayTokens(samples.tokens))
+        assert torch.equal(again.images, samples.images)
+    torch.testing.assert_close(sampler.decode(samples.tokens, settings=settings), samples.decoded)
+
+
+def test_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler, settings):
+    if settings.model_dump().get("kv_cache"):
+        return  # a form of sampling alone: HMAR trains without a history
+    tokens = draw(sampler, settings=settings).tokens
+    logits = sampler.teacher_forced(tokens, LABELS, settings=settings)
+    expected = -logits.log_softmax(-1).gather(-1, torch.cat(tokens, 1).unsqueeze(-1)).mean()
+    if sampler.spec.family == "hmar":  # whose own loss adds that of masked prediction
+        loss = sampler.next_scale_loss(tokens, torch.tensor(LABELS))
+    else:
+        loss = sampler.loss(tokens, torch.tensor(LABELS), settings=settings)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("label", [5, 1000, -2])
+def test_a_label_out_of_range_is_refused(sampler, settings, label):
+    with pytest.raises(UserError, match=rf"label {label} is out of range: {sampler.spec.name} has classes 0..4"):
+        draw(sampler, [0, label], settings)
