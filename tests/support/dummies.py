@@ -17,7 +17,7 @@ from arvbench.harness.quality.detectors.evidence import Evidence
 from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles
 from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, Metric, MetricInputs, MetricValue
 from arvbench.kernels.backends import Backend
-from arvbench.kernels.operation import KernelSpec, Limits, Tol, Workload
+from arvbench.kernels.contract import KernelSpec, Limits, Tol, Workload
 from arvbench.results.schema import Environment, Failed, Finding, Status
 
 MODEL = replace(DEMO, name="dummy-model", demo=False, no_recipe="nobody has published it")
@@ -45,7 +45,7 @@ KERNEL = KernelSpec(
     reference="dummies:dummy_kernel",
     fast="dummies:dummy_kernel",
     make_inputs=_kernel_inputs,
-    cases={"small": Workload(shape={"B": 2, "C": 3}, interpret=True)},
+    workloads={"small": Workload(shape={"B": 2, "C": 3}, interpret=True)},
     tolerance=dict.fromkeys((torch.float32, torch.bfloat16, torch.float16), Tol(0, 0)),
     flops=lambda shape: shape["B"] * shape["C"],
     bytes_moved=lambda shape, itemsize: 2 * shape["B"] * shape["C"] * itemsize,
