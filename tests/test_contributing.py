@@ -166,3 +166,146 @@ def test_a_detector(scope, samples, capsys) -> None:
     scope.enter_context(DETECTORS.scoped("dummy-finding", "dummies:detect"))
     out = printed(capsys, "eval", samples, "--protocol", "dummy-protocol")
     assert "has 12 images" in " ".join(out.split()) and "dummy-finding" in out
+
+
+@row("a metric")
+def test_a_metric(scope, samples, capsys, monkeypatch) -> None:
+    """It is one more entry of a protocol's tuple, and is shown under its own name until it has a label."""
+    from arvbench.reports.tables.quality import metric_label
+
+    scope.enter_context(EXTRACTORS.scoped("dummy-extractor", "dummies:load_extractor"))
+    scope.enter_context(PROTOCOLS.scoped("dummy-protocol", "dummies:PROTOCOL"))
+    scope.enter_context(DATA_SETS.scoped("dummy-images", "dummies:DummyImages"))
+    more = replace(dummies.PROTOCOL, metrics=(*dummies.PROTOCOL.metrics, dummies.COMPARISON))
+    monkeypatch.setattr(dummies, "PROTOCOL", more)
+    out = printed(capsys, "eval", samples, "--protocol", "dummy-protocol", "--reference", "dummy-images", "--json")
+    brightness, comparison = json.loads(out)
+    assert (brightness["metric"], comparison["metric"]) == ("dummy-metric", "dummy-comparison")
+    assert metric_label("dummy-comparison") == "dummy-comparison"
+    monkeypatch.setitem(METRICS, "dummy-comparison", MetricLabel("Distance", "lower"))
+    assert metric_label("dummy-comparison") == "Distance"
+
+
+@row("a data set")
+def test_a_data_set(scope, samples, capsys) -> None:
+    """It is a reference by its name, of which statistics can be made."""
+    scope.enter_context(EXTRACTORS.scoped("dummy-extractor", "dummies:load_extractor"))
+    scope.enter_context(PROTOCOLS.scoped("dummy-protocol", "dummies:COMPARING"))
+    scope.enter_context(DATA_SETS.scoped("dummy-images", "dummies:DummyImages"))
+    out = printed(capsys, "eval", samples, "--protocol", "dummy-protocol", "--reference", "dummy-images", "--json")
+    assert "against dummy-images" in json.loads(out)[0]["protocol"]
+
+
+@row("a kind of sample file")
+def test_a_kind_of_sample_file(scope, tmp_path, capsys) -> None:
+    scope.enter_context(EXTRACTORS.scoped("dummy-extractor", "dummies:load_extractor"))
+    scope.enter_context(PROTOCOLS.scoped("dummy-protocol", "dummies:PROTOCOL"))
+    scope.enter_context(FORMATS.scoped(".raw16", "dummies:open_raw"))
+    (tmp_path / "samples.raw16").write_bytes(bytes([10]) * (2 * 16 * 16 * 3))
+    (number,) = json.loads(
+        printed(capsys, "eval", tmp_path / "samples.raw16", "--protocol", "dummy-protocol", "--json")
+    )
+    assert (number["value"], number["n_samples"]) == (10.0, 2)
+
+
+@row("a backend")
+def test_a_backend(monkeypatch, tmp_path) -> None:
+    """It is a backend of samplers and of suites; by default it takes the cache policy of the optimized one."""
+    monkeypatch.setitem(BACKENDS, "dummy-backend", dummies.BACKEND)
+    sampler = load_sampler("demo/var", weights="random:0", backend="dummy-backend")
+    assert set(sampler.kernels.values()) == {"torch"}
+    assert sampler.schedule(sampler.spec.settings, batch=1).steps
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("name: dummy\ncases: [{model: demo/var, weights: demo, backend: dummy-backend}]\n")
+    assert load_suite(str(suite)).cases[0].config.backend == "dummy-backend"
+
+
+@row("an engine")
+def test_an_engine(scope, tmp_path) -> None:
+    from arvbench.harness.run.engines import ENGINES
+    from arvbench.harness.run.runner import SilentListener, run_suite
+    from arvbench.harness.run.store import RecordStore
+
+    scope.enter_context(ENGINES.scoped("dummy-engine", "dummies:DummyEngine"))
+    store = RecordStore(tmp_path)
+    records = run_suite(
+        load_suite("demo", models=["demo/var"]), store, ENGINES["dummy-engine"](), SilentListener()
+    )
+    assert {record.outcome.reason for record in records} == {"a dummy engine runs nothing"}
+    assert len(store.records()) == len(records)
+
+
+@row("a verb")
+def test_a_verb(scope, capsys) -> None:
+    scope.enter_context(VERBS.scoped("dummy-verb", "dummies:dummy_verb"))
+    assert "dummy-verb" in printed(capsys, "--help")
+    assert printed(capsys, "dummy-verb", "you") == "hello you\n"
+
+
+@row("a training")
+def test_a_training(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setitem(TRAININGS, "dummy-training", dummies.DummyTraining())
+    assert "answer: 42" in printed(capsys, "train", "dummy-training", "--out", tmp_path)
+    assert (tmp_path / "dummy.txt").read_text() == "42"
+
+
+@row("fixtures of a family")
+def test_fixtures_of_a_family(monkeypatch, tmp_path, capsys, golden) -> None:
+    monkeypatch.setitem(REPLAYS, "dummy-kind", REPLAYS["var"])
+    for path in sorted((golden / "recipe").glob("var_tiny_a.*")):
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            fixture = json.loads(content)
+            content = json.dumps({**fixture, "kind": "dummy-kind"} if "kind" in fixture else fixture).encode()
+        (tmp_path / path.name).write_bytes(content)
+    assert "passed" in printed(capsys, "verify", tmp_path / "var_tiny_a.json")
+
+
+@pytest.fixture
+def dummy_sections() -> tuple[Section, ...]:
+    """The sections of a report and one more, with a table and a figure."""
+    return (*SECTIONS, Section("Dummy section", (dummies.dummy_table, Figure("dummy-figure", dummies.dummy_figure))))
+
+
+@row("a report section")
+@row("a report table")
+@row("a report figure")
+def test_a_section_a_table_and_a_figure(dummy_sections) -> None:
+    report = make_report([read_records(IDENTITIES / "records.jsonl")], dummy_sections)
+    page, markdown = to_html(report), to_markdown(report)
+    assert 'id="dummy-section"' in page and "## Dummy section" in markdown
+    assert "Dummy caption" in page and "**Dummy caption**" in markdown and "| Dummy column |" in markdown
+    assert 'id="figure-dummy-figure"' in page and "The number of records." in page
+
+
+@row("a suite")
+def test_a_suite(tmp_path) -> None:
+    (tmp_path / "dummy.yaml").write_text("name: dummy\ncases: [{model: demo/var, weights: demo}]\n")
+    assert built_in_suites(tmp_path).keys() == {"dummy"}
+    assert load_suite(str(tmp_path / "dummy.yaml")).cases[0].config.model == "demo/var"
+
+
+@row("an official recipe")
+def test_an_official_recipe(tmp_path) -> None:
+    """A row of the table is a recipe of its model."""
+    lines = RECIPES_FILE.read_text().splitlines(keepends=True)
+    var = next(line for line in lines if line.startswith("var-d16,"))
+    table = tmp_path / "recipes.csv"
+    table.write_text(lines[0] + var.replace("var-d16,", "dummy-model,", 1))
+    ((model, recipe),) = read_recipes(table).items()
+    assert model == ("dummy-model", "official")
+    assert recipe.settings["cfg"] == recipe_for("var-d16").settings["cfg"]
+
+
+@row("a demo model")
+def test_a_demo_model(scope, tmp_path, monkeypatch, capsys) -> None:
+    """Trained by its line in the table of trainings, sampled from the file that the training wrote."""
+    from arvbench.adapters.loading import demo_models
+    from arvbench.harness.training.demo import DemoTraining
+
+    scope.enter_context(MODELS.scoped("demo/dummy", "dummies:DEMO_MODEL"))
+    monkeypatch.setitem(TRAININGS, "demo/dummy", DemoTraining(name="demo/dummy", settings=dummies.BRIEF_TRAINING))
+    assert "demo/dummy" in demo_models()
+    printed(capsys, "train", "demo/dummy", "--out", tmp_path)
+    sampler = load_sampler("demo/dummy", weights=tmp_path / "dummy.safetensors")
+    assert sampler.sample([1], sampler.spec.settings, noise=PerImageNoise(0, [0])).images.shape == (1, 3, 32, 32)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import Tensor
 
 from arvbench.adapters.cache.grow import GrowCache
@@ -16,9 +18,14 @@ from arvbench.harness.machine.environment import read_environment
 from arvbench.harness.quality.detectors.evidence import Evidence
 from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles
 from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, Metric, MetricInputs, MetricValue
+from arvbench.harness.quality.images.source import ImageSource
+from arvbench.harness.quality.images.tensors import TensorSource
+from arvbench.harness.training import Progress, Training
 from arvbench.kernels.backends import Backend
 from arvbench.kernels.contract import KernelSpec, Limits, Tol, Workload
-from arvbench.results.schema import Environment, Failed, Finding, Status
+from arvbench.reports.figures.drawing import Drawing, panels
+from arvbench.reports.table import Cell, Column, Table, make_table
+from arvbench.results.schema import Environment, Failed, Finding, Record, Status
 
 MODEL = replace(DEMO, name="dummy-model", demo=False, no_recipe="nobody has published it")
 
@@ -70,7 +77,14 @@ def _brightness(inputs: MetricInputs, layer: str) -> MetricValue:
     return MetricValue(value=float(inputs.samples.features(layer).mean()))
 
 
+def _distance(inputs: MetricInputs, layer: str) -> MetricValue:
+    """Return the distance between the mean features of samples and reference."""
+    samples_ND, reference_MD = inputs.features(layer)
+    return MetricValue(value=float((samples_ND.mean(dim=0) - reference_MD.mean(dim=0)).norm()))
+
+
 METRIC = Metric("dummy-metric", "colour", compute=_brightness)
+COMPARISON = Metric("dummy-comparison", "colour", reads="features", compute=_distance)
 PROTOCOL = EvaluationProtocol(name="dummy-protocol", extractor="dummy-extractor", metrics=(METRIC,))
 
 
@@ -87,3 +101,56 @@ class DummyEngine:
 
     def run(self, job: Job, listener: EventListener) -> Result:
         return Result(outcome=Failed(status=Status.SKIPPED, reason="a dummy engine runs nothing"))
+
+
+@dataclass(frozen=True)
+class DummyImages:
+    """A data set of two grey images."""
+
+    images_N3HW: Tensor = field(default_factory=lambda: torch.full((2, 3, 16, 16), 128, dtype=torch.uint8))
+    labels_N: Tensor = field(default_factory=lambda: torch.tensor([0, 1]))
+
+
+def open_raw(path: Path) -> ImageSource:
+    """Open a file of the format `.raw16`: 16 x 16 RGB images, one after another."""
+    pixels = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+    return TensorSource(pixels.view(-1, 16, 16, 3).permute(0, 3, 1, 2).contiguous(), name=path.name)
+
+
+class DummyTraining(Training):
+    """Writes the answer without any work."""
+
+    name = "dummy-training"
+
+    def run(
+        self, out_dir: Path, *, device: torch.device | str = "cpu", progress: Progress | None = None
+    ) -> dict[str, Any]:
+        (out_dir / "dummy.txt").write_text("42")
+        return {"device": str(device), "wall_s": 0.0, "quality": {"answer": 42.0}}
+
+
+def dummy_verb(
+    name: Annotated[str, typer.Argument(help="Name of somebody to greet.")],
+) -> None:
+    """Greet NAME.
+
+    Examples:
+
+      arvbench dummy-verb you
+    """
+    typer.echo(f"hello {name}")
+
+
+def dummy_table(records: Sequence[Record]) -> Table:
+    """Make a table with one row per record."""
+    columns = [Column("Dummy column", cell=lambda record: Cell(text=record.case_id))]
+    return make_table("Dummy caption", columns, records)
+
+
+def dummy_figure(records: Sequence[Record]) -> Drawing | None:
+    """Draw the number of records; None without any."""
+    if not records:
+        return None
+    figure, (axes,) = panels(1, [])
+    axes.bar([0], [len(records)])
+    return Drawing(figure=figure, title="Dummy figure", caption="The number of records.", alt="One bar.")
