@@ -13,21 +13,37 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import dummies
 import numpy as np
 import pytest
+from identities import RECORDS
 
 import arvbench
 from arvbench.adapters import PerImageNoise, load_sampler
 from arvbench.adapters.cache import CACHE_POLICIES
 from arvbench.adapters.registry import MODELS
 from arvbench.harness.cli import main
+from arvbench.harness.commands import VERBS
+from arvbench.harness.data import DATA_SETS
 from arvbench.harness.quality.detectors import DETECTORS
 from arvbench.harness.quality.extractors.extractor import EXTRACTORS
+from arvbench.harness.quality.images.open import FORMATS
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
+from arvbench.harness.suites.recipes import RECIPES_FILE, read_recipes, recipe_for
+from arvbench.harness.suites.suite import built_in_suites, load_suite
+from arvbench.harness.training.trainings import TRAININGS
+from arvbench.harness.verify.replays import REPLAYS
 from arvbench.kernels import KERNELS
+from arvbench.kernels.backends import BACKENDS
+from arvbench.reports.content import make_report
+from arvbench.reports.html import to_html
+from arvbench.reports.markdown import to_markdown
+from arvbench.reports.sections import SECTIONS, Figure, Section
+from arvbench.results.metrics import METRICS, MetricLabel
+from arvbench.results.records import read_records
 
 ROOT = Path(__file__).parent.parent
 SUPPORT = ROOT / "tests" / "support"
@@ -228,9 +244,7 @@ def test_an_engine(scope, tmp_path) -> None:
 
     scope.enter_context(ENGINES.scoped("dummy-engine", "dummies:DummyEngine"))
     store = RecordStore(tmp_path)
-    records = run_suite(
-        load_suite("demo", models=["demo/var"]), store, ENGINES["dummy-engine"](), SilentListener()
-    )
+    records = run_suite(load_suite("demo", models=["demo/var"]), store, ENGINES["dummy-engine"](), SilentListener())
     assert {record.outcome.reason for record in records} == {"a dummy engine runs nothing"}
     assert len(store.records()) == len(records)
 
@@ -271,7 +285,7 @@ def dummy_sections() -> tuple[Section, ...]:
 @row("a report table")
 @row("a report figure")
 def test_a_section_a_table_and_a_figure(dummy_sections) -> None:
-    report = make_report([read_records(IDENTITIES / "records.jsonl")], dummy_sections)
+    report = make_report([read_records(RECORDS)], dummy_sections)
     page, markdown = to_html(report), to_markdown(report)
     assert 'id="dummy-section"' in page and "## Dummy section" in markdown
     assert "Dummy caption" in page and "**Dummy caption**" in markdown and "| Dummy column |" in markdown

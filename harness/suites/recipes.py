@@ -30,6 +30,7 @@ from arvbench.errors import UnknownName
 from arvbench.harness.suites.yaml_files import parse_value
 from arvbench.results.schema import CaseConfig
 
+RECIPES_FILE = Path(arvbench.results.__file__).parent / "published" / "sampling_recipes.csv"
 OFFICIAL = "official"
 """Name of the recipe behind the number that a model is known by."""
 SEED = 0
@@ -135,7 +136,7 @@ def recipe_for(model: str, name: str = OFFICIAL) -> Recipe:
     if not recipes:
         reason = why_no_recipe(model)
         because = f" ({reason})" if reason else ""
-        raise UnknownName(f"official recipe{because} of model", model, [key for key, _ in _table()])
+        raise UnknownName(f"official recipe{because} of model", model, [key for key, _ in read_recipes()])
     if name not in recipes:
         raise UnknownName(f"recipe of {model}", name, recipes)
     return recipes[name]
@@ -151,7 +152,7 @@ def why_no_recipe(model: str) -> str:
 
 def recipes_of(model: str) -> dict[str, Recipe]:
     """Return the recipes of a model by name; empty when nothing is published."""
-    return {name: recipe for (key, name), recipe in _table().items() if key == model}
+    return {name: recipe for (key, name), recipe in read_recipes().items() if key == model}
 
 
 def official_facts(model: str) -> dict[str, str] | None:
@@ -195,9 +196,8 @@ def recipe_deviations(case: CaseConfig, settings: Mapping[str, Any]) -> dict[str
 
 
 @cache
-def _table() -> dict[tuple[str, str], Recipe]:
-    """Recipes by model and name, in the order of the file."""
-    path = Path(arvbench.results.__file__).parent / "published" / "sampling_recipes.csv"
+def read_recipes(path: Path = RECIPES_FILE) -> dict[tuple[str, str], Recipe]:
+    """Read recipes by model and name, in the order of the file."""
     with path.open(encoding="utf-8", newline="") as file:
         recipes = [_recipe(row) for row in csv.DictReader(file)]
     return {(recipe.model, recipe.name): recipe for recipe in recipes}

@@ -70,9 +70,9 @@ class Suite(BaseModel):
     cases: tuple[Case, ...]
 
 
-def built_in_suites() -> dict[str, Path]:
+def built_in_suites(folder: Path = SUITES_FOLDER) -> dict[str, Path]:
     """Return the files of the suites that are part of this package, by name."""
-    return {path.stem: path for path in sorted(SUITES_FOLDER.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapping[str, Any] | None = None) -> Suite:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
 
 from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler
 from arvbench.adapters.hmar.sampler import HmarSettings
@@ -38,50 +37,48 @@ def _smooth_settings(kind: type[SmoothSettings], run: Run) -> SmoothSettings:
 # Before the first tokens fill it, M-VAR's state is nearly empty, and the RMSNorm after it amplifies rounding.
 _MVAR_LOGITS = ("logits_pre_cfg", "logits_cfg", "tf.logits", "tf.logits_uncond")
 
-REPLAYS: Mapping[str, Replay] = MappingProxyType(
-    {
-        "var": NextScaleReplay(
-            sampler=VarSampler,
-            transformer=VarConfig,
-            spec_settings=lambda _: VarSettings(cfg=0),
-            run_settings=partial(_smooth_settings, VarSettings),
-        ),
-        "mvar": NextScaleReplay(
-            sampler=MvarSampler,
-            transformer=MvarConfig,
-            spec_settings=lambda _: MvarSettings(cfg=0),
-            run_settings=partial(_smooth_settings, MvarSettings),
-            watched=mvar.WATCHED,
-            of_run=mvar.scale_and_mixer_outputs,
-            # Fixtures with all weights keep the mixers of the greedy run only.
-            unnamed_run="greedy",
-            tolerances=(*((end, 2e-3) for end in _MVAR_LOGITS), *next_scale.TOLERANCES),
-        ),
-        "hmar": NextScaleReplay(
-            sampler=hmar.WatchedHmarSampler,
-            transformer=HmarConfig,
-            spec_settings=lambda _: HmarSettings(cfg=0),
-            run_settings=hmar.run_settings,
-            of_run=hmar.both_predictions,
-            passes=(hmar.training_passes, next_scale.residual_tokenizer),
-        ),
-        "flexvar": NextScaleReplay(
-            sampler=FlexVarSampler,
-            transformer=FlexVarConfig,
-            tokenizer=VqConfig,
-            no_effect=next_scale.NO_EFFECT | flexvar.TRAINING_ONLY,
-            spec_settings=flexvar.spec_settings,
-            run_settings=flexvar.run_settings,
-            watched="word_embed",
-            of_run=flexvar.resized_scale_outputs,
-            passes=(next_scale.training_pass, flexvar.vq_tokenizer),
-        ),
-        "llamagen": TokenGridReplay(sampler=LlamaGenSampler, transformer=LlamaConfig),
-        "nar": TokenGridReplay(sampler=NarSampler, transformer=NarConfig),
-        "par": TokenGridReplay(sampler=ParSampler, transformer=ParConfig, in_generation_order=True),
-        "sampler_unit": SamplerUnitReplay(),
-    }
-)
+REPLAYS: Mapping[str, Replay] = {
+    "var": NextScaleReplay(
+        sampler=VarSampler,
+        transformer=VarConfig,
+        spec_settings=lambda _: VarSettings(cfg=0),
+        run_settings=partial(_smooth_settings, VarSettings),
+    ),
+    "mvar": NextScaleReplay(
+        sampler=MvarSampler,
+        transformer=MvarConfig,
+        spec_settings=lambda _: MvarSettings(cfg=0),
+        run_settings=partial(_smooth_settings, MvarSettings),
+        watched=mvar.WATCHED,
+        of_run=mvar.scale_and_mixer_outputs,
+        # Fixtures with all weights keep the mixers of the greedy run only.
+        unnamed_run="greedy",
+        tolerances=(*((end, 2e-3) for end in _MVAR_LOGITS), *next_scale.TOLERANCES),
+    ),
+    "hmar": NextScaleReplay(
+        sampler=hmar.WatchedHmarSampler,
+        transformer=HmarConfig,
+        spec_settings=lambda _: HmarSettings(cfg=0),
+        run_settings=hmar.run_settings,
+        of_run=hmar.both_predictions,
+        passes=(hmar.training_passes, next_scale.residual_tokenizer),
+    ),
+    "flexvar": NextScaleReplay(
+        sampler=FlexVarSampler,
+        transformer=FlexVarConfig,
+        tokenizer=VqConfig,
+        no_effect=next_scale.NO_EFFECT | flexvar.TRAINING_ONLY,
+        spec_settings=flexvar.spec_settings,
+        run_settings=flexvar.run_settings,
+        watched="word_embed",
+        of_run=flexvar.resized_scale_outputs,
+        passes=(next_scale.training_pass, flexvar.vq_tokenizer),
+    ),
+    "llamagen": TokenGridReplay(sampler=LlamaGenSampler, transformer=LlamaConfig),
+    "nar": TokenGridReplay(sampler=NarSampler, transformer=NarConfig),
+    "par": TokenGridReplay(sampler=ParSampler, transformer=ParConfig, in_generation_order=True),
+    "sampler_unit": SamplerUnitReplay(),
+}
 """Kind of fixture -> its replay."""
 
 

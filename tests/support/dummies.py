@@ -17,10 +17,13 @@ from arvbench.harness.jobs import EventListener, Job, Result
 from arvbench.harness.machine.environment import read_environment
 from arvbench.harness.quality.detectors.evidence import Evidence
 from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles
-from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, Metric, MetricInputs, MetricValue
 from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.images.tensors import TensorSource
+from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, Metric, MetricInputs, MetricValue
 from arvbench.harness.training import Progress, Training
+from arvbench.harness.training.stages import DemoSettings
+from arvbench.harness.training.tokenizer import TokenizerSettings
+from arvbench.harness.training.transformer import TransformerSettings
 from arvbench.kernels.backends import Backend
 from arvbench.kernels.contract import KernelSpec, Limits, Tol, Workload
 from arvbench.reports.figures.drawing import Drawing, panels
@@ -58,6 +61,10 @@ KERNEL = KernelSpec(
     bytes_moved=lambda shape, itemsize: 2 * shape["B"] * shape["C"] * itemsize,
     limits=Limits(registers=64, shared_bytes=0),
 )
+DEMO_MODEL = replace(DEMO, name="demo/dummy")
+BRIEF_TRAINING = DemoSettings(
+    tokenizer=TokenizerSettings(epochs=1), transformer=TransformerSettings(epochs=1), shifts=((0, 0),)
+)
 BACKEND = Backend(cuda="torch", elsewhere="torch", official=False)
 
 
@@ -86,6 +93,7 @@ def _distance(inputs: MetricInputs, layer: str) -> MetricValue:
 METRIC = Metric("dummy-metric", "colour", compute=_brightness)
 COMPARISON = Metric("dummy-comparison", "colour", reads="features", compute=_distance)
 PROTOCOL = EvaluationProtocol(name="dummy-protocol", extractor="dummy-extractor", metrics=(METRIC,))
+COMPARING = replace(PROTOCOL, metrics=(COMPARISON,))
 
 
 def detect(evidence: Evidence) -> Iterator[Finding]:
