@@ -109,6 +109,11 @@ def usable_device(device: str | torch.device) -> torch.device:
     return device
 
 
+def bundle_name(spec: ModelSpec) -> str:
+    """Return the name of the file that holds the trained weights of a demo model."""
+    return f"{spec.name.removeprefix('demo/')}.safetensors"
+
+
 def locate_weights(spec: ModelSpec, weights: str) -> dict[str, Path]:
     """Return the file of every part that `weights` stands for, without reading it.
 
@@ -123,7 +128,7 @@ def locate_weights(spec: ModelSpec, weights: str) -> dict[str, Path]:
     if weights == "demo":
         if not spec.demo:
             raise CheckpointError(f"{spec.name} has no demo weights; models that have: {', '.join(demo_models())}")
-        return _bundle(DEMO_FOLDER / f"{spec.name.removeprefix('demo/')}.safetensors")
+        return _bundle(DEMO_FOLDER / bundle_name(spec))
     path = Path(weights).expanduser()
     if not path.exists():
         raise CheckpointError(f"no weights at {path}: give a folder, a file, hub, demo or random:SEED")

@@ -209,7 +209,8 @@ def test_a_data_set(scope, samples, capsys) -> None:
     scope.enter_context(PROTOCOLS.scoped("dummy-protocol", "dummies:COMPARING"))
     scope.enter_context(DATA_SETS.scoped("dummy-images", "dummies:DummyImages"))
     out = printed(capsys, "eval", samples, "--protocol", "dummy-protocol", "--reference", "dummy-images", "--json")
-    assert "against dummy-images" in json.loads(out)[0]["protocol"]
+    (number,) = json.loads(out)
+    assert "against dummy-images" in number["description"], number
 
 
 @row("a kind of sample file")
@@ -312,14 +313,20 @@ def test_an_official_recipe(tmp_path) -> None:
 
 
 @row("a demo model")
-def test_a_demo_model(scope, tmp_path, monkeypatch, capsys) -> None:
+def test_a_demo_model(scope, tmp_path, monkeypatch) -> None:
     """Trained by its line in the table of trainings, sampled from the file that the training wrote."""
-    from arvbench.adapters.loading import demo_models
-    from arvbench.harness.training.demo import DemoTraining
+    from arvbench.adapters.loading import bundle_name, demo_models
+    from arvbench.harness.data.digits import Digits, load_digits_rgb
+    from arvbench.harness.training.demo import DemoTraining, save_bundle
 
     scope.enter_context(MODELS.scoped("demo/dummy", "dummies:DEMO_MODEL"))
-    monkeypatch.setitem(TRAININGS, "demo/dummy", DemoTraining(name="demo/dummy", settings=dummies.BRIEF_TRAINING))
     assert "demo/dummy" in demo_models()
-    printed(capsys, "train", "demo/dummy", "--out", tmp_path)
-    sampler = load_sampler("demo/dummy", weights=tmp_path / "dummy.safetensors")
+    monkeypatch.setitem(TRAININGS, "demo/dummy", DemoTraining(name="demo/dummy", settings=dummies.BRIEF_TRAINING))
+    digits = load_digits_rgb()
+    few = Digits(images_N3HW=digits.images_N3HW[:64], labels_N=digits.labels_N[:64])
+    trained, losses = TRAININGS["demo/dummy"].fit(few, few, device=dummies.torch.device("cpu"))
+    assert len(losses["transformer_losses"]) == 1
+    file = tmp_path / bundle_name(trained.spec)
+    save_bundle(trained, file)
+    sampler = load_sampler("demo/dummy", weights=file)
     assert sampler.sample([1], sampler.spec.settings, noise=PerImageNoise(0, [0])).images.shape == (1, 3, 32, 32)

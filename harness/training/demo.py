@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.checkpoints import random_tensors
-from arvbench.adapters.loading import assemble, build_sampler, meta_modules, usable_device
+from arvbench.adapters.loading import assemble, build_sampler, bundle_name, meta_modules, usable_device
 from arvbench.adapters.pixels import from_uint8
 from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
 from arvbench.adapters.settings import SamplingSettings
@@ -45,13 +45,13 @@ class DemoTraining(Training):
     def run(
         self, out_dir: Path, *, device: torch.device | str = "cpu", progress: Progress | None = None
     ) -> dict[str, Any]:
-        """Train the model, and write <family>.safetensors (fp16) and <family>.json into `out_dir`."""
+        """Train the model, and write its weights (fp16, named by `bundle_name`) and its record into `out_dir`."""
         out_dir.mkdir(parents=True, exist_ok=True)
         spec, device, digits = MODELS[self.name], usable_device(device), load_digits_rgb()
         train, held_out = shifted(digits.split("train"), self.settings.shifts), digits.split("held-out")
         started = time.perf_counter()
         sampler, losses = self.fit(train, held_out, device=device, progress=progress)
-        weights = out_dir / f"{spec.family}.safetensors"
+        weights = out_dir / bundle_name(spec)
         save_bundle(sampler, weights)
         wall_s = time.perf_counter() - started
         record = {
@@ -70,7 +70,7 @@ class DemoTraining(Training):
             "quality": judge(build_sampler(spec, weights=str(weights), device=device)),
             **provenance(weights),
         }
-        (out_dir / f"{spec.family}.json").write_text(json.dumps(record, indent=2) + "\n")
+        weights.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
         return record
 
     def fit(

@@ -52,8 +52,9 @@ class DummySampler(Sampler):
     family: ClassVar = "dummy-family"
     transformer_class: ClassVar = Transformer
     tokenizer_class: ClassVar = Tokenizer
-    cache_policies: ClassVar = ("none",)
-    default_cache: ClassVar = {"reference": "none", "optimized": "none"}
+    memory: ClassVar = ("nothing",)
+    official_cache: ClassVar = "none"
+    default_cache: ClassVar = "none"
 
     @classmethod
     def sizes(cls, spec: ModelSpec) -> ModelSizes:
