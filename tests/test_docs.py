@@ -1,4 +1,4 @@
-"""What README.md and CONTRIBUTING.md name exists."""
+"""Files, commands, suites and targets named in README.md and CONTRIBUTING.md exist."""
 
 from __future__ import annotations
 

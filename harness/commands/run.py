@@ -141,7 +141,7 @@ def _print(records: list[Record], *, as_json: bool) -> None:
     from arvbench.reports.tables.terminal import terminal_table
 
     if as_json:
-        # An infinite difference is a string, as in the records file: json.dumps would write a bare Infinity, no JSON.
+        # An infinite difference is a string, as in the records file: a bare Infinity is not JSON.
         as_recorded = TypeAdapter(list[Record], config=ConfigDict(ser_json_inf_nan="strings"))
         typer.echo(as_recorded.dump_json(records, indent=2).decode())
     else:

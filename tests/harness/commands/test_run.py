@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,10 +19,11 @@ import torch
 from run_helpers import environment, failure, workers_of, write_suite
 
 from arvbench.harness.cli import main
-from arvbench.harness.jobs import Result
+from arvbench.harness.jobs import EventListener, Job, Result
+from arvbench.harness.run.engines import ENGINES
 from arvbench.harness.run.engines.local import LocalEngine
 from arvbench.results.records import read_records
-from arvbench.results.schema import Correctness, Incorrect, Record, Setup, Status
+from arvbench.results.schema import Correctness, Environment, Incorrect, Outcome, Record, Setup, Status
 
 T = TypeVar("T")
 
@@ -40,18 +41,37 @@ def out(tmp_path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.fixture
-def engine(monkeypatch) -> list[int]:
-    """Cases end at once, those of batch 2 with an error; the list has the batches that were run."""
-    ran: list[int] = []
+class ScriptedEngine(LocalEngine):
+    """Ends every case at once, those of batch 2 with an error; refuses devices as the local engine does."""
 
-    def run(self, job, listener) -> Result:
-        ran.append(job.case.batch)
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.outcome: Outcome | None = None
+        """Outcome of all cases, in place of the scripted ones."""
+
+    @property
+    def batches(self) -> list[int]:
+        return [job.case.batch for job in self.jobs]
+
+    def environment(self, device: str) -> Environment:
+        super().environment(device)
+        return environment()
+
+    def run(self, job: Job, listener: EventListener) -> Result:
+        self.jobs.append(job)
         status = Status.ERROR if job.case.batch == 2 else Status.SKIPPED
-        return Result(outcome=failure("<b>made</b> [red]up[/red]", status), environment=environment())
+        scripted = failure("<b>made</b> [red]up[/red]", status)
+        return Result(outcome=self.outcome or scripted, environment=environment())
 
-    monkeypatch.setattr(LocalEngine, "run", run)
-    return ran
+
+@pytest.fixture
+def engine(monkeypatch) -> Iterator[ScriptedEngine]:
+    """The engine of `arvbench run` in this test."""
+    scripted = ScriptedEngine()
+    monkeypatch.setitem(globals(), "scripted", lambda: scripted)
+    monkeypatch.setattr("arvbench.harness.run.engines.DEFAULT_ENGINE", "scripted")
+    with ENGINES.scoped("scripted", f"{__name__}:scripted"):
+        yield scripted
 
 
 @pytest.mark.parametrize(
@@ -75,9 +95,9 @@ def test_bad_input_is_one_line_and_exit_code_2(suite, out, tmp_path, engine, cap
     (tmp_path / "file").write_text("in the way")
     arguments = [argument.format(file=tmp_path / "file") for argument in arguments]
     assert main(["run", suite, "--out", str(out), *arguments]) == code
-    told = capsys.readouterr()
-    assert message in told.err and told.err.startswith("error: ") and len(told.err.splitlines()) == 1
-    assert told.out == "" and engine == []
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.startswith("error: ") and len(printed.err.splitlines()) == 1
+    assert printed.out == "" and engine.batches == []
 
 
 def test_an_unknown_suite_names_near_misses(capsys):
@@ -89,12 +109,12 @@ def test_an_unknown_suite_names_near_misses(capsys):
 def test_cuda_where_there_is_none_fails_at_once_with_the_fix(suite, out, engine, capsys):
     assert main(["run", suite, "--out", str(out), "--device", "cuda"]) == 3
     assert "--device cpu" in capsys.readouterr().err
-    assert engine == [] and not out.exists()
+    assert engine.batches == [] and not out.exists()
 
 
 def quality_suite(folder: Path, **quality) -> str:
-    asked = {"protocols": ["digits-cnn"], "reference": "digits", "images": 100} | quality
-    return str(write_suite(folder / "q.yaml", cases=[CASE | {"quality": asked}]))
+    request = {"protocols": ["digits-cnn"], "reference": "digits", "images": 100} | quality
+    return str(write_suite(folder / "q.yaml", cases=[CASE | {"quality": request}]))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +140,7 @@ def test_what_quality_needs_and_is_not_here_fails_before_any_case(
     given = ["--inception-weights", str(inception)] if "adm-v1" in quality.get("protocols", ()) else []
     assert main(["run", quality_suite(tmp_path, **quality), "--out", str(out), *given]) == 2
     assert message in capsys.readouterr().err
-    assert engine == [] and not out.exists()
+    assert engine.batches == [] and not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -132,17 +152,10 @@ def test_what_quality_needs_and_is_not_here_fails_before_any_case(
 )
 def test_extractor_weights_that_make_no_sense_are_refused(tmp_path, out, engine, capsys, option, message):
     assert main(["run", quality_suite(tmp_path), "--out", str(out), "--extractor-weights", option]) == 2
-    assert message in capsys.readouterr().err and engine == []
+    assert message in capsys.readouterr().err and engine.batches == []
 
 
-def test_weights_of_extractors_reach_the_job(tmp_path, out, monkeypatch):
-    jobs = []
-
-    def take(self, job, listener) -> Result:
-        jobs.append(job)
-        return Result(outcome=failure(), environment=environment())
-
-    monkeypatch.setattr(LocalEngine, "run", take)
+def test_weights_of_extractors_reach_the_job(tmp_path, out, engine):
     files = {name: tmp_path / f"{name}.pt" for name in ("inception", "clip-vit-b-32")}
     for path in files.values():
         path.write_bytes(b"not read here")
@@ -151,7 +164,7 @@ def test_weights_of_extractors_reach_the_job(tmp_path, out, monkeypatch):
         "run", suite, "--out", str(out), "--no-report", "--inception-weights", str(files["inception"]),
         "--extractor-weights", f"clip-vit-b-32={files['clip-vit-b-32']}",
     ])  # fmt: skip
-    assert [job.extractor_files for job in jobs] == [files]
+    assert [job.extractor_files for job in engine.jobs] == [files]
 
 
 def test_a_changed_recipe_runs_and_an_unknown_one_does_not(tmp_path, out, engine, capsys):
@@ -166,10 +179,10 @@ def test_a_changed_recipe_runs_and_an_unknown_one_does_not(tmp_path, out, engine
 
 def test_one_bad_case_does_not_end_the_run_and_gives_exit_code_1(suite, out, engine, capsys):
     assert main(["run", suite, "--out", str(out)]) == 1
-    told = capsys.readouterr()
-    assert engine == [1, 2, 3]
-    assert f"report: {out / 'report.html'}" in told.out and (out / "report.html").exists()
-    assert "[red]up[/red]" in told.err
+    printed = capsys.readouterr()
+    assert engine.batches == [1, 2, 3]
+    assert f"report: {out / 'report.html'}" in printed.out and (out / "report.html").exists()
+    assert "[red]up[/red]" in printed.err
 
 
 def test_json_prints_the_records_and_nothing_else(suite, out, engine, capsys):
@@ -179,7 +192,7 @@ def test_json_prints_the_records_and_nothing_else(suite, out, engine, capsys):
     assert [record["record_id"] for record in records] == [r.record_id for r in read_records(out)]
 
 
-def test_json_is_valid_when_a_case_is_infinitely_wrong(suite, out, capsys, monkeypatch):
+def test_json_is_valid_when_a_case_is_infinitely_wrong(suite, out, engine, capsys):
     setup = Setup(
         model="demo/var", family="var", image_px=32, transformer_parameters=1, tokenizer_parameters=1,
         weights_source="random:0", weights_random=True, weights_sha256={}, settings={}, settings_source="",
@@ -194,40 +207,37 @@ def test_json_is_valid_when_a_case_is_infinitely_wrong(suite, out, capsys, monke
         required_equal_tokens=1.0,
         passed=False,
     )
-    wrong = Result(outcome=Incorrect(setup=setup, correctness=correctness), environment=environment())
-    monkeypatch.setattr(LocalEngine, "run", lambda self, job, listener: wrong)
+    engine.outcome = Incorrect(setup=setup, correctness=correctness)
     assert main(["run", suite, "--out", str(out), "--json", "--set", "batch=[1,2]"]) == 1
 
     def refuse(constant: str) -> float:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     records = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert [record["outcome"]["correctness"]["max_abs_diff"] for record in records] == ["Infinity"] * 2
     assert Record.model_validate(records[0]).outcome.correctness.max_abs_diff == math.inf
 
 
-def test_finished_cases_are_reused_unless_asked_otherwise(suite, out, engine, monkeypatch):
-    monkeypatch.setattr(LocalEngine, "environment", lambda self, device: environment())
+def test_finished_cases_are_reused_unless_asked_otherwise(suite, out, engine):
     base = ["run", suite, "--out", str(out), "--no-report"]
     main(base)
     main(base)
-    assert engine == [1, 2, 3]
+    assert engine.batches == [1, 2, 3]
     main([*base, "--fresh", "--set", "batch=1"])
-    assert engine == [1, 2, 3, 1]
+    assert engine.batches == [1, 2, 3, 1]
     main([*base, "--retry-failed", "--set", "batch=2"])
-    assert engine == [1, 2, 3, 1, 2]
+    assert engine.batches == [1, 2, 3, 1, 2]
     assert not (out / "report.html").exists()
 
 
-def test_a_cut_records_file_is_told_and_older_records_are_reused(suite, out, engine, capsys, monkeypatch):
-    monkeypatch.setattr(LocalEngine, "environment", lambda self, device: environment())
+def test_a_cut_records_file_is_told_and_older_records_are_reused(suite, out, engine, capsys):
     base = ["run", suite, "--out", str(out), "--no-report"]
     main(base)
     records = out / "records.jsonl"
     records.write_bytes(records.read_bytes()[:-40])
     capsys.readouterr()
     main(base)
-    assert engine == [1, 2, 3, 3]
+    assert engine.batches == [1, 2, 3, 3]
     assert "was cut" in " ".join(capsys.readouterr().err.split())
     assert len(read_records(out)) == 3
 
@@ -243,7 +253,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def wait_for(condition: Callable[[], T], seconds: float = 120) -> T:
-    """What the condition gave when it was first met."""
+    """Return the first true value of the condition."""
     deadline = time.monotonic() + seconds
     while not (met := condition()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -263,9 +273,9 @@ def test_ctrl_c_and_kill_lose_nothing_and_the_same_command_goes_on(suite, out):
         lambda: (out / "records.jsonl").exists() and len(read_records(out)) == 1 and workers_of(run.pid)
     )
     run.send_signal(signal.SIGINT)
-    _, told = run.communicate(timeout=60)
+    _, printed = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert "1 record(s) in" in told and "Run the same command again" in told
+    assert "1 record(s) in" in printed and "Run the same command again" in printed
     assert gone(worker)
     (first,) = read_records(out)
 
@@ -277,10 +287,10 @@ def test_ctrl_c_and_kill_lose_nothing_and_the_same_command_goes_on(suite, out):
     assert list(read_records(out)) == [first]
 
     run = start(*command, "--json")
-    printed, told = run.communicate(timeout=300)
-    assert run.returncode == 0, told
-    records = json.loads(printed)
+    out_text, err_text = run.communicate(timeout=300)
+    assert run.returncode == 0, err_text
+    records = json.loads(out_text)
     assert [record["case"]["batch"] for record in records] == [1, 2]
     assert records[0]["record_id"] == first.record_id
-    assert "already measured" in told
+    assert "already measured" in err_text
     assert [r.record_id for r in read_records(out)] == [record["record_id"] for record in records]

@@ -24,12 +24,6 @@ from arvbench.harness.quality.images.open import open_images
 SOURCE = str(Path(__file__).resolve().parents[3] / "src")
 
 
-@pytest.fixture(autouse=True)
-def _one_core(monkeypatch) -> None:
-    """The command takes all cores; here the tests' own calls must have as many threads as it has."""
-    monkeypatch.setattr("arvbench.harness.machine.limits.usable_cores", lambda: 1)
-
-
 def sample(out: Path, *arguments: str, images: int = 12, model: str = "demo/var") -> int:
     return main(["sample", model, "--out", str(out), "--images", str(images), *arguments])
 
@@ -139,9 +133,9 @@ def test_ctrl_c_leaves_nothing_half(tmp_path):
         while not (tmp_path / ".x.npz.part").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, printed = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 130 and b"interrupted" in said
+    assert process.returncode == 130 and b"interrupted" in printed
     assert list(tmp_path.iterdir()) == []
