@@ -91,9 +91,7 @@ class ModelSpec:
     num_classes: int = field(init=False)
     vocab_size: int = field(init=False)
     steps: int = field(init=False)
-    """Transformer passes of one sampling call under the official settings."""
     tokens: int = field(init=False)
-    """Tokens of one image, all steps."""
 
     def __post_init__(self) -> None:
         for name, size in asdict(self.sampler.sizes(self)).items():
@@ -289,13 +287,7 @@ class Sampler(ABC):
         return Samples(images=images, decoded=decoded, tokens=tuple(tokens), labels=labels_B)
 
     def edit(
-        self,
-        images: Tensor,
-        keep: Tensor,
-        labels: Sequence[int] | Tensor,
-        settings: SamplingSettings,
-        *,
-        noise: Noise,
+        self, images: Tensor, keep: Tensor, labels: Sequence[int] | Tensor, settings: SamplingSettings, *, noise: Noise
     ) -> Samples:
         """Draw again everything outside the mask `keep` of `images`: `sample` with known pixels."""
         return self.sample(labels, settings, noise=noise, known=KnownPixels(images=images, keep=keep))
