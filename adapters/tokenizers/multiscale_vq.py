@@ -240,6 +240,12 @@ class ResidualCanvas(Canvas):
     def input(self, scale: int) -> Tensor:
         return area_tokens(self._f_hat, self.sides[scale])
 
+    def place_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
+        # A scalar zero leaves the sum in the memory layout of its codes. Rounding depends on the layout, and the demo
+        # models were trained with this one.
+        self._f_hat = self._f_hat.new_zeros(())
+        return super().place_tokens(tokens)
+
 
 class VqVae(ScaleTokenizer):
     """Encoder, residual quantizer and decoder; state-dict names equal the official file's."""
