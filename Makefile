@@ -10,9 +10,9 @@ OUT ?= results/runs/demo
 run: $(VENV)/.installed
 	$(BIN)/arvbench run demo --out $(OUT)
 
-# All tests, offline.
+# All tests, offline, in two processes: each file of tests runs in one of them.
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # Linters and types; CI runs this too.
 check: $(VENV)/.developed
