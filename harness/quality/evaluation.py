@@ -322,6 +322,6 @@ def _evidence(
         reference=reference,
         recipe=recipe or {},
         files=source.files,
-        tf32=source.drawn_here and any(tf32_allowed(extractor.device) for extractor in extractors),
-        autocast=source.drawn_here and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")),
+        tf32=source.sampled_here and any(tf32_allowed(extractor.device) for extractor in extractors),
+        autocast=source.sampled_here and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")),
     )

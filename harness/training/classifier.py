@@ -17,7 +17,7 @@ from torch import Tensor
 from arvbench.adapters.checkpoints import sha256_of
 from arvbench.harness.data.digits import IMAGE_PX, Digits, load_digits_rgb
 from arvbench.harness.quality.extractors.digits_cnn import WEIGHTS_FILE, DigitsCnn
-from arvbench.harness.quality.reference.digits import REFERENCE_FILE, reference_statistics, save_reference
+from arvbench.harness.quality.reference.digits import REFERENCE_FILE, digits_statistics, save_digits_statistics
 from arvbench.harness.training import Progress, Training
 from arvbench.harness.training.reproducible import provenance, reproducible
 
@@ -141,7 +141,7 @@ class ClassifierTraining(Training):
 
         weights, statistics = out_dir / WEIGHTS_FILE, out_dir / REFERENCE_FILE
         save_file({name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}, weights)
-        save_reference(reference_statistics(trained.model, digits, sha256_of(weights)), statistics)
+        save_digits_statistics(digits_statistics(trained.model, digits, sha256_of(weights)), statistics)
         record = {
             "name": self.name,
             "data": "scikit-learn load_digits as 32 x 32 RGB",

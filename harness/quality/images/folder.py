@@ -5,7 +5,7 @@ Order    lexicographic by relative path with "/" between the parts, in code poin
 Labels   from samples.json, which `arvbench sample` writes; else, when all images are in two or more direct subfolders,
          from the names of these: the numbers themselves where all are numbers, else 0, 1, ... in sorted order.
 Pixels   8-bit RGB without transparency, all of one size. Others are refused, naming the file: how to convert them is
-         the caller's decision, and a silent conversion would change the numbers.
+         the user's decision, and a silent conversion would change the numbers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OTHER_PICTURES = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".av
 INDEX_NAME = "samples.json"
 """File about a folder of samples: {"format", "provenance", "files", "labels", "seeds"}."""
 _THREADS = min(4, os.cpu_count() or 1)
-"""Decoding releases the interpreter's lock; more threads than this wait for the disk."""
+"""Decoding releases the interpreter's lock; with more threads than this the disk is the limit."""
 _PNG_HEADER = re.compile(rb"\x89PNG\r\n\x1a\n.{4}IHDR.{8}(?P<depth>.)", re.DOTALL)
 _MODES = {
     **dict.fromkeys(("1", "L", "I", "F", "I;16", "I;16B"), "grayscale"),
@@ -50,6 +50,10 @@ class _File:
     size: int
     mtime_ns: int
 
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.relative).suffix.lower()
+
 
 class FolderSource(ImageSource):
     """Pictures of a folder. Opening reads the list of files and the first picture.
@@ -59,22 +63,24 @@ class FolderSource(ImageSource):
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.name = folder, folder.name or str(folder)
-        found = sorted(_files(folder), key=lambda file: file.relative)
-        self._files = [file for file in found if _suffix(file) in SUFFIXES]
+        every_file = sorted(_files(folder), key=lambda file: file.relative)
+        self._files = [file for file in every_file if file.suffix in SUFFIXES]
         if not self._files:
             raise UserError(f"no images ({', '.join(SUFFIXES)}) in folder {folder}")
         self.count = len(self._files)
         self.files = [file.relative for file in self._files]
         first = read_image(self.paths[0])
         self.shape = (first.shape[1], first.shape[2])
-        index = _read_index(folder / INDEX_NAME, [file.relative for file in self._files])
+        index = _read_index(folder / INDEX_NAME, self.files)
         label_note = ""
         if index is None:
-            self.labels_N, label_note = _labels_of_folders([file.relative for file in self._files])
+            self.labels_N, label_note = _labels_of_folders(self.files)
             stated = Provenance()
         else:
             self.labels_N, self.seeds_N, stated = index.labels_N, index.seeds_N, index.provenance
-        self.provenance = with_notes(stated, label_note, *_notes(found))
+        others = sorted({file.suffix for file in every_file} & set(OTHER_PICTURES))
+        other_note = f"pictures with other endings ({', '.join(others)}) are not read" if others else ""
+        self.provenance = with_notes(stated, label_note, other_note)
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -91,8 +97,8 @@ class FolderSource(ImageSource):
 
     @property
     def key(self) -> str:
-        listed = "\n".join(f"{file.relative}\0{file.size}\0{file.mtime_ns}" for file in self._files)
-        digest = hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()
+        listing = "\n".join(f"{file.relative}\0{file.size}\0{file.mtime_ns}" for file in self._files)
+        digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
         return f"folder {self._folder.resolve()} files {digest}"
 
     def _read(self, path: Path) -> Tensor:
@@ -106,7 +112,7 @@ class FolderSource(ImageSource):
 
 
 def read_image(path: Path) -> Tensor:
-    """Return one picture file as uint8 (3, H, W). Raises UserError that names a file it cannot use."""
+    """Return one picture file as uint8 (3, H, W). Raises UserError, naming the file, for one that cannot be used."""
     expected = SUFFIXES.get(path.suffix.lower())
     try:
         with path.open("rb") as file:
@@ -115,68 +121,57 @@ def read_image(path: Path) -> Tensor:
                 raise UserError(f"{path} has 16 bits per channel: save it with 8 bits by a rule of your choice")
             file.seek(0)
             with Image.open(file, formats=("PNG", "JPEG")) as image:
-                _refuse_what_needs_a_decision(path, image, expected)
+                _check_content(path, image, expected)
                 image.load()
-                if "transparency" in image.info:  # in a PNG it may follow the pixels
-                    raise UserError(_decision(path, "transparency"))
+                if "transparency" in image.info:  # known only after loading: in a PNG it may follow the pixels
+                    raise _needs_conversion(path, "transparency")
                 pixels_HW3 = np.array(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a readable image: {error}") from error
     return torch.from_numpy(pixels_HW3).permute(2, 0, 1).contiguous()
 
 
-def _refuse_what_needs_a_decision(path: Path, image: Image.Image, expected: str | None) -> None:
+def _check_content(path: Path, image: Image.Image, expected: str | None) -> None:
+    """Raise UserError for a picture that needs a decision of the user; `expected` is the format of its ending."""
     content = "JPEG" if image.format == "MPO" else image.format
     if expected is not None and content != expected:
-        raise UserError(
-            f"{path} is a {content} by its content: give it the ending of one, so that it is clear what it is"
-        )
+        raise UserError(f"{path} is a {content} by its content: give it the ending of that format")
     if getattr(image, "n_frames", 1) > 1:
         raise UserError(f"{path} holds {image.n_frames} pictures: save the one that is meant")  # type: ignore[attr-defined]
     if image.mode != "RGB":
-        raise UserError(_decision(path, _MODES.get(image.mode, "other colours than RGB"), image.mode))
+        raise _needs_conversion(path, _MODES.get(image.mode, "other colours than RGB"), image.mode)
 
 
-def _decision(path: Path, what: str, mode: str = "RGB") -> str:
-    return f"{path} has {what} (colour mode {mode}): convert it to 8-bit RGB without transparency"
+def _needs_conversion(path: Path, reason: str, mode: str = "RGB") -> UserError:
+    return UserError(f"{path} has {reason} (colour mode {mode}): convert it to 8-bit RGB without transparency")
 
 
 def _files(folder: Path) -> Iterator[_File]:
     """Yield all files below `folder`, following links."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder")
+        raise UserError(f"{folder} is not a folder")
     try:
         yield from _walk(folder, PurePosixPath(), frozenset())
     except OSError as error:
         raise UserError(f"cannot read folder {error.filename or folder}: {error.strerror or error}") from error
 
 
-def _walk(folder: Path, relative: PurePosixPath, above: frozenset[tuple[int, int]]) -> Iterator[_File]:
-    state = folder.stat()
-    if (itself := (state.st_dev, state.st_ino)) in above:
-        return  # a link to a folder that this one is in
+def _walk(folder: Path, relative: PurePosixPath, parents: frozenset[tuple[int, int]]) -> Iterator[_File]:
+    status = folder.stat()
+    if (identity := (status.st_dev, status.st_ino)) in parents:
+        return  # a link to one of its own parents
     with os.scandir(folder) as entries:
         for entry in entries:
             place = relative / entry.name
             if entry.is_dir():
-                yield from _walk(folder / entry.name, place, above | {itself})
+                yield from _walk(folder / entry.name, place, parents | {identity})
             elif entry.is_file():
-                found = entry.stat()
-                yield _File(place.as_posix(), found.st_size, found.st_mtime_ns)
-
-
-def _suffix(file: _File) -> str:
-    return PurePosixPath(file.relative).suffix.lower()
-
-
-def _notes(found: Sequence[_File]) -> Iterator[str]:
-    """Yield notes about a folder; the detectors report lossy files and suspicious orders."""
-    if ignored := sorted({_suffix(file) for file in found} & set(OTHER_PICTURES)):
-        yield f"pictures with other endings ({', '.join(ignored)}) are not read"
+                status = entry.stat()
+                yield _File(place.as_posix(), status.st_size, status.st_mtime_ns)
 
 
 def _labels_of_folders(names: Sequence[str]) -> tuple[Tensor | None, str]:
-    """Return classes from the names of direct subfolders, and a note about it."""
+    """Return (N,) classes from the names of direct subfolders, and a note that says so; None and "" without classes."""
     parents = [PurePosixPath(name).parent for name in names]
     folders = sorted({parent.as_posix() for parent in parents})
     if len(folders) < 2 or any(len(parent.parts) != 1 for parent in parents):
@@ -185,8 +180,8 @@ def _labels_of_folders(names: Sequence[str]) -> tuple[Tensor | None, str]:
     numbered = len(set(numbers)) == len(folders)
     classes = dict(zip(folders, numbers if numbered else range(len(folders)), strict=True))
     labels_N = torch.tensor([classes[parent.as_posix()] for parent in parents])
-    how = "numbers" if numbered else "sorted names"
-    return labels_N, f"labels are the {how} of {len(folders)} subfolders"
+    rule = "numbers" if numbered else "sorted names"
+    return labels_N, f"labels are the {rule} of {len(folders)} subfolders"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +192,7 @@ class _Index:
 
 
 def _read_index(path: Path, names: Sequence[str]) -> _Index | None:
-    """Read samples.json. None without one; UserError when it does not list exactly these files."""
+    """Read samples.json; return None without one. Raises UserError unless it lists exactly these files."""
     if not path.exists():
         return None
     try:
@@ -209,11 +204,11 @@ def _read_index(path: Path, names: Sequence[str]) -> _Index | None:
     if listed != list(names):
         other = f"lists {len(listed)} images" if isinstance(listed, list) else "lists no images"
         raise UserError(
-            f"{path} {other}, the folder holds {len(names)}, and they are not the same: put the files back, or remove "
-            f"{path.name} to evaluate what is there"
+            f"{path} {other}, the folder holds {len(names)}, and their names differ: put the files back, or remove "
+            f"{path.name} to evaluate the folder as it is"
         )
-    held = {
+    per_image = {
         key: None if content.get(key) is None else integers(content[key], len(names), f"{path}: {key}")
         for key in ("labels", "seeds")
     }
-    return _Index(provenance=provenance, labels_N=held["labels"], seeds_N=held["seeds"])
+    return _Index(provenance=provenance, labels_N=per_image["labels"], seeds_N=per_image["seeds"])

@@ -1,9 +1,9 @@
 """Images sampled from a model when they are read, without touching the disk.
 
 Image i is sampled with label i and with noise that is a hash of the run seed and i. Batches begin at multiples of the
-batch size, whichever range is read, so a range has the bytes of that part of a whole read, in any number of processes.
-Another batch size gives equal tokens, unless two candidates are so close that rounding decides between them; then a
-byte of the decoded image may differ by one step (measured in tests/harness/quality/images/test_live.py).
+batch size, whichever range is read: reading in ranges, in any number of processes, gives the bytes of one whole read.
+Another batch size gives equal tokens unless two candidates are so close that rounding decides between them, and equal
+images up to one step of a byte (measured in tests/harness/quality/images/test_live.py).
 
 Shapes   N images
 """
@@ -49,7 +49,7 @@ class LiveSource(ImageSource):
     `batch` should divide the chunk size (256); a batch that straddles two chunks is sampled twice.
     """
 
-    drawn_here = True
+    sampled_here = True
 
     def __init__(
         self,
@@ -61,21 +61,21 @@ class LiveSource(ImageSource):
         cache_policy: str | None = None,
         resize: str | None = None,
     ) -> None:
-        """Check everything before the first sample. `cache_policy` None takes that of the backend.
+        """Raise UserError for labels, settings, a cache or a resize that do not fit; nothing is sampled yet.
 
-        `resize` ("bicubic:256") applies to the decoded float image, before it becomes bytes. Raises UserError for
-        labels, settings, cache or resize that do not fit.
+        `cache_policy` None takes that of the backend. `resize` ("bicubic:256") applies to the decoded float image,
+        before it becomes bytes.
         """
         sampler.check_settings(sampler.spec, settings)
         sampler.check_labels(seeded.labels)
         if batch < 1:
-            raise UserError(f"batch {batch}: it takes at least one image to draw one")
+            raise UserError(f"batch {batch}: at least one image is sampled at a time")
         self.sampler, self.settings, self._labels = sampler, settings, list(seeded.labels)
         self._run_seed, self._batch, self._resize = seeded.run_seed, batch, parse_resize(resize)
         self._policy = sampler.make_cache(cache_policy, settings, batch=1).policy
         self._caches: dict[int, Cache] = {}
         self._latest: tuple[int, Tensor] | None = None
-        """Number and images of the latest batch: the next read inside it samples nothing again."""
+        """Number and images of the latest batch, so that the next read inside it samples nothing."""
         self.name, self.count = sampler.spec.name, len(self._labels)
         self.labels_N = torch.tensor(self._labels, dtype=torch.int64)
         self.seeds_N = torch.arange(self.count)
@@ -121,9 +121,9 @@ class LiveSource(ImageSource):
         return f"{str(sampler.dtype).removeprefix('torch.')} on {sampler.device.type}, {sampler.backend} backend"
 
     def _batch_images(self, number: int) -> Tensor:
-        """Return all images of a batch, sampled or kept."""
+        """Return all images of a batch, sampled unless it is the latest one."""
         if self._latest is None or self._latest[0] != number:
-            self._latest = None  # not two batches in memory
+            self._latest = None  # never two batches in memory
             numbers = range(number * self._batch, min(self.count, (number + 1) * self._batch))
             self._latest = (number, self._sample(numbers))
         return self._latest[1]
@@ -153,13 +153,13 @@ class LiveSource(ImageSource):
 
     def _cache(self, batch: int) -> Cache:
         if batch not in self._caches:
-            self._caches.clear()  # the last, smaller batch needs a cache of its own, and not both at once
+            self._caches.clear()  # the smaller last batch needs its own cache; never two in memory
             self._caches[batch] = self.sampler.make_cache(self._policy, self.settings, batch=batch)
         return self._caches[batch]
 
 
 def load_case_sampler(case: CaseConfig) -> tuple[Sampler, SamplingSettings]:
-    """Load a case's model; the settings are the model's official ones with those of the case on top."""
+    """Load a case's model, and return it with its official settings as overridden by those of the case."""
     sampler = load_sampler(
         case.model,
         weights=case.weights,
@@ -176,7 +176,7 @@ def load_live_source(case: CaseConfig) -> LiveSource:
 
 
 def live_source(sampler: Sampler, settings: SamplingSettings, case: CaseConfig) -> LiveSource:
-    """Return the source of a case's quality request, which other processes open by the case."""
+    """Return the source of a case's quality request; its address is the case, by which other processes open it."""
     request = case.quality
     assert request is not None
     labels = labels_for(request.labels, request.images, sampler.spec.num_classes, seed=request.seed)

@@ -1,7 +1,7 @@
-"""Arrays of an untrusted .npz: the header first, and no byte of data before its size is known.
+"""Arrays of an untrusted .npz: the header is checked before any data is read.
 
 The header is parsed without evaluating anything, and compared with the size of its member. A reader checks shape and
-type first and allocates only their size, so a small file that unpacks to gigabytes of other data costs its header.
+type, then allocates only their size: of a small file that unpacks to gigabytes, only the header is unpacked.
 
 Source   layout of .npy: numpy.lib.format; of .zip: APPNOTE 4.3 (PKWARE); of deflate: RFC 1951
 """
@@ -67,7 +67,7 @@ def readable(path: Path) -> Iterator[None]:
         struct.error,
     ) as error:
         raise UserError(
-            f"{path} is no readable .npz, or it is truncated or damaged ({type(error).__name__}: {error})"
+            f"{path} is not a readable .npz, or it is truncated or damaged ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -79,8 +79,8 @@ def array_keys(archive: zipfile.ZipFile) -> list[str]:
 def find_array(path: Path, archive: zipfile.ZipFile, key: str) -> ArrayMember:
     """Read the header of one array, and check its size against that of the member.
 
-    Call it, and `read_array`, inside `readable`. Raises UserError for pickled objects, an encrypted member, a packing
-    that numpy does not write, and sizes that do not fit.
+    Call it, and `read_array`, inside `readable`. Raises UserError for pickled objects, an encrypted member, a
+    compression that numpy does not write, and sizes that do not fit.
     """
     info = archive.getinfo(f"{key}.npy")
     _check_packing(path, key, info)
@@ -105,7 +105,7 @@ def find_array(path: Path, archive: zipfile.ZipFile, key: str) -> ArrayMember:
 
 
 def read_array(archive: zipfile.ZipFile, member: ArrayMember) -> np.ndarray:
-    """Read a whole array after the caller checked shape and type. Raises EOFError or BadZipFile for a damaged one."""
+    """Read an array whose shape and type the caller has checked. Raises EOFError or BadZipFile for a damaged one."""
     flat: np.ndarray = np.empty(prod(member.shape), dtype=member.dtype)
     with archive.open(member.name) as stream:
         stream.read(member.start)  # no seek: the checksum covers every byte
@@ -113,6 +113,14 @@ def read_array(archive: zipfile.ZipFile, member: ArrayMember) -> np.ndarray:
     if missing:
         raise EOFError(f"{missing} bytes of {member.name} are missing")
     return flat.reshape(member.shape, order="F" if member.fortran else "C")
+
+
+def read_bytes(path: Path, archive: zipfile.ZipFile, key: str, *, at_most: int) -> bytes:
+    """Read an array of our own: one-dimensional uint8. Raises UserError for any other and for more than `at_most`."""
+    array = find_array(path, archive, key)
+    if array.dtype != np.uint8 or len(array.shape) != 1 or array.shape[0] > at_most:
+        raise UserError(f"{path}: {key} ({array.dtype}, {array.shape}) was not written by arvbench")
+    return read_array(archive, array).tobytes()
 
 
 def read_fully(stream: IO[bytes], into: memoryview) -> int:
@@ -129,7 +137,7 @@ def _check_packing(path: Path, key: str, info: zipfile.ZipInfo) -> None:
         raise UserError(f"{path}: {key} is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(
-            f"{path}: {key} is packed by method {info.compress_type}; numpy writes stored and deflated arrays alone: "
+            f"{path}: {key} is packed by method {info.compress_type}; numpy writes only stored and deflated arrays: "
             "save it again with numpy.savez or numpy.savez_compressed"
         )
     if info.file_size > _EXPANSION * info.compress_size:
@@ -139,9 +147,9 @@ def _check_packing(path: Path, key: str, info: zipfile.ZipInfo) -> None:
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Return (shape, Fortran order, type), parsed without evaluating anything. Raises ValueError for no header."""
+    """Return (shape, Fortran order, type), parsed without evaluation. Raises ValueError for a damaged header."""
     version = npy.read_magic(stream)
-    # Version 3 differs from 2 only in allowing names of fields that are not Latin-1.
+    # Version 3 differs from 2 only in the encoding of field names.
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     try:
         return read_header(stream)
@@ -158,7 +166,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Return the position of a stored member: behind its local header, the only place that states its length."""
+    """Return the position of a stored member's data, which follows its local header; only that states its length."""
     with path.open("rb") as file:
         file.seek(info.header_offset)
         signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))

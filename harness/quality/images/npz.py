@@ -1,12 +1,12 @@
 """Samples in an .npz file in the ADM evaluator's layout: `arr_0` uint8 (N, H, W, 3).
 
-50,000 images of 256 px are 9.8 GB, so the array is never in memory as a whole. A stored member (`numpy.savez`) allows
-reading any range from its place in the file. A deflated one (`numpy.savez_compressed`) can only be unpacked in order:
-reading forward is free, going back starts again at the first image.
+50,000 images of 256 px are 9.8 GB, so the array is never in memory as a whole. In a stored member (`numpy.savez`) any
+range is read at its place in the file. A deflated one (`numpy.savez_compressed`) can only be unpacked in order: reading
+backwards starts again at the first image.
 
-Keys     arr_0 images; labels, seeds (N,) integers; arr_1 (N,) integers taken as labels where `labels` is absent;
+Keys     arr_0 images; labels, seeds (N,) integers; arr_1 (N,) integers, read as labels when `labels` is absent;
          arvbench uint8 bytes of JSON (images/stored.py). Other keys are ignored.
-Source   openai/guided-diffusion, evaluations/evaluator.py (PROTOCOLS section 1); layout of .npy: numpy.lib.format
+Source   openai/guided-diffusion, evaluations/evaluator.py; layout of .npy: numpy.lib.format
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from arvbench.harness.quality.images.npy_members import (
     array_keys,
     find_array,
     read_array,
+    read_bytes,
     read_fully,
     readable,
 )
@@ -49,8 +50,8 @@ IMAGES_KEY = "arr_0"
 class NpzSource(ImageSource):
     """Images of one .npz file. Pickles in it are refused, never loaded.
 
-    Opening raises UserError, naming the file, for one that cannot be used; damage in a compressed array shows only when
-    it is read.
+    Raises UserError, naming the file, for one that cannot be used: when it is opened, or, if a compressed array is
+    damaged, when it is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,11 +65,14 @@ class NpzSource(ImageSource):
             label_key = "labels" if "labels" in keys else "arr_1"
             self.labels_N, label_note = self._integers(archive, keys, label_key)
             self.seeds_N, _ = self._integers(archive, keys, "seeds")
-            stated = _provenance(path, archive, keys)
+            stated = Provenance()
+            if PROVENANCE_KEY in keys:
+                text = read_bytes(path, archive, PROVENANCE_KEY, at_most=MAX_PROVENANCE_BYTES)
+                stated = read_provenance(text, f"{path}: {PROVENANCE_KEY}")
         statistics = "the file holds reference statistics (mu, sigma) too" if "mu" in keys else ""
         self.provenance = with_notes(stated, label_note, statistics)
         self._unpacking: tuple[int, IO[bytes]] | None = None
-        """Process and stream of a compressed member: forked processes share its position, so each opens its own."""
+        """Process and stream of a compressed member: forked processes would share its position, so each opens one."""
 
     def read(self, start: int, stop: int) -> Tensor:
         check_range(start, stop, self.count, self.name)
@@ -88,7 +92,7 @@ class NpzSource(ImageSource):
         return self.__dict__ | {"_unpacking": None}
 
     def _fill(self, pixels: memoryview, position: int) -> None:
-        """Read bytes of the member, without mapping them: a file that shrinks is then an error and not a crash."""
+        """Read bytes of the member. They are not mapped: a file that shrinks raises an error and does not crash."""
         if self._array.offset is not None:
             with self._path.open("rb") as file:
                 file.seek(self._array.offset + position)
@@ -131,12 +135,3 @@ def _find_images(path: Path, archive: zipfile.ZipFile, keys: list[str]) -> Array
     if array.fortran:
         raise UserError(f"{where} is in Fortran order: save numpy.ascontiguousarray of it")
     return array
-
-
-def _provenance(path: Path, archive: zipfile.ZipFile, keys: list[str]) -> Provenance:
-    if PROVENANCE_KEY not in keys:
-        return Provenance()
-    array, where = find_array(path, archive, PROVENANCE_KEY), f"{path}: {PROVENANCE_KEY}"
-    if array.dtype != np.uint8 or len(array.shape) != 1 or array.shape[0] > MAX_PROVENANCE_BYTES:
-        raise UserError(f"{where} ({array.dtype}, {array.shape}) was not written by arvbench")
-    return read_provenance(read_array(archive, array).tobytes(), where)

@@ -1,4 +1,4 @@
-"""The table of sample formats, and the way from a path to a source of images."""
+"""The table of sample formats, and the function that opens the images at a path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORMATS: Registry[Callable[[Path], ImageSource]] = Registry(
 )
 """Ending of a file's name, in lower case, or "folder" -> function that opens it."""
 _MOST_NAMES = 2000
-"""Names that a misspelt one is compared with."""
+"""Names of a folder that a misspelt one is compared with."""
 
 
 def open_images(path: Path | str, *, resize: str | None = None) -> ImageSource:

@@ -1,17 +1,16 @@
-"""Named rules for the resize between generator and evaluation, which are part of the meaning of a number.
+"""Named rules for the resize between generator and evaluation; metrics of differently resized images do not compare.
 
-bicubic:256      torch's bicubic (a = -0.75), no antialiasing, half-pixel centres, of the float image in [-1, 1] before
-                 it becomes bytes, as LlamaGen and PAR do from 384 px. A file has only bytes: there it takes
-                 y = byte / 127.5 - 1 and ends with int(127.5 y + 128). That is another rule, named "of bytes".
-pil-bicubic:256  Pillow's bicubic (a = -0.5) with antialiasing, of bytes: one rule for samples of models and of files.
+bicubic:256      torch's bicubic (a = -0.75), no antialiasing, half-pixel centres, applied to the float image in [-1, 1]
+                 before it becomes bytes, as LlamaGen and PAR do from 384 px. Images in files are bytes already: there
+                 it reads y = byte / 127.5 - 1 and writes int(127.5 y + 128), a rule of its own, named "of bytes".
+pil-bicubic:256  Pillow's bicubic (a = -0.5) with antialiasing, applied to bytes: one rule for models and for files.
 
-Shapes   n images, H W height and width
+Shapes   n images, H W height and width, P side of the resized image
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +25,7 @@ from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.images.stored import check_range
 
 NO_RESIZE = "none"
+KINDS = ("bicubic", "pil-bicubic")
 MAX_PX = 8192
 _AT_ONCE = 16
 """Images that are in memory as floats at a time."""
@@ -34,10 +34,10 @@ _OF_BYTES_RULE = "127.5x+128"
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """A rule that makes squares of `px` pixels."""
+    """A rule that resizes square images to `px` x `px`."""
 
     kind: str
-    """"bicubic" or "pil-bicubic"."""
+    """One of KINDS."""
     px: int
 
     def __str__(self) -> str:
@@ -59,14 +59,17 @@ class Resize:
 
     def of_bytes(self, images_n3HW: Tensor) -> Tensor:
         """Return bytes (n, 3, px, px) from uint8 images."""
-        resized = self._bicubic_of_bytes if self.kind == "bicubic" else self._pil
-        return _in_parts(images_n3HW, resized, self.shape)
+        resize = self._bicubic_of_bytes if self.kind == "bicubic" else self._pil
+        resized_n3PP = torch.empty(len(images_n3HW), 3, *self.shape, dtype=torch.uint8)
+        for start in range(0, len(images_n3HW), _AT_ONCE):  # floats take four times the memory of bytes
+            resized_n3PP[start : start + _AT_ONCE] = resize(images_n3HW[start : start + _AT_ONCE])
+        return resized_n3PP
 
     def check(self, shape: tuple[int, int], name: str) -> None:
         """Raise UserError for images that are not square: they would be distorted."""
         if shape[0] != shape[1]:
             raise UserError(
-                f"{name} has images of {shape[1]} x {shape[0]}; {self} makes squares of squares: crop first"
+                f"{name} has images of {shape[1]} x {shape[0]}; {self} resizes square images only: crop first"
             )
 
     def _bicubic(self, images_n3HW: Tensor) -> Tensor:
@@ -81,11 +84,8 @@ class Resize:
         return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 
 
-KINDS = ("bicubic", "pil-bicubic")
-
-
 def parse_resize(name: str | None) -> Resize | None:
-    """Return the rule of this name; None for "none". Raises UserError that lists the rules."""
+    """Return the rule of this name; None for None and "none". Raises UserError, listing the rules, for another."""
     if name is None or name == NO_RESIZE:
         return None
     match = re.fullmatch(r"(?P<kind>[a-z-]+):(?P<px>[0-9]{1,5})", name)
@@ -116,11 +116,3 @@ class ResizedSource(ImageSource):
     @property
     def key(self) -> str:
         return f"{self._source.key}\nresize {self._resize.name_of_bytes()}"
-
-
-def _in_parts(images_n3HW: Tensor, change: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> Tensor:
-    """Apply `change` to a few images at a time: floats take four times the memory of bytes."""
-    changed_n3hw = torch.empty(len(images_n3HW), 3, *shape, dtype=torch.uint8)
-    for start in range(0, len(images_n3HW), _AT_ONCE):
-        changed_n3hw[start : start + _AT_ONCE] = change(images_n3HW[start : start + _AT_ONCE])
-    return changed_n3hw

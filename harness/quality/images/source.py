@@ -1,4 +1,4 @@
-"""The seam of all image sources: N uint8 images of one size in a fixed order, of which any range can be read.
+"""The seam of all image sources: N uint8 images of one size in a fixed order, readable by range.
 
 Shapes   N images, H W height and width
 Range    uint8 0..255, RGB, channels first
@@ -22,13 +22,13 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Origin of the images, as far as known. All fields but `model`, `seeds` and `note` are in the protocol id."""
+    """Origin of the images, as far as known. All fields except `model`, `seeds` and `note` are in the protocol id."""
 
     labels: str = UNKNOWN
     """Label scheme: "balanced" (equally many of every class, in order), "balanced-shuffled", "uniform" (drawn at
     random), "data set" (labels of real images), "unknown"."""
     uint8_rule: str = UNKNOWN
-    """"truncate" int(255 x), "round" int(255 x + 0.5), "127.5x+128", "none" (never float), "unknown"."""
+    """"truncate" int(255 x), "round" int(255 x + 0.5), "127.5x+128", "none" (never were float), "unknown"."""
     resize: str = "none"
     """Resize between generator and evaluation, such as "bicubic:256"."""
     sampling: str = ""
@@ -72,8 +72,8 @@ class ImageSource(ABC):
     """(N,) int64 seed (or noise index) of every image, if known; equal seeds and labels mean equal images."""
     files: Sequence[str] = ()
     """Relative names of the picture files, in order, when every image is one."""
-    drawn_here: bool = False
-    """True when `read` samples the images, under the settings of this process."""
+    sampled_here: bool = False
+    """True when `read` samples the images in this process, under its precision settings."""
     provenance: Provenance = Provenance()
     address: FileImages | ModelImages | None = None
     """Address under which another process opens these images; None when it cannot."""
@@ -85,4 +85,4 @@ class ImageSource(ABC):
     @property
     @abstractmethod
     def key(self) -> str:
-        """Everything that determines the images, as text: other images have another key."""
+        """Text of everything that determines the images: other images have another key."""

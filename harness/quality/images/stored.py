@@ -1,4 +1,4 @@
-"""Checks of every file of samples, and the facts beside its pixels: labels, seeds, provenance.
+"""Checks that all files of samples pass, and the data beside their pixels: labels, seeds, provenance.
 
 A file is data: nothing in it is executed, and every stated size is compared with the real one.
 
@@ -62,12 +62,12 @@ def check_range(start: int, stop: int, count: int, name: str) -> None:
 
 
 def file_state(path: Path) -> str:
-    """Return size and time of a file, which new content changes. Raises UserError for a file that does not exist."""
+    """Return size and modification time of a file as text. Raises UserError for a file that does not exist."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    return f"{found.st_size} bytes, changed {found.st_mtime_ns}"
+    return f"{status.st_size} bytes, changed {status.st_mtime_ns}"
 
 
 def check_unchanged(path: Path, state: str) -> None:
@@ -84,7 +84,7 @@ def integers(values: Any, count: int, where: str) -> Tensor:
         raise UserError(f"{where} must be {count} integers, one per image ({error})") from error
     check_integers(array.dtype, array.shape, count, where)
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
-        raise UserError(f"{where} holds {array.max()}, which is larger than 64-bit integers go")
+        raise UserError(f"{where} holds {array.max()}, which does not fit into 64 bits")
     return torch.from_numpy(array.astype(np.int64))
 
 
@@ -105,7 +105,7 @@ def read_provenance(text: str | bytes, where: str) -> Provenance:
     try:
         return parse_provenance(json.loads(text), where)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is no JSON ({error})") from error
+        raise UserError(f"{where} is not JSON ({error})") from error
 
 
 def parse_provenance(content: Any, where: str) -> Provenance:
@@ -117,7 +117,7 @@ def parse_provenance(content: Any, where: str) -> Provenance:
     stated: dict[Any, Any] = content["provenance"]
     known = {field.name for field in fields(Provenance)}
     if wrong := [key for key, value in stated.items() if key not in known or not isinstance(value, str)]:
-        raise UserError(f"{where}: {wrong[0]!r} is no text field of a provenance; known: {', '.join(sorted(known))}")
+        raise UserError(f"{where}: {wrong[0]!r} is not a text field of a provenance; known: {', '.join(sorted(known))}")
     return Provenance(**stated)
 
 

@@ -1,6 +1,6 @@
 """Samples as tensors: in a .safetensors file, or in memory.
 
-Keys     images uint8 (N, 3, H, W) or (N, H, W, 3), whichever the shape says; labels, seeds (N,) integers
+Keys     images uint8 (N, 3, H, W) or (N, H, W, 3), told apart by the shape; labels, seeds (N,) integers
 Metadata arvbench JSON (images/stored.py)
 """
 
@@ -87,7 +87,7 @@ class TensorSource(ImageSource):
         seeds_N: Tensor | None = None,
         provenance: Provenance | None = None,
     ) -> None:
-        """Check the tensor. Raises UserError unless it is a batch of uint8 RGB images with one label per image."""
+        """Raise UserError unless it is a batch of uint8 RGB images, with one label and seed per image if any."""
         check_images(name, str(images_N3HW.dtype).removeprefix("torch."), images_N3HW.shape)
         if images_N3HW.shape[1] != 3:
             raise UserError(f"{name} is channels last {tuple(images_N3HW.shape)}; give N x 3 x H x W")
@@ -129,4 +129,4 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as stored:
             yield stored
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no readable .safetensors, or it is truncated or damaged ({error})") from error
+        raise UserError(f"{path} is not a readable .safetensors, or it is truncated or damaged ({error})") from error

@@ -1,13 +1,13 @@
 """Writers of samples, to files and folders that this package, NumPy, safetensors and the TensorFlow evaluator read.
 
-Images go from the source to the disk in pieces; nothing is in memory as a whole. A target is replaced when the new one
-is complete (`files.claimed`), and the next run clears away the half of a killed one. Equal samples make equal files.
+Images go from the source to the disk a piece at a time, never all in memory. A target is replaced when the new one is
+complete (`files.claimed`); the next run removes the partial file of a killed one. Equal samples make equal files.
 
 .npz          stored, not compressed: arr_0 uint8 (N, H, W, 3), labels, seeds int64 (N,), arvbench (JSON as uint8)
 folder        000000.png, 000001.png, ... and samples.json; enough digits for text order to be numeric order
 .safetensors  images uint8 (N, 3, H, W), labels, seeds int64 (N,), metadata arvbench (JSON)
 
-Shapes   N images, n images of a piece
+Shapes   N images, n images in a piece
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _PIECE = 256
 FEWEST_DIGITS = 6
 """Digits in the names of PNG files, unless there are more images."""
 _PNG_LEVEL = 1
-"""Compression level: files a third larger than by default, written several times as fast."""
+"""Compression level: files are a third larger than with the default, and written several times as fast."""
 SUFFIXES = (".npz", ".safetensors")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """Errors of the machine, not of the given path."""
@@ -50,8 +50,8 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 def write_images(path: Path, source: ImageSource, *, replace: bool = False, progress: Progress | None = None) -> str:
     """Write `source` in the format that the ending of `path` names (none: a folder); return its `images_sha256`.
 
-    Raises UserError as `check_target` does, HostError when the disk cannot take it. Older samples at `path` stay until
-    the new ones are complete.
+    Raises UserError as `check_target` does, HostError when the disk is full or fails. Older samples at `path` stay
+    until the new ones are complete.
     """
     check_target(path, replace=replace)
     writers = {".npz": write_npz, ".safetensors": write_safetensors}
@@ -59,7 +59,7 @@ def write_images(path: Path, source: ImageSource, *, replace: bool = False, prog
 
 
 def check_target(path: Path, *, replace: bool = False) -> None:
-    """Raise UserError for a path that cannot be written, is not one of samples, or already exists.
+    """Raise UserError for a path that cannot be written, has an ending of another format, or already exists.
 
     With `replace`, samples may be replaced; a folder only when it is empty or was written by this module.
     """
@@ -76,19 +76,20 @@ def check_target(path: Path, *, replace: bool = False) -> None:
         raise UserError(f"{path} already exists; choose another name" + (", or --force" if path.suffix else ""))
     above = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {path}: {above} is no folder that may be written to")
+        raise UserError(f"cannot write {path}: {above} is not a writable folder")
 
 
 def write_npz(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
     """Write an .npz, replacing an older one; return `images_sha256`."""
     height, width = source.shape
-    facts = np.frombuffer(provenance_json(source.provenance).encode(), dtype=np.uint8)
-    arrays = {name: values.numpy() for name, values in _integers(source).items()} | {PROVENANCE_KEY: facts}
+    provenance = np.frombuffer(provenance_json(source.provenance).encode(), dtype=np.uint8)
+    arrays = {name: values.numpy() for name, values in _labels_and_seeds(source).items()}
+    arrays[PROVENANCE_KEY] = provenance
     with _replacing(path, source) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         with _member(archive, "arr_0") as member:
             shape = (source.count, height, width, 3)
             npy.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            digest = _each_piece(
+            digest = _write_pieces(
                 source, lambda images: member.write(images.permute(0, 2, 3, 1).contiguous().numpy().data), progress
             )
         for name, array in arrays.items():
@@ -99,10 +100,10 @@ def write_npz(path: Path, source: ImageSource, *, progress: Progress | None = No
 
 def write_safetensors(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
     """Write a .safetensors, replacing an older one; return `images_sha256`."""
-    integers = _integers(source)
+    integers = _labels_and_seeds(source)
     header: dict[str, object] = {"__metadata__": {PROVENANCE_KEY: provenance_json(source.provenance)}}
     end = 0
-    # Integers come first: their eight bytes stay aligned for any size of images.
+    # Integers come first, so that they stay aligned to eight bytes for any size of images.
     for name, values in integers.items():
         header[name] = {"dtype": "I64", "shape": [source.count], "data_offsets": [end, end + values.nbytes]}
         end += values.nbytes
@@ -117,7 +118,7 @@ def write_safetensors(path: Path, source: ImageSource, *, progress: Progress | N
         file.write(len(text).to_bytes(8, "little") + text)
         for values in integers.values():
             file.write(values.numpy().astype("<i8").tobytes())
-        return _each_piece(source, lambda images: file.write(images.contiguous().numpy().data), progress)
+        return _write_pieces(source, lambda images: file.write(images.contiguous().numpy().data), progress)
 
 
 def write_folder(
@@ -133,17 +134,17 @@ def write_folder(
             Image.fromarray(image_HW3).save(part / next(remaining), format="PNG", compress_level=_PNG_LEVEL)
 
     with _replacing(path, source, folder=True) as part:
-        digest = _each_piece(source, save, progress)
+        digest = _write_pieces(source, save, progress)
         index = {
             **json.loads(provenance_json(source.provenance)),
             "files": names,
-            **{name: values.tolist() for name, values in _integers(source).items()},
+            **{name: values.tolist() for name, values in _labels_and_seeds(source).items()},
         }
         (part / INDEX_NAME).write_text(json.dumps(index), encoding="utf-8")
     return digest
 
 
-def _each_piece(source: ImageSource, write: Callable[[Tensor], object], progress: Progress | None) -> str:
+def _write_pieces(source: ImageSource, write: Callable[[Tensor], object], progress: Progress | None) -> str:
     """Pass all images (n, 3, H, W) to `write`, in order; return their digest."""
     digests = []
     for start in range(0, source.count, _PIECE):
@@ -156,9 +157,9 @@ def _each_piece(source: ImageSource, write: Callable[[Tensor], object], progress
     return digest_of_images(torch.cat(digests), source.shape)
 
 
-def _integers(source: ImageSource) -> dict[str, Tensor]:
-    known = {"labels": source.labels_N, "seeds": source.seeds_N}
-    return {name: values for name, values in known.items() if values is not None}
+def _labels_and_seeds(source: ImageSource) -> dict[str, Tensor]:
+    integers = {"labels": source.labels_N, "seeds": source.seeds_N}
+    return {name: values for name, values in integers.items() if values is not None}
 
 
 def _image_bytes(source: ImageSource) -> int:
@@ -166,7 +167,7 @@ def _image_bytes(source: ImageSource) -> int:
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    # A ZipInfo of its own has a fixed date. Past 4 GiB the size field must be the long one from the start.
+    # A ZipInfo made by name has a fixed date. The header must announce a size field for more than 4 GiB in advance.
     return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
 
 
@@ -186,9 +187,9 @@ def _replacing(path: Path, source: ImageSource, *, folder: bool = False) -> Iter
 
 
 def _check_room(path: Path, source: ImageSource) -> None:
-    """Raise HostError now, not after hours, when the disk is too small; the size of PNG files is not known before."""
+    """Raise HostError before any work when the disk is too small; the size of PNG files is unknown in advance."""
     if path.suffix.lower() not in SUFFIXES:
         return
     needed, free = _image_bytes(source), shutil.disk_usage(path.parent).free
     if needed > free:
-        raise HostError(f"{path} needs {needed / 2**30:.1f} GiB, and there are {free / 2**30:.1f} GiB: make room first")
+        raise HostError(f"{path} needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: make room first")

@@ -1,10 +1,10 @@
-"""References that samples are compared with: official statistics, own statistics, images, or a named data set.
+"""References that samples are compared with: published statistics, own statistics, images, or a named data set.
 
 reference_set.py  `Reference`, and the check that it fits the samples
 official.py       table of published reference files
 statistics.py     reader of a file of means and covariances
 digits.py         statistics of the digits
-load.py           from a name or path to a `Reference`
+load.py           loader of a `Reference` by name or path
 make.py           writer of own statistics
 """
 

@@ -28,7 +28,7 @@ REFERENCE_FILE = "digits-reference.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReferenceStatistics:
+class DigitsStatistics:
     """Features of the real scans under the classifier, and their moments."""
 
     features_ND: Tensor
@@ -41,15 +41,15 @@ class ReferenceStatistics:
     """(N,) int64."""
     images_sha256: str
     extractor_sha256: str
-    """Digest of the weights file that computed the features."""
+    """Digest of the classifier's weights file."""
 
 
 @torch.no_grad()
-def reference_statistics(model: DigitsCnn, digits: Digits, extractor_sha256: str) -> ReferenceStatistics:
-    """Compute the features of all images and their moments."""
+def digits_statistics(model: DigitsCnn, digits: Digits, extractor_sha256: str) -> DigitsStatistics:
+    """Compute the features of all images, and their moments."""
     features_ND = torch.cat([model(batch)[0] for batch in digits.images_N3HW.split(256)])
     features = features_ND.double().numpy()
-    return ReferenceStatistics(
+    return DigitsStatistics(
         features_ND=features_ND,
         mu_D=torch.from_numpy(features.mean(axis=0)),
         sigma_DD=torch.from_numpy(np.cov(features, rowvar=False)),
@@ -59,7 +59,7 @@ def reference_statistics(model: DigitsCnn, digits: Digits, extractor_sha256: str
     )
 
 
-def save_reference(statistics: ReferenceStatistics, path: Path) -> None:
+def save_digits_statistics(statistics: DigitsStatistics, path: Path) -> None:
     """Write the statistics; equal statistics give equal bytes."""
     identity = {"extractor_sha256": statistics.extractor_sha256, "images_sha256": statistics.images_sha256}
     tensors = {
@@ -72,15 +72,15 @@ def save_reference(statistics: ReferenceStatistics, path: Path) -> None:
     save_file(tensors, path, metadata={"identity": json.dumps(identity, sort_keys=True)})
 
 
-def load_reference(path: Path = DATA / REFERENCE_FILE) -> ReferenceStatistics:
-    """Read statistics written by `save_reference`. Raises CheckpointError for another file."""
+def load_digits_statistics(path: Path = DATA / REFERENCE_FILE) -> DigitsStatistics:
+    """Read statistics written by `save_digits_statistics`. Raises CheckpointError for another file."""
     try:
         with safe_open(path, framework="pt") as stored:
             identity = json.loads(stored.metadata()["identity"])
             tensors = {name: stored.get_tensor(name) for name in ("features", "mu", "sigma", "labels")}
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} holds no statistics of the digits: {error}. {REMAKE}") from error
-    return ReferenceStatistics(
+    return DigitsStatistics(
         features_ND=tensors["features"],
         mu_D=tensors["mu"],
         sigma_DD=tensors["sigma"],
@@ -90,13 +90,13 @@ def load_reference(path: Path = DATA / REFERENCE_FILE) -> ReferenceStatistics:
 
 
 def stored_digits(extractor: Extractor, layers: Collection[str]) -> StoredStatistics | None:
-    """Return the packaged features and statistics, those of layer "64" of `digits-cnn`; None for other layers.
+    """Return the packaged statistics of layer "64" of `digits-cnn`; None for other extractors and layers.
 
-    Raises ContractError when they were made with other weights than those of `extractor`.
+    Raises ContractError when they were made with weights other than those of `extractor`.
     """
     if extractor.name != NAME or not set(layers) <= {FEATURES}:
         return None
-    stored = load_reference()
+    stored = load_digits_statistics()
     if stored.extractor_sha256 != extractor.sha256:
         raise ContractError(
             f"the stored statistics of the digits were made with other weights ({stored.extractor_sha256[:12]}) than "

@@ -1,7 +1,7 @@
-"""From the name or path of a reference to a `Reference`: at most one pass over its images, none if all is stored.
+"""Loader of a `Reference` by name or path: one pass over its images at most, none when all layers are stored.
 
-Features of many images stay in a cache folder (`$ARVBENCH_CACHE/references`, else `~/.cache/arvbench/references`), so
-that the next evaluation against the same reference reuses them, and an interrupted one continues.
+Features of many images stay in a cache folder (`$ARVBENCH_CACHE/references`, else `~/.cache/arvbench/references`). The
+next evaluation against that reference reuses them, and an interrupted one resumes.
 
 Shapes   M reference images, D features of a layer
 """
@@ -22,6 +22,7 @@ from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.chunks import LayerRequest, Progress, Scan, folder_name, task_key
 from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.features.sets import FeatureData, FeatureSet, StoredStatistics
+from arvbench.harness.quality.images.folder import FolderSource
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.images.source import ImageSource, Provenance
 from arvbench.harness.quality.images.tensors import TensorSource
@@ -34,12 +35,12 @@ from arvbench.harness.quality.reference.statistics import ADM_EXTRACTOR, Statist
 STORED_STATISTICS: Mapping[str, Callable[[Extractor, Collection[str]], FeatureData | None]] = {
     "digits": stored_digits,
 }
-"""Data set -> function that returns its packaged statistics of an extractor's layers; None where they are extracted."""
+"""Data set -> function (extractor, layers) -> packaged statistics, or None when these layers must be extracted."""
 CACHED_FROM = 2000
 """Features of more images than this stay in the cache."""
 
-Check = Callable[[str, tuple[int, int] | None], None]
-"""Raise UserError when the reference of this name has images of another (height, width) than the samples."""
+Shape = tuple[int, int]
+"""Height and width."""
 Extract = Callable[[ImageSource, LayerRequest], tuple[Scan, Sequence[str]]]
 """One pass over the images of a reference, and notes about it."""
 
@@ -50,17 +51,17 @@ def load_reference(
     *,
     features: FeaturePass | None = None,
     progress: Progress | None = None,
-    samples_shape: tuple[int, int] | None = None,
+    samples_shape: Shape | None = None,
     cache_from: int = CACHED_FROM,
 ) -> Reference:
-    """Return the layers `needs` of a named data set, an .npz of statistics, or images (folder, .npz, .safetensors).
+    """Load a named data set, an .npz of statistics, or images (folder, .npz, .safetensors), with the layers `needs`.
 
-    `features` extracts them; its work folder is that of the samples and is not used. With `samples_shape` a reference
-    of another resolution is refused before any feature is extracted.
+    `features` extracts missing layers; its work folder belongs to the samples and is not used. A resolution other than
+    `samples_shape` is refused before any feature is extracted.
 
-    Raises UserError for a path that does not exist, a damaged or misshapen file, statistics that were made with other
-    weights than those of `needs`, or that lack a layer and the images to extract it from; CheckpointError for features
-    that are not finite.
+    Raises UserError for a path that does not exist, a damaged or misshapen file, and statistics that were made with
+    other weights or that lack a layer and the images to extract it from; CheckpointError for features that are not
+    finite.
     """
 
     def extract(source: ImageSource, layers: LayerRequest) -> tuple[Scan, Sequence[str]]:
@@ -75,25 +76,21 @@ def load_reference(
             return uncached.scan(source, layers, progress), (note,)
         return replace(uncached, work=folder, folder_per_task=False).scan(source, layers, progress), ()
 
-    def check(name: str, shape: tuple[int, int] | None) -> None:
-        if samples_shape is not None:
-            check_resolution(name, shape, samples_shape)
-
     if reference in DATA_SETS:
-        return _from_images(data_set_source(reference), needs, check, extract, data_set=reference)
+        return _from_images(data_set_source(reference), needs, samples_shape, extract, data_set=reference)
     path = _existing(reference)
     if holds_statistics(path):
-        return _from_statistics(StatisticsFile(path), needs, check, extract)
-    return _from_images(open_images(path), needs, check, extract)
+        return _from_statistics(StatisticsFile(path), needs, samples_shape, extract)
+    return _from_images(open_images(path), needs, samples_shape, extract)
 
 
 def reference_images(reference: str) -> Tensor | None:
-    """Return the pixels (M, 3, H, W) uint8 of a named data set; None for any other reference, which may be large."""
+    """Return the pixels (M, 3, H, W) uint8 of a named data set; None for other references, which may be large."""
     return DATA_SETS[reference]().images_N3HW if reference in DATA_SETS else None
 
 
 def data_set_source(name: str) -> TensorSource:
-    """Return the images of a named data set, in its order."""
+    """Return the images and labels of a named data set."""
     data_set = DATA_SETS[name]()
     return TensorSource(
         data_set.images_N3HW,
@@ -108,34 +105,34 @@ def reference_files(reference: str) -> list[Path]:
     if reference in DATA_SETS:
         return []
     path = _existing(reference)
-    if not path.is_dir():
-        return [path]
-    from arvbench.harness.quality.images.folder import FolderSource
-
-    return list(FolderSource(path).paths)
+    return list(FolderSource(path).paths) if path.is_dir() else [path]
 
 
 def _existing(reference: str) -> Path:
     path = Path(reference).expanduser()
     if not path.exists():
         raise UserError(
-            f"reference {reference!r} is neither {', '.join(map(repr, DATA_SETS))} nor a file or folder that is "
-            "here: name an official .npz, a file of `arvbench reference make`, or images (a folder, .npz or "
+            f"reference {reference!r} is neither {', '.join(map(repr, DATA_SETS))} nor an existing file or "
+            "folder: name an official .npz, a file of `arvbench reference make`, or images (a folder, .npz or "
             ".safetensors)"
         )
     return path
 
 
 def _from_images(
-    source: ImageSource, needs: ReferenceLayers, check: Check, extract: Extract, data_set: str | None = None
+    source: ImageSource,
+    needs: ReferenceLayers,
+    samples_shape: Shape | None,
+    extract: Extract,
+    data_set: str | None = None,
 ) -> Reference:
-    """Extract the layers that are not stored with a data set; of other images, all."""
-    check(source.name, source.shape)
-    stored_of = STORED_STATISTICS.get(data_set or "", lambda _extractor, _layers: None)
+    """Extract all layers except those stored with the data set."""
+    check_resolution(source.name, source.shape, samples_shape)
+    stored_of = STORED_STATISTICS.get(data_set) if data_set else None
     stored: dict[str, FeatureData] = {}
     missing: list[tuple[Extractor, frozenset[str]]] = []
     for extractor, layers in needs:
-        data = stored_of(extractor, layers)
+        data = stored_of(extractor, layers) if stored_of else None
         if data is None:
             missing.append((extractor, frozenset(layers)))
         else:
@@ -154,17 +151,19 @@ def _from_images(
     )
 
 
-def _from_statistics(stored: StatisticsFile, needs: ReferenceLayers, check: Check, extract: Extract) -> Reference:
-    path, made = stored.path, stored.made
+def _from_statistics(
+    stored: StatisticsFile, needs: ReferenceLayers, samples_shape: Shape | None, extract: Extract
+) -> Reference:
+    path, record = stored.path, stored.record
     source = open_images(path) if stored.has_images else None
     images = source.count if source else 0
-    shape = source.shape if source else made.image_shape if made else None
-    check(path.name, shape)
+    shape = source.shape if source else record.image_shape if record else None
+    check_resolution(path.name, shape, samples_shape)
     sha256 = sha256_of(path)
     published, notes = recognise(path, sha256, images, shape)
     if shape is None and published is not None:
         shape = (published.image_px, published.image_px)
-        check(path.name, shape)
+        check_resolution(path.name, shape, samples_shape)
     data, more_notes = _stored_and_extracted(stored, source, needs, extract)
     return Reference(
         name=path.name,
@@ -173,9 +172,9 @@ def _from_statistics(stored: StatisticsFile, needs: ReferenceLayers, check: Chec
         labels_M=source.labels_N if source else None,
         data=data,
         images=images,
-        statistics_images=made.images if made else None,
-        origin="published" if published else "made" if made else "statistics",
-        use=published.use if published else made.use if made else "",
+        statistics_images=record.images if record else None,
+        origin="published" if published else "made" if record else "statistics",
+        use=published.use if published else record.use if record else "",
         official=published.name if published else "",
         notes=(*notes, *more_notes, *_weights_notes(published, needs)),
     )
@@ -184,7 +183,7 @@ def _from_statistics(stored: StatisticsFile, needs: ReferenceLayers, check: Chec
 def _stored_and_extracted(
     stored: StatisticsFile, source: ImageSource | None, needs: ReferenceLayers, extract: Extract
 ) -> tuple[dict[str, FeatureData], list[str]]:
-    """Read the layers that the file holds, and extract the others from its images in one pass."""
+    """Read the layers that the file holds, and extract the others from its images in one pass; return notes too."""
     moments: dict[str, dict[str, Moments]] = {}
     features: dict[str, dict[str, Tensor]] = {}
     missing: list[tuple[Extractor, frozenset[str]]] = []
@@ -198,7 +197,7 @@ def _stored_and_extracted(
         absent = set(layers) - moments[name].keys()
         if lacking := absent | (with_features - features[name].keys()):
             if source is None:
-                raise _lacks(stored, extractor, absent)
+                raise _missing_layers(stored, extractor, absent)
             missing.append((extractor, frozenset(lacking)))
         if source is not None:
             notes += _subset_notes(stored, source.count, name, absent=bool(absent), features=bool(with_features))
@@ -214,8 +213,8 @@ def _stored_and_extracted(
     }, notes
 
 
-def _lacks(stored: StatisticsFile, extractor: Extractor, absent: Collection[str]) -> UserError:
-    """Return the error about a file without images that lacks statistics or, when `absent` is empty, features."""
+def _missing_layers(stored: StatisticsFile, extractor: Extractor, absent: Collection[str]) -> UserError:
+    """Return the error for a file without images: it lacks the statistics `absent` or, if that is empty, features."""
     name = f"reference {stored.path.name}"
     if absent:
         return UserError(
@@ -244,14 +243,14 @@ def _features(stored: Mapping[str, Tensor], extracted: FeatureSet | None) -> lis
 
 def _subset_notes(stored: StatisticsFile, count: int, name: str, *, absent: bool, features: bool) -> list[str]:
     """Return notes about a file that keeps only a subset of the images behind its statistics."""
-    made = stored.made
-    if made is not None and made.kept == made.images:
+    record = stored.record
+    if record is not None and record.kept == record.images:
         return []
-    of_all = f"{made.images:,} images that it was made from" if made else "data set behind its mu and sigma"
-    of_those = f"those of the {count:,} images in {stored.path.name}, not of the {of_all}"
+    full_set = f"{record.images:,} images that it was made from" if record else "data set behind its mu and sigma"
+    subset = f"those of the {count:,} images in {stored.path.name}, not of the {full_set}"
     if absent:
-        return [f"{name}: statistics are {of_those}"]
-    return [f"{name}: features are {of_those}"] if features and made is not None else []
+        return [f"{name}: statistics are {subset}"]
+    return [f"{name}: features are {subset}"] if features and record is not None else []
 
 
 def _weights_notes(published: PublishedReference | None, needs: ReferenceLayers) -> list[str]:

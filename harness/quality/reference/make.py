@@ -1,9 +1,9 @@
 """Statistics of the user's own images in the ADM evaluator's layout, which its TensorFlow original reads too.
 
-Means and covariances are those of all images; a subset of the images, with their features, is kept in the file for
+Means and covariances are those of all images. A subset of the images, with their features, is kept in the file for
 precision, recall and kernel distances. Only covariances are in memory as a whole.
 
-Shapes   N images, K kept ones, D features of a layer
+Shapes   N images, K kept ones, n images read at a time, D features of a layer
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ from arvbench.harness.quality.reference.statistics import (
     IMAGES_KEY,
     RECORD_KEY,
     ExtractorRecord,
-    MadeRecord,
+    ReferenceRecord,
+    moment_keys,
 )
 
 _AT_ONCE = 64
@@ -55,13 +56,13 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceRequest:
-    """A reference file to make."""
+    """Settings of a reference file to make."""
 
     out: Path
     """An .npz."""
     protocols: tuple[str, ...]
     keep: int = 10_000
-    """Images to keep in the file: all when there are no more, none with 0."""
+    """Images to keep in the file, at most; 0 keeps none."""
     seed: int = 0
     """Seed of the choice of the kept images."""
     use: Use = ""
@@ -75,7 +76,7 @@ class ReferenceFile:
 
     path: Path
     sha256: str
-    record: MadeRecord
+    record: ReferenceRecord
 
 
 def source_of(images: str, resize: str | None = None) -> ImageSource:
@@ -87,9 +88,9 @@ def source_of(images: str, resize: str | None = None) -> ImageSource:
 
 
 def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> ReferenceLayers:
-    """Return the layers that the metrics of these protocols read of a reference, each extractor loaded once.
+    """Return the reference layers that the metrics of these protocols read, each extractor loaded once.
 
-    Raises UnknownName, or UserError for protocols that never compare with a reference and for missing weights.
+    Raises UnknownName; UserError for no protocol, for one that compares with no reference, and for missing weights.
     """
     named = [PROTOCOLS[name] for name in dict.fromkeys(protocols)]
     if not named:
@@ -106,11 +107,11 @@ def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> Refe
 def check_output(out: Path, *, force: bool) -> None:
     """Raise UserError, before any work, for a path that cannot be written."""
     if out.suffix.lower() != ".npz":
-        raise UserError(f"--out {out}: what is written is an .npz, so give it that ending")
+        raise UserError(f"--out {out}: the reference is written as an .npz, so give it that ending")
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file")
     if out.exists() and not force:
-        raise UserError(f"{out} exists: choose another name, or write over it with --force")
+        raise UserError(f"{out} already exists: choose another name, or replace it with --force")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -127,12 +128,12 @@ def make_reference(
     features: FeaturePass | None = None,
     progress: Progress | None = None,
 ) -> ReferenceFile:
-    """Write a reference file of all images of `source`, whole or not at all.
+    """Write a reference file with the layers `needs` of all images, whole or not at all.
 
-    Equal images, requests and versions give equal bytes. `features` extracts the layers `needs`.
+    Equal images, requests and versions give equal bytes. `features` extracts the layers.
 
     Raises UserError for an output that exists (without `force`) or cannot be written, fewer than two images, and images
-    that change meanwhile; HostError for a full disk.
+    that change during the pass; HostError for a full disk.
     """
     check_output(request.out, force=request.force)
     if source.count < 2:
@@ -140,7 +141,7 @@ def make_reference(
     layers = [(extractor, frozenset(names)) for extractor, names in needs]
     scan = (features or FeaturePass()).scan(source, layers, progress)
     kept_K = choose_kept(source.count, request.keep, request.seed)
-    record = MadeRecord(
+    record = ReferenceRecord(
         images=source.count,
         kept=len(kept_K),
         keep_seed=request.seed,
@@ -179,7 +180,7 @@ def _write_all(
     scan: Scan,
     kept_K: Tensor,
     needs: ReferenceLayers,
-    record: MadeRecord,
+    record: ReferenceRecord,
 ) -> None:
     if len(kept_K):
         _write_rows(archive, IMAGES_KEY, (len(kept_K), *source.shape, 3), np.uint8, _kept_images(source, scan, kept_K))
@@ -187,9 +188,9 @@ def _write_all(
             _write(archive, "labels", source.labels_N[kept_K].numpy())
     for extractor, layers in needs:
         features = scan.features[extractor.name]
-        for layer, need in layers.items():
+        for layer, part in layers.items():
             _write_moments(archive, extractor.name, layer, features)
-            if need == "features" and len(kept_K):
+            if part == "features" and len(kept_K):
                 shape = (len(kept_K), extractor.layers[layer])
                 rows = _kept_rows(features.blocks(layer), kept_K)
                 _write_rows(archive, f"features/{extractor.name}/{layer}", shape, np.float32, rows)
@@ -203,11 +204,9 @@ def _write_all(
 
 
 def _write_moments(archive: zipfile.ZipFile, extractor: str, layer: str, features: FeatureSet) -> None:
-    mean_key, cov_key = f"moments/{extractor}/{layer}/mean", f"moments/{extractor}/{layer}/cov"
-    if extractor == ADM_EXTRACTOR and layer in ADM_LAYERS:
-        mean_key, cov_key, _ = ADM_LAYERS[layer]
+    mean_key, cov_key = moment_keys(extractor, layer)
     moments = features.moments(layer)
-    # The sums are symmetric but for the last bit, and readers may insist on it.
+    # The sums are symmetric except for the last bit, and readers may require symmetry.
     cov_DD = (moments.cov_DD + moments.cov_DD.T) / 2
     _write(archive, mean_key, moments.mean_D.numpy())
     _write(archive, cov_key, cov_DD.numpy())
@@ -223,7 +222,7 @@ def _kept_images(source: ImageSource, scan: Scan, kept_K: Tensor) -> Iterator[np
 
 
 def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Group ascending numbers into (start, stop) of consecutive ones."""
+    """Yield (start, stop) of every run of consecutive numbers; `numbers` ascend."""
     start = previous = numbers[0]
     for number in numbers[1:]:
         if number != previous + 1:
@@ -256,7 +255,7 @@ def _write_rows(
 ) -> None:
     """Write an array block by block, uncompressed, as numpy.savez does."""
     header = {"descr": npy.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-    # A name alone has the date 1980-01-01: the same content gives the same bytes.
+    # A member opened by name has the date 1980-01-01: equal content gives equal bytes.
     with archive.open(f"{key}.npy", "w", force_zip64=True) as stream:
         npy.write_array_header_1_0(stream, header)
         for block in blocks:
@@ -270,7 +269,7 @@ def _replacing(out: Path, *, force: bool) -> Iterator[Path]:
         with claimed(out) as part:
             yield part
             if out.exists() and not force:
-                raise UserError(f"{out} was written by someone else meanwhile: choose another name")
+                raise UserError(f"{out} was written by another process meanwhile: choose another name")
     except BlockingIOError as error:
         raise UserError(f"another process is writing {out} just now") from error
     except OSError as error:

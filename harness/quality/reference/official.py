@@ -1,4 +1,4 @@
-"""The table of published reference files, and the recognition of local files.
+"""The table of published reference files, and the recognition of local copies.
 
 Source   openai/guided-diffusion, evaluations/README.md: "pre-computed statistics over the whole dataset, as well as
          10,000 images for computing Precision and Recall"; the 512-px file has 1,000 (its issues 19 and 66).
@@ -21,6 +21,8 @@ _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batche
 STATED_IMAGES = 10_000
 """Images in a reference file of the ADM evaluator, as its README states."""
 IMAGENET_CLASSES = 1000
+REFERENCES_VARIABLE = "ARVBENCH_REFERENCES"
+"""Environment variable: the folder that holds the published reference files under their published names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class PublishedReference:
     file_name: str
     url: str
     images: int
-    """Images in it (`arr_0`), 0 for statistics alone."""
+    """Images in it (`arr_0`); 0 for statistics alone."""
     image_px: int
     use: Use
     classes: int | None = None
@@ -112,10 +114,10 @@ PUBLISHED: Mapping[str, PublishedReference] = {
 def recognise(
     path: Path, sha256: str, images: int, image_shape: tuple[int, int] | None
 ) -> tuple[PublishedReference | None, tuple[str, ...]]:
-    """Return the entry of a file, and notes.
+    """Return the table's entry for a file, and notes.
 
-    The digest decides; where it is unknown, the name with the number and size of the images. A different file under a
-    published name gets a note and no entry.
+    A file is recognised by its digest or, when the published digest is unknown, by its name with the number and size of
+    its images. Another file under a published name gets a note and no entry.
     """
     for published in PUBLISHED.values():
         if published.sha256 and published.sha256 == sha256:
@@ -143,10 +145,6 @@ def _notes(published: PublishedReference) -> tuple[str, ...]:
     return (published.note,) if published.note else ()
 
 
-REFERENCES_VARIABLE = "ARVBENCH_REFERENCES"
-"""Environment variable: the folder that holds the official reference files under their published names."""
-
-
 def find_reference(reference: str) -> str:
     """Return the path of a published reference file; any other reference is returned unchanged.
 
@@ -157,9 +155,9 @@ def find_reference(reference: str) -> str:
     if published is None or Path(reference).is_file():
         return reference
     folder = os.environ.get(REFERENCES_VARIABLE)
-    found = Path(folder).expanduser() / reference if folder else None
-    if found is not None and found.is_file():
-        return str(found)
+    candidate = Path(folder).expanduser() / reference if folder else None
+    if candidate is not None and candidate.is_file():
+        return str(candidate)
     where = f"not in {folder} ({REFERENCES_VARIABLE})" if folder else "not here"
     digest = f" (sha256 {published.sha256})" if published.sha256 else ""
     raise UserError(

@@ -17,13 +17,13 @@ from arvbench.harness.quality.features.sets import FeatureData
 from arvbench.harness.quality.protocols.protocol import Reads
 
 Use = Literal["gFID", "rFID", ""]
-"""Purpose of a reference: "gFID" judges generated images (statistics of the training set), "rFID" judges
-reconstructions (the validation images themselves), "" is unknown."""
+"""Purpose of a reference: "gFID" judges generated images (by statistics of the training set), "rFID" judges
+reconstructions (by the validation images themselves), "" is unknown."""
 Origin = Literal["published", "made", "statistics", "images", "data set"]
 """Origin of a reference: a file of the table of published ones, a file of `arvbench reference make`, statistics of
 unknown origin, images, or a named data set."""
 ReferenceLayers = Sequence[tuple[Extractor, Mapping[str, Reads]]]
-"""Extractors, each with layer -> the part that is read of it. "features" includes the moments."""
+"""Extractors, each with layer -> part of it that metrics read; "features" includes the moments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +52,12 @@ class Reference:
     """Remarks for a reader of the numbers."""
 
 
-def check_resolution(name: str, reference_shape: tuple[int, int] | None, samples_shape: tuple[int, int]) -> None:
+def check_resolution(name: str, reference_shape: tuple[int, int] | None, samples_shape: tuple[int, int] | None) -> None:
     """Raise UserError when the reference called `name` has images of another size than the samples.
 
     Shapes are (height, width); None, an unknown size, passes.
     """
-    if reference_shape is None or reference_shape == samples_shape:
+    if reference_shape is None or samples_shape is None or reference_shape == samples_shape:
         return
     (height, width), (reference_height, reference_width) = samples_shape, reference_shape
     raise UserError(

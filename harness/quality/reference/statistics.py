@@ -1,12 +1,13 @@
 """Reader of files of means and covariances: the layout of the ADM evaluator's references, and our additions to it.
 
-Keys     mu (2048,), sigma (2048, 2048)       pooled Inception features; mu_s (2023,), sigma_s (2023, 2023) spatial ones
-         arr_0 uint8 (M, H, W, 3)             images, in their source's order; read by images/npz.py, never whole
+Keys     mu (2048,), sigma (2048, 2048)       pooled Inception features
+         mu_s (2023,), sigma_s (2023, 2023)   spatial Inception features
+         arr_0 uint8 (M, H, W, 3)             images in the order of their source; read by images/npz.py
          labels (M,) integers
          moments/EXTRACTOR/LAYER/{mean,cov}   float64, of all images that the file was made from
          features/EXTRACTOR/LAYER             (M, D) float32, of the images in arr_0
-         arvbench                             uint8 bytes of JSON: provenance (images/stored.py) and `MadeRecord`
-Source   PROTOCOLS section 1; openai/guided-diffusion, evaluations/evaluator.py
+         arvbench                             uint8 bytes of JSON: provenance (images/stored.py) and `ReferenceRecord`
+Source   openai/guided-diffusion, evaluations/evaluator.py
 
 Shapes   M images in the file, D features of a layer
 """
@@ -31,6 +32,7 @@ from arvbench.harness.quality.images.npy_members import (
     array_keys,
     find_array,
     read_array,
+    read_bytes,
     readable,
 )
 from arvbench.harness.quality.images.stored import MAX_PROVENANCE_BYTES, PROVENANCE_KEY
@@ -42,10 +44,17 @@ ADM_LAYERS = {"pool": ("mu", "sigma", 2048), "spatial": ("mu_s", "sigma_s", 2023
 """Layer of `adm-inception` -> keys of its mean and covariance, D."""
 IMAGES_KEY = "arr_0"
 RECORD_KEY = "reference"
-"""Key of `MadeRecord` in the JSON under `arvbench`."""
+"""Key of `ReferenceRecord` in the JSON under `arvbench`."""
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _ASYMMETRY = 1e-5
-"""Largest difference between the two halves of a covariance, relative to its largest entry: float32 rounding."""
+"""Largest difference between a covariance and its transpose, relative to the largest entry: float32 rounding."""
+
+
+def moment_keys(extractor: str, layer: str) -> tuple[str, str]:
+    """Return the keys of a layer's mean and covariance."""
+    if extractor == ADM_EXTRACTOR and layer in ADM_LAYERS:
+        return ADM_LAYERS[layer][:2]
+    return f"moments/{extractor}/{layer}/mean", f"moments/{extractor}/{layer}/cov"
 
 
 class _Record(BaseModel):
@@ -62,7 +71,7 @@ class ExtractorRecord(_Record):
     """Layer -> D."""
 
 
-class MadeRecord(_Record):
+class ReferenceRecord(_Record):
     """Origin of a file of `arvbench reference make`."""
 
     version: Literal[1] = 1
@@ -84,7 +93,7 @@ class MadeRecord(_Record):
 
 
 def holds_statistics(path: Path) -> bool:
-    """Return whether a path is an .npz that contains means and covariances."""
+    """Return True for an .npz with means and covariances."""
     if path.suffix.lower() != ".npz" or not path.is_file():
         return False
     with readable(path), zipfile.ZipFile(path) as archive:
@@ -103,13 +112,13 @@ class StatisticsFile:
         with readable(path), zipfile.ZipFile(path) as archive:
             self._keys = frozenset(array_keys(archive))
         self.has_images = IMAGES_KEY in self._keys
-        self.made = self._read_record()
+        self.record = self._read_record()
         for keys in ADM_LAYERS.values():
             self._check_pair(*keys)
 
     def check_extractor(self, extractor: Extractor) -> None:
         """Raise UserError when the file was made with weights or preprocessing other than those of `extractor`."""
-        recorded = self.made.extractors.get(extractor.name) if self.made else None
+        recorded = self.record.extractors.get(extractor.name) if self.record else None
         if recorded is None:
             return
         if recorded.sha256 != extractor.sha256:
@@ -124,36 +133,29 @@ class StatisticsFile:
             )
 
     def moments(self, extractor: Extractor, layers: Collection[str]) -> dict[str, Moments]:
-        """Return mean and covariance of the `layers` that are stored."""
-        found = {}
+        """Return mean and covariance of those `layers` that are stored."""
+        moments = {}
         for layer in layers:
-            keys = self._moment_keys(extractor.name, layer)
-            if keys is not None:
-                found[layer] = self._read_moments(*keys, dims=extractor.layers[layer])
-        return found
-
-    def features(self, extractor: Extractor, layers: Collection[str], count: int) -> dict[str, Tensor]:
-        """Return features (M, D) fp32 of the `layers` that are stored; M is `count`."""
-        found = {}
-        for layer in layers:
-            key = f"features/{extractor.name}/{layer}"
-            if key in self._keys:
-                found[layer] = self._read_features(key, (count, extractor.layers[layer]))
-        return found
-
-    def _moment_keys(self, extractor: str, layer: str) -> tuple[str, str] | None:
-        if extractor == ADM_EXTRACTOR and "mu" in self._keys and layer in ADM_LAYERS:
-            mean_key, cov_key, _ = ADM_LAYERS[layer]
-            if mean_key not in self._keys:
+            mean_key, cov_key = moment_keys(extractor.name, layer)
+            if {mean_key, cov_key} <= self._keys:
+                moments[layer] = self._read_moments(mean_key, cov_key, dims=extractor.layers[layer])
+            elif extractor.name == ADM_EXTRACTOR and layer in ADM_LAYERS and "mu" in self._keys:
                 raise UserError(
                     f"{self.path} has mu and sigma, and no {mean_key} and {cov_key}: sFID needs a reference with them"
                 )
-            return mean_key, cov_key
-        mean_key, cov_key = f"moments/{extractor}/{layer}/mean", f"moments/{extractor}/{layer}/cov"
-        return (mean_key, cov_key) if {mean_key, cov_key} <= self._keys else None
+        return moments
+
+    def features(self, extractor: Extractor, layers: Collection[str], count: int) -> dict[str, Tensor]:
+        """Return features (M, D) fp32 of those `layers` that are stored; M is `count`."""
+        keys = {layer: f"features/{extractor.name}/{layer}" for layer in layers}
+        return {
+            layer: self._read_features(key, (count, extractor.layers[layer]))
+            for layer, key in keys.items()
+            if key in self._keys
+        }
 
     def _check_pair(self, mean_key: str, cov_key: str, dims: int) -> None:
-        """Check that both keys or none exist, with the right shape and type. Values are checked when they are read."""
+        """Raise UserError unless both keys or none exist, with the right shape and type; values are checked later."""
         present = {key for key in (mean_key, cov_key) if key in self._keys}
         if not present:
             return
@@ -168,11 +170,11 @@ class StatisticsFile:
         members = self._checked(mean_key, (dims,)), self._checked(cov_key, (dims, dims))
         mean_D, cov_DD = (self._read(member).astype(np.float64) for member in members)
         if np.abs(cov_DD - cov_DD.T).max() > _ASYMMETRY * np.abs(cov_DD).max():
-            raise UserError(f"{self.path}: {cov_key} is not symmetric: it is no covariance")
+            raise UserError(f"{self.path}: {cov_key} is not symmetric: it is not a covariance")
         if cov_DD.diagonal().min() < 0:
-            raise UserError(f"{self.path}: {cov_key} has negative variances: it is no covariance")
+            raise UserError(f"{self.path}: {cov_key} has negative variances: it is not a covariance")
         return Moments(
-            count=self.made.images if self.made else None,
+            count=self.record.images if self.record else None,
             mean_D=torch.from_numpy(mean_D),
             cov_DD=torch.from_numpy(cov_DD),
         )
@@ -185,20 +187,19 @@ class StatisticsFile:
             )
         return torch.from_numpy(self._read(member))
 
-    def _read_record(self) -> MadeRecord | None:
+    def _read_record(self) -> ReferenceRecord | None:
         if PROVENANCE_KEY not in self._keys:
             return None
         where = f"{self.path}: {PROVENANCE_KEY}"
-        member = self._member(PROVENANCE_KEY)
-        if member.dtype != np.uint8 or len(member.shape) != 1 or member.shape[0] > MAX_PROVENANCE_BYTES:
-            raise UserError(f"{where} ({member.dtype}, {member.shape}) was not written by arvbench")
+        with readable(self.path), zipfile.ZipFile(self.path) as archive:
+            text = read_bytes(self.path, archive, PROVENANCE_KEY, at_most=MAX_PROVENANCE_BYTES)
         try:
-            content = json.loads(self._read(member).tobytes())
-            return MadeRecord.model_validate(content[RECORD_KEY]) if RECORD_KEY in content else None
+            content = json.loads(text)
+            return ReferenceRecord.model_validate(content[RECORD_KEY]) if RECORD_KEY in content else None
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
-            raise UserError(f"{where} is no record that this version reads: {field}: {first['msg']}") from error
+            raise UserError(f"{where} is not a record that this version reads: {field}: {first['msg']}") from error
         except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{where} was not written by arvbench: {error}") from error
 

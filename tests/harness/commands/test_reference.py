@@ -88,7 +88,7 @@ def test_a_work_folder_keeps_features(folder, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["nowhere", "--out", "{tmp}/r.npz", *PROTOCOL], "there is nothing at nowhere"),
-        (["{folder}", "--out", "{tmp}/r.npy", *PROTOCOL], "what is written is an .npz"),
+        (["{folder}", "--out", "{tmp}/r.npy", *PROTOCOL], "the reference is written as an .npz"),
         (["{folder}", "--out", "{tmp}/images/000.png/r.npz", *PROTOCOL], "cannot write to"),
         (["{folder}", "--out", "{tmp}/r.npz", "--protocol", "digits-cn"], "no protocol 'digits-cn'; did you mean"),
         (["{folder}", "--out", "{tmp}/r.npz", *PROTOCOL, "--resize", "nearest:8"], "no resize 'nearest:8'"),
@@ -116,7 +116,7 @@ def test_a_file_that_exists_is_written_over_only_by_force(folder, tmp_path, caps
     out = tmp_path / "ref.npz"
     out.write_text("precious")
     assert make(folder, "--out", out, *PROTOCOL) == 2
-    assert "ref.npz exists" in capsys.readouterr().err and out.read_text() == "precious"
+    assert "ref.npz already exists" in capsys.readouterr().err and out.read_text() == "precious"
     assert make(folder, "--out", out, *PROTOCOL, "--force") == 0
     assert out.read_bytes()[:2] == b"PK"
 

@@ -26,7 +26,7 @@ from arvbench.harness.quality.protocols import PROTOCOLS, Metric, MetricInputs, 
 from arvbench.harness.quality.protocols.digits import DIGITS_CNN, isc_splits
 from arvbench.harness.quality.protocols.fidelity import kid_subset_size
 from arvbench.harness.quality.reference import load_reference
-from arvbench.harness.quality.reference.digits import load_reference as load_digits_statistics
+from arvbench.harness.quality.reference.digits import load_digits_statistics
 
 SCHEME = Provenance(labels="data set", uint8_rule="none")
 ALL = ("fid", "isc", "kid", "precision", "recall")

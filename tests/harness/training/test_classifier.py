@@ -13,7 +13,7 @@ from arvbench.errors import CheckpointError
 from arvbench.harness.data.digits import Digits, load_digits_rgb
 from arvbench.harness.quality.extractors.digits_cnn import DATA, WEIGHTS_FILE, DigitsCnn, load_classifier
 from arvbench.harness.quality.identity import images_sha256
-from arvbench.harness.quality.reference.digits import REFERENCE_FILE, load_reference
+from arvbench.harness.quality.reference.digits import REFERENCE_FILE, load_digits_statistics
 from arvbench.harness.training.classifier import (
     RECORD_FILE,
     ClassifierSettings,
@@ -53,7 +53,7 @@ def test_accuracy_counts_hits(digits):
 
 
 def test_committed_statistics_are_what_the_committed_classifier_computes(digits):
-    stored = load_reference()
+    stored = load_digits_statistics()
     with torch.no_grad():
         features = load_classifier()(digits.images_N3HW)[0]
     torch.testing.assert_close(stored.features_ND, features, rtol=1e-4, atol=1e-5)
@@ -136,9 +136,9 @@ def test_damaged_statistics_are_refused(tmp_path, content):
     path = tmp_path / REFERENCE_FILE
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="train digits-cnn"):
-        load_reference(path)
+        load_digits_statistics(path)
 
 
 def test_weights_are_not_taken_for_statistics():
     with pytest.raises(CheckpointError, match="no statistics"):
-        load_reference(DATA / WEIGHTS_FILE)
+        load_digits_statistics(DATA / WEIGHTS_FILE)

@@ -135,7 +135,7 @@ def test_samples_json_says_labels_seeds_and_provenance(tmp_path):
         ({"labels": [[1], [2, 3]]}, r"labels must be 2 integers"),
         ({"seeds": [1, 2**70]}, r"seeds must be 2 integers"),
         ({"files": ["0.png"]}, r"lists 1 images, the folder holds 2"),
-        ({"files": ["0.png", "2.png"]}, r"lists 2 images, the folder holds 2, and they are not the same"),
+        ({"files": ["0.png", "2.png"]}, r"lists 2 images, the folder holds 2, and their names differ"),
         ({"files": None}, r"lists no images"),
         ({"format": 7}, r"format 7"),
         ({"provenance": None}, r"not written by arvbench"),
@@ -270,7 +270,7 @@ def test_a_folder_that_has_no_images_is_refused(tmp_path):
     (tmp_path / "x.png").mkdir()
     with pytest.raises(UserError, match="no images"):
         open_images(tmp_path)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         FolderSource(tmp_path / "notes.txt")
 
 

@@ -140,12 +140,12 @@ def test_labels_that_are_not_one_integer_per_image_are_refused(path, labels):
 @pytest.mark.parametrize(
     ("stated", "message"),
     [
-        (b"{", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
         (b"[1]", "not written by arvbench"),
         (b'{"format": 2, "provenance": {}}', "format 2"),
-        (b'{"format": 1, "provenance": {"lables": "x"}}', "'lables' is no text field"),
-        (b'{"format": 1, "provenance": {"labels": 3}}', "'labels' is no text field"),
+        (b'{"format": 1, "provenance": {"lables": "x"}}', "'lables' is not a text field"),
+        (b'{"format": 1, "provenance": {"labels": 3}}', "'labels' is not a text field"),
         (b" " * (2**20 + 1), "not written by arvbench"),
     ],
 )
@@ -213,7 +213,7 @@ def test_a_truncated_file_is_named(path, save, keep):
     save(path, pixels(50))
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
-    with pytest.raises(UserError, match=r"samples\.npz is no readable \.npz, or it is truncated"):
+    with pytest.raises(UserError, match=r"samples\.npz is not a readable \.npz, or it is truncated"):
         NpzSource(path).read(0, 50)
 
 
@@ -229,7 +229,7 @@ def test_a_header_that_promises_other_than_is_there_is_refused(path, shape):
                b"'shape': (1,)}", b" " * 20_000]
 )  # fmt: skip
 def test_a_header_that_is_none_is_refused(path, header):
-    with pytest.raises(UserError, match=r"samples\.npz is no readable \.npz"):
+    with pytest.raises(UserError, match=r"samples\.npz is not a readable \.npz"):
         NpzSource(raw_npz(path, header, b"x"))
 
 
@@ -251,7 +251,7 @@ def test_damage_inside_a_compressed_member_is_found_when_it_is_read(path):
         content[place] ^= 0xFF
     path.write_bytes(content)
     source = NpzSource(path)
-    with pytest.raises(UserError, match=r"samples\.npz is no readable \.npz, or it is truncated or damaged"):
+    with pytest.raises(UserError, match=r"samples\.npz is not a readable \.npz, or it is truncated or damaged"):
         source.read(0, 500)
 
 
@@ -318,5 +318,5 @@ def test_a_path_that_cannot_be_samples_says_what_can(path, tmp_path):
 
 def test_a_file_that_only_has_the_ending_is_refused(path):
     path.write_bytes(io.BytesIO(b"no archive").getvalue())
-    with pytest.raises(UserError, match=r"samples\.npz is no readable \.npz"):
+    with pytest.raises(UserError, match=r"samples\.npz is not a readable \.npz"):
         open_images(path)

@@ -122,7 +122,7 @@ def test_files_are_resized_when_they_are_opened(tmp_path):
 
 
 def test_images_that_are_no_squares_are_refused():
-    with pytest.raises(UserError, match="images of 24 x 20; bicubic:16 makes squares"):
+    with pytest.raises(UserError, match="images of 24 x 20; bicubic:16 resizes square images only"):
         ResizedSource(TensorSource(images()[:, :, :20]), BICUBIC)
 
 

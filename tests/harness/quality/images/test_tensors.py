@@ -61,7 +61,7 @@ def test_labels_seeds_and_provenance(path):
         ({"images": images(), "labels": torch.zeros(9)}, None, "labels must be integers, it is torch.float32"),
         ({"images": images(), "labels": torch.zeros(9, dtype=torch.bool)}, None, "labels must be integers"),
         ({"images": images(), "labels": torch.zeros(8, dtype=torch.int64)}, None, r"labels has shape \[8\]"),
-        ({"images": images()}, {"arvbench": "x"}, "metadata arvbench is no JSON"),
+        ({"images": images()}, {"arvbench": "x"}, "metadata arvbench is not JSON"),
         ({"images": images()}, {"arvbench": " " * (2**20 + 1)}, "not written by arvbench"),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_truncated_file_is_named(path, keep):
     save_file({"images": images()}, path)
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
-    with pytest.raises(UserError, match=r"x\.safetensors is no readable \.safetensors, or it is truncated"):
+    with pytest.raises(UserError, match=r"x\.safetensors is not a readable \.safetensors, or it is truncated"):
         SafetensorsSource(path)
 
 

@@ -246,7 +246,7 @@ def test_a_disk_that_is_too_small_is_found_out_before_anything_is_drawn(tmp_path
     never = _Breaks(images())
     never.read = lambda start, stop: pytest.fail("images were read")
     for name in ("x.npz", "x.safetensors"):
-        with pytest.raises(HostError, match=rf"{name} needs 0\.0 GiB, and there are 0\.0 GiB: make room"):
+        with pytest.raises(HostError, match=rf"{name} needs 0\.0 GiB, 0\.0 GiB are free: make room"):
             write(tmp_path / name, never)
     assert list(tmp_path.iterdir()) == []
 
@@ -261,7 +261,7 @@ def test_a_disk_that_is_full_half_way_is_said_to_be(target):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write .*file/x\.npz: .*file is no folder that may be written to"):
+    with pytest.raises(UserError, match=r"cannot write .*file/x\.npz: .*file is not a writable folder"):
         check_target(tmp_path / "file" / "x.npz")
     with pytest.raises(UserError, match=r"cannot write .*file/x\.npz: .*(directory|exists)"):
         write_npz(tmp_path / "file" / "x.npz", source())

@@ -80,7 +80,7 @@ def test_an_npz_of_images_is_the_same_reference_as_their_folder(folder, extracto
 
 
 def test_a_reference_that_is_not_there_says_what_one_is(tmp_path, extractor):
-    with pytest.raises(UserError, match=r"nowhere' is neither 'digits' nor a file or folder that is here.*official"):
+    with pytest.raises(UserError, match=r"nowhere' is neither 'digits' nor an existing file or folder.*official"):
         load_reference(str(tmp_path / "nowhere"), [(extractor, FEATURES)])
 
 

@@ -132,7 +132,7 @@ def test_what_is_no_reference_is_named(tmp_path, arrays, extractor, changes, mes
 def test_a_truncated_file_is_named(path, extractor, keep):
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])
-    with pytest.raises(UserError, match=r"ref\.npz is no readable \.npz, or it is truncated or damaged"):
+    with pytest.raises(UserError, match=r"ref\.npz is not a readable \.npz, or it is truncated or damaged"):
         load_reference(str(path), [(extractor, ADM)])
 
 
@@ -140,7 +140,7 @@ def test_flipped_bytes_in_the_statistics_are_found(path, extractor):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"ref\.npz is no readable \.npz, or it is truncated or damaged.*CRC"):
+    with pytest.raises(UserError, match=r"ref\.npz is not a readable \.npz, or it is truncated or damaged.*CRC"):
         load_reference(str(path), [(extractor, ADM)])
 
 
@@ -310,7 +310,7 @@ def test_a_file_is_whole_or_not_there_and_never_written_over(source, extractor, 
     out = tmp_path / "made.npz"
     needs = [(fake_adm(), {"pool": "moments", "spatial": "moments"})]
     first = make_file(source, out, needs, keep=4)
-    with pytest.raises(UserError, match=r"made\.npz exists: choose another name, or write over it with --force"):
+    with pytest.raises(UserError, match=r"made\.npz already exists: choose another name, or replace it with --force"):
         make_file(source, out, needs, keep=4)
     again = make_file(source, out, needs, keep=4, force=True)
     assert again.sha256 == first.sha256, "the same images give the same bytes"
@@ -356,5 +356,5 @@ def test_a_record_that_this_version_cannot_read_is_refused(source, extractor, tm
     content = json.loads(arrays["arvbench"].tobytes())
     content["reference"][field] = "something else"
     arrays["arvbench"] = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
-    with pytest.raises(UserError, match=rf"arvbench is no record that this version reads: {field}: "):
+    with pytest.raises(UserError, match=rf"arvbench is not a record that this version reads: {field}: "):
         load_reference(str(write_npz(tmp_path / "other.npz", arrays)), [(extractor, {"pool": "moments"})])

@@ -191,5 +191,5 @@ def test_a_header_of_gigabytes_is_not_unpacked(tmp_path):
     bad = npy_bytes(b" " * BOMB.nbytes, version=2)
     path = archive_of(tmp_path / "ref.npz", {"mu": bad, "sigma": bad})
     assert_small_peak(
-        lambda: load_reference(str(path), [(fake_adm(), {"pool": "moments"})]), r"ref\.npz is no readable \.npz"
+        lambda: load_reference(str(path), [(fake_adm(), {"pool": "moments"})]), r"ref\.npz is not a readable \.npz"
     )
