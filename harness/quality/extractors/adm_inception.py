@@ -1,4 +1,4 @@
-"""Extractor `adm-inception`: the features of OpenAI's evaluator, without TensorFlow.
+"""Extractor `adm-inception`: the features of OpenAI's ADM evaluator, without TensorFlow.
 
 Layers   "pool" 2048 (pool_3), "spatial" 2023 (the first 7 channels of mixed_6/conv in NHWC order), "logits" 1008
          (pool @ softmax weights, no bias)
@@ -19,7 +19,7 @@ NAME = "adm-inception"
 
 
 def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
-    """Load the `inception` weights. Raises UserError without them, CheckpointError for others."""
+    """Load the `inception` weights. Raises UserError without them, CheckpointError for bad ones."""
     weights = load_inception_weights(extractor_files)
     network = Inception(weights.tensors, device)
 
@@ -38,5 +38,5 @@ def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
 
 
 def scaled(images_B3HW: Tensor) -> Tensor:
-    """Return the network's input, fp32 (B, 3, 299, 299) in [-1, 1), of uint8 images (B, 3, H, W)."""
+    """Return the network's input, fp32 (B, 3, 299, 299) in [-1, 1), for uint8 images (B, 3, H, W)."""
     return resize_tf1(images_B3HW, IMAGE_PX).sub_(128).mul_(0.0078125)

@@ -1,12 +1,12 @@
 """Extractors of clean-fid: its three modes, with that library's own resizers and networks.
 
-clean-fid                    Pillow's bicubic filter on every channel in float, antialiased and not rounded, to 299;
-                             then NVIDIA's TorchScript translation of Inception 2015-12-05
-clean-fid-legacy-tensorflow  that network with TensorFlow 1's bilinear resize inside it
+clean-fid                    Pillow's bicubic resize to 299 x 299 in float, antialiased and not rounded; NVIDIA's
+                             TorchScript translation of Inception 2015-12-05
+clean-fid-legacy-tensorflow  the TorchScript network with TensorFlow 1's bilinear resize inside it
 clean-fid-legacy-pytorch     PyTorch's bilinear resize (half-pixel centres, not antialiased); pytorch-fid's network
 
 The library looks for weights in the system's temporary folder and downloads missing ones; here each network gets the
-user's file. A TorchScript file is a program: torchscript.py decides which are opened.
+user's file. A TorchScript file is a program: torchscript.py decides which ones may be opened.
 
 Shapes   B images; features (B, 2048)
 Range    images uint8 0..255 (B, 3, H, W) of any size
@@ -33,7 +33,7 @@ from arvbench.harness.quality.extractors.weights import WEIGHTS, checked_digest,
 
 LAYER, DIMS = "2048", 2048
 BATCH = 32
-"""The library's own batch for whole folders; the rounding of convolutions depends on it."""
+"""The library's batch size for folders; the rounding of convolutions depends on it."""
 _TORCHSCRIPT = "inception-torchscript"
 """Entry in the table of weights."""
 _FILE_IN_FOLDER = "inception-2015-12-05.pt"
@@ -111,8 +111,8 @@ def _preparation(mode: str) -> Features:
         pixels_BHW3 = images_B3HW.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         with _quiet():
             resized = [resize(pixels_HW3) for pixels_HW3 in pixels_BHW3]
-        # ToTensor divides bytes by 255 and leaves floats alone. The library multiplies again, which does not always
-        # give the same bits back.
+        # ToTensor divides bytes by 255 and leaves floats alone. Like the library, multiply again: not every byte comes
+        # back exactly.
         return torch.stack([to_tensor(pixels) * (255 if pixels.dtype == "uint8" else 1) for pixels in resized])
 
     return prepare
@@ -127,9 +127,8 @@ def _torchscript_features(path: Path, device: torch.device, *, resize_inside: bo
         model = InceptionV3W(folder, download=False, resize_inside=resize_inside).to(device).eval()
 
     def features(images_B3HW: Tensor) -> Tensor:
-        # The profiling executor may fuse operations after the first calls: features of equal images would then differ
-        # in the last bits.
-        with torch.jit.optimized_execution(False):
+        # After its first calls the profiling executor may fuse operations, which changes the last bits of features.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined, unused-ignore]
             features_BD: Tensor = model(images_B3HW)
             return features_BD
 

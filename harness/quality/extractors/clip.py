@@ -3,7 +3,7 @@
 Layer "embedding" is the projection into the space that images and texts share.
 clip-vit-b-32       512 numbers, not normalised, after clean-fid's preprocessing for its clip_vit_b_32 (that library
                     runs the tower in fp16 on a GPU and in fp32 on a CPU; here it is fp32 everywhere)
-clip-vit-l-14-336   768 numbers, not normalised (CMMD itself scales them to length 1), after CMMD's preprocessing
+clip-vit-l-14-336   768 numbers, not normalised (the metric CMMD scales them to length 1), after CMMD's preprocessing
 
 The architecture is open_clip's with the approximate GELU that OpenAI trained with; only the image tower is built.
 
@@ -105,7 +105,7 @@ def _load(variant: _Variant, extractor_files: ExtractorFiles, device: torch.devi
 
 
 def empty_tower(model: str) -> Any:
-    """Build the image tower without memory for weights. The text tower costs nothing: it is never filled."""
+    """Build the image tower on the meta device; the text tower is built there too, and costs no memory."""
     import open_clip
 
     config = open_clip.get_model_config(model)

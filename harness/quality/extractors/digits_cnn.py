@@ -1,7 +1,7 @@
 """Extractor `digits-cnn`: a small digit classifier whose weights are part of the package.
 
-Training takes about a minute (arvbench.harness.training.classifier), so quality can be measured without a download. Its
-numbers compare demo models with one another, and with nothing published.
+It measures quality without a download; arvbench.harness.training.classifier trains it in about a minute. Its numbers
+compare demo models with one another, and with nothing published.
 
 Shapes   N images, D = 64 features
 Range    images uint8 0..255 (N, 3, 32, 32); features >= 0; logits natural-log

@@ -1,9 +1,9 @@
 """DINOv2 ViT-L/14 for FD-DINOv2: the normalised class token, 1024 numbers.
 
 The preprocessing is dgm-eval's: every image is stretched to 224 x 224 by Pillow's bicubic filter and rounded to bytes,
-then normalised as for ImageNet. The weights have 37 x 37 patch positions (518 pixels), 224 pixels have 16 x 16. The
+then normalised as for ImageNet. The weights have 37 x 37 patch positions (518 pixels), images of 224 pixels 16 x 16. So
 positions are interpolated as in the official model that dgm-eval loads: bicubic without antialiasing, with the scale
-factor (16 + 0.1) / 37 of its `interpolate_offset`. (timm by itself would antialias and use 16 / 37.)
+factor (16 + 0.1) / 37 of its `interpolate_offset`. (timm would antialias and use 16 / 37.)
 
 The architecture is timm's, which names its tensors as the official model does. EDM2's default ("torch" resize, not
 rounded) gives close but different numbers.
@@ -36,8 +36,7 @@ IMAGE_PX = 224
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 POSITION_OFFSET = 0.1
-"""Number added to the patches per side before the scale factor; the official model keeps it because its published
-features depend on it."""
+"""Number added to the patches per side in the scale factor; the published features depend on it."""
 
 
 def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
@@ -50,7 +49,7 @@ def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     path = find_weights(NAME, extractor_files)
     sha256 = checked_digest(path, weights)
     model = empty_model()
-    tensors = adapted(read_tensors(path), model.patch_embed.grid_size[0])
+    tensors = adapt_tensors(read_tensors(path), model.patch_embed.grid_size[0])
     load_strict(model, tensors, source=f"{path} (wanted: {weights.file_name})")
     model.to(device).eval().requires_grad_(False)
 
@@ -72,26 +71,26 @@ def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
 
 
 def empty_model() -> Any:
-    """Build timm's model for 224 pixels without memory for weights."""
+    """Build timm's model for 224 pixels on the meta device."""
     import timm
 
     return on_meta(lambda: timm.create_model(MODEL, pretrained=False, img_size=IMAGE_PX, num_classes=0))
 
 
-def adapted(tensors: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
+def adapt_tensors(tensors: Mapping[str, Tensor], grid: int) -> dict[str, Tensor]:
     """Return the tensors of a published file as fp32 for a model with grid x grid patches.
 
     The official file's mask token, which only training uses, is left out.
     """
-    out = {name: tensor.float() for name, tensor in tensors.items() if name != "mask_token"}
-    positions_1TD = out.get("pos_embed")
+    adapted = {name: tensor.float() for name, tensor in tensors.items() if name != "mask_token"}
+    positions_1TD = adapted.get("pos_embed")
     if positions_1TD is not None and positions_1TD.dim() == 3:
-        out["pos_embed"] = interpolated_positions(positions_1TD, grid)
-    return out
+        adapted["pos_embed"] = interpolated_positions(positions_1TD, grid)
+    return adapted
 
 
 def interpolated_positions(positions_1TD: Tensor, grid: int) -> Tensor:
-    """Interpolate positions of another square grid to (1, 1 + grid * grid, D); the class token's is not changed."""
+    """Interpolate the positions of a square grid to (1, 1 + grid * grid, D), except that of the class token."""
     dims = positions_1TD.shape[2]
     side = math.isqrt(positions_1TD.shape[1] - 1)
     if side == grid or side * side != positions_1TD.shape[1] - 1:

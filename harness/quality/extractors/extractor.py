@@ -36,13 +36,13 @@ class Extractor:
     sha256: str
     """Digest of the weights file."""
     preprocessing: str
-    """Steps from uint8 to the network's input, in words; part of the protocol."""
+    """Steps from uint8 to the network's input, in words; part of the protocol id."""
     batch: int = 64
     """Images per forward pass; the rounding of convolutions depends on it."""
     image_px: int | None = None
-    """Side of the images it takes; None takes every size."""
+    """Side of the images that it accepts; None accepts every size."""
     classes: int | None = None
-    """Number of classes when the logits are those of the samples' labels, which gives label accuracy a meaning."""
+    """Number of classes when the logits predict the samples' labels, so that label accuracy is defined; else None."""
     note: str = ""
     """Remark for a reader of records, such as "weights are not the published ones"."""
 
@@ -50,24 +50,23 @@ class Extractor:
         """Return layer -> (N, D) fp32 on the CPU for uint8 images (N, 3, H, W), in batches of `batch`.
 
         Arithmetic is fp32 without TF32 or autocast under any settings of the caller. Raises UserError for images that
-        this network cannot take, CheckpointError for features that are not finite.
+        this network does not accept, CheckpointError for features that are not finite.
         """
         import torch
 
         self.check(images_N3HW)
-        wanted = sorted(self.layers if layers is None else layers)
-        parts: dict[str, list[Tensor]] = {layer: [] for layer in wanted}
+        parts: dict[str, list[Tensor]] = {layer: [] for layer in sorted(self.layers if layers is None else layers)}
         with torch.inference_mode(), full_precision(self.device):
             for batch_B3HW in images_N3HW.split(self.batch):
-                out = self.network(batch_B3HW.to(self.device))
-                for layer in wanted:
-                    parts[layer].append(out[layer].float().cpu())
+                outputs = self.network(batch_B3HW.to(self.device))
+                for layer, part in parts.items():
+                    part.append(outputs[layer].float().cpu())
         features = {layer: torch.cat(part) for layer, part in parts.items()}
         self._check_finite(features)
         return features
 
     def check(self, images_N3HW: Tensor) -> None:
-        """Raise UserError for images that this network cannot take."""
+        """Raise UserError unless the images are uint8 (N, 3, H, W) of a size that this network accepts."""
         import torch
 
         if images_N3HW.dtype != torch.uint8 or images_N3HW.dim() != 4 or images_N3HW.shape[1] != 3:
@@ -77,7 +76,7 @@ class Extractor:
         self.check_size(images_N3HW.shape[2], images_N3HW.shape[3])
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise UserError for a size of images that this network cannot take."""
+        """Raise UserError for an image size that this network does not accept."""
         if self.image_px is not None and (height, width) != (self.image_px, self.image_px):
             raise UserError(
                 f"extractor {self.name!r} takes {self.image_px} x {self.image_px} images, these are {height} x "
@@ -97,7 +96,7 @@ class Extractor:
 
 _HERE = "arvbench.harness.quality.extractors"
 _TABLE: Mapping[str, tuple[str, str | None]] = {
-    # name: (function that loads it, its entry in WEIGHTS (weights.py); None: its weights are part of this package)
+    # name: (function that loads it, its entry in WEIGHTS (weights.py) or None for weights inside this package)
     "adm-inception": (f"{_HERE}.adm_inception:load", "inception"),
     "fidelity-inception": (f"{_HERE}.fidelity_inception:load", "inception"),
     "clean-fid": (f"{_HERE}.clean_fid:load_clean", "inception-torchscript"),
@@ -114,14 +113,14 @@ EXTRACTORS: Registry[Callable[[ExtractorFiles, Any], Extractor]] = Registry(
 
 
 def weights_of(extractor: str) -> str | None:
-    """Return the entry in WEIGHTS that an extractor loads; None when it needs no file of the user's."""
+    """Return the entry in WEIGHTS that an extractor loads; None when it needs no file from the user."""
     return _TABLE[extractor][1] if extractor in _TABLE else None
 
 
 def load_extractor(
     name: str, *, device: torch.device | str = "cpu", extractor_files: ExtractorFiles | None = None
 ) -> Extractor:
-    """Load an extractor of the table. Raises UnknownName, UserError without its weights, CheckpointError for others."""
+    """Load an extractor of the table. Raises UnknownName, UserError without weights, CheckpointError for bad ones."""
     import torch
 
     return EXTRACTORS[name](extractor_files or {}, torch.device(device))
@@ -139,7 +138,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
     matmul, allow_tf32 = _older_settings()
     try:
         cudnn.benchmark, cudnn.deterministic = False, True
-        # The older settings first: they set the newer ones too, and reading them in here raises no error then.
+        # Older settings first: they set the newer ones too. Both then agree, so reading either raises no error.
         torch.set_float32_matmul_precision("highest")
         cudnn.allow_tf32 = False
         for owner in knobs:
@@ -157,7 +156,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 def _older_settings() -> tuple[str | None, bool | None]:
-    """Return the older settings of matrix products and cuDNN; None for one that the newer settings contradict."""
+    """Return the matmul precision and cuDNN's allow_tf32; None for one that the newer settings contradict."""
     import torch
 
     try:
@@ -171,7 +170,7 @@ def _older_settings() -> tuple[str | None, bool | None]:
 
 
 def _fp32_knobs() -> list[Any]:
-    """Return the objects that hold the fp32 precision of each operation, from torch 2.9 on."""
+    """Return the objects that hold the fp32 precision of each operation; none before torch 2.9."""
     import torch
 
     backends = torch.backends

@@ -1,7 +1,7 @@
 """Extractor `fidelity-inception`: torch-fidelity's own InceptionV3 of 2015-12-05, as that library runs it.
 
-torch-fidelity opens weights as a full pickle, which can run code, and downloads them without asking: here the user's
-file is read as tensors only, and torch-fidelity gets a copy that this process wrote itself.
+torch-fidelity unpickles weights, which can run code, and downloads missing ones without asking. Here the user's file is
+read as tensors only, and torch-fidelity gets a copy written by this process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LAYERS = {"2048": 2048, "logits_unbiased": 1008}
 
 
 def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
-    """Load the `inception` weights. Raises UserError without them, CheckpointError for others."""
+    """Load the `inception` weights. Raises UserError without them, CheckpointError for bad ones."""
     from torch_fidelity.utils import create_feature_extractor
 
     weights = load_inception_weights(extractor_files)

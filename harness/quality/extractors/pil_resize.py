@@ -1,8 +1,8 @@
 """Preprocessing by Pillow, as in the published protocols of CLIP and DINOv2: uint8 images -> network input.
 
-Pillow's bicubic filter widens with the reduction (it antialiases) and rounds to whole bytes.
+Pillow's bicubic filter antialiases (it widens with the reduction) and rounds to bytes.
 
-Shapes   B images, H W their size, P side of the network's input in pixels
+Shapes   B images, H W height and width, P side of the network's input in pixels
 Range    images uint8 0..255; network input fp32, normalised
 """
 
@@ -49,7 +49,5 @@ def resize_each(images_B3HW: Tensor, side_px: int, resize: Resize) -> Tensor:
 
 def normalised(images_B3PP: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return fp32 (x / 255 - mean) / std per channel, in this order of operations."""
-    scaled_B3PP = images_B3PP.float() / 255
-    shape = (3, 1, 1)
-    mean_311 = torch.tensor(mean, device=images_B3PP.device).view(shape)
-    return (scaled_B3PP - mean_311) / torch.tensor(std, device=images_B3PP.device).view(shape)
+    mean_311, std_311 = (torch.tensor(numbers, device=images_B3PP.device).view(3, 1, 1) for numbers in (mean, std))
+    return (images_B3PP.float() / 255 - mean_311) / std_311

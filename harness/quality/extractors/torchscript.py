@@ -24,7 +24,7 @@ TRUST_VARIABLE = "ARVBENCH_TRUSTED_TORCHSCRIPT"
 
 
 def is_torchscript(path: Path) -> bool:
-    """Return whether the file is a TorchScript archive (torch's pickles of tensors are zip files as well)."""
+    """Return True for a TorchScript archive; files of `torch.save` are zip archives as well, and are not."""
     if not zipfile.is_zipfile(path):
         return False
     try:

@@ -1,11 +1,11 @@
 """Weights of the extractors: the published files, the places where they are searched, and their digests.
 
 They are not part of this package. A file is searched in this order: the path that the user gave, the environment
-variable, the cache folder (`$ARVBENCH_CACHE/weights`, else `~/.cache/arvbench/weights`), the Hugging Face cache. Only
-with ARVBENCH_DOWNLOAD=1 is it fetched, from the hub. Otherwise the error names the file, its address, its sha256 and
-the place for it: never a silent download, never a silent skip.
+variable, the cache folder (`$ARVBENCH_CACHE/weights`, else `~/.cache/arvbench/weights`), the Hugging Face cache. With
+ARVBENCH_DOWNLOAD=1 a missing file is fetched from the Hugging Face hub. Otherwise the error names the file, its
+address, its sha256 and the place for it: never a silent download, never a silent skip.
 
-The digests are not computed from the files. Each was found in two independent public repositories that pin the file.
+The digests were not computed from the files: each is pinned by two independent public repositories.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DOWNLOAD_VARIABLE = "ARVBENCH_DOWNLOAD"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractorWeights:
-    """A published file of weights. Only the extractor knows the layout of its content."""
+    """A published file of weights."""
 
     name: str
     file_name: str
@@ -34,9 +34,9 @@ class ExtractorWeights:
     variable: str
     """Environment variable that may name the file."""
     same_bytes: tuple[str, str] | None = None
-    """Name and file name of an entry with identical bytes: a file that the user gave for that one serves here too."""
+    """Name and file name of an entry with identical bytes: the user's file for that entry serves here too."""
     hub: tuple[str, str] | None = None
-    """Hugging Face repository and file with equal tensors in another container (and so with another digest)."""
+    """Hugging Face repository and file with equal tensors in another container, thus with another digest."""
     option: str = ""
     """Option of the command line that names the file."""
     notes: str = ""
@@ -47,11 +47,11 @@ class ExtractorWeights:
         return (self.file_name, *([self.same_bytes[1]] if self.same_bytes else []))
 
     def is_published(self, sha256: str) -> bool:
-        """Return whether a file with this digest is the published one."""
+        """Return True for the digest of the published file."""
         return bool(self.sha256) and sha256.startswith(self.sha256)
 
     def note(self, path: Path, sha256: str) -> str:
-        """Return the note of a record about a used file; "" for the published one."""
+        """Return the note that a record carries about the file in use; "" for the published one."""
         if self.is_published(sha256):
             return ""
         if self.hub is not None and path.name == self.hub[1]:
@@ -129,30 +129,30 @@ WEIGHTS: Mapping[str, ExtractorWeights] = {
 }
 
 
-def find_weights(name: str, given: Mapping[str, Path]) -> Path:
-    """Return the file of WEIGHTS[name]; `given` holds the user's paths by entry.
+def find_weights(name: str, extractor_files: Mapping[str, Path]) -> Path:
+    """Return the file of WEIGHTS[name]; `extractor_files` holds the user's paths by entry.
 
-    Raises UnknownName, UserError for a path that does not exist or when no file is found, CheckpointError when a
+    Raises UnknownName; UserError when no file is found or the user's path does not exist; CheckpointError when a
     requested download fails.
     """
     if name not in WEIGHTS:
         raise UnknownName("extractor weights", name, WEIGHTS)
     weights = WEIGHTS[name]
-    for path, origin in _named(weights, given):
+    for path, origin in _named(weights, extractor_files):
         if not path.is_file():
-            raise UserError(f"no {name} weights at {path} ({origin}); {_what_to_do(weights)}")
+            raise UserError(f"no {name} weights at {path} ({origin}); {_instructions(weights)}")
         return path
     cached = _in_cache(weights) or _on_hub(weights)
     if cached is None:
-        raise UserError(f"the {name} weights are not here; {_what_to_do(weights)}")
+        raise UserError(f"the {name} weights are not here; {_instructions(weights)}")
     return cached
 
 
 def checked_digest(path: Path, weights: ExtractorWeights) -> str:
     """Return the sha256 of the file, 64 hex digits.
 
-    Under another file name any digest is accepted, and noted in the record (`ExtractorWeights.note`). A file with the
-    published name and another digest is damaged: CheckpointError.
+    Raises CheckpointError for a file with the published name and another digest: it is damaged. Under another file name
+    any digest is accepted, and noted in the record (`ExtractorWeights.note`).
     """
     try:
         digest = sha256_of(path)
@@ -166,11 +166,11 @@ def checked_digest(path: Path, weights: ExtractorWeights) -> str:
     return digest
 
 
-def _named(weights: ExtractorWeights, given: Mapping[str, Path]) -> Iterator[tuple[Path, str]]:
-    """Yield the user's paths, each with its origin, best first."""
+def _named(weights: ExtractorWeights, extractor_files: Mapping[str, Path]) -> Iterator[tuple[Path, str]]:
+    """Yield the user's paths, each with its origin, in order of precedence."""
     for name in (weights.name, *([weights.same_bytes[0]] if weights.same_bytes else [])):
-        if name in given:
-            yield given[name].expanduser(), weights.option or "the path given"
+        if name in extractor_files:
+            yield extractor_files[name].expanduser(), weights.option or "the path given"
     if value := os.environ.get(weights.variable):
         yield Path(value).expanduser(), f"${weights.variable}"
 
@@ -181,7 +181,7 @@ def _in_cache(weights: ExtractorWeights) -> Path | None:
 
 
 def _on_hub(weights: ExtractorWeights) -> Path | None:
-    """Return the file in the Hugging Face cache; fetch it into the cache only with ARVBENCH_DOWNLOAD=1."""
+    """Return the file in the Hugging Face cache, fetched if ARVBENCH_DOWNLOAD=1; None when it is not there."""
     if weights.hub is None:
         return None
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -198,11 +198,11 @@ def _on_hub(weights: ExtractorWeights) -> Path | None:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"could not get {file_name} of {repository} from the Hugging Face hub ({type(error).__name__}); "
-            f"{_what_to_do(weights)}"
+            f"{_instructions(weights)}"
         ) from error
 
 
-def _what_to_do(weights: ExtractorWeights) -> str:
+def _instructions(weights: ExtractorWeights) -> str:
     cache = cache_folder("weights")
     digest = weights.sha256 if len(weights.sha256) == 64 else f"{weights.sha256}..." if weights.sha256 else "unknown"
     option = f", or pass {weights.option}" if weights.option else ""

@@ -1,1 +1,1 @@
-"""The Inception network of 2015-12-05: graph, weights, TensorFlow's resize."""
+"""The Inception network of 2015-12-05: its graph as data, its weights, TensorFlow 1's resize."""

@@ -1,7 +1,7 @@
 """The Inception of 2015-12-05, TensorFlow's network behind FID, sFID and IS: its graph as data.
 
-It is InceptionV3 except that average pools do not count padding, that the last block's pool branch takes the maximum,
-and that there are 1,008 logits. `network.py` runs it, `tf_graph.py` reads its weights from TensorFlow's file.
+It differs from InceptionV3 in three points: average pools do not count padding, the last block's pool branch takes the
+maximum, and there are 1,008 logits. `network.py` runs it, `tf_graph.py` reads its weights from TensorFlow's file.
 
 Shapes   N images, 299 x 299 pixels
 Sources  Szegedy et al. 2016 (arXiv 1512.00567); names of the weights as in torch-fidelity and pytorch-fid, scopes as
@@ -21,7 +21,7 @@ LAYERS: Mapping[str, int] = {POOL: 2048, SPATIAL: 17 * 17 * SPATIAL_CHANNELS, LO
 NORM_EPSILON = 1e-3
 
 INPUT, AVERAGE, MAXIMUM = "input", "average", "maximum"
-"""Inputs of a convolution besides another one: the block's input, or that input after a 3 x 3 pool."""
+"""Inputs of a convolution that reads no other one: the block's input, or that input after a 3 x 3 pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,13 @@ class Conv:
     tensorflow: str
     """Scope in TensorFlow's graph, within that of the block."""
     reads: str
+    """Name of another convolution of the block, INPUT, AVERAGE or MAXIMUM."""
     channels: int
     kernel: tuple[int, int] = (1, 1)
-    """Height and width; (1, 1) reads pixel by pixel."""
+    """Height and width."""
     stride: int = 1
     padded: bool = True
-    """Zeros around the image, so that stride 1 keeps its size; never with stride 2."""
+    """Zeros around the image, so that stride 1 keeps its size; without effect at stride 2."""
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -45,19 +46,19 @@ class Conv:
 
     @property
     def merges(self) -> bool:
-        """True for a part of the one merged 1 x 1 convolution of the block's input."""
+        """True for a 1 x 1 convolution of the block's input; `network.py` merges these into one."""
         return self.kernel == (1, 1) and self.reads in (INPUT, AVERAGE)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Branches side by side: the outputs that no other convolution reads are joined, in this order."""
+    """Parallel branches; the outputs that no other convolution reads are concatenated in this order."""
 
     name: str
     tensorflow: str
     convs: tuple[Conv, ...]
     keeps_maximum: bool = False
-    """A 3 x 3 maximum of the input at stride 2 is joined as the last branch."""
+    """True when a 3 x 3 maximum of the input at stride 2 is the last branch."""
 
     @property
     def joined(self) -> tuple[Conv, ...]:
@@ -74,7 +75,7 @@ STEM: tuple[Conv | None, ...] = (
     Conv("Conv2d_4a_3x3", "conv_4", INPUT, 192, (3, 3), padded=False),
     None,
 )
-"""Convolutions one after another; None is a 3 x 3 maximum at stride 2."""
+"""Convolutions in sequence; None is a 3 x 3 maximum at stride 2."""
 
 
 def _block_35(pool_channels: int) -> tuple[Conv, ...]:
@@ -153,7 +154,7 @@ BLOCKS: tuple[Block, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class PlacedConv:
-    """A convolution with the facts that follow from its place in the network."""
+    """A convolution at its place in the network, which gives it full names and input channels."""
 
     name: str
     """Prefix of its tensors in a PyTorch state dict."""

@@ -1,12 +1,12 @@
 """ResizeBilinear of TensorFlow 1 (align_corners and half_pixel_centers both false), bit for bit.
 
-Output pixel i reads the input at i * (in / out): neither at pixel centres nor with antialiasing, edges clamped. All
-arithmetic is fp32 in TensorFlow's order: along x in the upper and the lower row, then along y. Sums and products stay
-separate operations, because one fused multiply-add would round once where TensorFlow rounds twice.
+Output pixel i reads the input at i * (in / out), not at pixel centres; there is no antialiasing, and edges are clamped.
+All arithmetic is fp32 in TensorFlow's order: along x in the upper and the lower row, then along y. Sums and products
+stay separate operations: a fused multiply-add would round once, TensorFlow rounds twice.
 
 Shapes   N images, H x W pixels in, S x S out
 Range    uint8 0..255 in, fp32 0..255 out, not rounded
-Source   PROTOCOLS section 7 item 3; the kernel of ResizeBilinear in TensorFlow 1
+Source   the kernel of ResizeBilinear in TensorFlow 1
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def resize_tf1(images_N3HW: Tensor, side: int) -> Tensor:
     device = images_N3HW.device
     low_x, high_x, weight_x = (part.to(device) for part in _taps(width, side))
     low_y, high_y, weight_y = (part.to(device) for part in _taps(height, side))
-    # One line of the work below holds a row of pixels with their channels.
+    # Below, a line is a row of pixels with their channels.
     weight_line = weight_x.repeat_interleave(CHANNELS)
     weight_column = weight_y[:, None]
     out_NSSC = torch.empty((count, side, side, CHANNELS), device=device)
-    # An image of a usual size and what is made of it stay in the processor's cache.
+    # On the CPU one image at a time: it and its intermediate results fit into the cache.
     step = 1 if device.type == "cpu" else max(count, 1)
     for start in range(0, count, step):
         image_nHWC = images_N3HW[start : start + step].permute(0, 2, 3, 1).float().contiguous()

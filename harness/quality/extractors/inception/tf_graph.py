@@ -1,11 +1,11 @@
 """Reader of the Inception's weights in TensorFlow's own file, `classify_image_graph_def.pb`, without TensorFlow.
 
 The file is a GraphDef in protobuf's wire format. Only constants are read: nodes with op "Const" whose attribute "value"
-is a tensor of floats. Everything is checked against the bytes of the file, no stated size allocates memory that the
-file does not fill, and nothing is run.
+is a tensor of floats. Every stated size is checked against the bytes of the file before memory is allocated, and
+nothing is run.
 
-Not checked against the real file, which was not at hand. The format follows TensorFlow's public .proto files, the names
-of the constants follow torch-fidelity's converter, and the tests encode graphs of their own.
+Not tested with the real file, which was not available. The format follows TensorFlow's public .proto files, the names
+of the constants follow torch-fidelity's converter, and the tests encode their own graphs.
 
 Sources  protobuf.dev/programming-guides/encoding; tensorflow/core/framework/{graph,node_def,attr_value,tensor}.proto
 """
@@ -25,18 +25,18 @@ from arvbench.harness.quality.extractors.inception.graph import LAYERS, LOGITS, 
 
 FILE_NAME = "classify_image_graph_def.pb"
 MAX_BYTES, MAX_NODES, MAX_DIMS = 2**28, 2**16, 8
-"""Far above the real file (95,673,916 bytes by public listings), far below a harmful size."""
+"""Limits far above the real file (95,673,916 bytes by public listings) and far below a harmful size."""
 NORM_CONSTANTS = {
     "gamma": "weight",
     "beta": "bias",
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-"""Constants of a batch normalisation in TensorFlow -> tensors of torch's."""
+"""Constant of a batch normalisation in TensorFlow -> tensor in torch."""
 
 _VARINT, _BYTES = 0, 2
 _FIXED_SIZES = {1: 8, 5: 4}
-"""Wire types (the last two: -> bytes); groups, 3 and 4, occur in no message here."""
+"""Wire types; the fixed ones with their sizes in bytes. Groups, 3 and 4, occur in no message here."""
 _VARINT_BYTES = 10
 _DT_FLOAT = 1
 _NODE = 1
@@ -48,14 +48,14 @@ _SHAPE_DIM, _SHAPE_UNKNOWN_RANK, _DIM_SIZE = 2, 3, 1
 
 
 class _Malformed(ValueError):
-    """Bytes that do not have the expected form; the message names them."""
+    """Bytes without the expected form; the message names them."""
 
 
 def read_graph(path: Path, *, max_bytes: int = MAX_BYTES, max_nodes: int = MAX_NODES) -> dict[str, Tensor]:
     """Return the state dict (torch-fidelity's names, fp32) of the Inception in a GraphDef.
 
-    Raises CheckpointError for a file that is missing, truncated, no GraphDef, or that lacks a constant of the
-    network, has one of another kind or another shape.
+    Raises CheckpointError for a file that is missing, truncated or not a GraphDef, and for a constant of the network
+    that is missing or has another type or shape.
     """
     try:
         size = path.stat().st_size
@@ -67,11 +67,11 @@ def read_graph(path: Path, *, max_bytes: int = MAX_BYTES, max_nodes: int = MAX_N
     try:
         nodes = _nodes(content, max_nodes)
     except _Malformed as error:
-        raise CheckpointError(f"{path} is damaged, truncated or no TensorFlow GraphDef: {error}") from error
+        raise CheckpointError(f"{path} is damaged, truncated or not a TensorFlow GraphDef: {error}") from error
     try:
         return _state_dict(nodes)
     except _Malformed as error:
-        raise CheckpointError(f"{path} holds not the Inception of {FILE_NAME}: {error}") from error
+        raise CheckpointError(f"{path} does not hold the Inception of {FILE_NAME}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +82,17 @@ class _Node:
 
 
 def _state_dict(nodes: dict[str, _Node]) -> dict[str, Tensor]:
-    out = {}
+    tensors = {}
     for place in convolutions():
         channels, channels_in, height, width = place.weight_shape
         kernel_HWIO = _constant(nodes, f"{place.tensorflow}/conv2d_params", (height, width, channels_in, channels))
-        out[f"{place.name}.conv.weight"] = kernel_HWIO.permute(3, 2, 0, 1).contiguous()
+        tensors[f"{place.name}.conv.weight"] = kernel_HWIO.permute(3, 2, 0, 1).contiguous()
         for constant, tensor in NORM_CONSTANTS.items():
             name = f"{place.tensorflow}/batchnorm/{constant}"
-            out[f"{place.name}.bn.{tensor}"] = _constant(nodes, name, (channels,))
-    out["fc.weight"] = _constant(nodes, "softmax/weights", (LAYERS[POOL], LAYERS[LOGITS])).T.contiguous()
-    out["fc.bias"] = _constant(nodes, "softmax/biases", (LAYERS[LOGITS],))
-    return out
+            tensors[f"{place.name}.bn.{tensor}"] = _constant(nodes, name, (channels,))
+    tensors["fc.weight"] = _constant(nodes, "softmax/weights", (LAYERS[POOL], LAYERS[LOGITS])).T.contiguous()
+    tensors["fc.bias"] = _constant(nodes, "softmax/biases", (LAYERS[LOGITS],))
+    return tensors
 
 
 def _constant(nodes: dict[str, _Node], name: str, shape: tuple[int, ...]) -> Tensor:
@@ -100,7 +100,7 @@ def _constant(nodes: dict[str, _Node], name: str, shape: tuple[int, ...]) -> Ten
     if node is None:
         raise _Malformed(f"there is no node {name!r} among its {len(nodes)}")
     if node.op != "Const" or node.value is None:
-        raise _Malformed(f"node {name!r} is no constant with a value but {node.op!r}")
+        raise _Malformed(f"node {name!r} is not a constant with a value but {node.op!r}")
     try:
         return decode_tensor(node.value, shape)
     except _Malformed as error:
@@ -108,22 +108,22 @@ def _constant(nodes: dict[str, _Node], name: str, shape: tuple[int, ...]) -> Ten
 
 
 def decode_tensor(message: memoryview, shape: tuple[int, ...]) -> Tensor:
-    """Decode a TensorProto of floats of this shape."""
+    """Return the fp32 tensor of a TensorProto, which must have this shape."""
     data_type, content, floats = 0, memoryview(b""), bytearray()
-    found: tuple[int, ...] = ()
+    stated_shape: tuple[int, ...] = ()
     for field, value in _fields(message):
         if field == _TENSOR_TYPE and isinstance(value, int):
             data_type = value
         elif field == _TENSOR_SHAPE and isinstance(value, memoryview):
-            found = _shape(value)
+            stated_shape = _shape(value)
         elif field == _TENSOR_CONTENT and isinstance(value, memoryview):
             content = value
         elif field == _TENSOR_FLOATS and isinstance(value, memoryview):
             floats += value
     if data_type != _DT_FLOAT:
         raise _Malformed(f"its numbers are of type {data_type}, not {_DT_FLOAT} (float)")
-    if found != shape:
-        raise _Malformed(f"its shape is {found}, not {shape}")
+    if stated_shape != shape:
+        raise _Malformed(f"its shape is {stated_shape}, not {shape}")
     size = 4 * math.prod(shape)
     if not len(content) and len(floats) == 4:
         floats *= size // 4  # the short form of a constant tensor
@@ -146,17 +146,17 @@ def _shape(message: memoryview) -> tuple[int, ...]:
 
 
 def _nodes(graph: memoryview, max_nodes: int) -> dict[str, _Node]:
-    out: dict[str, _Node] = {}
+    nodes: dict[str, _Node] = {}
     for field, value in _fields(graph):
         if field != _NODE or not isinstance(value, memoryview):
             continue
         name, node = _node(value)
-        if name in out:
+        if name in nodes:
             raise _Malformed(f"two nodes are called {name!r}")
-        if len(out) == max_nodes:
+        if len(nodes) == max_nodes:
             raise _Malformed(f"it has more than {max_nodes} nodes")
-        out[name] = node
-    return out
+        nodes[name] = node
+    return nodes
 
 
 def _node(message: memoryview) -> tuple[str, _Node]:
@@ -172,8 +172,8 @@ def _node(message: memoryview) -> tuple[str, _Node]:
             entry = dict(_fields(value))
             key, attribute = entry.get(_KEY), entry.get(_VALUE)
             if isinstance(key, memoryview) and _text(key) == "value" and isinstance(attribute, memoryview):
-                found = dict(_fields(attribute)).get(_ATTRIBUTE_TENSOR)
-                tensor = found if isinstance(found, memoryview) else None
+                content = dict(_fields(attribute)).get(_ATTRIBUTE_TENSOR)
+                tensor = content if isinstance(content, memoryview) else None
     return name, _Node(op, tensor)
 
 
@@ -182,7 +182,7 @@ def _text(value: memoryview) -> str:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield (number, value) of a message's fields; a value is a varint, or the bytes of anything else."""
+    """Yield (number, value) of every field of a message; a value is the number of a varint, or the field's bytes."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
@@ -205,7 +205,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """Return the number at a position and the position behind it."""
+    """Return the number that begins at `position`, and the position after it."""
     number = 0
     for index, byte in enumerate(message[position : position + _VARINT_BYTES]):
         number |= (byte & 0x7F) << (7 * index)

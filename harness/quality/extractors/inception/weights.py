@@ -1,6 +1,6 @@
 """Weights of the Inception of 2015-12-05 as tensors, from any of the published files.
 
-No file is run: pickles are read as tensors only, and TensorFlow's graph by a parser of its constants.
+No file runs code: pickles are read as tensors only, and TensorFlow's graph by a parser of its constants.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class InceptionWeights:
     sha256: str
     """Digest of the file."""
     note: str
-    """Note of a record about the file; "" for the published one."""
+    """Note that a record carries about the file; "" for the published one."""
 
 
 def load_inception_weights(extractor_files: ExtractorFiles, name: str = "inception") -> InceptionWeights:

@@ -163,8 +163,8 @@ FIRST_VALUE = np.zeros(FIRST_SHAPE)
         ([], f"no node '{FIRST}' among its 0"),
         ([node("other", tensor(FIRST_VALUE))], f"no node '{FIRST}' among its 1"),
         ([node(FIRST, tensor(FIRST_VALUE))], "no node 'conv/batchnorm/gamma'"),
-        ([operation(FIRST, "Const")], f"'{FIRST}' is no constant with a value"),
-        ([node(FIRST, tensor(FIRST_VALUE), op="Variable")], f"'{FIRST}' is no constant with a value but 'Variable'"),
+        ([operation(FIRST, "Const")], f"'{FIRST}' is not a constant with a value"),
+        ([node(FIRST, tensor(FIRST_VALUE), op="Variable")], f"'{FIRST}' is not a constant with a value but 'Variable'"),
         ([node(FIRST, tensor(FIRST_VALUE, dtype=INT32))], f"'{FIRST}': its numbers are of type 3, not 1"),
         ([node(FIRST, tensor(np.zeros((32, 3, 3, 3))))], r"its shape is \(32, 3, 3, 3\), not \(3, 3, 3, 32\)"),
         ([node(FIRST, tensor(np.zeros(()), shape=(2**40, 2**40)))], r"its shape is \(1099511627776, "),
@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused_with_its_name(tmp_path, nodes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK\x03\x04 this is a zip file", "no TensorFlow GraphDef"),
+        (b"PK\x03\x04 this is a zip file", "not a TensorFlow GraphDef"),
         (b"\x80" * 40, "a number does not end"),
         (field(1, b"x" * 9)[:-1], "field 1 needs 9 bytes, 8 are left"),
         (varint(1 << 3 | 2) + varint(2**62) + b"x", "field 1 needs 4611686018427387904 bytes, 1 are left"),
@@ -199,7 +199,7 @@ def test_other_bytes_are_refused(tmp_path, content, message):
 def test_a_truncated_file_is_refused_wherever_it_ends(whole, tmp_path):
     content = whole.read_bytes()
     for share in (0.999999, 0.5, 0.01):
-        with pytest.raises(CheckpointError, match="damaged, truncated or no TensorFlow GraphDef"):
+        with pytest.raises(CheckpointError, match="damaged, truncated or not a TensorFlow GraphDef"):
             read_graph(write(tmp_path / "cut.pb", content[: int(len(content) * share)]))
     small = node(FIRST, tensor(np.zeros((1, 2))))
     for end in range(1, len(small)):
