@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import FILES, tiny_var
 
+from arvbench.adapters import MODELS
 from arvbench.adapters.checkpoints import random_tensors, read_tensors
 from arvbench.adapters.loading import build_sampler, load_sampler, locate_weights, meta_modules
 from arvbench.adapters.sampling import PerImageNoise
@@ -49,15 +50,10 @@ def test_one_file_finds_the_tokenizer_beside_it(spec, folder):
     assert torch.equal(image(by_file), image(build_sampler(spec, weights=str(folder))))
 
 
-def test_training_checkpoints_keep_the_model_deeper(spec, folder, state):
-    torch.save({"trainer": {"var_wo_ddp": state["transformer"], "epoch": 3}, "args": "text"}, folder / "tiny.pth")
+@pytest.mark.parametrize("arguments", ["text", argparse.Namespace(lr=1e-4, name="tiny")])
+def test_training_checkpoints_keep_the_model_deeper_beside_their_command_line(spec, folder, state, arguments):
+    torch.save({"trainer": {"var_wo_ddp": state["transformer"], "epoch": 3}, "args": arguments}, folder / "tiny.pth")
     torch.save({"trainer": {"vae_local": state["tokenizer"]}}, folder / "vae.pth")
-    assert torch.equal(image(build_sampler(spec, weights=str(folder))), image(build_sampler(spec, weights="random:3")))
-
-
-def test_the_command_line_of_a_training_may_lie_beside_the_weights(spec, folder, state):
-    arguments = argparse.Namespace(lr=1e-4, name="tiny")
-    torch.save({"trainer": {"var_wo_ddp": state["transformer"]}, "args": arguments}, folder / "tiny.pth")
     assert torch.equal(image(build_sampler(spec, weights=str(folder))), image(build_sampler(spec, weights="random:3")))
 
 
@@ -79,6 +75,7 @@ def test_random_weights_depend_on_the_seed_and_are_marked(spec):
 
 
 def refused(spec, folder) -> str:
+    """Return the one-line error of building `spec` from `folder`."""
     with pytest.raises(CheckpointError) as caught:
         build_sampler(spec, weights=str(folder))
     message = str(caught.value)
@@ -102,7 +99,7 @@ def test_another_shape_is_named(spec, folder, state):
 
 def test_a_wrong_file_names_the_model_it_looks_like(spec, folder):
     with torch.device("meta"):
-        demo = meta_modules(__import__("arvbench.adapters.var", fromlist=["DEMO"]).DEMO)["transformer"]
+        demo = meta_modules(MODELS["demo/var"])["transformer"]
     torch.save({k: torch.zeros(t.shape, dtype=t.dtype) for k, t in demo.state_dict().items()}, folder / "tiny.pth")
     assert "looks most like the transformer of demo/var (100%" in refused(spec, folder)
 
@@ -191,15 +188,15 @@ def test_weights_are_located_without_being_read(spec, folder):
 
 
 def test_the_hub_is_asked_for_the_official_files(spec, folder, monkeypatch):
-    asked = []
+    requests = []
 
     def download(repo, name):
-        asked.append((repo, name))
+        requests.append((repo, name))
         return str(folder / name)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert torch.equal(image(build_sampler(spec, weights="hub")), image(build_sampler(spec, weights=str(folder))))
-    assert asked == [("nobody/nothing", "tiny.pth"), ("nobody/nothing", "vae.pth")]
+    assert requests == [("nobody/nothing", "tiny.pth"), ("nobody/nothing", "vae.pth")]
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do(spec, monkeypatch):
@@ -211,10 +208,17 @@ def test_a_hub_that_cannot_be_reached_says_what_to_do(spec, monkeypatch):
         build_sampler(spec, weights="hub")
 
 
-@pytest.mark.parametrize("weights", ["random", "random:x", "random:-1"])
-def test_random_weights_need_a_seed(spec, weights):
-    with pytest.raises(UserError, match="random:0"):
-        build_sampler(spec, weights=weights)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({"weights": weights}, "random:0") for weights in ("random", "random:x", "random:-1")),
+        ({"weights": "random:0", "backend": "fast"}, "backend 'fast'"),
+        ({"weights": "random:0", "device": "gpu"}, "device 'gpu'"),
+    ],
+)
+def test_unknown_options_are_refused(spec, options, message):
+    with pytest.raises(UserError, match=message):
+        build_sampler(spec, **options)
 
 
 def test_demo_weights_exist_for_demo_models_only():
@@ -225,13 +229,6 @@ def test_demo_weights_exist_for_demo_models_only():
 def test_an_unknown_model_names_near_misses():
     with pytest.raises(UnknownName, match=r"no model 'vard16'; did you mean 'var-d16'"):
         load_sampler("vard16", weights="random:0")
-
-
-def test_unknown_backend_and_device_are_refused(spec):
-    with pytest.raises(UserError, match="backend 'fast'"):
-        build_sampler(spec, weights="random:0", backend="fast")
-    with pytest.raises(UserError, match="device 'gpu'"):
-        build_sampler(spec, weights="random:0", device="gpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -44,6 +44,14 @@ FORMS = {
 }
 """Form -> the maker of its spec, and changes to the official settings."""
 
+DROPOUT = {
+    "var": partial(tiny_var, cond_drop_rate=1.0),
+    "flexvar": partial(tiny_flexvar, cond_drop_rate=1.0),
+    "mvar": partial(tiny_mvar, cond_drop_rate=1.0),
+    **{family: partial(tiny_token_grid, family, class_dropout_prob=1.0) for family in ("llamagen", "nar", "par")},
+}
+"""Family -> the maker of a spec that drops every label in training; HMAR, with two losses, has its own test."""
+
 
 def build_form(form: str, **options):
     """Build a sampler with random weights, and the settings of the form."""
@@ -172,6 +180,18 @@ def test_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler, setting
     else:
         loss = sampler.loss(tokens, torch.tensor(LABELS), settings=settings)
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("make", DROPOUT.values(), ids=DROPOUT)
+def test_labels_are_dropped_only_in_training_and_at_the_stated_rate(make):
+    sampler = (build_mvar if make.func is tiny_mvar else partial(build_sampler, weights="random:1"))(make())
+    tokens, labels = draw(sampler).tokens, torch.tensor(LABELS)
+    without_dropout = sampler.loss(tokens, labels)
+    sampler.transformer.train()
+    with_dropout = sampler.loss(tokens, labels, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(without_dropout, with_dropout)
+    sampler.transformer.eval()
+    torch.testing.assert_close(sampler.loss(tokens, torch.full((3,), NULL_LABEL)), with_dropout)
 
 
 @pytest.mark.parametrize("label", [5, 1000, -2])

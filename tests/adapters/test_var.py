@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import build_sampler, load_sampler
 from arvbench.adapters.pixels import to_uint8
-from arvbench.adapters.sampler import NULL_LABEL
 from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise
 from arvbench.adapters.var import VarSettings
 from arvbench.errors import UserError
@@ -150,18 +149,6 @@ def test_decode_flops_equal_the_counted_ones(sampler):
         counted = counter.get_total_flops()
         sampler.tokenizer.decode_map(f_hat)
     assert sampler.schedule(sampler.spec.settings, batch=3).decode_flops == counter.get_total_flops() - counted
-
-
-def test_labels_are_dropped_only_in_training_and_at_the_stated_rate():
-    sampler = build_sampler(tiny_var(cond_drop_rate=1.0), weights="random:1")
-    tokens, labels = draw(sampler).tokens, torch.tensor(LABELS)
-    tokens = [t.clone() for t in tokens]
-    kept = sampler.loss(tokens, labels)
-    sampler.transformer.train()
-    dropped = sampler.loss(tokens, labels, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(kept, dropped)
-    sampler.transformer.eval()
-    torch.testing.assert_close(sampler.loss(tokens, torch.full((3,), NULL_LABEL)), dropped)
 
 
 @pytest.mark.parametrize(

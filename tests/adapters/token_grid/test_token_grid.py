@@ -219,17 +219,6 @@ def test_training_can_follow_sampling_in_inference_mode(sampler):
     sampler.loss([t.clone() for t in tokens], torch.tensor(LABELS)).backward()
 
 
-def test_labels_are_dropped_only_in_training_and_at_the_stated_rate(family):
-    sampler = build_sampler(tiny_token_grid(family, class_dropout_prob=1.0), weights="random:1")
-    tokens, labels = draw(sampler).tokens, torch.tensor(LABELS)
-    kept = sampler.loss(tokens, labels)
-    sampler.transformer.train()
-    dropped = sampler.loss(tokens, labels, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(kept, dropped)
-    sampler.transformer.eval()
-    torch.testing.assert_close(sampler.loss(tokens, torch.full((3,), NULL_LABEL)), dropped)
-
-
 @pytest.fixture
 def files(family, tmp_path):
     """A spec with official files, and their tensors: transformer, tokenizer."""

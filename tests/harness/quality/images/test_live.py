@@ -25,6 +25,16 @@ COUNT, BATCH, SEED = 22, 8, 3
 LABELS = labels_for("balanced-shuffled", COUNT, 10, seed=SEED)
 
 
+class Double:
+    """A sampler whose `sample` is replaced; all other attributes are the original's."""
+
+    def __init__(self, sampler, sample):
+        self._sampler, self.sample = sampler, sample
+
+    def __getattr__(self, name):
+        return getattr(self._sampler, name)
+
+
 @pytest.fixture(scope="module")
 def sampler():
     return load_sampler("demo/var", weights="demo", backend="optimized")
@@ -64,25 +74,22 @@ def test_any_range_is_that_part_of_a_whole_read(live, whole, ranges):
         assert torch.equal(source.read(start, stop), whole[start:stop])
 
 
-def test_reading_on_draws_no_batch_twice(live, whole, sampler, monkeypatch):
-    drawn = []
-    original = type(sampler).sample
+def test_reading_on_draws_no_batch_twice(live, whole, sampler):
+    batches = []
 
-    def counted(self, labels, *arguments, **options):
-        drawn.append(len(labels))
-        return original(self, labels, *arguments, **options)
+    def counted(labels, *arguments, **options):
+        batches.append(len(labels))
+        return sampler.sample(labels, *arguments, **options)
 
-    monkeypatch.setattr(type(sampler), "sample", counted)
-    source = live()
+    source = live(sampler=Double(sampler, counted))
     assert torch.equal(torch.cat([source.read(i, min(i + 3, COUNT)) for i in range(0, COUNT, 3)]), whole)
-    assert drawn == [8, 8, 6]
+    assert batches == [8, 8, 6]
 
 
 ELSEWHERE = """
 import sys, torch
 from arvbench.adapters.loading import load_sampler
 from arvbench.harness.data.labels import labels_for
-from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.quality.images.live import LiveSource, SeededLabels
 torch.set_num_threads(1)
@@ -187,37 +194,35 @@ def test_what_does_not_fit_is_refused_before_anything_is_drawn(live, changes, ki
         live(**changes)
 
 
-def test_images_with_nan_are_an_error_and_no_black_picture(live, sampler, monkeypatch):
-    original = type(sampler).sample
-
-    def broken(self, labels, *arguments, **options):
-        samples = original(self, labels, *arguments, **options)
+def test_images_with_nan_are_an_error_and_no_black_picture(live, sampler):
+    def broken(*arguments, **options):
+        samples = sampler.sample(*arguments, **options)
         decoded = samples.decoded.clone()
         decoded[-1, 0, 0, 0] = float("nan")
         return Samples(images=samples.images, decoded=decoded, tokens=samples.tokens, labels=samples.labels)
 
-    monkeypatch.setattr(type(sampler), "sample", broken)
     with pytest.raises(UserError, match=r"images 8\.\.15 of demo/var hold NaN"):
-        live().read(8, 9)
+        live(sampler=Double(sampler, broken)).read(8, 9)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("x"), MemoryError(), RuntimeError("not enough memory")])
-def test_a_batch_that_does_not_fit_says_what_to_change(live, sampler, monkeypatch, error):
-    def full(*arguments, **options):
+TOO_LARGE = "batch 8 of demo/var does not fit into memory: take a smaller one"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (torch.OutOfMemoryError("x"), HostError, TOO_LARGE),
+        (MemoryError(), HostError, TOO_LARGE),
+        (RuntimeError("not enough memory"), HostError, TOO_LARGE),
+        (RuntimeError("shapes do not match"), RuntimeError, "shapes do not match"),
+    ],
+)
+def test_only_a_batch_that_does_not_fit_becomes_a_host_error(live, sampler, error, kind, message):
+    def failing(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(type(sampler), "sample", full)
-    with pytest.raises(HostError, match="batch 8 of demo/var does not fit into memory: take a smaller one"):
-        live().read(0, 1)
-
-
-def test_other_errors_of_a_sampler_stay_what_they_are(live, sampler, monkeypatch):
-    def broken(*arguments, **options):
-        raise RuntimeError("shapes do not match")
-
-    monkeypatch.setattr(type(sampler), "sample", broken)
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        live().read(0, 1)
+    with pytest.raises(kind, match=message):
+        live(sampler=Double(sampler, failing)).read(0, 1)
 
 
 def test_flexvar_draws_the_size_that_its_scales_say():
