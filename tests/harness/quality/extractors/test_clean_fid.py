@@ -128,7 +128,7 @@ def test_modes_differ_from_each_other(trusted):
 
 
 def test_legacy_tensorflow_agrees_with_torch_fidelitys_emulation(trusted, monkeypatch):
-    """PROTOCOLS section 4: the same network and resize, in two independent implementations."""
+    """One network and one resize, in two independent implementations."""
     from torch_fidelity.utils import create_feature_extractor
 
     fidelity = create_feature_extractor(
