@@ -28,17 +28,17 @@ def test_256_tokens_take_31_passes():
 
 
 def test_interior_tokens_average_left_and_upper_neighbour_and_borders_have_one():
-    found = neighbours((1, 3), (2, 4, 6), 3, CPU)
-    assert found.left_weight_l1.flatten().tolist() == [1.0, 0.5, 0.0]
-    assert found.above_weight_l1.flatten().tolist() == [0.0, 0.5, 1.0]
-    assert found.left_l[:2].tolist() == [0, 1]
-    assert found.above_l[1:].tolist() == [0, 1]
+    near = neighbours((1, 3), (2, 4, 6), 3, CPU)
+    assert near.left_weight_l1.flatten().tolist() == [1.0, 0.5, 0.0]
+    assert near.above_weight_l1.flatten().tolist() == [0.0, 0.5, 1.0]
+    assert near.left_l[:2].tolist() == [0, 1]
+    assert near.above_l[1:].tolist() == [0, 1]
 
 
 def test_the_class_token_predicts_the_first_token_with_both_heads():
-    found = neighbours((LEARNT,), (0,), 3, CPU)
-    assert (found.left_l.item(), found.above_l.item()) == (0, 0)
-    assert (found.left_weight_l1.item(), found.above_weight_l1.item()) == (0.5, 0.5)
+    near = neighbours((LEARNT,), (0,), 3, CPU)
+    assert (near.left_l.item(), near.above_l.item()) == (0, 0)
+    assert (near.left_weight_l1.item(), near.above_weight_l1.item()) == (0.5, 0.5)
 
 
 def test_logits_are_averages_of_the_two_chained_heads():

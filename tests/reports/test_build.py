@@ -169,7 +169,7 @@ def test_the_same_records_give_the_same_bytes(run_folder: Path, built: tuple[str
     assert (tmp_path / "again.md").read_text() == built[1]
 
 
-def test_a_cut_line_is_told_and_costs_nothing_else(small_run: Path, tmp_path: Path) -> None:
+def test_a_cut_line_is_reported_and_costs_nothing_else(small_run: Path, tmp_path: Path) -> None:
     summary = build_report([small_run], tmp_path / "r.html")
     assert summary.records == 2
     assert len(summary.damaged_lines) == 1 and "cut in mid-line" in summary.damaged_lines[0]

@@ -30,7 +30,7 @@ def test_a_picture_that_was_changed_is_not_shown(tmp_path: Path) -> None:
     assert picture.data_uri is None and "sha256 differs" in picture.problem
 
 
-def test_a_missing_picture_is_told(tmp_path: Path) -> None:
+def test_a_missing_picture_is_reported(tmp_path: Path) -> None:
     sheet = make.sample_sheet(tmp_path)
     (tmp_path / sheet.path).unlink()
     picture = load(sheet, tmp_path)
@@ -50,7 +50,7 @@ def test_a_path_that_leaves_the_folder_is_not_read(tmp_path: Path, how: str) -> 
 
 
 @pytest.mark.parametrize("path", ["bad\x00name.png", "x" * 5000, "."])
-def test_a_path_that_is_none_is_told(tmp_path: Path, path: str) -> None:
+def test_a_path_that_is_none_is_reported(tmp_path: Path, path: str) -> None:
     sheet = make.sample_sheet(tmp_path).model_copy(update={"path": path})
     assert load(sheet, tmp_path).data_uri is None
 

@@ -130,13 +130,13 @@ def test_the_steps_of_a_case_compare_plan_and_measurement() -> None:
     assert column(table, "Rate")[3].sort == pytest.approx(plan.flops / 1e9 / seconds)
 
 
-def test_a_cache_that_leaves_its_plan_is_told() -> None:
+def test_a_cache_that_leaves_its_plan_is_reported() -> None:
     good = make.record(number=0)
     steps = list(good.outcome.cache)
     steps[4] = steps[4].model_copy(update={"live_bytes": steps[4].live_bytes + 1})
     bad = make.record(number=1, cache_steps=tuple(steps))
-    told = column(cache_table([good, bad]), "Live equals plan at every step")
-    assert [(cell.text, cell.tone) for cell in told] == [("yes", "good"), ("no", "bad")]
+    cells = column(cache_table([good, bad]), "Live equals plan at every step")
+    assert [(cell.text, cell.tone) for cell in cells] == [("yes", "good"), ("no", "bad")]
 
 
 def test_what_a_machine_cannot_tell_is_an_empty_cell_not_zero() -> None:

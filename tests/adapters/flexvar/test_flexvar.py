@@ -174,12 +174,12 @@ def strengths(sampler, settings):
     """t of (1 + t) cond - t uncond at every step, by least squares."""
     observer = Steps()
     draw(sampler, settings=settings, observer=observer)
-    found = []
+    scales = []
     for output in observer.outputs:
         cond, uncond = output.logits_pre_cfg.chunk(2)
         direction = cond - uncond
-        found.append(((output.logits - cond) * direction).sum().item() / direction.square().sum().item())
-    return found
+        scales.append(((output.logits - cond) * direction).sum().item() / direction.square().sum().item())
+    return scales
 
 
 def test_guidance_ramps_up_to_cfg_and_beyond_it_after_ten_steps(plain):
@@ -312,10 +312,10 @@ def test_editing_keeps_known_tokens_and_draws_the_others(plain, scales):
     images = torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
     keep = torch.zeros(3, height, width, dtype=torch.bool)
     keep[:, :, : width // 2 + 1] = True
-    known = plain.encode(images, settings=settings)
+    encoded = plain.encode(images, settings=settings)
     edited = plain.edit(images, keep, LABELS, settings, noise=PerImageNoise(0, range(3)))
     changes = 0
-    for (h, w), ours, theirs in zip(sides, edited.tokens, known, strict=True):
+    for (h, w), ours, theirs in zip(sides, edited.tokens, encoded, strict=True):
         share = F.interpolate(keep[:1, None].float(), size=(h, w), mode="area").flatten()
         assert torch.equal(ours[:, share >= 0.5], theirs[:, share >= 0.5])
         changes += int((ours != theirs)[:, share < 0.5].sum())

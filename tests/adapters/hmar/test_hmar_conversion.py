@@ -157,8 +157,8 @@ def test_the_converted_file_is_loaded_with_the_tokenizer_beside_it(folder, tiny,
     assert "with vae.pth beside it" in capsys.readouterr().out
     loaded = build_sampler(spec, weights=str(folder / "merged.safetensors"))
     expected = build_sampler(spec, weights="random:1").transformer.state_dict()
-    found = loaded.transformer.state_dict()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    state = loaded.transformer.state_dict()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
     with safe_open(folder / "merged.safetensors", "pt") as file:
         assert file.metadata().keys() == {"model", "nsp_sha256", "mp_sha256"}
 
@@ -169,8 +169,8 @@ def test_a_model_without_official_files_takes_its_tokenizer_into_the_file(folder
     loaded = build_sampler(spec, weights=str(folder / "merged.safetensors"))
     expected = build_sampler(spec, weights="random:1")
     for part, module in expected.modules().items():
-        found = loaded.modules()[part].state_dict()
-        assert all(torch.equal(found[name], t) for name, t in module.state_dict().items())
+        state = loaded.modules()[part].state_dict()
+        assert all(torch.equal(state[name], t) for name, t in module.state_dict().items())
 
 
 def test_what_cannot_be_converted_is_exit_code_2_and_leaves_no_file(folder, tiny, capsys):

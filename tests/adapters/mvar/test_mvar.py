@@ -126,9 +126,9 @@ def test_an_image_can_be_edited(sampler):
     keep[:, :, :6] = True
     noise = PerImageNoise(0, range(3))
     samples = sampler.edit(images, keep, LABELS, sampler.spec.settings, noise=noise)
-    known, drawn = sampler.encode(images)[-1].view(3, 6, 6), samples.tokens[-1].view(3, 6, 6)
-    assert torch.equal(drawn[:, :, :3], known[:, :, :3])
-    assert not torch.equal(drawn[:, :, 3:], known[:, :, 3:])
+    encoded, drawn = sampler.encode(images)[-1].view(3, 6, 6), samples.tokens[-1].view(3, 6, 6)
+    assert torch.equal(drawn[:, :, :3], encoded[:, :, :3])
+    assert not torch.equal(drawn[:, :, 3:], encoded[:, :, 3:])
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -211,9 +211,9 @@ def test_a_file_of_the_largest_models_is_recognised_whatever_it_is_called(name, 
             "transformer"
         ].state_dict()
     )
-    official = [known for known in MODELS if known.startswith(("mvar-", "var-"))]
-    known = [(model, shapes_of(meta_modules(MODELS[model])["transformer"].state_dict())) for model in official]
-    assert nearest(file, known)[0] == name
+    official = [name for name in MODELS if name.startswith(("mvar-", "var-"))]
+    candidates = [(model, shapes_of(meta_modules(MODELS[model])["transformer"].state_dict())) for model in official]
+    assert nearest(file, candidates)[0] == name
 
 
 def test_the_file_of_another_family_is_named():

@@ -39,7 +39,7 @@ def test_attention_backends_are_tried_and_named_as_they_ran(checks):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_missing_gpu_is_told_with_its_reason(checks):
+def test_a_missing_gpu_is_reported_with_its_reason(checks):
     assert checks["hardware", "cuda"].ok is False
     assert "CUDA" in checks["hardware", "cuda"].detail
     assert checks["kernels", "triton"].ok is False

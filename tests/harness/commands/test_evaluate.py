@@ -57,13 +57,13 @@ def test_json_is_a_list_of_numbers_and_nothing_else(samples, capfd):
     assert code == 0
     numbers = json.loads(out)
     assert all(number.keys() >= KEYS for number in numbers)
-    found = {number["metric"]: number for number in numbers}
-    assert list(found) == [
+    values = {number["metric"]: number for number in numbers}
+    assert list(values) == [
         *("fid", "fid-infinity", "isc", "kid", "precision", "recall", "density", "coverage"),
         *("per-class-fid", "label-accuracy"),
     ]
-    assert found["fid"]["interval"][0] < found["fid"]["value"] < found["fid"]["interval"][1]
-    assert found["label-accuracy"]["value"] > 0.95
+    assert values["fid"]["interval"][0] < values["fid"]["value"] < values["fid"]["interval"][1]
+    assert values["label-accuracy"]["value"] > 0.95
     assert {number["n_samples"] for number in numbers} == {300}
     assert "note: " in err, "findings are told beside the list"
 
@@ -127,14 +127,14 @@ def test_the_official_recipe_of_a_model_is_compared_with(samples, capfd):
     assert code == 2 and "no official recipe" in err
 
 
-def test_the_reference_as_samples_is_told_in_words_and_as_a_code(capfd, tmp_path):
+def test_the_reference_as_samples_is_reported_in_words_and_as_a_code(capfd, tmp_path):
     np.savez(tmp_path / "all.npz", arr_0=DIGITS.images_N3HW.permute(0, 2, 3, 1).numpy())
     _, out, err = evaluate(capfd, *on_digits(tmp_path / "all.npz", "--metrics", "fid", "--json", "--bootstrap", 0))
     assert "the samples are the very images of digits" in " ".join(err.split())
     assert "samples-are-reference" in json.loads(out)[0]["findings"]
 
 
-def test_a_work_folder_that_cannot_be_written_is_told_in_one_line(samples, capfd, tmp_path):
+def test_a_work_folder_that_cannot_be_written_is_reported_in_one_line(samples, capfd, tmp_path):
     work = tmp_path / "w"
     assert evaluate(capfd, *on_digits(samples, "--metrics", "isc", "--work", work))[0] == 0
     (work / "chunk-000000.safetensors").unlink()
@@ -145,7 +145,7 @@ def test_a_work_folder_that_cannot_be_written_is_told_in_one_line(samples, capfd
 
 
 @pytest.mark.parametrize("bad", [("--bootstrap", 1), ("--seed", 2**70)])
-def test_wrong_options_are_told_before_any_work(samples, bad, capfd):
+def test_wrong_options_are_reported_before_any_work(samples, bad, capfd):
     code, out, err = evaluate(capfd, *on_digits(samples, *bad))
     assert code == 2 and out == "" and "Traceback" not in err
 

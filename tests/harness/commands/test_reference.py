@@ -69,12 +69,12 @@ def test_the_digits_and_a_resize_have_names(tmp_path, capsys):
     record = json.loads(capsys.readouterr().out)
     assert (record["images"], record["kept"]) == (1797, 0)
     extractor = load_extractor("digits-cnn")
-    made = load_reference(str(out), [(extractor, {"64": "moments"})]).data["digits-cnn"].moments("64").cov_DD
-    here = extractor.extract(load_digits_rgb().images_N3HW)["64"].double().T.cov()
-    torch.testing.assert_close(made, here, rtol=1e-9, atol=1e-9)
+    written = load_reference(str(out), [(extractor, {"64": "moments"})]).data["digits-cnn"].moments("64").cov_DD
+    computed = extractor.extract(load_digits_rgb().images_N3HW)["64"].double().T.cov()
+    torch.testing.assert_close(written, computed, rtol=1e-9, atol=1e-9)
     # The package's own statistics were computed on another machine, whose convolutions may round otherwise.
     stored = load_reference("digits", [(extractor, {"64": "features"})]).data["digits-cnn"].moments("64").cov_DD
-    torch.testing.assert_close(made, stored, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(written, stored, rtol=1e-4, atol=1e-6)
 
 
 def test_a_work_folder_keeps_features(folder, tmp_path, capsys):

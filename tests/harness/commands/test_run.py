@@ -230,7 +230,7 @@ def test_finished_cases_are_reused_unless_asked_otherwise(suite, out, engine):
     assert not (out / "report.html").exists()
 
 
-def test_a_cut_records_file_is_told_and_older_records_are_reused(suite, out, engine, capsys):
+def test_a_cut_records_file_is_reported_and_older_records_are_reused(suite, out, engine, capsys):
     base = ["run", suite, "--out", str(out), "--no-report"]
     main(base)
     records = out / "records.jsonl"

@@ -31,7 +31,7 @@ def sample(out: Path, *arguments: str, images: int = 12, model: str = "demo/var"
 @pytest.mark.parametrize("name", ["x.npz", "x.safetensors", "x"])
 def test_it_writes_what_the_model_draws(tmp_path, capsys, name):
     assert sample(tmp_path / name, "--labels", "uniform", "--seed", "5", "--batch", "8", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    summary = json.loads(capsys.readouterr().out)
     labels = labels_for("uniform", 12, 10, seed=5)
     sampler = load_sampler("demo/var", weights="demo", backend="optimized")
     expected = LiveSource(
@@ -41,9 +41,9 @@ def test_it_writes_what_the_model_draws(tmp_path, capsys, name):
     assert torch.equal(written.read(0, 12), expected.read(0, 12))
     assert written.labels_N.tolist() == labels and written.seeds_N.tolist() == list(range(12))
     assert written.provenance == expected.provenance
-    assert told["images_sha256"] == images_sha256(written.read(0, 12))
-    assert (told["images"], told["shape"], told["labels"], told["seed"]) == (12, [32, 32], "uniform", 5)
-    assert told["settings_deviations"] == {} and told["weights_sha256"].keys() == {"var.safetensors"}
+    assert summary["images_sha256"] == images_sha256(written.read(0, 12))
+    assert (summary["images"], summary["shape"], summary["labels"], summary["seed"]) == (12, [32, 32], "uniform", 5)
+    assert summary["settings_deviations"] == {} and summary["weights_sha256"].keys() == {"var.safetensors"}
 
 
 def test_the_npz_is_what_the_adm_evaluator_takes(tmp_path, capsys):
@@ -61,8 +61,8 @@ def test_settings_and_resize_are_used_and_recorded(tmp_path, capsys):
     options = ["--set", "settings.cfg=4", "--set", "settings.uint8_rule=127.5x+128", "--resize", "bicubic:16", "--json"]
     capsys.readouterr()
     assert sample(changed, *options) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["settings_deviations"] == {"cfg": 4.0, "uint8_rule": "127.5x+128"}
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["settings_deviations"] == {"cfg": 4.0, "uint8_rule": "127.5x+128"}
     provenance = open_images(changed).provenance
     assert (provenance.uint8_rule, provenance.resize) == ("127.5x+128", "bicubic:16")
     assert '"cfg":4' in provenance.model
@@ -107,9 +107,9 @@ def test_nothing_is_overwritten_unless_asked(tmp_path, capsys):
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, message):
     assert sample(tmp_path / "x.npz", *arguments) == 2
-    told = capsys.readouterr()
-    assert message in told.err and told.err.startswith("error: ") and len(told.err.splitlines()) == 1
-    assert told.out == "" and list(tmp_path.iterdir()) == []
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.startswith("error: ") and len(printed.err.splitlines()) == 1
+    assert printed.out == "" and list(tmp_path.iterdir()) == []
 
 
 def test_a_model_without_demo_weights_says_what_to_give(tmp_path, capsys):

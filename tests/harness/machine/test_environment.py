@@ -35,12 +35,12 @@ def recording(tmp_path) -> Path:
 
 
 def test_the_environment_names_libraries_machine_and_source():
-    here = read_environment(torch.device("cpu"))
-    assert here.libraries["torch"] == torch.__version__.partition("+")[0]
-    assert here.gpu is None
-    assert here.cores >= 1 and here.memory_bytes > 2**28 and here.cpu
-    assert here.source_sha256 == source_sha256()
-    assert not here.tf32
+    this_machine = read_environment(torch.device("cpu"))
+    assert this_machine.libraries["torch"] == torch.__version__.partition("+")[0]
+    assert this_machine.gpu is None
+    assert this_machine.cores >= 1 and this_machine.memory_bytes > 2**28 and this_machine.cpu
+    assert this_machine.source_sha256 == source_sha256()
+    assert not this_machine.tf32
 
 
 def test_tf32_follows_the_switches_of_this_process():

@@ -28,8 +28,8 @@ def job(folder, **changes) -> Job:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder, events = tmp_path_factory.mktemp("run"), []
-    asked = job(folder, backend="optimized", settings={"cfg": 3.0}, sample_sheet=2, quality=QUALITY)
-    return measure_case(asked, events.append).outcome, events, folder
+    request = job(folder, backend="optimized", settings={"cfg": 3.0}, sample_sheet=2, quality=QUALITY)
+    return measure_case(request, events.append).outcome, events, folder
 
 
 def test_all_is_measured_in_an_order_that_can_be_defended(measured):
@@ -67,8 +67,8 @@ def test_quality_is_computed_on_images_of_every_class_alike(tmp_path, reference)
     }
     save_file(tensors, tmp_path / "bundle.safetensors")
     events: list[Event] = []
-    asked = job(tmp_path, weights=str(tmp_path / "bundle.safetensors"), quality=QUALITY)
-    outcome = measure_case(asked, events.append).outcome
+    request = job(tmp_path, weights=str(tmp_path / "bundle.safetensors"), quality=QUALITY)
+    outcome = measure_case(request, events.append).outcome
     quality = {number.metric: number for number in outcome.quality}
     # The tokenizer alone is measured on as many scans of the reference as there are generated images.
     assert quality.pop("reconstruction-fid").n_samples == 20

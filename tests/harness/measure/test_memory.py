@@ -63,7 +63,7 @@ def measure(sampler, probe, policy="grow", batch=2):
     return memory, steps, schedule
 
 
-def test_peaks_are_told_above_what_was_in_use_before(reference):
+def test_peaks_are_reported_above_what_was_in_use_before(reference):
     memory, _, _ = measure(reference, ScriptedProbe(100, 350, 220))
     assert (memory.tokens_peak_bytes, memory.decode_peak_bytes) == (250, 120)
     assert (memory.peak_bytes, memory.reserved_bytes, memory.device_used_bytes) == (350, 900, 1000)

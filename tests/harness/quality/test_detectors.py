@@ -75,7 +75,7 @@ def with_reference(**changes) -> Evidence:
 
 
 def codes(evidence: Evidence) -> list[tuple[str, str]]:
-    return [(found.code, found.severity) for found in find(evidence)]
+    return [(finding.code, finding.severity) for finding in find(evidence)]
 
 
 def only(evidence: Evidence, code: str, severity: str) -> str:
@@ -211,8 +211,8 @@ def test_missing_last_classes_are_seen_by_the_reference(stated):
     assert only(replace(missing, reference=own), "labels-unbalanced", "warning") == text
     lsun = replace(GFID, official="adm-lsun-cat256")
     for silent in (None, lsun, replace(own, labels_M=None), replace(own, labels_M=torch.arange(500))):
-        found = codes(replace(missing, reference=silent))
-        assert found == ([("labels-balanced", "note")] if stated == "uniform" else [])
+        findings = codes(replace(missing, reference=silent))
+        assert findings == ([("labels-balanced", "note")] if stated == "uniform" else [])
 
 
 def test_unknown_labels_are_a_note_and_a_claim_without_labels_is_repeated():

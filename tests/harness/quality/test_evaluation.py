@@ -186,9 +186,9 @@ def test_more_noise_is_a_larger_distance():
 
 def test_order_of_samples_does_not_matter():
     order = torch.randperm(300, generator=torch.Generator().manual_seed(3))
-    asked = ("fid", "isc", "precision", "recall", "label-accuracy")
-    shuffled = values(measure(SAMPLES[order], metrics=asked, labels=LABELS[order]))
-    assert shuffled == pytest.approx(values(measure(metrics=asked, labels=LABELS)), rel=1e-5)
+    metrics = ("fid", "isc", "precision", "recall", "label-accuracy")
+    shuffled = values(measure(SAMPLES[order], metrics=metrics, labels=LABELS[order]))
+    assert shuffled == pytest.approx(values(measure(metrics=metrics, labels=LABELS)), rel=1e-5)
 
 
 def test_stored_statistics_give_what_the_same_images_give_as_a_folder(tmp_path):
@@ -267,15 +267,15 @@ def test_another_number_of_samples_is_another_protocol():
 
 
 def test_inception_score_has_one_protocol_whatever_the_reference(tmp_path):
-    here = measure(metrics=("isc", "fid"))[1]
+    with_digits = measure(metrics=("isc", "fid"))[1]
     np.savez(tmp_path / "other.npz", arr_0=SAMPLES[:9].permute(0, 2, 3, 1).numpy())
-    there = measure(metrics=("isc",), reference=str(tmp_path / "other.npz"))[0]
-    assert here == there
+    with_other = measure(metrics=("isc",), reference=str(tmp_path / "other.npz"))[0]
+    assert with_digits == with_other
     with pytest.raises(UserError, match="nowhere"):
         measure(metrics=("isc",), reference=str(tmp_path / "nowhere.npz"))
 
 
-def test_few_samples_are_told_in_the_note():
+def test_few_samples_are_reported_in_the_note():
     images, _ = noisy_digits(64)
     assert "biased upwards" in measure(images, metrics=("fid",))[0].note
     assert measure(metrics=("fid",))[0].note == ""
@@ -336,18 +336,18 @@ def test_label_without_a_class_is_refused_by_name_and_left_out_otherwise(label):
     with pytest.raises(UserError, match=f"label {label} is not one of the 10 classes"):
         measure(metrics=("label-accuracy",), labels=labels)
     source = TensorSource(SAMPLES, name="noisy", labels_N=labels, provenance=SCHEME)
-    asked = EvaluationRequest(protocols=("digits-cnn",), reference="digits", options=Options(bootstrap=0))
-    found = evaluate(source, asked)
-    assert "label-accuracy" not in values(found.numbers) and "kid" in values(found.numbers)
-    left_out = [finding.text for finding in found.findings if finding.code == "left-out"]
+    request = EvaluationRequest(protocols=("digits-cnn",), reference="digits", options=Options(bootstrap=0))
+    evaluation = evaluate(source, request)
+    assert "label-accuracy" not in values(evaluation.numbers) and "kid" in values(evaluation.numbers)
+    left_out = [finding.text for finding in evaluation.findings if finding.code == "left-out"]
     assert any(f"label-accuracy of digits-cnn is not computed: label {label}" in text for text in left_out)
 
 
 def test_samples_without_labels_lose_only_what_reads_labels():
     source = TensorSource(SAMPLES, name="noisy", provenance=SCHEME)
-    asked = EvaluationRequest(protocols=("digits-cnn",), reference="digits", options=Options(bootstrap=2))
-    found = evaluate(source, asked)
-    assert list(values(found.numbers)) == [
+    request = EvaluationRequest(protocols=("digits-cnn",), reference="digits", options=Options(bootstrap=2))
+    evaluation = evaluate(source, request)
+    assert list(values(evaluation.numbers)) == [
         "fid",
         "fid-infinity",
         "isc",
@@ -357,7 +357,7 @@ def test_samples_without_labels_lose_only_what_reads_labels():
         "density",
         "coverage",
     ]
-    assert [f.code for f in found.findings].count("left-out") == 2
+    assert [f.code for f in evaluation.findings].count("left-out") == 2
 
 
 def test_unknown_protocol_names_the_nearest():

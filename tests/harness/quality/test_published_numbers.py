@@ -54,7 +54,7 @@ def test_public_numbers_are_reproduced(samples, reference, published, tmp_path):
     missing = [name for name in (samples, reference) if not (Path(files) / name).is_file()]
     if missing:
         pytest.skip(f"{missing[0]} is not in ARVBENCH_REFERENCES")
-    found = evaluate(
+    result = evaluate(
         open_images(Path(files) / samples),
         EvaluationRequest(
             protocols=("adm-v1",),
@@ -68,7 +68,7 @@ def test_public_numbers_are_reproduced(samples, reference, published, tmp_path):
             work=tmp_path / "features",
         ),
     )
-    for number in found.numbers:
+    for number in result.numbers:
         value, allowed = published[number.metric]
         print(f"{number.metric:10} published {value}  here {number.value:.7g}  difference {number.value - value:+.2g}")
         assert number.value == pytest.approx(value, abs=allowed), number.metric

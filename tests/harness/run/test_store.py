@@ -66,7 +66,7 @@ def test_a_last_line_that_only_lacks_its_newline_is_kept(tmp_path):
     assert ids(store) == ["0", "1", "2"]
 
 
-def test_a_damaged_line_in_the_middle_is_told_and_left_alone(tmp_path):
+def test_a_damaged_line_in_the_middle_is_reported_and_left_alone(tmp_path):
     store = ready(tmp_path, 2)
     first, second = store.path.read_bytes().splitlines(keepends=True)
     store.path.write_bytes(first + b"not a record\n" + second)

@@ -130,13 +130,13 @@ def test_a_device_that_is_not_there_is_unsupported(tmp_path):
 
 
 def test_a_limit_on_a_gpu_is_a_share_of_its_memory(monkeypatch):
-    asked: list[tuple[float, int]] = []
+    calls: list[tuple[float, int]] = []
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=80 * GIB))
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *arguments: calls.append(arguments))
     set_memory_limit(20 * GIB, torch.device("cuda"))
     set_memory_limit(200 * GIB, torch.device("cuda", 1))
-    assert asked == [(0.25, 3), (1.0, 1)]
+    assert calls == [(0.25, 3), (1.0, 1)]
 
 
 def test_a_limit_below_what_the_libraries_take_is_out_of_memory(tmp_path):

@@ -151,8 +151,8 @@ def test_the_dtype_is_the_nearest_to_what_is_stated(recipe: Recipe):
     of_the_demo = "demo" in text  # nothing is stated for the samples behind the numbers
     nearest = next((dtype for words, dtype in stated.items() if words in text), None)
     assert recipe.dtype == (None if of_the_demo else nearest)
-    told = any(note.startswith("precision: ") and "half type" in note for note in recipe.notes)
-    assert told == ("autocast" in text and not of_the_demo)
+    noted = any(note.startswith("precision: ") and "half type" in note for note in recipe.notes)
+    assert noted == ("autocast" in text and not of_the_demo)
 
 
 @every_recipe
@@ -184,7 +184,7 @@ def test_numbers_are_the_stated_ones(recipe: Recipe):
 
 
 @every_recipe
-def test_what_is_not_stated_is_told_with_what_is_taken(recipe: Recipe):
+def test_what_is_not_stated_is_reported_with_what_is_taken(recipe: Recipe):
     silent = [field for field in ("dtype", "images", "labels", "uint8_rule", "resize")
               if getattr(recipe, field) is None]  # fmt: skip
     (said_so,) = [note for note in recipe.notes if note.startswith("not stated")] or [""]
@@ -235,8 +235,8 @@ def test_a_case_that_keeps_its_recipe_deviates_in_nothing(recipe: Recipe):
     ],
 )  # fmt: skip
 def test_every_change_of_a_recipe_is_a_deviation(model, changes, expected):
-    found = {key: (value["used"], value["official"]) for key, value in deviations(case(model, **changes)).items()}
-    assert found == expected
+    differences = {key: (value["used"], value["official"]) for key, value in deviations(case(model, **changes)).items()}
+    assert differences == expected
 
 
 def test_a_case_without_a_recipe_deviates_from_none():

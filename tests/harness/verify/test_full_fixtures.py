@@ -67,8 +67,8 @@ def par(tmp_path, golden):
     ],
 )
 def test_a_full_fixture_carries_its_weights(family, checks, request):
-    found = verify(request.getfixturevalue(family))
-    assert sorted((c.check, c.passed, c.tolerance) for c in found) == [(name, True, checks[name]) for name in checks]
+    result = verify(request.getfixturevalue(family))
+    assert sorted((c.check, c.passed, c.tolerance) for c in result) == [(name, True, checks[name]) for name in checks]
 
 
 def test_a_full_fixture_with_another_weight_is_a_mismatch(var):

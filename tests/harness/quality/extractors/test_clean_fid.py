@@ -171,12 +171,12 @@ def test_nothing_is_downloaded_or_left_patched(trusted, monkeypatch):
 @pytest.mark.parametrize(("name", "inside"), [("clean-fid", False), ("clean-fid-legacy-tensorflow", True)])
 def test_archive_resizes_only_in_the_tensorflow_mode(name, inside, trusted, monkeypatch):
     """At 299 x 299 a second resize would change nothing here, and might in the published archive."""
-    asked = []
+    calls = []
     wrapper = cleanfid.inception_torchscript.InceptionV3W
     real = wrapper.__init__
-    monkeypatch.setattr(wrapper, "__init__", lambda self, *a, **kw: asked.append(kw) or real(self, *a, **kw))
+    monkeypatch.setattr(wrapper, "__init__", lambda self, *a, **kw: calls.append(kw) or real(self, *a, **kw))
     load_extractor(name, extractor_files=trusted)
-    assert asked == [{"download": False, "resize_inside": inside}]
+    assert calls == [{"download": False, "resize_inside": inside}]
 
 
 @pytest.mark.parametrize("name", MODES)

@@ -80,16 +80,16 @@ def test_the_hub_is_asked_only_with_the_variable_set(tmp_path, monkeypatch):
     fetched = file_at(tmp_path / "fetched.safetensors")
     with pytest.raises(UserError):
         find_weights("clip-vit-b-32", {})
-    asked = []
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *what: asked.append(what) or str(fetched))
+    requests = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *what: requests.append(what) or str(fetched))
     for value in ("", "0", "no"):
         monkeypatch.setenv("ARVBENCH_DOWNLOAD", value)
         with pytest.raises(UserError):
             find_weights("clip-vit-b-32", {})
-    assert not asked
+    assert not requests
     monkeypatch.setenv("ARVBENCH_DOWNLOAD", "1")
     assert find_weights("clip-vit-b-32", {}) == fetched
-    assert asked == [CLIP.hub]
+    assert requests == [CLIP.hub]
 
 
 def test_failed_download_says_what_to_do_instead(monkeypatch):

@@ -75,24 +75,24 @@ def same(left, right) -> bool:
 
 def test_every_image_is_read_once_and_all_layers_come_from_that(wanted):
     source, heard = Watched(), []
-    found = scan(source, wanted, progress=heard.append)
+    result = scan(source, wanted, progress=heard.append)
     assert source.reads == [(c.start, c.stop) for c in (chunk_range(i, source.count) for i in range(4))]
     assert heard == [256, 512, 768, 778]
-    features = found.features["digits-cnn"]
+    features = result.features["digits-cnn"]
     assert (features.count, features.features("64").shape) == (778, (778, 64))
     expected = torch.cat([wanted[0][0].extract(part)["64"] for part in IMAGES.split(CHUNK)])
     assert torch.equal(features.features("64"), expected)
-    assert found.images_sha256 == images_sha256(IMAGES)
-    assert torch.equal(found.histogram, torch.bincount(IMAGES.flatten(), minlength=256))
+    assert result.images_sha256 == images_sha256(IMAGES)
+    assert torch.equal(result.histogram, torch.bincount(IMAGES.flatten(), minlength=256))
 
 
 def test_a_pass_that_was_interrupted_goes_on_and_ends_with_the_same_bits(wanted, direct, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         scan(Watched(fail_at=2 * CHUNK), wanted, work=tmp_path / "w")
     second = Watched()
-    found = scan(second, wanted, work=tmp_path / "w")
+    result = scan(second, wanted, work=tmp_path / "w")
     assert second.reads == [(512, 768), (768, 778)], "finished chunks are read from the folder"
-    assert same(found, direct)
+    assert same(result, direct)
     third = Watched()
     assert same(scan(third, wanted, work=tmp_path / "w"), direct) and third.reads == []
 

@@ -47,12 +47,12 @@ def images(count: int = COUNT, height: int = 6, width: int = 5) -> Tensor:
 
 
 def source(**changes) -> TensorSource:
-    known = {
+    provenance = {
         "labels_N": torch.arange(COUNT) % 7,
         "seeds_N": torch.arange(COUNT) + 2**40,
         "provenance": PROVENANCE,
     }
-    return TensorSource(images(), **(known | changes))
+    return TensorSource(images(), **(provenance | changes))
 
 
 @pytest.fixture(params=WRITERS)
@@ -270,12 +270,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 def test_nothing_is_in_memory_as_a_whole(target):
     """At most one piece is read at a time, in order."""
-    asked = []
+    reads = []
 
     class Watched(TensorSource):
         def read(self, start: int, stop: int) -> Tensor:
-            asked.append((start, stop))
+            reads.append((start, stop))
             return super().read(start, stop)
 
     write(target, Watched(images()))
-    assert asked == [(0, 256), (256, 300)]
+    assert reads == [(0, 256), (256, 300)]

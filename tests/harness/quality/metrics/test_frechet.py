@@ -55,10 +55,10 @@ def terms(samples: Moments, reference: Moments) -> float:
 @pytest.mark.parametrize("dims", [1, 2, 64, 256, 512])
 def test_distance_equals_scipys_sqrtm(dims):
     samples, reference = gaussian(dims, 1, shift=0.1), gaussian(dims, 2)
-    found = frechet_distance(samples, reference)
-    assert found.value == pytest.approx(by_sqrtm(samples, reference), rel=0, abs=1e-12 * terms(samples, reference))
-    assert found.value == found.mean_term + found.trace_term
-    assert found.mean_term == pytest.approx(float((samples.mean_D - reference.mean_D).square().sum()), rel=1e-14)
+    result = frechet_distance(samples, reference)
+    assert result.value == pytest.approx(by_sqrtm(samples, reference), rel=0, abs=1e-12 * terms(samples, reference))
+    assert result.value == result.mean_term + result.trace_term
+    assert result.mean_term == pytest.approx(float((samples.mean_D - reference.mean_D).square().sum()), rel=1e-14)
 
 
 def test_distance_equals_torch_fidelitys():
@@ -88,9 +88,9 @@ def test_distance_of_known_gaussians():
     # Diagonal covariances: sum of (sigma - sigma_r)^2 beside the means.
     reference = Moments(count=None, mean_D=torch.zeros(3).double(), cov_DD=torch.tensor([1.0, 4, 9]).double().diag())
     samples = Moments(count=None, mean_D=torch.tensor([3.0, 0, 4]).double(), cov_DD=torch.eye(3).double() * 4)
-    found = frechet_distance(samples, reference)
-    assert found.mean_term == 25
-    assert found.trace_term == pytest.approx(1 + 0 + 1, abs=1e-14)
+    result = frechet_distance(samples, reference)
+    assert result.mean_term == 25
+    assert result.trace_term == pytest.approx(1 + 0 + 1, abs=1e-14)
 
 
 def test_distance_is_symmetric_and_zero_to_itself():
@@ -116,34 +116,34 @@ def test_a_root_is_triangular_and_squares_to_its_covariance(count):
 def test_fewer_images_than_dimensions_agree_as_far_as_scipy_gets():
     x_ND, y_MD = draw(gaussian(128, 1, shift=0.1), 40, 3), draw(gaussian(128, 2), 400, 4)
     samples, reference = moments_of([x_ND]), moments_of([y_MD])
-    found = frechet_distance(samples, reference)
+    result = frechet_distance(samples, reference)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy says that the product is singular
-        assert found.value == pytest.approx(by_sqrtm(samples, reference), abs=1e-6 * terms(samples, reference))
+        assert result.value == pytest.approx(by_sqrtm(samples, reference), abs=1e-6 * terms(samples, reference))
     # Without rounding in the null directions: singular values of R times the centred features.
     centred_ND = (x_ND - x_ND.mean(dim=0)) / math.sqrt(len(x_ND) - 1)
     root_trace = torch.linalg.svdvals(centred_ND @ ReferenceRoot.of(reference).root_DD.T).sum()
-    exact = found.mean_term + terms(samples, reference) - 2 * float(root_trace)
-    assert found.value == pytest.approx(exact, abs=1e-6 * terms(samples, reference))
-    assert 0 < found.clamped_mass < 1e-12
+    exact = result.mean_term + terms(samples, reference) - 2 * float(root_trace)
+    assert result.value == pytest.approx(exact, abs=1e-6 * terms(samples, reference))
+    assert 0 < result.clamped_mass < 1e-12
 
 
 def test_clamped_mass_is_what_was_negative():
     reference = Moments(count=None, mean_D=torch.zeros(3).double(), cov_DD=torch.eye(3).double())
     samples = Moments(count=None, mean_D=torch.zeros(3).double(), cov_DD=torch.tensor([4.0, 1, -0.5]).double().diag())
-    found = frechet_distance(samples, reference)
-    assert found.clamped_mass == pytest.approx(0.5 / 4.5, rel=1e-14)
-    assert found.trace_term == pytest.approx(4.5 + 3 - 2 * (2 + 1), rel=1e-14)
+    result = frechet_distance(samples, reference)
+    assert result.clamped_mass == pytest.approx(0.5 / 4.5, rel=1e-14)
+    assert result.trace_term == pytest.approx(4.5 + 3 - 2 * (2 + 1), rel=1e-14)
 
 
 @pytest.mark.parametrize(("count", "reference_count"), [(20, 30), (30, 20), (20, 300), (300, 20), (300, 300)])
 def test_distance_of_features_is_that_of_their_moments(count, reference_count):
     x_ND, y_MD = draw(gaussian(64, 1, shift=0.1), count, 3), draw(gaussian(64, 2), reference_count, 4)
     samples, reference = moments_of([x_ND]), moments_of([y_MD])
-    found = frechet_of_features(x_ND.float(), y_MD.float())
+    result = frechet_of_features(x_ND.float(), y_MD.float())
     by_moments = frechet_distance(samples, reference)
-    assert found.value == pytest.approx(by_moments.value, abs=1e-6 * terms(samples, reference))
-    assert found.mean_term == pytest.approx(by_moments.mean_term, rel=1e-5)
+    assert result.value == pytest.approx(by_moments.value, abs=1e-6 * terms(samples, reference))
+    assert result.mean_term == pytest.approx(by_moments.mean_term, rel=1e-5)
 
 
 def test_few_features_are_exact_where_moments_magnify_rounding():
@@ -165,9 +165,9 @@ def test_bootstrap_is_that_of_resampled_features():
         distances = torch.tensor([frechet_distance(moments_of([x_ND[rows]]), root).value for rows in draws]).double()
         low, high = np.quantile(distances.numpy(), [0.025, 0.975]) - float(distances.mean())
         value = frechet_distance(moments_of([x_ND]), root).value
-        found = bootstrap_frechet(x_ND, root, 30, seed=11)
-        assert found.interval == pytest.approx((value + low, value + high), rel=1e-5)
-        assert found.std == pytest.approx(float(distances.std()), rel=1e-5)
+        result = bootstrap_frechet(x_ND, root, 30, seed=11)
+        assert result.interval == pytest.approx((value + low, value + high), rel=1e-5)
+        assert result.std == pytest.approx(float(distances.std()), rel=1e-5)
 
 
 def test_bootstrap_depends_on_the_seed_alone():
@@ -182,10 +182,10 @@ def test_95_percent_intervals_cover_the_expected_distance_of_n_samples():
     count = 200
     distances = [frechet_distance(moments_of([draw(distribution, count, 1000 + n)]), root).value for n in range(1000)]
     expected, true_std = float(np.mean(distances)), float(np.std(distances))
-    found = [bootstrap_frechet(draw(distribution, count, n), root, 100, seed=n) for n in range(200)]
-    covered = np.mean([low <= expected <= high for (low, high), _ in found])
+    results = [bootstrap_frechet(draw(distribution, count, n), root, 100, seed=n) for n in range(200)]
+    covered = np.mean([low <= expected <= high for (low, high), _ in results])
     assert 0.88 <= covered <= 0.99
-    assert np.mean([std for _, std in found]) == pytest.approx(true_std, rel=0.15)
+    assert np.mean([std for _, std in results]) == pytest.approx(true_std, rel=0.15)
 
 
 def test_an_interval_needs_two_replicates():
@@ -209,19 +209,19 @@ def test_extrapolation_is_nearer_to_the_truth_than_the_distance_at_n():
 def test_extrapolation_says_what_it_fitted():
     distribution, root = gaussian(8, 1, shift=0.3), ReferenceRoot.of(gaussian(8, 2))
     x_ND = draw(distribution, 1000, 3)
-    found = frechet_at_infinity(x_ND, root, seed=5)
-    assert found.sizes[0] == 100
-    assert found.sizes[-1] == 1000
-    assert len(found.sizes) == len(found.distances) == 15
-    assert len(set(np.diff(found.sizes))) <= 2  # evenly spaced in n, up to rounding
-    assert found.distances[-1] == pytest.approx(frechet_distance(moments_of([x_ND]), root).value, rel=1e-12)
-    slope, intercept = np.polyfit(1 / np.array(found.sizes), found.distances, 1)
+    result = frechet_at_infinity(x_ND, root, seed=5)
+    assert result.sizes[0] == 100
+    assert result.sizes[-1] == 1000
+    assert len(result.sizes) == len(result.distances) == 15
+    assert len(set(np.diff(result.sizes))) <= 2  # evenly spaced in n, up to rounding
+    assert result.distances[-1] == pytest.approx(frechet_distance(moments_of([x_ND]), root).value, rel=1e-12)
+    slope, intercept = np.polyfit(1 / np.array(result.sizes), result.distances, 1)
     assert slope > 0
-    assert found.value == pytest.approx(intercept, rel=1e-10)
-    _, covariance = np.polyfit(1 / np.array(found.sizes), found.distances, 1, cov=True)
-    assert found.stderr == pytest.approx(math.sqrt(covariance[1, 1]), rel=1e-6)
-    assert found == frechet_at_infinity(x_ND, root, seed=5)
-    assert found != frechet_at_infinity(x_ND, root, seed=6)
+    assert result.value == pytest.approx(intercept, rel=1e-10)
+    _, covariance = np.polyfit(1 / np.array(result.sizes), result.distances, 1, cov=True)
+    assert result.stderr == pytest.approx(math.sqrt(covariance[1, 1]), rel=1e-6)
+    assert result == frechet_at_infinity(x_ND, root, seed=5)
+    assert result != frechet_at_infinity(x_ND, root, seed=6)
 
 
 def test_the_smallest_size_has_full_rank():
@@ -235,10 +235,10 @@ def test_intervals_of_the_extrapolation_cover_the_truth():
     covered = fit_alone = 0
     for seed in range(100):
         x_ND = draw(distribution, 300, seed)
-        found, std = frechet_at_infinity(x_ND, root, seed), bootstrap_frechet(x_ND, root, 50, seed).std
-        low, high = found.interval(std)
+        result, std = frechet_at_infinity(x_ND, root, seed), bootstrap_frechet(x_ND, root, 50, seed).std
+        low, high = result.interval(std)
         covered += low <= truth <= high
-        low, high = found.interval(0.0)
+        low, high = result.interval(0.0)
         fit_alone += low <= truth <= high
     assert covered >= 88
     assert fit_alone < covered

@@ -34,18 +34,18 @@ def one_hot(labels: list[int], classes: int = 10, certainty: float = 30.0) -> Te
 
 @pytest.mark.parametrize("split_size", [100, 300, 700, 5000])
 def test_score_equals_the_formula_with_a_short_last_split(split_size):
-    found = inception_score(logits(), split_size)
+    result = inception_score(logits(), split_size)
     expected = by_formula(logits(), split_size)
-    assert found.split_values == pytest.approx(expected, rel=1e-6)
-    assert found.value == pytest.approx(np.mean(expected), rel=1e-6)
-    assert found.std == (pytest.approx(np.std(expected), rel=1e-4) if len(expected) > 1 else None)
+    assert result.split_values == pytest.approx(expected, rel=1e-6)
+    assert result.value == pytest.approx(np.mean(expected), rel=1e-6)
+    assert result.std == (pytest.approx(np.std(expected), rel=1e-4) if len(expected) > 1 else None)
 
 
 def test_splits_hold_5000_images():
     logits_NC = logits(count=11_000, classes=5)
-    found = inception_score(logits_NC)
-    assert found.split_values == pytest.approx(by_formula(logits_NC, 5000), rel=1e-6)
-    assert len(found.split_values) == 3
+    result = inception_score(logits_NC)
+    assert result.split_values == pytest.approx(by_formula(logits_NC, 5000), rel=1e-6)
+    assert len(result.split_values) == 3
 
 
 def test_one_unshuffled_split_equals_torch_fidelitys():
@@ -59,9 +59,9 @@ def test_even_splits_equal_torch_fidelitys():
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
     theirs = isc_features_to_metric(logits(), splits=7, shuffle=False)
-    found = inception_score(logits(), 100)
-    assert found.value == pytest.approx(theirs[KEY_METRIC_ISC_MEAN], rel=1e-6)
-    assert found.std == pytest.approx(theirs[KEY_METRIC_ISC_STD], rel=1e-4)
+    result = inception_score(logits(), 100)
+    assert result.value == pytest.approx(theirs[KEY_METRIC_ISC_MEAN], rel=1e-6)
+    assert result.std == pytest.approx(theirs[KEY_METRIC_ISC_STD], rel=1e-4)
 
 
 def test_certain_and_even_classes_score_their_number():
@@ -98,9 +98,9 @@ def test_the_softmax_is_in_fp32_and_the_rest_in_float64():
     logits_NC = logits()
     probabilities = logits_NC.softmax(dim=1).double().numpy()
     kl = probabilities * (np.log(probabilities) - np.log(probabilities.mean(axis=0)))
-    found = inception_score(logits_NC).value
-    assert found == pytest.approx(np.exp(kl.sum(axis=1).mean()), rel=1e-13)
-    assert found != pytest.approx(by_formula(logits_NC, 5000)[0], rel=1e-11)
+    result = inception_score(logits_NC).value
+    assert result == pytest.approx(np.exp(kl.sum(axis=1).mean()), rel=1e-13)
+    assert result != pytest.approx(by_formula(logits_NC, 5000)[0], rel=1e-11)
 
 
 @pytest.mark.parametrize(

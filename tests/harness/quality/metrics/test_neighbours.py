@@ -67,10 +67,10 @@ def precision_recall_of(distances, x: np.ndarray, y: np.ndarray, k: int) -> tupl
 @pytest.mark.parametrize("block", [7, 50, 10_000])
 def test_fp32_equals_all_pairs_at_once(k, block):
     x_ND, y_MD = gridded(130, 1), gridded(90, 2)
-    found = precision_recall(x_ND, y_MD, k, distances=Distances("fp32", block=block))
+    result = precision_recall(x_ND, y_MD, k, distances=Distances("fp32", block=block))
     expected = precision_recall_of(squared_fp32, x_ND.numpy(), y_MD.numpy(), k)
-    assert (found.precision, found.recall) == pytest.approx(expected, abs=1e-12)
-    assert 0 < found.precision < 1
+    assert (result.precision, result.recall) == pytest.approx(expected, abs=1e-12)
+    assert 0 < result.precision < 1
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_fp32_equals_torch_fidelitys():
     theirs = prc_features_to_metric(
         x_ND.double(), y_MD.double(), prc_neighborhood=3, prc_batch_size=100, save_cpu_ram=True, verbose=False
     )
-    found = precision_recall(x_ND, y_MD, distances=Distances("fp32", block=100))
-    assert found.precision == pytest.approx(theirs[KEY_METRIC_PRECISION], abs=1e-6)
-    assert found.recall == pytest.approx(theirs[KEY_METRIC_RECALL], abs=1e-6)
-    assert 0 < found.precision < 1
-    assert found.precision != found.recall
+    result = precision_recall(x_ND, y_MD, distances=Distances("fp32", block=100))
+    assert result.precision == pytest.approx(theirs[KEY_METRIC_PRECISION], abs=1e-6)
+    assert result.recall == pytest.approx(theirs[KEY_METRIC_RECALL], abs=1e-6)
+    assert 0 < result.precision < 1
+    assert result.precision != result.recall
 
 
 def test_plain_fp32_is_not_computed_in_a_wider_type():
@@ -110,23 +110,23 @@ def test_plain_fp32_is_not_computed_in_a_wider_type():
 @pytest.mark.parametrize("scale", [1.0, 4.0, 12.0])
 def test_fp16_equals_all_pairs_at_once(block, scale):
     x_ND, y_MD = gridded(130, 1, scale=scale), gridded(90, 2, scale=scale)
-    found = precision_recall(x_ND, y_MD, distances=Distances("fp16-blocks", block=block))
+    result = precision_recall(x_ND, y_MD, distances=Distances("fp16-blocks", block=block))
     expected = precision_recall_of(
         lambda u, v: blocks_fp16(u, v, block)[0].astype(np.float32), x_ND.numpy(), y_MD.numpy(), 3
     )
-    assert (found.precision, found.recall) == pytest.approx(expected, abs=1e-12)
+    assert (result.precision, result.recall) == pytest.approx(expected, abs=1e-12)
 
 
 def test_fp16_distances_are_those_of_numpy_bit_for_bit():
     x_ND, y_MD = gridded(40, 1, scale=12.0), gridded(30, 2, scale=12.0)
     tiles = Distances("fp16-blocks", block=16).tiles(y_MD, x_ND)
-    found = np.empty((30, 40), np.float32)
+    distances_MN = np.empty((30, 40), np.float32)
     for tile in tiles:
-        found[tile.rows, tile.columns] = tile.distances_RC.numpy()
+        distances_MN[tile.rows, tile.columns] = tile.distances_RC.numpy()
     expected, stayed = blocks_fp16(y_MD.numpy(), x_ND.numpy(), 16)
     assert all(stayed)
-    np.testing.assert_array_equal(found, expected)
-    assert not np.array_equal(found, squared_fp32(y_MD.numpy(), x_ND.numpy()))
+    np.testing.assert_array_equal(distances_MN, expected)
+    assert not np.array_equal(distances_MN, squared_fp32(y_MD.numpy(), x_ND.numpy()))
 
 
 def test_fp16_makes_ties_that_fp32_does_not_have():
@@ -158,9 +158,9 @@ def test_only_a_block_that_overflows_falls_back_to_fp32(norm, fallen):
     assert [n for n, in_fp16 in enumerate(stayed) if not in_fp16] == fallen
     for tile in Distances("fp16-blocks", block=10).tiles(y_MD, x_ND):
         np.testing.assert_array_equal(tile.distances_RC.numpy(), expected[tile.rows, tile.columns])
-    found = precision_recall(x_ND, y_MD, distances=Distances("fp16-blocks", block=10))
+    result = precision_recall(x_ND, y_MD, distances=Distances("fp16-blocks", block=10))
     by_matrix = precision_recall_of(lambda u, v: blocks_fp16(u, v, 10)[0], x_ND.numpy(), y_MD.numpy(), 3)
-    assert (found.precision, found.recall) == pytest.approx(by_matrix, abs=1e-12)
+    assert (result.precision, result.recall) == pytest.approx(by_matrix, abs=1e-12)
 
 
 @pytest.mark.parametrize("tile", [1024, 3], ids=["one tile", "several tiles"])
@@ -206,23 +206,23 @@ def test_the_radius_is_the_kth_neighbour_without_itself():
 def test_samples_come_first():
     """A narrow set of samples inside a wide reference: precise, without recall."""
     narrow_ND, wide_MD = features(100, 1, dims=2, scale=0.01), features(100, 2, dims=2)
-    found = precision_recall(narrow_ND, wide_MD)
-    assert found.precision == 1
-    assert found.recall < 0.1
+    result = precision_recall(narrow_ND, wide_MD)
+    assert result.precision == 1
+    assert result.recall < 0.1
 
 
 @pytest.mark.parametrize("arithmetic", ["fp16-blocks", "fp32"])
 def test_equal_sets_cover_each_other(arithmetic):
     x_ND = features(60, 1)
-    found = precision_recall(x_ND, x_ND.clone(), distances=Distances(arithmetic, block=17))
-    assert (found.precision, found.recall) == (1, 1)
+    result = precision_recall(x_ND, x_ND.clone(), distances=Distances(arithmetic, block=17))
+    assert (result.precision, result.recall) == (1, 1)
 
 
 def test_k_plus_one_images_are_enough():
     x_ND, y_MD = gridded(4, 1), gridded(4, 2)
-    found = precision_recall(x_ND, y_MD, distances=Distances("fp32", block=3))
+    result = precision_recall(x_ND, y_MD, distances=Distances("fp32", block=3))
     expected = precision_recall_of(squared_fp32, x_ND.numpy(), y_MD.numpy(), 3)
-    assert (found.precision, found.recall) == pytest.approx(expected)
+    assert (result.precision, result.recall) == pytest.approx(expected)
 
 
 def by_prdc(y: np.ndarray, x: np.ndarray, k: int) -> dict[str, float]:
@@ -251,27 +251,27 @@ def far_away(count: int, seed: int, dims: int) -> Tensor:
 @pytest.mark.parametrize("k", [1, 5])
 def test_prdc_equals_the_published_definitions(make, block, k):
     x_ND, y_MD = make(140, 1, 6), make(110, 2, 6)
-    found = density_coverage(x_ND, y_MD, k, Distances("euclidean", block=block))
+    result = density_coverage(x_ND, y_MD, k, Distances("euclidean", block=block))
     expected = by_prdc(y_MD.numpy(), x_ND.numpy(), k)
     for name, value in expected.items():
-        assert getattr(found, name) == pytest.approx(value, abs=1e-12), name
-    assert 0 < found.coverage < 1
+        assert getattr(result, name) == pytest.approx(value, abs=1e-12), name
+    assert 0 < result.coverage < 1
 
 
 def test_samples_of_the_references_distribution_have_density_one():
     # E density = 1 and E coverage = 1 - 2^-k for equal distributions (Naeem et al., section 3).
-    found = density_coverage(features(2000, 1), features(2000, 2))
-    assert found.density == pytest.approx(1, abs=0.06)
-    assert found.coverage == pytest.approx(1 - 2**-5, abs=0.02)
+    result = density_coverage(features(2000, 1), features(2000, 2))
+    assert result.density == pytest.approx(1, abs=0.06)
+    assert result.coverage == pytest.approx(1 - 2**-5, abs=0.02)
 
 
 def test_coverage_sees_the_dropped_mode_that_one_outlier_hides_from_recall():
     # The reference has two clusters, the samples one of them and a single image far beyond the other.
     y_MD = torch.cat([features(50, 1, dims=2), features(50, 2, dims=2) + 20])
     x_ND = torch.cat([features(99, 3, dims=2), torch.tensor([[60.0, 60.0]])])
-    found = density_coverage(x_ND, y_MD)
-    assert found.recall > 0.95
-    assert found.coverage <= 0.5
+    result = density_coverage(x_ND, y_MD)
+    assert result.recall > 0.95
+    assert result.coverage <= 0.5
 
 
 @pytest.mark.parametrize("function", [precision_recall, density_coverage])

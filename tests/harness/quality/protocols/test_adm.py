@@ -156,13 +156,13 @@ def test_one_pass_over_the_images_serves_all_protocols(folder, measured, monkeyp
         features=FeaturePass(extractor_files={"inception": folder / "inception.pth"}),
     )
     assert reads == [(0, SAMPLES)]
-    found = {(number.protocol.partition(":")[0], number.metric): number for number in evaluation.numbers}
-    assert list(found) == [
+    by_name = {(number.protocol.partition(":")[0], number.metric): number for number in evaluation.numbers}
+    assert list(by_name) == [
         *(("adm-v1", "precision"), ("adm-v1", "precision-fp32"), ("torch-fidelity", "kid")),
         *(("torch-fidelity", "precision"), ("prdc", "precision"), ("prdc", "coverage")),
     ]
-    assert found["adm-v1", "precision-fp32"].value == measured["precision-fp32"].value
-    assert found["torch-fidelity", "precision"].value == pytest.approx(measured["precision-fp32"].value, abs=1e-6)
+    assert by_name["adm-v1", "precision-fp32"].value == measured["precision-fp32"].value
+    assert by_name["torch-fidelity", "precision"].value == pytest.approx(measured["precision-fp32"].value, abs=1e-6)
     ids = [number.protocol_id for number in evaluation.numbers]
     assert len(set(ids)) == len(ids)
 

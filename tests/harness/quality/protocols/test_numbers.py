@@ -32,18 +32,18 @@ NO_BOOTSTRAP = Options(bootstrap=0)
 
 
 def test_the_numbers_are_those_of_their_functions():
-    given = random_inputs("embedding")
-    x_ND, y_MD = given.samples.features("embedding"), given.reference.features("embedding")
+    inputs = random_inputs("embedding")
+    x_ND, y_MD = inputs.samples.features("embedding"), inputs.reference.features("embedding")
     root = ReferenceRoot.of(moments_of([y_MD]))
-    fid, infinity = (metric.measure(given) for metric in PROTOCOLS["clip-fid"].metrics)
+    fid, infinity = (metric.measure(inputs) for metric in PROTOCOLS["clip-fid"].metrics)
     bootstrap, fit = bootstrap_frechet(x_ND, root, 10, 3), frechet_at_infinity(x_ND, root, numbers.SUBSET_SEED)
     assert fid.value == pytest.approx(frechet_distance(moments_of([x_ND]), root).value, rel=1e-12)
     assert fid.interval == bootstrap.interval
     assert infinity.value == fit.value
     assert infinity.interval == fit.interval(bootstrap.std)
-    assert PROTOCOLS["cmmd"].metric("cmmd").measure(given).value == cmmd(x_ND, y_MD)
+    assert PROTOCOLS["cmmd"].metric("cmmd").measure(inputs).value == cmmd(x_ND, y_MD)
 
-    recall, density = (numbers.prdc(name, given, "embedding") for name in ("recall", "density"))
+    recall, density = (numbers.prdc(name, inputs, "embedding") for name in ("recall", "density"))
     expected = density_coverage(x_ND, y_MD)
     assert (recall.value, density.value) == (expected.recall, expected.density)
     assert recall.interval == wilson_interval(expected.recall, 180)
@@ -60,11 +60,11 @@ def test_a_distance_carries_its_interval_and_its_rounding():
 
 
 def test_no_bootstrap_no_interval():
-    given = random_inputs(options=NO_BOOTSTRAP)
-    fid, infinity = numbers.frechet(given, "pool"), numbers.frechet_infinity(given, "pool")
+    inputs = random_inputs(options=NO_BOOTSTRAP)
+    fid, infinity = numbers.frechet(inputs, "pool"), numbers.frechet_infinity(inputs, "pool")
     assert fid.interval is infinity.interval is None
     assert "bootstrap_std" not in fid.detail
-    assert numbers.bootstrap(given, "pool") is None
+    assert numbers.bootstrap(inputs, "pool") is None
 
 
 def test_the_interval_for_other_libraries_is_the_same():
@@ -81,9 +81,9 @@ def test_options_do_not_change_what_a_number_is(compute):
 
 
 def test_the_value_with_fp32_means_is_that_of_moments_with_fp32_means():
-    given = random_inputs(shift=3.0)
-    number = numbers.frechet(given, "pool")
-    x, y = (data.moments("pool").with_fp32_mean() for data in (given.samples, given.reference))
+    inputs = random_inputs(shift=3.0)
+    number = numbers.frechet(inputs, "pool")
+    x, y = (data.moments("pool").with_fp32_mean() for data in (inputs.samples, inputs.reference))
     assert number.detail["value_with_fp32_means"] == pytest.approx(frechet_distance(x, y).value, rel=1e-13)
     assert number.detail["value_with_fp32_means"] != number.value
 
@@ -103,15 +103,15 @@ def test_published_statistics_that_do_not_say_their_count_are_not_noted():
     moments = moments_of([features(200, 2, DIMS)])
     published = Moments(count=None, mean_D=moments.mean_D, cov_DD=moments.cov_DD)
     images = FeatureSet.of({"pool": features(5, 2, DIMS)})
-    given = replace(random_inputs(), reference=StoredStatistics({"pool": published}, [images], what="a file"))
-    assert numbers.frechet(given, "pool").notes == ()
+    inputs = replace(random_inputs(), reference=StoredStatistics({"pool": published}, [images], what="a file"))
+    assert numbers.frechet(inputs, "pool").notes == ()
 
 
 def test_precision_and_recall_in_both_arithmetics_are_different_numbers():
-    given = random_inputs()
-    precision = numbers.precision(given, "pool", k=3, arithmetic="fp16-blocks")
-    recall, recall_fp32 = (numbers.recall(given, "pool", k=3, arithmetic=a) for a in ("fp16-blocks", "fp32"))
-    x_ND, y_MD = given.samples.features("pool"), given.reference.features("pool")
+    inputs = random_inputs()
+    precision = numbers.precision(inputs, "pool", k=3, arithmetic="fp16-blocks")
+    recall, recall_fp32 = (numbers.recall(inputs, "pool", k=3, arithmetic=a) for a in ("fp16-blocks", "fp32"))
+    x_ND, y_MD = inputs.samples.features("pool"), inputs.reference.features("pool")
     assert precision.value == precision_recall(x_ND, y_MD).precision
     assert recall_fp32.value == precision_recall(x_ND, y_MD, distances=Distances("fp32")).recall
     assert precision.interval == wilson_interval(precision.value, 200)
@@ -120,10 +120,10 @@ def test_precision_and_recall_in_both_arithmetics_are_different_numbers():
 
 
 def test_order_and_seed_of_an_inception_score_are_in_its_identity():
-    given = replace(random_inputs("logits"), reference=None)
-    logits_NC = given.samples.features("logits")
-    ordered = numbers.inception_score(given, "logits")
-    shuffled = numbers.inception_score(given, "logits", shuffle_seed=7)
+    inputs = replace(random_inputs("logits"), reference=None)
+    logits_NC = inputs.samples.features("logits")
+    ordered = numbers.inception_score(inputs, "logits")
+    shuffled = numbers.inception_score(inputs, "logits", shuffle_seed=7)
     assert ordered.value == inception_score(logits_NC).value
     assert shuffled.value == inception_score(logits_NC, shuffled=7).value
     assert ordered.parameters == {"split_size": 5000, "order": "as given"}
@@ -133,10 +133,10 @@ def test_order_and_seed_of_an_inception_score_are_in_its_identity():
 
 @pytest.mark.parametrize("dims", [12, 60])  # more and fewer images per class than dimensions
 def test_fid_by_class_is_the_mean_of_the_classes(dims):
-    given = random_inputs(dims=dims)
-    x_ND, y_MD = given.samples.features("pool"), given.reference.features("pool")
+    inputs = random_inputs(dims=dims)
+    x_ND, y_MD = inputs.samples.features("pool"), inputs.reference.features("pool")
     expected = [frechet_distance(moments_of([x_ND[c::4]]), moments_of([y_MD[c::4]])).value for c in range(4)]
-    number = numbers.per_class_frechet(given, "pool")
+    number = numbers.per_class_frechet(inputs, "pool")
     assert number.value == pytest.approx(np.mean(expected), rel=1e-6)
     classes = number.detail["classes"]
     assert list(classes) == ["0", "1", "2", "3"]
@@ -150,20 +150,20 @@ def test_swapped_classes_are_seen_by_class_and_not_by_the_whole():
     labels = torch.arange(200) % 2
     reference_MD = torch.randn(200, 4, generator=generator) + 5 * labels[:, None]
     samples_ND = torch.randn(200, 4, generator=generator) + 5 * (1 - labels[:, None])
-    given = inputs_of(
+    inputs = inputs_of(
         samples_ND, reference_MD, "pool", labels_N=labels, reference_labels_M=labels, options=NO_BOOTSTRAP
     )
-    whole = numbers.frechet(given, "pool")
-    assert numbers.per_class_frechet(given, "pool").value > 90 > 2 > whole.value
+    whole = numbers.frechet(inputs, "pool")
+    assert numbers.per_class_frechet(inputs, "pool").value > 90 > 2 > whole.value
 
 
 def test_classes_that_are_missing_or_small_are_left_out_and_named():
-    given = random_inputs(count=200, reference_count=180)
-    labels_N = given.labels_N.clone()
+    inputs = random_inputs(count=200, reference_count=180)
+    labels_N = inputs.labels_N.clone()
     labels_N[labels_N == 3] = 7  # 3 is in the reference only, 7 among the samples only
     labels_N[(labels_N == 2).nonzero()[9:, 0]] = 1  # nine samples of class 2
     labels_N[(labels_N == 0).nonzero()[10:, 0]] = 1  # ten of class 0
-    number = numbers.per_class_frechet(replace(given, labels_N=labels_N), "pool")
+    number = numbers.per_class_frechet(replace(inputs, labels_N=labels_N), "pool")
     assert list(number.detail["classes"]) == ["0", "1"]
     assert number.detail["classes"]["0"]["samples"] == 10
     assert number.detail["classes_left_out"] == ["2", "3", "7"]

@@ -38,9 +38,9 @@ def test_a_protocol_reads_of_the_reference_the_layer_that_it_reads_of_the_sample
 @pytest.mark.parametrize("name", NAMES)
 def test_a_metric_measured_alone_is_the_metric_measured_with_others(name):
     protocol = PROTOCOLS[name]
-    given = random_inputs(layer_of(protocol))
+    inputs = random_inputs(layer_of(protocol))
     for metric in protocol.metrics:
-        number = metric.measure(given)
+        number = metric.measure(inputs)
         assert np.isfinite(number.value)
         assert number.library == OWN_LIBRARY
         json.dumps([dict(number.parameters), dict(number.detail)], allow_nan=False)
@@ -50,10 +50,10 @@ def test_a_metric_measured_alone_is_the_metric_measured_with_others(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_protocol_without_its_reference_is_a_bug_of_the_caller(name):
     protocol = PROTOCOLS[name]
-    given = replace(random_inputs(layer_of(protocol)), reference=None)
+    inputs = replace(random_inputs(layer_of(protocol)), reference=None)
     for metric in protocol.metrics:
         with pytest.raises(ContractError, match="without one"):
-            metric.measure(given)
+            metric.measure(inputs)
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def test_a_pass_that_was_interrupted_continues_in_the_cache(tmp_path):
     assert torch.equal(found.data["adm-inception"].moments("pool").cov_DD, expected.cov_DD)
 
 
-def test_a_machine_without_room_for_a_cache_is_told_and_served(folder, cache):
+def test_a_machine_without_room_for_a_cache_is_reported_and_served(folder, cache):
     cache.write_text("a file where the folder would be")
     reference = load_reference(str(folder), [(fake_adm(), {"pool": "moments"})], cache_from=69)
     (note,) = reference.notes

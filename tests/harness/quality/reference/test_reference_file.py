@@ -225,12 +225,12 @@ def make_file(source, out, needs, *, protocols=("adm-v1",), **request):
 def test_distance_to_the_made_file_is_the_distance_to_the_images(source, extractor, tmp_path):
     small = load_extractor("digits-cnn")
     needs = [(extractor, ADM), (small, {"64": "features"})]
-    made = make_file(source, tmp_path / "made.npz", needs, protocols=("adm-v1", "digits-cnn"), use="rFID")
+    written = make_file(source, tmp_path / "made.npz", needs, protocols=("adm-v1", "digits-cnn"), use="rFID")
     np.savez(tmp_path / "images.npz", IMAGES.permute(0, 2, 3, 1).numpy())
     direct = load_reference(str(tmp_path / "images.npz"), needs)
     silent = [(replace(e, network=lambda _images: pytest.fail("extracted")), layers) for e, layers in needs]
     read = load_reference(str(tmp_path / "made.npz"), silent)
-    assert (read.sha256, read.use, read.origin, read.notes) == (made.sha256, "rFID", "made", ())
+    assert (read.sha256, read.use, read.origin, read.notes) == (written.sha256, "rFID", "made", ())
     assert torch.equal(read.labels_M, LABELS) and read.images == 300
     samples = moments_of([small.extract(IMAGES.flip(3), ["64"])["64"]])
     distances = [frechet_distance(samples, found.data["digits-cnn"].moments("64")).value for found in (direct, read)]
@@ -288,11 +288,11 @@ def test_statistics_alone_can_be_made(source, extractor, tmp_path):
 
 def test_other_networks_have_keys_of_their_own(source, tmp_path):
     other = fake_adm(name="clip")
-    made = make_file(source, tmp_path / "made.npz", [(other, {"pool": "features"})], protocols=("x",), keep=40)
+    written = make_file(source, tmp_path / "made.npz", [(other, {"pool": "features"})], protocols=("x",), keep=40)
     silent = replace(other, network=lambda _images: pytest.fail("extracted"))
     read = load_reference(str(tmp_path / "made.npz"), [(silent, {"pool": "features"})])
     assert read.data["clip"].moments("pool").count == 300
-    assert made.record.extractors["clip"].layers == {"pool": 2048}
+    assert written.record.extractors["clip"].layers == {"pool": 2048}
     with np.load(tmp_path / "made.npz") as stored:
         assert "mu" not in stored.files and "moments/clip/pool/cov" in stored.files
 
