@@ -1,6 +1,6 @@
-"""Samples in, numbers with identities out: one pass over the images serves every requested protocol.
+"""Evaluation of samples: one pass over the images serves all requested protocols.
 
-check what can be checked -> load extractors -> reference -> one pass over the samples -> metrics -> findings
+check the request -> load extractors -> load reference -> extract features of the samples -> metrics -> findings
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from arvbench.harness.quality.reference import Reference, load_reference, refere
 from arvbench.results.schema import Finding, Quality
 
 FAILED = "failed"
-"""Code of the finding about a protocol that failed while others did not."""
+"""Code of the finding about a protocol that failed while others succeeded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class EvaluationRequest:
     reference: str | None = None
     """Name of a data set, or path of statistics or images."""
     metrics: tuple[str, ...] = ()
-    """Metrics of those protocols; empty means all that they have."""
+    """Metrics of those protocols; empty means all."""
     options: Options = field(default_factory=Options)
 
 
@@ -76,12 +76,12 @@ def evaluate(
 ) -> Evaluation:
     """Measure `source` under every protocol of `request`.
 
-    `features` loads the extractors and passes over the images; None does so on the CPU in this process. `recipe` holds
-    the stated facts about the official samples of this model, for the detectors.
+    `features` loads the extractors and reads the images; None means on the CPU in this process. `recipe` is that of the
+    model's official samples (`Evidence.recipe`), for the detectors.
 
     Raises UserError for mistakes of the caller: unknown names, too few images, no reference, another resolution,
-    missing weights. A metric requested by name is computed or is an error, never left out. When only some of several
-    protocols fail on their features, the numbers of the others are returned, and a finding "failed" gives the reason.
+    missing weights. A metric requested by name is never left out silently: it is computed or raises. When the
+    metrics of some protocols fail, those of the others are returned, and a finding "failed" gives the reason.
     """
     tell: EventListener = listener or (lambda _event: None)
     features = features or FeaturePass()
@@ -98,7 +98,7 @@ def evaluate(
         for protocol, metrics in chosen
     ]
     reference = _reference(runs, request, source, features, tell)
-    runs, left_out = _without_impossible(runs, request, source, reference)
+    runs, left_out = _computable(runs, request, source, reference)
     scanned = features.scan(
         source, _sample_layers(runs), lambda done: tell(Event(phase="samples", done=done, total=source.count))
     )
@@ -126,7 +126,7 @@ def choose_metrics(request: EvaluationRequest) -> list[tuple[EvaluationProtocol,
 def _check_before_reading(
     chosen: Sequence[tuple[EvaluationProtocol, tuple[Metric, ...]]], request: EvaluationRequest, source: ImageSource
 ) -> None:
-    """Raise UserError or HostError for failures that can be foreseen before weights or images are read."""
+    """Raise UserError or HostError for failures that are certain before weights or images are read."""
     pairs = [(protocol.name, metric) for protocol, metrics in chosen for metric in metrics]
     for protocol, metric in pairs:
         if source.count < metric.fewest and not metric.optional:
@@ -154,7 +154,7 @@ def _reference(
     """Load the reference with the layers that the metrics read; None when no metric reads one."""
     if request.reference is None:
         return None
-    reference_files(request.reference)  # a path that does not exist is an error even when no metric needs it
+    reference_files(request.reference)  # a missing path is an error even when no metric reads it
     extractors = {run.extractor.name: run.extractor for run in runs}
     layers_of = reference_layers((run.extractor.name, run.metrics) for run in runs)
     if not layers_of:
@@ -176,14 +176,14 @@ def _reference(
                 )
     for name, layers in layers_of.items():
         for layer in layers:
-            reference.data[name].moments(layer)  # an error here costs no pass over the samples
+            reference.data[name].moments(layer)  # fail before the pass over the samples
     return reference
 
 
-def _without_impossible(
+def _computable(
     runs: Sequence[ProtocolRun], request: EvaluationRequest, source: ImageSource, reference: Reference | None
 ) -> tuple[list[ProtocolRun], list[Finding]]:
-    """Leave out optional metrics that cannot be computed; one that was requested by name is an error instead."""
+    """Leave out optional metrics that cannot be computed. Raises UserError for those requested by name."""
     possible: list[ProtocolRun] = []
     findings: list[Finding] = []
     for run in runs:
@@ -212,7 +212,7 @@ def _why_not(metric: Metric, extractor: Extractor, source: ImageSource, referenc
 
 
 def _sample_layers(runs: Sequence[ProtocolRun]) -> LayerRequest:
-    """Return the extractors, each with all layers that metrics read of the samples."""
+    """Return the extractors with the layers that metrics read of the samples."""
     extractors = {run.extractor.name: run.extractor for run in runs}
     layers: dict[str, frozenset[str]] = {name: frozenset() for name in extractors}
     for run in runs:
@@ -228,7 +228,7 @@ def _measure_all(
     reference: Reference | None,
     tell: EventListener,
 ) -> tuple[list[tuple[MetricFacts, Quality]], list[Finding]]:
-    """Compute the numbers of all protocols; the failure of one leaves those of the others, and becomes a finding."""
+    """Compute the numbers of all protocols. The failure of one becomes a finding; that of all is raised."""
     measured: list[tuple[MetricFacts, Quality]] = []
     failures: list[tuple[str, UserError | HostError]] = []
     for run in runs:

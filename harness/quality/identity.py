@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _ID_DIGITS = 12
 DIGEST_BYTES = 32
-"""Size of an image's digest (sha256)."""
+"""Size of the digest (sha256) of one image."""
 
 
 def protocol_id(fields: Mapping[str, Any]) -> str:
@@ -51,7 +51,7 @@ class Identity:
     resize: str
     """Resize between generator and evaluation, such as "bicubic:256"; "none" without one."""
     sampling: str
-    """Further facts about the origin of the samples, in words; empty for plain samples of a model."""
+    """Origin of the samples, in words; empty for plain samples of a model."""
     library: str
     """Library that computes the metric, with its version."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -72,10 +72,10 @@ def image_digests(images_B3HW: Tensor) -> Tensor:
 
 
 def digest_of_images(digests_ND: Tensor, shape: Sequence[int]) -> str:
-    """Return the digest of a sequence of images from the digest of each; `shape` is their (height, width)."""
-    whole = hashlib.sha256(repr((len(digests_ND), 3, *shape)).encode())
-    whole.update(digests_ND.contiguous().cpu().numpy().tobytes())
-    return whole.hexdigest()
+    """Return the digest of an image sequence from its per-image digests (N, 32); `shape` is (height, width)."""
+    digest = hashlib.sha256(repr((len(digests_ND), 3, *shape)).encode())
+    digest.update(digests_ND.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def images_sha256(images_N3HW: Tensor) -> str:

@@ -1,8 +1,9 @@
-"""Facts that a reader must know about samples and reference before believing a number: found, not assumed.
+"""Detectors of flaws in samples or reference that make a number misleading.
 
-A detector is a function from `Evidence` to findings. Add one: write it, and give it a line in DETECTORS.
+A detector is a function from `Evidence` to findings with a line in DETECTORS.
 
-labels.py   classes and order; against.py  the reference; samples.py  number and repetition; pixels.py  bytes and files
+labels.py   classes and their order    samples.py  too few images, and duplicates
+against.py  unsuitable references      pixels.py   rounding, JPEG, resizes, reduced precision
 """
 
 from __future__ import annotations

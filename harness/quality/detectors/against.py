@@ -1,10 +1,10 @@
-"""Detectors of a reference that the samples should not be compared with."""
+"""Detectors of references that do not suit the samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from arvbench.harness.quality.detectors.evidence import FRECHET, NEIGHBOURS, Evidence, finding
+from arvbench.harness.quality.detectors.evidence import FRECHET, NEIGHBOURS, Evidence, finding, names
 from arvbench.harness.quality.reference.official import STATED_IMAGES
 from arvbench.results.schema import Finding
 
@@ -12,7 +12,7 @@ _PUBLISHED_PROTOCOL = "adm-v1"
 
 
 def samples_are_reference(evidence: Evidence) -> Iterator[Finding]:
-    """The same images on both sides."""
+    """Samples that are the reference images themselves."""
     reference = evidence.reference
     if reference is not None and evidence.images_sha256 and reference.sha256 == evidence.images_sha256:
         yield finding(
@@ -79,7 +79,7 @@ def unpublished_images(evidence: Evidence) -> Iterator[Finding]:
             "unpublished-reference",
             "warning",
             f"{reference.name} is {reference.images:,} images and none of the published reference files: published "
-            f"gFID is against the statistics of the training set in those, so {evidence.names(distances)} compare with "
+            f"gFID is against the statistics of the training set in those, so {names(distances)} compare with "
             "no published number",
         )
 
@@ -99,5 +99,5 @@ def few_reference_images(evidence: Evidence) -> Iterator[Finding]:
             "few-reference-images",
             "warning",
             f"{reference.name} holds {reference.images:,} images, published precision and recall are against "
-            f"{STATED_IMAGES:,}: {evidence.names(neighbours)} compare with none of them",
+            f"{STATED_IMAGES:,}: {names(neighbours)} compare with none of them",
         )

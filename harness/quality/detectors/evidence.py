@@ -1,4 +1,4 @@
-"""Evidence about one evaluation, from which detectors make findings.
+"""Evidence about one evaluation: the input of all detectors.
 
 Shapes   N samples
 """
@@ -16,14 +16,14 @@ from arvbench.harness.quality.reference.reference_set import Reference
 from arvbench.results.schema import Finding, Quality
 
 FRECHET = frozenset({"fid", "sfid"})
-"""Metrics that are a Frechet distance of all samples."""
+"""Metrics that are Frechet distances over all samples."""
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
-"""Beginnings of the names of metrics that search neighbours among reference images."""
+"""Name prefixes of the metrics on nearest neighbours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricFacts:
-    """One metric that was computed."""
+    """One computed metric."""
 
     protocol: str
     metric: str
@@ -51,16 +51,16 @@ class Evidence:
     histogram: Tensor
     """(256,) int64: count of every byte value."""
     images_sha256: str = ""
-    """Digest of all images in order, comparable with that of a reference made of images."""
+    """Digest of all images in order, computed like that of a reference of images."""
     metrics: Sequence[MetricFacts]
     numbers: Sequence[Quality]
     labels_N: Tensor | None = None
     seeds_N: Tensor | None = None
     classes: int | None = None
-    """Number of classes of the model or data set; None when only the reference or the labels show it."""
+    """Number of classes that the extractor knows; None leaves it to the reference or the labels."""
     reference: Reference | None = None
     recipe: Mapping[str, str] = field(default_factory=dict)
-    """Stated facts about the official samples of the model: `labels`, `uint8_rule`, `resize`, `images`."""
+    """Recipe of the model's official samples: `labels`, `uint8_rule`, `resize`, `images`."""
     files: Sequence[str] = ()
     """Relative names of the picture files, in reading order."""
     tf32: bool = False
@@ -73,8 +73,9 @@ class Evidence:
         """True for reconstructions of real images, False for generated images."""
         return "reconstruction" in self.provenance.sampling
 
-    def names(self, metrics: Sequence[MetricFacts]) -> str:
-        return ", ".join(facts.name for facts in metrics)
+
+def names(metrics: Sequence[MetricFacts]) -> str:
+    return ", ".join(facts.name for facts in metrics)
 
 
 def finding(code: str, severity: Literal["note", "warning"], text: str) -> Finding:

@@ -1,4 +1,4 @@
-"""Detectors of uneven classes and of an order that matters.
+"""Detectors of unbalanced classes and of an order that moves the inception score.
 
 Shapes   N samples, C classes
 """
@@ -24,7 +24,7 @@ _LEAST_SHARE, _LEAST_SHARE_OF_FEW = 0.02, 0.05
 which estimate their spread badly."""
 _FEW_SPLITS = 5
 _UNLIKELY = 4.0
-"""Standard deviations of a normal: exceeded by one in 30,000 files whose labels were drawn at random."""
+"""Threshold in standard deviations of a normal: one in 30,000 files of random labels exceeds it."""
 _NEGLIGIBLE = 1 / 30_000
 """The probability of `_UNLIKELY`."""
 _PER_CLASS = 5
@@ -33,7 +33,7 @@ _SHOWN = 5
 
 
 def order_of_inception_score(evidence: Evidence) -> Iterator[Finding]:
-    """Inception scores in given and shuffled order that differ by more than the spread over splits explains."""
+    """Inception scores in given and shuffled order that differ more than their spread over splits explains."""
     by_metric = {number.metric: number for number in evidence.numbers}
     given, shuffled = by_metric.get("is"), by_metric.get("is-shuffled")
     if given is None or shuffled is None or shuffled.spread is None:
@@ -54,7 +54,7 @@ def order_of_inception_score(evidence: Evidence) -> Iterator[Finding]:
 
 
 def label_histogram(evidence: Evidence) -> Iterator[Finding]:
-    """Classes that are filled less evenly than stated, or than a random draw would fill them."""
+    """Class counts that are less even than stated, or than a random draw would be."""
     stated, labels_N = evidence.provenance.labels, evidence.labels_N
     if labels_N is None:
         yield from _without_labels(stated)
@@ -77,9 +77,9 @@ def label_histogram(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _classes(evidence: Evidence, labels_N: Tensor) -> int:
-    """Return the number of classes: as stated, of the data set behind the reference, or the largest label plus one.
+    """Return the number of classes: the extractor's, the reference data set's, or the largest label plus one.
 
-    The samples' own labels cannot show that their last classes are missing.
+    Labels come last, because they cannot show that the last classes are missing.
     """
     if evidence.classes is not None:
         return evidence.classes
@@ -87,8 +87,8 @@ def _classes(evidence: Evidence, labels_N: Tensor) -> int:
     published = PUBLISHED.get(reference.official) if reference else None
     if published is not None and published.classes is not None:
         return published.classes
-    known = [labels_N] if reference is None or reference.labels_M is None else [labels_N, reference.labels_M]
-    return max(1, int(torch.cat(known).max()) + 1)
+    labels = [labels_N] if reference is None or reference.labels_M is None else [labels_N, reference.labels_M]
+    return max(1, int(torch.cat(labels).max()) + 1)
 
 
 def _without_labels(stated: str) -> Iterator[Finding]:
@@ -151,7 +151,7 @@ def _check_random_draw(stated: str, counts_C: Tensor) -> Iterator[Finding]:
 
 
 def _lacks_classes(counts_C: Tensor) -> bool:
-    """Return True when a uniform draw would hardly miss a class that is missing; chi-square may not show it."""
+    """Return True when a class is missing that a uniform draw would hardly miss; chi-square may overlook it."""
     classes = len(counts_C)
     chance = classes * math.exp(-float(counts_C.sum()) / classes)
     return bool((counts_C == 0).any()) and chance < _NEGLIGIBLE
@@ -189,7 +189,7 @@ def label_scheme_of_recipe(evidence: Evidence) -> Iterator[Finding]:
 
 
 def file_order(evidence: Evidence) -> Iterator[Finding]:
-    """Numbered files that were read in the order of their names as text."""
+    """Numbered files that were read in text order, not in number order."""
     names = list(evidence.files)
     by_number = sorted(names, key=_numeric)
     if names == by_number:

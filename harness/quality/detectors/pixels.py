@@ -19,17 +19,17 @@ _LEAST = 1000
 _STEADY = 0.8
 """Smallest ratio of neighbouring bins that counts as an even density."""
 _EMPTY = 0.2
-"""Largest ratio of bin 255 to 254 under truncation, where bin 255 gets only x = 1; rounding gives it half a bin and all
-brighter pixels."""
+"""Largest ratio of bin 255 to 254 under truncation, where bin 255 gets only x = 1; under rounding
+it gets half a bin and all brighter pixels."""
 _HALF = 0.7
-"""Largest ratio of bin 0 to 1 under rounding, where bin 0 gets half a bin; truncation gives it a whole one."""
+"""Largest ratio of bin 0 to 1 under rounding, where bin 0 gets half a bin; under truncation it gets a whole bin."""
 
 
 def judged_rule(histogram: Tensor) -> Literal["truncate", "round"] | None:
-    """Return the rule that the end bins of a byte histogram (256,) reveal; None when they do not.
+    """Return the rounding rule that the end bins of a byte histogram (256,) show; None when they are inconclusive.
 
-    They reveal it only when hardly any pixel is clipped: values below 0 or above 1 land in the end bins under both
-    rules and hide their width. Images with black or white areas are therefore not judged.
+    Clipped pixels (below 0 or above 1) fill the end bins under both rules and hide their width, so images with black or
+    white areas are not judged.
     """
     counts = histogram.double().tolist()
     truncated = counts[254] >= max(_LEAST, _STEADY * counts[253]) and counts[255] < _EMPTY * counts[254]
@@ -40,13 +40,13 @@ def judged_rule(histogram: Tensor) -> Literal["truncate", "round"] | None:
 
 
 def rounding(evidence: Evidence) -> Iterator[Finding]:
-    """A rounding rule that differs from the official recipe, or from the stated rule."""
+    """A rounding rule, stated or judged from the bytes, that differs from the official one; or an unknown rule."""
     stated, official = (
         _canonical(rule) for rule in (evidence.provenance.uint8_rule, evidence.recipe.get("uint8_rule"))
     )
     if stated == "none" or evidence.reconstructions:
         return
-    judged = None if _is_jpeg(evidence) or evidence.provenance.resize != "none" else judged_rule(evidence.histogram)
+    judged = None if _jpegs(evidence) or evidence.provenance.resize != "none" else judged_rule(evidence.histogram)
     if stated is not None and judged is not None and judged != stated:
         yield finding(
             "uint8-rule",
@@ -81,13 +81,13 @@ def _canonical(rule: str | None) -> str | None:
     return None if rule in (None, UNKNOWN) else _SAME_RULE.get(rule, rule)
 
 
-def _is_jpeg(evidence: Evidence) -> bool:
-    return any(name.lower().endswith((".jpg", ".jpeg")) for name in evidence.files)
+def _jpegs(evidence: Evidence) -> int:
+    return sum(name.lower().endswith((".jpg", ".jpeg")) for name in evidence.files)
 
 
 def jpeg(evidence: Evidence) -> Iterator[Finding]:
-    """Lossy files."""
-    lossy = sum(name.lower().endswith((".jpg", ".jpeg")) for name in evidence.files)
+    """Samples that are stored as JPEG."""
+    lossy = _jpegs(evidence)
     if lossy:
         yield finding(
             "jpeg",
@@ -98,7 +98,7 @@ def jpeg(evidence: Evidence) -> Iterator[Finding]:
 
 
 def resize_of_recipe(evidence: Evidence) -> Iterator[Finding]:
-    """A resize between generator and evaluation that differs from that of the official samples."""
+    """A resize before the evaluation that differs from the official one."""
     official, used = evidence.recipe.get("resize"), evidence.provenance.resize
     if official is None or official == used or evidence.reconstructions:
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from arvbench.harness.quality.detectors.evidence import FRECHET, Evidence, finding
+from arvbench.harness.quality.detectors.evidence import FRECHET, Evidence, finding, names
 from arvbench.harness.quality.metrics.inception_score import SPLIT_SIZE
 from arvbench.results.schema import Finding
 
@@ -17,13 +17,13 @@ PUBLISHED_SAMPLES = 50_000
 COMPARED_WITH_PUBLISHED = frozenset(
     {"adm-v1", "torch-fidelity", "clean-fid", "clean-fid-legacy-tensorflow", "fd-dinov2"}
 )
-"""Protocols whose numbers are compared with published ones."""
+"""Protocols with published numbers to compare with."""
 _BIASED = frozenset({"fid", "sfid", "is", "isc", "is-shuffled"})
 """Metrics whose value moves with the number of samples."""
 
 
 def few_samples(evidence: Evidence) -> Iterator[Finding]:
-    """Fewer samples than feature dimensions, or than published numbers are based on."""
+    """At most as many samples as feature dimensions, or fewer than behind published numbers."""
     count = evidence.count
     rank_deficient = [facts for facts in evidence.metrics if facts.metric in FRECHET and count <= facts.dims]
     if rank_deficient:
@@ -32,7 +32,7 @@ def few_samples(evidence: Evidence) -> Iterator[Finding]:
             "few-samples",
             "warning",
             f"{count:,} samples are no more than the {dims:,} dimensions of the features: "
-            f"{evidence.names(rank_deficient)} are far too high, by more than models differ. Compare only at the same "
+            f"{names(rank_deficient)} are far too high, by more than models differ. Compare only at the same "
             "number of samples",
         )
     official = int(evidence.recipe.get("images", PUBLISHED_SAMPLES))
@@ -45,22 +45,22 @@ def few_samples(evidence: Evidence) -> Iterator[Finding]:
         yield finding(
             "fewer-than-published",
             "note",
-            f"{count:,} samples where published numbers have {official:,}: {evidence.names(biased)} are biased "
+            f"{count:,} samples where published numbers have {official:,}: {names(biased)} are biased "
             "(Frechet distances upwards, inception scores downwards)",
         )
 
 
 def short_splits(evidence: Evidence) -> Iterator[Finding]:
-    """The inception score of a split with under 5,000 images is biased downwards."""
+    """Splits with fewer than 5,000 images, which bias the inception score downwards."""
     scores = [facts for facts in evidence.metrics if facts.metric in ("is", "is-shuffled")]
     rest = evidence.count % SPLIT_SIZE
     if not scores or rest == 0:
         return
-    which = f"the only split holds {rest:,}" if evidence.count < SPLIT_SIZE else f"the last split holds {rest:,}"
+    split = "only" if evidence.count < SPLIT_SIZE else "last"
     yield finding(
         "short-split",
         "note",
-        f"{which} of {SPLIT_SIZE:,} images: {evidence.names(scores)} are lower than with full splits",
+        f"the {split} split holds {rest:,} of {SPLIT_SIZE:,} images: {names(scores)} are lower than with full splits",
     )
 
 
@@ -76,7 +76,7 @@ def few_in_reference(evidence: Evidence) -> Iterator[Finding]:
             "few-reference-images",
             "warning",
             f"{reference.name} has {count:,} images, no more than the {min(f.dims for f in deficient):,} dimensions of "
-            f"the features: {evidence.names(deficient)} are far too high, whatever the samples",
+            f"the features: {names(deficient)} are far too high, whatever the samples",
         )
 
 

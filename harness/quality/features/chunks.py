@@ -1,11 +1,11 @@
 """Features of one image set in chunks that survive a kill: pixels -> every requested layer of every extractor.
 
 A chunk is a fixed range of image numbers. One process reads (or samples) and extracts it as a whole, so its bytes
-depend only on the source and the extractors: neither on the number of processes, each of which has one thread on a CPU,
-nor on interruptions. In a work folder every finished chunk is a file. A second run reads it, and any number of
-processes may work in the folder at once.
+depend only on the source and the extractors, not on interruptions or the number of processes (each has one thread on a
+CPU). In a work folder every finished chunk is a file: a resumed run reads it, and any number of processes may share the
+folder.
 
-Shapes   N images, n images of a chunk, D features of a layer
+Shapes   N images, n images of one chunk, D features of a layer
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def scan_in_memory(source: ImageSource, layers: LayerRequest, progress: Progress
 
 
 def stored_scan(source: ImageSource, layers: LayerRequest, work: Path) -> Scan:
-    """Return the content of a work folder in which all chunks are finished. Features are read at their first use."""
+    """Open a work folder in which all chunks are finished. Features are read at their first use."""
     chunks = range(chunk_count(source.count))
 
     def features_of(extractor: Extractor) -> FeatureSet:
@@ -98,7 +98,7 @@ def stored_scan(source: ImageSource, layers: LayerRequest, work: Path) -> Scan:
 
 
 def in_chunks(layers: Mapping[str, Tensor]) -> FeatureSet:
-    """Split features (N, D) in memory into their chunks, so that moments are summed in the order of a stored scan."""
+    """Split features in memory, layer -> (N, D), into chunks, so moments are summed as in a stored scan."""
     (count,) = {len(features_ND) for features_ND in layers.values()}
 
     def load(chunk: int, layer: str) -> Tensor:
@@ -122,9 +122,9 @@ def _scan(
 
 @contextlib.contextmanager
 def single_thread(layers: LayerRequest) -> Iterator[None]:
-    """Use one thread on a CPU: another number of threads moves Inception features of order one by 1e-5.
+    """Use one thread on a CPU, because Inception features of order one move by 1e-5 with the number of threads.
 
-    More processes use more cores (feature_pass.py) without changing a bit.
+    Processes, not threads, use the other cores (feature_pass.py).
     """
     before = torch.get_num_threads()
     if any(extractor.device.type == "cpu" for extractor, _ in layers):
@@ -162,7 +162,7 @@ def _extract_chunk(source: ImageSource, layers: LayerRequest, chunk: int) -> dic
 
 
 def task_key(source: ImageSource, layers: LayerRequest) -> str:
-    """Return, as text, everything that chunks depend on: images, extractors, this package's source and libraries."""
+    """Return text that changes with the chunks' content: images, extractors, this package's source, libraries."""
     lines = [source.key, f"images {source.count} of {source.shape}, chunks of {CHUNK}"]
     for extractor, names in sorted(layers, key=lambda pair: pair[0].name):
         device = extractor.device
@@ -206,10 +206,10 @@ def claim_folder(work: Path, source: ImageSource, layers: LayerRequest) -> None:
 
 
 def run_chunks(source: ImageSource, layers: LayerRequest, work: Path, progress: Progress | None = None) -> None:
-    """Extract the chunks that are missing in a work folder; return when none is, whichever process made it.
+    """Extract missing chunks in a work folder; return when all are finished, by this process or others.
 
-    A process locks its chunk, and the lock ends with the process. An unreadable image ends the run and leaves the
-    finished chunks.
+    A process locks its chunk; the lock ends with the process. An unreadable image raises UserError, and finished
+    chunks stay.
     """
     paths = {chunk: _chunk_path(work, chunk) for chunk in range(chunk_count(source.count))}
     missing = [chunk for chunk, path in paths.items() if not path.is_file()]
@@ -233,7 +233,7 @@ def run_chunks(source: ImageSource, layers: LayerRequest, work: Path, progress: 
 
 @contextlib.contextmanager
 def _chunk_lock(path: Path) -> Iterator[bool]:
-    """Lock a chunk; yield False while another process has it."""
+    """Lock a chunk; yield False when another process holds the lock."""
     lock = path.with_suffix(".lock")
     with contextlib.ExitStack() as stack:
         try:
@@ -245,7 +245,7 @@ def _chunk_lock(path: Path) -> Iterator[bool]:
 
 
 def _write_chunk(path: Path, source: ImageSource, layers: LayerRequest, chunk: int) -> None:
-    for abandoned in temporaries(path):  # of a process that was killed while it wrote: we have the lock
+    for abandoned in temporaries(path):  # left by a killed process: the lock is ours
         abandoned.unlink()
     tensors = _extract_chunk(source, layers, chunk)
     try:

@@ -1,9 +1,9 @@
-"""One pass over images: the device, the processes that share it, and the folder that keeps finished chunks.
+"""One pass over images: its device, its processes, and the folder of its finished chunks.
 
-A further process is `python -m arvbench.harness.quality.features.feature_pass` with one job on stdin. All processes
-work in one folder of chunks (chunks.py), each chunk made whole by one of them, so the numbers are equal, bit for bit,
-for any number of processes. A process that dies costs its unfinished chunk, which another makes again. Errors about the
-images are met, and reported, by the main process.
+A helper process is `python -m arvbench.harness.quality.features.feature_pass` with one job on stdin. All processes
+share one folder of chunks (chunks.py), and each chunk is extracted by one of them, so features are equal, bit for bit,
+for any number of processes. When a process dies, another extracts its unfinished chunk again. The main process reports
+the errors about images.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from arvbench.harness.quality.images.source import FileImages, ImageSource, Mode
 
 _MODULE = "arvbench.harness.quality.features.feature_pass"
 WORTH_SHARING = 8
-"""Fewest chunks for which a further process on a CPU earns back the seconds of its start."""
+"""Fewest chunks for which a helper on a CPU pays for the seconds of its start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,27 +49,27 @@ class FeaturePass:
 
     device: torch.device | str = "cpu"
     workers: int | None = 1
-    """Processes that share a pass, this one included, never more than there are chunks. None takes one per core on a
-    CPU when there are enough chunks, else one. On "cuda" the further processes take the other devices in turn."""
+    """Processes of a pass, this one included; at most one per chunk. None means one per core on a CPU when there are
+    at least `WORTH_SHARING` chunks, else one. On "cuda" the helpers take the other devices in turn."""
     extractor_files: Mapping[str, Path] = field(default_factory=dict)
-    """Name in the table of weights -> file of the user."""
+    """Name in the table of weights -> the user's file."""
     work: Path | None = None
-    """Folder that keeps finished chunks, for a second run after an interruption; None keeps none."""
+    """Folder of finished chunks, to resume an interrupted pass; None keeps none."""
     folder_per_task: bool = False
-    """True when `work` holds a folder for each task; False when it is that of a single task."""
+    """True when `work` has a subfolder for each task; False when it belongs to a single task."""
 
     def extractor(self, name: str) -> Extractor:
         """Load an extractor. Raises UnknownName, UserError or CheckpointError as `load_extractor`."""
         return load_extractor(name, device=self.device, extractor_files=self.extractor_files)
 
     def scan(self, source: ImageSource, layers: LayerRequest, progress: Progress | None = None) -> Scan:
-        """Extract `layers` from every image, each image read once.
+        """Extract `layers` from all images, reading each once.
 
         Raises UserError for an image that cannot be used and for a work folder of another task, HostError for a full
         disk.
         """
-        others = self._further_processes(source)
-        if self.work is None and not others:
+        helpers = self._helper_devices(source)
+        if self.work is None and not helpers:
             return scan_in_memory(source, layers, progress)
         with contextlib.ExitStack() as stack:
             if self.work is None:
@@ -78,24 +78,24 @@ class FeaturePass:
                 folder = self.work / folder_name(task_key(source, layers)) if self.folder_per_task else self.work
             claim_folder(folder, source, layers)
             with contextlib.ExitStack() as processes:
-                for device in others:
+                for device in helpers:
                     job = self._job(source, layers, folder, device)
                     processes.enter_context(running(_MODULE, job, output=sys.stderr))
                 run_chunks(source, layers, folder, progress)
             scan = stored_scan(source, layers, folder)
             return scan if self.work else _in_memory(scan, layers)
 
-    def _further_processes(self, source: ImageSource) -> list[str]:
-        """Return the device of each further process; none for images that only this process can read."""
+    def _helper_devices(self, source: ImageSource) -> list[str]:
+        """Return the device of each helper; none for images that only this process can read."""
         if source.address is None:
             return []
         chunks = chunk_count(source.count)
         by_default = usable_cores() if torch.device(self.device).type == "cpu" and chunks >= WORTH_SHARING else 1
-        return other_devices(str(self.device), min(self.workers or by_default, chunks) - 1)
+        return helper_devices(str(self.device), min(self.workers or by_default, chunks) - 1)
 
-    def _job(self, source: ImageSource, layers: LayerRequest, folder: Path, device: str) -> ShardJob:
+    def _job(self, source: ImageSource, layers: LayerRequest, folder: Path, device: str) -> HelperJob:
         assert source.address is not None
-        return ShardJob(
+        return HelperJob(
             images=source.address,
             layers={extractor.name: tuple(sorted(names)) for extractor, names in layers},
             extractor_files=dict(self.extractor_files),
@@ -104,8 +104,8 @@ class FeaturePass:
         )
 
 
-class ShardJob(BaseModel):
-    """Message to a further process: the images, the layers, and the folder of their chunks."""
+class HelperJob(BaseModel):
+    """Message to a helper: the images, the layers, and the folder of their chunks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -117,8 +117,8 @@ class ShardJob(BaseModel):
     work: Path
 
 
-def other_devices(device: str, count: int) -> list[str]:
-    """Return the devices of `count` further processes: the other CUDA devices in turn, or `device` itself on a CPU."""
+def helper_devices(device: str, count: int) -> list[str]:
+    """Return the devices of `count` helpers: the other CUDA devices in turn, or `device` itself on a CPU."""
     if not device.startswith("cuda"):
         return [device] * count
     first, devices = torch.device(device).index or 0, torch.cuda.device_count()
@@ -126,7 +126,7 @@ def other_devices(device: str, count: int) -> list[str]:
 
 
 def _in_memory(scan: Scan, layers: LayerRequest) -> Scan:
-    """Read all features, before the temporary folder of their chunks goes."""
+    """Load all features before the temporary folder of chunks is removed."""
     features = {
         extractor.name: in_chunks({layer: scan.features[extractor.name].features(layer) for layer in names})
         for extractor, names in layers
@@ -136,7 +136,7 @@ def _in_memory(scan: Scan, layers: LayerRequest) -> Scan:
 
 def main() -> int:
     """Read a job from stdin, and extract chunks until all are finished."""
-    job = ShardJob.model_validate_json(receive())
+    job = HelperJob.model_validate_json(receive())
     features = FeaturePass(device=job.device, extractor_files=job.extractor_files)
     try:
         layers = [(features.extractor(name), frozenset(names)) for name, names in job.layers.items()]
@@ -146,7 +146,7 @@ def main() -> int:
     return 0
 
 
-def _open(job: ShardJob) -> ImageSource:
+def _open(job: HelperJob) -> ImageSource:
     if isinstance(job.images, FileImages):
         from arvbench.harness.quality.images.open import open_images
 

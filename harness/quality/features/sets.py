@@ -5,7 +5,7 @@ Shapes   N images, D features of a layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -16,7 +16,7 @@ from arvbench.harness.quality.metrics.moments import Moments, moments_of
 
 
 class FeatureData(Protocol):
-    """Seam between image sets and metrics: the features of one set."""
+    """Features of one image set, as metrics read them."""
 
     @property
     def count(self) -> int:
@@ -33,10 +33,10 @@ class FeatureData(Protocol):
 
 
 class FeatureSet:
-    """Features in chunks of consecutive images; `load(chunk, layer)` returns those of one chunk, (n, D) fp32.
+    """Features in chunks of consecutive images; `load(chunk, layer)` returns one chunk, (n, D) fp32.
 
-    Moments are summed chunk by chunk in order, without all features in memory. `whole` holds the layers that are
-    already in memory, each as one tensor.
+    Moments are summed chunk by chunk, in order, without all features in memory. `whole` holds layers that are already
+    in memory, (N, D) each.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FeatureSet:
 
     @classmethod
     def of(cls, layers: Mapping[str, Tensor]) -> FeatureSet:
-        """Make one chunk of features that are all in memory."""
+        """Wrap features in memory, layer -> (N, D), as one chunk."""
         counts = {len(features_ND) for features_ND in layers.values()}
         if len(counts) != 1:
             raise ContractError(f"layers of different numbers of images: {sorted(counts)}")
@@ -92,25 +92,25 @@ def joined(blocks: Iterable[Tensor], count: int) -> Tensor:
 
 
 class StoredStatistics:
-    """Moments from a file, with stored or extracted features for the layers that have them."""
+    """Moments from a file, and the features of its images if it holds any."""
 
-    def __init__(self, moments: Mapping[str, Moments], features: Sequence[FeatureData] = (), *, what: str) -> None:
-        self._moments, self._features, self._what = moments, features, what
+    def __init__(self, moments: Mapping[str, Moments], features: FeatureData | None = None, *, name: str) -> None:
+        self._moments, self._features, self._name = moments, features, name
 
     @property
     def count(self) -> int:
-        return self._features[0].count if self._features else 0
+        return 0 if self._features is None else self._features.count
 
     def features(self, layer: str) -> Tensor:
-        for data in self._features:
-            return data.features(layer)
+        if self._features is not None:
+            return self._features.features(layer)
         raise UserError(
-            f"{self._what} holds means and covariances only: precision, recall and kernel distances need its images"
+            f"{self._name} holds means and covariances only: precision, recall and kernel distances need its images"
         )
 
     def moments(self, layer: str) -> Moments:
         if layer in self._moments:
             return self._moments[layer]
-        for data in self._features:
-            return data.moments(layer)
-        raise UserError(f"{self._what} has no statistics of layer {layer!r}")
+        if self._features is not None:
+            return self._features.moments(layer)
+        raise UserError(f"{self._name} has no statistics of layer {layer!r}")

@@ -1,1 +1,1 @@
-"""Metrics as arithmetic on features; none knows a protocol or a record."""
+"""Metrics as pure arithmetic on features, independent of protocols and records."""

@@ -27,7 +27,7 @@ from arvbench.harness.quality.metrics.moments import Moments, moments_of
 _ASYMMETRY = 1e-5
 """Largest |S - S^T| relative to the largest entry; published statistics in fp32 stay far below it."""
 _NOT_A_COVARIANCE = 1e-2
-"""Largest negative share of a reference's eigenvalues that rounding errors explain."""
+"""Largest share of negative eigenvalues in a reference's covariance that rounding errors explain."""
 _BLOCK = 4096
 """Rows converted to float64 at a time."""
 INFINITY_SIZES = 15
@@ -45,7 +45,7 @@ class Frechet:
     mean_term: float
     trace_term: float
     clamped_mass: float
-    """Sum of |negative eigenvalues| of R S R^T over its trace; about 1e-16 when all is well."""
+    """Sum of |negative eigenvalues| of R S R^T over its trace; about 1e-16 for sound input."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +152,12 @@ def bootstrap_frechet(
     """Return the 95 % interval of the expected distance of N samples (not of infinitely many); the reference is exact.
 
     Each replicate draws N of the N samples with replacement. A resample holds about 63 % distinct images and lies
-    further from the reference than the samples do, so the replicates are shifted until their mean is the value: the
-    interval shows how much the value would change with other samples of the same size. The bias of FD at this N stays
+    further from the reference than the samples, so the replicates are shifted to have the value as their mean: the
+    interval shows how much the value would change with other samples of equal number. The bias of FD at this N stays
     in both; `frechet_at_infinity` estimates it.
 
-    `strata_N` are the classes of samples that have a fixed number of every class; each class is then resampled within
-    itself. Resampling across classes would add a spread of class counts that these samples do not have.
+    `strata_N` are class labels, for samples with a fixed number of images per class: images are then resampled within
+    their class. Resampling across classes would add a spread of class counts that these samples do not have.
 
     Work: N D^2 multiply-adds in float64 and an eigenvalue problem of D per replicate, 8 N D bytes. Raises UserError for
     features that are not finite, of another D, or fewer than two.
@@ -194,7 +194,7 @@ class Extrapolated:
     value: float
     stderr: float
     """Standard error of the intercept, from the scatter around the line. Subsets share images, so it does not contain
-    the sampling error of the N samples themselves: `bootstrap_frechet` has that."""
+    the sampling error of the N samples; `bootstrap_frechet` estimates that one."""
     sizes: tuple[int, ...]
     distances: tuple[float, ...]
 
@@ -217,9 +217,9 @@ def frechet_at_infinity(
 ) -> Extrapolated:
     """Fit FD = a + b / n over 15 sizes n, evenly spaced up to N, and return a.
 
-    Each size has its own random subset without replacement; the largest is all N. The smallest is N / 10 or D + 1,
-    whichever is more: below D + 1 a covariance lacks full rank and FD is not linear in 1/n. Raises UserError for fewer
-    samples than `fewest_at_infinity(D)`, or features that are not finite or of another D.
+    Each size has its own random subset without replacement; the largest is all N. The smallest is max(N / 10, D + 1):
+    below D + 1 a covariance lacks full rank and FD is not linear in 1/n. Raises UserError for fewer samples than
+    `fewest_at_infinity(D)`, or features that are not finite or of another D.
     """
     count, dims = features_ND.shape
     if count < fewest_at_infinity(dims):
@@ -252,7 +252,7 @@ def _distances(features_ND: Tensor, root: ReferenceRoot, weights_WN: Tensor, dev
     """Return FD of every weighting of the samples; a weight is the multiplicity of an image in the set.
 
     R S R^T comes directly from y = R (x - mean): no product of (D, D) matrices per weighting. Sums are centred on the
-    mean of all samples, which is close to the mean of every weighting.
+    mean of all samples, which is close to that of every weighting.
     """
     _check_dims(features_ND.shape[1], root)
     _check_finite(features_ND, "features of the samples")

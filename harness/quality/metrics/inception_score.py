@@ -36,10 +36,10 @@ class Score:
     """Population standard deviation over splits; None for one split."""
 
 
-def inception_score(logits_NC: Tensor, split_size: int = SPLIT_SIZE, *, shuffled: int | None = None) -> Score:
+def inception_score(logits_NC: Tensor, split_size: int = SPLIT_SIZE, *, shuffle_seed: int | None = None) -> Score:
     """Return the score of logits (N, C) fp32 in contiguous splits; the last may be short.
 
-    `shuffled` is the seed of a permutation before the splits; None keeps the order. Raises UserError for no images or
+    `shuffle_seed` permutes the images before the split; None keeps their order. Raises UserError for no images or
     logits that are not finite, ContractError for logits of another shape or type.
     """
     if logits_NC.dim() != 2 or logits_NC.dtype != torch.float32:
@@ -51,8 +51,8 @@ def inception_score(logits_NC: Tensor, split_size: int = SPLIT_SIZE, *, shuffled
     bad_N = ~logits_NC.isfinite().all(dim=1)
     if bad_N.any():
         raise UserError(f"logits of {int(bad_N.sum())} of {len(bad_N)} images are NaN or infinite; extract them again")
-    if shuffled is not None:
-        order_N = torch.randperm(len(logits_NC), generator=torch.Generator().manual_seed(shuffled))
+    if shuffle_seed is not None:
+        order_N = torch.randperm(len(logits_NC), generator=torch.Generator().manual_seed(shuffle_seed))
         logits_NC = logits_NC[order_N]
     values = torch.tensor([_score_of_split(split_nC) for split_nC in logits_NC.split(split_size)], dtype=torch.float64)
     return Score(

@@ -11,10 +11,10 @@ NORMAL_95 = 1.959963984540054
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """Interval of a share of `count` independent images, by Wilson.
+    """Return Wilson's interval of a share of `count` independent images.
 
-    For precision, recall and coverage it covers the draw of the counted images; the other set, whose balls they fall
-    into, is taken as given. Raises UserError for a share outside 0..1 or no images.
+    For precision, recall and coverage it covers the sampling error of the counted images only: the other set, which
+    defines the balls, counts as fixed. Raises UserError for a share outside 0..1 or no images.
     """
     if not 0 <= share <= 1 or count < 1:
         raise UserError(f"an interval needs a share of 0..1 of at least 1 image, not {share} of {count}")
@@ -26,7 +26,7 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
 
 def interval_of_mean(mean: float, std: float, count: int, *, quantile: float | None = None) -> tuple[float, float]:
-    """Student's interval of a mean over `count` >= 2 values whose population standard deviation is `std`.
+    """Return Student's interval of a mean over `count` >= 2 values with population standard deviation `std`.
 
     `quantile` is the 97.5 % point of t with `count` - 1 degrees of freedom, for callers that fix its digits.
     """

@@ -33,7 +33,7 @@ def cmmd(
 ) -> float:
     """Return the CMMD of two sets of embeddings (N, D) and (M, D), which are scaled to length 1 here.
 
-    The kernel matrix is never held: `tile` x `tile` values in float64 are in memory at a time. Raises UserError for an
+    Only `tile` x `tile` values of the kernel matrix, in float64, are in memory at a time. Raises UserError for an
     empty set, different D, or embeddings that are zero or not finite.
     """
     if samples_ND.shape[1] != reference_MD.shape[1]:
@@ -66,13 +66,13 @@ def _unit(features_ND: Tensor, side: str, device: torch.device) -> Tensor:
 
 
 def _mean_cross(x_tiles: Sequence[Tensor], y_tiles: Sequence[Tensor], gamma: float) -> float:
-    """Mean kernel of all pairs of two sets."""
+    """Return the mean kernel over all pairs from two sets."""
     total = sum(_tile_sum(x_BD, y_BD, gamma) for x_BD in x_tiles for y_BD in y_tiles)
     return total / (sum(map(len, x_tiles)) * sum(map(len, y_tiles)))
 
 
 def _mean_self(tiles: Sequence[Tensor], gamma: float) -> float:
-    """Mean kernel of all pairs of one set: tiles above the diagonal count twice."""
+    """Return the mean kernel over all pairs within one set; tiles above the diagonal count twice."""
     total = 0.0
     for row, x_BD in enumerate(tiles):
         total += _tile_sum(x_BD, x_BD, gamma)

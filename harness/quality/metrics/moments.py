@@ -1,6 +1,6 @@
 """Mean and covariance of features, streamed in float64.
 
-Shapes   B features of one block, N in all, D dimensions
+Shapes   B feature vectors of a block, N of all blocks, D dimensions
 Source   PROTOCOLS section 7, item 7: sums of x and of x x^T in float64, N - 1 in the denominator
 """
 
@@ -27,7 +27,7 @@ class Moments:
     """(D, D) fp64, N - 1 in the denominator."""
 
     def with_fp32_mean(self) -> Moments:
-        """Return a copy with the mean rounded to fp32, to match evaluators that average in fp32 to the last digit.
+        """Return a copy with the mean rounded to fp32, to match evaluators that average in fp32.
 
         It moves FD by about 4e-7 of its value.
         """
@@ -75,7 +75,7 @@ class MomentSums:
 
 
 def moments_of(blocks: Iterable[Tensor]) -> Moments:
-    """Return the moments of features that come in blocks (B, D)."""
+    """Return the moments of blocks of features, each (B, D). Raises as `MomentSums`."""
     sums = MomentSums()
     for block_BD in blocks:
         sums.add(block_BD)

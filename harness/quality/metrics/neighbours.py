@@ -7,9 +7,9 @@ density    balls of the reference over each sample, / k    coverage  share of re
 
 Arithmetic of the distances
 fp16-blocks  ADM's evaluator: squared distances in fp16, see `_Fp16Block`; ties under <= raise P and R by ~0.002
-fp32         squared distances |u|^2 - 2 u.v + |v|^2, all in fp32: what fp16-blocks falls back to. The differences lose
-             digits, about 1e-7 (|u|^2 + |v|^2) absolute
-euclidean    squared distances in fp64, rounded to fp32, then the root: as prdc has them
+fp32         squared distances |u|^2 - 2 u.v + |v|^2, all in fp32; the fallback of fp16-blocks. Cancellation costs about
+             1e-7 (|u|^2 + |v|^2) absolute
+euclidean    squared distances in fp64, rounded to fp32, then the root, as in the prdc package
 
 No N x N matrix: blocks of 10,000 x 10,000 are computed in tiles of 1,024 rows, and each row keeps its k + 1 smallest
 values.
@@ -69,7 +69,7 @@ class Distances:
     _: KW_ONLY
     block: int = BLOCK
     tile: int = 1024
-    """Rows of a block in memory at a time; does not change the values, nor which of them are in fp16."""
+    """Rows of a block in memory at a time; changes neither the values nor the fallback to fp32."""
     device: torch.device | str = "cpu"
 
     def tiles(self, rows_ND: Tensor, columns_MD: Tensor) -> Iterator[Tile]:
@@ -108,9 +108,9 @@ class Distances:
 def precision_recall(
     samples_ND: Tensor, reference_MD: Tensor, k: int = 3, distances: Distances = Distances("fp16-blocks")
 ) -> PrecisionRecall:
-    """Improved precision and recall of two sets of features, fp32: inside is distance <= radius.
+    """Return improved precision and recall of two sets of features, fp32; inside means distance <= radius.
 
-    Beside the features it needs about 0.5 GiB on the device, whatever N and M. Raises UserError for fewer than k + 1
+    Needs, beside the features, about 0.5 GiB on the device, whatever N and M. Raises UserError for fewer than k + 1
     images on a side, different D, or features that are not finite.
     """
     _check(samples_ND, reference_MD, k)
@@ -127,9 +127,9 @@ def precision_recall(
 def density_coverage(
     samples_ND: Tensor, reference_MD: Tensor, k: int = 5, distances: Distances = Distances("euclidean")
 ) -> Prdc:
-    """Density and coverage, with precision and recall as in the same paper's code: inside is distance < radius.
+    """Return density and coverage, with precision and recall as in that paper's code; inside means distance < radius.
 
-    Beside the features it needs about 0.7 GiB on the device, whatever N and M. Raises UserError as `precision_recall`.
+    Needs, beside the features, about 0.7 GiB on the device, whatever N and M. Raises UserError as `precision_recall`.
     """
     _check(samples_ND, reference_MD, k)
     with full_precision(torch.device(distances.device)):
@@ -168,9 +168,9 @@ class _Fp16Block:
     """Squared distances of one block as a GPU computes them in fp16: max(uu - 2 uv + vv, 0).
 
     Features are cast to fp16. Squares of uu and vv are rounded to fp16, summed in fp32 and rounded to fp16; uv is
-    accumulated in fp32 and rounded to fp16, as GEMMs do it; after that every operation rounds to fp16. The evaluator
-    uses a block only when all of it is finite: a value above 65504 sends the whole block to fp32. Minus infinity, from
-    2 uv alone, is clamped to 0 before that check, as in the evaluator.
+    accumulated in fp32 and rounded to fp16, as in a GEMM; every later operation rounds to fp16. The evaluator
+    uses a block only when all its distances are finite: a value above 65504 sends the whole block to fp32. Minus
+    infinity, from 2 uv alone, is clamped to 0 before that check, as in the evaluator.
     """
 
     def __init__(self, u_RD: Tensor, v_CD: Tensor, tile: int) -> None:
@@ -190,11 +190,11 @@ class _Fp16Block:
         return (self._uu_R[start:stop, None] - 2 * uv_RC).add_(self._vv_C).clamp_(min=0)
 
     def all_finite(self) -> bool:
-        """Return True when no distance of the block overflows, from the norms alone if they decide it."""
+        """Return True when no distance overflows. Norms usually decide it, else all distances are computed."""
         largest_u, largest_v = float(self._uu_R.max()), float(self._vv_C.max())
         if not (math.isfinite(largest_u) and math.isfinite(largest_v)):
             return False
-        # |2 uv| <= 2 sqrt(uu vv) <= uu + vv; the margin is for the roundings on the way.
+        # |2 uv| <= 2 sqrt(uu vv) <= uu + vv; the margin covers the rounding errors.
         if 2 * (largest_u + largest_v) < 0.99 * _FP16_MAX:
             return True
         rows = len(self._uu_R)

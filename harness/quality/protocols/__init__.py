@@ -1,8 +1,8 @@
-"""Evaluation protocols: an extractor and the metrics on its features. One declaration each, one line in the table.
+"""Evaluation protocols: an extractor and the metrics of its features, one declaration and one table line each.
 
 protocol.py      types, and the table
-numbers.py       metrics of our own arithmetic that several protocols report
-single_layer.py  protocols of such metrics on one layer of one network
+numbers.py       metrics with this package's own arithmetic, for several protocols
+single_layer.py  protocols made of them, on one layer of one network
 """
 
 from __future__ import annotations

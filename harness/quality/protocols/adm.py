@@ -5,7 +5,7 @@ uint8 images -> TF1 bilinear resize to 299 -> Inception of 2015-12-05 -> pooled 
 fid, sfid         Frechet distance of pooled (2048) and spatial (2023) features; moments in float64
 is                inception score in the given order, splits of 5,000; the order of the files matters
 is-shuffled       inception score of a permutation with a stated seed, which makes it independent of the order
-precision, recall k = 3, squared distances, in blocks as the evaluator computes them in fp16
+precision, recall k = 3, squared distances, in the evaluator's fp16 blocks
 *-fp32            precision and recall in plain fp32
 fid-infinity      FID extrapolated to infinitely many samples; not part of the evaluator
 
@@ -32,7 +32,7 @@ SHUFFLE_SEED = 0
 
 
 def _shuffled_score(inputs: MetricInputs, layer: str) -> MetricValue:
-    """Inception score in random order, with Student's interval; splits in the given order are not drawn alike."""
+    """Inception score in random order, with Student's interval; splits in the given order may differ in classes."""
     score = numbers.inception_score(inputs, layer, shuffle_seed=SHUFFLE_SEED)
     if score.spread is None:
         return score

@@ -1,9 +1,9 @@
 """Protocols `clean-fid`, `clean-fid-legacy-tensorflow`, `clean-fid-legacy-pytorch`: FID and KID by that library.
 
 The distances are the library's own functions (`frechet_distance` with scipy's `sqrtm`, which takes about a minute at
-2048 dimensions; `kernel_distance` on fp32 features). The moments are ours, in float64 and streamed, so that statistics
-serve as a reference; the library keeps the mean of fp32 features in fp32, which moves its FID by 1e-7 of its value at
-three images and by 1e-5 at 50,000. Its KID draws subsets from NumPy's global generator, which is seeded here and
+2048 dimensions; `kernel_distance` on fp32 features). The moments are ours, in float64 and streamed, which allows
+references without images; the library keeps the mean of fp32 features in fp32, which moves its FID by 1e-7 of its value
+at three images and by 1e-5 at 50,000. Its KID draws subsets from NumPy's global generator, which is seeded here and
 restored afterwards.
 
 On equal images, legacy_tensorflow agrees with `adm-v1` and `torch-fidelity` to about 1e-3; the other two modes resize
@@ -59,7 +59,7 @@ def _unknown_scipy() -> HostError:
 
 
 def frechet_distance(samples: Moments, reference: Moments) -> tuple[float, str]:
-    """Return the library's distance and the text that it printed (usually none).
+    """Return the library's distance and its printed text (usually empty).
 
     Raises HostError under a scipy that the library does not support, and UserError when its root is not real.
     """

@@ -1,6 +1,6 @@
 """Protocol `digits-cnn`: the offline protocol of the demo models, on the package's own digit classifier.
 
-Its numbers compare models of the demo; they are comparable with nothing published. torch-fidelity's metrics on float64
+Its numbers compare demo models with each other, and with nothing published. torch-fidelity's metrics on float64
 features, label accuracy, density and coverage, FID by class and at infinitely many images.
 
 label-accuracy  share of samples that the classifier assigns to their own label, 0..1
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from arvbench.errors import ContractError
@@ -23,12 +24,12 @@ from arvbench.harness.quality.protocols import fidelity, numbers
 from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, Metric, MetricInputs, MetricValue
 
 ISC_MIN_SPLIT = 500
-"""Fewer than ten splits where a split would hold fewer images: the score of a small split is biased."""
+"""Fewest images of a split, because the score of a small split is biased; the number of splits falls instead."""
 FEATURES, LOGITS, DIMS = "64", "logits", 64
 
 
 def isc_splits(count: int) -> int:
-    """Splits of the inception score of `count` samples."""
+    """Return the number of splits for the inception score of `count` samples: 1..10."""
     return max(1, min(fidelity.ISC_SPLITS, count // ISC_MIN_SPLIT))
 
 
@@ -59,7 +60,7 @@ DIGITS_CNN = EvaluationProtocol(
     name="digits-cnn",
     extractor="digits-cnn",
     metrics=(
-        Metric("fid", FEATURES, reads="features", fewest=2, compute=partial(fidelity.fid, prepare=Tensor.double)),
+        Metric("fid", FEATURES, reads="features", fewest=2, compute=partial(fidelity.fid, dtype=torch.float64)),
         Metric(
             "fid-infinity",
             FEATURES,
@@ -69,15 +70,15 @@ DIGITS_CNN = EvaluationProtocol(
             compute=numbers.frechet_infinity,
         ),
         Metric("isc", LOGITS, fewest=2, compute=_isc),
-        Metric("kid", FEATURES, reads="features", fewest=4, compute=partial(fidelity.kid, prepare=Tensor.double)),
+        Metric("kid", FEATURES, reads="features", fewest=4, compute=partial(fidelity.kid, dtype=torch.float64)),
         Metric(
             "precision",
             FEATURES,
             reads="features",
             fewest=4,
-            compute=partial(fidelity.precision, prepare=Tensor.double),
+            compute=partial(fidelity.precision, dtype=torch.float64),
         ),
-        Metric("recall", FEATURES, reads="features", fewest=4, compute=partial(fidelity.recall, prepare=Tensor.double)),
+        Metric("recall", FEATURES, reads="features", fewest=4, compute=partial(fidelity.recall, dtype=torch.float64)),
         Metric("density", FEATURES, reads="features", fewest=6, compute=partial(numbers.prdc, "density")),
         Metric("coverage", FEATURES, reads="features", fewest=6, compute=partial(numbers.prdc, "coverage")),
         Metric(

@@ -1,18 +1,17 @@
 """Protocol `torch-fidelity`: ISC, FID, KID, precision and recall as that library computes them, by calling it.
 
-Features go into the library's own functions as it extracts them, in fp32, with its own defaults: ten shuffled splits, a
-hundred subsets of a thousand images, three neighbours. The functions here serve other extractors too; `prepare` may
-turn their features into float64 first, because the library keeps the mean of fp32 features in fp32.
+The library's functions get features in fp32 and its own defaults: ten shuffled splits, a hundred subsets of a thousand
+images, three neighbours. The functions here serve other extractors too, with float64 features if `dtype` says it: the
+library keeps the mean of fp32 features in fp32.
 
 Shapes   N samples, M reference images, D features, C classes
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
-from torch import Tensor
+import torch
 
 from arvbench.harness.quality.metrics.intervals import interval_of_mean, wilson_interval
 from arvbench.harness.quality.protocols.numbers import bootstrap, few_images
@@ -26,7 +25,7 @@ from arvbench.harness.quality.protocols.protocol import (
 
 FEATURES, LOGITS = "2048", "logits_unbiased"
 RNG_SEED = 2020
-"""The library's own: shuffles before the splits of the inception score and draws KID's subsets."""
+"""The library's default seed, for the shuffle before the inception score and for KID's subsets."""
 ISC_SPLITS = 10
 T_975 = 2.262
 """97.5 % point of Student's t with nine degrees of freedom, for ten splits."""
@@ -35,26 +34,20 @@ PRC_NEIGHBORHOOD = 3
 PRC_BATCH = 10_000
 """Rows of the distance matrix in memory at a time; the library's default."""
 
-Prepare = Callable[[Tensor], Tensor]
-
 
 def library() -> str:
     return with_version("torch-fidelity")
 
 
-def as_extracted(features_ND: Tensor) -> Tensor:
-    return features_ND
-
-
-def fid(inputs: MetricInputs, layer: str, *, prepare: Prepare = as_extracted) -> MetricValue:
-    """FID by the library's functions; the interval is our bootstrap on the features as extracted."""
+def fid(inputs: MetricInputs, layer: str, *, dtype: torch.dtype = torch.float32) -> MetricValue:
+    """FID by the library; the interval is our bootstrap, on fp32 features."""
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
     reference = inputs.require_reference()
-    samples_ND = prepare(inputs.samples.features(layer))
+    samples_ND = inputs.samples.features(layer).to(dtype)
     generated, moments = fid_features_to_statistics(samples_ND), reference.moments(layer)
     if moments.count == reference.count:
-        real = fid_features_to_statistics(prepare(reference.features(layer)))
+        real = fid_features_to_statistics(reference.features(layer).to(dtype))
     else:
         # A file of statistics may hold only a subset of the images behind its mean and covariance.
         real = {"mu": moments.mean_D.numpy().astype(generated["mu"].dtype), "sigma": moments.cov_DD.numpy()}
@@ -72,7 +65,7 @@ def fid(inputs: MetricInputs, layer: str, *, prepare: Prepare = as_extracted) ->
 def isc(inputs: MetricInputs, layer: str, *, splits: int) -> MetricValue:
     """Inception score by the library: softmax and logarithm in float64, splits of a shuffled order.
 
-    The interval is that of a mean over the splits (Student's t), for ten of them.
+    With ten splits it has Student's interval of their mean.
     """
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
@@ -88,15 +81,15 @@ def isc(inputs: MetricInputs, layer: str, *, splits: int) -> MetricValue:
 
 
 def kid_subset_size(samples: int, reference: int) -> int:
-    """Images of each set in one of KID's subsets: the library's 1,000, or half of a smaller set than that.
+    """Return the images per KID subset: the library's 1,000, or half of the smaller set when that has fewer than 1,000.
 
-    Subsets that are the whole set would not differ, and the library refuses larger ones.
+    Subsets as large as the set would be equal, and the library refuses larger ones.
     """
     smaller = min(samples, reference)
     return KID_SUBSET_SIZE if smaller >= KID_SUBSET_SIZE else smaller // 2
 
 
-def kid(inputs: MetricInputs, layer: str, *, prepare: Prepare = as_extracted) -> MetricValue:
+def kid(inputs: MetricInputs, layer: str, *, dtype: torch.dtype = torch.float32) -> MetricValue:
     """KID by the library: mean over random subsets, with their standard deviation.
 
     No interval: subsets share images, so their spread says little about the mean.
@@ -106,8 +99,8 @@ def kid(inputs: MetricInputs, layer: str, *, prepare: Prepare = as_extracted) ->
     samples_ND, real_MD = inputs.features(layer)
     size = kid_subset_size(len(samples_ND), len(real_MD))
     out = kid_features_to_metric(
-        prepare(samples_ND),
-        prepare(real_MD),
+        samples_ND.to(dtype),
+        real_MD.to(dtype),
         kid_subsets=KID_SUBSETS,
         kid_subset_size=size,
         rng_seed=RNG_SEED,
@@ -126,23 +119,23 @@ def kid(inputs: MetricInputs, layer: str, *, prepare: Prepare = as_extracted) ->
     )
 
 
-def precision(inputs: MetricInputs, layer: str, *, prepare: Prepare = as_extracted) -> MetricValue:
-    """Share of samples within reach of the reference, by the library."""
-    return _share(inputs.once(_precision_recall, layer, prepare)[0], inputs.samples.count)
+def precision(inputs: MetricInputs, layer: str, *, dtype: torch.dtype = torch.float32) -> MetricValue:
+    """Share of samples inside the balls of the reference, by the library."""
+    return _share(inputs.once(_precision_recall, layer, dtype)[0], inputs.samples.count)
 
 
-def recall(inputs: MetricInputs, layer: str, *, prepare: Prepare = as_extracted) -> MetricValue:
-    """Share of the reference within reach of the samples, by the library."""
-    return _share(inputs.once(_precision_recall, layer, prepare)[1], inputs.require_reference().count)
+def recall(inputs: MetricInputs, layer: str, *, dtype: torch.dtype = torch.float32) -> MetricValue:
+    """Share of reference images inside the balls of the samples, by the library."""
+    return _share(inputs.once(_precision_recall, layer, dtype)[1], inputs.require_reference().count)
 
 
-def _precision_recall(inputs: MetricInputs, layer: str, prepare: Prepare) -> tuple[float, float]:
+def _precision_recall(inputs: MetricInputs, layer: str, dtype: torch.dtype) -> tuple[float, float]:
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
     samples_ND, real_MD = inputs.features(layer)
     out = prc_features_to_metric(
-        prepare(samples_ND),
-        prepare(real_MD),
+        samples_ND.to(dtype),
+        real_MD.to(dtype),
         prc_neighborhood=PRC_NEIGHBORHOOD,
         prc_batch_size=PRC_BATCH,
         save_cpu_ram=True,
@@ -160,7 +153,7 @@ def _share(value: float, count: int) -> MetricValue:
     )
 
 
-# The library keeps features of both sides, also for FID.
+# FID reads features, not moments, because the library's function takes features of both sides.
 TORCH_FIDELITY = EvaluationProtocol(
     name="torch-fidelity",
     extractor="fidelity-inception",

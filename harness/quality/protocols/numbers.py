@@ -1,7 +1,7 @@
-"""Metrics of our own arithmetic that several protocols report: from features to a value with its interval and notes.
+"""Metrics with this package's own arithmetic: from features to a value with its interval and notes.
 
-Every public function that takes inputs and a layer is the `compute` of a `Metric`. Work that several of them share (the
-root of the reference, the bootstrap, the neighbours) goes through `MetricInputs.once`.
+Every public function of inputs and a layer is the `compute` of a `Metric`. Metrics share work (the root of the
+reference, the bootstrap, the neighbours) through `MetricInputs.once`.
 
 Shapes   N samples, M reference images, D features, C classes
 """
@@ -43,16 +43,16 @@ from arvbench.harness.quality.protocols.protocol import MetricInputs, MetricValu
 SUBSET_SEED = 0
 """Seed of the subsets behind FID at infinitely many samples; part of its id."""
 FEWEST_PER_CLASS = 10
-"""Images on each side below which a class is left out of FID by class."""
+"""Fewest images on each side for a class to count in FID by class."""
 PRDC_NEIGHBOURS = 5
 _FRECHET_PARAMETERS = {"moments": "float64, N - 1", "root": "eigenvalues of R S R^T"}
 
 
 def frechet(inputs: MetricInputs, layer: str) -> MetricValue:
-    """Frechet distance with its bootstrap interval. Raises UserError as `metrics/frechet.py` does."""
+    """Frechet distance with its bootstrap interval. Raises UserError as `frechet_distance`."""
     moments, root = inputs.samples.moments(layer), inputs.once(reference_root, layer)
     distance, resampled = frechet_distance(moments, root), inputs.once(bootstrap, layer)
-    # The ADM evaluator and torch-fidelity keep means in fp32, which moves the value to this one.
+    # The value with means in fp32, as in the ADM evaluator and torch-fidelity.
     fp32_shift_D = moments.with_fp32_mean().mean_D - root.moments.with_fp32_mean().mean_D
     return MetricValue(
         value=distance.value,
@@ -71,7 +71,7 @@ def frechet(inputs: MetricInputs, layer: str) -> MetricValue:
 
 
 def frechet_infinity(inputs: MetricInputs, layer: str) -> MetricValue:
-    """FID at infinitely many samples; its interval needs the bootstrap and is None without."""
+    """FID at infinitely many samples, with an interval when the bootstrap is on."""
     root, resampled = inputs.once(reference_root, layer), inputs.once(bootstrap, layer)
     fit = frechet_at_infinity(inputs.samples.features(layer), root, SUBSET_SEED, device=inputs.extractor.device)
     return MetricValue(
@@ -115,8 +115,8 @@ def bootstrap(inputs: MetricInputs, layer: str) -> Bootstrap | None:
 def _bootstrap_detail(inputs: MetricInputs, resampled: Bootstrap | None) -> dict[str, Any]:
     if resampled is None:
         return {}
-    how = "within classes" if inputs.balanced and inputs.labels_N is not None else "all samples alike"
-    return {"bootstrap_std": resampled.std, "replicates": inputs.options.bootstrap, "resampled": how}
+    scope = "within classes" if inputs.balanced and inputs.labels_N is not None else "all samples alike"
+    return {"bootstrap_std": resampled.std, "replicates": inputs.options.bootstrap, "resampled": scope}
 
 
 def few_images(dims: int, *counts: int | None) -> tuple[str, ...]:
@@ -127,8 +127,8 @@ def few_images(dims: int, *counts: int | None) -> tuple[str, ...]:
 
 
 def inception_score(inputs: MetricInputs, layer: str, *, shuffle_seed: int | None = None) -> MetricValue:
-    """Inception score of the logits in `layer`, in the order of the samples or shuffled by a seed."""
-    score = score_of_logits(inputs.samples.features(layer), shuffled=shuffle_seed)
+    """Inception score of the logits in `layer`, in the given order or shuffled with `shuffle_seed`."""
+    score = score_of_logits(inputs.samples.features(layer), shuffle_seed=shuffle_seed)
     order: dict[str, Any] = (
         {"order": "as given"} if shuffle_seed is None else {"order": "shuffled", "shuffle_seed": shuffle_seed}
     )
@@ -141,15 +141,15 @@ def inception_score(inputs: MetricInputs, layer: str, *, shuffle_seed: int | Non
 
 
 def precision(inputs: MetricInputs, layer: str, *, k: int, arithmetic: Arithmetic) -> MetricValue:
-    """Share of samples within reach of the reference: squared distances, inside is <= radius."""
-    found = inputs.once(_precision_recall, layer, k, arithmetic)
-    return _share(found.precision, inputs.samples.count, _precision_recall_parameters(k, arithmetic))
+    """Share of samples inside the balls of the reference: squared distance <= radius."""
+    shares = inputs.once(_precision_recall, layer, k, arithmetic)
+    return _share(shares.precision, inputs.samples.count, _precision_recall_parameters(k, arithmetic))
 
 
 def recall(inputs: MetricInputs, layer: str, *, k: int, arithmetic: Arithmetic) -> MetricValue:
-    """Share of the reference within reach of the samples."""
-    found = inputs.once(_precision_recall, layer, k, arithmetic)
-    return _share(found.recall, inputs.require_reference().count, _precision_recall_parameters(k, arithmetic))
+    """Share of reference images inside the balls of the samples."""
+    shares = inputs.once(_precision_recall, layer, k, arithmetic)
+    return _share(shares.recall, inputs.require_reference().count, _precision_recall_parameters(k, arithmetic))
 
 
 def _precision_recall(inputs: MetricInputs, layer: str, k: int, arithmetic: Arithmetic) -> PrecisionRecall:
@@ -162,16 +162,16 @@ def _precision_recall_parameters(k: int, arithmetic: Arithmetic) -> dict[str, An
 
 
 def prdc(part: Literal["precision", "recall", "density", "coverage"], inputs: MetricInputs, layer: str) -> MetricValue:
-    """One of the four numbers with five neighbours: inside is < radius."""
-    found = inputs.once(_density_coverage, layer)
+    """One of the four numbers with five neighbours: Euclidean distance < radius."""
+    result = inputs.once(_density_coverage, layer)
     parameters = {"k": PRDC_NEIGHBOURS, "distance": "Euclidean", "inside": "<"}
     if part == "density":
-        return MetricValue(value=found.density, parameters=parameters)
+        return MetricValue(value=result.density, parameters=parameters)
     samples, reference = inputs.samples.count, inputs.require_reference().count
     shares = {
-        "precision": (found.precision, samples),
-        "recall": (found.recall, reference),
-        "coverage": (found.coverage, reference),
+        "precision": (result.precision, samples),
+        "recall": (result.recall, reference),
+        "coverage": (result.coverage, reference),
     }
     return _share(*shares[part], parameters)
 
@@ -208,7 +208,7 @@ def cmmd(inputs: MetricInputs, layer: str) -> MetricValue:
 def per_class_frechet(inputs: MetricInputs, layer: str) -> MetricValue:
     """Mean over classes of the Frechet distance between samples and reference images of one class.
 
-    Classes with at least ten images on both sides count; the others are named in the notes. Raises UserError when
+    Only classes with at least ten images on both sides count; a note names the others. Raises UserError when
     labels are unknown on either side, or when no class counts.
     """
     samples_ND, reference_MD = inputs.features(layer)

@@ -1,7 +1,7 @@
 """Evaluation protocols as data: a name, an extractor and a tuple of metrics.
 
-A metric is declared once, in its protocol. Everything else follows from the declarations: the layers that are read, the
-content of a reference, the number of images, optional metrics, and the order of the results.
+A metric is declared once, in its protocol. Everything else follows from the declarations: the layers to
+extract, the content of a reference, the fewest images, optional metrics, and the order of the results.
 
 Shapes   N samples, M reference images, D features of a layer
 """
@@ -27,10 +27,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Reads = Literal["moments", "features"]
-"""Part of a layer that a metric reads of the reference; features include moments."""
+"""Reference data that a metric reads of a layer; features include moments."""
 
 OWN_LIBRARY = "arvbench (numerics 1)"
-"""Raise the number when a change of our own arithmetic moves a value: it is part of every id."""
+"""Increase the number when a change of this package's arithmetic moves a value: it is part of their ids."""
 
 
 def with_version(distribution: str) -> str:
@@ -40,12 +40,12 @@ def with_version(distribution: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Choices of a caller that do not change the meaning of a number."""
+    """Settings that do not change the meaning of a number."""
 
     bootstrap: int = 100
     """Replicates behind an interval; 0 for none, else at least 2."""
     seed: int = 0
-    """Seed of the bootstrap. It moves intervals, not values: seeds that move values belong to protocols and ids."""
+    """Seed of the bootstrap. It moves intervals only; seeds that move values are constants of a protocol."""
 
     def __post_init__(self) -> None:
         if self.bootstrap < 0 or self.bootstrap == 1:
@@ -67,7 +67,7 @@ class MetricInputs:
     reference_labels_M: Tensor | None = None
     """(M,) int64 classes of the reference images, if known."""
     balanced: bool = False
-    """True for samples that have a fixed number of every class by their label scheme."""
+    """True when the label scheme fixes the number of samples per class."""
     options: Options = field(default_factory=Options)
     _results: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -82,7 +82,7 @@ class MetricInputs:
         return self.samples.features(layer), self.require_reference().features(layer)
 
     def once(self, function: Callable[Concatenate[MetricInputs, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return `function(self, ...)`, computed at the first call: for work that several metrics share."""
+        """Return `function(self, ...)`, cached at the first call, for work that metrics share."""
         key = (function, args, tuple(sorted(kwargs.items())))
         if key not in self._results:
             self._results[key] = function(self, *args, **kwargs)
@@ -95,7 +95,7 @@ class MetricValue:
 
     value: float
     library: str = OWN_LIBRARY
-    """Library that computed it, with its version, such as "torch-fidelity 0.4.0"."""
+    """Library and version that computed it, such as "torch-fidelity 0.4.0"."""
     spread: float | None = None
     """Standard deviation over splits or subsets, for metrics that have them."""
     interval: tuple[float, float] | None = None
@@ -113,21 +113,21 @@ class Metric:
 
     name: str
     layer: str
-    """Layer of the extractor that it reads of the samples, and of the reference if it reads one."""
+    """Layer of the extractor, for samples and reference."""
     _: KW_ONLY
     compute: Callable[[MetricInputs, str], MetricValue]
     """Function of the inputs and the layer."""
     reads: Reads | None = None
-    """Part of the layer that it reads of the reference; None for a metric of the samples alone."""
+    """Reference data that it reads of the layer; None for a metric of the samples alone."""
     fewest: int = 1
-    """Fewest samples that define it; also fewest reference images, if it reads their features."""
+    """Fewest samples that define it, and fewest reference images if it reads their features."""
     optional: bool = False
-    """True for a metric that is left out, with a finding, where it cannot be computed and was not requested by name."""
+    """True for a metric to leave out, with a finding, when it cannot be computed and was not requested by name."""
     why_not: Callable[[ImageSource, Extractor, Tensor | None], str | None] | None = None
-    """Reason, besides too few samples, why an optional metric cannot be computed; None when it can. Given are the
-    samples, the extractor and the labels (M,) of the reference."""
+    """Function of samples, extractor and reference labels (M,): the reason, besides too few samples, why an optional
+    metric cannot be computed, or None when it can."""
     check: Callable[[], None] | None = None
-    """Raise UserError or HostError for what this machine cannot compute; called before any image is read."""
+    """Raises UserError or HostError when this machine cannot compute it; called before any image is read."""
 
     def measure(self, inputs: MetricInputs) -> MetricValue:
         """Compute the metric on its layer."""
@@ -136,7 +136,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationProtocol:
-    """A named way from images to numbers."""
+    """An extractor and its metrics, under one name."""
 
     name: str
     extractor: str
@@ -153,7 +153,7 @@ class EvaluationProtocol:
 
 
 def reference_layers(uses: Iterable[tuple[str, Sequence[Metric]]]) -> dict[str, dict[str, Reads]]:
-    """Return extractor -> layer -> part that (extractor, metrics) pairs read of the reference."""
+    """Return extractor -> layer -> reference data that the (extractor, metrics) pairs read."""
     needs: dict[str, dict[str, Reads]] = {}
     for extractor, metrics in uses:
         whole = {metric.layer for metric in metrics if metric.reads == "features"}

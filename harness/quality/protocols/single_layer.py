@@ -1,12 +1,12 @@
-"""Protocols that read one layer of one network with the package's own arithmetic.
+"""Protocols on one layer of one network, with this package's own arithmetic.
 
-clip-fid, fd-dinov2  Frechet distance on networks other than Inception, and at infinitely many samples
+clip-fid, fd-dinov2  Frechet distance on other networks than Inception, and extrapolated to infinitely many samples
 cmmd                 kernel distance of CLIP embeddings: no Gaussian assumption, and few images suffice
 prdc, prdc-dinov2    precision, recall, density and coverage with five neighbours
 per-class-fid        Frechet distance between samples and reference images of one class, averaged over classes
 
-per-class-fid sees what FID over all classes hides: a model that draws every class well and swaps two of them, or that
-has no variety within a class. Its value depends strongly on the number of images per class.
+per-class-fid reveals failures that FID over all classes hides: two swapped classes, or no variety within a class. Its
+value depends strongly on the number of images per class.
 
 Source   clip-fid: Kynkaanniemi et al. 2023 (arXiv:2203.06026). cmmd: Jayasumana et al. 2024 (arXiv:2401.09603).
          fd-dinov2, prdc-dinov2: Stein et al. 2023 (arXiv:2306.04675). prdc: Naeem et al. 2020 (arXiv:2002.09797)

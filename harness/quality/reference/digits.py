@@ -103,4 +103,4 @@ def stored_digits(extractor: Extractor, layers: Collection[str]) -> StoredStatis
             f"those of {extractor.name} ({extractor.sha256[:12]}); `arvbench train digits-cnn` makes both"
         )
     moments = Moments(count=len(stored.features_ND), mean_D=stored.mu_D, cov_DD=stored.sigma_DD)
-    return StoredStatistics({FEATURES: moments}, [FeatureSet.of({FEATURES: stored.features_ND})], what="digits")
+    return StoredStatistics({FEATURES: moments}, FeatureSet.of({FEATURES: stored.features_ND}), name="digits")

@@ -207,7 +207,7 @@ def _stored_and_extracted(
         extracted, notes = scan.features, [*notes, *more_notes]
     return {
         name: StoredStatistics(
-            moments[name], _features(features[name], extracted.get(name)), what=f"reference {stored.path.name}"
+            moments[name], _features(features[name], extracted.get(name)), name=f"reference {stored.path.name}"
         )
         for name in moments
     }, notes
@@ -227,18 +227,18 @@ def _missing_layers(stored: StatisticsFile, extractor: Extractor, absent: Collec
     )
 
 
-def _features(stored: Mapping[str, Tensor], extracted: FeatureSet | None) -> list[FeatureData]:
-    """Join stored and extracted features of the images in the file; none without images."""
+def _features(stored: Mapping[str, Tensor], extracted: FeatureSet | None) -> FeatureData | None:
+    """Join stored and extracted features of the images in the file; None without images."""
     if not stored:
-        return [] if extracted is None else [extracted]
+        return extracted
     in_file = FeatureSet.of(stored)
     if extracted is None:
-        return [in_file]
+        return in_file
 
     def load(_chunk: int, layer: str) -> Tensor:
         return stored[layer] if layer in stored else extracted.features(layer)
 
-    return [FeatureSet(load, chunks=1, count=in_file.count)]
+    return FeatureSet(load, chunks=1, count=in_file.count)
 
 
 def _subset_notes(stored: StatisticsFile, count: int, name: str, *, absent: bool, features: bool) -> list[str]:

@@ -118,7 +118,7 @@ def scores(labels_N: torch.Tensor) -> tuple[Quality, ...]:
     logits_NC[torch.arange(len(labels_N)), labels_N] += 8
     numbers = []
     for metric, seed in (("is", None), ("is-shuffled", 0)):
-        score = inception_score(logits_NC, shuffled=seed)
+        score = inception_score(logits_NC, shuffle_seed=seed)
         numbers.append(
             Quality(
                 metric=metric,

@@ -12,7 +12,7 @@ import torch
 
 from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.extractors import load_extractor
-from arvbench.harness.quality.features.feature_pass import FeaturePass, other_devices
+from arvbench.harness.quality.features.feature_pass import FeaturePass, helper_devices
 from arvbench.harness.quality.images.live import load_live_source
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.images.tensors import TensorSource
@@ -95,7 +95,7 @@ def test_every_task_may_have_a_folder_of_its_own(wanted, tmp_path):
 
 
 def test_every_further_process_has_a_device(monkeypatch):
-    assert other_devices("cpu", 2) == ["cpu", "cpu"]
+    assert helper_devices("cpu", 2) == ["cpu", "cpu"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert other_devices("cuda", 3) == ["cuda:1", "cuda:2", "cuda:3"]
-    assert other_devices("cuda:2", 3) == ["cuda:3", "cuda:0", "cuda:1"]
+    assert helper_devices("cuda", 3) == ["cuda:1", "cuda:2", "cuda:3"]
+    assert helper_devices("cuda:2", 3) == ["cuda:3", "cuda:0", "cuda:1"]

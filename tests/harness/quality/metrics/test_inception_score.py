@@ -77,15 +77,15 @@ def test_order_by_class_collapses_the_score_and_shuffling_restores_it():
     in_order_NC = one_hot([label for label in range(10) for _ in range(50)])
     assert inception_score(in_order_NC, 50).value == pytest.approx(1, rel=1e-6)
     assert inception_score(in_order_NC, 100).value == pytest.approx(2, rel=1e-6)
-    assert 8 < inception_score(in_order_NC, 50, shuffled=0).value < 10
+    assert 8 < inception_score(in_order_NC, 50, shuffle_seed=0).value < 10
     assert inception_score(in_order_NC, 500).value == pytest.approx(10, rel=1e-6)
 
 
 def test_shuffling_is_that_of_its_seed():
     logits_NC = logits()
-    assert inception_score(logits_NC, 100, shuffled=1) == inception_score(logits_NC, 100, shuffled=1)
-    assert inception_score(logits_NC, 100, shuffled=1) != inception_score(logits_NC, 100, shuffled=2)
-    assert inception_score(logits_NC, 100, shuffled=1) != inception_score(logits_NC, 100)
+    assert inception_score(logits_NC, 100, shuffle_seed=1) == inception_score(logits_NC, 100, shuffle_seed=1)
+    assert inception_score(logits_NC, 100, shuffle_seed=1) != inception_score(logits_NC, 100, shuffle_seed=2)
+    assert inception_score(logits_NC, 100, shuffle_seed=1) != inception_score(logits_NC, 100)
 
 
 def test_a_probability_of_zero_counts_as_zero():

@@ -71,7 +71,7 @@ def test_kid_equals_its_definition_when_the_subsets_are_the_whole_sets():
 
 def test_statistics_alone_serve_fid_and_not_kid():
     samples, reference = features_of(50, 6, 1), FeatureSet.of({"2048": features_of(40, 6, 2)})
-    stored = StoredStatistics({"2048": reference.moments("2048")}, what="stats.npz")
+    stored = StoredStatistics({"2048": reference.moments("2048")}, name="stats.npz")
     fid, kid = clean_fid.METRICS
     assert reference_layers([("clean-fid", [fid])]) == {"clean-fid": {"2048": "moments"}}
     assert reference_layers([("clean-fid", [fid, kid])]) == {"clean-fid": {"2048": "features"}}

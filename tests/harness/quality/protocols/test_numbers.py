@@ -103,7 +103,7 @@ def test_published_statistics_that_do_not_say_their_count_are_not_noted():
     moments = moments_of([features(200, 2, DIMS)])
     published = Moments(count=None, mean_D=moments.mean_D, cov_DD=moments.cov_DD)
     images = FeatureSet.of({"pool": features(5, 2, DIMS)})
-    inputs = replace(random_inputs(), reference=StoredStatistics({"pool": published}, [images], what="a file"))
+    inputs = replace(random_inputs(), reference=StoredStatistics({"pool": published}, images, name="a file"))
     assert numbers.frechet(inputs, "pool").notes == ()
 
 
@@ -125,7 +125,7 @@ def test_order_and_seed_of_an_inception_score_are_in_its_identity():
     ordered = numbers.inception_score(inputs, "logits")
     shuffled = numbers.inception_score(inputs, "logits", shuffle_seed=7)
     assert ordered.value == inception_score(logits_NC).value
-    assert shuffled.value == inception_score(logits_NC, shuffled=7).value
+    assert shuffled.value == inception_score(logits_NC, shuffle_seed=7).value
     assert ordered.parameters == {"split_size": 5000, "order": "as given"}
     assert shuffled.parameters == {"split_size": 5000, "order": "shuffled", "shuffle_seed": 7}
     assert ordered.detail["split_values"] == [ordered.value]
