@@ -34,23 +34,24 @@ _SHOWN = 5
 
 def order_of_inception_score(evidence: Evidence) -> Iterator[Finding]:
     """Inception scores in given and shuffled order that differ more than their spread over splits explains."""
-    by_metric = {number.metric: number for number in evidence.numbers}
-    given, shuffled = by_metric.get("is"), by_metric.get("is-shuffled")
-    if given is None or shuffled is None or shuffled.spread is None:
-        return
-    splits = len(shuffled.detail.get("split_values", ())) or math.ceil(evidence.count / SPLIT_SIZE)
-    error = shuffled.spread * math.sqrt(2 / splits)
-    least_share = _LEAST_SHARE_OF_FEW if splits < _FEW_SPLITS else _LEAST_SHARE
-    explained = max(_MANY_STANDARD_ERRORS * error, least_share * abs(shuffled.value))
-    if abs(given.value - shuffled.value) > explained:
-        yield finding(
-            "order-sensitive-is",
-            "warning",
-            f"the inception score depends on the order of the samples: is {given.value:.2f} as given, is-shuffled "
-            f"{shuffled.value:.2f}. Splits of {SPLIT_SIZE:,} consecutive images hold few of the classes, as in files "
-            "in class order; compare is only with values of samples in the same order, is-shuffled with values of "
-            "samples in random order",
-        )
+    scores = {(number.protocol_name, number.metric): number for number in evidence.numbers}
+    for (protocol, metric), shuffled in scores.items():
+        given = scores.get((protocol, "is"))
+        if metric != "is-shuffled" or given is None or shuffled.spread is None:
+            continue
+        splits = len(shuffled.detail.get("split_values", ())) or math.ceil(evidence.count / SPLIT_SIZE)
+        error = shuffled.spread * math.sqrt(2 / splits)
+        least_share = _LEAST_SHARE_OF_FEW if splits < _FEW_SPLITS else _LEAST_SHARE
+        explained = max(_MANY_STANDARD_ERRORS * error, least_share * abs(shuffled.value))
+        if abs(given.value - shuffled.value) > explained:
+            yield finding(
+                "order-sensitive-is",
+                "warning",
+                f"the inception score depends on the order of the samples: is {given.value:.2f} as given, is-shuffled "
+                f"{shuffled.value:.2f}. Splits of {SPLIT_SIZE:,} consecutive images hold few of the classes, as in "
+                "files in class order; compare is only with values of samples in the same order, is-shuffled with "
+                "values of samples in random order",
+            )
 
 
 def label_histogram(evidence: Evidence) -> Iterator[Finding]:
