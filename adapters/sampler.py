@@ -116,7 +116,7 @@ class WeightsInfo:
 class Sampler(ABC):
     """A loaded model that turns class labels into images.
 
-    A family overrides the abstract methods; the rest is alike in all of them.
+    A family overrides the abstract methods; all families share the rest.
 
     Attributes
     spec      facts about the model
@@ -201,7 +201,7 @@ class Sampler(ABC):
     def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:
         """Plan the call for `batch` images under the cache policy `cache` (None: the backend's own).
 
-        Made once for equal arguments, so that a sampling call does not pay for the arithmetic.
+        Cached by its arguments: a sampling call does not pay for the arithmetic.
         """
         policy = self.cache_policy(cache, settings)
         key = (settings.model_dump_json(), batch, policy)

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from arvbench.errors import UserError
 
+EXCLUDED = -100.0
+"""Logit, before guidance, of tokens that a model must not draw (FlexVAR's `invalid_ids`)."""
+
 
 def cfg_mix(logits_RlV: Tensor, strength: float) -> Tensor:
     """Guided logits (B, l, V) from conditional rows then unconditional rows: (1 + t) cond - t uncond."""

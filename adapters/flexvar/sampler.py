@@ -32,7 +32,7 @@ from arvbench.adapters.next_scale.transformer import (
     levels,
 )
 from arvbench.adapters.sampler import Checkpoint, ModelSpec
-from arvbench.adapters.sampling import cfg_mix, filter_logits
+from arvbench.adapters.sampling import EXCLUDED, cfg_mix, filter_logits
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.tokenizers.tokenizer import Sides, area_tokens
 from arvbench.adapters.tokenizers.vq import VqConfig
@@ -147,7 +147,7 @@ class FlexVarSampler(NextScaleSampler):
     def guide(self, logits_RlV: Tensor, scale: int, run: ScaleRun) -> Tensor:
         settings = cast(FlexVarSettings, run.call.settings)
         if settings.invalid_ids:
-            logits_RlV = logits_RlV.index_fill(2, _index(settings.invalid_ids, logits_RlV.device), -100.0)
+            logits_RlV = logits_RlV.index_fill(2, _index(settings.invalid_ids, logits_RlV.device), EXCLUDED)
         if not run.call.guided:
             return logits_RlV
         if settings.cfg_style == "constant":

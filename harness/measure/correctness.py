@@ -20,7 +20,7 @@ from torch import Tensor
 
 from arvbench.adapters.call import SilentObserver, StepOutput
 from arvbench.adapters.sampler import Sampler
-from arvbench.adapters.sampling import Noise, PerImageNoise
+from arvbench.adapters.sampling import EXCLUDED, Noise, PerImageNoise
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.results.schema import Correctness
@@ -29,8 +29,6 @@ CHECK_IMAGES = 4
 """Most images in the check; fewer when the case's batch is smaller."""
 CHECK_SEED = 20240403
 """Run seed of the check's noise, apart from those of timing and quality."""
-_NEVER_DRAWN = -100.0
-"""Logit of tokens that FlexVAR must not draw; it says nothing about the scale of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,8 @@ class Comparison:
 
     def verdict(self, tolerance: Tolerance) -> Correctness:
         """Pass when both logits and tokens are within `tolerance`; a NaN on either side fails."""
-        scale = max(float(logits.masked_fill(logits == _NEVER_DRAWN, 0).abs().max()) for logits in self.expected)
+        # The logit of excluded tokens says nothing about the scale of the others.
+        scale = max(float(logits.masked_fill(logits == EXCLUDED, 0).abs().max()) for logits in self.expected)
         worst = max(_distance(a, b) for a, b in zip(self.expected, self.got, strict=True))
         allowed = tolerance.relative * max(scale, 1.0)
         count = sum(tokens.numel() for tokens in self.expected_tokens)
