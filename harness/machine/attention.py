@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -28,15 +29,15 @@ class AttentionRecorder:
     def __init__(self) -> None:
         self._calls = _CallCounter()
         self._kernels = _KernelCounter()
+        self._active = ExitStack()
 
     def __enter__(self) -> AttentionRecorder:
-        self._calls.__enter__()
-        self._kernels.__enter__()
+        self._active.enter_context(self._calls)
+        self._active.enter_context(self._kernels)
         return self
 
-    def __exit__(self, *exc: Any) -> None:
-        self._kernels.__exit__(*exc)
-        self._calls.__exit__(*exc)
+    def __exit__(self, *exc: object) -> None:
+        self._active.close()
 
     @property
     def kernels(self) -> dict[str, int]:
@@ -56,7 +57,7 @@ class _KernelCounter(TorchDispatchMode):
     """Counts fused attention operators."""
 
     def __init__(self) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.fused: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:

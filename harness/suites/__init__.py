@@ -1,1 +1,1 @@
-"""Suites that are part of the package, one YAML file each."""
+"""Suites: the YAML files of this package, their reader, and the official recipes that a suite may name."""

@@ -32,7 +32,7 @@ from arvbench.results.schema import CaseConfig
 
 RECIPES_FILE = Path(arvbench.results.__file__).parent / "published" / "sampling_recipes.csv"
 OFFICIAL = "official"
-"""Name of the recipe behind the number that a model is known by."""
+"""Name of the recipe behind a model's headline number."""
 SEED = 0
 """Run seed of the per-image noise, and of labels that are drawn at random."""
 IMAGES = 50_000
@@ -50,9 +50,9 @@ _DEFAULTS = {
     "settings.uint8_rule": "the model's own",
     "quality.resize": "none",
 }
-"""Key of a case, whose last part is a field of `Recipe` -> default where the source is silent."""
+"""Key of a case -> default where the source is silent; the last part of the key is a field of `Recipe`."""
 _SETTING = "our_settings."
-"""Beginning of the names of columns that hold sampling settings."""
+"""Prefix of the columns that hold sampling settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +228,6 @@ def _recipe(row: Mapping[str, str]) -> Recipe:
 
 
 def _number(text: str) -> float | None:
-    """Number that a cell begins with."""
+    """Return the number at the beginning of a cell; None for other text."""
     match = re.match(r"\d+(\.\d+)?", text)
     return float(match[0]) if match else None

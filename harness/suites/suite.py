@@ -71,7 +71,7 @@ class Suite(BaseModel):
 
 
 def built_in_suites(folder: Path = SUITES_FOLDER) -> dict[str, Path]:
-    """Return the files of the suites that are part of this package, by name."""
+    """Return the YAML files of the suites in this package, by name."""
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -85,7 +85,7 @@ def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapp
     path = _find(name_or_path)
     suite = _parse(path)
     command_line = _nest(overrides or {})
-    if command_line.get("quality") and not any((suite.defaults | entry).get("quality") for entry in suite.cases):
+    if command_line.get("quality") and not any(_merge(suite.defaults, entry).get("quality") for entry in suite.cases):
         raise UserError(f"{path}: no case asks for quality, so quality settings have nothing to change")
     _check_keys(f"{path}: defaults", suite.defaults)
     configs: list[CaseConfig] = []
@@ -182,7 +182,7 @@ def _merge_layers(
 ) -> list[dict[str, Any]]:
     """Merge defaults < recipe < case < command line, lists not yet expanded.
 
-    A case with a recipe gives one result per model and recipe, since each has settings of its own.
+    A case with recipes gives one result per model and recipe, each with settings of its own.
     """
     has_quality = bool(_merge(defaults, entry).get("quality"))
     if not has_quality:
@@ -192,11 +192,11 @@ def _merge_layers(
     if not recipes or not isinstance(models, str | list):
         return [merged]
     results = []
-    for model, name in itertools.product(_all_models(models), recipes if isinstance(recipes, list) else [recipes]):
+    for model, name in itertools.product(_matching_models(models), recipes if isinstance(recipes, list) else [recipes]):
         recipe = recipe_for(model, str(name)).layer() if name else {}
         if not has_quality:
             recipe.pop("quality", None)
-        # From here on the model is a name and not a pattern.
+        # The model is now a name, not a pattern.
         single = {"model": glob.escape(model), "recipe": name}
         results.append(_merge(defaults, recipe, entry, command_line, single))
     return results
@@ -228,22 +228,22 @@ def _expand(where: str, merged: Mapping[str, Any]) -> list[dict[str, Any]]:
     if empty := [key for key, values in axes.items() if not values]:
         raise UserError(f"{where}: {empty[0]} is an empty list, which stands for no case at all")
     if isinstance(model := merged.get("model"), str | list):
-        axes["model"] = _all_models(model)
+        axes["model"] = _matching_models(model)
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def _all_models(patterns: str | Sequence[Any]) -> list[str]:
-    """Return the known models that match the patterns of a case, in their order."""
-    patterns = [patterns] if isinstance(patterns, str) else patterns
-    return [name for pattern in patterns for name in _matching_models(str(pattern))]
+def _matching_models(patterns: str | Sequence[Any]) -> list[str]:
+    """Return the known models that match one or several patterns, in the order of the patterns.
 
-
-def _matching_models(pattern: str) -> list[str]:
-    """Return the known models that match a name or pattern. Raises UnknownName when none does."""
-    names = [name for name in MODELS if fnmatchcase(name, pattern)]
-    if not names:
-        raise UnknownName("model", pattern, MODELS)
-    return names
+    Raises UnknownName for a pattern that matches none.
+    """
+    models: list[str] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matches = [name for name in MODELS if fnmatchcase(name, str(pattern))]
+        if not matches:
+            raise UnknownName("model", str(pattern), MODELS)
+        models += matches
+    return models
 
 
 def _validate(where: str, single: Mapping[str, Any]) -> CaseConfig:
@@ -256,12 +256,12 @@ def _validate(where: str, single: Mapping[str, Any]) -> CaseConfig:
         raise UserError(f"{where}: backend: {UnknownName('backend', config.backend, BACKENDS)}")
     for name in config.quality.protocols if config.quality else ():
         if name not in PROTOCOLS:
-            raise UnknownName("protocol", name, PROTOCOLS)
+            raise UserError(f"{where}: quality.protocols: {UnknownName('protocol', name, PROTOCOLS)}")
     return config
 
 
 def _choose(configs: Sequence[CaseConfig], patterns: Sequence[str]) -> list[CaseConfig]:
-    """Return the cases whose model matches a pattern (all cases without patterns), each once."""
+    """Return the cases whose model matches one of the patterns, or all without patterns; equal cases once."""
     present = {config.model: None for config in configs}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in present):

@@ -1,4 +1,4 @@
-"""Strict reading of YAML: safe types only, and a key that is written twice is an error."""
+"""Strict reading of YAML: safe types only, and duplicate keys are an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arvbench.errors import UserError
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys, of which its parent silently keeps the last."""
+    """SafeLoader that refuses duplicate keys; its parent would silently keep the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()

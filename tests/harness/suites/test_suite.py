@@ -56,6 +56,12 @@ def test_an_empty_mapping_in_a_case_keeps_the_quality_of_the_defaults(tmp_path):
     assert [c.config.quality.images for c in suite.cases] == [100]
 
 
+def test_the_command_line_reaches_the_quality_that_an_empty_mapping_keeps(tmp_path):
+    case, defaults = ONE | {"quality": {}}, {"quality": DIGITS}
+    suite = load(tmp_path, case, defaults=defaults, overrides={"quality.images": 7})
+    assert [c.config.quality.images for c in suite.cases] == [7]
+
+
 def test_a_list_of_quality_requests_may_hold_none(tmp_path):
     suite = load(tmp_path, ONE | {"quality": [None, DIGITS]}, overrides={"quality.images": 7})
     assert [c.config.quality and c.config.quality.images for c in suite.cases] == [None, 7]
@@ -117,7 +123,10 @@ def test_a_model_may_be_a_pattern(tmp_path):
         ({"batch": []}, "batch is an empty list"),
         ({"backend": "fastest"}, r"s\.yaml: cases\[0\]: backend: no backend 'fastest'; known: optimized, reference"),
         ({"quality": DIGITS | {"image": 9}}, "unknown key 'image'.*'images'"),
-        ({"quality": DIGITS | {"protocols": ["adm-v2"]}}, "no protocol 'adm-v2'; did you mean 'adm-v1'"),
+        (
+            {"quality": DIGITS | {"protocols": ["adm-v2"]}},
+            r"s\.yaml: cases\[0\]: quality\.protocols: no protocol 'adm-v2'; did you mean 'adm-v1'",
+        ),
         ({"quality": DIGITS | {"protocols": []}}, r"quality\.protocols: .*at least 1 item"),
     ],
 )
