@@ -1,4 +1,4 @@
-"""Output folder of a training: checked before it starts, and replaced as a whole."""
+"""Output folder of a training: checked before it starts, filled only when it ends well."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from arvbench.files import put_in_place
 def staged(out_dir: Path) -> Iterator[Path]:
     """Yield a folder inside `out_dir` whose files move into `out_dir` when the block ends well.
 
-    An interrupted training leaves no weights beside the record of another one. Raises UserError for an `out_dir` that
-    cannot be written.
+    A training that fails changes no file of an earlier one. Raises UserError for an `out_dir` that cannot be written.
     """
     try:
         out_dir.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ class FamilyReplay(Replay):
     run_settings: Callable[[Run], SamplingSettings]
     """Our settings for a run's official arguments."""
     unnamed_run: str | None = None
-    """Run of which fixtures also record outputs without the name of the run."""
+    """Run whose outputs fixtures also record without the name of the run."""
 
     def spec(self, fixture: Fixture) -> ModelSpec:
         """Return the spec of the recorded model. Raises FixtureError for arguments that are not implemented."""
