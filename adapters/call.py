@@ -1,4 +1,4 @@
-"""One sampling call: its input, the events it reports, its result.
+"""One sampling call: input, events and result.
 
 Shapes   B images, R forward rows (2B with classifier-free guidance), l tokens of one step, V codebook entries
 Range    logits natural-log, fp32; decoded images float, nominally in [0, 1]; images uint8 0..255 NCHW
@@ -20,24 +20,24 @@ from arvbench.adapters.settings import SamplingSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
-    """Output of one step; tensors are the sampler's own and must not be changed."""
+    """Output of one step. The tensors belong to the sampler and must not be modified."""
 
     logits_pre_cfg: Tensor
     """(R, l, V): conditional rows first, then unconditional."""
     logits: Tensor
-    """(B, l, V): after CFG, before top-k and top-p."""
+    """(B, l, V): after guidance, before top-k and top-p."""
     tokens: Tensor
     """(B, l) int64: tokens drawn in this step, raster order inside a scale."""
     redrawn: Tensor | None = None
-    """(B, n) int64: positions that a mask refinement draws again; None in other steps."""
+    """(B, n) int64: positions redrawn by a mask refinement; None in other steps."""
     state: Tensor
-    """Sum of all tokens so far, as `Sampler.decode_state` takes it: f_hat (B, C, h, w) of residual tokenizers, the code
-    map of the last scale (B, C, h, w) in FlexVAR, all ids drawn so far (B, T) of one-resolution tokenizers.
+    """Image so far, the input of `Sampler.decode_state`: f_hat (B, C, h, w) for residual tokenizers, the code map of
+    the last scale (B, C, h, w) for FlexVAR, all ids drawn so far (B, T) for one-resolution tokenizers.
     """
 
 
 class Observer(Protocol):
-    """Receives the events of one sampling call. All measuring hangs here; adapters contain no timing code."""
+    """Receiver of the events of one sampling call. All measurements use it; adapters contain no timing code."""
 
     def step_begin(self, step: Step) -> None: ...
     def step_end(self, step: Step, output: StepOutput) -> None: ...
@@ -46,7 +46,7 @@ class Observer(Protocol):
 
 
 class SilentObserver:
-    """An observer that does nothing; subclass it to listen to some events."""
+    """An observer that ignores all events; subclasses override the ones they need."""
 
     def step_begin(self, step: Step) -> None: ...
     def step_end(self, step: Step, output: StepOutput) -> None: ...
@@ -56,14 +56,14 @@ class SilentObserver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingCall:
-    """One checked sampling call, as `Sampler.generate` receives it."""
+    """One checked sampling call, the input of `Sampler.generate`."""
 
     labels_R: Tensor
-    """(R,) int64: the classes of the images, then (with guidance) the null class once per image."""
+    """(R,) int64: one class per image, then, with guidance, the null class once per image."""
     settings: SamplingSettings
     noise: Noise
     cache: Cache
-    """Empty, of the size that the call needs."""
+    """Empty cache of the required size."""
     observer: Observer
     schedule: Schedule
     known: KnownTokens | None = None
@@ -82,7 +82,7 @@ class Samples:
     images: Tensor
     """(B, 3, H, W) uint8."""
     decoded: Tensor
-    """(B, 3, H, W) float, nominally in [0, 1], before the uint8 rule (`Sampler.decode` states the clamping)."""
+    """(B, 3, H, W) float, nominally in [0, 1], before the uint8 rule; clamped as `Sampler.decode` states."""
     tokens: tuple[Tensor, ...]
     """(B, l) int64 per group."""
     labels: Tensor

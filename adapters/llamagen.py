@@ -1,6 +1,6 @@
 """LlamaGen: next-token prediction over the token map in raster order; the baseline that NAR and PAR start from.
 
-Particular to this family: every pass feeds one token and draws the next; 256 passes for 16x16 tokens.
+Specific to LlamaGen: every pass feeds one token and draws the next, in 256 passes for 16x16 tokens.
 
 Source   LlamaGen (arXiv:2406.06525); behaviour of FoundationVision/LlamaGen at ce98ec4
 """

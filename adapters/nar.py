@@ -1,10 +1,9 @@
 """NAR: next-neighbour prediction; a pass draws one anti-diagonal of the token map, a wavefront from the top left.
 
-Particular to this family: two output heads. The right head reads the stream before the last block, the below
-head (`medusa_*` in the official names) after it. A token with a neighbour on its left and one above it is predicted by
-the average of the left one's right head and the upper one's below head, a token of the first row or column by one of
-them, the first token by the class token's both. So 31 passes draw 16x16 tokens, and attention is bidirectional
-inside an anti-diagonal.
+Specific to NAR: two output heads. The right head reads the residual stream before the last block, the below head
+(`medusa_*` in the official names) after it. A token's logits average the right head of its left neighbour and the below
+head of its upper neighbour; in the first row or column only one of them exists. The class token serves as both
+neighbours of the first token. 31 passes draw 16x16 tokens; attention is bidirectional inside an anti-diagonal.
 
 Shapes   R forward rows, n tokens fed, l tokens drawn, V codebook entries
 Source   NAR (arXiv:2503.10696); behaviour of ThisisBillhe/NAR at 225c1fb
@@ -36,7 +35,7 @@ from arvbench.adapters.tokenizers.vq import VqConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NarConfig(LlamaConfig):
-    """Constructor arguments under their official names."""
+    """Constructor arguments of the transformer under their official names."""
 
     @property
     def blocks(self) -> int:
@@ -67,7 +66,7 @@ class Nar(Llama):
 
 
 class Neighbours(NamedTuple):
-    """Sources of each prediction: indices into the tokens fed, and the weight of each head (0, 1/2 or 1)."""
+    """Sources of each prediction: indices of the neighbours among the tokens fed, and head weights (0, 1/2 or 1)."""
 
     left_l: Tensor
     above_l: Tensor
@@ -81,7 +80,7 @@ def neighbours(feeds: Sequence[int], draws: Sequence[int], grid: int, device: to
     left, above, weights = [], [], []
     for position in draws:
         row, column = divmod(position, grid)
-        # The class token stands both to the left of the first token and above it.
+        # The class token is both the left and the upper neighbour of the first token.
         has_left, has_above = column > 0 or position == 0, row > 0 or position == 0
         left.append(at[position - 1 if position else LEARNT] if has_left else 0)
         above.append(at[position - grid if position else LEARNT] if has_above else 0)
@@ -117,7 +116,7 @@ class NarSampler(TokenGridSampler):
 
     @cached_property
     def _neighbours(self) -> list[Neighbours]:
-        """Neighbours of every pass, and last of the training pass."""
+        """Neighbours for every pass; the last entry is for the training pass."""
         grid, plan = self.spec.transformer.grid, self.plan
         with torch.inference_mode(False):  # see `plan`
             steps = [neighbours(p.feeds, p.draws, grid, self.device) for p in plan.passes]

@@ -1,8 +1,8 @@
-"""PAR: parallel autoregressive decoding; tokens that are far apart are drawn in one pass.
+"""PAR: parallel autoregressive decoding; one pass draws distant tokens together.
 
-Particular to this family: the map is cut into A regions (4 or 16). The first token of every region is drawn
-alone, one after the other; then each pass draws the next token of all regions at once, from the group before it. The
-first of these passes has only one token to read: A - 1 learnt special tokens fill its group. Attention is bidirectional
+Specific to PAR: the token map is cut into A regions (4 or 16). The first token of every region is drawn
+sequentially; then each parallel pass reads the previous group and draws the next token of all regions. The first
+parallel pass has only one token to read, and A - 1 learnt special tokens complete its group. Attention is bidirectional
 inside a group.
 
 Shapes   R forward rows, l tokens of one pass, L tokens of all passes, C width, N tokens of an image
@@ -33,10 +33,10 @@ from arvbench.adapters.tokenizers.vq import VqConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParConfig(LlamaConfig):
-    """Constructor arguments under their official names."""
+    """Constructor arguments of the transformer under their official names."""
 
     ar_token_num: int
-    """A: number of regions, a square; tokens drawn one by one first, and then per pass."""
+    """A: number of regions, a square; also the number of sequential passes and the tokens per parallel pass."""
 
     @property
     def spe_token_num(self) -> int:
@@ -75,7 +75,7 @@ class Par(Llama):
 class ParSampler(TokenGridSampler):
     """PAR behind the sampling interface.
 
-    `cfg_interval` counts tokens in each phase (sequential, parallel) from 0, so guidance is on again in between.
+    `cfg_interval` counts tokens from 0 in each phase (sequential, parallel), so the second resumes guidance.
     """
 
     family: ClassVar = "par"
@@ -98,12 +98,12 @@ class ParSampler(TokenGridSampler):
 
     @staticmethod
     def unfed(config: ParConfig) -> tuple[int, ...]:
-        # The official training pass reads all tokens but the last one, although the last group predicts nothing.
+        # The official training pass reads all tokens except the last, although the last group predicts nothing.
         return _groups(config)[-1][:-1]
 
 
 def _groups(config: ParConfig) -> list[tuple[int, ...]]:
-    """Raster positions of one token of every region per group; groups and regions are in raster order."""
+    """Raster positions per group, one token of every region; groups and regions are in raster order."""
     regions, grid = math.isqrt(config.ar_token_num), config.grid
     side = grid // regions
     return [

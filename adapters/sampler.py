@@ -1,10 +1,10 @@
-"""The sampling interface: everything a model is to the harness.
+"""The sampling interface: all that the harness knows of a model.
 
-All families share one shape: a sequence of steps, each of which feeds new tokens that attend to context tokens, writes
-cached tokens and yields token ids; then a tokenizer decodes them.
+Sampling is a sequence of steps in every family. A step feeds new tokens, attends to context tokens, writes to the cache
+and draws token ids; after the last step a tokenizer decodes them.
 
-Tokens of an image have one form everywhere: a tensor (B, l) per group, in the order of generation. A group is a scale
-or a forward pass; the settings decide the groups where they matter (FlexVAR's scales).
+Tokens are stored as one tensor (B, l) per group, in the order of generation. A group is a scale or a forward pass; in
+FlexVAR the settings decide the scales.
 
 Shapes   B images, R forward rows (2B with classifier-free guidance), l tokens of one step, L tokens of all steps,
          V codebook entries, H W image height and width
@@ -41,21 +41,21 @@ NULL_LABEL = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Official weights: file names as published, and the Hugging Face repository that has them."""
+    """Official weights: published file names and their Hugging Face repository."""
 
     transformer_file: str
     tokenizer_file: str
     hub_repo: str
     tokenizer_repo: str = ""
-    """Repository of the tokenizer's file; empty for `hub_repo`."""
+    """Repository of the tokenizer's file; empty means `hub_repo`."""
     transformer_nesting: tuple[tuple[str, ...], ...] = ()
-    """Key paths under which training checkpoints keep the transformer, tried in order after the flat file."""
+    """Key paths of the transformer in training checkpoints, tried in order after a flat state dict."""
     tokenizer_nesting: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSizes:
-    """Sizes that follow from a model's configuration and official settings."""
+    """Sizes derived from a model's configuration and official settings."""
 
     image_px: int
     num_classes: int
@@ -63,20 +63,20 @@ class ModelSizes:
     steps: int
     """Transformer passes of one sampling call."""
     tokens: int
-    """Tokens of one image, all steps."""
+    """Tokens of one image over all steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """Facts about one model that need no weights. The sampler class derives the sizes (`Sampler.sizes`)."""
+    """Description of one model without its weights. The sampler class derives the sizes (`Sampler.sizes`)."""
 
     name: str
     sampler: type[Sampler]
     """The family's adapter, which builds the modules and samples."""
     transformer: Any
-    """Configuration of the transformer, a frozen dataclass of the family."""
+    """Transformer configuration, a frozen dataclass of the family."""
     tokenizer: Any
-    """Configuration of the tokenizer, a frozen dataclass."""
+    """Tokenizer configuration, a frozen dataclass."""
     settings: SamplingSettings
     """The official sampling settings."""
     settings_source: str
@@ -84,9 +84,9 @@ class ModelSpec:
     checkpoint: Checkpoint | None = None
     """None for a model without released weights."""
     demo: bool = False
-    """True when trained weights are part of this package."""
+    """True when this package contains trained weights."""
     no_recipe: str = ""
-    """Reason why there is no official recipe for samples of this model."""
+    """Reason why this model has no official sampling recipe; empty when it has one."""
     image_px: int = field(init=False)
     num_classes: int = field(init=False)
     vocab_size: int = field(init=False)
@@ -104,7 +104,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsInfo:
-    """Identity of the weights that were loaded."""
+    """Identity of the loaded weights."""
 
     source: str
     """The `weights=` argument: "demo", "hub", "random:SEED" or a path."""
@@ -119,11 +119,11 @@ class Sampler(ABC):
     A family overrides the abstract methods; all families share the rest.
 
     Attributes
-    spec      facts about the model
+    spec      description of the model
     weights   identity of the loaded weights
     backend   name in arvbench.kernels.backends
-    official  True when the backend follows the official code even where it wastes work
-    kernels   operation -> implementation ("torch" or "triton") that this sampler calls
+    official  True when the backend repeats even the redundant work of the official code
+    kernels   operation -> implementation in use ("torch" or "triton")
     """
 
     family: ClassVar[str]
@@ -131,15 +131,15 @@ class Sampler(ABC):
     transformer_class: ClassVar[type[nn.Module]]
     tokenizer_class: ClassVar[type[nn.Module]]
     keep_fp32: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Part -> names that stay in fp32 in any dtype (arvbench.adapters.common.precision)."""
+    """Module -> names of tensors that stay in fp32 (arvbench.adapters.common.precision)."""
     memory: ClassVar[tuple[Memory, ...]] = ("keys and values",)
-    """Kinds of memory that the family runs with: every cache policy of one of these kinds."""
+    """Kinds of memory that the family supports, each with all its cache policies."""
     official_cache: ClassVar[str] = "grow"
     """Default cache policy of backends that follow the official code."""
     default_cache: ClassVar[str] = "static"
     """Default cache policy of all other backends."""
     edits: ClassVar[bool] = False
-    """True when the family can draw part of an image again, without training for it (`sample(known=...)`)."""
+    """True when the family supports zero-shot editing (`sample(known=...)`)."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class Sampler(ABC):
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        """Take the filled modules of `build_modules` and move them to `device` and `dtype`."""
+        """Take the modules of `build_modules`, weights loaded, and move them to `device` and `dtype`."""
         self.spec, self.weights, self.backend, self.device, self.dtype = spec, weights, backend, device, dtype
         self.official = backend_named(backend).official
         self._modules = modules
@@ -165,7 +165,7 @@ class Sampler(ABC):
         return self._kernels.names
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """The parts that hold weights, by name: "transformer" and "tokenizer"."""
+        """The modules with weights, by name: "transformer" and "tokenizer"."""
         return self._modules
 
     @classmethod
@@ -178,7 +178,7 @@ class Sampler(ABC):
 
     @classmethod
     def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:
-        """Return `spec` with those parts of the configuration that the transformer's file decides."""
+        """Return `spec` with the configuration fields that the transformer's file decides."""
         return spec
 
     @classmethod
@@ -195,13 +195,13 @@ class Sampler(ABC):
             raise UserError(f"top_k {settings.top_k} is larger than the vocabulary of {spec.name} ({spec.vocab_size})")
 
     def image_shape(self, settings: SamplingSettings) -> tuple[int, int]:
-        """Height and width of the images that `settings` make, in pixels."""
+        """Height and width of the generated images, in pixels."""
         return self.spec.image_px, self.spec.image_px
 
     def schedule(self, settings: SamplingSettings, *, batch: int, cache: str | None = None) -> Schedule:
-        """Plan the call for `batch` images under the cache policy `cache` (None: the backend's own).
+        """Plan the call for `batch` images under the cache policy `cache` (None: the backend's default).
 
-        Cached by its arguments: a sampling call does not pay for the arithmetic.
+        Schedules are memoised, so that repeated sampling calls do not recompute them.
         """
         policy = self.cache_policy(cache, settings)
         key = (settings.model_dump_json(), batch, policy)
@@ -212,7 +212,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
-        """Plan the forward passes for `batch` images under a cache policy."""
+        """Plan the forward passes for `batch` images under the cache policy `policy`."""
 
     @abstractmethod
     def decode_flops(self, settings: SamplingSettings) -> int:
@@ -220,19 +220,19 @@ class Sampler(ABC):
 
     @classmethod
     def cache_policies(cls) -> tuple[str, ...]:
-        """Names of the cache policies that the family runs with, in the order of `memory`."""
+        """Names of the cache policies that the family supports, in the order of `memory`."""
         return tuple(name for kind in cls.memory for name in CACHE_POLICIES if CACHE_POLICIES[name].memory == kind)
 
     @classmethod
     def check_cache(cls, spec: ModelSpec, policy: str, settings: SamplingSettings) -> None:
-        """Raise UnknownName or UserError for a cache policy that the family cannot run `settings` with."""
+        """Raise UnknownName or UserError for a cache policy that the family does not support with `settings`."""
         if policy not in CACHE_POLICIES:
             raise UnknownName("cache policy", policy, CACHE_POLICIES)
         if policy not in (known := cls.cache_policies()):
             raise UserError(f"{spec.name} has no cache policy {policy!r}; it has: {', '.join(known)}")
 
     def cache_policy(self, name: str | None, settings: SamplingSettings) -> str:
-        """Return `name`, or the backend's own policy for None; errors as `check_cache`."""
+        """Return `name`, or the backend's default policy for None; errors as `check_cache`."""
         policy = name or (self.official_cache if self.official else self.default_cache)
         self.check_cache(self.spec, policy, settings)
         return policy
@@ -242,7 +242,7 @@ class Sampler(ABC):
         """Shape of a cache for `batch` images, a frozen dataclass; caches of equal shape are exchangeable."""
 
     def make_cache(self, policy: str | None, settings: SamplingSettings, *, batch: int) -> Cache:
-        """Build the cache named by `policy` (None: the backend's own) for `batch` images; errors as `check_cache`."""
+        """Build the cache `policy` (None: the backend's default) for `batch` images; errors as `check_cache`."""
         policy = self.cache_policy(policy, settings)
         return CACHE_POLICIES[policy](self.cache_shape(policy, settings, batch=batch))
 
@@ -260,8 +260,8 @@ class Sampler(ABC):
         """Generate one image per label.
 
         `labels` (B,) in 0..num_classes-1, or NULL_LABEL. `cache` must come from `make_cache` for this batch; it is
-        reset first and may be used again. With `known` images, only their unknown parts are drawn. Raises UserError for
-        labels, settings or images that do not fit the model or each other, before anything is computed.
+        reset first and may be reused. With `known` images, only their unknown parts are drawn. Raises UserError,
+        before any computation, for labels, settings or images that do not fit the model or each other.
         """
         self.check_settings(self.spec, settings)
         labels_B = self.check_labels(labels)
@@ -289,7 +289,7 @@ class Sampler(ABC):
     def edit(
         self, images: Tensor, keep: Tensor, labels: Sequence[int] | Tensor, settings: SamplingSettings, *, noise: Noise
     ) -> Samples:
-        """Draw again everything outside the mask `keep` of `images`: `sample` with known pixels."""
+        """Redraw `images` outside the mask `keep`; equals `sample` with known pixels."""
         return self.sample(labels, settings, noise=noise, known=KnownPixels(images=images, keep=keep))
 
     @abstractmethod
@@ -298,7 +298,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def decode_state(self, state: Tensor) -> Tensor:
-        """Decode the state after the last step; (B, 3, H, W) as `decode` returns it."""
+        """Decode the state after the last step into images (B, 3, H, W), in the range of `decode`."""
 
     def known_tokens(self, known: KnownPixels, settings: SamplingSettings, *, batch: int) -> KnownTokens:
         """Check and encode the images of an editing call; UserError for a family that cannot edit."""
@@ -315,37 +315,37 @@ class Sampler(ABC):
 
     @torch.no_grad()
     def encode(self, images: Tensor, *, settings: SamplingSettings | None = None) -> tuple[Tensor, ...]:
-        """Tokens of images (B, 3, H, W) float in [-1, 1]; `settings` None stands for the official ones."""
+        """Encode images (B, 3, H, W) float in [-1, 1] into tokens; `settings` None means the official ones."""
         return self.tokens_of(images.to(self.device), settings or self.spec.settings)
 
     @abstractmethod
     def tokens_of(self, images: Tensor, settings: SamplingSettings) -> tuple[Tensor, ...]:
-        """Encode images on the device into tokens."""
+        """Encode images, already on the device, into tokens."""
 
     @torch.no_grad()
     def decode(self, tokens: Sequence[Tensor], *, settings: SamplingSettings | None = None) -> Tensor:
-        """Images (B, 3, H, W) float of tokens: (x + 1) / 2 of the tokenizer's output.
+        """Decode tokens into images (B, 3, H, W) float: (x + 1) / 2 for the tokenizer's output x.
 
-        The multi-scale VQ-VAE clamps it to [0, 1], as its official decoder does; VQ decoders do not clamp.
+        The multi-scale VQ-VAE clamps them to [0, 1], as its official decoder does; VQ decoders do not clamp.
         """
         return self.decode_state(self.state_of(tokens, settings or self.spec.settings))
 
     @abstractmethod
     def state_of(self, tokens: Sequence[Tensor], settings: SamplingSettings) -> Tensor:
-        """State after all `tokens` are drawn; UserError for tokens of another form."""
+        """State after all `tokens` are drawn; UserError for tokens of the wrong shape."""
 
     @torch.no_grad()
     def teacher_forced(
         self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, *, settings: SamplingSettings | None = None
     ) -> Tensor:
-        """Logits (B, L, V) of every token given the true tokens before it, in one pass and without label drop."""
+        """Teacher-forced logits (B, L, V) of all tokens, in one pass and without label drop."""
         return self.forced_logits(tokens, self.check_labels(labels), settings or self.spec.settings, self._kernels)
 
     @abstractmethod
     def forced_logits(
         self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet
     ) -> Tensor:
-        """Logits (B, L, V) of `teacher_forced` for checked labels, with gradients for the transformer."""
+        """Logits (B, L, V) as in `teacher_forced`, for checked labels and with gradients for the transformer."""
 
     def loss(
         self,
@@ -355,7 +355,7 @@ class Sampler(ABC):
         settings: SamplingSettings | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Cross-entropy averaged over all tokens (natural log); training drops labels, drawn from `generator`."""
+        """Mean cross-entropy of all tokens (natural log); in training mode `generator` draws the label drop."""
         labels_B = self.training_labels(labels, generator)
         # Triton kernels are forward only.
         kernels = select("reference", self.device)
@@ -364,7 +364,7 @@ class Sampler(ABC):
 
     @property
     def label_drop(self) -> float:
-        """Probability of the null class in training."""
+        """Probability that training replaces a label by the null class."""
         return 0.0
 
     def training_labels(self, labels: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from arvbench.errors import UserError, complaint
 
 Uint8Rule = Literal["truncate", "round", "127.5x+128"]
-"""Rule by which a float becomes a byte (`arvbench.adapters.pixels.to_uint8`)."""
+"""Conversion from float to byte (`arvbench.adapters.pixels.to_uint8`)."""
 
 
 class SamplingSettings(BaseModel):
-    """Settings of the draw of tokens. Families add their own fields; unknown fields are an error."""
+    """Settings of token sampling. Families add fields; unknown fields are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,11 +23,11 @@ class SamplingSettings(BaseModel):
     uint8_rule: Uint8Rule = "truncate"
 
     def replayable(self) -> Self:
-        """Return settings under which the drawn tokens alone decide all later logits, so that they can be replayed."""
+        """Return settings that allow replay: later logits depend on earlier draws only through the token ids."""
         return self
 
     def replace(self, /, **changes: Any) -> Self:
-        """Return the settings with `changes`, checked (`model_copy` checks nothing). UserError names the key."""
+        """Return the settings with `changes`, validated (unlike `model_copy`). UserError names the invalid key."""
         try:
             return type(self).model_validate(self.model_dump() | changes)
         except ValidationError as error:

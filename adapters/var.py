@@ -1,7 +1,7 @@
 """VAR: next-scale prediction with a KV cache over all coarser scales.
 
-The trunk's plainest family (arvbench.adapters.next_scale.sampler): every step predicts all tokens of one scale from the
-accumulated f_hat of the scales before it, resized to that scale; attention sees all cached scales without a mask;
+The simplest next-scale family (arvbench.adapters.next_scale.sampler): every step predicts all tokens of one scale from
+the f_hat accumulated over the coarser scales, resized to that scale; attention sees all cached scales without a mask;
 guidance ramps up linearly over the scales.
 
 Source   VAR (arXiv:2404.02905); behaviour of FoundationVision/VAR at 78b9539
@@ -21,7 +21,7 @@ VarConfig = NextScaleConfig
 
 
 class VarSettings(SmoothSettings):
-    """`cfg` is the strength at the last scale; it ramps up linearly from 0 at the first."""
+    """`cfg` is the guidance strength at the last scale, ramped up linearly from 0 at the first."""
 
 
 class VarSampler(NextScaleSampler):

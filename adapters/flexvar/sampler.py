@@ -1,9 +1,9 @@
 """FlexVAR: next-scale prediction without residuals, on any list of scales.
 
-Particular to this family: every scale predicts the whole token map of its resolution, and the next scale reads nothing
-but its resized codes; only the last scale is decoded. Positions are one trained map, averaged to each scale's size, and
-scales have no embedding of their own. So the scales are a setting of the call: more or fewer steps, larger images,
-other aspect ratios. Attention and its KV cache are VAR's.
+Specific to FlexVAR: every scale predicts the whole token map at its resolution, and the next scale reads only its
+resized codes; only the last scale is decoded. Position embeddings are one trained map, averaged to each scale's size,
+and there is no scale embedding. The scales are therefore a sampling setting: more or fewer steps, larger images, other
+aspect ratios. Attention and its KV cache are VAR's.
 
 Shapes   B images, R forward rows, S scales, l tokens of one scale, L of all scales, C width, K code channels,
          V codebook entries, ph pw sides of one scale's token map
@@ -41,32 +41,32 @@ from arvbench.errors import UserError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlexVarConfig(NextScaleConfig):
-    """Constructor arguments under their official names, and sizes that the official code fixes."""
+    """Constructor arguments under their official names, and sizes fixed in the official code."""
 
     vocab_size: int = 8912
     """V; not 8192."""
     position_side: int = 32
-    """Side of the map of positions."""
+    """Side of the position map."""
     trained_sides: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 23, 24, 32)
-    """Scales of other sides take their most likely tokens."""
+    """Scales with other sides use greedy decoding."""
 
 
 class FlexVarSettings(SamplingSettings):
-    """`cfg` is the strength t of (1 + t) cond - t uncond that the guidance ramps up to, or its constant (`cfg_style`).
+    """`cfg` is the final value of the strength t in (1 + t) cond - t uncond, or a constant (`cfg_style`).
 
-    More than ten steps ramp up beyond `cfg`: it is reached at the tenth.
+    The ramp reaches `cfg` at the tenth step of longer lists and continues beyond it.
     """
 
     uint8_rule: Uint8Rule = "round"
     scales: Scales | None = None
-    """Sides of the token maps in the order of generation; None takes the configured ones, as training does."""
+    """Sides of the token maps in the order of generation; None means the configured ones, also in training."""
     max_pn: int | None = Field(default=None, ge=1)
-    """Scales with a longer side take their most likely tokens, under full guidance; None sets no limit."""
+    """Scales with a longer side use greedy decoding under full guidance; None sets no limit."""
     invalid_ids: tuple[int, ...] = ()
     """Tokens that are never drawn."""
     cfg_style: Literal["ramp", "constant"] = "ramp"
-    """ramp: VAR's, t grows from 0 at the first scale. constant: LlamaGen's (officially `used_llamagen_cfg`),
-    uncond + cfg (cond - uncond) at every scale, which is t = cfg - 1: there 1, not 0, samples the conditional model.
+    """ramp: t grows from 0 at the first scale, as in VAR. constant: uncond + cfg (cond - uncond) at every scale, as in
+    LlamaGen (officially `used_llamagen_cfg`); then t = cfg - 1, and 1, not 0, samples the conditional model.
     """
 
 
@@ -83,7 +83,7 @@ class FlexVar(NextScaleTransformer):
         return {"attn_bias_for_masking": block_causal_bias(levels(self.config.sides))}
 
     def positions(self, sides: Sides) -> Tensor:
-        """Return the map averaged to the size of every scale (repeated where a scale is larger), (1, L, C)."""
+        """Return the position map (1, L, C), averaged to the size of every scale (repeated for larger scales)."""
         return torch.cat([area_tokens(self.pos_1LC, side) for side in sides], dim=1)
 
     def training_bias(self, sides: Sides) -> Tensor:
@@ -92,14 +92,14 @@ class FlexVar(NextScaleTransformer):
         return block_causal_bias(levels(sides)).to(self.attn_bias_for_masking.device)
 
     def adapt_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Replace a file's mask by our own: the official one has the scales of the last training step."""
+        """Replace the file's mask, which has the scales of the last training step, by our own."""
         ours = self.position_buffers()
         return {name: ours.get(name, tensor) for name, tensor in tensors.items()}
 
     def initial_values(self) -> dict[str, Tensor]:
-        """Return initial values for training where small random numbers would be wrong, by parameter name.
+        """Return initial values for training, keyed by parameter name, where small random numbers would be wrong.
 
-        The map of positions holds sines of the row in even channels and cosines of the column in odd ones, with
+        The position map holds sines of the row in even channels and cosines of the column in odd ones, with
         wavelengths from 2 pi to 20000 pi.
         """
         side, width = self.config.position_side, self.config.embed_dim
@@ -113,8 +113,8 @@ class FlexVar(NextScaleTransformer):
 class FlexVarSampler(NextScaleSampler):
     """FlexVAR behind the sampling interface.
 
-    The head stays in fp32 whatever the dtype, as in the other next-scale models. The official one runs in the half
-    precision of the rest, where rounded logits tie.
+    The head stays in fp32 for any dtype, as in the other next-scale models. The official head runs in half precision
+    like the other modules, and rounded logits tie.
     """
 
     family: ClassVar = "flexvar"
@@ -158,13 +158,13 @@ class FlexVarSampler(NextScaleSampler):
         return cfg_mix(logits_RlV, self.guidance(scale, run.scales, settings))
 
     def guidance(self, scale: int, scales: int, settings: SamplingSettings) -> float:
-        """VAR's ramp, as steep as with ten scales where there are more: strengths beyond cfg follow."""
+        """VAR's ramp, with the slope for ten scales in longer lists, where strengths then exceed cfg."""
         return settings.cfg * scale / min(scales - 1, 9)
 
     def top_k(self, side: tuple[int, int], settings: FlexVarSettings) -> int | None:
         """Return 1 for a scale with a side beyond `max_pn` or outside the trained sides, else the setting.
 
-        Both sides of an oblong map must fit: our extension of the official rule, which knows squares only.
+        Both sides of an oblong map must fit; this extends the official rule, which covers only squares.
         """
         trained = self.spec.transformer.trained_sides
         return 1 if _beyond(side, settings.max_pn) or any(pn not in trained for pn in side) else settings.top_k
@@ -172,12 +172,12 @@ class FlexVarSampler(NextScaleSampler):
     def filter(self, logits_BlV: Tensor, side: tuple[int, int], settings: SamplingSettings) -> Tensor:
         settings = cast(FlexVarSettings, settings)
         if settings.invalid_ids:
-            # The official code stops at -100, which is unlikely; -inf is impossible.
+            # The official code uses -100, which leaves a small probability; -inf excludes the token.
             logits_BlV = logits_BlV.index_fill(2, _index(settings.invalid_ids, logits_BlV.device), -torch.inf)
         return filter_logits(logits_BlV, self.top_k(side, settings), settings.top_p)
 
     def random_scales(self, generator: torch.Generator) -> FlexVarSettings:
-        """Return the official settings with scales for one training step, drawn around the configured ones."""
+        """Return the official settings with scales drawn at random for one training step."""
         scales = random_scales(self.spec.transformer.patch_nums, generator)
         return cast(FlexVarSettings, self.spec.settings).model_copy(update={"scales": scales})
 
@@ -188,7 +188,7 @@ def _beyond(side: tuple[int, int], max_pn: int | None) -> bool:
 
 @lru_cache(maxsize=8)
 def _index(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    # Cached: a copy from the host at every step would stall the device.
+    # Cached, because a host-to-device copy at every step would stall the device.
     return torch.tensor(ids, device=device)
 
 

@@ -1,8 +1,8 @@
-"""Lists of scales: their notation, the official ones, and the random ones of training.
+"""Lists of scales: notation, official lists, and random lists for training.
 
-A list has any number of steps, in the order of generation. It usually goes from coarse to fine, but need not: the
-official code takes repeated and smaller scales too, and decodes the last one. A scale is the side of a square token
-map, or (height, width). As text: "1_2_4_8", "1_2_3x4_6x8", or the name of an official list such as "10-steps".
+A list has any number of scales, in the order of generation. Lists usually go from coarse to fine, but the official
+code also accepts repeated and smaller scales, and decodes the last one. A scale is the side of a square token map, or
+(height, width). Text notation: "1_2_4_8", "1_2_3x4_6x8", or the name of an official list such as "10-steps".
 
 Source   FlexVAR (arXiv:2502.20313) section 4; scripts and training of jiaosiyu1999/FlexVAR at 04462cb
 """
@@ -34,15 +34,15 @@ OFFICIAL_SCALES: dict[str, tuple[int, ...]] = {
     "14-steps": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16),
     "512px": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 23, 32),
 }
-"""The lists of the official evaluation, for 16 pixels per token: 256 px in 6 to 14 steps, and 512 px (with cfg 3.0)."""
+"""Lists of the official evaluation, for 16 pixels per token: 256 px in 6 to 14 steps, and 512 px (with cfg 3.0)."""
 
 _AS_TEXT = re.compile(r"[0-9]{1,9}(x[0-9]{1,9})?(_[0-9]{1,9}(x[0-9]{1,9})?)*")
 
 
 def parse_scales(scales: Scales, *, first: tuple[int, int]) -> Sides:
-    """Return height and width of every scale. Raises UserError for a list that no model can follow.
+    """Return height and width of every scale. Raises UserError for an invalid list.
 
-    `first` is the scale that the model starts from; it has an embedding of its own and cannot be changed.
+    `first` is the first scale of the model, fixed because it has its own embedding.
     """
     if isinstance(scales, str):
         scales = OFFICIAL_SCALES.get(scales) or _read(scales)
@@ -60,7 +60,7 @@ def parse_scales(scales: Scales, *, first: tuple[int, int]) -> Sides:
 
 def _side(scale: object) -> tuple[int, int]:
     pair = (scale, scale) if type(scale) is int else scale
-    # Exactly int: True and 2.0 compare equal to whole numbers, but are not sides.
+    # Exact type int: True and 2.0 compare equal to integers but are not valid sides.
     if not isinstance(pair, (tuple, list)) or [type(n) for n in pair] != [int, int]:
         raise UserError(f"scale {scale!r} is not a size: give whole numbers, as sides or as (height, width)")
     return pair[0], pair[1]
@@ -80,18 +80,18 @@ def _text(side: tuple[int, int]) -> str:
 
 
 _CONFIGURED_SHARE = 0.05
-"""Share of training steps that take the configured list."""
+"""Fraction of training steps with the configured list."""
 _DROP_FROM = (0.9, 0.95, 0.98, 0.99)
-"""A uniform number above each of these drops one more scale."""
+"""Thresholds of a uniform number; each one exceeded drops one more scale."""
 
 
 def random_scales(patch_nums: tuple[int, ...], generator: torch.Generator) -> tuple[int, ...]:
     """Draw the scales of one training step: the first two configured ones, some in between, and the last one.
 
-    As in the official training, 5 % of the steps take the configured list. The others take a list of the same length,
-    whose inner scales are drawn from all sides; a tenth of them drop one to four, and a list with more tokens than the
-    configured one is shortened. The official draw takes five sides below 11 and two above, and may shorten a list at
-    its end; here all sides are alike, and every list ends in the last scale.
+    As in the official training, 5 % of the steps use the configured list. The others use a list of equal length with
+    inner scales drawn from all sides; a tenth of them drop one to four scales, and a list with more tokens than the
+    configured one is shortened. The official code draws five sides below 11 and two above, and may shorten a list at
+    its end; here all sides are equally likely, and every list ends in the last scale.
     """
     ends, last = patch_nums[:2], patch_nums[-1]
     if len(patch_nums) <= 3 or torch.rand((), generator=generator).item() < _CONFIGURED_SHARE:

@@ -1,4 +1,4 @@
-"""FlexVAR's tokenizer: the VQ model of LlamaGen, which quantises every scale on its own.
+"""FlexVAR's tokenizer: the VQ model of LlamaGen, quantising every scale independently.
 
 Shapes   B images, K code channels, V codebook entries, ph pw sides of one scale's token map, l tokens of one scale
 Source   FlexVAR (arXiv:2502.20313) section 3; behaviour of jiaosiyu1999/FlexVAR at 04462cb
@@ -14,10 +14,10 @@ from arvbench.adapters.tokenizers.vq import Codebook, VqModel
 
 
 class FlexVarTokenizer(VqModel, ScaleTokenizer):
-    """A VQ model whose maps may have any size."""
+    """A VQ model for token maps of any size."""
 
     def encode_scales(self, images_B3HW: Tensor, sides: Sides) -> tuple[Tensor, ...]:
-        """Ids (B, l) of every scale: features averaged to its size, so that no scale depends on another."""
+        """Encode images into ids (B, l) per scale from features averaged to its size; scales are independent."""
         features_BKhw = self.features(images_B3HW)
         return tuple(self.quantize.nearest(F.interpolate(features_BKhw, size=side, mode="area")) for side in sides)
 
@@ -30,7 +30,7 @@ class FlexVarTokenizer(VqModel, ScaleTokenizer):
 
 
 class LastScaleCanvas(Canvas):
-    """The codes of the last scale drawn, resized for the next one; nothing adds up."""
+    """The codes of the last scale drawn, resized for the next one, without accumulation."""
 
     def __init__(self, quantize: Codebook, sides: Sides) -> None:
         super().__init__(sides)

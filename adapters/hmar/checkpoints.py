@@ -1,7 +1,7 @@
-"""The two training checkpoints of HMAR, and the one file that its sampler takes.
+"""The two training checkpoints of HMAR, and the merged file for its sampler.
 
-Training has two stages, and each saves its own transformer: next-scale prediction (NSP) has the names of VAR; masked
-prediction (MP) starts from it, trains copies of the last blocks and of the head, and freezes the rest.
+Training has two stages, each with its own checkpoint: next-scale prediction (NSP) uses the names of VAR; masked
+prediction (MP) starts from NSP, trains copies of the last blocks and the head, and freezes the rest.
 
 Source   behaviour of NVlabs/HMAR at 595a9df
 """
@@ -21,17 +21,17 @@ from arvbench.adapters.next_scale.transformer import NextScaleTransformer
 from arvbench.errors import CheckpointError
 
 TRAINING_NESTING = (("trainer", "transformer_wo_ddp"),)
-"""Key paths of the transformer in both training checkpoints, tried after the flat file."""
+"""Key paths of the transformer in both training checkpoints, tried after a flat state dict."""
 
 Stage = Literal["nsp", "mp"]
 
 _OWN = {"nsp": "ns", "mp": "mask"}
-"""Stage -> prefix of the blocks and the head that only it trains."""
+"""Stage -> prefix of the blocks and the head trained only in that stage."""
 _LISTED = 3
 
 
 class MaskedPrediction(NextScaleTransformer):
-    """The module that the second stage of training saves; only its names and shapes are used."""
+    """Module saved by the second training stage; only its names and shapes are used."""
 
     def add_blocks(self) -> None:
         super().add_blocks()
@@ -42,13 +42,13 @@ class MaskedPrediction(NextScaleTransformer):
 
 
 def training_module(config: HmarConfig, stage: Stage) -> NextScaleTransformer:
-    """Build a module with the names and shapes of a stage's checkpoint, without memory."""
+    """Build a module with the names and shapes of a stage's checkpoint, without allocating memory."""
     with torch.device("meta"):
         return NextScaleTransformer(config) if stage == "nsp" else MaskedPrediction(config)
 
 
 def stage_of(tensors: Iterable[str], config: HmarConfig) -> Stage | None:
-    """Return the stage whose checkpoints have these names at any depth; None if neither has."""
+    """Return the stage whose checkpoints contain these names, at any nesting depth; None for neither stage."""
     found = _kinds(tensors)
     stages: tuple[Stage, ...] = ("nsp", "mp")
     return next((stage for stage in stages if found == _kinds(training_module(config, stage).state_dict())), None)
@@ -59,7 +59,7 @@ def _kinds(names: Iterable[str]) -> set[str]:
 
 
 def merged_name(name: str, stage: Stage, config: HmarConfig) -> str:
-    """Return the merged file's name for the tensor `name` of a training checkpoint."""
+    """Return the name in the merged file of the tensor `name` from a training checkpoint."""
     shared = config.depth - config.n_layers_train
     if block := re.fullmatch(r"blocks\.(\d+)\.(.+)", name):
         number = int(block[1])
@@ -76,8 +76,8 @@ def merge_stages(
 ) -> dict[str, Tensor]:
     """Merge the state dicts of both stages into that of `Hmar`, without copies.
 
-    Raises MisfitError for names or shapes of anything but the stage, CheckpointError when a tensor that both files
-    share differs, which means that they come from two trainings.
+    Raises MisfitError for names or shapes that do not fit the stage, CheckpointError when a shared tensor differs
+    between the files, which then come from different training runs.
     """
     ours = {merged_name(k, "nsp", config): t for k, t in _checked(next_scale, "nsp", config).items()}
     theirs = {merged_name(k, "mp", config): t for k, t in _checked(masked, "mp", config).items()}

@@ -1,8 +1,8 @@
-"""Mask refinement of HMAR: the tokens of a scale that are drawn again, and the number of steps.
+"""Mask refinement of HMAR: the redrawn tokens of a scale and the number of steps.
 
-A schedule has one entry per scale: the number of tokens that each pass settles, the next-scale pass first. (1, 3, 5) at
-3 x 3 settles one token at once; the 8 least confident are masked and drawn again, then the 5 least confident of those.
-An entry of one number means no refinement.
+A schedule has one entry per scale: the number of tokens settled by each pass, the next-scale pass first. (1, 3, 5) at
+3 x 3 settles one token in the first pass; the 8 least confident tokens are masked and redrawn, then the 5 least
+confident of these 8. An entry with a single number means no refinement.
 
 Shapes   B images, l tokens of one scale, n positions, V codebook entries
 Source   HMAR (arXiv:2506.04421); schedules of NVlabs/HMAR at 595a9df
@@ -42,11 +42,11 @@ MASK_SCHEDULES = MappingProxyType(
         # config/sample/hmar-d*.yaml and config/evaluate/hmar-d*.yaml agree, at every depth.
         "sampling-256": _SAMPLING_256,
         "evaluation-256": _SAMPLING_256,
-        # benchmark/inference.py has schedules of its own.
+        # benchmark/inference.py has different schedules.
         "benchmark-256": _refined(PATCH_NUMS_256, (1,), (1, 3), (1, 3, 5)),
         "benchmark-512": _refined(PATCH_NUMS_512, (1,), (1, 3), (1, 1, 2, 5), (5, 11)),
         "benchmark-1024": _refined(PATCH_NUMS_1024, (1,), (1, 3), (1, 1, 2, 5), (3, 5, 8)),
-        # The demo model's first scales are those of all official ones.
+        # The demo model and all official models begin with equal scales.
         "demo": _refined((1, 2, 3, 4, 6, 8), (1,), (1, 3), (1, 1, 2, 5)),
         "demo-fine": _refined((1, 2, 3, 4, 6, 8), (1,), (1, 3), (1, 3, 5), (5, 11), (12, 24)),
     }
@@ -54,7 +54,7 @@ MASK_SCHEDULES = MappingProxyType(
 
 
 def mask_schedule(schedule: str | MaskSchedule, sides: Sides) -> MaskSchedule:
-    """Return the entries of a schedule, given by name or as entries, one per scale of `sides`.
+    """Return the entries of `schedule` (a name or entries), one per scale of `sides`.
 
     Raises UnknownName for an unknown name, UserError for entries that do not fit the scales.
     """
@@ -82,7 +82,7 @@ def mask_schedule(schedule: str | MaskSchedule, sides: Sides) -> MaskSchedule:
 
 
 def masked_counts(entry: Sequence[int]) -> list[int]:
-    """Return the number of tokens that each refinement masks: those that the passes before it did not settle."""
+    """Return the number of tokens masked by each refinement: all tokens not settled by earlier passes."""
     return [sum(entry) - settled for settled in accumulate(entry[:-1])]
 
 

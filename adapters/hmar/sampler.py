@@ -1,7 +1,7 @@
-"""HMAR: next-scale prediction without a history, and masked prediction that refines a scale in several steps.
+"""HMAR: next-scale prediction without a history; masked prediction refines a scale in several steps.
 
-Particular to this family: every step attends to its own scale only, so that f_hat carries all of the past (Markov) and
-there is no cache. After a scale is predicted, its least confident tokens may be masked and drawn again, given the
+Specific to HMAR: every step attends only to its own scale, so that f_hat carries the whole past (Markov) and there is
+no cache. After a scale is predicted, its least confident tokens may be masked and redrawn, conditioned on the
 others (arvbench.adapters.hmar.refinement). Both predictions share the first blocks and the input embedding; the last
 `n_layers_train` blocks and the head exist twice. With `kv_cache` the first prediction attends to all scales so far, as
 VAR does: the baseline of the official benchmark.
@@ -46,17 +46,17 @@ from arvbench.errors import CheckpointError, UserError
 from arvbench.kernels.dispatch import KernelSet, select
 
 MASK_GUIDANCE = 1e-6
-"""Progress through the scales that guidance assumes in every refinement: cfg * 1e-6, practically unguided."""
+"""Guidance strength in every refinement, relative to cfg: practically unguided."""
 
 
 class HmarSettings(SamplingSettings):
-    """`cfg` is the strength at the last scale, ramping up linearly from 0 at the first; refinement has next to none."""
+    """`cfg` is the guidance strength at the last scale, ramped up linearly from 0; refinement is almost unguided."""
 
     uint8_rule: Uint8Rule = "round"
     mask_schedule: str | MaskSchedule = NO_REFINEMENT
-    """A named schedule, or one entry per scale: the number of tokens that each pass settles."""
+    """A named schedule, or one entry per scale: the number of tokens settled by each pass."""
     kv_cache: bool = False
-    """Attend to all scales so far, through a cache, as VAR does; without refinement only."""
+    """Attend to all scales so far through a cache, as VAR does; excludes refinement."""
 
 
 class HmarSampler(NextScaleSampler):
@@ -82,7 +82,7 @@ class HmarSampler(NextScaleSampler):
 
     @classmethod
     def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:
-        """Return `spec` unchanged. Raises CheckpointError for a file of one of the two training stages."""
+        """Return `spec` unchanged. Raises CheckpointError for the checkpoint of a training stage."""
         stage = stage_of(transformer, spec.transformer)
         if stage is not None:
             kind = {
@@ -125,7 +125,7 @@ class HmarSampler(NextScaleSampler):
         for step, entry in zip(plain, self.refinement(settings), strict=True):
             steps.append(replace(step, index=len(steps)))
             for _ in entry[1:]:
-                # As large as the refined pass: other blocks, but equal sizes and an equal number of tokens.
+                # Refinement uses other blocks, but of equal size and for an equal number of tokens.
                 flops, read = step.flops, step.bytes_moved + config.embed_dim * self.dtype.itemsize
                 if not refined:
                     flops, read = flops + step.rows * self._masked_adaln[0], read + self._masked_adaln[1]
@@ -139,7 +139,7 @@ class HmarSampler(NextScaleSampler):
 
     @property
     def _masked_adaln(self) -> tuple[int, int]:
-        """FLOPs per row and weight bytes of masked prediction's condition, computed in the first refinement."""
+        """FLOPs per row and weight bytes of the masked-prediction condition, computed in the first refinement."""
         config = cast(HmarConfig, self.spec.transformer)
         blocks = 6 * (1 if config.shared_aln else config.n_layers_train) * config.embed_dim
         head = 2 * config.embed_dim
@@ -147,7 +147,7 @@ class HmarSampler(NextScaleSampler):
         return 2 * config.embed_dim * (blocks + head), read
 
     def draw_scale(self, steps: Sequence[Step], scale: int, run: ScaleRun) -> Tensor:
-        """Draw a scale, refine its least confident tokens, and then put it onto the canvas."""
+        """Draw a scale, refine its least confident tokens, then place it on the canvas."""
         drawn = self.draw(steps[0], scale, run)
         tokens_Bl, positions_Bn = drawn.tokens_Bl, None
         counts = masked_counts(self.refinement(run.call.settings)[scale])
@@ -168,7 +168,7 @@ class HmarSampler(NextScaleSampler):
     def masked_positions(
         self, drawn: ScaleDraw, among_Bn: Tensor | None, count: int, scale: int, run: ScaleRun
     ) -> Tensor:
-        """Return the least confident of the tokens just drawn, (B, count), lowest first; known tokens come last."""
+        """Return positions (B, count) of the least confident tokens just drawn, lowest first, known ones last."""
         confidence_Bl = confidence(drawn.filtered_BlV, drawn.tokens_Bl)
         if run.call.known is not None:
             confidence_Bl = confidence_Bl.masked_fill(run.call.known.keep[scale], torch.inf)
@@ -188,7 +188,7 @@ class HmarSampler(NextScaleSampler):
         return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, run.call.noise.tokens(filtered_BlV, step.index))
 
     def masked_input(self, tokens_Bl: Tensor, scale: int, run: ScaleRun) -> tuple[Tensor, Tensor]:
-        """Return the canvas's input for `scale` and the codes that its tokens would add, both (B, l, K)."""
+        """Return the canvas input for `scale` and the codes added by its tokens, both (B, l, K)."""
         canvas = cast(ResidualCanvas, run.canvas)
         return canvas.input(scale), own_codes(canvas, tokens_Bl, scale)
 
@@ -220,7 +220,7 @@ class HmarSampler(NextScaleSampler):
         return self.transformer.masked_forward(labels_B, history_BLK, own_BLK, masked_BL, sides, kernels)
 
     def own_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
-        """Return the codes that every scale but the first adds, at its own resolution, (B, L - l_first, K)."""
+        """Return the codes (B, L - l_first, K) added by every scale but the first, at its own resolution."""
         canvas = cast(ResidualCanvas, self.tokenizer.canvas(sides, len(tokens[0])))
         return torch.cat([own_codes(canvas, ids, scale) for scale, ids in enumerate(tokens) if scale > 0], dim=1)
 
@@ -232,25 +232,25 @@ class HmarSampler(NextScaleSampler):
         settings: SamplingSettings | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return the sum of both predictions' losses, which trains all parameters at once; the paper has two stages."""
+        """Return the sum of both losses, which trains all parameters jointly; the paper trains in two stages."""
         return self.next_scale_loss(tokens, labels, generator=generator) + self.masked_loss(
             tokens, labels, generator=generator
         )
 
     def next_scale_parameters(self) -> list[str]:
-        """Names of the parameters of the first stage of training: all but `refinement_parameters`."""
+        """Parameter names of the first training stage: all but `refinement_parameters`."""
         refinement = set(self.refinement_parameters())
         return [name for name, _ in self.transformer.named_parameters() if name not in refinement]
 
     def refinement_parameters(self) -> list[str]:
-        """Names of the parameters of the second stage of training, which freezes the others."""
+        """Parameter names of the second training stage, which freezes the others."""
         own = ("mask_embed.", "mask_blocks.", "mask_head.", "mask_head_nm.")
         return [name for name, _ in self.transformer.named_parameters() if name.startswith(own)]
 
     def next_scale_loss(
         self, tokens: Sequence[Tensor], labels: Tensor, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Cross-entropy of next-scale prediction, averaged over all tokens (natural log): the first stage."""
+        """First-stage loss: mean cross-entropy of next-scale prediction over all tokens (natural log)."""
         return super().loss(tokens, labels, generator=generator)
 
     def masked_loss(
@@ -261,10 +261,10 @@ class HmarSampler(NextScaleSampler):
         share: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Cross-entropy of masked prediction, averaged over masked tokens (natural log): the second stage.
+        """Second-stage loss: mean cross-entropy of masked prediction over the masked tokens (natural log).
 
         In every scale but the first, `share` of the tokens (rounded up) are masked, at equal positions in all images;
-        None draws the share uniformly. All draws come from `generator`; None stands for one with seed 0.
+        None draws the share uniformly. All draws come from `generator`; None means one with seed 0.
         """
         labels_B = self.training_labels(labels, generator)
         generator = generator or torch.Generator().manual_seed(0)
@@ -278,12 +278,12 @@ class HmarSampler(NextScaleSampler):
 
 
 def own_codes(canvas: ResidualCanvas, ids_Bl: Tensor, scale: int) -> Tensor:
-    """Return the codes (B, l, K) that the tokens of `scale` add to the canvas, at their own resolution."""
+    """Return the codes (B, l, K) added to the canvas by the tokens of `scale`, at their own resolution."""
     return area_tokens(canvas.contribution(canvas.lookup(ids_Bl, scale), scale), canvas.sides[scale])
 
 
 def mask_at_random(tokens: Sequence[int], share: float, generator: torch.Generator | None) -> Tensor:
-    """Draw positions (n,) int64 in concatenated scales of `tokens` each: ceil(share * l) per scale, at least one."""
+    """Draw positions (n,) int64 in concatenated scales of l in `tokens`: ceil(share * l) per scale, at least one."""
     if not 0 <= share <= 1:
         raise UserError(f"the share of masked tokens must be in 0..1, got {share}")
     chosen, start = [], 0
@@ -301,7 +301,7 @@ def _model(px: int, transformer: HmarConfig, *, settings: HmarSettings, source: 
         tokenizer_file="vae_ch160v4096z32.pth",
         hub_repo="nvidia/HMAR",
         tokenizer_repo="FoundationVision/var",
-        # Those of training checkpoints: read only so that the error can name them.
+        # Nesting of training checkpoints, read only to name them in the error.
         transformer_nesting=TRAINING_NESTING,
         tokenizer_nesting=(("trainer", "vae_local"),),
     )
@@ -329,7 +329,7 @@ def _released(depth: int, cfg: float, top_k: int) -> ModelSpec:
 
 
 def _benchmarked(depth: int, px: int, *, shared_aln: bool = False) -> ModelSpec:
-    """Spec of a model without released weights, which the authors time with random ones."""
+    """Spec of a model without released weights; the authors time it with random ones."""
     settings = HmarSettings(cfg=1.5, top_k=900, top_p=0.96, mask_schedule=f"benchmark-{px}")
     config = _config(depth, px, shared_aln=shared_aln)
     return _model(px, config, settings=settings, source="benchmark/inference.py", released=False)

@@ -1,4 +1,4 @@
-"""The transformer of HMAR: two predictions that share their first blocks and the input embedding.
+"""The transformer of HMAR: two predictions with shared first blocks and a shared input embedding.
 
 Shapes   B images, R forward rows, l tokens of one scale, L of all scales, C width, V codebook entries, K code channels
 Source   HMAR (arXiv:2506.04421); behaviour of NVlabs/HMAR at 595a9df
@@ -34,7 +34,7 @@ class HmarConfig(NextScaleConfig):
     """Constructor arguments of the transformer under their official names; `depth` counts the blocks of one path."""
 
     n_layers_train: int = 8
-    """Blocks at the end of a path that next-scale and masked prediction do not share."""
+    """Last blocks of a path, not shared between next-scale and masked prediction."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_layers_train <= self.depth:
@@ -42,7 +42,7 @@ class HmarConfig(NextScaleConfig):
 
 
 class HmarCondition(NamedTuple):
-    """Tensors that depend on the class alone; those of masked prediction once a refinement needs them."""
+    """Tensors that depend only on the class; the first refinement adds those of masked prediction."""
 
     start_R1C: Tensor
     blocks: list[Tensor]
@@ -58,7 +58,7 @@ class Hmar(NextScaleTransformer):
 
     def add_blocks(self) -> None:
         config = self.config
-        # One bias per token, whether one or two code vectors are embedded for it.
+        # One bias per token, for one or two embedded code vectors.
         self.word_embed = nn.Linear(config.code_dim, config.embed_dim, bias=False)
         self.word_embed_bias = nn.Parameter(torch.empty(config.embed_dim))
         self.mask_embed = nn.Embedding(1, config.embed_dim)
@@ -78,10 +78,10 @@ class Hmar(NextScaleTransformer):
         return super().embed(codes_BlK) + self.word_embed_bias
 
     def embed_masked(self, history_BlK: Tensor, own_BlK: Tensor, masked_Bl: Tensor) -> Tensor:
-        """Input (B, l, C) of masked prediction, before its position.
+        """Input (B, l, C) of masked prediction, without position embedding.
 
-        Sum of the embeddings of the coarser scales and of the scale itself, with `mask_embed` for masked tokens; code
-        vectors are added first, since the embedding is linear.
+        Embeddings of the coarser scales and the scale itself are summed, with `mask_embed` for masked tokens. The
+        embedding is linear, so code vectors are added before it.
         """
         masked_Bl1 = masked_Bl.unsqueeze(-1)
         shown_BlC = self.embed(history_BlK + own_BlK.masked_fill(masked_Bl1, 0))
@@ -94,7 +94,7 @@ class Hmar(NextScaleTransformer):
         return HmarCondition(cond_RC.unsqueeze(1) + self.pos_start, blocks, _head_modulation(self.ns_head_nm, cond_RC))
 
     def with_masked(self, condition: HmarCondition, labels_R: Tensor) -> HmarCondition:
-        """Return `condition` completed for masked prediction."""
+        """Return `condition` with the tensors of masked prediction added."""
         cond_RC = self.class_emb(labels_R)
         blocks = condition.blocks[: len(self.base_blocks)] + self._modulation(self.mask_blocks, cond_RC)
         masked = Condition(condition.start_R1C, blocks, _head_modulation(self.mask_head_nm, cond_RC))
@@ -113,7 +113,7 @@ class Hmar(NextScaleTransformer):
         cache: Cache | None = None,
         bias_llT: Tensor | None = None,
     ) -> Tensor:
-        """(R, l, V) fp32 of next-scale prediction."""
+        """Logits (R, l, V) fp32 of next-scale prediction."""
         blocks = (*self.base_blocks, *self.ns_blocks)
         for layer, (block, modulation) in enumerate(zip(blocks, condition.blocks, strict=True)):
             x_RlC = block(x_RlC, modulation, kernels, layer=layer, cache=cache, bias_llT=bias_llT)
@@ -122,7 +122,7 @@ class Hmar(NextScaleTransformer):
     def masked_logits(
         self, x_RlC: Tensor, condition: HmarCondition, kernels: KernelSet, *, bias_llT: Tensor | None = None
     ) -> Tensor:
-        """(R, l, V) fp32 of masked prediction; `condition` must have that part."""
+        """Logits (R, l, V) fp32 of masked prediction; `condition` must come from `with_masked`."""
         assert condition.masked is not None
         blocks = (*self.base_blocks, *self.mask_blocks)
         for block, modulation in zip(blocks, condition.masked.blocks, strict=True):
@@ -132,7 +132,7 @@ class Hmar(NextScaleTransformer):
     def forward(
         self, labels_B: Tensor, codes_BLK: Tensor, sides: Sides, kernels: KernelSet, *, history: bool = False
     ) -> Tensor:
-        """Teacher-forced logits (B, L, V) of next-scale prediction; `history` for attention as under `kv_cache`."""
+        """Teacher-forced logits (B, L, V) of next-scale prediction; with `history`, attention as under `kv_cache`."""
         condition = self.condition(labels_B)
         x_BLC = self._sequence(condition, self.embed(codes_BLK), sides)
         bias = block_causal_bias(self.lvl_1L.cpu()) if history else self.training_bias(sides)
@@ -153,7 +153,7 @@ class Hmar(NextScaleTransformer):
         return self.masked_logits(x_BLC, condition, kernels, bias_llT=self.training_bias(sides).to(x_BLC))
 
     def _sequence(self, condition: HmarCondition, later_BLC: Tensor, sides: Sides) -> Tensor:
-        """Return the input of all scales, (B, L, C); the first one holds the class."""
+        """Return the input (B, L, C) of all scales; the first one contains the class."""
         first = condition.start_R1C.expand(-1, sides[0][0] * sides[0][1], -1)
         return torch.cat((first, later_BLC), dim=1) + self.positions(sides)
 

@@ -1,1 +1,1 @@
-"""M-VAR: Mamba-2 between scales."""
+"""M-VAR: next-scale prediction with attention inside scales and Mamba-2 between them."""

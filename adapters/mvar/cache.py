@@ -1,6 +1,6 @@
-"""The seam between a recurrent mixer and its memory of earlier tokens.
+"""Interface between a recurrent mixer and its memory of earlier tokens.
 
-Shapes   R forward rows, l new tokens, W width; the mixer's own letters are in arvbench.adapters.mvar.mamba2
+Shapes   R forward rows, l new tokens, W width; arvbench.adapters.mvar.mamba2 defines the mixer's letters
 """
 
 from __future__ import annotations
@@ -42,4 +42,4 @@ class RecurrentCache(Cache):
 
     @abstractmethod
     def mix(self, layer: int, x_RlW: Tensor, branch: Branch) -> Tensor:
-        """Output (R, l, W) of `branch` at l new tokens that follow all those given to this layer before."""
+        """Output (R, l, W) of `branch` for l new tokens, which follow all earlier inputs of this layer."""

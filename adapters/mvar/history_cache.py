@@ -1,4 +1,4 @@
-"""The official way to run M-VAR: keep the mixer's inputs of all tokens, and run it over all of them at every step."""
+"""The official cache of M-VAR: store the mixer's inputs for all tokens and rerun the mixer over them at every step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class HistoryShape(RecurrentShape):
     """Size of a `HistoryCache`."""
 
     def bytes_of(self, tokens: int) -> int:
-        """Bytes of the inputs of all layers for `tokens` tokens."""
+        """Bytes of all layers' inputs for `tokens` tokens."""
         return self.layers * self.rows * self.mixer.d_model * tokens * self.dtype.itemsize
 
 
 class HistoryCache(RecurrentCache):
-    """Grows by concatenation; the work of a step grows with all tokens before it. Kept as the reference."""
+    """Reference cache that grows by concatenation; the work of a step grows with the number of earlier tokens."""
 
     policy = "history"
     shape: HistoryShape

@@ -1,12 +1,12 @@
-"""Mamba-2: a sequence mixer whose memory of all earlier tokens is one matrix per head.
+"""Mamba-2: a sequence mixer that stores all earlier tokens in one state matrix per head.
 
-Per head, with a decay a_t = exp(A dt_t) in (0, 1]:  S_t = a_t S_(t-1) + dt_t x_t B_t^T  and  y_t = S_t C_t.  Token by
-token (`scan_recurrent`: the definition) and in chunks of matrix products (`scan_chunked`) the results are equal, and a
+Per head, with a decay a_t = exp(A dt_t) in (0, 1]:  S_t = a_t S_(t-1) + dt_t x_t B_t^T  and  y_t = S_t C_t.  The
+token-by-token definition (`scan_recurrent`) and chunks of matrix products (`scan_chunked`) give equal results, and a
 sequence may be cut anywhere if the state is carried over.
 
 Shapes   R forward rows, l tokens, W width, E inner width, H heads, P head channels (E = H P), N state channels,
          M convolved channels (E + 2 N), K convolution taps, n chunks of Q tokens
-Range    dt > 0, A < 0; the scan and the norm compute in at least fp32 whatever the dtype of the weights
+Range    dt > 0, A < 0; the scan and the norm compute in at least fp32 for any dtype of the weights
 Names    parameter names are those of the official state dicts
 Source   Mamba-2 (arXiv:2405.21060): recurrence section 2, chunked form section 6, block section 7; behaviour of
          state-spaces/mamba at e9594ce
@@ -28,14 +28,14 @@ from arvbench.errors import UserError
 CHUNK = 32
 """Q. Small chunks save work inside a chunk, which grows with Q; large ones save passes over the state. On a CPU
 core at the width of M-VAR-d12 (24 heads of 64, N = 64, two rows) 256 tokens take 13, 9, 13, 20 and 42 ms with Q = 16,
-32, 64, 128 and 256; 32 is also among the fastest from 64 to 680 tokens, and in training the demo model."""
+32, 64, 128 and 256; 32 is also among the fastest for 64 to 680 tokens and for training the demo model."""
 
 
 class MambaState(NamedTuple):
     """Memory of earlier tokens; zeros before the first token."""
 
     conv_RMK: Tensor
-    """The last K columns before the convolution, oldest first (the official layout; K - 1 of them matter)."""
+    """The last K columns before the convolution, oldest first (the official layout; only K - 1 of them are used)."""
     ssm_RHPN: Tensor
     """S of every head, in at least fp32."""
 
@@ -57,7 +57,7 @@ Scan = Callable[[ScanInputs, Tensor], tuple[Tensor, Tensor]]
 
 
 def scan_recurrent(inputs: ScanInputs, state_RHPN: Tensor) -> tuple[Tensor, Tensor]:
-    """Scan token by token (see `Scan`): the definition, against which the chunked form is tested."""
+    """Scan token by token (see `Scan`): the definition, and the test reference for the chunked form."""
     x_RlHP, dt_RlH, A_H, B_RlN, C_RlN = inputs
     decay_RlH = (dt_RlH * A_H).exp()
     outputs = []
@@ -71,8 +71,8 @@ def scan_recurrent(inputs: ScanInputs, state_RHPN: Tensor) -> tuple[Tensor, Tens
 def scan_chunked(inputs: ScanInputs, state_RHPN: Tensor, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
     """Scan in chunks of matrix products (see `Scan`).
 
-    Work is linear in l: inside a chunk every token reads the earlier ones through a Q x Q matrix, and between chunks
-    only the state passes (section 6, "state space duality").
+    Work is linear in l: inside a chunk every token reads the earlier ones through a Q x Q matrix, and only
+    the state passes between chunks (section 6, "state space duality").
     """
     x_RlHP, dt_RlH, A_H, B_RlN, C_RlN = inputs
     rows, tokens, heads, channels = x_RlHP.shape
@@ -105,8 +105,8 @@ def decay_between(log_decay_sQ: Tensor) -> Tensor:
     """Decay (..., Q, Q) between the write of token j (column) and the read of token i (row): exp of the sum over
     j < t <= i, zero above the diagonal.
 
-    Every sum is added up on its own: differences of one running sum would cancel where the decay is strong, and lose
-    the weak decays behind it.
+    Every sum is computed separately: differences of one running sum would cancel after a strong decay and lose the weak
+    decays that follow.
     """
     terms_sQQ = log_decay_sQ.unsqueeze(-1).expand(*log_decay_sQ.shape, log_decay_sQ.shape[-1])
     return terms_sQQ.tril(-1).cumsum(-2).exp().tril()
@@ -152,7 +152,7 @@ class MambaConfig:
         return self.d_inner + 2 * self.d_state
 
     def flops(self, tokens: int) -> int:
-        """FLOPs of one row's pass over `tokens` new tokens with `scan_chunked`: matrix products and the convolution."""
+        """FLOPs per row for `tokens` new tokens with `scan_chunked`: matrix products and convolution."""
         inner, states, size = self.d_inner, self.d_state, min(CHUNK, tokens)
         linear = 2 * self.d_model * (inner + self.conv_channels + self.heads) + 2 * inner * self.d_model
         scan = 2 * size * states + 2 * size * inner + 4 * states * inner
@@ -198,15 +198,15 @@ class Mamba2(nn.Module):
                 self.get_parameter(name).copy_(values_H)
 
     def initial_values(self) -> dict[str, Tensor]:
-        """Return initial values for training where small random numbers would be wrong, by parameter name.
+        """Return initial values for training, keyed by parameter name, where small random numbers would be wrong.
 
-        Heads get many different time scales: dt runs from 0.001 to 0.1 and -A from 1 to 16, the official ranges, but
-        evenly spaced instead of drawn, from the longest memory to the shortest.
+        Heads get different time scales, from the longest memory to the shortest: dt from 0.001 to 0.1 and -A from 1 to
+        16, the official ranges, but evenly spaced instead of drawn.
         """
         heads = self.config.heads
         dt_H = torch.linspace(math.log(1e-3), math.log(0.1), heads).exp()
         return {
-            "dt_bias": dt_H + (-torch.expm1(-dt_H)).log(),  # softplus of it is dt
+            "dt_bias": dt_H + (-torch.expm1(-dt_H)).log(),  # inverse softplus of dt
             "A_log": torch.linspace(1, 16, heads).log(),
             "D": torch.ones(heads),
             "norm.weight": torch.ones(self.config.d_inner),
@@ -223,7 +223,7 @@ class Mamba2(nn.Module):
     def forward(
         self, x_RlW: Tensor, state: MambaState | None = None, *, scan: Scan = scan_chunked
     ) -> tuple[Tensor, MambaState]:
-        """Mix l new tokens that follow those behind `state` (None: the first); return (R, l, W) and the new state.
+        """Mix l new tokens, continuing from `state` (None: no earlier tokens); return (R, l, W) and the new state.
 
         The cost does not depend on the number of earlier tokens.
         """
@@ -231,7 +231,7 @@ class Mamba2(nn.Module):
         state = state or self.initial_state(len(x_RlW))
         z_RlE, new_RlM, dt_RlH = self.in_proj(x_RlW).split((config.d_inner, config.conv_channels, config.heads), dim=2)
         window_RMl = torch.cat((state.conv_RMK, new_RlM.transpose(1, 2)), dim=2)
-        # The oldest column of the state is one too old for a convolution of K taps.
+        # A convolution of K taps does not reach the oldest column of the state.
         mixed_RMl = F.silu(self.conv1d(window_RMl[:, :, 1:]))
         exact = state.ssm_RHPN.dtype
         x_RlE, B_RlN, C_RlN = (

@@ -1,10 +1,10 @@
-"""M-VAR: next-scale prediction whose attention sees one scale only, and Mamba-2 all that came before.
+"""M-VAR: next-scale prediction with attention inside each scale and Mamba-2 over all scales so far.
 
-Particular to this family: a block has three branches with nine modulation vectors. Attention looks at the tokens of its
-own scale, in training and in sampling; a Mamba-2 mixer runs over the tokens of all scales so far, in raster order; then
-the feed-forward. There is no KV cache. The official code keeps the mixer's inputs and runs it over all of them at every
-scale (cache policy `history`, the reference). Since the mixer is causal, its state is enough, and a step costs only its
-own tokens (policy `state`). Guidance, sampling and tokenizer are VAR's.
+Specific to M-VAR: a block has three branches with nine modulation vectors. Attention sees the tokens of its own scale,
+in training and in sampling; a Mamba-2 mixer runs over the tokens of all scales so far, in raster order; the
+feed-forward follows. There is no KV cache. The official code stores the mixer's inputs and reruns the mixer over all of
+them at every scale (cache policy `history`, the reference). The mixer is causal, so carrying its state suffices, and a
+step costs only its own tokens (policy `state`). Guidance, sampling and tokenizer are VAR's.
 
 Shapes   B images, R forward rows, l tokens of one scale, L of all scales, C width
 Source   M-VAR (arXiv:2411.10433); behaviour of OliverRensu/MVAR at 80768a1
@@ -45,11 +45,11 @@ from arvbench.kernels.dispatch import KernelSet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MvarConfig(NextScaleConfig):
-    """Constructor arguments of the transformer under their official names, and sizes that the official code fixes."""
+    """Constructor arguments of the transformer under their official names, and sizes fixed in the official code."""
 
     d_state: int = 64
     headdim: int = 64
-    """Channels of one head of the mixer; attention has its own."""
+    """Channels of one mixer head; attention heads have their own width."""
 
     def __post_init__(self) -> None:
         if self.shared_aln:
@@ -60,7 +60,7 @@ class MvarConfig(NextScaleConfig):
 
     @property
     def mixer(self) -> MambaConfig:
-        """Raises UserError for a width that the mixer's heads do not divide."""
+        """Mixer configuration. Raises UserError unless the head width divides the inner width."""
         return MambaConfig(d_model=self.embed_dim, d_state=self.d_state, headdim=self.headdim)
 
     @property
@@ -70,7 +70,7 @@ class MvarConfig(NextScaleConfig):
 
 
 class ScaleAttention(SelfAttention):
-    """Attention inside one scale; concatenated scales (training) do not see each other."""
+    """Attention inside one scale; concatenated scales (in training) do not attend to each other."""
 
     patch_nums: Tensor
 
@@ -97,7 +97,7 @@ class MvarBlock(nn.Module):
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(config.embed_dim, 9 * config.embed_dim))
 
     def modulation(self, cond_RC: Tensor, shared: None) -> Tensor:
-        """(R, 1, 9, C): gates of attention, mixer and feed-forward, their scales, their shifts."""
+        """(R, 1, 9, C): three gates (attention, mixer, feed-forward), three scales, three shifts."""
         modulation_R19C: Tensor = self.ada_lin(cond_RC).view(len(cond_RC), 1, 9, -1)
         return modulation_R19C
 
@@ -111,7 +111,7 @@ class MvarBlock(nn.Module):
         cache: RecurrentCache | None = None,
         bias_llT: Tensor | None = None,
     ) -> Tensor:
-        """One scale that follows those in `cache`, or (None) the whole sequence at once; attention needs no mask."""
+        """Run one scale that follows those in `cache`, or (None) the whole sequence; attention needs no mask."""
         gate1, gate2, gate3, scale1, scale2, scale3, shift1, shift2, shift3 = modulation_R19C.unbind(2)
 
         def mix(history_RTC: Tensor, state: MambaState | None) -> tuple[Tensor, MambaState]:
@@ -139,7 +139,7 @@ class Mvar(NextScaleTransformer):
 
     def position_buffers(self) -> dict[str, Tensor]:
         level_1L = levels(self.config.sides)
-        # Official files have the mask, but nothing reads it: attention splits the sequence instead.
+        # Official files contain the mask, but it is unused: attention splits the sequence instead.
         return {"lvl_1L": level_1L, "attn_bias_for_masking": block_diagonal_bias(level_1L)}
 
     def constant_buffers(self) -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ class Mvar(NextScaleTransformer):
         return super().constant_buffers() | dict.fromkeys(names, scale_tokens)
 
 
-@dataclass(frozen=True, kw_only=True)  # slots would make a second class, which `super()` does not find
+@dataclass(frozen=True, kw_only=True)  # slots would create a second class and break `super()`
 class MvarCost(StepCost):
     """Cost of M-VAR: attention inside a scale, nine modulation vectors, and the mixer's weights."""
 
@@ -159,7 +159,7 @@ class MvarCost(StepCost):
         return super().flops(rows=rows, images=images, new=new, context=new, first=first)
 
     def mixer_flops(self, *, rows: int, tokens: int) -> int:
-        """FLOPs of all mixers over `tokens` tokens in each of `rows`."""
+        """FLOPs of all mixers over `tokens` tokens per row."""
         return self.depth * rows * self.mixer.flops(tokens)
 
     def weight_bytes(self, *, first: bool) -> int:
@@ -174,7 +174,7 @@ class MvarCost(StepCost):
 
 
 class MvarSettings(SmoothSettings):
-    """`cfg` is the strength at the last scale; it ramps up linearly from 0 at the first."""
+    """`cfg` is the guidance strength at the last scale, ramped up linearly from 0 at the first."""
 
 
 class MvarSampler(NextScaleSampler):
@@ -182,7 +182,7 @@ class MvarSampler(NextScaleSampler):
 
     family: ClassVar = "mvar"
     transformer_class: ClassVar = Mvar
-    # Decays are exponentials of these: one per cent of error in half precision. Autocast keeps them too.
+    # Decays are exponentials of these parameters, with 1 % error in half precision. Autocast also keeps them in fp32.
     keep_fp32: ClassVar = {
         "transformer": (*NextScaleSampler.keep_fp32["transformer"], "A_log", "dt_bias", "D", "norm"),
         "tokenizer": NextScaleSampler.keep_fp32["tokenizer"],
@@ -193,7 +193,7 @@ class MvarSampler(NextScaleSampler):
 
     @classmethod
     def adapt_spec(cls, spec: ModelSpec, transformer: Mapping[str, Tensor]) -> ModelSpec:
-        """Read from the file if attention is normalised: official models differ, and only their files tell."""
+        """Set `attn_l2_norm` from the file: official models differ, and only their files show it."""
         l2_norm = "blocks.0.attn.scale_mul_1H11" in transformer
         return replace(spec, transformer=replace(spec.transformer, attn_l2_norm=l2_norm))
 
@@ -209,7 +209,7 @@ class MvarSampler(NextScaleSampler):
         )
 
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
-        """Attention sees its scale alone; the mixer runs over all tokens so far, or (state) over the new ones."""
+        """Attention sees one scale; the mixer runs over all tokens so far or (policy `state`) the new ones."""
         return [
             replace(
                 step,
@@ -247,14 +247,14 @@ def _official(depth: int, *, attn_l2_norm: bool) -> ModelSpec:
     )
 
 
-# attn_l2_norm holds for random weights; a file decides for itself (`adapt_spec`). The README asks for False with d16
-# and d20, d12 is not stated, and the official default is True.
+# attn_l2_norm applies to random weights; weight files override it (`adapt_spec`). The README asks for False with d16
+# and d20 and does not mention d12; the official default is True.
 MVAR_D12 = _official(12, attn_l2_norm=False)
 MVAR_D16 = _official(16, attn_l2_norm=False)
 MVAR_D20 = _official(20, attn_l2_norm=False)
 MVAR_D24 = _official(24, attn_l2_norm=True)
-# The largest file has been published as d30.pth and is meant to be d32.pth. Its shapes tell which one it is: loaded as
-# the other model it is refused, with the name of the model that fits.
+# The largest file was published as d30.pth and is meant to be d32.pth. Its shapes identify the model: loading it as
+# the wrong one fails with the name of the model that fits.
 MVAR_D30 = _official(30, attn_l2_norm=True)
 MVAR_D32 = _official(32, attn_l2_norm=True)
 

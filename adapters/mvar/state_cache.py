@@ -1,6 +1,6 @@
-"""Carry the state of the recurrence: memory and work of a step do not depend on the number of earlier tokens.
+"""Recurrent-state cache of M-VAR: memory and work per step do not depend on the number of earlier tokens.
 
-Exact, not an approximation: the mixer is causal, and its state is all its memory of earlier tokens.
+The result is exact: the mixer is causal, and its state contains its whole memory of earlier tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class StateShape(RecurrentShape):
     """Size of a `StateCache`."""
 
     def bytes_of(self, tokens: int) -> int:
-        """Bytes of the states of all layers after `tokens` tokens, equal for any number above 0."""
+        """Bytes of all layers' states after `tokens` tokens, constant for any number above 0."""
         mixer = self.mixer
         conv = mixer.conv_channels * mixer.d_conv * self.dtype.itemsize
         ssm = mixer.d_inner * mixer.d_state * self.ssm_dtype.itemsize
@@ -28,7 +28,7 @@ class StateShape(RecurrentShape):
 
     @property
     def ssm_dtype(self) -> torch.dtype:
-        """Sums over hundreds of tokens are kept in at least fp32."""
+        """At least fp32, for sums over hundreds of tokens."""
         return torch.promote_types(self.dtype, torch.float32)
 
 
@@ -48,7 +48,7 @@ class StateCache(RecurrentCache):
         self._begun = [False] * shape.layers
 
     def state(self, layer: int) -> MambaState:
-        """Return the state of `layer` so far, as views that the next step overwrites."""
+        """Return the current state of `layer` as views, which the next step overwrites."""
         return MambaState(self._conv[layer], self._ssm[layer])
 
     def mix(self, layer: int, x_RlW: Tensor, branch: Branch) -> Tensor:

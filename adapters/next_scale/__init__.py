@@ -1,1 +1,1 @@
-"""First trunk: models that predict a scale at a time (VAR, M-VAR, HMAR, FlexVAR)."""
+"""Next-scale trunk: models that predict one scale per step (VAR, M-VAR, HMAR, FlexVAR)."""

@@ -1,4 +1,4 @@
-"""Blocks of the adaLN transformer that VAR introduced and M-VAR, HMAR and FlexVAR build on.
+"""Blocks of the adaLN transformer of VAR, shared by M-VAR, HMAR and FlexVAR.
 
 Shapes   R forward rows, l new tokens, T tokens attended to, C width, H heads, D head channels, F hidden width
 Names    module names are those of the official state dicts
@@ -23,8 +23,8 @@ MAX_LOG_SCALE = math.log(100)
 class SelfAttention(nn.Module):
     """Multi-head attention with query and value bias, optionally on L2-normalised queries and keys.
 
-    With `l2_norm` one learnt scale per head (log domain, at most 100) replaces the softmax scale; without it the
-    softmax scale is 0.25 / sqrt(D), not 1 / sqrt(D).
+    With `l2_norm` a learnt scale per head (log domain, at most 100) replaces the softmax scale. Without it the softmax
+    scale is 0.25 / sqrt(D), not 1 / sqrt(D).
     """
 
     zero_k_bias: Tensor
@@ -76,7 +76,7 @@ class FeedForward(nn.Module):
 class AdaLNBlock(nn.Module):
     """Attention and feed-forward, each modulated and gated by the condition (DiT's adaLN).
 
-    With `shared_aln` the model computes the six vectors once and a block only adds its own `ada_gss` to them.
+    With `shared_aln` the model computes the six vectors once and every block adds its own `ada_gss`.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class AdaLNBlock(nn.Module):
             self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def modulation(self, cond_RC: Tensor, shared_R16C: Tensor | None) -> Tensor:
-        """(R, 1, 6, C): gates of attention and feed-forward, their two scales, their two shifts."""
+        """(R, 1, 6, C): two gates (attention, feed-forward), two scales, two shifts."""
         if shared_R16C is not None:
             return self.ada_gss + shared_R16C
         modulation_R16C: Tensor = self.ada_lin(cond_RC).view(len(cond_RC), 1, 6, -1)
@@ -116,7 +116,7 @@ class AdaLNBlock(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """The modulation before the output head: scale and shift of the condition, no gate."""
+    """Modulation before the output head: scale and shift from the condition, no gate."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Analytic cost of one step of the adaLN transformer; a multiply-add counts as two FLOPs.
 
-Counted: all matrix products. Not counted: normalisation, softmax, modulation, sampling.
+The count includes all matrix products and excludes normalisation, softmax, modulation and sampling.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost:
-    """Sizes that decide the cost. AdaLN projections run once per sampling call and count at the first step."""
+    """Sizes that determine the cost. AdaLN projections run once per call and count towards the first step."""
 
     depth: int
     width: int
@@ -22,7 +22,7 @@ class StepCost:
     """Bytes of one weight; the head is always fp32."""
 
     def flops(self, *, rows: int, images: int, new: int, context: int, first: bool) -> int:
-        """FLOPs of `new` tokens in each of `rows`, attending to `context` tokens; codes are embedded once per image."""
+        """FLOPs of `new` tokens per row, attending to `context` tokens; codes are embedded once per image."""
         linear = self.depth * (8 * self.width**2 + 4 * self.width * self.hidden) + 2 * self.width * self.vocab_size
         attention = self.depth * 4 * context * self.width
         total = rows * new * (linear + attention)
@@ -42,5 +42,5 @@ class StepCost:
 
     @property
     def _adaln_outputs(self) -> int:
-        """Output columns of all adaLN projections: six vectors per block (or once, if shared), two of the head."""
+        """Output columns of all adaLN projections: six vectors per block (or in total, if shared), two for the head."""
         return (6 * (1 if self.shared_aln else self.depth) + 2) * self.width

@@ -1,8 +1,8 @@
-"""Next-scale prediction: the sampling loop that VAR, M-VAR, HMAR and FlexVAR share.
+"""Next-scale prediction: the sampling loop shared by VAR, M-VAR, HMAR and FlexVAR.
 
-Every step predicts all tokens of one scale. The tokens drawn so far lie on the tokenizer's *canvas*: the transformer
-reads it for the next scale, and the decoder reads it at the end. A family overrides its particulars: blocks, guidance,
-drawing or refining the tokens of a scale.
+Every step predicts all tokens of one scale. The tokenizer's *canvas* holds the codes drawn so far: the
+transformer reads it for the next scale, and the decoder reads it at the end. A family overrides the parts in which it
+differs: blocks, guidance, drawing or refining the tokens of a scale.
 
 Shapes   B images, R forward rows (conditional, then unconditional), S scales, l tokens of one scale, L of all scales,
          C width, V codebook entries, K code channels, ph pw sides of one scale's token map
@@ -37,12 +37,12 @@ from arvbench.kernels.dispatch import KernelSet
 
 @dataclass(slots=True, kw_only=True)
 class ScaleRun:
-    """One sampling call under way."""
+    """State of one sampling call in progress."""
 
     call: SamplingCall
     canvas: Canvas
     condition: Any = None
-    """The transformer's `condition` on the classes; None before the first step."""
+    """Output of the transformer's `condition`; None before the first step."""
     positions_1LC: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
@@ -51,7 +51,7 @@ class ScaleRun:
 
 
 class ScaleDraw(NamedTuple):
-    """Tokens of one pass and the logits they came from."""
+    """Tokens of one pass and their logits."""
 
     logits_RlV: Tensor
     logits_BlV: Tensor
@@ -62,11 +62,11 @@ class ScaleDraw(NamedTuple):
 
 
 class NextScaleSampler(Sampler):
-    """The loop over scales. Every step but the first reads the canvas; its tokens go back onto it."""
+    """The loop over scales. Every step but the first reads the canvas; every step places its codes on it."""
 
     transformer_class: ClassVar[type[NextScaleTransformer]] = NextScaleTransformer
     tokenizer_class: ClassVar[type[ScaleTokenizer]] = VqVae
-    # Official code computes logits in fp32 whatever the autocast dtype.
+    # The official code computes logits in fp32 under any autocast dtype.
     keep_fp32: ClassVar = {"transformer": ("head_nm", "head"), "tokenizer": ("quantize",)}
     edits: ClassVar = True
 
@@ -95,7 +95,7 @@ class NextScaleSampler(Sampler):
         return cast(NextScaleConfig, config).sides
 
     def sides(self, settings: SamplingSettings) -> Sides:
-        """`sides_of` this model."""
+        """Height and width of the token map of every scale, for this model."""
         return self.sides_of(self.spec.transformer, settings)
 
     def image_shape(self, settings: SamplingSettings) -> tuple[int, int]:
@@ -147,7 +147,7 @@ class NextScaleSampler(Sampler):
         return decode_flops(self.tokenizer_class, self.spec.tokenizer, self.sides(settings)[-1])
 
     def rows(self, settings: SamplingSettings, batch: int) -> int:
-        """Forward rows R. At strength 0 the unconditional ones never reach the logits, yet the official code computes
+        """Forward rows R. The official code computes unconditional rows even at strength 0, where the logits ignore
         them.
         """
         return batch if settings.cfg == 0 and not self.official else 2 * batch
@@ -170,7 +170,7 @@ class NextScaleSampler(Sampler):
         return tokens, run.canvas.state
 
     def draw_scale(self, steps: Sequence[Step], scale: int, run: ScaleRun) -> Tensor:
-        """Draw the tokens (B, l) of one scale and put them onto the canvas; one step, unless a family refines them."""
+        """Draw the tokens (B, l) of one scale and place them on the canvas; one step, unless a family refines them."""
         (step,) = steps
         drawn = self.draw(step, scale, run)
         run.canvas.place(self.codes(drawn, step, scale, run), scale)
@@ -178,11 +178,11 @@ class NextScaleSampler(Sampler):
         return drawn.tokens_Bl
 
     def draw(self, step: Step, scale: int, run: ScaleRun) -> ScaleDraw:
-        """Begin `step` and draw the tokens of its scale."""
+        """Start `step` and draw the tokens of its scale."""
         call, model = run.call, self.transformer
         call.observer.step_begin(step)
         if run.condition is None:
-            # Computed once, and part of the cost of the first step.
+            # Computed once per call; its cost counts towards the first step.
             run.condition, run.positions_1LC = model.condition(call.labels_R), model.positions(run.canvas.sides)
             x_RlC = run.condition.start_R1C
         else:
@@ -198,27 +198,27 @@ class NextScaleSampler(Sampler):
         return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, tokens_Bl)
 
     def position(self, run: ScaleRun, scale: int) -> Tensor:
-        """(1, l, C): positions of the tokens of one scale."""
+        """Position embeddings (1, l, C) of one scale."""
         before = sum(h * w for h, w in run.canvas.sides[:scale])
         h, w = run.canvas.sides[scale]
         return run.positions_1LC[:, before : before + h * w]
 
     def guide(self, logits_RlV: Tensor, scale: int, run: ScaleRun) -> Tensor:
-        """Logits (B, l, V) that tokens are drawn from, before top-k and top-p."""
+        """Guided logits (B, l, V), before top-k and top-p."""
         if not run.call.guided:
             return logits_RlV
         return cfg_mix(logits_RlV, self.guidance(scale, run.scales, run.call.settings))
 
     def guidance(self, scale: int, scales: int, settings: SamplingSettings) -> float:
-        """Strength t of (1 + t) cond - t uncond: ramps up linearly from 0 at the first scale to cfg at the last."""
+        """Strength t in (1 + t) cond - t uncond, ramped up linearly from 0 at the first scale to cfg at the last."""
         return settings.cfg * scale / (scales - 1)
 
     def filter(self, logits_BlV: Tensor, side: tuple[int, int], settings: SamplingSettings) -> Tensor:
-        """Logits (B, l, V) with tokens that cannot be drawn at -inf."""
+        """Logits (B, l, V) after top-k and top-p, -inf for excluded tokens."""
         return filter_logits(logits_BlV, settings.top_k, settings.top_p)
 
     def codes(self, drawn: ScaleDraw, step: Step, scale: int, run: ScaleRun) -> Tensor:
-        """Code vectors (B, K, ph, pw) that go onto the canvas."""
+        """Code vectors (B, K, ph, pw) to place on the canvas."""
         call, codes_BKpp = run.call, run.canvas.lookup(drawn.tokens_Bl, scale)
         if not isinstance(call.settings, SmoothSettings) or not call.settings.more_smooth:
             return codes_BKpp
@@ -228,7 +228,7 @@ class NextScaleSampler(Sampler):
         mixed_BKpp: Tensor = mixed_BlK.transpose(1, 2).unflatten(2, step.side)
         if call.known is None:
             return mixed_BKpp
-        # Known tokens are not mixed.
+        # Known tokens keep their own code vectors.
         keep_B1pp = call.known.keep[scale].unflatten(1, step.side).unsqueeze(1)
         return torch.where(keep_B1pp, codes_BKpp, mixed_BKpp)
 
@@ -263,7 +263,7 @@ class NextScaleSampler(Sampler):
 
     @torch.no_grad()
     def forced_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
-        """Input of every scale but the first if all `tokens` are known, (B, L - l_first, K); UserError for a misfit."""
+        """Teacher-forced input (B, L - l_first, K) of every scale but the first; UserError for wrong shapes."""
         check_tokens(tokens, sides)
         return self.tokenizer.canvas(sides, len(tokens[0])).place_tokens(tokens)
 

@@ -1,4 +1,4 @@
-"""Smooth sampling of VAR and M-VAR: mixtures of code vectors instead of the drawn ones.
+"""Smooth sampling of VAR and M-VAR: mixtures of code vectors replace the sampled ones.
 
 Shapes   B images, l tokens of one scale, V codebook entries, K code channels
 Source   behaviour of FoundationVision/VAR at 78b9539 (`more_smooth`)
@@ -15,7 +15,7 @@ from arvbench.adapters.settings import SamplingSettings
 
 
 class SmoothSettings(SamplingSettings):
-    """`cfg` is the strength at the last scale; it ramps up linearly from 0 at the first."""
+    """`cfg` is the guidance strength at the last scale, ramped up linearly from 0 at the first."""
 
     more_smooth: bool = False
     """Mix code vectors by Gumbel-softmax instead of taking the sampled ones; for pictures, not for FID."""
@@ -25,7 +25,7 @@ class SmoothSettings(SamplingSettings):
 
 
 def mix_codes(filtered_BlV: Tensor, exponential_BlV: Tensor, progress: float, codebook_VK: Tensor) -> Tensor:
-    """Code vectors (B, l, K), mixed by Gumbel-softmax; `progress` through the scales, 0..1, hardens the mixture."""
+    """Mix code vectors (B, l, K) by Gumbel-softmax; the mixture hardens with `progress` through the scales, 0..1."""
     temperature = max(0.27 * (1 - 0.95 * progress), 0.005)
     weights_BlV = gumbel_softmax(filtered_BlV * (1 + progress), exponential_BlV, temperature)
     return weights_BlV @ codebook_VK

@@ -57,14 +57,14 @@ class NextScaleConfig:
 
 
 DEMO_SIZES: dict[str, Any] = {"num_classes": 10, "patch_nums": (1, 2, 3, 4, 6, 8), "vocab_size": 256, "code_dim": 16}
-"""Arguments that the demo models of all families share: 32 px in six scales, 130 tokens."""
+"""Arguments shared by the demo models of all families: 32 px in six scales, 130 tokens."""
 
 
 class Condition(NamedTuple):
-    """Tensors that depend on the class alone, computed once per sampling call."""
+    """Tensors that depend only on the class, computed once per sampling call."""
 
     start_R1C: Tensor
-    """Input of the first scale, before its position."""
+    """Input of the first scale, without position embedding."""
     blocks: list[Tensor]
     """Modulation of every block, (R, 1, 6, C)."""
     head_R12C: Tensor
@@ -92,7 +92,7 @@ class NextScaleTransformer(nn.Module):
             self.register_buffer(name, buffer)
 
     def add_positions(self) -> None:
-        """Add the parameters behind `positions`: one embedding per token and one per scale."""
+        """Add the parameters of `positions`: one embedding per token and one per scale."""
         config = self.config
         self.pos_1LC = nn.Parameter(torch.empty(1, config.tokens, config.embed_dim))
         self.lvl_embed = nn.Embedding(len(config.patch_nums), config.embed_dim)
@@ -116,23 +116,23 @@ class NextScaleTransformer(nn.Module):
         )
 
     def position_buffers(self) -> dict[str, Tensor]:
-        """Buffers that depend on the scales: the scale of every token, and the mask of training."""
+        """Buffers that depend on the scales: the scale index of every token and the training mask."""
         level_1L = levels(self.config.sides)
         return {"lvl_1L": level_1L, "attn_bias_for_masking": block_causal_bias(level_1L)}
 
     def constant_buffers(self) -> dict[str, Tensor]:
-        """Buffers whose values follow from the configuration; official files carry them too."""
+        """Buffers derived from the configuration; official files contain them too."""
         zero_key_bias = torch.zeros(self.config.embed_dim)
         names = [name for name, _ in self.named_buffers() if name.endswith("zero_k_bias")]
         return self.position_buffers() | dict.fromkeys(names, zero_key_bias)
 
     def positions(self, sides: Sides) -> Tensor:
-        """Return the embeddings of all positions, (1, L, C), which are added to the tokens."""
+        """Return the position embeddings (1, L, C), which are added to the tokens."""
         positions_1LC: Tensor = self.lvl_embed(self.lvl_1L) + self.pos_1LC
         return positions_1LC
 
     def embed(self, codes_BlK: Tensor) -> Tensor:
-        """Embed the canvas's input of a later scale; (B, l, C), before its position."""
+        """Embed the canvas input of a later scale as (B, l, C), without position embedding."""
         x_BlC: Tensor = self.word_embed(codes_BlK.to(self.pos_start.dtype))
         return x_BlC
 
@@ -141,7 +141,7 @@ class NextScaleTransformer(nn.Module):
         return self.shared_ada_lin(cond_RC).view(len(cond_RC), 1, 6, -1) if self.config.shared_aln else None
 
     def condition(self, labels_R: Tensor) -> Condition:
-        """Compute the condition on the classes."""
+        """Compute the class conditioning."""
         cond_RC = self.class_emb(labels_R)
         start_R1C = cond_RC.unsqueeze(1) + self.pos_start
         shared = self.shared_modulation(cond_RC)
@@ -158,7 +158,7 @@ class NextScaleTransformer(nn.Module):
         cache: Cache | None = None,
         bias_llT: Tensor | None = None,
     ) -> Tensor:
-        """Logits (R, l, V) fp32 of tokens that see the cache (None: each other under `bias_llT`)."""
+        """Logits (R, l, V) fp32; tokens attend to the cache (None: to each other under `bias_llT`)."""
         for layer, (block, modulation) in enumerate(zip(self.blocks, condition.blocks, strict=True)):
             x_RlC = block(x_RlC, modulation, kernels, layer=layer, cache=cache, bias_llT=bias_llT)
         return head_logits(x_RlC, condition.head_R12C, self.head, kernels, self.config.norm_eps)
@@ -166,7 +166,7 @@ class NextScaleTransformer(nn.Module):
     def forward(self, labels_B: Tensor, codes_BLK: Tensor, sides: Sides, kernels: KernelSet) -> Tensor:
         """Teacher-forced logits (B, L, V): one pass under the training mask.
 
-        `codes_BLK` (B, L - l_first, K) are the canvas's inputs of every scale but the first.
+        `codes_BLK` (B, L - l_first, K) are the canvas inputs of every scale but the first.
         """
         condition = self.condition(labels_B)
         first = condition.start_R1C.expand(-1, sides[0][0] * sides[0][1], -1)
@@ -179,24 +179,24 @@ class NextScaleTransformer(nn.Module):
 
 
 def head_logits(x_RlC: Tensor, head_R12C: Tensor, head: nn.Linear, kernels: KernelSet, norm_eps: float) -> Tensor:
-    """Logits (R, l, V) fp32: modulated norm and projection."""
+    """Logits (R, l, V) fp32 from the modulated norm and the projection."""
     scale, shift = head_R12C.unbind(2)
     logits_RlV: Tensor = head(kernels.adaln_modulate(x_RlC.to(head.weight.dtype), scale, shift, norm_eps)).float()
     return logits_RlV
 
 
 def levels(sides: Sides) -> Tensor:
-    """Scale of every token, (1, L) int64."""
+    """Scale index of every token, (1, L) int64."""
     return torch.tensor([[scale for scale, (h, w) in enumerate(sides) for _ in range(h * w)]])
 
 
 def block_causal_bias(level_1L: Tensor) -> Tensor:
-    """Mask (1, 1, L, L): 0 where a token may look, -inf at finer scales than its own."""
+    """Mask (1, 1, L, L): 0 at scales up to the token's own, -inf at finer ones."""
     hidden_LL = level_1L.transpose(0, 1) < level_1L
     return torch.zeros(hidden_LL.shape).masked_fill_(hidden_LL, -torch.inf)[None, None]
 
 
 def block_diagonal_bias(level_1L: Tensor) -> Tensor:
-    """Mask (1, 1, L, L): 0 inside a token's own scale, -inf elsewhere."""
+    """Mask (1, 1, L, L): 0 inside the token's own scale, -inf elsewhere."""
     hidden_LL = level_1L.transpose(0, 1) != level_1L
     return torch.zeros(hidden_LL.shape).masked_fill_(hidden_LL, -torch.inf)[None, None]

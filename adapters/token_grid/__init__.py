@@ -1,1 +1,1 @@
-"""Second trunk: models that predict tokens of one grid (LlamaGen, NAR, PAR)."""
+"""Token-grid trunk: models that predict the tokens of one grid (LlamaGen, NAR, PAR)."""

@@ -1,8 +1,8 @@
-"""The Llama-style transformer of LlamaGen, whose blocks NAR and PAR build on.
+"""The Llama-style transformer of LlamaGen; NAR and PAR reuse its blocks.
 
 Position enters only through 2-D RoPE: half of the rotation pairs turn with the row, the other half with the column.
-Learnt tokens (the class, PAR's special tokens) have no position: their rows of the table are zero, so that their
-queries and keys become the zero vector. Every query scores exactly 0 against a zero key.
+Learnt tokens (the class, PAR's special tokens) have no position: their rows of the rotary table are zero and turn
+their queries and keys into zero vectors. Every query scores exactly 0 against a zero key.
 
 Shapes   R forward rows, l new tokens, T tokens attended to, C width, H heads, D head channels, F hidden width,
          V codebook entries, N tokens of an image
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import KVCache
 
-# Entries of a file that are not weights: the rotary table of old versions, and caches that a generation left behind.
+# File entries that are not weights: the rotary table of old versions, and caches left by a generation.
 _STRAY = re.compile(r"freqs_cis|layers\.\d+\.attention\.kv_cache\.[kv]_cache")
 
 
@@ -67,7 +67,7 @@ class LlamaConfig:
         return 1
 
     def flops(self, *, rows: int, new: int, context: int) -> int:
-        """FLOPs of a pass that feeds `new` tokens in each of `rows`, attending to `context` tokens."""
+        """FLOPs of a pass that feeds `new` tokens per row, attending to `context` tokens."""
         linear = self.blocks * (8 * self.dim**2 + 6 * self.dim * self.hidden)
         attention = self.blocks * 4 * context * self.dim
         return rows * new * (linear + attention + self.heads_out * 2 * self.dim * self.vocab_size)
@@ -87,16 +87,16 @@ SIZES = {
     "xxl": {"dim": 1536, "n_layer": 48, "n_head": 24},
     "3b": {"dim": 3200, "n_layer": 24, "n_head": 32},
 }
-"""Arguments of the published transformers, by the size in a model's name."""
+"""Arguments of the published transformers, keyed by the size in the model's name."""
 
 DEMO_SIZES = {"dim": 96, "n_head": 3, "block_size": 64, "num_classes": 10, "vocab_size": 64, "multiple_of": 32}
-"""Arguments that the demo models of all families share: 32 px on an 8x8 map."""
+"""Arguments shared by the demo models of all families: 32 px on an 8x8 map."""
 
 
 def rope_table(config: LlamaConfig) -> Tensor:
     """(N + 1, D/2, 2) fp32: cosine and sine for every position of the map in raster order, then a row of zeros.
 
-    The zero row comes last, so that index -1 stands for a learnt token, which has no position.
+    The zero row comes last, so that index -1 selects it for learnt tokens, which have no position.
     """
     pairs = config.head_dim // 4
     frequencies = config.rope_base ** -(torch.arange(pairs, dtype=torch.float32) * 2 / (config.head_dim // 2))
@@ -109,7 +109,7 @@ def rope_table(config: LlamaConfig) -> Tensor:
 
 
 def rotate(x_RHlD: Tensor, rope_lP2: Tensor) -> Tensor:
-    """Turn neighbouring channels (2i, 2i + 1) by the i-th angle of their token, in fp32."""
+    """Rotate each channel pair (2i, 2i + 1) by the token's i-th angle, in fp32."""
     even, odd = x_RHlD.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = rope_lP2.unbind(-1)
     turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
@@ -125,7 +125,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def initial_values(self) -> dict[str, Tensor]:
-        """Return initial values for training, by name of the module's own parameters."""
+        """Return initial values for training, keyed by parameter name."""
         return {"weight": torch.ones_like(self.weight)}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ class Llama(nn.Module):
         return {}
 
     def adapt_state(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Leave out entries that are not weights: rotary table, caches."""
+        """Drop entries that are not weights: rotary table, caches."""
         return {name: tensor for name, tensor in tensors.items() if not _STRAY.fullmatch(name)}
 
     def step_input(self, tokens_Rl: Tensor, step: int) -> Tensor:

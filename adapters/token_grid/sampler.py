@@ -1,8 +1,8 @@
-"""Sampling of LlamaGen, NAR and PAR: one map of tokens, drawn pass by pass, each pass fed with the tokens of the last.
+"""Sampling of LlamaGen, NAR and PAR: one token map, drawn pass by pass; each pass feeds the tokens of the previous one.
 
-The families differ in the order of tokens, in their number per pass, and in the output that predicts each token: their
-`Pass`es. Attention needs no mask while sampling: a pass sees the whole cache, which holds the tokens of earlier passes
-and its own. The official masks, over slots in raster order, have this effect.
+The families differ in token order, tokens per pass, and the output that predicts each token (`Pass`). Attention needs
+no mask while sampling: a pass attends to the whole cache, which contains the tokens of earlier passes and its own. The
+official masks, over slots in raster order, have this effect.
 
 Shapes   B images, R forward rows (conditional, then unconditional), l tokens of one pass, L tokens fed in training,
          N tokens of an image, V codebook entries, P rotation pairs
@@ -36,11 +36,11 @@ from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet
 
 LEARNT = -1
-"""Stand-in for a learnt token (class, special token) in a list of raster positions."""
+"""Placeholder for a learnt token (class, special token) in a list of raster positions."""
 
 
 class TokenGridSettings(SamplingSettings):
-    """`cfg` is LlamaGen's scale: unconditional + cfg * (conditional - unconditional); up to 1 there is no guidance."""
+    """`cfg` is the guidance scale in uncond + cfg (cond - uncond), as in LlamaGen; values up to 1 disable guidance."""
 
     cfg: float = Field(ge=0, description="scale of classifier-free guidance; up to 1 samples the conditional model")
     temperature: float = Field(default=1.0, gt=0, description="divides the guided logits before they are filtered")
@@ -57,33 +57,33 @@ class Pass:
     kind: str
     """`Step.kind`."""
     feeds: tuple[int, ...]
-    """Positions of the tokens it reads, or LEARNT."""
+    """Positions of its input tokens, or LEARNT."""
     draws: tuple[int, ...]
-    """Positions of the tokens it draws."""
+    """Positions of the drawn tokens."""
     clock: int | None
-    """Number that `cfg_interval` is compared with; None: guidance is always on."""
+    """Value compared with `cfg_interval`; None: guidance is always on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassPlan:
-    """Tables of a model's passes that do not depend on the call, on its device. Built once per sampler."""
+    """Call-independent tables of a model's passes, on its device. Built once per sampler."""
 
     passes: tuple[Pass, ...]
     ropes: tuple[Tensor, ...]
-    """Per pass, rows (l, P, 2) of the rotary table."""
+    """Rows (l, P, 2) of the rotary table, per pass."""
     order_N: Tensor
     """Raster position of the k-th token drawn."""
     raster_N: Tensor
-    """The inverse: when a position is drawn."""
+    """Inverse of `order_N`: draw index of every raster position."""
     trained: tuple[int, ...]
-    """Positions that the official training pass reads: those that the passes feed, and in some families others."""
+    """Positions read by the official training pass: all positions fed in sampling, in some families also others."""
     trained_rope_LP2: Tensor
     trained_mask_LL: Tensor
-    """Boolean: a token sees those that an earlier pass or its own feeds."""
+    """Boolean: a token attends to the tokens fed in its own and earlier passes."""
 
 
 def make_pass_plan(config: LlamaConfig, passes: Sequence[Pass], unfed: Sequence[int], device: torch.device) -> PassPlan:
-    """Make the plan of `passes`; `unfed` are positions that training reads after them, as one more group."""
+    """Make the plan of `passes`; training reads the positions `unfed` after them, as one more group."""
     table = rope_table(config).to(device)
     groups = [p.feeds for p in passes] + ([tuple(unfed)] if unfed else [])
     trained = tuple(position for group in groups for position in group)
@@ -101,7 +101,7 @@ def make_pass_plan(config: LlamaConfig, passes: Sequence[Pass], unfed: Sequence[
 
 
 def guide(logits_RlV: Tensor, cfg: float, *, on: bool) -> Tensor:
-    """Mix conditional rows, then unconditional rows, into guided logits (B, l, V); only the former if not `on`."""
+    """Mix conditional and unconditional rows into guided logits (B, l, V); return the conditional rows if not `on`."""
     cond_BlV, uncond_BlV = logits_RlV.chunk(2)
     return uncond_BlV + (cond_BlV - uncond_BlV) * cfg if on else cond_BlV
 
@@ -117,14 +117,14 @@ def nucleus(logits_BlV: Tensor, top_p: float) -> Tensor:
 class TokenGridSampler(Sampler):
     """A token-grid model behind the sampling interface."""
 
-    # Official code keeps the tokenizer in fp32 when the transformer is cast.
+    # The official code keeps the tokenizer in fp32 when it casts the transformer.
     keep_fp32: ClassVar = {"tokenizer": ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")}
-    # The official code preallocates too (in every call).
+    # The official code also preallocates, in every call.
     official_cache: ClassVar = "static"
     transformer_class: ClassVar[type[Llama]] = Llama
     tokenizer_class: ClassVar[type[VqModel]] = VqModel
     draws_one_by_one: ClassVar[bool] = False
-    """True when the official code makes one draw per position (`Noise.tokens`)."""
+    """True when the official code draws position by position (`Noise.tokens`)."""
 
     @classmethod
     def sizes(cls, spec: ModelSpec) -> ModelSizes:
@@ -140,17 +140,17 @@ class TokenGridSampler(Sampler):
     @staticmethod
     @abstractmethod
     def passes(config: Any) -> list[Pass]:
-        """The forward passes of one image, in order."""
+        """Forward passes of one image, in order."""
 
     @staticmethod
     @abstractmethod
     def unfed(config: Any) -> tuple[int, ...]:
-        """Positions that the official training pass reads although no sampling pass feeds them."""
+        """Positions read by the official training pass but fed by no sampling pass."""
 
     def predict(self, heads: tuple[Tensor, ...], step: int | None) -> Tensor:
-        """Logits (R, l, V) of the drawn tokens, from each head's logits at the fed positions.
+        """Logits (R, l, V) of the drawn tokens, computed from each head's logits at the fed positions.
 
-        `step` is the number of the pass; None stands for the training pass over all. By default the k-th fed position
+        `step` is the pass number; None means the training pass over all tokens. By default the k-th fed position
         predicts the k-th drawn token.
         """
         (logits_RlV,) = heads
@@ -167,7 +167,7 @@ class TokenGridSampler(Sampler):
     @cached_property
     def plan(self) -> PassPlan:
         config = self.spec.transformer
-        # Training may follow, and cannot use tensors made in inference mode.
+        # Training may follow, and autograd rejects tensors made in inference mode.
         with torch.inference_mode(False):
             return make_pass_plan(config, self.passes(config), self.unfed(config), self.device)
 
@@ -207,7 +207,7 @@ class TokenGridSampler(Sampler):
         config: LlamaConfig = self.spec.transformer
         return CacheShape(
             layers=config.blocks,
-            # All rows stay when `cfg_interval` turns guidance off half-way: PAR turns it on again.
+            # All rows stay after `cfg_interval` turns guidance off, since PAR turns it on again.
             rows=2 * batch if settings.cfg > 1 else batch,
             heads=config.n_head,
             head_dim=config.head_dim,
@@ -250,14 +250,14 @@ class TokenGridSampler(Sampler):
         return self.from_raster(self.tokenizer.encode(images))
 
     def from_raster(self, ids_BN: Tensor) -> tuple[Tensor, ...]:
-        """Tokens per pass, each (B, l), of a map in raster order."""
+        """Split a map in raster order into one tensor (B, l) per pass."""
         if ids_BN.shape[1] != len(self.plan.order_N):
             raise UserError(f"{self.spec.name} has {len(self.plan.order_N)} tokens per image, got {ids_BN.shape[1]}")
         tokens: tuple[Tensor, ...] = ids_BN[:, self.plan.order_N].split([len(p.draws) for p in self.plan.passes], dim=1)
         return tokens
 
     def to_raster(self, tokens: Sequence[Tensor]) -> Tensor:
-        """Ids (B, N) in raster order of tokens per pass."""
+        """Join the tokens of all passes into ids (B, N) in raster order."""
         return self.state_of(tokens, self.spec.settings)[:, self.plan.raster_N]
 
     def state_of(self, tokens: Sequence[Tensor], settings: SamplingSettings) -> Tensor:
@@ -274,7 +274,7 @@ class TokenGridSampler(Sampler):
     def forced_logits(
         self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet
     ) -> Tensor:
-        """Logits (B, N, V) in the order of generation, in one pass under the mask."""
+        """Logits (B, N, V) in the order of generation, in one pass under the training mask."""
         plan = self.plan
         x_BLC = self.transformer.sequence_input(labels_B, self.state_of(tokens, settings))[:, : len(plan.trained)]
         return self.predict(self.transformer(x_BLC, plan.trained_rope_LP2, mask_lT=plan.trained_mask_LL), None)
@@ -287,7 +287,8 @@ class TokenGridSampler(Sampler):
 def official_checkpoint(hub_repo: str, file: str) -> Checkpoint:
     """Checkpoint of a released transformer; all families use LlamaGen's VQ-16.
 
-    Trainings save the transformer under "model" (DDP), "module" (DeepSpeed) or "state_dict", FSDP runs a flat file.
+    Training checkpoints nest the transformer under "model" (DDP), "module" (DeepSpeed) or "state_dict"; FSDP saves a
+    flat file.
     """
     return Checkpoint(
         transformer_file=file,
@@ -308,4 +309,4 @@ DEMO_TOKENIZER = VqConfig(
     decoder_ch_mult=(1, 1, 1),
     num_res_blocks=1,
 )
-"""32 px to an 8x8 map."""
+"""Demo tokenizer: 32 px to an 8x8 map."""
