@@ -1,1 +1,1 @@
-"""Reports: records become one HTML page, Markdown and a terminal table. Models are never read."""
+"""Reports: one HTML page, Markdown and a terminal table, all from records and without access to models."""

@@ -1,6 +1,6 @@
 """Blocks of a report as data: HTML and Markdown write the same blocks, each in its own way.
 
-Words of the program (`Text`, `Terms`) are trusted and may hold `code`, *emphasis*, ^superscripts^ and
+The program's own words (`Text`, `Terms`) are trusted and may hold `code`, *emphasis*, ^superscripts^ and
 [links](#section). Everything else may come from a record and is untrusted.
 """
 
@@ -19,12 +19,12 @@ class Text:
 
     words: str
     short: str = ""
-    """Words in Markdown, where most tables stand without explanation."""
+    """Shorter text for Markdown, where most tables have no explanation."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoldedTables:
-    """Tables that the page shows under their captions when they are opened; a single one is open."""
+    """Tables folded under their captions on the page; a single table starts open."""
 
     tables: tuple[Table, ...]
 
@@ -38,7 +38,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """Preformatted text that the page shows under its heading when it is opened: a traceback, a configuration."""
+    """Preformatted text folded under its heading on the page: a traceback, a configuration."""
 
     heading: str
     text: str
@@ -64,7 +64,7 @@ Block = Text | Table | FoldedTables | InlineFigure | Pictures | Code | Passage |
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilledSection:
-    """A section that the records have something for."""
+    """A section with the blocks made from the records."""
 
     heading: str
     blocks: tuple[Block, ...]

@@ -1,4 +1,4 @@
-"""Building of a report on disk from records files, for `arvbench report` and the end of `arvbench run`."""
+"""Build a report on disk from records files, for `arvbench report` and the end of `arvbench run`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from arvbench.results.schema import Status
 
 
 class ReportSummary(BaseModel):
-    """Files that were written, and the records behind them."""
+    """Written files, and the records behind them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,7 +29,7 @@ class ReportSummary(BaseModel):
     statuses: dict[Status, int]
     """Number of cases by status."""
     damaged_lines: tuple[str, ...]
-    """Lines of the records files that were skipped, with the reason."""
+    """Skipped lines of the records files, with the reason."""
 
 
 def build_report(
@@ -75,7 +75,7 @@ def _check_outputs(html_path: Path, markdown_path: Path, files: Sequence[Records
 
 
 def _write(path: Path, text: str) -> None:
-    """Write whole or not at all, or raise UserError."""
+    """Write the file atomically, or raise UserError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)

@@ -35,13 +35,13 @@ def conditions(record: Record) -> Conditions:
 
 
 def processor(record: Record) -> str:
-    """Name of the processor that the case ran on."""
+    """Return the processor's name."""
     gpu = record.environment.gpu
     return plain(gpu.name if gpu is not None else record.environment.cpu)
 
 
 def hardware(record: Record) -> str:
-    """Name of the processor that the case ran on; for a CPU with its threads, if known."""
+    """Return the processor's name, for a CPU with the number of threads if known."""
     setup = setup_of(record)
     threads = setup.threads if setup is not None else record.case.threads
     if record.environment.gpu is not None or threads is None:
@@ -70,7 +70,7 @@ def model_of(record: Record) -> str:
 
 
 def cache_policy_of(record: Record) -> str | None:
-    """Return the policy that ran, else the requested one; None when the case failed and left it to the backend."""
+    """Return the policy that ran, else the requested one; None for a failed case that left it to the backend."""
     setup = setup_of(record)
     policy = setup.cache_policy if setup is not None else record.case.cache
     return None if policy is None else plain(policy)
@@ -125,7 +125,7 @@ _MARKS: tuple[Callable[[Record], str], ...] = (
 
 
 def case_names(records: Sequence[Record]) -> dict[str, str]:
-    """Map record ids to names of rows: the case, with as many marks as its rows need to differ."""
+    """Map record ids to unique row names: the case, with the marks needed to distinguish its rows."""
     names: dict[str, str] = {}
     for namesakes in group_by(records, lambda record: record.case_id).values():
         own = [plain(record.case_id) for record in namesakes]
@@ -150,7 +150,7 @@ class HasRecord(Protocol):
 
 
 def case_column(records: Sequence[Record]) -> Column[HasRecord]:
-    """First column of a table of cases, in which every row of `records` has a name of its own."""
+    """Return the first column of a table of cases; every record has a unique name."""
     names = case_names(records)
     return Column("Case", cell=lambda row: case_cell(row.record, names[row.record.record_id]))
 

@@ -35,14 +35,14 @@ class Report:
     facts: tuple[tuple[str, str], ...]
     """Suite, cases, time, machine and versions: (label, text)."""
     notices: tuple[str, ...]
-    """Warnings that a reader needs before comparing anything."""
+    """Warnings to read before any comparison."""
     sections: tuple[FilledSection, ...]
 
 
 def shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]]:
     """Map record ids to records and their folders: the newest record of each case within each file.
 
-    Two files may both show a case, so that runs can be compared; a record that is in both counts once.
+    Two files may both show a case, which compares runs; a record in both files counts once.
     """
     shown: dict[str, tuple[Record, Path]] = {}
     for file in files:
@@ -71,7 +71,7 @@ def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECT
 
 
 def _blocks(part: Part, shown: Mapping[str, tuple[Record, Path]]) -> Sequence[Block]:
-    """Make the blocks of one part of a section; none where the records hold nothing for it."""
+    """Make the blocks of one part of a section; empty when the records have no data for it."""
     records = [record for record, _ in shown.values()]
     match part:
         case Text() | Terms():
@@ -153,7 +153,7 @@ def _notices(files: Sequence[RecordsFile], records: Sequence[Record], names: dic
 
 
 def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
-    """Write one notice for each kind of warning about samples, in the words of the first case that has it."""
+    """Write one notice for each kind of warning about samples, with the text of the first affected case."""
     warnings = [
         (record, finding)
         for record, outcome in measured(records)

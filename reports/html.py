@@ -1,4 +1,4 @@
-"""HTML writer: one self-contained page that sends no request, and whose policy forbids any.
+"""HTML writer: one self-contained page, whose content policy forbids every request.
 
 Text from records goes through the template's escaping. Trusted markup comes from this package alone: its style sheet,
 its script, words of `blocks.Text`, and figures whose texts the SVG writer has escaped.
@@ -61,7 +61,7 @@ def anchor(text: str) -> str:
 
 
 def marked_up(words: str) -> Markup:
-    """Turn words of a `Text` into HTML: `code`, *emphasis*, ^superscripts^ and [links](#section)."""
+    """Turn the markup of a `Text` into HTML: `code`, *emphasis*, ^superscripts^ and [links](#section)."""
     html = str(escape(words))
     for pattern, element in _INLINE:
         html = re.sub(pattern, element, html)

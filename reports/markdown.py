@@ -31,7 +31,7 @@ def to_markdown(report: Report) -> str:
 
 
 def _block(block: Block) -> str:
-    """Markdown of one block; empty for those that only the page has."""
+    """Return the Markdown of one block; empty for blocks that only the page shows."""
     match block:
         case Text(short=words):
             return words

@@ -20,7 +20,7 @@ EN_DASH = "\N{EN DASH}"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Format with at least `digits` significant digits; whole numbers below a million keep all of theirs."""
+    """Format with at least `digits` significant digits; whole numbers below a million keep all digits."""
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else ("∞" if value > 0 else "-∞")
     if value == 0:

@@ -17,7 +17,7 @@ from arvbench.results.schema import CaseConfig, Record
 
 SUITE_FILE = "reproduce.yaml"
 SUITE_NAME = "reproduce"
-"""Name of the suite, and so of the run's folder, where nothing is recorded yet."""
+"""Name of the suite and of its run folder, which must not hold records yet."""
 
 
 def reproduction_suite(records: Sequence[Record]) -> str:
@@ -36,7 +36,7 @@ def reproduction_suite(records: Sequence[Record]) -> str:
 
 
 def _entry(case: CaseConfig) -> dict[str, Any]:
-    """Write a case as an entry of a suite, whose models are patterns: the name is escaped to match itself alone.
+    """Write a case as a suite entry. Models in a suite are patterns, so the name is escaped to match literally.
 
     With a recipe, a field at its default may be a change of the recipe: every field that a recipe can set is written.
     """

@@ -51,7 +51,7 @@ Part = Text | Terms | Figure | SampleSheets | BlocksOf
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Heading and its parts; left out when the parts give only texts for the records."""
+    """Heading and its parts; left out when the parts yield only texts."""
 
     heading: str
     parts: tuple[Part, ...]
@@ -67,7 +67,7 @@ def _results_text(records: Sequence[Record]) -> Text:
 
 
 def _failure_details(records: Sequence[Record]) -> list[Passage]:
-    """Tracebacks and the ends of workers' output."""
+    """Return tracebacks and the ends of workers' output."""
     names = case_names(records)
     return [
         Passage(heading=f"{names[record.record_id]} ({record.status.value})", text=_lines(record.outcome.detail))
@@ -110,7 +110,7 @@ def _reproduction(records: Sequence[Record]) -> list[Block]:
 
 
 def _lines(text: str) -> str:
-    """Text of several lines, each without control or direction characters."""
+    """Strip control and direction characters from every line."""
     return "\n".join(plain(line) for line in text.splitlines())
 
 

@@ -28,7 +28,7 @@ _DROPPED = ("metadata", "style")
 
 
 Draw = Callable[[Sequence[Record]], Drawing | None]
-"""Function that draws a figure; None when the records hold nothing for it."""
+"""Function that draws a figure; None when the records have no data for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def draw_figure(name: str, draw: Draw, records: Sequence[Record]) -> Drawing | N
 
 
 def inline_figure(name: str, draw: Draw, records: Sequence[Record]) -> InlineFigure | None:
-    """Draw a figure and write it as SVG; None when the records hold nothing for it."""
+    """Draw a figure and write it as SVG; None when the records have no data for it."""
     drawing = draw_figure(name, draw, records)
     if drawing is None:
         return None

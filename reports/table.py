@@ -36,7 +36,7 @@ Row_contra = TypeVar("Row_contra", contravariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Column(Generic[Row_contra]):
-    """A heading, and the cell that a row has below it."""
+    """A heading, and the function that makes a row's cell."""
 
     label: str
     unit: str = ""

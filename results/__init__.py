@@ -1,1 +1,1 @@
-"""Records of measurements: schema, reader, statistics, and recipes that others have published."""
+"""Records of measurements: schema, reader, statistics, and published sampling recipes."""

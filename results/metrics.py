@@ -21,7 +21,7 @@ class MetricLabel:
     text: str
     better: Better
     room: Room = "quality"
-    """Narrowest table that shows it: "terminal", which also means "results", the table of all cases; "quality" means
+    """Narrowest table that shows it: "terminal" (includes "results", the table of all cases), "results", or "quality",
     the quality section alone."""
 
 

@@ -1,6 +1,6 @@
 """Reader of records files: one JSON object per line, as `arvbench run` writes them.
 
-A killed run may leave its last line cut; a disk or an editor may damage others. Good lines are read, and each bad one
+A killed run may leave its last line cut; a disk or an editor may damage others. Good lines are read, and each bad line
 is reported with its number and the reason.
 """
 
@@ -76,7 +76,7 @@ def read_records(path: Path) -> RecordsFile:
 def newest_of_each_case(records: Iterable[Record]) -> tuple[Record, ...]:
     """Select the record that was started last for each case and processor, in the order of the cases.
 
-    The name of a case tells neither its weights nor its threads: records that differ in these are different cases.
+    Case names omit weights and threads: records that differ in these are different cases.
     Of records with equal times, the later one in the file counts.
     """
     newest: dict[tuple[object, ...], Record] = {}

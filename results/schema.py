@@ -94,7 +94,7 @@ class CaseConfig(_Frozen):
     recipe: str | None = None
     """Official recipe that the case began with, such as "official" (arvbench.harness.suites.recipes).
 
-    The other fields hold the recipe's values, with every change of them: this name only serves to compare.
+    The other fields hold the recipe's values, including overrides: this name only serves comparison.
     """
     settings: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the model's official sampling settings."""
@@ -128,7 +128,7 @@ class StepPlan(_Frozen):
 
 
 class Setup(_Frozen):
-    """Setup that ran: identity of model and weights, and every choice that the program made."""
+    """Setup that ran: identity of model and weights, and every automatic choice."""
 
     model: str
     family: str

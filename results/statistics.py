@@ -1,7 +1,7 @@
 """Statistics of raw samples: medians, intervals and rates of all reports.
 
 Definitions  median        of the raw samples of one scope
-             interval      95 % percentile bootstrap interval of that median (seeded, so that it can be made again)
+             interval      95 % percentile bootstrap interval of that median (seeded, hence reproducible)
              throughput    count divided by the median time; its interval is the median's, mapped likewise
 Units        _ns nanoseconds, _ms milliseconds, per second
 """
@@ -40,7 +40,7 @@ class Estimate:
         return Estimate(value=self.value * factor, low=low, high=high, samples=self.samples)
 
     def rate(self, count: float) -> Estimate | None:
-        """Divide `count` by this time; None when the clock saw no time pass."""
+        """Divide `count` by this time; None when the measured time is zero."""
         if self.value <= 0 or (self.low is not None and self.low <= 0):
             return None
         low = None if self.high is None else count / self.high

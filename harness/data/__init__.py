@@ -1,4 +1,4 @@
-"""Data sets that a reference may name, and the labels of generated images."""
+"""Built-in reference data sets, and the labels of generated images."""
 
 from __future__ import annotations
 

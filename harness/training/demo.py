@@ -38,9 +38,9 @@ class DemoTraining(Training):
     """Name of the model."""
     settings: DemoSettings = field(default_factory=DemoSettings)
     stages: Callable[[Any, DemoSettings], list[Stage]] = own_loss
-    """Called with the sampler; the stages in which its transformer is trained."""
+    """Function that returns the training stages of the sampler's transformer."""
     encoded_with: Callable[[Sampler], SamplingSettings] = official_scales
-    """Settings under which images are encoded for the transformer, once."""
+    """Settings under which images are encoded once for the transformer."""
 
     def run(
         self, out_dir: Path, *, device: torch.device | str = "cpu", progress: Progress | None = None
@@ -66,7 +66,7 @@ class DemoTraining(Training):
             **losses,
             "device": str(device),
             "wall_s": wall_s,
-            # Of the file as it is shipped, in half precision.
+            # Judged on the shipped file, in half precision.
             "quality": judge(build_sampler(spec, weights=str(weights), device=device)),
             **provenance(weights),
         }

@@ -1,4 +1,4 @@
-"""Reproducible training: the same weights again on the CPU, and the origin of files in their record."""
+"""Reproducible training: equal weights on the CPU, and the provenance of the written files."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def next_scale_then_refinement(sampler: HmarSampler, settings: DemoSettings) -> 
 
 
 def random_scales(sampler: FlexVarSampler, settings: DemoSettings) -> list[Stage]:
-    """Return one stage whose every step draws a list of scales, so that the model works with unseen lists.
+    """Return one stage that draws a list of scales per step, which generalises to unseen lists.
 
     It reads tokens of `every_scale` (FlexVAR section 3.3).
     """

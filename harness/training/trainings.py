@@ -10,7 +10,7 @@ from arvbench.harness.training.stages import DemoSettings, every_scale, next_sca
 from arvbench.harness.training.tokenizer import TokenizerSettings
 from arvbench.harness.training.transformer import TransformerSettings
 
-# Token-grid transformers have no adaLN: the class reaches a token through attention only. They start from larger
+# Token-grid transformers have no adaLN: the class reaches a token through attention only. They start with larger
 # weights, and need more images to learn it.
 _TOKEN_GRID = DemoSettings(
     tokenizer=TokenizerSettings(epochs=3),

@@ -31,6 +31,6 @@ def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> li
     except (UnknownName, CheckpointError) as error:
         raise FixtureError(f"{path} cannot be replayed: {error}") from error
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
-        # Sizes, names and types come from the fixture; what it leaves out or gets wrong shows here.
+        # Sizes, names and types come from the fixture; missing or wrong ones fail here.
         reason = " ".join(str(error).split())
         raise FixtureError(f"{path} cannot be replayed: {type(error).__name__}: {reason}") from error

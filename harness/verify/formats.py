@@ -84,7 +84,7 @@ def _read_full(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixtur
     outputs = _under("out.", stored)
     probe = outputs.pop("rng_probe.exponential", None)
     runs = {name: run for name, run in description["sampling"].items() if isinstance(run, dict)}
-    # Labels that the model drew are outputs; HMAR's descriptions of runs do not mention that none were given.
+    # Labels that the model drew are outputs; HMAR's descriptions of runs do not record missing labels.
     runs = {name: run | {"label_B": None} if f"{name}.labels" in outputs else run for name, run in runs.items()}
     sampled = {name: run for name, run in runs.items() if run["top_k"] != 1}
     return Fixture(
@@ -173,7 +173,7 @@ def _recipe_inputs(description: Mapping[str, Any]) -> dict[str, Tensor]:
     factor = high.shape[-1] // low.shape[-1]
     image = np.repeat(np.repeat(low, factor, axis=2), factor, axis=3) + high
     tf_ids = inputs.get("tf_ids") or inputs.get("tf_tokens")
-    # A fixture without a teacher-forced pass has no ids of its own: those of the image will do.
+    # Without a teacher-forced pass the fixture lacks ids: use those of the image.
     tf_ids = tf_ids or description["expected"][inputs.get("tf_ids_from", "vae.enc_ids").removeprefix("expected ")]
     masked = {"mp.idx_to_mask": torch.tensor(inputs["mp_idx_to_mask"])} if "mp_idx_to_mask" in inputs else {}
     return {
@@ -192,7 +192,7 @@ def _recipe_integers(description: Mapping[str, Any]) -> Iterator[Expectation]:
 
 
 def _mask_sets(name: str, steps: list[Any]) -> Iterator[tuple[str, Tensor]]:
-    """Sort the masked positions of every refinement: the order of equal confidences is up to the implementation."""
+    """Sort the masked positions of every refinement: the order of ties is implementation-defined."""
     for scale, number, positions in steps:
         yield f"{name}.{scale}.{number}.set", torch.tensor(positions).sort(dim=1).values
 
@@ -215,7 +215,7 @@ def _recipe_floats(description: Mapping[str, Any], stored: Mapping[str, Tensor])
 def _read_sampler_unit(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixture:
     outputs = _under("out.", stored)
     probe = outputs.pop("rng_probe.exponential")
-    # Which of two equal values is kept or drawn is up to the implementation.
+    # Ties between equal values are implementation-defined.
     ties = {name.rsplit(".", 1)[0]: rows for name, rows in outputs.items() if name.endswith(".ambiguous")}
     whole = _whole_tensors("sampler_unit", {n: t for n, t in outputs.items() if not n.endswith(".ambiguous")})
     return Fixture(

@@ -24,7 +24,7 @@ from arvbench.harness.verify.replay import Outputs, Run, numbered
 
 
 class WatchedHmarSampler(HmarSampler):
-    """An HMAR that keeps the inputs of its refinements, which observers do not receive."""
+    """HMAR sampler that records the inputs of its refinements, which observers do not receive."""
 
     @cached_property
     def masked_inputs(self) -> list[tuple[Tensor, Tensor]]:

@@ -1,6 +1,6 @@
 """Replay of fixtures: repeat the official runs with our sampler, under the names that the fixtures use.
 
-`Replay` is all that a kind of fixture needs, `FamilyReplay` the part that every model family has in common.
+`Replay` is the interface of a kind of fixture, `FamilyReplay` the common part of all model families.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class FamilyReplay(Replay):
     no_effect: frozenset[str]
     """Official arguments that change no recorded output."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Official arguments that we have no use for, with the only value that can be replayed."""
+    """Official arguments without a counterpart here, with the only value that can be replayed."""
     spec_settings: Callable[[Fixture], SamplingSettings]
     """Official settings of the recorded model; the passes without a run read their scales."""
     run_settings: Callable[[Run], SamplingSettings]

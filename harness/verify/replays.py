@@ -1,4 +1,4 @@
-"""The table of replays: one entry per kind of fixture, with everything that is particular to the kind."""
+"""The table of replays: one entry per kind of fixture, with its specific settings and outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replay of the fixture of the draws themselves: filters, tokens, and the randomness that they consume."""
+"""Replay of the sampler's unit fixture: filters, drawn tokens, and consumed randomness."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ FIXED: Mapping[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
 }
-"""Official arguments that we have no use for, with the value of every released model."""
+"""Official arguments without a counterpart here, with the value of every released model."""
 TOLERANCES: Tolerances = (
     ("_u8", 1.0),
     ("logits_post_cfg", 1e-3),
@@ -149,7 +149,7 @@ class TokenGridReplay(FamilyReplay):
         return [1 + position if position != LEARNT else 0 for position in positions]
 
     def _cache_mask(self, sampler: TokenGridSampler) -> Tensor:
-        """Return (S, S) uint8, 1 where a slot sees another: one that the same pass or an earlier one feeds.
+        """Return (S, S) uint8, 1 where a slot attends to a slot fed by its own or an earlier pass.
 
         Slots that no pass feeds continue the numbering: one by one, or in groups as large as those of the last pass.
         """

@@ -62,7 +62,7 @@ RC: dict[Any, Any] = {
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    # Names come from records: a dollar sign in one is not mathematics.
+    # Names come from records: a dollar sign must not start mathematics.
     "text.parse_math": False,
     "svg.fonttype": "none",
 }
@@ -78,7 +78,7 @@ _WIDE_LABEL = 46
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """Figure with its words."""
+    """Figure with its caption and alternative text."""
 
     figure: Figure
     title: str

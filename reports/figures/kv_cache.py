@@ -41,7 +41,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         if any(step.allocated_bytes or step.planned_bytes for step in outcome.cache):
             plan = tuple(step.planned_bytes for step in outcome.cache)
             panel = _Panel(model_of(record), record.case.dtype, record.case.batch, plan)
-            # Backends with equal bytes have equal curves: one is drawn.
+            # Backends with equal bytes share one curve.
             curves_by_panel.setdefault(panel, {})[_Curve(plain(outcome.setup.cache_policy), outcome.cache)] = None
     if not curves_by_panel:
         return None
@@ -65,7 +65,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
             )[0]
             handles[f"{name}, live"] = ax.plot(steps, live, color=color, marker=marker)[0]
         steps = [step.step for step in next(iter(curves)).cache]
-        # The plan lies on top: a live curve that leaves it shows.
+        # The plan lies on top: deviations of the live curve show.
         planned = [size / MIB for size in panel.plan]
         handles["planned"] = ax.plot(steps, planned, color=MUTED, linestyle=":", linewidth=2.2, zorder=4)[0]
         ax.set_ylim(bottom=0)

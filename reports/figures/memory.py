@@ -25,7 +25,7 @@ _CASE_IN = 0.62
 _PANEL_IN = 1.1
 _NAME_WIDTH = 36
 _BAR = 0.36
-"""Height of a bar where a case is 1 high."""
+"""Height of a bar; a case has height 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,7 @@ class _Curve:
 
 
 def draw(records: Sequence[Record]) -> Drawing | None:
-    """Draw one curve for every case with times of its steps."""
+    """Draw one curve for every case with step times."""
     curves = _curves(records)
     if not curves:
         return None

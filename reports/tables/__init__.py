@@ -1,1 +1,1 @@
-"""Tables of a report: each function turns records into tables as data, which know nothing of how they are written."""
+"""Tables of a report: each function turns records into tables as data, independent of the output format."""

@@ -75,7 +75,7 @@ def _warmup_cell(warmup: WarmUp) -> Cell:
 
 
 class _Step(NamedTuple):
-    """A row of the table of steps: the plan, and the measurements that a case has for it."""
+    """A row of the table of steps: the plan and its measurements."""
 
     plan: StepPlan
     timing: Timing | None
@@ -175,7 +175,7 @@ def _exact_cell(cache: Sequence[CacheStep]) -> Cell:
 
 
 def memory_table(records: Sequence[Record]) -> Table:
-    """Memory by component; an empty cell is something that this machine cannot tell."""
+    """Memory by component; an empty cell is unknown on this machine."""
     columns: list[Column[MeasuredCase]] = [
         case_column(records),
         Column("Conditions", cell=lambda case: text_cell(conditions(case.record))),

@@ -26,7 +26,7 @@ class _CheckedCase(NamedTuple):
 
 
 def correctness_table(records: Sequence[Record]) -> Table:
-    """Comparison that each case had to pass before it was timed."""
+    """Correctness check that each case had to pass before timing."""
     columns: list[Column[_CheckedCase]] = [
         case_column(records),
         Column("Judge", cell=lambda case: text_cell(case.check.judge)),
@@ -55,7 +55,7 @@ def correctness_table(records: Sequence[Record]) -> Table:
 
 
 def settings_table(records: Sequence[Record]) -> Table:
-    """Sampling settings after overrides, and every choice that the program made."""
+    """Sampling settings after overrides, and every automatic choice."""
     columns: list[Column[PreparedCase]] = [
         case_column(records),
         Column("Family", cell=lambda case: text_cell(case.setup.family)),
@@ -85,7 +85,7 @@ class Deviation(NamedTuple):
 
 
 UNRECORDED = object()
-"""Official value that the record does not hold."""
+"""Placeholder for an official value missing from the record."""
 
 
 def deviations(setup: Setup) -> list[Deviation]:
@@ -146,7 +146,7 @@ def _changes_cell(setup: Setup) -> Cell:
 
 
 def weights_table(records: Sequence[Record]) -> Table:
-    """Weights that were loaded."""
+    """Loaded weights."""
     columns: list[Column[PreparedCase]] = [
         case_column(records),
         Column("Weights", cell=lambda case: text_cell(case.setup.weights_source)),

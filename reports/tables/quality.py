@@ -18,7 +18,7 @@ QualityKey = tuple[str, str]
 _DIGITS = 4
 """Significant digits of a quality number."""
 _PROTOCOL_NAME = re.compile(r"([a-z0-9][a-z0-9.-]*): ")
-"""Beginning of the words of a protocol in records without `protocol_name`; still older words begin otherwise."""
+"""Protocol name at the start of `protocol`, for records without `protocol_name`; the oldest records lack it."""
 
 
 def metric_label(metric: str) -> str:
@@ -123,7 +123,7 @@ _PROTOCOL_COLUMNS: tuple[Column[Sequence[Quality]], ...] = (
 
 
 def protocols_table(records: Sequence[Record]) -> Table:
-    """Meaning of each protocol id; a row stands for all numbers of one metric and protocol id."""
+    """Meaning of each protocol id; one row per metric and protocol id."""
     numbers = [quality for _, outcome in measured(records) for quality in outcome.quality]
     by_key = group_by(numbers, quality_key)
     return make_table(

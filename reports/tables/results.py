@@ -1,4 +1,4 @@
-"""The headline: one row for every case, with or without numbers, and the reasons of those that have none."""
+"""The headline: one row for every case, with or without numbers, and the reasons for missing numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UNSTEADY = "unsteady warm-up"
 def results_table(records: Sequence[Record]) -> Table:
     """One row for every case: identity, status, speed, memory and the headline metrics of quality.
 
-    A part of the identity that several rows all share leaves its column for the caption.
+    A part of the identity shared by all of several rows moves from its column to the caption.
     """
     names = case_names(records)
     shared = [c for c in _IDENTITY if len(records) > 1 and len({c.cell(record).text for record in records}) == 1]
@@ -59,7 +59,7 @@ def results_table(records: Sequence[Record]) -> Table:
 
 
 def failures_table(records: Sequence[Record]) -> Table:
-    """Cases that have no speed, and why."""
+    """Cases without a speed, and the reasons."""
     names = case_names(records)
     columns: list[Column[Record]] = [
         Column("Case", cell=lambda record: case_cell(record, names[record.record_id])),

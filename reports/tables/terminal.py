@@ -24,11 +24,11 @@ _STYLES = {"plain": "", "good": "green", "bad": "bold red", "warn": "yellow"}
 _REASON_LENGTH = 300
 _NAME_WIDTH = 40
 _MOST_QUALITY = 4
-"""Columns of quality that leave room for the names of the cases."""
+"""Largest number of quality columns that leaves room for case names."""
 _ID_DIGITS = 6
 """Length of a protocol id in a heading; the whole id stands below the table."""
 _INTERVAL = re.compile(r"\[[^]]+\]")
-"""Beginning of the detail of a quality number with an interval."""
+"""Interval at the start of a quality cell's detail."""
 
 
 def terminal_table(records: Sequence[Record]) -> RichTable:
@@ -53,7 +53,7 @@ def terminal_table(records: Sequence[Record]) -> RichTable:
     )
     for column in table.columns:
         words = " ".join(part for part in (column.label, column.unit, column.note) if part).split()
-        # On a narrow terminal the names of the cases wrap, and nothing else.
+        # On a narrow terminal only the case names wrap.
         name = column is table.columns[0]
         rich.add_column(
             Text("\n".join(words)),
