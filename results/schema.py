@@ -174,7 +174,7 @@ class Correctness(_Frozen):
     """Largest difference of guided logits on the judge's own token path."""
     tolerance: float
     equal_tokens: float
-    """Share of equal tokens when both draw from one noise along the judge's path, 0..1."""
+    """Fraction of equal tokens, drawn with shared noise along the judge's path, 0..1."""
     required_equal_tokens: float
     passed: bool
 
@@ -198,7 +198,7 @@ class WarmUp(_Frozen):
     samples_ns: tuple[int, ...]
     """Times of the warm-up calls, scope images."""
     steady: bool
-    """True when the last calls agreed within 5 % (or 5 ms) before `max_warmup` was reached."""
+    """True if the last calls agreed within 5 % (or 5 ms) before `max_warmup` was reached."""
 
 
 class Memory(_Frozen):
@@ -242,11 +242,11 @@ class Quality(_Frozen):
     interval: tuple[float, float] | None = None
     """95 % interval; None when it is unknown."""
     protocol: str
-    """In words: protocol, extractor, reference and library."""
+    """Description of protocol, extractor, reference and library."""
     protocol_name: str | None = None
     """Name in the protocol table, such as "adm-v1"; None in records from before this field."""
     protocol_id: str
-    """Hash of everything that could change the number."""
+    """Hash of everything that affects the number."""
     n_samples: int
     detail: dict[str, Any] = Field(default_factory=dict)
     """Details that do not change the number: clamped mass, values by class, parameters."""
@@ -254,7 +254,7 @@ class Quality(_Frozen):
 
 
 class Finding(_Frozen):
-    """Remark on the samples or the reference that a reader of the numbers must know."""
+    """Caveat about the samples or the reference behind the numbers."""
 
     code: str
     """Kind of finding, such as "few-samples" or "duplicates"."""
@@ -284,7 +284,7 @@ class Measured(_Frozen):
     cache: tuple[CacheStep, ...]
     quality: tuple[Quality, ...] = ()
     findings: tuple[Finding, ...] = ()
-    """About the images that quality was measured on."""
+    """Findings about the images behind the quality numbers."""
     sample_sheet: SampleSheet | None = None
 
 
@@ -310,7 +310,7 @@ Outcome = Annotated[Measured | Incorrect | Failed, Field(discriminator="status")
 
 
 class Gpu(_Frozen):
-    """GPU and its readings right after the timed calls; None is unknown."""
+    """GPU and its readings immediately after the timed calls; None is unknown."""
 
     name: str
     memory_bytes: int

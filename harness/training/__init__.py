@@ -1,4 +1,4 @@
-"""Training of everything that the package ships: the demo models, and the digit classifier of the offline extractor.
+"""Training of all shipped weights: the demo models, and the digit classifier of the offline extractor.
 
 `trainings.TRAININGS` has one entry per name of `arvbench train`.
 """

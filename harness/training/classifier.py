@@ -60,7 +60,7 @@ def train_classifier(
 ) -> TrainedClassifier:
     """Train from scratch; equal settings, device and library versions give equal weights.
 
-    All randomness is drawn on the CPU from the seed. It uses one thread, because the order of a parallel sum affects the
+    All randomness is drawn on the CPU from the seed. One thread is used: the order of a parallel sum affects the
     result.
     """
     noise, images = torch.Generator().manual_seed(settings.seed), len(train.labels_N)

@@ -124,7 +124,7 @@ def judge(sampler: Sampler, *, images: int = 1000, batch: int = 100) -> dict[str
 
 
 def shifted(digits: Digits, shifts: tuple[tuple[int, int], ...]) -> Digits:
-    """Return copies of all images moved by each of (rows, columns); the border repeats its last line."""
+    """Return copies of all images shifted by each (rows, columns); the border repeats its last line."""
     moved = []
     for rows, columns in shifts:
         pad = torch.nn.functional.pad(digits.images_N3HW.float(), (1, 1, 1, 1), mode="replicate")

@@ -1,4 +1,4 @@
-"""Output folder of a training: checked before it starts, filled only when it ends well."""
+"""Output folder of a training: checked before it starts, filled only on success."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from arvbench.files import put_in_place
 
 @contextmanager
 def staged(out_dir: Path) -> Iterator[Path]:
-    """Yield a folder inside `out_dir` whose files move into `out_dir` when the block ends well.
+    """Yield a folder inside `out_dir` whose files move into `out_dir` when the block succeeds.
 
-    A training that fails changes no file of an earlier one. Raises UserError for an `out_dir` that cannot be written.
+    A failed training leaves earlier files unchanged. Raises UserError for an `out_dir` that cannot be written.
     """
     try:
         out_dir.mkdir(parents=True, exist_ok=True)

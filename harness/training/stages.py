@@ -30,7 +30,7 @@ class DemoSettings:
     refinement: TransformerSettings | None = None
     """Settings of a second stage that trains mask refinement alone."""
     shifts: tuple[tuple[int, int], ...] = ((0, 0), (1, 1), (-1, -1))
-    """Copies of every training image, moved by (rows, columns) pixels."""
+    """Shifts (rows, columns) in pixels; each adds a copy of every training image."""
 
 
 def own_loss(sampler: Sampler, settings: DemoSettings) -> list[Stage]:
@@ -84,7 +84,7 @@ def random_scales(sampler: FlexVarSampler, settings: DemoSettings) -> list[Stage
 
 
 def every_scale(sampler: Sampler) -> SamplingSettings:
-    """Return FlexVAR's settings with all square scales up to the largest.
+    """Return FlexVAR's settings with every square scale up to the largest.
 
     Its scales are independent, so these tokens contain those of every other list.
     """

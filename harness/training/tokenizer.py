@@ -28,7 +28,7 @@ class Quantizer(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Interface of a tokenizer that can be trained; a module."""
+    """Interface of a trainable tokenizer, a module."""
 
     quantize: Quantizer
 
@@ -123,7 +123,7 @@ def _draw(sides: Sequence[int], draw: torch.Generator) -> int | None:
 
 @torch.no_grad()
 def revive_unused_codes(quantize: Quantizer, targets: Sequence[tuple[Tensor, Tensor]], draw: torch.Generator) -> int:
-    """Move every code that none of the `targets` (`Quantizer.targets`) uses onto one of them; return their number."""
+    """Move every code unused by the `targets` (`Quantizer.targets`) onto one of them; return the number moved."""
     codes_VC = quantize.embedding.weight
     used = torch.cat([ids for _, ids in targets]).bincount(minlength=len(codes_VC)) > 0
     # Equally many vectors from every scale: the finest would drown the others.

@@ -52,14 +52,14 @@ class TokenSet:
     labels_N: Tensor
 
     def rows(self, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return tokens and labels of some images."""
+        """Return tokens and labels of the images with indices `rows`."""
         return [t[rows] for t in self.tokens], self.labels_N[rows]
 
 
 def initialise(transformer: nn.Module, *, std: float) -> None:
     """Initialise for training in place: small normal weights, zero biases, gates near zero.
 
-    A module whose parameters start elsewhere offers `initial_values()`: name of its own parameter -> values.
+    A module with other initial values offers `initial_values()`: name of its own parameter -> values.
     """
     given = {
         f"{prefix}.{name}".lstrip("."): values

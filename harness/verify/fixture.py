@@ -14,7 +14,7 @@ from arvbench.errors import UserError
 
 
 class FixtureError(UserError):
-    """A fixture that is missing, damaged, or needs something that is not implemented."""
+    """A missing or damaged fixture, or one that needs an unimplemented feature."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Fixture:
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     """Full names ("model.", "vae.") -> tensors; in recipe fixtures the parameters only."""
     constructed: frozenset[str] = frozenset()
-    """Full names of buffers that the constructor makes; empty when `weights` holds them."""
+    """Full names of buffers made by the constructor; empty when `weights` holds them."""
     expectations: tuple[Expectation, ...] = ()
     rng_probe: Mapping[str, tuple[int, Tensor]] = field(default_factory=dict)
     """Run name -> (seed, first Exp(1) variates of torch's CPU generator with that seed where it was recorded)."""
@@ -77,7 +77,7 @@ class Fixture:
 
 
 def compare(fixture: Fixture, produced: Mapping[str, Tensor]) -> list[Check]:
-    """Return one check per recorded output. An output that was not produced fails; none is left out."""
+    """Return one check per recorded output. Outputs that were not produced fail."""
     return [_check(fixture, expected, produced.get(expected.name)) for expected in fixture.expectations]
 
 

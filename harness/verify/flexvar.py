@@ -1,4 +1,4 @@
-"""Replay of FlexVAR fixtures, in which every run has scales of its own.
+"""Replay of FlexVAR fixtures, in which every run has its own scales.
 
 Official images are the raw output of the decoder, nominally in [-1, 1]; ours are mapped to [0, 1] and mapped back here.
 
@@ -43,7 +43,7 @@ def run_settings(run: Run) -> FlexVarSettings:
 
 
 def resized_scale_outputs(run: ReplayedRun) -> Outputs:
-    """Return the outputs of a run, with the codes that every later scale read and its effective top_k."""
+    """Return the outputs of a run, with the input codes of every later scale and its effective top_k."""
     sampler, settings = cast(FlexVarSampler, run.sampler), cast(FlexVarSettings, run.settings)
     inputs_BlK = [codes_BlK for codes_BlK, _ in run.calls["word_embed"]]
     return {

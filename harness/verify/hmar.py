@@ -50,7 +50,7 @@ def run_settings(run: Run) -> HmarSettings:
 def both_predictions(run: ReplayedRun) -> Outputs:
     """Return the outputs of a run with any number of refinements per scale."""
     kinds = [step.kind for step in run.steps]
-    # A scale is on the canvas after its last step.
+    # A scale joins the canvas after its last step.
     last = [i for i in range(len(kinds)) if i + 1 == len(kinds) or kinds[i + 1] == "scale"]
     states = [run.step_outputs[i].state for i in last]
     predicted = [output for output, kind in zip(run.step_outputs, kinds, strict=True) if kind == "scale"]
@@ -91,7 +91,7 @@ def _refinements(run: ReplayedRun) -> Outputs:
         history_BKpp, own_BKpp = (
             codes_BlK.transpose(1, 2).unflatten(2, step.side) for codes_BlK in inputs[len(confidences)]
         )
-        # A refinement chooses by the confidences of the pass before it.
+        # A refinement selects positions by the confidences of the previous pass.
         confidences.append(_confidence(run.step_outputs[index - 1], run.settings.top_k, run.settings.top_p))
         outputs[f"ns_probs.{scale}" if number == 1 else f"mask_probs.{scale}.{number - 1}"] = confidences[-1]
         outputs |= {

@@ -41,7 +41,7 @@ class Replay(ABC):
 
     @abstractmethod
     def outputs(self, fixture: Fixture, backend: str, device: torch.device) -> Outputs:
-        """Return everything that `fixture` may have recorded."""
+        """Return every output that `fixture` may have recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

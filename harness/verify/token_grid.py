@@ -126,7 +126,7 @@ class TokenGridReplay(FamilyReplay):
 
     def _plan(self, sampler: TokenGridSampler) -> Outputs:
         plan = sampler.plan
-        # The last token drawn has a slot too, although no pass feeds it.
+        # The last drawn token also has a slot, although no pass feeds it.
         generated = [*plan.trained, int(plan.order_N[-1])]
         positions = generated if self.in_generation_order else [LEARNT, *range(len(plan.order_N))]
         fed = sum(len(p.feeds) for p in plan.passes)
@@ -180,7 +180,7 @@ class TokenGridReplay(FamilyReplay):
         tokens, labels = _training_inputs(sampler, fixture)
         with recorded(sampler.transformer, r"layers\.\d+|" + "|".join(HEADS)) as calls:
             logits = sampler.teacher_forced(tokens, labels)
-        # From the order of generation to that of the slots.
+        # Reorder from generation order to slot order.
         order = torch.tensor(self._slots(sampler), device=sampler.device).argsort()
         by_slot = {name: output[:, order] for name, ((_, output),) in calls.items()}
         hidden = [output for name, output in by_slot.items() if name not in HEADS]
@@ -222,7 +222,7 @@ def tokenizer_outputs(sampler: TokenGridSampler, fixture: Fixture) -> Outputs:
 
 
 class _RecordingNoise:
-    """The official stream, which keeps the probabilities that tokens are drawn from."""
+    """The official random stream, recording the probabilities of every draw."""
 
     def __init__(self, seed: int) -> None:
         upstream = UpstreamNoise(seed)
