@@ -17,7 +17,7 @@ from arvbench.results.schema import CaseConfig, Record
 
 SUITE_FILE = "reproduce.yaml"
 SUITE_NAME = "reproduce"
-"""Name of the suite and of its run folder, which must not hold records yet."""
+"""Name of the suite, and so of its run folder: a new one, without earlier records."""
 
 
 def reproduction_suite(records: Sequence[Record]) -> str:

@@ -45,7 +45,7 @@ class SampleSheets:
 
 
 BlocksOf = Callable[[Sequence[Record]], Block | Sequence[Block]]
-"""Function that makes blocks from records; empty tables are left out."""
+"""Function from records to blocks; empty tables are left out."""
 Part = Text | Terms | Figure | SampleSheets | BlocksOf
 
 

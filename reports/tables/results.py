@@ -39,7 +39,7 @@ UNSTEADY = "unsteady warm-up"
 def results_table(records: Sequence[Record]) -> Table:
     """One row for every case: identity, status, speed, memory and the headline metrics of quality.
 
-    A part of the identity shared by all of several rows moves from its column to the caption.
+    An identity column with one value in all rows (two or more) moves to the caption.
     """
     names = case_names(records)
     shared = [c for c in _IDENTITY if len(records) > 1 and len({c.cell(record).text for record in records}) == 1]
