@@ -72,14 +72,15 @@ def test_small_models_reproduce_the_official_code(case, backend):
     check_reproduced(case, backend)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "backend"),
     [
         ("var_full_d16", "reference"),
-        pytest.param("mvar_full_d12", "optimized", marks=pytest.mark.slow),
-        pytest.param("hmar_full_d16", "reference", marks=pytest.mark.slow),
-        pytest.param("flexvar_full_d16", "reference", marks=pytest.mark.slow),
-        pytest.param("nar_full_B", "reference", marks=pytest.mark.slow),
+        ("mvar_full_d12", "optimized"),
+        ("hmar_full_d16", "reference"),
+        ("flexvar_full_d16", "reference"),
+        ("nar_full_B", "reference"),
     ],
 )
 def test_an_official_model_is_reproduced_at_full_size(case, backend):
