@@ -13,7 +13,7 @@ RULES = ("truncate", "round", "127.5x+128")
 
 
 def outputs(count: int) -> torch.Tensor:
-    """What a decoder returns, nominally in [-1, 1]."""
+    """Decoder output, nominally in [-1, 1]."""
     return torch.rand(count, generator=torch.Generator().manual_seed(0)) * 2.2 - 1.1
 
 

@@ -354,7 +354,7 @@ def test_short_splits_of_the_inception_score():
 
 @pytest.fixture(scope="module")
 def decoded() -> torch.Tensor:
-    """What a demo model's decoder gives before it becomes bytes."""
+    """Decoder output of a demo model before it becomes bytes."""
     sampler = load_sampler("demo/var", weights="demo", device="cpu")
     settings = sampler.spec.settings
     samples = sampler.sample(

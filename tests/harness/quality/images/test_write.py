@@ -1,4 +1,4 @@
-"""What is written is read back as it was, by us and by others, and a killed run leaves no half of a file."""
+"""Written images are read back unchanged, by us and by others, and a killed run leaves no partial file."""
 
 from __future__ import annotations
 
