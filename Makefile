@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results/runs/demo
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench fuzz clean
 
 # Measure the trained demo models and write the report.
 run: $(VENV)/.installed
@@ -19,6 +19,10 @@ check: $(VENV)/.developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Readers against 10,000 generated inputs each; the tests try few of them.
+fuzz: $(VENV)/.tested
+	$(BIN)/python -m pytest -q -m fuzz --hypothesis-profile fuzz
 
 bench: $(VENV)/.tested
 	$(BIN)/python -m pytest tests/bench -q --benchmark-enable --benchmark-only

@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# Inputs are the same in every run, and no file of examples is kept: tests are deterministic.
+settings.register_profile(
+    "few", max_examples=50, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile("fuzz", settings.get_profile("few"), max_examples=10_000)
+settings.load_profile("few")
 
 
 @pytest.fixture
