@@ -198,7 +198,22 @@ class WarmUp(_Frozen):
     samples_ns: tuple[int, ...]
     """Times of the warm-up calls, scope images."""
     steady: bool
-    """True if the last calls agreed within 5 % (or 5 ms) before `max_warmup` was reached."""
+    """True if the last three calls agreed before `max_warmup` was reached, and the last six calls, timed ones included,
+    show no trend. Records from before 2026-11-29: agreement alone, within 5 % or 5 ms.
+    """
+
+
+class HostLoad(_Frozen):
+    """Load of the machine during warm-up and timed calls, in cores that were busy on average."""
+
+    cores: int
+    """Logical processors of the machine."""
+    load_average: float
+    """Load average over one minute, at the end."""
+    other_cores: float
+    """CPU time of all other processes over the wall time."""
+    stolen_cores: float
+    """CPU time that a hypervisor gave to other machines over the wall time."""
 
 
 class Memory(_Frozen):
@@ -279,6 +294,8 @@ class Measured(_Frozen):
     setup: Setup
     correctness: Correctness
     warmup: WarmUp
+    host_load: HostLoad | None = None
+    """None where the system does not tell, and in records from before this field."""
     timings: tuple[Timing, ...]
     memory: Memory
     cache: tuple[CacheStep, ...]

@@ -22,13 +22,14 @@ from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.jobs import Event, EventListener, Job, Result
 from arvbench.harness.machine.attention import AttentionRecorder
 from arvbench.harness.machine.environment import read_environment
+from arvbench.harness.machine.load import LoadMeter
 from arvbench.harness.machine.memory import probe_for
 from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
 from arvbench.harness.measure.clocks import clock_for
 from arvbench.harness.measure.correctness import check_correctness, spread_labels
 from arvbench.harness.measure.memory import measure_memory
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
-from arvbench.harness.measure.timing import measure_times, warm_up
+from arvbench.harness.measure.timing import judge_warm_up, measure_times, warm_up
 from arvbench.harness.quality.images.live import load_case_sampler
 from arvbench.harness.suites.recipes import recipe_deviations, recipe_for
 from arvbench.results.schema import (
@@ -66,10 +67,11 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
         return Result(outcome=incorrect, environment=read_environment(sampler.device, probe))
 
     make_cache, call = _sampling_call(case, sampler, settings)
-    timed, clock = partial(call, make_cache()), clock_for(sampler.device)
+    timed, clock, load = partial(call, make_cache()), clock_for(sampler.device), LoadMeter()
     warmup = warm_up(timed, clock, most=case.max_warmup, progress=_counter(listener, "warm-up", case.max_warmup))
     progress = _counter(listener, "timing", case.repeats)
     timings = measure_times(timed, clock, schedule, repeats=case.repeats, progress=progress)
+    host_load = load.read()
     environment = read_environment(sampler.device, probe)
 
     del timed  # and its cache: the memory pass makes one of its own
@@ -80,7 +82,8 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
     outcome = Measured(
         setup=setup,
         correctness=correctness,
-        warmup=warmup,
+        warmup=judge_warm_up(warmup, timings),
+        host_load=host_load,
         timings=timings,
         memory=memory,
         cache=cache_steps,

@@ -6,6 +6,7 @@ Units    _ns nanoseconds
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import torch
@@ -86,6 +87,14 @@ class CudaEventClock:
 
 def clock_for(device: torch.device) -> Clock:
     return CudaEventClock(device) if device.type == "cuda" else WallClock()
+
+
+def scatter_ns(clock: Clock) -> int:
+    """Return the scatter of a clock: the interquartile range of 40 intervals between two marks in a row."""
+    marks = [clock.mark() for _ in range(41)]
+    clock.settle()
+    intervals = sorted(clock.between_ns(begin, end) for begin, end in pairwise(marks))
+    return intervals[30] - intervals[10]
 
 
 def check_against_wall(device_ns: int, wall_ns: int) -> None:

@@ -11,6 +11,8 @@ Units    _ns nanoseconds
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
+from statistics import median
 from typing import Any
 
 from torch import Tensor
@@ -18,15 +20,20 @@ from torch import Tensor
 from arvbench.adapters.call import StepOutput
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.errors import ContractError
-from arvbench.harness.measure.clocks import Clock, check_against_wall
+from arvbench.harness.measure.clocks import Clock, check_against_wall, scatter_ns
 from arvbench.results.schema import Timing, WarmUp
 
 STEADY_CALLS = 3
 """Calls in a row that must agree before warm-up ends."""
 STEADY_SHARE = 0.05
 """Largest difference between them, relative to the shortest."""
-STEADY_SLACK_NS = 5_000_000
-"""Difference that is always allowed."""
+STEADY_SCATTERS = 3
+"""Difference that is always allowed, in units of the clock's own scatter."""
+TREND_CALLS = 6
+"""Calls that are examined for a trend, the last ones of all."""
+TREND_PAIRS = 11
+"""Excess of pairs in one order, of the 15 pairs of six calls, that makes a trend (Mann-Kendall). Of calls without one,
+5.6 % reach it; they must also differ by STEADY_SHARE."""
 
 SamplingCall = Callable[["TimingObserver"], None]
 """One call, from labels to uint8 images, that reports its events to the observer."""
@@ -81,20 +88,38 @@ def time_once(call: SamplingCall, clock: Clock) -> dict[str, int]:
 
 
 def warm_up(call: SamplingCall, clock: Clock, *, most: int, progress: Callable[[int], None]) -> WarmUp:
-    """Call until the times are steady, at most `most` times."""
+    """Call until the times agree, at most `most` times."""
+    scatter = scatter_ns(clock)
     samples: list[int] = []
-    while len(samples) < most and not is_steady(samples):
+    while len(samples) < most and not agree(samples, scatter):
         samples.append(time_once(call, clock)["images"])
         progress(len(samples))
-    return WarmUp(samples_ns=tuple(samples), steady=is_steady(samples))
+    return WarmUp(samples_ns=tuple(samples), steady=agree(samples, scatter))
 
 
-def is_steady(samples_ns: Sequence[int]) -> bool:
-    """True when the last STEADY_CALLS calls agree."""
+def agree(samples_ns: Sequence[int], clock_scatter_ns: int = 0) -> bool:
+    """True when the last STEADY_CALLS calls differ by no more than 5 %, or by three times the clock's scatter."""
     last = samples_ns[-STEADY_CALLS:]
     if len(last) < STEADY_CALLS:
         return False
-    return max(last) - min(last) <= max(STEADY_SHARE * min(last), STEADY_SLACK_NS)
+    return max(last) - min(last) <= max(STEADY_SHARE * min(last), STEADY_SCATTERS * clock_scatter_ns)
+
+
+def has_trend(samples_ns: Sequence[int]) -> bool:
+    """True when the last TREND_CALLS calls became slower or faster, nearly all of them, by more than 5 %."""
+    last = samples_ns[-TREND_CALLS:]
+    if len(last) < TREND_CALLS:
+        return False
+    excess = sum((later > earlier) - (later < earlier) for earlier, later in combinations(last, 2))
+    half = TREND_CALLS // 2
+    return abs(excess) >= TREND_PAIRS and abs(median(last[half:]) - median(last[:half])) > STEADY_SHARE * min(last)
+
+
+def judge_warm_up(warmup: WarmUp, timings: Sequence[Timing]) -> WarmUp:
+    """Return the warm-up, unsteady also when the timed calls continue a trend."""
+    timed = next(timing.samples_ns for timing in timings if timing.scope == "images")
+    steady = warmup.steady and not has_trend([*warmup.samples_ns, *timed])
+    return WarmUp(samples_ns=warmup.samples_ns, steady=steady)
 
 
 def measure_times(

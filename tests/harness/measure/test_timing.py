@@ -10,7 +10,16 @@ import torch
 
 from arvbench.errors import ContractError
 from arvbench.harness.measure.clocks import CLOCK_SLACK_NS, WallClock, check_against_wall, clock_for
-from arvbench.harness.measure.timing import TimingObserver, is_steady, measure_times, time_once, warm_up
+from arvbench.harness.measure.timing import (
+    TimingObserver,
+    agree,
+    has_trend,
+    judge_warm_up,
+    measure_times,
+    time_once,
+    warm_up,
+)
+from arvbench.results.schema import Timing, WarmUp
 
 MS = 1_000_000
 
@@ -154,18 +163,43 @@ def test_warm_up_that_never_agrees_ends_and_says_so(clock):
 
 
 @pytest.mark.parametrize(
-    ("samples_ms", "steady"),
+    ("samples_ms", "scatter_ms", "enough"),
     [
-        ([100, 100], False),
-        ([100, 104, 102], True),
-        ([100, 110, 102], False),
-        ([1, 5, 3], True),
-        ([100, 104, 102, 150], False),
-        ([900, 100, 104, 102], True),
+        ([100, 100], 0, False),
+        ([100, 104, 102], 0, True),
+        ([100, 110, 102], 0, False),
+        ([1, 5, 3], 0, False),
+        ([1, 5, 3], 2, True),
+        ([30, 32, 31], 0, False),
+        ([100, 104, 102, 150], 0, False),
+        ([900, 100, 104, 102], 0, True),
     ],
 )
-def test_steady_means_three_calls_within_five_percent_or_five_ms(samples_ms, steady):
-    assert is_steady([ms * MS for ms in samples_ms]) is steady
+def test_calls_agree_within_five_percent_or_three_times_the_scatter_of_the_clock(samples_ms, scatter_ms, enough):
+    assert agree([ms * MS for ms in samples_ms], scatter_ms * MS) is enough
+
+
+@pytest.mark.parametrize(
+    ("samples_ms", "trend"),
+    [
+        ([100, 102, 104, 106, 108, 110], True),
+        ([64, 63, 64, 70, 80, 106], True),
+        ([200, 110, 108, 106, 104, 102, 100], True),
+        ([100, 101, 102, 103, 104, 104], False),  # all in order, and within 5 %
+        ([100, 120, 100, 120, 100, 120], False),  # noise
+        ([100, 110, 120], False),  # too few to tell
+        ([300, 200, 100, 101, 100, 101, 100, 101], False),  # long over
+    ],
+)
+def test_a_trend_is_a_change_in_one_direction_by_more_than_five_percent(samples_ms, trend):
+    assert has_trend([ms * MS for ms in samples_ms]) is trend
+
+
+@pytest.mark.parametrize(("timed_ms", "steady"), [((100, 101, 100), True), ((104, 110, 118), False)])
+def test_a_warm_up_is_unsteady_when_the_timed_calls_go_on_rising(timed_ms, steady):
+    warmup = WarmUp(samples_ns=(100 * MS, 101 * MS, 102 * MS), steady=True)
+    timing = Timing(scope="images", samples_ns=[ms * MS for ms in timed_ms], images=1, forward_rows=1, clock="wall")
+    assert judge_warm_up(warmup, [timing]).steady is steady
 
 
 def test_a_device_clock_that_missed_work_is_refused():

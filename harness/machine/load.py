@@ -1,0 +1,68 @@
+"""Load of the machine while something is timed: the CPU time that other processes took (Linux; None elsewhere).
+
+/proc/stat counts the time of all processes in ticks of 10 ms, containers and neighbours included. What this process
+did not use itself was somebody else's. `stolen` is the time for which the hypervisor ran another machine.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from arvbench.results.schema import HostLoad
+
+STAT = Path("/proc/stat")
+_SHORTEST_S = 0.2
+"""Shortest window with a meaning: twenty ticks."""
+
+
+class _Times(NamedTuple):
+    """Seconds since the start of the machine (busy, stolen), of this process (own), and of the clock (wall)."""
+
+    busy: float
+    stolen: float
+    own: float
+    wall: float
+
+
+class LoadMeter:
+    """Counts from its making on."""
+
+    def __init__(self, stat: Path = STAT) -> None:
+        self._stat = stat
+        self._begin = self._times()
+
+    def read(self) -> HostLoad | None:
+        """Return the load since this meter was made; None where the system does not tell, or after less than 0.2 s."""
+        begin, end = self._begin, self._times()
+        if begin is None or end is None or end.wall - begin.wall < _SHORTEST_S:
+            return None
+        seconds = end.wall - begin.wall
+        others = (end.busy - begin.busy) - (end.own - begin.own)
+        return HostLoad(
+            cores=os.cpu_count() or 1,
+            load_average=os.getloadavg()[0],
+            other_cores=max(0.0, others) / seconds,
+            stolen_cores=max(0.0, end.stolen - begin.stolen) / seconds,
+        )
+
+    def _times(self) -> _Times | None:
+        try:
+            first = self._stat.read_text().splitlines()[0].split()
+        except (OSError, IndexError):
+            return None
+        try:
+            # cpu user nice system idle iowait irq softirq steal ...; guests are part of user and nice.
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, first[1:9])
+        except ValueError:
+            return None
+        tick = os.sysconf("SC_CLK_TCK")
+        own = os.times()
+        return _Times(
+            busy=(user + nice + system + irq + softirq) / tick,
+            stolen=steal / tick,
+            own=own.user + own.system + own.children_user + own.children_system,
+            wall=time.perf_counter(),
+        )

@@ -1,0 +1,62 @@
+"""Load of the machine, from counters like those of /proc/stat."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from arvbench.harness.machine import load
+from arvbench.harness.machine.load import LoadMeter
+
+BUSY = "while True: pass"
+
+
+def counters(path: Path, user: int, steal: int = 0) -> Path:
+    path.write_text(f"cpu {user} 0 0 900 0 0 0 {steal} 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
+    return path
+
+
+def test_time_of_others_is_what_this_process_did_not_use(tmp_path):
+    stat = counters(tmp_path / "stat", user=1_000)
+    meter, begin = LoadMeter(stat), time.perf_counter()
+    time.sleep(0.3)
+    counters(stat, user=1_060, steal=30)
+    measured = meter.read()
+    seconds = time.perf_counter() - begin
+    assert measured is not None
+    # 60 ticks are 0.6 s of CPU time, of which this process used little.
+    assert measured.other_cores == pytest.approx(0.6 / seconds, rel=0.1)
+    assert measured.stolen_cores == pytest.approx(0.3 / seconds, rel=0.1)
+
+
+@pytest.mark.parametrize("content", ["", "nothing\n", "cpu a b c d e f g h\n", "cpu 1 2\n"])
+def test_counters_of_another_kind_are_no_load(tmp_path, content):
+    stat = tmp_path / "stat"
+    stat.write_text(content)
+    meter = LoadMeter(stat)
+    time.sleep(0.25)
+    assert meter.read() is None
+    assert LoadMeter(tmp_path / "missing").read() is None
+
+
+def test_a_moment_has_no_load():
+    assert LoadMeter().read() is None
+
+
+@pytest.mark.skipif(not load.STAT.exists(), reason="needs /proc/stat of Linux")
+def test_a_busy_neighbour_is_seen():
+    neighbour = subprocess.Popen([sys.executable, "-c", BUSY])
+    try:
+        meter = LoadMeter()
+        time.sleep(1.0)
+        measured = meter.read()
+    finally:
+        neighbour.kill()
+        neighbour.wait()
+    assert measured is not None
+    assert measured.cores >= 1 and measured.load_average >= 0
+    assert measured.other_cores > 0.1
