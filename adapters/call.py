@@ -37,7 +37,7 @@ class StepOutput:
 
 
 class Observer(Protocol):
-    """Receiver of the events of one sampling call. All measurements use it; adapters contain no timing code."""
+    """Receiver of the events of one sampling call. Every measurement is one; adapters contain no timing code."""
 
     def step_begin(self, step: Step) -> None: ...
     def step_end(self, step: Step, output: StepOutput) -> None: ...

@@ -1,4 +1,4 @@
-"""LlamaGen: next-token prediction over the token map in raster order; the baseline that NAR and PAR start from.
+"""LlamaGen: next-token prediction over the token map in raster order; the baseline of NAR and PAR.
 
 Specific to LlamaGen: every pass feeds one token and draws the next, in 256 passes for 16x16 tokens.
 
@@ -23,7 +23,7 @@ from arvbench.adapters.tokenizers.vq import VqConfig
 
 
 class LlamaGenSampler(TokenGridSampler):
-    """LlamaGen behind the sampling interface. `cfg_interval` counts passes after the second token's."""
+    """LlamaGen behind the sampling interface. `cfg_interval` counts passes, from 0 at the second token."""
 
     family: ClassVar = "llamagen"
 

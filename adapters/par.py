@@ -75,7 +75,7 @@ class Par(Llama):
 class ParSampler(TokenGridSampler):
     """PAR behind the sampling interface.
 
-    `cfg_interval` counts tokens from 0 in each phase (sequential, parallel), so the second resumes guidance.
+    `cfg_interval` counts tokens from 0 in each phase (sequential, parallel), so the parallel phase resumes guidance.
     """
 
     family: ClassVar = "par"

@@ -16,7 +16,7 @@ from arvbench.errors import UserError
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """Map images float from [-1, 1] to [0, 1], without clamping."""
+    """Map float images from [-1, 1] to [0, 1], without clamping."""
     return images.float().add(1).mul(0.5)
 
 
@@ -26,14 +26,14 @@ def from_uint8(images: Tensor) -> Tensor:
 
 
 def to_uint8(decoded: Tensor, rule: Uint8Rule | str) -> Tensor:
-    """Round images float, nominally in [0, 1], to uint8 by the named rule; values outside are clamped.
+    """Round float images, nominally in [0, 1], to uint8 by the named rule; values outside are clamped.
 
-    "truncate"    int(255 x), of VAR and M-VAR
-    "round"       int(255 x + 0.5), of HMAR and FlexVAR (torchvision's save_image)
-    "127.5x+128"  int(127.5 y + 128) of y = 2 x - 1 in [-1, 1], of LlamaGen, NAR and PAR
+    "truncate"    int(255 x): VAR and M-VAR
+    "round"       int(255 x + 0.5): HMAR and FlexVAR (torchvision's save_image)
+    "127.5x+128"  int(127.5 y + 128) with y = 2 x - 1 in [-1, 1]: LlamaGen, NAR and PAR
 
     The last two are equal in exact arithmetic. In fp32 they differ by one where the number is within rounding (about
-    1e-5) of an integer: about two bytes in a million. Raises UserError for another rule.
+    1e-5) of an integer: about two bytes in a million. Raises UserError for an unknown rule.
     """
     x = decoded.float()
     match rule:

@@ -1,7 +1,7 @@
 """Plan of a sampling call: its steps and their cost, known before it runs.
 
-Units    flops: multiply and add counted apart; bytes: 1 byte
-Rows     forward rows: sequences the transformer sees; classifier-free guidance (CFG) doubles the images
+Units    flops: a multiply-add counts as two; bytes: 1 byte
+Rows     sequences in one forward pass: one per image, two with classifier-free guidance (CFG)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compile a kernel for a GPU that this machine may lack, and read the resources that its code uses.
 
-The wrapper itself is called, with its launches recorded instead of started: the compiled code is then the code that
-would run, with equal specialisation of arguments.
+The wrapper itself is called, with its launches recorded instead of started. The compiled code is therefore the code
+that would run, specialised for equal arguments.
 
 Units    registers per thread; _bytes bytes, stack and local memory per thread, shared memory per block
 """
@@ -82,7 +82,7 @@ def compile_workload(
 
 @contextmanager
 def _recorded(kernels: list[JITFunction]) -> Iterator[list[Launch]]:
-    """Make `kernel[grid](...)` record its arguments and return at once, for the length of a `with` block."""
+    """Make `kernel[grid](...)` record its arguments and return at once, inside a `with` block."""
     launches: list[Launch] = []
 
     def recorder(kernel: JITFunction) -> Any:
@@ -133,7 +133,7 @@ def compile_launch(launch: Launch, *, capability: int) -> CompiledLaunch:
         registers=usage["REG"],
         stack_bytes=usage["STACK"],
         local_bytes=usage["LOCAL"],
-        # From the metadata: shared memory that a launch requests does not stand in the binary.
+        # From the metadata: the binary does not show shared memory that a launch requests.
         shared_bytes=compiled.metadata.shared,
         ptx=compiled.asm["ptx"],
     )

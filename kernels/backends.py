@@ -13,7 +13,7 @@ Implementation = Literal["torch", "triton"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """Implementation of the kernels per kind of device, and the way that samplers work around them."""
+    """Kernel implementation per kind of device, and the samplers' faithfulness to the official code."""
 
     cuda: Implementation
     """Implementation of every kernel on CUDA devices."""
@@ -36,7 +36,7 @@ BACKENDS: Mapping[str, Backend] = {
 if TYPE_CHECKING:
     BackendName = str
 else:
-    # The command line reads its choices off this type.
+    # The command line takes its choices from this type.
     BackendName = Literal[tuple(BACKENDS)]
 
 

@@ -1,8 +1,8 @@
-"""The contract of a kernel, and the one check of it that tests and benchmarks share.
+"""The contract of a kernel, and its check against the reference, shared by tests and benchmarks.
 
 Shapes   a workload gives its sizes by letter; the kernel's spec.py explains the letters
-Units    _bytes bytes; flops floating-point operations, a multiply-add counts two
-Judge    the reference on the same inputs widened to fp64; every reference computes in fp64 when it is given fp64
+Units    _bytes bytes; flops floating-point operations, a multiply-add counts as two
+Judge    the reference on the same inputs widened to fp64; every reference computes in fp64 on fp64 inputs
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Most resources that compiled code may use; spilled registers are never allowed."""
+    """Upper limits on the resources of compiled code; spilled registers are never allowed."""
 
     registers: int
     """Per thread."""
@@ -61,7 +61,7 @@ class MakeInputs(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelSpec:
-    """One operation as tests, benchmarks and reports know it.
+    """One operation, as a table entry for tests, benchmarks and reports.
 
     `reference` and `fast` are "module:attribute", imported on first use: the reference needs no Triton.
     """
@@ -113,8 +113,8 @@ def max_abs_err(
 ) -> Agreement:
     """Compare `implementation` with the judge on `workload`; NaN never agrees.
 
-    Raises UserError for a dtype without a tolerance, ContractError when shape, dtype or device of the result are not
-    those of the reference's result.
+    Raises UserError for a dtype without a tolerance, ContractError when the result differs from the reference's in
+    shape, dtype or device.
     """
     if dtype not in spec.tolerance:
         raise UserError(f"kernel {spec.name} does not state a tolerance for {dtype}")

@@ -1,7 +1,7 @@
 """The kernels of one sampler, chosen by backend and device and by nothing else (`arvbench.kernels.backends`).
 
-A missing Triton is an error rather than a silent second choice, and so is an environment that would run the kernels
-in Triton's interpreter.
+A missing Triton is an error rather than a silent fallback, and so is an environment that would run the kernels in
+Triton's interpreter.
 """
 
 from __future__ import annotations

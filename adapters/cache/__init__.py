@@ -1,4 +1,4 @@
-"""Cache policies by name. A policy needs its line here alone: it states the kind of memory that it holds."""
+"""Cache policies by name. A new policy takes one line here: its class names the kind of memory that it stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Concatenate at every step, as the official code does: a layer's cache is copied every time it grows."""
+"""Cache that concatenates at every step, as the official code does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arvbench.adapters.cache.policy import CacheShape, KVCache
 
 
 class GrowCache(KVCache):
-    """Storage of exactly the cached tokens, at the cost of a copy per step (twice the layer's size for a moment)."""
+    """Stores exactly the cached tokens. Each step copies a layer's cache, which briefly takes twice its size."""
 
     policy = "grow"
 
@@ -18,9 +18,9 @@ class GrowCache(KVCache):
         self._kv: list[tuple[Tensor, Tensor] | None] = [None] * shape.layers
 
     def extend(self, layer: int, k_RHlD: Tensor, v_RHlD: Tensor) -> tuple[Tensor, Tensor]:
-        held = self._kv[layer]
-        if held is not None:
-            k_RHlD, v_RHlD = torch.cat((held[0], k_RHlD), dim=2), torch.cat((held[1], v_RHlD), dim=2)
+        cached = self._kv[layer]
+        if cached is not None:
+            k_RHlD, v_RHlD = torch.cat((cached[0], k_RHlD), dim=2), torch.cat((cached[1], v_RHlD), dim=2)
         else:
             # Views of the fused projection would keep all of it alive.
             k_RHlD, v_RHlD = k_RHlD.contiguous().clone(), v_RHlD.contiguous().clone()

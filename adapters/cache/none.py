@@ -8,7 +8,7 @@ from arvbench.adapters.cache.policy import KVCache
 
 
 class NoCache(KVCache):
-    """Empty context at every step."""
+    """Stores nothing, so every step has an empty context."""
 
     policy = "none"
     memory = "nothing"

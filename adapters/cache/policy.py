@@ -1,7 +1,7 @@
-"""Memory of the tokens seen so far, passed in by the caller; models hold none themselves.
+"""Memory of the tokens seen so far, passed in by the caller; models keep none themselves.
 
-A policy is a named way to hold a kind of memory: keys and values of attention (`KVCache`), the state of a recurrence,
-or nothing. A family runs with every policy of its kinds.
+A policy is a named way to store one kind of memory: keys and values of attention (`KVCache`), the state of a
+recurrence, or nothing. A family runs with every policy for its kinds of memory.
 
 Shapes   R forward rows, H heads, l new tokens, T cached tokens, D head channels
 """
@@ -21,7 +21,7 @@ Memory = Literal["keys and values", "recurrent state", "nothing"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheShape:
-    """Everything that decides the size of a KV cache."""
+    """Sizes, dtype and device of a KV cache."""
 
     layers: int
     rows: int
@@ -44,7 +44,7 @@ class Cache(ABC):
     memory: ClassVar[Memory]
 
     def __init__(self, shape: Any) -> None:
-        """Allocate for `shape`, a frozen dataclass of all that decides the size; equal shapes are exchangeable."""
+        """Allocate for `shape`, a frozen dataclass; caches of equal shape are exchangeable."""
         self.shape = shape
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Allocate once for the longest context and write in place: no copies, no allocator traffic."""
+"""Cache that is allocated once for the longest context and written in place: no copies, no allocator traffic."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class StaticCache(KVCache):
         return keys[:, :, :end], values[:, :, :end]
 
     def live_bytes(self) -> int:
-        held = (self._kv[layer, :, :, :, :end] for layer, end in enumerate(self._filled))
-        return sum(kv.numel() * kv.element_size() for kv in held)
+        filled = (self._kv[layer, :, :, :, :end] for layer, end in enumerate(self._filled))
+        return sum(kv.numel() * kv.element_size() for kv in filled)
 
     def allocated_bytes(self) -> int:
         return self._kv.untyped_storage().nbytes()

@@ -1,1 +1,1 @@
-"""Helpers of all families: modules without memory, and half precision."""
+"""Helpers for all families: modules on the meta device, and half precision."""

@@ -1,4 +1,4 @@
-"""Modules without memory: names, shapes and dtypes, to check files against and to count FLOPs on."""
+"""Modules on the meta device: names, shapes and dtypes without memory, to check files and to count FLOPs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def on_meta(build: Callable[[], T]) -> T:
-    """Call `build` with the tensors that it makes on the meta device."""
+    """Return the result of `build`; tensors that it makes are on the meta device."""
     with torch.device("meta"), _WithoutInitialisation():
         return build()
 
@@ -21,8 +21,8 @@ def on_meta(build: Callable[[], T]) -> T:
 class _WithoutInitialisation(TorchFunctionMode):
     """Mode in which the functions of `torch.nn.init` return their tensor unchanged.
 
-    There is nothing to initialise on the meta device, and random numbers for it would import torch's compiler: a second
-    of every start.
+    The meta device has nothing to initialise, and drawing random numbers on it imports torch's compiler, which would
+    slow every start by a second.
     """
 
     def __torch_function__(
@@ -35,7 +35,7 @@ class _WithoutInitialisation(TorchFunctionMode):
 
 
 def count_flops(call: Callable[[], Tensor]) -> int:
-    """Count the FLOPs of matrix products and convolutions in `call` as it runs (on the meta device without work)."""
+    """Run `call` and return the FLOPs of its matrix products and convolutions; the meta device computes nothing."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -9,10 +9,10 @@ from torch import nn
 
 
 def cast_except(module: nn.Module, dtype: torch.dtype, *, keep_fp32: Collection[str]) -> None:
-    """Cast the floating-point tensors of `module` to `dtype` in place, but to fp32 those below a name in `keep_fp32`.
+    """Cast floating-point tensors of `module` in place: to fp32 if their path has a part in `keep_fp32`, else `dtype`.
 
-    A name is one part of a tensor's path: "head" keeps `head.weight`, "A_log" every `blocks.i.mamba.A_log`. Kept
-    tensors are never rounded on the way: casting everything and casting back would lose their low bits.
+    "head" keeps `head.weight`, "A_log" every `blocks.i.mamba.A_log`. Kept tensors are never rounded on the way: casting
+    everything and casting back would lose their low bits.
     """
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_floating_point():

@@ -114,7 +114,7 @@ class FlexVarSampler(NextScaleSampler):
     """FlexVAR behind the sampling interface.
 
     The head stays in fp32 for any dtype, as in the other next-scale models. The official head runs in half precision
-    like the other modules, and rounded logits tie.
+    like the other modules, where rounded logits tie.
     """
 
     family: ClassVar = "flexvar"

@@ -48,7 +48,7 @@ def training_module(config: HmarConfig, stage: Stage) -> NextScaleTransformer:
 
 
 def stage_of(tensors: Iterable[str], config: HmarConfig) -> Stage | None:
-    """Return the stage whose checkpoints contain these names, at any nesting depth; None for neither stage."""
+    """Return the stage whose checkpoints contain these names, for any number of blocks; None for neither stage."""
     found = _kinds(tensors)
     stages: tuple[Stage, ...] = ("nsp", "mp")
     return next((stage for stage in stages if found == _kinds(training_module(config, stage).state_dict())), None)
@@ -74,7 +74,7 @@ def merged_name(name: str, stage: Stage, config: HmarConfig) -> str:
 def merge_stages(
     next_scale: Mapping[str, Tensor], masked: Mapping[str, Tensor], config: HmarConfig
 ) -> dict[str, Tensor]:
-    """Merge the state dicts of both stages into that of `Hmar`, without copies.
+    """Merge the state dicts of both stages into a state dict of `Hmar`, without copies.
 
     Raises MisfitError for names or shapes that do not fit the stage, CheckpointError when a shared tensor differs
     between the files, which then come from different training runs.
@@ -84,8 +84,8 @@ def merge_stages(
     if changed := [name for name in ours if name in theirs and not torch.equal(ours[name], theirs[name])]:
         more = f" and {len(changed) - _LISTED} more" if len(changed) > _LISTED else ""
         raise CheckpointError(
-            "the NSP and the MP checkpoint are not of one training: the second stage leaves shared tensors unchanged, "
-            f"but they differ in {', '.join(changed[:_LISTED])}{more}"
+            "the NSP and the MP checkpoint are not from one training: the second stage leaves shared tensors "
+            f"unchanged, but they differ in {', '.join(changed[:_LISTED])}{more}"
         )
     merged = ours | theirs
     with torch.device("meta"):

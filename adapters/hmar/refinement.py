@@ -1,4 +1,4 @@
-"""Mask refinement of HMAR: the redrawn tokens of a scale and the number of steps.
+"""Mask refinement of HMAR: its schedules, and the choice of the tokens to redraw.
 
 A schedule has one entry per scale: the number of tokens settled by each pass, the next-scale pass first. (1, 3, 5) at
 3 x 3 settles one token in the first pass; the 8 least confident tokens are masked and redrawn, then the 5 least

@@ -233,9 +233,8 @@ class HmarSampler(NextScaleSampler):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return the sum of both losses, which trains all parameters jointly; the paper trains in two stages."""
-        return self.next_scale_loss(tokens, labels, generator=generator) + self.masked_loss(
-            tokens, labels, generator=generator
-        )
+        next_scale = self.next_scale_loss(tokens, labels, settings=settings, generator=generator)
+        return next_scale + self.masked_loss(tokens, labels, generator=generator)
 
     def next_scale_parameters(self) -> list[str]:
         """Parameter names of the first training stage: all but `refinement_parameters`."""
@@ -248,10 +247,15 @@ class HmarSampler(NextScaleSampler):
         return [name for name, _ in self.transformer.named_parameters() if name.startswith(own)]
 
     def next_scale_loss(
-        self, tokens: Sequence[Tensor], labels: Tensor, *, generator: torch.Generator | None = None
+        self,
+        tokens: Sequence[Tensor],
+        labels: Tensor,
+        *,
+        settings: SamplingSettings | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """First-stage loss: mean cross-entropy of next-scale prediction over all tokens (natural log)."""
-        return super().loss(tokens, labels, generator=generator)
+        return super().loss(tokens, labels, settings=settings, generator=generator)
 
     def masked_loss(
         self,

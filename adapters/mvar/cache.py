@@ -22,7 +22,7 @@ Branch = Callable[[Tensor, MambaState | None], tuple[Tensor, MambaState]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecurrentShape:
-    """Sizes, dtype and device of a recurrent cache; equal shapes make caches exchangeable."""
+    """Sizes, dtype and device of a recurrent cache."""
 
     layers: int
     rows: int

@@ -30,8 +30,8 @@ class HistoryCache(RecurrentCache):
         self._inputs: list[Tensor | None] = [None] * shape.layers
 
     def mix(self, layer: int, x_RlW: Tensor, branch: Branch) -> Tensor:
-        held = self._inputs[layer]
-        all_RTW = x_RlW.clone() if held is None else torch.cat((held, x_RlW), dim=1)
+        earlier = self._inputs[layer]
+        all_RTW = x_RlW.clone() if earlier is None else torch.cat((earlier, x_RlW), dim=1)
         self._inputs[layer] = all_RTW
         out_RTW, _ = branch(all_RTW, None)
         return out_RTW[:, -x_RlW.shape[1] :]

@@ -7,7 +7,7 @@ sequence may be cut anywhere if the state is carried over.
 Shapes   R forward rows, l tokens, W width, E inner width, H heads, P head channels (E = H P), N state channels,
          M convolved channels (E + 2 N), K convolution taps, n chunks of Q tokens
 Range    dt > 0, A < 0; the scan and the norm compute in at least fp32 for any dtype of the weights
-Names    parameter names are those of the official state dicts
+Names    parameters have the names of the official state dicts
 Source   Mamba-2 (arXiv:2405.21060): recurrence section 2, chunked form section 6, block section 7; behaviour of
          state-spaces/mamba at e9594ce
 """
@@ -122,7 +122,7 @@ def _in_chunks(t_Rl: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MambaConfig:
-    """Sizes of a mixer under their official names; the defaults are those of M-VAR."""
+    """Sizes of a mixer under their official names; the defaults fit M-VAR."""
 
     d_model: int
     d_state: int = 64

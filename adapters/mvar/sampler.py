@@ -164,8 +164,8 @@ class MvarCost(StepCost):
 
     def weight_bytes(self, *, first: bool) -> int:
         mixer = self.mixer
-        exact = 3 * mixer.heads + mixer.d_inner  # of the names in `MvarSampler.keep_fp32`
-        mixers = self.depth * ((mixer.parameters - exact) * self.itemsize + 4 * exact)
+        fp32 = 3 * mixer.heads + mixer.d_inner  # parameters named in `MvarSampler.keep_fp32`
+        mixers = self.depth * ((mixer.parameters - fp32) * self.itemsize + 4 * fp32)
         return super().weight_bytes(first=first) + mixers
 
     @property

@@ -52,12 +52,12 @@ class StateCache(RecurrentCache):
         return MambaState(self._conv[layer], self._ssm[layer])
 
     def mix(self, layer: int, x_RlW: Tensor, branch: Branch) -> Tensor:
-        held = self.state(layer)
-        out_RlW, state = branch(x_RlW, held)
-        for kept, new in zip(held, state, strict=True):
-            if new.shape != kept.shape or new.dtype != kept.dtype:
+        before = self.state(layer)
+        out_RlW, after = branch(x_RlW, before)
+        for stored, new in zip(before, after, strict=True):
+            if new.shape != stored.shape or new.dtype != stored.dtype:
                 raise ContractError(f"layer {layer}: state {new.dtype} {tuple(new.shape)} for a cache of {self.shape}")
-            kept.copy_(new)
+            stored.copy_(new)
         self._begun[layer] = True
         return out_RlW
 

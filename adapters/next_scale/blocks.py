@@ -1,7 +1,7 @@
 """Blocks of the adaLN transformer of VAR, shared by M-VAR, HMAR and FlexVAR.
 
 Shapes   R forward rows, l new tokens, T tokens attended to, C width, H heads, D head channels, F hidden width
-Names    module names are those of the official state dicts
+Names    modules have the names of the official state dicts
 Source   VAR (arXiv:2404.02905) section 3.3; DiT (arXiv:2212.09748) for adaLN; behaviour of FoundationVision/VAR at
          78b9539
 """

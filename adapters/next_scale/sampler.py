@@ -147,8 +147,9 @@ class NextScaleSampler(Sampler):
         return decode_flops(self.tokenizer_class, self.spec.tokenizer, self.sides(settings)[-1])
 
     def rows(self, settings: SamplingSettings, batch: int) -> int:
-        """Forward rows R. The official code computes unconditional rows even at strength 0, where the logits ignore
-        them.
+        """Forward rows R: one per image, two with guidance.
+
+        The official code also computes unconditional rows at strength 0, where they do not change the logits.
         """
         return batch if settings.cfg == 0 and not self.official else 2 * batch
 

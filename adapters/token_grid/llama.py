@@ -6,7 +6,7 @@ their queries and keys into zero vectors. Every query scores exactly 0 against a
 
 Shapes   R forward rows, l new tokens, T tokens attended to, C width, H heads, D head channels, F hidden width,
          V codebook entries, N tokens of an image
-Names    module names are those of the official state dicts
+Names    modules have the names of the official state dicts
 Source   LlamaGen (arXiv:2406.06525) section 3.2; behaviour of FoundationVision/LlamaGen at ce98ec4
 """
 

@@ -66,7 +66,7 @@ class Pass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassPlan:
-    """Call-independent tables of a model's passes, on its device. Built once per sampler."""
+    """Tables of a model's passes, on its device; built once per sampler, and equal in all its calls."""
 
     passes: tuple[Pass, ...]
     ropes: tuple[Tensor, ...]
@@ -264,8 +264,8 @@ class TokenGridSampler(Sampler):
         """Ids (B, N) in the order of generation; UserError for tokens of another model."""
         count = len(self.plan.order_N)
         if not tokens or any(t.ndim != 2 or len(t) != len(tokens[0]) for t in tokens):
-            given = ", ".join("x".join(map(str, t.shape)) for t in tokens) or "none"
-            raise UserError(f"tokens must be a tensor (B, l) for every pass, all of one batch, got {given}")
+            shapes = ", ".join("x".join(map(str, t.shape)) for t in tokens) or "none"
+            raise UserError(f"tokens must be a tensor (B, l) for every pass, all of one batch, got {shapes}")
         ids_BN = torch.cat(tuple(tokens), dim=1)
         if ids_BN.shape[1] != count:
             raise UserError(f"{self.spec.name} has {count} tokens per image, got {ids_BN.shape[1]}")

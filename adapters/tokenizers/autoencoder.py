@@ -3,7 +3,7 @@
 The `vq` tokenizer has these blocks under other names.
 
 Shapes   B images, C channels, H W pixels, h w latent sides (H / 2**(levels - 1))
-Names    module names are those of the official state dict; `up.i` is the level of resolution i, run from last to first
+Names    modules have the names of the official state dict; `up.i` is the level of resolution i, run from last to first
 Source   VQGAN (arXiv:2012.09841) appendix; behaviour of FoundationVision/VAR at 78b9539
 """
 

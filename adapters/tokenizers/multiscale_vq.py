@@ -26,7 +26,7 @@ from arvbench.adapters.tokenizers.tokenizer import Canvas, ScaleTokenizer, Sides
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VqVaeConfig:
-    """Constructor arguments under their official names; the defaults are those of `vae_ch160v4096z32`."""
+    """Constructor arguments under their official names; the defaults fit `vae_ch160v4096z32`."""
 
     vocab_size: int = 4096
     z_channels: int = 32

@@ -22,7 +22,7 @@ from arvbench.adapters.common.meta import count_flops, on_meta
 from arvbench.errors import UserError
 
 Sides = tuple[tuple[int, int], ...]
-"""Height and width of the token map of every scale, in the order of generation."""
+"""Height and width of every scale's token map, in the order of generation."""
 
 
 class Tokenizer(nn.Module, ABC):
@@ -41,7 +41,7 @@ class Tokenizer(nn.Module, ABC):
 
 @cache
 def decode_flops(kind: type[Tokenizer], config: Any, side: tuple[int, int]) -> int:
-    """FLOPs of decoding one map of `side` (height, width) with a tokenizer of `kind`."""
+    """FLOPs to decode one map of `side` (height, width) by a tokenizer of class `kind`."""
     twin = on_meta(lambda: kind(config))
     map_1Khw = torch.empty(1, config.code_dim, *side, device="meta")
     return count_flops(lambda: twin.decode_map(map_1Khw))
@@ -106,9 +106,9 @@ def check_tokens(tokens: Sequence[Tensor], sides: Sides) -> None:
     """Raise UserError unless `tokens` are (B, l) for every one of `sides`, with equal B."""
     fits = [t.shape == (*tokens[0].shape[:1], h * w) for t, (h, w) in zip(tokens, sides, strict=False)]
     if len(tokens) != len(sides) or not all(fits):
-        given = ", ".join("x".join(map(str, t.shape)) for t in tokens) or "none"
+        shapes = ", ".join("x".join(map(str, t.shape)) for t in tokens) or "none"
         scales = ", ".join(f"{h}x{w}" for h, w in sides)
         raise UserError(
-            f"tokens per scale (batch x tokens: {given}) do not fit the scales {scales}: pass a tensor (B, l) per "
+            f"tokens per scale (batch x tokens: {shapes}) do not fit the scales {scales}: pass a tensor (B, l) per "
             "scale, and pass the settings they were made with"
         )

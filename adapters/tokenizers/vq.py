@@ -5,7 +5,7 @@ angle. A map of codes of any size decodes on its own. Tokens are in raster order
 
 Shapes   B images, C code channels, V codebook entries, h w latent sides, l = h * w tokens, H W image sides
 Range    images nominally [-1, 1]; the decoder does not clamp
-Names    module names are those of the official state dict; `decoder.conv_blocks` starts at the lowest resolution
+Names    modules have the names of the official state dict; `decoder.conv_blocks` starts at the lowest resolution
 Source   LlamaGen (arXiv:2406.06525) section 3.1; behaviour of FoundationVision/LlamaGen at ce98ec4
 """
 
@@ -27,7 +27,7 @@ _USAGE_WINDOW = 65536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VqConfig:
-    """Constructor arguments under their official names; the defaults are those of VQ-16 (`vq_ds16_c2i.pt`)."""
+    """Constructor arguments under their official names; the defaults fit VQ-16 (`vq_ds16_c2i.pt`)."""
 
     codebook_size: int = 16384
     codebook_embed_dim: int = 8

@@ -1,4 +1,4 @@
-"""Adaptive LayerNorm: the sizes that models give it, its tolerances and its cost.
+"""Adaptive LayerNorm: workloads, tolerances and cost.
 
 Shapes   R forward rows (twice the images with guidance), l tokens of one step, C channels,
          M rows of the modulation (R or 1), S vectors per modulation row, one of them used (6 in a block, 2 before the
@@ -18,7 +18,7 @@ from arvbench.kernels.contract import KernelSpec, Limits, Shape, Tol, Workload
 MODEL_EPS = 1e-6
 
 WORKLOADS = {
-    # the official models: guidance doubles 8 images at 256 px and 2 at 512 px
+    # official models: guidance doubles 8 images at 256 px and 2 at 512 px
     "d16-first": Workload(shape={"R": 16, "l": 1, "C": 1024, "M": 16, "S": 6, "P": 0}, interpret=True),
     "d16-last": Workload(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 6, "P": 0}, compile=True),
     "d16-head": Workload(shape={"R": 16, "l": 256, "C": 1024, "M": 16, "S": 2, "P": 0}),
@@ -29,7 +29,7 @@ WORKLOADS = {
         shape={"R": 4, "l": 1, "C": 2304, "M": 4, "S": 6, "P": 0}, interpret=True, compile=True
     ),
     "d36-512px-last": Workload(shape={"R": 4, "l": 1024, "C": 2304, "M": 4, "S": 6, "P": 0}),
-    # the edges
+    # edge cases
     "no-power-of-two": Workload(shape={"R": 3, "l": 5, "C": 96, "M": 3, "S": 6, "P": 0}, interpret=True),
     "ragged": Workload(shape={"R": 2, "l": 3, "C": 1001, "M": 2, "S": 6, "P": 3}, interpret=True, compile=True),
     "one-modulation-for-all": Workload(shape={"R": 5, "l": 4, "C": 1000, "M": 1, "S": 6, "P": 0}, interpret=True),
@@ -52,8 +52,8 @@ RESIDUAL_TOLERANCE = {
     torch.float16: Tol(1e-6, 2**-11 + 1e-6),
 }
 
-# (mean, deviation) of the tokens, in turn. For the norm: tokens that show a wrong eps (deviation near sqrt(eps)), and
-# tokens whose variance E[x^2] - E[x]^2 would lose (mean far from 0).
+# (mean, deviation) of the tokens, in turn. For the norm: tokens that reveal a wrong eps (deviation near sqrt(eps)), and
+# tokens for which a variance computed as E[x^2] - E[x]^2 cancels (mean far from 0).
 NORM_TOKENS = ((0.0, 1.0), (0.0, 1e-3), (500.0, 10.0))
 PLAIN_TOKENS = ((0.0, 1.0),)
 

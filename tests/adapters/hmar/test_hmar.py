@@ -30,7 +30,7 @@ def sampler(request):
 
 
 def redrawn(observer):
-    """Positions that every refinement masked, in order: [(side of the scale, (B, n))]."""
+    """Positions masked by each refinement, in order: [(side of the scale, (B, n))]."""
     steps = zip(observer.steps, observer.outputs, strict=True)
     return [(step.side[0], output.redrawn) for step, output in steps if step.kind == "mask"]
 
@@ -67,7 +67,7 @@ def test_refinement_changes_masked_positions_only(sampler):
     assert [(side, positions.shape[1]) for side, positions in redrawn(observer)] == [(2, 3), (3, 8), (3, 5), (4, 12)]
 
 
-def test_every_refinement_masks_again_a_part_of_what_the_last_one_drew(sampler):
+def test_a_second_refinement_masks_some_of_the_tokens_drawn_by_the_first(sampler):
     observer = Steps()
     draw(sampler, observer=observer)
     (_, first), (_, second) = redrawn(observer)[1:3]
@@ -144,7 +144,7 @@ def test_a_masked_token_is_hidden_from_masked_prediction(sampler):
 def test_stepwise_refinement_equals_the_one_pass_form(sampler):
     observer = Steps()
     samples = draw(sampler, [1], observer=observer)
-    # Until its last refinement a scale shows other tokens than those it ends with: rebuild what it showed.
+    # Before its last refinement, a scale has other tokens than at its end: restore them.
     side, positions = redrawn(observer)[-1]
     shown = [*samples.tokens[:3], observer.outputs[6].tokens]
     logits = sampler.masked_logits(shown, [1], positions[0] + 4 + 9)[:, 14:]
@@ -187,7 +187,7 @@ def test_half_precision_keeps_both_heads_in_fp32(spec):
     assert {output.logits.dtype for output in observer.outputs} == {torch.float32}
 
 
-def test_what_refinement_needs_of_the_class_is_computed_in_its_first_step(sampler):
+def test_the_class_condition_of_refinement_is_computed_in_its_first_step(sampler):
     steps = []
 
     class Watching(SilentObserver):
@@ -249,7 +249,7 @@ def test_a_kv_cache_with_refinement_is_refused(sampler):
         draw(sampler, settings=HISTORY.model_copy(update={"mask_schedule": MASK_SCHEDULE}))
 
 
-def test_a_policy_that_does_not_fit_what_attention_sees_is_refused(sampler):
+def test_a_policy_that_does_not_fit_the_attention_is_refused(sampler):
     for refused in (sampler.make_cache, lambda policy, *a, **k: sampler.schedule(*a, cache=policy, **k)):
         with pytest.raises(UserError, match="cache policy grow needs the setting kv_cache=true"):
             refused("grow", PLAIN, batch=1)
@@ -270,8 +270,8 @@ def test_planned_flops_equal_the_counted_ones(sampler, settings):
     with counted_flops() as flops:
         draw(sampler, settings=settings, observer=flops)
     plan = sampler.schedule(settings, batch=3)
-    # The count has the phi convolutions as well, which belong to the tokenizer: one when a scale goes onto the canvas,
-    # and one for the input of every refinement.
+    # The count includes the tokenizer's phi convolutions: one for each scale placed on the canvas, one for the input of
+    # each refinement.
     phi = 3 * 16 * 2 * 9 * 8 * 8
     last = {group[-1].index for group in plan.groups()}
     expected = [step.flops + phi * ((step.index in last) + (step.kind == "mask")) for step in plan]
@@ -292,7 +292,7 @@ def test_planned_weight_traffic_is_the_size_of_the_weights_that_a_step_reads(sha
         chosen = [(n, t) for n, t in tensors if n.startswith(starts) and not any(part in n for part in but)]
         return sum(t.nbytes for name, t in chosen if only in name)
 
-    # The plan leaves out per-head scales and a block's own share of a common modulation, a few numbers each.
+    # The plan leaves out per-head scales and a block's own part of the shared modulation, a few numbers each.
     small = ("ada_lin", "ada_gss", "scale_mul")
     base, ns, mask = (size(f"{path}_blocks", but=small) for path in ("base", "ns", "mask"))
     common = "shared_ada_lin" if shared else "base_blocks"
@@ -321,7 +321,7 @@ def test_editing_keeps_known_tokens_and_refines_the_others(sampler):
         kept = kept.flatten(1) >= 0.5
         assert torch.equal(tokens[kept], known[scale][kept])
         assert not kept[:2].all() or scale == 0
-    # The whole third image is known, and more tokens would be masked than there are unknown ones in the others.
+    # All tokens of the third image are known; in the others, the schedule masks more tokens than are unknown.
     assert torch.equal(torch.cat(samples.tokens, 1)[2], torch.cat(known, 1)[2])
     free = draw(sampler)
     assert not same_tokens(samples, free)
@@ -357,11 +357,21 @@ def test_loss_is_the_sum_of_both(sampler):
     assert sampler.masked_loss(tokens, labels) == sampler.masked_loss(tokens, labels)
 
 
+def test_the_next_scale_part_of_the_loss_follows_the_settings(sampler):
+    tokens, labels = draw(sampler).tokens, torch.tensor(LABELS)
+    forced = sampler.teacher_forced(tokens, LABELS, settings=HISTORY)
+    expected = F.cross_entropy(forced.flatten(0, 1), torch.cat(tokens, 1).flatten())
+    torch.testing.assert_close(sampler.next_scale_loss(tokens, labels, settings=HISTORY), expected)
+    both = expected + sampler.masked_loss(tokens, labels)
+    torch.testing.assert_close(sampler.loss(tokens, labels, settings=HISTORY), both)
+    assert not torch.allclose(both, sampler.loss(tokens, labels), atol=1e-4)
+
+
 def test_labels_are_dropped_in_training_by_both_losses():
     sampler = build_sampler(tiny_hmar(cond_drop_rate=1.0), weights="random:1")
     tokens, labels = [t.clone() for t in draw(sampler).tokens], torch.tensor(LABELS)
     null = torch.full((3,), NULL_LABEL)
-    # With a share of 1 the drawn positions, and so the randomness that the drop consumes, do not matter.
+    # A share of 1 masks every position, so the random numbers used by the label drop do not change the loss.
     expected = sampler.next_scale_loss(tokens, null), sampler.masked_loss(tokens, null, share=1.0)
     kept = sampler.next_scale_loss(tokens, labels), sampler.masked_loss(tokens, labels, share=1.0)
     sampler.transformer.train()

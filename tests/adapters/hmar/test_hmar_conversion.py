@@ -68,7 +68,7 @@ def test_checkpoints_of_two_trainings_are_refused(trained):
     for name in ("blocks.1.ffn.fc1.weight", "class_emb.weight", "pos_1LC"):
         changed = dict(stages["mp"])
         changed[name] = changed[name] + 1e-6
-        with pytest.raises(CheckpointError, match=f"not of one training: .*{merged_name(name, 'mp', config)}"):
+        with pytest.raises(CheckpointError, match=f"not from one training: .*{merged_name(name, 'mp', config)}"):
             merge_stages(stages["nsp"], changed, config)
     own = dict(stages["mp"])
     own["blocks.2.ffn.fc1.weight"] = own["blocks.2.ffn.fc1.weight"] + 1
