@@ -239,8 +239,10 @@ def test_a_backend(monkeypatch, tmp_path) -> None:
 
 @row("an engine")
 def test_an_engine(scope, tmp_path) -> None:
+    from run_helpers import SilentListener
+
     from arvbench.harness.run.engines import ENGINES
-    from arvbench.harness.run.runner import SilentListener, run_suite
+    from arvbench.harness.run.runner import run_suite
     from arvbench.harness.run.store import RecordStore
 
     scope.enter_context(ENGINES.scoped("dummy-engine", "dummies:DummyEngine"))

@@ -22,8 +22,8 @@ NO_SDPA = "no SDPA call"
 class AttentionRecorder:
     """Counts the SDPA kernels of the calls made inside `with`.
 
-    Fused kernels are operators of their own. The unfused fallback is decomposed before a dispatch mode sees it, so SDPA
-    calls that no fused operator accounts for are the fallback.
+    Fused kernels are operators of their own. The unfused fallback is decomposed before a dispatch mode sees it, so an
+    SDPA call without a fused operator is the fallback.
     """
 
     def __init__(self) -> None:

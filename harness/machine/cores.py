@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from arvbench.harness.machine.system_files import lines_of
+
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """Return the number of physical cores, or fewer where affinity or a container's CPU quota allow fewer."""
@@ -38,7 +40,4 @@ def _cpu_quota(cgroups: Path) -> float | None:
 
 
 def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []
+    return " ".join(lines_of(path)).split()

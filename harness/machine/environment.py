@@ -19,6 +19,7 @@ import torch
 import arvbench
 from arvbench.harness.machine.cores import usable_cores
 from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
+from arvbench.harness.machine.system_files import lines_of
 from arvbench.results.schema import Environment
 
 LIBRARIES = (
@@ -35,7 +36,7 @@ LIBRARIES = (
 """Distributions that can change a number."""
 
 _MEASURING_FOLDERS = ("adapters", "harness", "kernels", "results")
-"""Folders whose source can change a measurement. Reports only read records: editing one must not measure again."""
+"""Folders whose source can change a measurement. Reports only read records: an edit there must not repeat any."""
 _MEASURING_SUFFIXES = (".py", ".safetensors")
 
 
@@ -104,12 +105,9 @@ def library_versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
 
 def cpu_name() -> str:
     """Return the model name of the processor, from /proc/cpuinfo on Linux, else from `platform`."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    lines = lines_of(Path("/proc/cpuinfo"))
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _git_state() -> tuple[str | None, bool | None]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import resource
 import sys
-from pathlib import Path
 
 import torch
 
 from arvbench.errors import HostError
 from arvbench.harness.machine.cores import usable_cores
+from arvbench.harness.machine.system_files import status_bytes
 
 
 def set_threads(count: int | None) -> None:
@@ -36,7 +36,11 @@ def set_memory_limit(limit_bytes: int, device: torch.device) -> None:
     if not sys.platform.startswith("linux"):
         raise HostError("memory_limit_bytes on the CPU needs Linux; leave it out, or run on Linux")
     _start_thread_pool()
-    status = _status_bytes()
+    status = status_bytes()
+    if "VmRSS" not in status or "VmData" not in status:
+        raise HostError(
+            "memory_limit_bytes on the CPU needs /proc/self/status, which shows no sizes here; leave it out"
+        )
     room = limit_bytes - status["VmRSS"]
     if room <= 0:
         raise MemoryError(f"the libraries alone take {status['VmRSS']} bytes")
@@ -55,8 +59,3 @@ def _start_thread_pool() -> None:
     """Start torch's threads now: a thread without memory for its stack ends the process instead of raising."""
     side = 512
     torch.mm(torch.zeros(side, side), torch.zeros(side, side))
-
-
-def _status_bytes() -> dict[str, int]:
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if len(words) == 3 and words[2] == "kB"}

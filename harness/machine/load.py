@@ -1,7 +1,7 @@
 """Load of the machine while something is timed: the CPU time that other processes took (Linux; None elsewhere).
 
-/proc/stat counts the time of all processes in ticks of 10 ms, containers and neighbours included. What this process
-did not use itself was somebody else's. `stolen` is the time for which the hypervisor ran another machine.
+/proc/stat counts the time of all processes in ticks of 10 ms, containers and neighbours included; other processes took
+the part that this one did not use. `stolen` is the time for which the hypervisor ran another machine.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from arvbench.harness.machine.system_files import lines_of
 from arvbench.results.schema import HostLoad
 
 STAT = Path("/proc/stat")
@@ -28,14 +29,14 @@ class _Times(NamedTuple):
 
 
 class LoadMeter:
-    """Counts from its making on."""
+    """Measures the load since its construction."""
 
     def __init__(self, stat: Path = STAT) -> None:
         self._stat = stat
         self._begin = self._times()
 
     def read(self) -> HostLoad | None:
-        """Return the load since this meter was made; None where the system does not tell, or after less than 0.2 s."""
+        """Return the load so far; None where the system does not count it, or after less than 0.2 s."""
         begin, end = self._begin, self._times()
         if begin is None or end is None or end.wall - begin.wall < _SHORTEST_S:
             return None
@@ -50,13 +51,10 @@ class LoadMeter:
 
     def _times(self) -> _Times | None:
         try:
-            first = self._stat.read_text().splitlines()[0].split()
-        except (OSError, IndexError):
-            return None
-        try:
             # cpu user nice system idle iowait irq softirq steal ...; guests are part of user and nice.
-            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, first[1:9])
-        except ValueError:
+            total = lines_of(self._stat)[0].split()
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, total[1:9])
+        except (IndexError, ValueError):
             return None
         tick = os.sysconf("SC_CLK_TCK")
         own = os.times()

@@ -1,6 +1,6 @@
 """Memory in use and its peak, from CUDA's caching allocator or from the resident set of this process.
 
-No allocator counts bytes on the CPU: its numbers are the kernel's for the process, in which pages that a library keeps
+On the CPU no allocator counts bytes. Its numbers are the kernel's for the whole process, and pages that a library keeps
 after freeing them count as in use. Records name the source, and the two are never compared.
 
 Units    _bytes bytes
@@ -15,16 +15,18 @@ from typing import Literal, Protocol
 
 import torch
 
+from arvbench.harness.machine.system_files import status_bytes
+
 MemorySource = Literal["cuda-allocator", "process-rss"]
 
 
 class MemoryProbe(Protocol):
-    """Reads bytes in use and their peak since `begin_phase`; None where this machine cannot tell."""
+    """Reads bytes in use and their peak since `begin_phase`; None where the system does not count them."""
 
     source: MemorySource
 
     def release_unused(self) -> None:
-        """Release memory that is held and not used, so that the next peak shows the need."""
+        """Release unused memory, so that the next peak shows the need of a call."""
         ...
 
     def in_use_bytes(self) -> int | None: ...
@@ -89,7 +91,7 @@ class ProcessMemoryProbe:
             trim(0)
 
     def in_use_bytes(self) -> int | None:
-        return self._status("VmRSS")
+        return status_bytes(self._proc).get("VmRSS")
 
     def begin_phase(self) -> None:
         try:
@@ -99,21 +101,13 @@ class ProcessMemoryProbe:
             self._peak_known = False
 
     def peak_bytes(self) -> int | None:
-        return self._status("VmHWM") if self._peak_known else None
+        return status_bytes(self._proc).get("VmHWM") if self._peak_known else None
 
     def reserved_bytes(self) -> None:
         return None
 
     def device_used_bytes(self) -> None:
         return None
-
-    def _status(self, field: str) -> int | None:
-        try:
-            lines = (self._proc / "status").read_text().splitlines()
-        except OSError:
-            return None
-        matching = (line.split() for line in lines if line.startswith(f"{field}:"))
-        return next((int(words[1]) * 1024 for words in matching), None)
 
 
 def probe_for(device: torch.device) -> MemoryProbe:

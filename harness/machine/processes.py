@@ -1,7 +1,7 @@
 """Child processes that receive one message, find this package, and end with their parent.
 
 Parent   `running` starts `python -m MODULE` and writes the message to its stdin, which stays open as long as it lives.
-Child    `receive` reads the message; the end of stdin then means that nobody waits any more, and the child ends too.
+Child    `receive` reads the message; the end of stdin then means that the parent is gone, and the child ends too.
 
 A child has a session and a process group of its own: a Ctrl-C in the terminal reaches only the parent, which then ends
 the whole group. Nothing goes through a shell.

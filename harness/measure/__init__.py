@@ -1,1 +1,1 @@
-"""Measurement of one case: correctness, time, memory, cache, quality, sample sheet. No model knows that it exists."""
+"""Measurement of one case: correctness, time, memory, cache, quality, sample sheet. Adapters contain none of it."""

@@ -39,18 +39,17 @@ def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings,
     request = job.case.quality
     assert request is not None
     source = live_source(sampler, settings, job.case)
-    asked = evaluation_request(request)
-    works = job.folder / FEATURES_FOLDER / folder_name(f"{source.key} {request.model_dump_json()}")
+    work_folder = job.folder / FEATURES_FOLDER / folder_name(f"{source.key} {request.model_dump_json()}")
     features = FeaturePass(device=sampler.device, extractor_files=job.extractor_files)
     evaluation = evaluate(
         source,
-        asked,
-        features=replace(features, workers=request.workers, work=works, folder_per_task=True),
+        evaluation_request(request),
+        features=replace(features, workers=request.workers, work=work_folder, folder_per_task=True),
         recipe=official_facts(sampler.spec.name),
         listener=lambda event: listener(_renamed(event)),
     )
     reconstructed = reconstruction_quality(sampler, request, settings, job.case.batch, features)
-    shutil.rmtree(works, ignore_errors=True)
+    shutil.rmtree(work_folder, ignore_errors=True)
     return replace(evaluation, numbers=evaluation.numbers + reconstructed)
 
 
@@ -60,7 +59,7 @@ def _renamed(event: Event) -> Event:
 
 
 def evaluation_request(request: QualityRequest) -> EvaluationRequest:
-    """Return the request of a case in the form of the evaluation."""
+    """Convert the quality request of a case into an evaluation request."""
     return EvaluationRequest(
         protocols=request.protocols,
         reference=find_reference(request.reference),
@@ -78,8 +77,8 @@ def reconstruction_quality(
 ) -> tuple[Quality, ...]:
     """Return the FID of the tokenizer alone: images of the reference, encoded and decoded, against the reference.
 
-    It bounds the FID of any sampler with this tokenizer. The bias of FID depends on the number of images, so as many
-    are taken as are generated, spread over the data set, or all of a smaller one. Empty unless the request has FID on a
+    It bounds the FID of any sampler with this tokenizer. The bias of FID depends on the number of images, so there are
+    as many as generated ones, spread over the data set, or all of a smaller one. Empty unless the request has FID on a
     named data set whose images have the model's size.
     """
     images_N3HW = reference_images(request.reference)
@@ -98,6 +97,6 @@ def reconstruction_quality(
         name="tokenizer reconstructions",
         provenance=Provenance(labels="data set", uint8_rule=settings.uint8_rule, sampling="tokenizer reconstruction"),
     )
-    asked = replace(evaluation_request(request), protocols=protocols, metrics=("fid",))
-    numbers = evaluate(source, asked, features=features or FeaturePass(device=sampler.device)).numbers
+    fid_only = replace(evaluation_request(request), protocols=protocols, metrics=("fid",))
+    numbers = evaluate(source, fid_only, features=features or FeaturePass(device=sampler.device)).numbers
     return tuple(number.model_copy(update={"metric": "reconstruction-fid"}) for number in numbers)

@@ -46,9 +46,9 @@ class Tolerance:
 # float32: another order of summation over thousands of terms moves logits by 1e-6 to 1e-4 of their scale. A token is
 # drawn at one point of a cumulative distribution: with 256 bounds that move by 1e-6, one draw in 4,000 differs. M-VAR's
 # two cache policies, which sum in another order, do differ in one of 520 (random:0). Half precisions round every
-# activation (2**-11, 2**-8), so more draws near a bound change. Later steps of an image that goes its own way would all
-# differ, which says little (two right implementations of bfloat16 agree on 38 % to 80 % of freely drawn tokens), hence
-# one path for both: a difference stays in its place.
+# activation (2**-11, 2**-8), so more draws near a bound change. After one other token, all later steps of a freely
+# drawn image differ, which says little: two right implementations in bfloat16 agree on 38 % to 80 % of its tokens. Both
+# sides therefore follow one path, on which a difference stays local.
 #
 # Measured for demo/var on a CPU (weights demo and random:0, four noise seeds, cfg of the model and 4), largest logit
 # difference as a share of the largest logit, and smallest share of equal tokens on the judge's path:
@@ -56,9 +56,9 @@ class Tolerance:
 #   reference against its teacher-forced pass            0.011  0.935    0.0011  0.985
 #   reference against itself with unfused attention      0.019  0.904    0.0027  0.983
 #   reference against float32                            0.027  0.825    0.0029  0.971
-# Of all demo models the most, reference against itself with unfused attention at cfg 4: demo/par, 0.054 in bfloat16.
-# The optimized backend's CPU kernels differ from the reference by nothing in either dtype. A cache that loses one token
-# is off by 0.10 (random:0) to 0.39 (demo) in every dtype: what is allowed lies between that and the worst of the table.
+# The largest of all demo models, reference against itself with unfused attention at cfg 4: demo/par, 0.054 in bfloat16.
+# The optimized backend's CPU kernels do not differ from the reference in either dtype. A cache that loses one token is
+# off by 0.10 (random:0) to 0.39 (demo) in every dtype: the tolerances lie between that and the worst of the table.
 TOLERANCES = {
     torch.float32: Tolerance(1e-3, 0.995),
     torch.float16: Tolerance(1e-2, 0.9),
@@ -67,7 +67,7 @@ TOLERANCES = {
 
 
 def reference_twin(sampler: Sampler) -> Sampler:
-    """Return the reference backend on the modules of `sampler`: no weight is loaded or copied twice."""
+    """Return a sampler with the reference backend and the modules of `sampler`, without a copy of the weights."""
     return sampler.spec.sampler(
         sampler.spec,
         sampler.modules(),
@@ -89,8 +89,8 @@ def check_correctness(
 ) -> Correctness:
     """Compare `sampler` with its judge on at most CHECK_IMAGES images of spread-out classes.
 
-    One call of `sampler` runs inside `watch`, so that the operators it used can be recorded. `tolerance` replaces the
-    one of the sampler's dtype in TOLERANCES.
+    One call of `sampler` runs inside `watch`, which may record its operators. `tolerance` replaces the entry of
+    TOLERANCES for the sampler's dtype.
     """
     labels = spread_labels(min(batch, CHECK_IMAGES), sampler.spec.num_classes)
     tolerance = tolerance or TOLERANCES[sampler.dtype]
@@ -110,7 +110,7 @@ def check_correctness(
 
 
 def spread_labels(count: int, classes: int) -> list[int]:
-    """Return `count` labels in 0..classes-1, spread evenly; they depend on nothing else."""
+    """Return `count` labels spread evenly over 0..classes-1."""
     return [(index * classes) // count if count <= classes else index % classes for index in range(count)]
 
 
@@ -121,21 +121,21 @@ class Comparison:
     judge: str
     expected: Sequence[Tensor]
     """The judge's logits, (B, l, V) fp32."""
-    got: Sequence[Tensor]
+    actual: Sequence[Tensor]
     """The sampler's logits, (B, l, V) fp32."""
     expected_tokens: Sequence[Tensor]
     """Tokens that the judge draws, (B, l)."""
-    got_tokens: Sequence[Tensor]
+    actual_tokens: Sequence[Tensor]
     """Tokens that the sampler draws from equal noise, (B, l)."""
 
     def verdict(self, tolerance: Tolerance) -> Correctness:
         """Pass when both logits and tokens are within `tolerance`; a NaN on either side fails."""
         # The logit of excluded tokens says nothing about the scale of the others.
         scale = max(float(logits.masked_fill(logits == EXCLUDED, 0).abs().max()) for logits in self.expected)
-        worst = max(_distance(a, b) for a, b in zip(self.expected, self.got, strict=True))
+        worst = max(_distance(a, b) for a, b in zip(self.expected, self.actual, strict=True))
         allowed = tolerance.relative * max(scale, 1.0)
         count = sum(tokens.numel() for tokens in self.expected_tokens)
-        pairs = zip(self.expected_tokens, self.got_tokens, strict=True)
+        pairs = zip(self.expected_tokens, self.actual_tokens, strict=True)
         equal = sum(int((a.cpu() == b.cpu()).sum()) for a, b in pairs) / count
         required = min(tolerance.equal_tokens, 1 - 1 / count)
         return Correctness(
@@ -150,9 +150,9 @@ class Comparison:
         )
 
 
-def _distance(expected: Tensor, got: Tensor) -> float:
-    """Largest absolute difference; infinite when either side holds a NaN or an infinity."""
-    difference = (expected - got).abs().max()
+def _distance(expected: Tensor, actual: Tensor) -> float:
+    """Largest absolute difference; infinite when either side contains a NaN or an infinity."""
+    difference = (expected - actual).abs().max()
     return float(difference) if torch.isfinite(difference) else float("inf")
 
 
@@ -163,18 +163,17 @@ def _with_reference(
     labels: Sequence[int],
     watch: AbstractContextManager[object],
 ) -> Comparison:
-    without, settings = _not_replayable(settings), settings.replayable()
-    _, expected = _run(reference_twin(sampler), settings, None, labels)
-    guided = _GuidedNoise(expected)
+    replayable, omitted = _replayable(settings)
+    _, expected = _run(reference_twin(sampler), replayable, None, labels)
+    noise = _GuidedNoise(expected)
     with watch:
-        _, got = _run(sampler, settings, cache_policy, labels, guided)
+        _, actual = _run(sampler, replayable, cache_policy, labels, noise)
     return Comparison(
-        judge="reference backend"
-        + (f" (without {' and '.join(without)}, which cannot be replayed)" if without else ""),
+        judge=_judge_name("reference backend", omitted, "cannot be replayed"),
         expected=expected.guided,
-        got=got.guided,
+        actual=actual.guided,
         expected_tokens=expected.drawn,
-        got_tokens=guided.drawn,
+        actual_tokens=noise.drawn,
     )
 
 
@@ -186,35 +185,39 @@ def _with_teacher_forcing(
     watch: AbstractContextManager[object],
 ) -> Comparison:
     """One pass gives conditional logits only: they are compared, and both sides draw their tokens from them."""
-    without, settings = _not_replayable(settings), settings.replayable()
+    replayable, omitted = _replayable(settings)
     with watch:
-        path, stepped = _run(sampler, settings, cache_policy, labels)
-    logits_BLV = sampler.teacher_forced(path, labels, settings=settings).float().cpu()
+        path, stepped = _run(sampler, replayable, cache_policy, labels)
+    if len(stepped.drawn) > len(path):
+        omitted.append("refinement")
+    logits_BLV = sampler.teacher_forced(path, labels, settings=replayable).float().cpu()
     forced = logits_BLV.split([t.shape[1] for t in path], dim=1)
     noise = _CheckedNoise(CHECK_SEED, range(len(labels)))
-    forced_tokens, stepped_tokens = (
-        [noise.tokens(logits, step) for step, logits in zip(stepped.predicted, way, strict=True)]
-        for way in (forced, stepped.conditional)
-    )
-    without += ["refinement"] if len(stepped.drawn) > len(path) else []
-    differs = f" (without {' and '.join(without)}, which it does not have)" if without else ""
+
+    def tokens(logits_by_step: Sequence[Tensor]) -> list[Tensor]:
+        return [noise.tokens(logits, step) for step, logits in zip(stepped.predicted, logits_by_step, strict=True)]
+
     return Comparison(
-        judge=f"teacher-forced pass{differs}",
-        expected=list(forced),
-        got=stepped.conditional,
-        expected_tokens=forced_tokens,
-        got_tokens=stepped_tokens,
+        judge=_judge_name("teacher-forced pass", omitted, "it does not have"),
+        expected=forced,
+        actual=stepped.conditional,
+        expected_tokens=tokens(forced),
+        actual_tokens=tokens(stepped.conditional),
     )
 
 
-def _not_replayable(settings: SamplingSettings) -> list[str]:
-    """Names of the settings that must be switched off before a path of tokens can be replayed.
+def _replayable(settings: SamplingSettings) -> tuple[SamplingSettings, list[str]]:
+    """Return settings that allow the replay of a path of tokens, and the names of the settings that they switch off.
 
-    more_smooth feeds a mixture of codes forward and not the drawn token, so a path of tokens says nothing about its
-    logits. Without it the transformer does the same work.
+    more_smooth feeds a mixture of codes forward instead of the drawn token, so a path of tokens does not determine its
+    logits. The work of the transformer is equal without it.
     """
     replayable = settings.replayable()
-    return [name for name, value in settings if getattr(replayable, name) != value]
+    return replayable, [name for name, value in settings if getattr(replayable, name) != value]
+
+
+def _judge_name(judge: str, omitted: Sequence[str], reason: str) -> str:
+    return f"{judge} (without {' and '.join(omitted)}, which {reason})" if omitted else judge
 
 
 def _run(
@@ -224,7 +227,7 @@ def _run(
     labels: Sequence[int],
     noise: Noise | None = None,
 ) -> tuple[tuple[Tensor, ...], _Recorder]:
-    """Return the tokens of the images, and logits and tokens by step; without `noise` tokens are drawn freely."""
+    """Return the tokens of the images, and the recorded steps; without `noise`, tokens are drawn freely."""
     recorder = _Recorder()
     samples = sampler.sample(
         labels,
@@ -237,7 +240,7 @@ def _run(
 
 
 class _Recorder(SilentObserver):
-    """Keeps tokens and logits of every step; logits on the CPU, so that the check does not fill the device's memory."""
+    """Records tokens and logits of every step; logits on the CPU, so that the check does not fill the device."""
 
     def __init__(self) -> None:
         self.drawn: list[Tensor] = []
@@ -275,7 +278,7 @@ class _CheckedNoise(PerImageNoise):
 
 
 class _GuidedNoise(_CheckedNoise):
-    """Keeps the tokens that it draws, and returns those of the judge's path, so that the sampler stays on it."""
+    """Records the tokens that it draws, and returns those of the judge, so that the sampler stays on the path."""
 
     def __init__(self, path: _Recorder) -> None:
         super().__init__(CHECK_SEED, range(len(path.drawn[0])))
@@ -287,7 +290,7 @@ class _GuidedNoise(_CheckedNoise):
         return self._path.drawn[step].to(logits_BlV.device)
 
     def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
-        """Return the judge's choice: after another one, all later steps would have other inputs."""
+        """Return the judge's positions: with others, all later steps would have other inputs."""
         judges_Bn = self._path.redrawn[step]
         assert judges_Bn is not None
         return judges_Bn.to(positions_Bn.device)

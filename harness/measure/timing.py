@@ -30,10 +30,11 @@ STEADY_SHARE = 0.05
 STEADY_SCATTERS = 3
 """Difference that is always allowed, in units of the clock's own scatter."""
 TREND_CALLS = 6
-"""Calls that are examined for a trend, the last ones of all."""
+"""Number of last calls that are examined for a trend."""
 TREND_PAIRS = 11
-"""Excess of pairs in one order, of the 15 pairs of six calls, that makes a trend (Mann-Kendall). Of calls without one,
-5.6 % reach it; they must also differ by STEADY_SHARE."""
+"""Excess of pairs in one order, among the 15 pairs of six calls, that makes a trend (Mann-Kendall). Calls without a
+trend reach it in 5.6 % of all cases, so they must also differ by STEADY_SHARE.
+"""
 
 SamplingCall = Callable[["TimingObserver"], None]
 """One call, from labels to uint8 images, that reports its events to the observer."""
@@ -106,7 +107,7 @@ def agree(samples_ns: Sequence[int], clock_scatter_ns: int = 0) -> bool:
 
 
 def has_trend(samples_ns: Sequence[int]) -> bool:
-    """True when the last TREND_CALLS calls became slower or faster, nearly all of them, by more than 5 %."""
+    """True when the last TREND_CALLS calls get slower or faster, nearly without exception and by more than 5 %."""
     last = samples_ns[-TREND_CALLS:]
     if len(last) < TREND_CALLS:
         return False

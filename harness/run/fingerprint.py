@@ -16,16 +16,16 @@ from arvbench.harness.quality.reference.official import find_reference
 from arvbench.results.schema import CaseConfig, Environment, QualityRequest
 
 
-def fingerprint(case: CaseConfig, environment: Environment, given: ExtractorFiles | None = None) -> str:
+def fingerprint(case: CaseConfig, environment: Environment, extractor_files: ExtractorFiles | None = None) -> str:
     """Return a sha256 over the case, its files, the package's source, the libraries and the hardware.
 
-    `given` are files of extractor weights that the user named.
+    `extractor_files` are weights that the user named.
     """
     gpu = environment.gpu
     identity = {
         "case": case.model_dump(mode="json"),
         "weight_files": _file_states(lambda: case_files(case)),
-        "quality_files": _file_states(lambda: quality_files(case.quality, given)),
+        "quality_files": _file_states(lambda: quality_files(case.quality, extractor_files)),
         "source": environment.source_sha256,
         "libraries": environment.libraries,
         "cpu": environment.cpu,
@@ -42,7 +42,7 @@ def case_files(case: CaseConfig) -> list[Path]:
     return list(dict.fromkeys(locate_weights(MODELS[case.model], case.weights).values()))
 
 
-def quality_files(quality: QualityRequest | None, given: ExtractorFiles | None = None) -> list[Path]:
+def quality_files(quality: QualityRequest | None, extractor_files: ExtractorFiles | None = None) -> list[Path]:
     """Return the reference files and extractor weights of a request. Raises UserError for a missing one."""
     if quality is None:
         return []
@@ -52,7 +52,7 @@ def quality_files(quality: QualityRequest | None, given: ExtractorFiles | None =
 
     extractors = dict.fromkeys(PROTOCOLS[name].extractor for name in quality.protocols)
     names = dict.fromkeys(weights_of(name) for name in extractors)
-    weights = [find_weights(name, given or {}) for name in names if name]
+    weights = [find_weights(name, extractor_files or {}) for name in names if name]
     return reference_files(find_reference(quality.reference)) + weights
 
 

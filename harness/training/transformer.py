@@ -61,15 +61,15 @@ def initialise(transformer: nn.Module, *, std: float) -> None:
 
     A module with other initial values offers `initial_values()`: name of its own parameter -> values.
     """
-    given = {
+    initial_values = {
         f"{prefix}.{name}".lstrip("."): values
         for prefix, module in transformer.named_modules()
         if hasattr(module, "initial_values")
         for name, values in module.initial_values().items()
     }
     for name, parameter in transformer.named_parameters():
-        if name in given:
-            parameter.data.copy_(given[name])
+        if name in initial_values:
+            parameter.data.copy_(initial_values[name])
         elif name.endswith("scale_mul_1H11"):
             nn.init.constant_(parameter, 4.0).data.log_()
         elif name.endswith("conv1d.weight"):

@@ -1,4 +1,4 @@
-"""Verification: replay the recordings of the official code, and compare.
+"""Verification: replay recordings of the official code, and compare the outputs.
 
 A fixture holds a small model (or the recipe of its weights), its inputs and the outputs of the official code.
 `replays.REPLAYS` has one entry per family.

@@ -37,7 +37,7 @@ NO_EFFECT = frozenset(
     | {"test_mode", "downsample", "default_qresi_counts"}
 )
 """Official arguments that change no recorded output: regularisation (zero in every fixture), the choice of attention
-kernel, remarks, and what follows from other arguments.
+kernel, remarks, and values derived from other arguments.
 """
 TOLERANCES: Tolerances = (("smooth.f_hat", 2e-2), ("logits_cfg", 3e-4), ("", 1e-4))
 """Published with the fixtures."""
@@ -132,8 +132,8 @@ class NextScaleReplay(FamilyReplay):
     tokenizer: type[Any] = VqVaeConfig
     no_effect: frozenset[str] = NO_EFFECT
     watched: str = ""
-    """Regular expression of the transformer's modules whose calls `of_run` reads."""
-    of_run: Callable[[ReplayedRun], Outputs] = scale_outputs
+    """Regular expression of the transformer's modules whose calls `collect` reads."""
+    collect: Callable[[ReplayedRun], Outputs] = scale_outputs
     passes: tuple[Callable[[Any, Fixture], Outputs], ...] = (training_pass, residual_tokenizer)
 
     def sizes(self, tokenizer: Any) -> dict[str, int]:
@@ -155,7 +155,7 @@ class NextScaleReplay(FamilyReplay):
             step_outputs=recorder.outputs,
             calls=calls,
         )
-        return self.of_run(replayed)
+        return self.collect(replayed)
 
     def pass_outputs(self, sampler: NextScaleSampler, fixture: Fixture) -> Outputs:
         outputs: Outputs = {}

@@ -100,8 +100,8 @@ class FamilyReplay(Replay):
         sampler = load(fixture, self.spec(fixture), backend, device)
         outputs: Outputs = {}
         for name, run in fixture.runs.items():
-            of_run = self.run_outputs(sampler, fixture, run)
-            outputs |= prefixed(name, of_run) | (of_run if name == self.unnamed_run else {})
+            run_outputs = self.run_outputs(sampler, fixture, run)
+            outputs |= prefixed(name, run_outputs) | (run_outputs if name == self.unnamed_run else {})
         return outputs | self.pass_outputs(sampler, fixture)
 
 

@@ -50,7 +50,7 @@ REPLAYS: Mapping[str, Replay] = {
         spec_settings=lambda _: MvarSettings(cfg=0),
         run_settings=partial(_smooth_settings, MvarSettings),
         watched=mvar.WATCHED,
-        of_run=mvar.scale_and_mixer_outputs,
+        collect=mvar.scale_and_mixer_outputs,
         # Fixtures with all weights keep the mixers of the greedy run only.
         unnamed_run="greedy",
         tolerances=(*((end, 2e-3) for end in _MVAR_LOGITS), *next_scale.TOLERANCES),
@@ -60,7 +60,7 @@ REPLAYS: Mapping[str, Replay] = {
         transformer=HmarConfig,
         spec_settings=lambda _: HmarSettings(cfg=0),
         run_settings=hmar.run_settings,
-        of_run=hmar.both_predictions,
+        collect=hmar.both_predictions,
         passes=(hmar.training_passes, next_scale.residual_tokenizer),
     ),
     "flexvar": NextScaleReplay(
@@ -71,7 +71,7 @@ REPLAYS: Mapping[str, Replay] = {
         spec_settings=flexvar.spec_settings,
         run_settings=flexvar.run_settings,
         watched="word_embed",
-        of_run=flexvar.resized_scale_outputs,
+        collect=flexvar.resized_scale_outputs,
         passes=(next_scale.training_pass, flexvar.vq_tokenizer),
     ),
     "llamagen": TokenGridReplay(sampler=LlamaGenSampler, transformer=LlamaConfig),

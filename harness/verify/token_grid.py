@@ -39,7 +39,7 @@ NO_EFFECT = frozenset(
     | {"caption_dim", "max_batch_size", "max_seq_len", "downsample", "group_norm_groups", "note", "spe_token_num"}
 )
 """Official arguments that change no recorded output: regularisation (off in every fixture), initialisation, sizes of
-buffers that we allocate ourselves, remarks, and what follows from other arguments.
+buffers that we allocate ourselves, remarks, and values derived from other arguments.
 """
 FIXED: Mapping[str, Any] = {
     "n_kv_head": None,

@@ -11,6 +11,7 @@ import records
 from records import environment
 
 from arvbench.harness.jobs import EventListener, Job, Result
+from arvbench.harness.run.runner import RunListener
 from arvbench.harness.suites.suite import Case, Suite
 from arvbench.results.schema import CaseConfig, Environment, Failed, Record, Status
 
@@ -31,10 +32,14 @@ def record(record_id: str = "1") -> Record:
     return records.record(record_id=record_id, case_id=f"case {record_id}", outcome=failure())
 
 
-class ScriptedEngine:
-    """Returns the outcomes it is given, one per job, and remembers the jobs. An exception is raised.
+class SilentListener(RunListener):
+    """Ignores every event of a run."""
 
-    It says that cases run in `where`; its workers say that they ran in `environment()`.
+
+class ScriptedEngine:
+    """Returns `outcomes`, one per job, and records the jobs; raises an outcome that is an exception.
+
+    The engine reports the environment `where`, its workers report `environment()`.
     """
 
     def __init__(self, *outcomes: Failed | BaseException, where: Environment | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+from arvbench.harness.machine.system_files import lines_of
 from arvbench.results.schema import Failed, Status
 
 _BAD_ALLOC = "std::bad_alloc"
@@ -44,18 +45,11 @@ def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
     whole machine in vmstat.
     """
     files = [proc / "vmstat"]
-    for line in _lines(proc / "self" / "cgroup"):
+    for line in lines_of(proc / "self" / "cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             files.append(cgroups / path.lstrip("/") / "memory.events")
         elif "memory" in controllers.split(","):
             files.append(cgroups / "memory" / path.lstrip("/") / "memory.oom_control")
-    counts = [line.split() for file in files for line in _lines(file)]
+    counts = [line.split() for file in files for line in lines_of(file)]
     return sum(int(words[1]) for words in counts if len(words) == 2 and words[0] == "oom_kill")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []

@@ -164,7 +164,7 @@ def comparison(logits, tokens=None, other_tokens=None):
     """A judge and a sampler with equal logits."""
     tokens = [values.argmax(dim=-1) for values in logits] if tokens is None else tokens
     other_tokens = tokens if other_tokens is None else other_tokens
-    return Comparison(judge="judge", expected=logits, got=logits, expected_tokens=tokens, got_tokens=other_tokens)
+    return Comparison(judge="judge", expected=logits, actual=logits, expected_tokens=tokens, actual_tokens=other_tokens)
 
 
 def test_one_token_may_differ_however_few_there_are():

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from records import GPU
-from run_helpers import ScriptedEngine, case, environment, failure, suite
+from run_helpers import ScriptedEngine, SilentListener, case, environment, failure, suite
 
 from arvbench.adapters.registry import MODELS
 from arvbench.harness.jobs import Event
 from arvbench.harness.run.fingerprint import fingerprint
-from arvbench.harness.run.runner import RunOptions, SilentListener, run_suite
+from arvbench.harness.run.runner import RunListener, RunOptions, run_suite
 from arvbench.harness.run.store import RecordStore
 from arvbench.results.schema import CaseConfig, Status
 
@@ -205,7 +205,7 @@ def test_ctrl_c_while_a_record_is_written_comes_after_the_record(tmp_path):
 def test_the_listener_hears_every_turn(store):
     heard: list[str] = []
 
-    class Listener(SilentListener):
+    class Listener(RunListener):
         def case_reused(self, case, record):
             heard.append(f"reused {case.case_id}")
 
