@@ -21,6 +21,7 @@ from arvbench.reports.cases import (
 from arvbench.reports.numbers import plain
 from arvbench.reports.samples import load_picture
 from arvbench.reports.sections import SECTIONS, Figure, Part, SampleSheets, Section
+from arvbench.reports.steadiness import unsteady_records, unsteady_text
 from arvbench.reports.svg import inline_figure
 from arvbench.reports.table import Table
 from arvbench.results.records import RecordsFile, in_utc, newest_of_each_case
@@ -139,8 +140,8 @@ def _notices(files: Sequence[RecordsFile], records: Sequence[Record], names: dic
             f"{_cases(random)} ran with random weights and {'are' if random > 1 else 'is'} marked “{RANDOM_WEIGHTS}”: "
             "speed and memory are real, quality is absent."
         )
-    if unsteady := sum(not outcome.warmup.steady for _, outcome in measured(records)):
-        notices.append(f"{_cases(unsteady)} did not reach steady times in warm-up; the times may be too long.")
+    if unsteady := unsteady_records(records):
+        notices.append(f"{_cases(len(unsteady))} had unsteady times, which may be too long: {unsteady_text(unsteady)}.")
     if deviating := sum(bool(setup.settings_deviations or setup.recipe_deviations) for _, setup in prepared(records)):
         notices.append(f"{_cases(deviating)} ran with settings that differ from the official ones: see Settings.")
     notices.extend(_warnings(records, names))

@@ -145,7 +145,8 @@ def _print(records: list[Record], *, as_json: bool) -> None:
         as_recorded = TypeAdapter(list[Record], config=ConfigDict(ser_json_inf_nan="strings"))
         typer.echo(as_recorded.dump_json(records, indent=2).decode())
     else:
-        Console().print(terminal_table(records))
+        console = Console()
+        console.print(terminal_table(records, width=console.width))
 
 
 def _write_report(store: RecordStore, *, to_stderr: bool) -> None:

@@ -25,16 +25,16 @@ def metric_label(metric: str) -> str:
     return plain(label_of(metric).text)
 
 
-def value_text(quality: Quality) -> str:
-    return significant(quality.value, _DIGITS)
+def value_text(quality: Quality, digits: int = _DIGITS) -> str:
+    return significant(quality.value, digits)
 
 
-def interval_text(quality: Quality) -> str:
-    """Format the 95 % interval with enough digits to distinguish its ends; "" for None."""
+def interval_text(quality: Quality, digits: int = _DIGITS) -> str:
+    """Format the 95 % interval with `digits` digits, or more to distinguish its ends; "" for None."""
     if quality.interval is None:
         return ""
-    for digits in range(_DIGITS, _DIGITS + 3):
-        low, high = (significant(end, digits) for end in quality.interval)
+    for more in range(3):
+        low, high = (significant(end, digits + more) for end in quality.interval)
         if low != high:
             break
     return f"[{low}, {high}]"
@@ -68,13 +68,18 @@ def quality_columns(
 
 
 def _quality_column(key: QualityKey, protocol: str, with_count: bool) -> Column[Record]:
-    def cell(record: Record) -> Cell:
-        quality = record.outcome.quality if isinstance(record.outcome, Measured) else ()
-        # Of two numbers with one key, the later one counts.
-        number = next((q for q in reversed(quality) if quality_key(q) == key), None)
-        return _value_cell(number, with_count=with_count)
+    return Column(
+        metric_label(key[0]),
+        numeric=True,
+        note=protocol,
+        cell=lambda record: _value_cell(quality_number(record, key), with_count=with_count),
+    )
 
-    return Column(metric_label(key[0]), numeric=True, note=protocol, cell=cell)
+
+def quality_number(record: Record, key: QualityKey) -> Quality | None:
+    """Return a record's number for a key; the later one of two."""
+    quality = record.outcome.quality if isinstance(record.outcome, Measured) else ()
+    return next((number for number in reversed(quality) if quality_key(number) == key), None)
 
 
 def protocol_names(records: Sequence[Record]) -> dict[str, str]:

@@ -1,95 +1,176 @@
-"""Result table that `arvbench run` prints at its end."""
+"""Tables that `arvbench run` prints at its end: speed of all cases, then quality of those that have some.
+
+No row wraps: what all cases share stands in the title, columns name what differs, letters refer to the remarks below,
+and columns for which a narrow terminal has no room are left to the report.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count, product
 from typing import TYPE_CHECKING
 
-from arvbench.reports.cases import case_cell, case_names, group_by, measured, prepared
+from arvbench.reports.cases import case_names, group_by, measured, prepared
 from arvbench.reports.numbers import plain, shorten
-from arvbench.reports.table import Cell, Column, make_table
+from arvbench.reports.row_names import RowNames, row_names
+from arvbench.reports.steadiness import unsteady_records, unsteady_text
+from arvbench.reports.table import MISSING, Cell, Column, Table, make_table
 from arvbench.reports.tables.provenance import UNRECORDED, deviations
-from arvbench.reports.tables.quality import QualityKey, metric_label, protocol_names, quality_columns, quality_keys
+from arvbench.reports.tables.quality import (
+    QualityKey,
+    interval_text,
+    metric_label,
+    protocol_names,
+    quality_keys,
+    quality_number,
+    value_text,
+)
 from arvbench.reports.tables.results import CACHE_PEAK, STATUS, THROUGHPUT, peak_memory_columns, reason
 from arvbench.results.metrics import TERMINAL_METRICS
 from arvbench.results.schema import Record
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table as RichTable
-    from rich.text import Text
 
 _STYLES = {"plain": "", "good": "green", "bad": "bold red", "warn": "yellow"}
 _REASON_LENGTH = 300
-_NAME_WIDTH = 40
-_MOST_QUALITY = 4
-"""Largest number of quality columns that leaves room for case names."""
 _ID_DIGITS = 6
 """Length of a protocol id in a heading; the whole id stands below the table."""
-_INTERVAL = re.compile(r"\[[^]]+\]")
-"""Interval at the start of a quality cell's detail."""
+_QUALITY_DIGITS = 3
+_SHORT_SOURCES = {"CUDA allocator": "CUDA MiB", "process RSS": "RSS MiB"}
+_GAP = 2
+"""Spaces between columns."""
 
 
-def terminal_table(records: Sequence[Record]) -> RichTable:
-    """Make a Rich table of the headline numbers, with common words in its title, and reasons and protocols below.
+def terminal_table(records: Sequence[Record], *, width: int = 80) -> RenderableType:
+    """Make Rich tables of the headline numbers for a terminal of `width` columns, with remarks below.
 
     Names are plain text: Rich markup and control characters in them do nothing.
     """
+    from rich.console import Group
+    from rich.text import Text
+
+    names, letters = case_names(records), _Letters()
+    speed_names, unsteady = row_names(records, width // 2), unsteady_records(records)
+    seen = {record.record_id: f"unsteady: {unsteady_text(unsteady)}" for record in unsteady}
+    status, speed, *memory = _speed_columns()
+    columns = [*speed_names.columns, status, speed, *_note_column(speed_names, letters, seen), *memory]
+    parts = _part("Results", speed_names, make_table("Results", columns, records), width)
+    remarks = [*_reasons(records, names), *_recipe_changes(records, names), *_warnings(records, names)]
+    if samples := [record for record in records if quality_keys([record], TERMINAL_METRICS)]:
+        own_names = row_names(samples, width // 3)
+        columns = [*own_names.columns, *_note_column(own_names, letters, {}), *_quality_columns(samples)]
+        parts += [Text(), *_part("Quality", own_names, make_table("Quality", columns, samples), width)]
+        remarks += _protocols(records)
+    return Group(*parts, Text(), _legend(letters), *map(Text, remarks))
+
+
+class _Letters:
+    """Letters that stand in a table for longer texts; a text has one letter."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        """Letter by text."""
+        self._free = ("".join(word) for length in count(1) for word in product(string.ascii_lowercase, repeat=length))
+
+    def of(self, text: str) -> str:
+        if text not in self.texts:
+            self.texts[text] = next(self._free)
+        return self.texts[text]
+
+
+def _note_column(names: RowNames, letters: _Letters, remarks: Mapping[str, str]) -> list[Column[Record]]:
+    """Return a column of letters for the notes and the remarks (by record id), or none when there are none."""
+    texts = {key: [text for text in (note, remarks.get(key, "")) if text] for key, note in names.notes.items()}
+    cells = {key: Cell(text=",".join(map(letters.of, own)), tone="warn") for key, own in texts.items()}
+    column: Column[Record] = Column("Note", cell=lambda record: cells[record.record_id])
+    return [column] if any(texts.values()) else []
+
+
+def _part(title: str, names: RowNames, table: Table, width: int) -> list[RenderableType]:
+    """Draw a title, the table without the columns that do not fit, and a line that names these."""
+    from rich.text import Text
+
+    widths = [
+        max(map(len, [*_heading(column), *(row[place].text for row in table.rows)]))
+        for place, column in enumerate(table.columns)
+    ]
+    # What names a row, and one more column, is shown at any width.
+    least = len(names.columns) + 1
+    fitting = [n for n in range(least, len(widths) + 1) if sum(widths[:n]) + _GAP * (n - 1) <= width]
+    shown = max(fitting, default=least)
+    left_out = [" ".join(_heading(column)) for column in table.columns[shown:]]
+    return [
+        Text(f"{title}: {names.title}" if names.title else title, style="bold"),
+        _drawn(table, shown, folding=0 if fitting else len(names.columns)),
+        *([Text(f"left to the report, for want of room: {', '.join(left_out)}", style="dim")] if left_out else []),
+    ]
+
+
+def _drawn(table: Table, shown: int, *, folding: int) -> RichTable:
+    """Draw the first `shown` columns, of which the first `folding` may fold."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    names = case_names(records)
-    short, shared = _without_shared_words(names)
-    table = make_table("Results", _columns(records, short), records)
-    rich = RichTable(
-        title=Text(f"Results: {shared}" if shared else "Results"),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for column in table.columns:
-        words = " ".join(part for part in (column.label, column.unit, column.note) if part).split()
-        # On a narrow terminal only the case names wrap.
-        name = column is table.columns[0]
+    rich = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
+    for place, column in enumerate(table.columns[:shown]):
         rich.add_column(
-            Text("\n".join(words)),
+            Text("\n".join(_heading(column))),
             justify="right" if column.numeric else "left",
-            no_wrap=not name,
-            max_width=_NAME_WIDTH if name else None,
+            no_wrap=place >= folding,
             overflow="fold",
         )
     for row in table.rows:
-        rich.add_row(
-            *(_cell_text(cell, numeric=column.numeric) for cell, column in zip(row, table.columns, strict=True))
-        )
-    if remarks := [*_reasons(records, names), *_recipe_changes(records, names), *_warnings(records, names),
-                   *_protocols(records)]:  # fmt: skip
-        rich.caption = Text("\n".join(remarks))
+        rich.add_row(*(Text(cell.text, style=_STYLES[cell.tone]) for cell in row[:shown]))
     return rich
 
 
-def _columns(records: Sequence[Record], names: dict[str, str]) -> list[Column[Record]]:
-    """Columns of the report under short headings; a protocol id is part of one only where a metric has several."""
-    keys, notes = _shown_keys(records), _protocol_notes(records)
-    quality = quality_columns(records, TERMINAL_METRICS)[:_MOST_QUALITY]
+def _heading(column: Column[Record]) -> list[str]:
+    return [line for line in (column.label, column.note) if line]
+
+
+def _speed_columns() -> list[Column[Record]]:
     return [
-        Column("Case", cell=lambda record: case_cell(record, names[record.record_id])),
         STATUS,
         replace(THROUGHPUT, label="images/s", unit=""),
-        *(replace(column, label=column.note, unit="peak MiB", note="") for column in peak_memory_columns()),
-        replace(CACHE_PEAK, label="Cache", unit="peak MiB"),
-        *(replace(column, note=notes[key]) for column, key in zip(quality, keys, strict=True)),
+        *(replace(column, label=_SHORT_SOURCES[column.note], unit="", note="") for column in peak_memory_columns()),
+        replace(CACHE_PEAK, label="Cache MiB", unit=""),
     ]
+
+
+def _quality_columns(records: Sequence[Record]) -> list[Column[Record]]:
+    """Columns of values with their intervals; a protocol is named where a metric has several."""
+    notes = _protocol_notes(records)
+    return [_quality_column(key, note, records) for key, note in notes.items()]
+
+
+def _quality_column(key: QualityKey, note: str, records: Sequence[Record]) -> Column[Record]:
+    texts = {}
+    for record in records:
+        number = quality_number(record, key)
+        texts[record.record_id] = (
+            (MISSING, "")
+            if number is None
+            else (value_text(number, _QUALITY_DIGITS), interval_text(number, _QUALITY_DIGITS))
+        )
+    # Values stand below each other, and so do intervals.
+    value_width = max(len(value) for value, _ in texts.values())
+
+    def cell(record: Record) -> Cell:
+        value, interval = texts[record.record_id]
+        return Cell(text=f"{value:>{value_width}} {interval}".rstrip())
+
+    return Column(metric_label(key[0]), note=note, cell=cell)
 
 
 def _protocol_notes(records: Sequence[Record]) -> dict[QualityKey, str]:
     """Notes that distinguish the columns of a metric: "" for a single one, else protocol names, with ids if needed."""
     notes: dict[QualityKey, str] = {}
-    for keys in group_by(_shown_keys(records), lambda key: key[0]).values():
+    for keys in group_by(quality_keys(records, TERMINAL_METRICS), lambda key: key[0]).values():
         names = [protocol_names(records)[protocol_id].rpartition(" ")[0] for _, protocol_id in keys]
         ids = [plain(protocol_id)[:_ID_DIGITS] for _, protocol_id in keys]
         alone = all(names) and len(set(names)) == len(names)
@@ -98,17 +179,15 @@ def _protocol_notes(records: Sequence[Record]) -> dict[QualityKey, str]:
     return notes
 
 
-def _without_shared_words(names: dict[str, str]) -> tuple[dict[str, str], str]:
-    """Return names without their common words, and those words; a single name stays whole."""
-    words = {record_id: name.split() for record_id, name in names.items()}
-    first = next(iter(words.values()), [])
-    shared = [word for word in first if all(word in other for other in words.values())]
-    if len(set(names.values())) < 2:
-        return names, ""
-    return {
-        record_id: " ".join(word for word in own if word not in shared) or names[record_id]
-        for record_id, own in words.items()
-    }, ", ".join(shared)
+def _legend(letters: _Letters) -> RichTable:
+    """Draw the letters beside their texts."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    legend = RichTable.grid(padding=(0, 1))
+    for text, letter in letters.texts.items():
+        legend.add_row(Text(letter, style="yellow"), Text(text))
+    return legend
 
 
 def _reasons(records: Sequence[Record], names: dict[str, str]) -> list[str]:
@@ -144,25 +223,8 @@ def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
 
 
 def _protocols(records: Sequence[Record]) -> list[str]:
-    protocols, shown = protocol_names(records), _shown_keys(records)
+    """Protocols of the quality columns, and the number of metrics that only the report has."""
+    protocols, shown = protocol_names(records), quality_keys(records, TERMINAL_METRICS)
     lines = [f"{metric_label(metric)}: protocol {protocols[protocol_id]}" for metric, protocol_id in shown]
     more = len(quality_keys(records)) - len(shown)
-    return [*lines, f"{more} more quality column{'s' if more > 1 else ''} in the report"] if more else lines
-
-
-def _shown_keys(records: Sequence[Record]) -> list[QualityKey]:
-    return quality_keys(records, TERMINAL_METRICS)[:_MOST_QUALITY]
-
-
-def _cell_text(cell: Cell, *, numeric: bool) -> Text:
-    """Write a cell with its flags below it; beside numbers there is room for the first word of a flag, and for an
-    interval on two lines.
-    """
-    from rich.text import Text
-
-    text = Text(cell.text, style=_STYLES[cell.tone])
-    if interval := _INTERVAL.match(cell.detail):
-        text.append("\n" + interval[0].replace(", ", ",\n"), style="dim")
-    for flag in cell.flags:
-        text.append(f"\n{flag.split()[0] if numeric else flag}", style="yellow")
-    return text
+    return [*lines, f"{more} more quality number{'s' if more > 1 else ''} in the report"] if more else lines

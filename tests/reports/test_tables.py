@@ -9,6 +9,7 @@ import records as make
 from report_text import column, in_terminal
 
 from arvbench.reports.content import make_report
+from arvbench.reports.numbers import significant
 from arvbench.reports.table import Cell, Column, Table, make_table
 from arvbench.reports.tables.measures import cache_table, memory_table, step_tables
 from arvbench.reports.tables.provenance import (
@@ -18,7 +19,7 @@ from arvbench.reports.tables.provenance import (
 from arvbench.reports.tables.quality import quality_table
 from arvbench.reports.tables.results import failures_table, results_table
 from arvbench.results.records import RecordsFile
-from arvbench.results.schema import Memory, Record, Status
+from arvbench.results.schema import HostLoad, Memory, Record, Status, WarmUp
 from arvbench.results.statistics import images_per_second
 
 
@@ -204,9 +205,10 @@ def test_a_narrow_terminal_cuts_neither_numbers_nor_words(protocols: str, width:
     ]
     text = re.sub(r"\x1b\[[0-9;]*m", "", in_terminal(*records, width=width, color=True))
     table = results_table(records)
-    shown = ("FID", "Label accuracy", "Throughput", "Cache peak")
-    places = [i for i, c in enumerate(table.columns) if c.label in shown]
-    assert all(row[i].text in text for row in table.rows for i in places)
+    cells = [(c.label, row[i]) for row in table.rows for i, c in enumerate(table.columns)]
+    assert all(cell.text in text for label, cell in cells if label in ("Throughput", "Cache peak"))
+    quality = [cell for label, cell in cells if label in ("FID", "Label accuracy") and cell.sort is not None]
+    assert quality and all(significant(float(cell.sort), 3) in text for cell in quality)
     assert "optimized" in text
     assert max(map(len, text.splitlines())) <= width
 
@@ -222,7 +224,64 @@ def test_what_all_cases_share_stands_once_in_the_title() -> None:
     title, *rest = in_terminal(*records, width=100, color=True).splitlines()
     assert "demo/var" in title
     assert "demo/var" not in "".join(rest)
-    assert "b16" in "".join(rest)
+    assert [line.split()[:3] for line in re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(rest)).splitlines()[2:4]] == [
+        ["1", "ok", "15.6"],
+        ["16", "ok", "39.4"],
+    ]
+
+
+def demo_records() -> list[Record]:
+    """Sixteen cases of the demo suite: what differs between them is the batch, the backend, and a setting."""
+    quality = make.quality_numbers(np.random.default_rng(0))
+    models = [f"demo/{family}" for family in ("var", "mvar", "hmar", "llamagen", "nar", "par", "flexvar")]
+    single = [make.record(model, weights="demo", case_id=f"{model} optimized b1 float32 cpu") for model in models]
+    words = "optimized b50 float32 cpu uint8_rule=round quality(digits-cnn)"
+    many = [
+        make.record(model, weights="demo", batch=50, case_id=f"{model} {words}", quality=quality) for model in models
+    ]
+    records = [*single, *many, make.record("demo/var", weights="demo", batch=50, backend="reference")]
+    return [record.model_copy(update={"record_id": f"{place:04d}"}) for place, record in enumerate(records)]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_row_of_a_table_of_cases_wraps(width: int) -> None:
+    records = demo_records()
+    lines = in_terminal(*records, width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    rules = [place for place, line in enumerate(lines) if line.startswith("──")]
+    rows = [lines[rule + 1 : rule + 1 + count] for rule, count in zip(rules, (len(records), 7), strict=True)]
+    assert all(line.startswith("demo/") for part in rows for line in part)
+    assert [part[-1].split()[0] for part in rows] == ["demo/var", "demo/flexvar"]
+    assert "uint8_rule=round" in "\n".join(lines)
+
+
+def test_a_sweep_of_a_setting_has_a_column_and_a_long_setting_a_note() -> None:
+    def case(number: int, settings: str) -> Record:
+        case_id = f"demo/var optimized b1 float32 cpu {settings}"
+        return make.record("demo/var", number=number, weights="demo", case_id=case_id)
+
+    head = in_terminal(case(0, "cfg=1.5"), case(1, "cfg=2.0"), width=80).splitlines()[1]
+    assert head.split()[:2] == ["cfg", "Status"]
+    scales = "1_2_4_6x8_12x16_20x24_and_more_than_there_is_room_for"
+    text = in_terminal(case(0, f"scales={scales}"), case(1, "scales=1_2"), width=80)
+    assert f"a scales={scales}" in text and "b scales=1_2" in text
+
+
+def test_unsteady_times_say_what_was_seen() -> None:
+    load = HostLoad(cores=2, load_average=3.2, other_cores=1.4, stolen_cores=0.2)
+    records = [
+        make.record(number=0, warmup=WarmUp(samples_ns=(9, 5, 7), steady=False), host_load=load),
+        make.record(number=1, batch=4, warmup=WarmUp(samples_ns=(9,), steady=False)),
+        make.record(number=2, batch=8, warmup=WarmUp(samples_ns=(100, 101, 102), steady=False)),
+        make.record(number=3, batch=16),
+    ]
+    text = " ".join(in_terminal(*records, width=80).split())
+    assert "the last warm-up calls differed by 80 %" in text
+    assert "1 warm-up call, of 3 that are needed" in text
+    assert "times still rose or fell in the timed calls" in text
+    assert "other processes kept 1.4 of 2 cores busy meanwhile (load average 3.2)" in text
+    assert "the hypervisor took 0.20 cores away" in text
+    assert "unsteady" not in in_terminal(records[3])
 
 
 def test_columns_that_say_nothing_move_into_the_caption_of_the_results() -> None:

@@ -17,5 +17,5 @@ def column(table: Table, label: str) -> list[Cell]:
 def in_terminal(*records: Record, width: int = 120, color: bool = False) -> str:
     console = Console(width=width, color_system="truecolor", force_terminal=True) if color else Console(width=width)
     with console.capture() as capture:
-        console.print(terminal_table(records))
+        console.print(terminal_table(records, width=width))
     return capture.get()

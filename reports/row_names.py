@@ -1,0 +1,118 @@
+"""Names of the rows of a narrow table: a title of what all share, short columns of what differs, notes of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from arvbench.reports.cases import arithmetic, case_names
+from arvbench.reports.numbers import plain, text_cell
+from arvbench.reports.table import Column
+from arvbench.results.schema import Record
+
+_GAP = 2
+"""Spaces between columns."""
+_NEVER = ("quality", "rest", "mark")
+"""Parts that are words, not values."""
+_TITLES = {"Batch": "batch {}", "Weights": "weights {}", "Cache": "cache {}", "Recipe": "recipe {}"}
+"""Words in a title; other values stand there alone, settings as key=value."""
+_NUMERIC = ("Batch",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowNames:
+    """Names of the rows of one table."""
+
+    title: str
+    """Words that all rows share; "" for none."""
+    columns: tuple[Column[Record], ...]
+    """What distinguishes the rows; the first is the model, or the case when cases have names of their own."""
+    notes: Mapping[str, str]
+    """What has no column, by record id; "" for nothing."""
+
+
+def row_names(records: Sequence[Record], width: int) -> RowNames:
+    """Split the names of `records`, of which there is at least one; the columns take about `width` characters.
+
+    A quality request that all cases with one share is not part of a name: the numbers show which cases have it.
+    """
+    names = case_names(records)
+    parts = {record.record_id: _parts(record, names[record.record_id]) for record in records}
+    labels = list(dict.fromkeys(label for part in parts.values() for label in part))
+    values = {label: [part.get(label, "") for part in parts.values()] for label in labels}
+    if len({*values.get("quality", ())} - {""}) < 2:
+        labels = [label for label in labels if label != "quality"]
+    differing = [label for label in labels if len(set(values[label])) > 1]
+    columns = _with_room(differing, values, width) or labels[:1]
+    return RowNames(
+        title=_words(labels, {label: values[label][0] for label in labels if label not in {*differing, *columns}}),
+        columns=tuple(_column(label, parts) for label in columns),
+        notes={
+            record_id: _words([label for label in differing if label not in columns], part)
+            for record_id, part in parts.items()
+        },
+    )
+
+
+def _parts(record: Record, name: str) -> dict[str, str]:
+    """Return the parts of a row's name by label; a part that is not given is "".
+
+    `name` is unique: the case, and marks behind it where several records have one case.
+    """
+    case = record.case
+    parts = {
+        "Model": plain(case.model),
+        "Batch": str(case.batch),
+        "Backend": case.backend,
+        "Cache": plain(case.cache or ""),
+        "Dtype": arithmetic(record),
+        "Device": plain(case.device),
+        "Weights": plain(case.weights),
+        "Recipe": plain(case.recipe or ""),
+    }
+    case_id = plain(record.case_id)
+    mark = name.removeprefix(case_id).removeprefix(" · ")
+    first, *words = case_id.split() or [""]
+    if first != parts["Model"]:  # a name that was not made of the settings
+        return {"Case": case_id} | parts | {"mark": mark}
+    others = [word for word in words if word not in {*parts.values(), f"b{case.batch}", case.dtype, "auto"}]
+    quality = [word for word in others if word.startswith("quality(")]
+    settings = dict(word.split("=", 1) for word in others if "=" in word and word not in quality)
+    rest = [word for word in others if "=" not in word and word not in quality]
+    return (
+        parts
+        | {f"{key}=": value for key, value in settings.items()}
+        | {"quality": " ".join(quality), "rest": " ".join(rest), "mark": mark}
+    )
+
+
+def _with_room(labels: Sequence[str], values: Mapping[str, Sequence[str]], width: int) -> list[str]:
+    """Select the labels that become columns: model and case always, others while there is room.
+
+    A setting becomes one when rows differ in its value, and not only in having it.
+    """
+    chosen, room = [], width
+    for label in labels:
+        given = {value for value in values[label] if value}
+        taken = max(map(len, [label, *given])) + _GAP
+        sweep = "=" not in label or len(given) > 1
+        if label in ("Model", "Case") or (taken <= room and sweep and label not in _NEVER):
+            chosen.append(label)
+            room -= taken
+    return chosen
+
+
+def _words(labels: Sequence[str], part: Mapping[str, str]) -> str:
+    return ", ".join(_in_words(label, part[label]) for label in labels if part.get(label))
+
+
+def _in_words(label: str, value: str) -> str:
+    return f"{label}{value}" if label.endswith("=") else _TITLES.get(label, "{}").format(value)
+
+
+def _column(label: str, parts: Mapping[str, Mapping[str, str]]) -> Column[Record]:
+    return Column(
+        label.rstrip("="),
+        numeric=label in _NUMERIC,
+        cell=lambda record: text_cell(parts[record.record_id].get(label, "")),
+    )

@@ -1,0 +1,66 @@
+"""Words about unsteady times: by how much the calls differed, and the load of the machine meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from arvbench.reports.cases import measured
+from arvbench.reports.numbers import EN_DASH, significant
+from arvbench.results.schema import HostLoad, Measured, Record
+
+_AGREEING = 3
+"""Warm-up calls whose times have to agree."""
+_AGREEMENT = 0.05
+"""Difference that they may have, relative to the shortest."""
+
+
+def unsteady_records(records: Iterable[Record]) -> list[Record]:
+    """Select the records whose times were unsteady."""
+    return [record for record, outcome in measured(records) if not outcome.warmup.steady]
+
+
+def unsteady_text(records: Sequence[Record]) -> str:
+    """Describe what was seen in one or several unsteady records; "" for none."""
+    outcomes = [outcome for _, outcome in measured(unsteady_records(records))]
+    if not outcomes:
+        return ""
+    seen = [*_calls(outcomes), *_load([load for outcome in outcomes if (load := outcome.host_load) is not None])]
+    return "; ".join(seen)
+
+
+def _calls(outcomes: Sequence[Measured]) -> list[str]:
+    """Describe the warm-up calls that were too few, that differed, and those that agreed before a trend."""
+    warmups = [outcome.warmup.samples_ns for outcome in outcomes]
+    short = [len(calls) for calls in warmups if len(calls) < _AGREEING]
+    spreads = [_spread(calls) for calls in warmups if len(calls) >= _AGREEING]
+    differing = [spread for spread in spreads if spread > _AGREEMENT]
+    texts = []
+    if short:
+        texts.append(f"{_range(short)} warm-up call{'s' if max(short) != 1 else ''}, of {_AGREEING} that are needed")
+    if differing:
+        texts.append(f"the last warm-up calls differed by {_range([100 * spread for spread in differing])} %")
+    if len(differing) < len(spreads):
+        texts.append("times still rose or fell in the timed calls")
+    return texts
+
+
+def _load(loads: Sequence[HostLoad]) -> list[str]:
+    """Describe the load; nothing when it is unknown."""
+    if not loads:
+        return []
+    others, stolen = [load.other_cores for load in loads], [load.stolen_cores for load in loads]
+    cores, average = loads[0].cores, _range([load.load_average for load in loads])
+    texts = [f"other processes kept {_range(others)} of {cores} cores busy meanwhile (load average {average})"]
+    if max(stolen) >= 0.05:
+        texts.append(f"the hypervisor took {_range(stolen)} cores away")
+    return texts
+
+
+def _spread(calls: Sequence[int]) -> float:
+    last = calls[-_AGREEING:]
+    return (max(last) - min(last)) / min(last) if min(last) > 0 else 0.0
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = (str(end) if isinstance(end, int) else significant(end, 2) for end in (min(values), max(values)))
+    return low if low == high else f"{low}{EN_DASH}{high}"
