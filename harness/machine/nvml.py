@@ -86,7 +86,7 @@ def throttle_names(bits: int) -> tuple[str, ...]:
 def _open(uuid: str) -> Any:
     """Return NVML's handle of a GPU; None without NVML and for a MIG slice.
 
-    The UUID of a slice is of another kind, and the clocks of its GPU are shared.
+    A slice has another kind of UUID, and shares the clocks of its GPU.
     """
     import pynvml
 

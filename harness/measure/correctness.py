@@ -207,10 +207,10 @@ def _with_teacher_forcing(
 
 
 def _replayable(settings: SamplingSettings) -> tuple[SamplingSettings, list[str]]:
-    """Return settings that allow the replay of a path of tokens, and the names of the settings that they switch off.
+    """Return settings under which a path of tokens can be replayed, and the names of the settings they switch off.
 
-    more_smooth feeds a mixture of codes forward instead of the drawn token, so a path of tokens does not determine its
-    logits. The work of the transformer is equal without it.
+    more_smooth feeds mixed codes forward instead of the drawn token, so a path of tokens does not determine its logits.
+    The transformer does equal work without it.
     """
     replayable = settings.replayable()
     return replayable, [name for name, value in settings if getattr(replayable, name) != value]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> list[Check]:
     """Replay one fixture with `backend` on `device` and return one check per recorded output.
 
-    Raises FixtureError for a fixture that cannot be used, HostError where there is no such device.
+    Raises FixtureError for a fixture that cannot be used, HostError for a device that this machine lacks.
     """
     from arvbench.adapters.loading import usable_device
     from arvbench.errors import CheckpointError, UnknownName

@@ -1,6 +1,6 @@
 """Replay of fixtures: repeat the official runs with our sampler, under the names that the fixtures use.
 
-`Replay` is the interface of a kind of fixture, `FamilyReplay` the common part of all model families.
+`Replay` is the interface for one kind of fixture, `FamilyReplay` the part shared by all model families.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The seam of all extractors, and their table.
+"""The interface of extractors, and their table.
 
 Shapes   B images of one call, D features of a layer
 Range    images uint8 0..255 (B, 3, H, W); features fp32

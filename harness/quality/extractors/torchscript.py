@@ -24,7 +24,7 @@ TRUST_VARIABLE = "ARVBENCH_TRUSTED_TORCHSCRIPT"
 
 
 def is_torchscript(path: Path) -> bool:
-    """Return True for a TorchScript archive; files of `torch.save` are zip archives as well, and are not."""
+    """Return True for a TorchScript archive; False for other files, also for the zip archives of `torch.save`."""
     if not zipfile.is_zipfile(path):
         return False
     try:

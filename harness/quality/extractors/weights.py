@@ -1,7 +1,7 @@
-"""Weights of the extractors: the published files, the places where they are searched, and their digests.
+"""Weights of the extractors: the published files, the places to look for them, and their digests.
 
-They are not part of this package. A file is searched in this order: the path that the user gave, the environment
-variable, the cache folder (`$ARVBENCH_CACHE/weights`, else `~/.cache/arvbench/weights`), the Hugging Face cache. With
+They are not part of this package. The places, in this order: the path that the user gave, the environment variable, the
+cache folder (`$ARVBENCH_CACHE/weights`, else `~/.cache/arvbench/weights`), the Hugging Face cache. With
 ARVBENCH_DOWNLOAD=1 a missing file is fetched from the Hugging Face hub. Otherwise the error names the file, its
 address, its sha256 and the place for it: never a silent download, never a silent skip.
 

@@ -1,9 +1,9 @@
 """Frechet distance of two Gaussians, its bootstrap interval, and its value for infinitely many samples.
 
-FD = |m - m_r|^2 + tr S + tr S_r - 2 tr (S_r^1/2 S S_r^1/2)^1/2, all in float64. The last trace is the sum of the square
-roots of the eigenvalues of R S R^T, a symmetric matrix with R^T R = S_r. Every root R of S_r gives these eigenvalues;
-here it is S_r^1/2 rotated into triangular form, computed once per reference. Eigenvalues that rounding made negative
-count as zero; their share is reported.
+FD = |m - m_r|^2 + tr S + tr S_r - 2 tr (S_r^1/2 S S_r^1/2)^1/2, all in float64. The last trace sums the square roots of
+the eigenvalues of R S R^T, a symmetric matrix with R^T R = S_r. Every root R of S_r gives these eigenvalues; here it is
+S_r^1/2 rotated into triangular form, computed once per reference. Eigenvalues that rounding made negative count as
+zero; their share is reported.
 
 Shapes   N samples, M reference images, D features, W weightings of the samples
 Range    FD >= 0 up to rounding: equal sets may give -1e-12; 0 is best
@@ -33,7 +33,7 @@ _BLOCK = 4096
 INFINITY_SIZES = 15
 """Number of sample sizes in the fit, as published."""
 _SMALLEST_SHARE = 10
-"""Ratio of N to the smallest size of the fit, as published (5,000 of 50,000)."""
+"""Ratio of N to the smallest sample size in the fit, as published (50,000 to 5,000)."""
 _FEWEST_AT_INFINITY = 150
 
 
@@ -50,7 +50,7 @@ class Frechet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceRoot:
-    """Moments of a reference and a square root of its covariance, the slow half of every distance to it."""
+    """Moments of a reference, and a square root of its covariance: the slow half of every distance."""
 
     moments: Moments
     root_DD: Tensor
@@ -76,7 +76,7 @@ class ReferenceRoot:
 
 
 def frechet_distance(samples: Moments, reference: Moments | ReferenceRoot) -> Frechet:
-    """Return the distance of two sets of moments of D dimensions.
+    """Return the distance between the moments of two sets, both in D dimensions.
 
     A `ReferenceRoot` halves the work of every further call. Raises UserError for moments that are not finite, of
     different D, or with an asymmetric covariance.
@@ -91,7 +91,7 @@ def frechet_distance(samples: Moments, reference: Moments | ReferenceRoot) -> Fr
 
 
 def frechet_of_features(samples_ND: Tensor, reference_MD: Tensor) -> Frechet:
-    """Return the distance of two sets of features, exact for all N, M >= 2, and fast when both N and M are below D.
+    """Return the distance between two sets of features, exact for all N, M >= 2, and fast if N and M are below D.
 
     In the fast case both covariances have low rank, and tr (S_r^1/2 S S_r^1/2)^1/2 is the sum of the singular values of
     the (N, M) product of centred features: no (D, D) matrix, and no null directions whose rounding a root magnifies.
@@ -120,7 +120,7 @@ def frechet_of_features(samples_ND: Tensor, reference_MD: Tensor) -> Frechet:
 def _upper_of_product(root_DD: Tensor, cov_DD: Tensor) -> Tensor:
     """Return R S R^T in the upper triangle; the entries below the diagonal are undefined.
 
-    LAPACK's reduction of the eigenproblem S R^T R x = l x needs a quarter of the work of two matrix products.
+    LAPACK reduces the eigenproblem S R^T R x = l x with a quarter of the work of two matrix products.
     """
     from scipy.linalg.lapack import dsygst
 
@@ -149,12 +149,12 @@ def bootstrap_frechet(
     strata_N: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Bootstrap:
-    """Return the 95 % interval of the expected distance of N samples (not of infinitely many); the reference is exact.
+    """Return the 95 % interval of the distance expected for N samples (not infinitely many); the reference is exact.
 
-    Each replicate draws N of the N samples with replacement. A resample holds about 63 % distinct images and lies
-    further from the reference than the samples, so the replicates are shifted to have the value as their mean: the
-    interval shows how much the value would change with other samples of equal number. The bias of FD at this N stays
-    in both; `frechet_at_infinity` estimates it.
+    Each replicate draws N of the N samples with replacement. A resample has about 63 % distinct images and lies further
+    from the reference than the samples, so the replicates are shifted to have the value as their mean: the interval
+    shows how much the value would change with other samples of equal number. The bias of FD at this N stays in both;
+    `frechet_at_infinity` estimates it.
 
     `strata_N` are class labels, for samples with a fixed number of images per class: images are then resampled within
     their class. Resampling across classes would add a spread of class counts that these samples do not have.

@@ -9,7 +9,7 @@ of classes in a split bounds it.
 
 Shapes   N images, C classes
 Range    1 .. C
-Source   Salimans et al. 2016 (arXiv:1606.03498); PROTOCOLS section 1
+Source   Salimans et al. 2016 (arXiv:1606.03498); openai/guided-diffusion, evaluations/evaluator.py
 """
 
 from __future__ import annotations

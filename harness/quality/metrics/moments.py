@@ -1,7 +1,6 @@
-"""Mean and covariance of features, streamed in float64.
+"""Mean and covariance of features, from sums of x and x x^T streamed in float64.
 
 Shapes   B feature vectors of a block, N of all blocks, D dimensions
-Source   PROTOCOLS section 7, item 7: sums of x and of x x^T in float64, N - 1 in the denominator
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Moments:
     def with_fp32_mean(self) -> Moments:
         """Return a copy with the mean rounded to fp32, to match evaluators that average in fp32.
 
-        It moves FD by about 4e-7 of its value.
+        This moves FD by about 4e-7 of its value.
         """
         return replace(self, mean_D=self.mean_D.float().double())
 

@@ -3,7 +3,7 @@
 An image's ball reaches to its k-th nearest neighbour in its own set: the (k + 1)-th smallest distance, itself included.
 
 precision  share of samples in a ball of the reference     recall    share of the reference in a ball of the samples
-density    balls of the reference over each sample, / k    coverage  share of reference balls that hold a sample
+density    balls of the reference over each sample, / k    coverage  share of reference balls that contain a sample
 
 Arithmetic of the distances
 fp16-blocks  ADM's evaluator: squared distances in fp16, see `_Fp16Block`; ties under <= raise P and R by ~0.002
@@ -16,7 +16,8 @@ values.
 
 Shapes   N samples, M reference images, D features; R rows and C columns of a block
 Range    0..1; density 0 and up
-Source   Kynkaanniemi et al. 2019 (arXiv:1904.06991); Naeem et al. 2020 (arXiv:2002.09797); PROTOCOLS section 1
+Source   Kynkaanniemi et al. 2019 (arXiv:1904.06991); Naeem et al. 2020 (arXiv:2002.09797); fp16-blocks:
+         openai/guided-diffusion, evaluations/evaluator.py
 """
 
 from __future__ import annotations
@@ -40,12 +41,16 @@ _FP16_MAX = 65504.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionRecall:
+    """Two shares, 0..1."""
+
     precision: float
     recall: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prdc:
+    """Three shares, 0..1, and the density, 0 and up."""
+
     precision: float
     recall: float
     density: float
@@ -73,6 +78,7 @@ class Distances:
     device: torch.device | str = "cpu"
 
     def tiles(self, rows_ND: Tensor, columns_MD: Tensor) -> Iterator[Tile]:
+        """Yield the distances from every row to every column, in tiles."""
         for first_row in range(0, len(rows_ND), self.block):
             u_RD = rows_ND[first_row : first_row + self.block].to(self.device, torch.float32)
             for first_column in range(0, len(columns_MD), self.block):
@@ -110,7 +116,7 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Return improved precision and recall of two sets of features, fp32; inside means distance <= radius.
 
-    Needs, beside the features, about 0.5 GiB on the device, whatever N and M. Raises UserError for fewer than k + 1
+    Takes about 0.5 GiB on the device besides the features, for any N and M. Raises UserError for fewer than k + 1
     images on a side, different D, or features that are not finite.
     """
     _check(samples_ND, reference_MD, k)
@@ -127,9 +133,9 @@ def precision_recall(
 def density_coverage(
     samples_ND: Tensor, reference_MD: Tensor, k: int = 5, distances: Distances = Distances("euclidean")
 ) -> Prdc:
-    """Return density and coverage, with precision and recall as in that paper's code; inside means distance < radius.
+    """Return density and coverage, with precision and recall as in their paper's code; inside means distance < radius.
 
-    Needs, beside the features, about 0.7 GiB on the device, whatever N and M. Raises UserError as `precision_recall`.
+    Takes about 0.7 GiB on the device besides the features, for any N and M. Raises UserError as `precision_recall`.
     """
     _check(samples_ND, reference_MD, k)
     with full_precision(torch.device(distances.device)):

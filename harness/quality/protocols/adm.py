@@ -9,7 +9,7 @@ precision, recall k = 3, squared distances, in the evaluator's fp16 blocks
 *-fp32            precision and recall in plain fp32
 fid-infinity      FID extrapolated to infinitely many samples; not part of the evaluator
 
-Source   openai/guided-diffusion, evaluations/evaluator.py, as PROTOCOLS sections 1 and 7 state it
+Source   openai/guided-diffusion, evaluations/evaluator.py
 """
 
 from __future__ import annotations

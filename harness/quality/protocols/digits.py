@@ -1,7 +1,7 @@
 """Protocol `digits-cnn`: the offline protocol of the demo models, on the package's own digit classifier.
 
-Its numbers compare demo models with each other, and with nothing published. torch-fidelity's metrics on float64
-features, label accuracy, density and coverage, FID by class and at infinitely many images.
+Its numbers compare demo models with each other, and with nothing published. The metrics are torch-fidelity's, on
+float64 features; label accuracy; density and coverage; FID by class, and at infinitely many images.
 
 label-accuracy  share of samples that the classifier assigns to their own label, 0..1
 

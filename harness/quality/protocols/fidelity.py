@@ -1,8 +1,8 @@
-"""Protocol `torch-fidelity`: ISC, FID, KID, precision and recall as that library computes them, by calling it.
+"""Protocol `torch-fidelity`: ISC, FID, KID, precision and recall by that library's own functions.
 
-The library's functions get features in fp32 and its own defaults: ten shuffled splits, a hundred subsets of a thousand
-images, three neighbours. The functions here serve other extractors too, with float64 features if `dtype` says it: the
-library keeps the mean of fp32 features in fp32.
+They get fp32 features and the library's defaults: ten shuffled splits, a hundred subsets of a thousand images, three
+neighbours. The functions here serve other extractors too. `dtype` may ask for float64 features, because the library
+keeps the mean of fp32 features in fp32.
 
 Shapes   N samples, M reference images, D features, C classes
 """

@@ -122,10 +122,10 @@ class Metric:
     fewest: int = 1
     """Fewest samples that define it, and fewest reference images if it reads their features."""
     optional: bool = False
-    """True for a metric to leave out, with a finding, when it cannot be computed and was not requested by name."""
+    """True: left out, with a finding, when it cannot be computed and was not requested by name."""
     why_not: Callable[[ImageSource, Extractor, Tensor | None], str | None] | None = None
-    """Function of samples, extractor and reference labels (M,): the reason, besides too few samples, why an optional
-    metric cannot be computed, or None when it can."""
+    """(samples, extractor, reference labels (M,)) -> reason, besides too few samples, why an optional metric cannot be
+    computed, or None when it can."""
     check: Callable[[], None] | None = None
     """Raises UserError or HostError when this machine cannot compute it; called before any image is read."""
 
@@ -154,16 +154,16 @@ class EvaluationProtocol:
 
 def reference_layers(uses: Iterable[tuple[str, Sequence[Metric]]]) -> dict[str, dict[str, Reads]]:
     """Return extractor -> layer -> reference data that the (extractor, metrics) pairs read."""
-    needs: dict[str, dict[str, Reads]] = {}
+    by_extractor: dict[str, dict[str, Reads]] = {}
     for extractor, metrics in uses:
-        whole = {metric.layer for metric in metrics if metric.reads == "features"}
-        read = dict.fromkeys(metric.layer for metric in metrics if metric.reads is not None)
+        of_features = {metric.layer for metric in metrics if metric.reads == "features"}
+        names = dict.fromkeys(metric.layer for metric in metrics if metric.reads is not None)
         # Layers of moments alone come first; reference files keep this order, and their digest depends on it.
-        for layer in sorted(read, key=lambda layer: layer in whole):
-            layers = needs.setdefault(extractor, {})
+        for layer in sorted(names, key=lambda layer: layer in of_features):
+            layers = by_extractor.setdefault(extractor, {})
             if layers.get(layer) != "features":
-                layers[layer] = "features" if layer in whole else "moments"
-    return needs
+                layers[layer] = "features" if layer in of_features else "moments"
+    return by_extractor
 
 
 PROTOCOLS: Registry[EvaluationProtocol] = Registry(

@@ -4,7 +4,7 @@ It differs from InceptionV3 in three points: average pools do not count padding,
 maximum, and there are 1,008 logits. `network.py` runs it, `tf_graph.py` reads its weights from TensorFlow's file.
 
 Shapes   N images, 299 x 299 pixels
-Sources  Szegedy et al. 2016 (arXiv 1512.00567); names of the weights as in torch-fidelity and pytorch-fid, scopes as
+Sources  Szegedy et al. 2016 (arXiv:1512.00567); names of the weights as in torch-fidelity and pytorch-fid, scopes as
          in classify_image_graph_def.pb (torch-fidelity's converter)
 """
 

@@ -174,9 +174,9 @@ def _merge(block: Block, folded: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[T
 
 
 def checked_tensors(tensors: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
-    """Return the state dict when its names and shapes are those of the network; `source` is named in errors.
+    """Return the state dict if its names and shapes fit the network; errors name `source`.
 
-    Raises MisfitError that lists what does not fit, CheckpointError for a weight that is NaN or infinite.
+    Raises MisfitError with a list of the misfits, CheckpointError for a weight that is NaN or infinite.
     """
     skeleton = on_meta(_skeleton)
     counters = {name: torch.tensor(0) for name in skeleton.state_dict() if name.endswith(".num_batches_tracked")}

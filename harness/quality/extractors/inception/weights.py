@@ -1,4 +1,4 @@
-"""Weights of the Inception of 2015-12-05 as tensors, from any of the published files.
+"""The Inception of 2015-12-05: its weights as tensors, from any published file.
 
 No file runs code: pickles are read as tensors only, and TensorFlow's graph by a parser of its constants.
 """
@@ -23,6 +23,8 @@ PREPROCESSING = (
 
 @dataclass(frozen=True, slots=True)
 class InceptionWeights:
+    """Weights read from one file."""
+
     tensors: dict[str, Tensor]
     """State dict with the names of torch-fidelity and pytorch-fid."""
     sha256: str
