@@ -78,9 +78,8 @@ def _merge(spec: ModelSpec, files: Mapping[str, Path]) -> dict[str, Tensor]:
 
 
 def _write(tensors: Mapping[str, Tensor], out: Path, metadata: dict[str, str]) -> None:
-    from safetensors.torch import save_file
-
+    from arvbench.disk import save_tensors
     from arvbench.harness.training.output import staged
 
     with staged(out.parent) as folder:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / out.name, metadata)
+        save_tensors(tensors, folder / out.name, metadata)

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
 from arvbench.adapters.checkpoints import sha256_of
+from arvbench.disk import save_tensors
 from arvbench.harness.data.digits import IMAGE_PX, Digits, load_digits_rgb
 from arvbench.harness.quality.extractors.digits_cnn import WEIGHTS_FILE, DigitsCnn
 from arvbench.harness.quality.reference.digits import REFERENCE_FILE, digits_statistics, save_digits_statistics
@@ -140,7 +140,7 @@ class ClassifierTraining(Training):
         wall_s = time.perf_counter() - started
 
         weights, statistics = out_dir / WEIGHTS_FILE, out_dir / REFERENCE_FILE
-        save_file({name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}, weights)
+        save_tensors(trained.model.state_dict(), weights)
         save_digits_statistics(digits_statistics(trained.model, digits, sha256_of(weights)), statistics)
         record = {
             "name": self.name,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.checkpoints import random_tensors
@@ -18,6 +17,7 @@ from arvbench.adapters.loading import assemble, build_sampler, bundle_name, meta
 from arvbench.adapters.pixels import from_uint8
 from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
 from arvbench.adapters.settings import SamplingSettings
+from arvbench.disk import save_tensors
 from arvbench.harness.data.digits import Digits, load_digits_rgb
 from arvbench.harness.training import Progress, Training
 from arvbench.harness.training.reproducible import provenance, reproducible
@@ -154,4 +154,4 @@ def save_bundle(sampler: Sampler, path: Path) -> None:
         for part, module in sampler.modules().items()
         for name, tensor in module.state_dict().items()
     }
-    save_file(tensors, path)
+    save_tensors(tensors, path)

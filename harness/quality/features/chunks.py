@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from arvbench.errors import HostError, UserError
+from arvbench.disk import cannot_write, save_tensors
+from arvbench.errors import UserError
 from arvbench.files import locked, replacing, temporaries, write_whole
 from arvbench.harness.machine.environment import library_versions, source_sha256
 from arvbench.harness.quality.extractors.extractor import Extractor
@@ -202,7 +202,7 @@ def claim_folder(work: Path, source: ImageSource, layers: LayerRequest) -> None:
                 raise UserError(f"work folder {work} is not empty and was not made by arvbench; choose another")
             write_whole(task, key)
     except OSError as error:
-        raise UserError(f"cannot write to work folder {work}: {error.strerror or error}") from error
+        raise cannot_write(f"to work folder {work}", error) from error
 
 
 def run_chunks(source: ImageSource, layers: LayerRequest, work: Path, progress: Progress | None = None) -> None:
@@ -239,8 +239,8 @@ def _chunk_lock(path: Path) -> Iterator[bool]:
         try:
             free = stack.enter_context(locked(lock, wait=False))
         except OSError as error:
-            text = f"cannot write to work folder {path.parent}: {lock.name}: {error.strerror or error}"
-            raise UserError(text) from error
+            where = f"to work folder {path.parent}: {lock.name}"
+            raise cannot_write(where, error, kept="finished chunks are intact") from error
         yield free
 
 
@@ -250,12 +250,9 @@ def _write_chunk(path: Path, source: ImageSource, layers: LayerRequest, chunk: i
     tensors = _extract_chunk(source, layers, chunk)
     try:
         with replacing(path) as part:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+            save_tensors(tensors, part)
     except OSError as error:
-        raise HostError(
-            f"cannot write {path}: {error.strerror or error}; finished chunks are intact: make room and run the same "
-            "command again"
-        ) from error
+        raise cannot_write(path, error, kept="finished chunks are intact") from error
 
 
 def _chunk_path(work: Path, chunk: int) -> Path:

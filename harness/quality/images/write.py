@@ -12,7 +12,7 @@ Shapes   N images, n images in a piece
 
 from __future__ import annotations
 
-import errno
+import io
 import json
 import os
 import shutil
@@ -28,6 +28,7 @@ from numpy.lib import format as npy
 from PIL import Image
 from torch import Tensor
 
+from arvbench.disk import cannot_write
 from arvbench.errors import HostError, UserError
 from arvbench.files import claimed
 from arvbench.harness.quality.identity import digest_of_images, image_digests
@@ -43,8 +44,6 @@ FEWEST_DIGITS = 6
 _PNG_LEVEL = 1
 """Compression level: files are a third larger than with the default, and written several times as fast."""
 SUFFIXES = (".npz", ".safetensors")
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""Errors of the machine, not of the given path."""
 
 
 def write_images(path: Path, source: ImageSource, *, replace: bool = False, progress: Progress | None = None) -> str:
@@ -131,7 +130,9 @@ def write_folder(
 
     def save(images_n3HW: Tensor) -> None:
         for image_HW3 in images_n3HW.permute(0, 2, 3, 1).contiguous().numpy():
-            Image.fromarray(image_HW3).save(part / next(remaining), format="PNG", compress_level=_PNG_LEVEL)
+            encoded = io.BytesIO()  # Pillow's own writing has an error without a number for a full disk
+            Image.fromarray(image_HW3).save(encoded, format="PNG", compress_level=_PNG_LEVEL)
+            (part / next(remaining)).write_bytes(encoded.getbuffer())
 
     with _replacing(path, source, folder=True) as part:
         digest = _write_pieces(source, save, progress)
@@ -182,8 +183,7 @@ def _replacing(path: Path, source: ImageSource, *, folder: bool = False) -> Iter
     except BlockingIOError as error:
         raise UserError(f"another process is writing {path.name} just now") from error
     except OSError as error:
-        kind = HostError if error.errno in _DISK_ERRORS else UserError
-        raise kind(f"cannot write {path}: {error.strerror or error}; nothing is left of it") from error
+        raise cannot_write(path, error, kept="nothing is left of it") from error
 
 
 def _check_room(path: Path, source: ImageSource) -> None:
@@ -192,4 +192,4 @@ def _check_room(path: Path, source: ImageSource) -> None:
         return
     needed, free = _image_bytes(source), shutil.disk_usage(path.parent).free
     if needed > free:
-        raise HostError(f"{path} needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: make room first")
+        raise HostError(f"{path} needs {needed / 2**20:,.1f} MiB, {free / 2**20:,.1f} MiB are free: make room first")

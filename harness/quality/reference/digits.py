@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from arvbench.disk import save_tensors
 from arvbench.errors import CheckpointError, ContractError
 from arvbench.harness.data.digits import Digits
 from arvbench.harness.quality.extractors.digits_cnn import DATA, FEATURES, NAME, REMAKE, DigitsCnn
@@ -69,7 +69,7 @@ def save_digits_statistics(statistics: DigitsStatistics, path: Path) -> None:
         "labels": statistics.labels_N,
     }
     # One metadata entry: the order of several is not fixed, and the file's digest is recorded.
-    save_file(tensors, path, metadata={"identity": json.dumps(identity, sort_keys=True)})
+    save_tensors(tensors, path, metadata={"identity": json.dumps(identity, sort_keys=True)})
 
 
 def load_digits_statistics(path: Path = DATA / REFERENCE_FILE) -> DigitsStatistics:

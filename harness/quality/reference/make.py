@@ -8,7 +8,6 @@ Shapes   N images, K kept ones, n images read at a time, D features of a layer
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import zipfile
@@ -24,7 +23,8 @@ from torch import Tensor
 
 import arvbench
 from arvbench.adapters.checkpoints import sha256_of
-from arvbench.errors import HostError, UserError
+from arvbench.disk import cannot_write
+from arvbench.errors import UserError
 from arvbench.files import claimed
 from arvbench.harness.data import DATA_SETS
 from arvbench.harness.machine.environment import library_versions
@@ -115,7 +115,7 @@ def check_output(out: Path, *, force: bool) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to {out.parent}: {error.strerror or error}") from error
+        raise cannot_write(f"to {out.parent}", error) from error
     if not os.access(out.parent, os.W_OK):
         raise UserError(f"cannot write to {out.parent}: permission denied")
 
@@ -273,6 +273,4 @@ def _replacing(out: Path, *, force: bool) -> Iterator[Path]:
     except BlockingIOError as error:
         raise UserError(f"another process is writing {out} just now") from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "make room and run the same command again" if full else "choose another place"
-        raise HostError(f"cannot write {out}: {error.strerror or error}; {hint}") from error
+        raise cannot_write(out, error) from error
