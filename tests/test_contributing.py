@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md does what it says: for every row, a dummy of that kind is added and appears where it should.
+"""CONTRIBUTING.md is true: for every row, a dummy of that kind is added and appears where it should.
 
 The dummies (dummies.py and dummy_family.py in tests/support) are added as a newcomer adds them, but in a scope of the
 table or in a package of another distribution. `ROWS` are the tests by the first column of CONTRIBUTING's table.
@@ -204,7 +204,7 @@ def test_a_metric(scope, samples, capsys, monkeypatch) -> None:
 
 @row("a data set")
 def test_a_data_set(scope, samples, capsys) -> None:
-    """It is a reference by its name, of which statistics can be made."""
+    """It is a reference by its name, and statistics can be made from it."""
     scope.enter_context(EXTRACTORS.scoped("dummy-extractor", "dummies:load_extractor"))
     scope.enter_context(PROTOCOLS.scoped("dummy-protocol", "dummies:COMPARING"))
     scope.enter_context(DATA_SETS.scoped("dummy-images", "dummies:DummyImages"))

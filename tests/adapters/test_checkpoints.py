@@ -155,7 +155,7 @@ def test_a_pickle_that_runs_code_does_not_run(spec, folder, protocol):
     assert not victim.exists()
 
 
-def test_a_file_without_a_state_dict_says_what_it_holds(spec, folder):
+def test_the_content_of_a_file_without_a_state_dict_is_named(spec, folder):
     torch.save({"epoch": 3, "note": "text"}, folder / "tiny.pth")
     assert "no state dict" in refused(spec, folder)
     assert "epoch, note" in refused(spec, folder)
@@ -187,7 +187,7 @@ def test_weights_are_located_without_being_read(spec, folder):
             locate_weights(spec, weights)
 
 
-def test_the_hub_is_asked_for_the_official_files(spec, folder, monkeypatch):
+def test_official_files_are_requested_from_the_hub(spec, folder, monkeypatch):
     requests = []
 
     def download(repo, name):
@@ -199,7 +199,7 @@ def test_the_hub_is_asked_for_the_official_files(spec, folder, monkeypatch):
     assert requests == [("nobody/nothing", "tiny.pth"), ("nobody/nothing", "vae.pth")]
 
 
-def test_a_hub_that_cannot_be_reached_says_what_to_do(spec, monkeypatch):
+def test_an_unreachable_hub_is_reported_with_the_remedy(spec, monkeypatch):
     def download(repo, name):
         raise OSError("no route to host")
 

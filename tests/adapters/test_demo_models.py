@@ -94,7 +94,7 @@ def test_planned_flops_equal_the_counted_ones_up_to_the_tokenizer(sampler):
     with counted_flops() as flops:
         draw(sampler, range(3), observer=flops)
     plan = [step.flops for step in sampler.schedule(sampler.spec.settings, batch=3)]
-    # The count may have more: what the tokenizer does between the scales (phi convolutions), never less.
+    # The count may be larger, by the tokenizer's work between the scales (phi convolutions), but never smaller.
     most = 0.1 * max(plan)
     assert all(0 <= count - cached_schedule <= most for count, cached_schedule in zip(flops.steps, plan, strict=True))
 

@@ -58,7 +58,7 @@ def test_tokens_see_their_group_and_nothing_further():
     assert moved_by(13) == []
 
 
-def test_special_tokens_decide_the_first_parallel_pass_and_what_follows():
+def test_special_tokens_decide_the_first_parallel_pass_and_the_later_ones():
     sampler = build_sampler(tiny_token_grid("par"), weights="random:1")
     tokens = sampler.from_raster(torch.arange(16).view(1, 16))
     before = sampler.teacher_forced(tokens, [1])[0]

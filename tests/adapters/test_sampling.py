@@ -32,7 +32,7 @@ def test_filtering_leaves_its_input_alone():
     assert torch.equal(logits, before)
 
 
-def test_the_nucleus_is_taken_of_what_top_k_left():
+def test_the_nucleus_is_taken_from_the_tokens_of_top_k():
     # Of all four, 0.5 + 0.25 reach 0.7; of the best two, 0.5 / 0.75 = 0.67 do not, and both stay.
     logits = torch.tensor([[[0.5, 0.25, 0.15, 0.1]]]).log()
     assert filter_logits(logits, None, 0.7).isfinite().sum() == 2

@@ -1,4 +1,4 @@
-"""Settings, cache policies and what goes with what: refused with a sentence, in every family."""
+"""Settings and cache policies that are invalid or do not go together: refused with a sentence, in every family."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_rounding_and_the_third_rule_differ_only_where_fp32_decides():
     assert different.float().mean() < 1e-5
     numbers = 255 * x[different].double() + 0.5
     assert (numbers - numbers.round()).abs().max() < 3e-5
-    # There is such a place: the rules have two names for a reason.
+    # There is such a value, so the two rules need two names.
     near = torch.arange(1, 256) / 255 - 0.5 / 255
     around = torch.cat([near, near.nextafter(torch.ones(255)), near.nextafter(torch.zeros(255))])
     assert not torch.equal(to_uint8(around, "round"), to_uint8(around, "127.5x+128"))

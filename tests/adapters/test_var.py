@@ -71,7 +71,7 @@ def test_smoothing_mixes_codes_without_changing_the_draws_of_the_first_scale(sam
     assert torch.equal(draw(sampler, settings=smooth).images, mixed.images)
 
 
-def test_what_the_condition_decides_is_computed_inside_the_first_step(sampler):
+def test_the_class_condition_is_computed_inside_the_first_step(sampler):
     inside = []
 
     class Watching(SilentObserver):
@@ -154,7 +154,7 @@ def test_decode_flops_equal_the_counted_ones(sampler):
 @pytest.mark.parametrize(
     ("labels", "message"), [([], "batch 0"), (3, "flat list"), ([[1]], "flat list"), (["a"], "list of integers")]
 )
-def test_labels_that_are_no_list_of_integers_are_refused(sampler, labels, message):
+def test_labels_other_than_a_list_of_integers_are_refused(sampler, labels, message):
     with pytest.raises(UserError, match=message):
         sampler.sample(labels, sampler.spec.settings, noise=PerImageNoise(0, [0]))
 

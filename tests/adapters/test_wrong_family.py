@@ -1,4 +1,4 @@
-"""A file of another family is refused, and the error says which family it is."""
+"""A file of another family is refused, and the error names that family."""
 
 from __future__ import annotations
 

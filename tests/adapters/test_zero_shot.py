@@ -69,7 +69,7 @@ def test_everything_kept_is_the_reconstruction_and_nothing_kept_a_new_sample(sam
     assert torch.equal(fresh.images, plain.images)
 
 
-def test_the_kept_half_of_the_picture_stays_what_it_was(sampler, digits):
+def test_the_kept_half_of_the_picture_does_not_change(sampler, digits):
     images, labels = digits
     keep = torch.zeros(len(images), 32, 32, dtype=torch.bool)
     keep[:, :16] = True
@@ -80,7 +80,7 @@ def test_the_kept_half_of_the_picture_stays_what_it_was(sampler, digits):
     assert kept < 0.25 * drawn
 
 
-def test_a_painted_in_half_makes_the_digit_that_is_asked_for(sampler, digits):
+def test_a_painted_in_half_makes_the_requested_digit(sampler, digits):
     images, labels = digits
     keep = torch.zeros(len(images), 32, 32, dtype=torch.bool)
     keep[:, :16] = True
@@ -133,7 +133,7 @@ def test_hmar_works_with_mask_schedules_that_it_was_not_tuned_for(schedule):
         (torch.ones(1, 32, 32, dtype=torch.bool), [1, 2], "1 images and 2 labels"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(sampler, digits, keep, labels, message):
+def test_images_masks_and_labels_that_do_not_fit_are_refused(sampler, digits, keep, labels, message):
     with pytest.raises(UserError, match=message):
         sampler.edit(digits[0][:1], keep, labels, sampler.spec.settings, noise=PerImageNoise(0, range(len(labels))))
 
@@ -161,7 +161,7 @@ def refused(sampler, monkeypatch):
     ("labels", "message"),
     [(1, "flat list"), ([], "batch 0"), ([0, 10], "label 10 is out of range"), (torch.ones(2), "integers")],
 )
-def test_an_edit_for_labels_that_are_none_is_refused(refused, labels, message):
+def test_an_edit_with_invalid_labels_is_refused(refused, labels, message):
     refused(message, labels=labels)
 
 

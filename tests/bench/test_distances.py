@@ -1,7 +1,7 @@
 """Times of the distances between sets of features: `pytest tests/bench/test_distances.py --benchmark-enable`.
 
 Enabled, sizes are those of an evaluation on ImageNet: 2048 features, 50,000 samples, 10,000 reference images. Disabled,
-every benchmark runs once on sizes of a test. Nothing is timed before it has agreed with its judge. All cores are used.
+every benchmark runs once on small sizes. Nothing is timed before it has agreed with its judge. All cores are used.
 
 Bars     Frechet distance 40 times as fast as scipy's sqrtm; precision and recall in 2 GiB beside the features
 """
@@ -61,7 +61,7 @@ def sizes(enabled) -> Sizes:
 
 @pytest.fixture(autouse=True)
 def _all_cores(_threads_as_before) -> Iterator[None]:
-    """These are matrix products; whatever they are compared with has all cores too."""
+    """Use all cores, as the compared libraries do."""
     torch.set_num_threads(os.cpu_count() or 1)
     yield
 
@@ -91,7 +91,7 @@ def once(benchmark, call, rounds: int = 1):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A pair of moments with what scipy's root of their product gives."""
+    """A pair of moments with its distance by scipy's root of the product, and scipy's time."""
 
     samples: Moments
     reference: Moments
@@ -177,7 +177,7 @@ def test_extrapolation(benchmark, sizes):
 
 
 def with_peak(benchmark, call):
-    """Run and time once; note the peak of the process above what was there before."""
+    """Run and time `call` once; note the peak of the process above its memory before."""
     probe = ProcessMemoryProbe()
     probe.release_unused()
     probe.begin_phase()

@@ -124,7 +124,7 @@ def test_torch_fidelity(benchmark, adm, fidelity, images, threads):
 
 def test_clean_fid_clean(benchmark, adm, program, images, threads):
     features = clean_fid("clean", program)
-    # Its resize is another one by design: what is compared is the network, on images that need none.
+    # Its resize differs by design, so the networks are compared on images that need no resize.
     same_size = torch.nn.functional.interpolate(images[:2], size=NETWORK_PX)
     assert_agree(features(same_size), adm(same_size))
     timed(benchmark, features, images, threads, "inception features")

@@ -1,4 +1,4 @@
-"""adaLN: the reference is what the models compute, and the Triton wrapper refuses what its kernel cannot do."""
+"""adaLN: the reference equals PyTorch's own modules, and the Triton wrapper refuses unsupported operands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def operands() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(R, TOKENS, C, generator=generator), torch.randn(R, 1, 6, C, generator=generator)
 
 
-def test_fp32_reference_is_bitwise_what_pytorch_computes():
+def test_fp32_reference_equals_pytorch_bit_for_bit():
     x, modulation = operands()
     gate, _, scale, _, shift, _ = modulation.unbind(2)
     expected = F.layer_norm(x, (C,), eps=1e-6).mul(scale.add(1)).add_(shift)
@@ -93,12 +93,12 @@ class TestWrapper:
             (lambda x, s, b: (x, s.clone().requires_grad_(), b), "no backward pass: use backend 'reference' to train"),
         ],
     )
-    def test_refuses_what_the_kernel_would_compute_wrongly(self, wrapper, change, message):
+    def test_refuses_operands_that_the_kernel_does_not_support(self, wrapper, change, message):
         x, modulation = operands()
         with pytest.raises(ContractError, match=message):
             wrapper.adaln_residual(*change(x, modulation[:, :, 0], x.clone()))
 
-    def test_modulate_refuses_the_same(self, wrapper):
+    def test_modulate_refuses_those_operands_too(self, wrapper):
         x, modulation = operands()
         scale, shift = modulation[:, :, 0], modulation[:, :, 1]
         with pytest.raises(ContractError, match="modulation must be"):

@@ -65,7 +65,7 @@ def test_an_unknown_backend_is_refused():
         select("fast", "cpu")
 
 
-def test_a_missing_triton_is_an_error_and_not_a_second_choice(monkeypatch):
+def test_a_missing_triton_is_an_error_without_a_fallback(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(HostError, match="install triton or choose backend 'reference'"):
         select("optimized", "cuda")

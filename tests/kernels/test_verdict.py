@@ -1,4 +1,4 @@
-"""The check that stands before every test verdict and every time."""
+"""The check before every test verdict and every time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_right_kernel_agrees_and_gets_its_call():
 
 
 @pytest.mark.parametrize("wrong", [skips_the_last_channel, ten_times_eps, one_pass_variance, unbiased_variance])
-def test_a_wrong_kernel_is_found_and_never_gets_a_call_to_time(wrong):
+def test_a_wrong_kernel_is_found_and_never_timed(wrong):
     spec = with_fast(wrong)
     assert not max_abs_err(spec, WORKLOAD, dtype=torch.float32, device="cpu").ok
     with pytest.raises(

@@ -147,7 +147,7 @@ def test_text_columns_sort_as_a_reader_would(page: Any) -> None:
 
 
 @one_window
-def test_printing_opens_what_was_closed(page: Any) -> None:
+def test_printing_opens_closed_details(page: Any) -> None:
     closed = "document.querySelectorAll('details:not([open])').length"
     before = page.evaluate(closed)
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")

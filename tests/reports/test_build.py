@@ -207,7 +207,7 @@ def test_runs_that_are_compared_keep_a_record_each(tmp_path: Path) -> None:
     assert "2 older records of the same cases are" in markdown
 
 
-def test_a_record_that_another_file_shows_is_not_told_as_missing(tmp_path: Path) -> None:
+def test_a_record_shown_from_another_file_is_not_counted_as_missing(tmp_path: Path) -> None:
     old, new = make.record(number=0), make.record(number=1)
     make.write_records(tmp_path / "before" / "records.jsonl", [old])
     make.write_records(tmp_path / "after" / "records.jsonl", [old, new])
@@ -260,7 +260,7 @@ def test_an_unwritable_place_is_a_user_error_and_leaves_nothing_behind(tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "records.jsonl"]
 
 
-def test_a_report_is_readable_by_whom_the_umask_says(tmp_path: Path) -> None:
+def test_a_report_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
     make.write_records(tmp_path / "records.jsonl", [make.incorrect()])
     plain = tmp_path / "plain"
     plain.touch()

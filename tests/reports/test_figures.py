@@ -1,4 +1,4 @@
-"""Contract of every figure of the sections, and promises of single figures."""
+"""Contract of all figures in the sections, and properties of single figures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_nothing_to_show_is_no_figure(name: str) -> None:
 
 @pytest.mark.parametrize("count", ["one", "many"])
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_has_a_title_axes_with_units_and_words_for_who_cannot_see_it(
+def test_a_figure_has_a_title_axes_with_units_and_a_text_alternative(
     name: str, count: str, records: list[Record]
 ) -> None:
     drawing = drawn(name, [one_record()] if count == "one" else records)
@@ -75,7 +75,7 @@ def test_ids_of_figures_on_one_page_are_distinct_and_every_reference_is_met(svgs
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_asks_for_nothing_and_has_no_color_of_its_own(name: str, svgs: dict[str, str]) -> None:
+def test_a_figure_loads_nothing_and_has_no_color_of_its_own(name: str, svgs: dict[str, str]) -> None:
     svg = svgs[name]
     assert not re.search(r"https?:|<style|<metadata|@import", svg)
     assert not [color for color in CSS_VARIABLES if color in svg]
@@ -153,7 +153,7 @@ def test_the_cache_plot_holds_plan_live_and_allocated_of_every_policy() -> None:
     assert len(flat) == 1, "only the storage of the static policy is constant"
 
 
-def test_memory_bars_add_up_to_what_was_held() -> None:
+def test_memory_bars_add_up_to_the_memory_in_use() -> None:
     record = make.record(batch=2)
     memory = record.outcome.memory
     (ax,) = drawn("memory", [record]).figure.axes

@@ -126,7 +126,7 @@ def test_columns_of_a_terminal_are_told_apart_by_protocol_or_else_by_id() -> Non
     assert "ffffee" in text.split("Quality")[1].split("──")[0] and "ffffeeee1111" in text
 
 
-def test_a_terminal_leaves_room_for_names_and_says_what_it_leaves_out() -> None:
+def test_a_terminal_leaves_room_for_names_and_counts_the_columns_left_out() -> None:
     quality = tuple(number(protocol=f"p{i}: fid", protocol_id=f"{i}", value=i) for i in range(7))
     text = in_terminal(make.record(weights="demo", quality=quality), width=36)
     assert "left to the report, for want of room: FID p5, FID p6" in " ".join(text.split())
@@ -198,7 +198,7 @@ def test_deviations_from_a_recipe_stand_with_the_official_value() -> None:
     ]  # fmt: skip
 
 
-def test_a_recipe_tells_what_changed_and_what_differs_anyway(tmp_path) -> None:
+def test_a_recipe_lists_changes_and_unavoidable_differences(tmp_path) -> None:
     kept, changed = by_recipe(number=0, case_id="kept"), by_recipe(number=1, settings={"cfg": 2.0})
     table = recipes_table([kept, changed, make.record(number=2)])
     assert [(cell.text, cell.tone) for cell in column(table, "Changed")] == [("nothing", "good"), ("cfg", "warn")]

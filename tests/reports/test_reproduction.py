@@ -56,13 +56,13 @@ def test_a_record_that_was_read_from_disk_gives_the_same_suite(recorded: list[Re
     assert reproduction_suite(read) == reproduction_suite(recorded)
 
 
-def test_only_what_differs_from_the_defaults_is_written(recorded: list[Record]) -> None:
+def test_only_differences_from_the_defaults_are_written(recorded: list[Record]) -> None:
     first, second, *_ = yaml.safe_load(reproduction_suite(recorded))["cases"]
     assert first == {"model": "demo/var", "weights": "demo"}
     assert second["quality"].keys() == {"protocols", "reference", "images", "metrics", "seed"}
 
 
-def test_a_case_that_was_measured_twice_is_asked_for_once(recorded: list[Record], tmp_path: Path) -> None:
+def test_a_case_that_was_measured_twice_appears_once(recorded: list[Record], tmp_path: Path) -> None:
     text = reproduction_suite([*recorded, *recorded])
     assert len(yaml.safe_load(text)["cases"]) == len(CASES)
 

@@ -50,7 +50,7 @@ def test_a_path_that_leaves_the_folder_is_not_read(tmp_path: Path, how: str) -> 
 
 
 @pytest.mark.parametrize("path", ["bad\x00name.png", "x" * 5000, "."])
-def test_a_path_that_is_none_is_reported(tmp_path: Path, path: str) -> None:
+def test_an_invalid_path_is_reported(tmp_path: Path, path: str) -> None:
     sheet = make.sample_sheet(tmp_path).model_copy(update={"path": path})
     assert load(sheet, tmp_path).data_uri is None
 

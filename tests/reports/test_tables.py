@@ -52,7 +52,7 @@ def test_random_weights_are_marked_on_every_row_and_no_others_are(tmp_path: Path
         assert row[0].flags == (("random weights",) if row[0].text == "random" else ()), row[0].text
 
 
-def test_a_failed_case_is_marked_by_the_weights_it_was_asked_to_load() -> None:
+def test_a_failed_case_is_marked_by_its_configured_weights() -> None:
     (row,) = failures_table([make.failed(Status.ERROR, "no", weights="random:3")]).rows
     assert row[0].flags == ("random weights",)
 
@@ -105,7 +105,7 @@ def test_rows_with_the_same_case_are_told_apart() -> None:
     assert len(names) == 3
 
 
-def test_two_rows_of_a_case_are_named_by_what_tells_them_apart() -> None:
+def test_two_rows_of_a_case_are_named_by_their_difference() -> None:
     def names(**changes: object) -> list[str]:
         records = [make.record(number=0, case_id="c"), make.record(number=1, **({"case_id": "c"} | changes))]
         return [row[0].text for row in results_table(records).rows]
@@ -140,7 +140,7 @@ def test_a_cache_that_leaves_its_plan_is_reported() -> None:
     assert [(cell.text, cell.tone) for cell in cells] == [("yes", "good"), ("no", "bad")]
 
 
-def test_what_a_machine_cannot_tell_is_an_empty_cell_not_zero() -> None:
+def test_memory_that_a_machine_does_not_count_is_an_empty_cell() -> None:
     memory = Memory(
         weights_bytes=2**20,
         cache_planned_bytes=0,
@@ -231,7 +231,7 @@ def test_what_all_cases_share_stands_once_in_the_title() -> None:
 
 
 def demo_records() -> list[Record]:
-    """Sixteen cases of the demo suite: what differs between them is the batch, the backend, and a setting."""
+    """Sixteen cases of the demo suite, which differ in batch, backend and a setting."""
     quality = make.quality_numbers(np.random.default_rng(0))
     models = [f"demo/{family}" for family in ("var", "mvar", "hmar", "llamagen", "nar", "par", "flexvar")]
     single = [make.record(model, weights="demo", case_id=f"{model} optimized b1 float32 cpu") for model in models]

@@ -1,4 +1,4 @@
-"""Models that compute something else than they should, for tests of what a wrong model must not get."""
+"""Models with wrong arithmetic, for tests of the checks that must refuse them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arvbench.adapters.var import DEMO, VarSampler
 
 
 class ForgetfulCache(StaticCache):
-    """Loses the first token of one layer: what a wrong offset in a fast cache would do."""
+    """Loses the first token of one layer, like a fast cache with a wrong offset."""
 
     def extend(self, layer, k_RHlD, v_RHlD):
         k, v = super().extend(layer, k_RHlD, v_RHlD)

@@ -81,7 +81,7 @@ def files_on_the_way(call: Callable[[], object]) -> int:
         if event == "call" and code.co_name != "<module>":
             seen.add(os.path.realpath(code.co_filename))
 
-    call()  # imports and caches are no part of the way
+    call()  # imports and caches are not part of the way
     sys.setprofile(watch)
     try:
         call()

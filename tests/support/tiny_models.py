@@ -108,7 +108,7 @@ def build_mvar(spec: ModelSpec, **options: Any) -> MvarSampler:
 def tiny_hmar(
     *, mask_schedule: object = MASK_SCHEDULE, checkpoint: Checkpoint | None = None, **changes: Any
 ) -> ModelSpec:
-    """Return an HMAR of three blocks per path, of which two are shared."""
+    """Return an HMAR of three blocks per path, two of them shared."""
     transformer = HmarConfig(**(NEXT_SCALE | {"depth": 3, "n_layers_train": 1} | changes))
     settings = HmarSettings(**SAMPLING, mask_schedule=mask_schedule)
     return _residual("tiny-hmar", HmarSampler, transformer, settings, checkpoint)

@@ -102,7 +102,7 @@ def test_an_unknown_list_is_an_unknown_name(plain):
         plain.sides(changed(plain, scales="many"))
 
 
-def test_scales_that_are_no_numbers_are_refused():
+def test_scales_other_than_numbers_are_refused():
     with pytest.raises(ValueError, match="scales"):
         FlexVarSettings(cfg=1, scales=((1, 2, 3), 4))
 
@@ -226,7 +226,7 @@ def test_scales_that_were_not_trained_or_are_beyond_max_pn_take_the_most_likely_
 
 
 def test_greedy_scales_use_up_the_same_randomness(plain):
-    """After a greedy scale the official stream goes on where sampling would have left it."""
+    """After a greedy scale, the official stream continues from the state that sampling would have left."""
     drawn = {}
     for max_pn in (None, 1):
         observer, noise = Steps(), UpstreamNoise(3)

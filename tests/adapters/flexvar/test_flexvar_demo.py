@@ -1,4 +1,4 @@
-"""What the paper claims beyond the training set-up, on the trained demo model: no case here was trained on."""
+"""Claims of the paper beyond the training set-up, on the trained demo model: no case here was trained on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sampler():
 
 
 def classes(images):
-    """What the digits' classifier sees in images of any size."""
+    """Classes that the digits' classifier assigns to images of any size."""
     if images.shape[2:] != (32, 32):
         images = F.interpolate(images.float(), size=(32, 32), mode="area").to(torch.uint8)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def classes(images):
         ("1_2_3x4_6x9_8x12", (32, 48)),
     ],
 )
-def test_other_steps_resolutions_and_aspect_ratios_still_give_the_digits_asked_for(sampler, scales, size):
+def test_other_steps_resolutions_and_aspect_ratios_still_give_the_requested_digits(sampler, scales, size):
     assert scales != "_".join(map(str, MODELS["demo/flexvar"].transformer.patch_nums))
     settings = sampler.spec.settings.model_copy(update={"scales": scales})
     samples = sampler.sample(LABELS, settings, noise=PerImageNoise(0, range(len(LABELS))))

@@ -51,7 +51,7 @@ def test_sides_have_a_limit():
 
 
 @pytest.mark.parametrize("text", ["1_" + "9" * 5000, "9" * 5000, "1_\N{ARABIC-INDIC DIGIT TWO}"])
-def test_text_that_is_no_list_of_sides_is_refused(text):
+def test_text_other_than_a_list_of_sides_is_refused(text):
     with pytest.raises(UserError, match="write sides as 1_2_4_8"):
         parse_scales(text, first=(1, 1))
 

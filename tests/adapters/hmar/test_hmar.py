@@ -47,7 +47,7 @@ def test_steps_come_in_the_order_of_the_schedule(sampler):
     assert sum(group[0].new_tokens for group in sampler.schedule(sampler.spec.settings, batch=3).groups()) == 30
 
 
-def test_one_element_entries_are_no_refinement(sampler):
+def test_one_element_entries_mean_no_refinement(sampler):
     ones = PLAIN.model_copy(update={"mask_schedule": ((1,), (4,), (9,), (16,))})
     assert same_tokens(draw(sampler, settings=ones), draw(sampler, settings=PLAIN))
     assert not same_tokens(draw(sampler), draw(sampler, settings=PLAIN))

@@ -139,7 +139,7 @@ def convert(folder, *more, out="merged.safetensors"):
         ("mp.pth", r"an HMAR training checkpoint of masked prediction \(MP\)"),
     ],
 )
-def test_a_training_checkpoint_as_weights_says_what_it_is_and_names_the_conversion(folder, file, what):
+def test_a_training_checkpoint_as_weights_is_named_with_the_conversion(folder, file, what):
     with pytest.raises(CheckpointError, match=f"this file is {what}.*arvbench convert tiny-hmar --nsp FILE --mp FILE"):
         build_sampler(tiny_hmar(checkpoint=FILES), weights=str(folder / file))
 
@@ -173,7 +173,7 @@ def test_a_model_without_official_files_takes_its_tokenizer_into_the_file(folder
         assert all(torch.equal(state[name], t) for name, t in module.state_dict().items())
 
 
-def test_what_cannot_be_converted_is_exit_code_2_and_leaves_no_file(folder, tiny, capsys):
+def test_a_failed_conversion_is_exit_code_2_and_leaves_no_file(folder, tiny, capsys):
     tiny(tiny_hmar(checkpoint=FILES))
     assert convert(folder, out="merged.pth") == 2
     assert "is a .safetensors file, so give it that ending" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_no_refinement_is_one_pass_per_scale():
     assert mask_schedule("none", SIDES_256) == tuple((h * w,) for h, w in SIDES_256)
 
 
-def test_every_refinement_masks_what_is_not_settled_yet():
+def test_every_refinement_masks_the_tokens_not_settled_yet():
     assert masked_counts((1, 1, 2, 5)) == [8, 7, 5]
     assert masked_counts((16,)) == []
 

@@ -245,6 +245,6 @@ def test_initial_values_give_the_official_range_of_steps_and_decays():
     assert all(torch.equal(fresh.get_parameter(name), value) for name, value in values.items())
 
 
-def test_a_width_that_is_no_whole_number_of_heads_is_refused():
+def test_a_width_that_heads_do_not_divide_is_refused():
     with pytest.raises(UserError, match=r"width 80 has 160 inner channels.*multiple of 32"):
         MambaConfig(d_model=80)

@@ -204,7 +204,7 @@ def test_the_file_decides_whether_attention_is_normalised(tmp_path, stored, conf
 
 @pytest.mark.parametrize("l2_norm", [False, True])
 @pytest.mark.parametrize("name", ["mvar-d30", "mvar-d32"])
-def test_a_file_of_the_largest_models_is_recognised_whatever_it_is_called(name, l2_norm):
+def test_a_file_of_the_largest_models_is_recognised_under_any_name(name, l2_norm):
     spec = MODELS[name]
     file = shapes_of(
         meta_modules(replace(spec, transformer=replace(spec.transformer, attn_l2_norm=l2_norm)))[

@@ -1,4 +1,4 @@
-"""What holds for LlamaGen, NAR and PAR alike."""
+"""Properties shared by LlamaGen, NAR and PAR."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_position_is_drawn_once_and_images_are_uint8(sampler):
     assert sampler.to_raster(samples.tokens).shape == (3, 16)
 
 
-def test_a_pass_is_fed_what_the_pass_before_it_drew(sampler):
+def test_a_pass_feeds_the_tokens_of_the_pass_before_it(sampler):
     passes = sampler.plan.passes
     assert passes[0].feeds == (LEARNT,)
     for before, after in pairwise(passes):
@@ -83,7 +83,7 @@ def test_tables_orders_and_masks_are_built_once(family, monkeypatch):
     assert sampler.plan is plan
 
 
-def test_state_is_all_that_was_drawn_so_far(sampler):
+def test_state_is_all_tokens_drawn_so_far(sampler):
     observer = Steps()
     samples = draw(sampler, observer=observer)
     drawn = torch.cat(samples.tokens, dim=1)
@@ -131,7 +131,7 @@ def test_guidance_is_llamagens_scale_and_constant(sampler):
 
 
 @pytest.mark.parametrize("cfg", [0.0, 0.7, 1.0])
-def test_up_to_one_there_are_no_unconditional_rows(sampler, cfg):
+def test_guidance_up_to_one_has_no_unconditional_rows(sampler, cfg):
     settings = TOKEN_GRID_SETTINGS.model_copy(update={"cfg": cfg})
     assert {step.rows for step in sampler.schedule(settings, batch=3)} == {3}
     observer = Steps()
@@ -167,18 +167,18 @@ def test_the_nucleus_keeps_the_token_that_crosses_the_threshold():
 
 
 def test_tokens_are_drawn_from_heated_then_filtered_logits(sampler, monkeypatch):
-    handed = []
+    logits_by_pass = []
 
     class Noise(PerImageNoise):
         def tokens(self, logits, step, *, one_by_one=False):
-            handed.append(logits)
+            logits_by_pass.append(logits)
             return super().tokens(logits, step, one_by_one=one_by_one)
 
     settings = TokenGridSettings(cfg=2.0, temperature=0.5, top_k=7, top_p=0.8)
     observer = Steps()
     sampler.sample(LABELS, settings, noise=Noise(0, range(3)), observer=observer)
     expected = nucleus(filter_logits(observer.logits("logits") / 0.5, 7, None), 0.8)
-    torch.testing.assert_close(torch.cat(handed, dim=1), expected)
+    torch.testing.assert_close(torch.cat(logits_by_pass, dim=1), expected)
 
 
 @pytest.mark.parametrize("settings", [TOKEN_GRID_SETTINGS, UNGUIDED], ids=["guided", "unguided"])
@@ -188,7 +188,7 @@ def test_planned_flops_equal_the_counted_ones(sampler, settings):
         draw(sampler, settings=settings, observer=flops)
     plan = sampler.schedule(settings, batch=3)
     assert flops.steps == [step.flops for step in plan]
-    # On the meta device fused attention is counted as if it were made of them.
+    # On the meta device, fused attention is counted as its matrix products.
     assert flops.counted[-1] == plan.decode_flops
 
 
@@ -245,7 +245,7 @@ def test_rotary_tables_and_caches_in_a_file_are_left_out_and_nothing_else(files)
     loaded = build_sampler(spec, weights=str(folder))
     assert same_tokens(draw(loaded), draw(build_sampler(spec, weights="random:1")))
     others = {"layers.0.attention.other": torch.zeros(2), "layers.0.freqs_cis": torch.zeros(2)}
-    # What is left goes on to strict loading.
+    # Strict loading gets the remaining entries.
     assert loaded.transformer.adapt_state({**stray, **others}) == others
 
 

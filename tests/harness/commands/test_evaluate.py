@@ -99,7 +99,7 @@ def test_workers_and_work_folder_change_no_digit(samples, capfd, tmp_path):
     assert numbers("--work", tmp_path / "w") == alone, "read from the folder"
 
 
-def test_what_the_samples_do_not_say_can_be_stated_and_is_part_of_the_id(samples, capfd):
+def test_facts_missing_from_the_samples_can_be_stated_and_are_part_of_the_id(samples, capfd):
     def number(*more: object) -> dict:
         code, out, err = evaluate(capfd, *on_digits(samples, "--metrics", "fid", "--bootstrap", 0, "--json", *more))
         assert code == 0, err
@@ -111,14 +111,14 @@ def test_what_the_samples_do_not_say_can_be_stated_and_is_part_of_the_id(samples
     assert number("--reconstructions")["protocol_id"] != plain["protocol_id"]
 
 
-def test_samples_that_say_otherwise_are_believed_and_the_contradiction_is_an_error(tmp_path, capfd):
+def test_a_label_scheme_that_contradicts_the_samples_is_an_error(tmp_path, capfd):
     path = tmp_path / "s.npz"
     assert main(["sample", "demo/nar", "--weights", "demo", "--images", "20", "--out", str(path)]) == 0
     code, _, err = evaluate(capfd, *on_digits(path, "--metrics", "isc", "--labels", "uniform"))
     assert code == 2 and "states labels 'balanced', not 'uniform'" in err
 
 
-def test_the_official_recipe_of_a_model_is_compared_with(samples, capfd):
+def test_samples_are_compared_with_the_official_recipe_of_a_model(samples, capfd):
     model = ("--model", "var-d16", "--metrics", "isc")
     _, _, err = evaluate(capfd, *on_digits(samples, *model, "--labels", "uniform", "--json"))
     assert "the official samples of this model have balanced labels" in " ".join(err.split())
@@ -176,7 +176,7 @@ def test_a_protocol_that_fails_loses_none_of_the_others(samples, capfd, monkeypa
     assert code == 2 and out == "" and "error: no real root" in err
 
 
-def test_an_interrupted_evaluation_says_so_and_goes_on(samples, tmp_path):
+def test_an_interrupted_evaluation_says_so_and_resumes(samples, tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "arvbench", "eval", *map(str, on_digits(samples, "--work", tmp_path / "w"))]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -207,7 +207,7 @@ def test_an_interrupted_evaluation_says_so_and_goes_on(samples, tmp_path):
     ],
     ids=["missing", "empty", "float", "gray", "pickle", "few", "resolution", "mixed", "truncated"],
 )
-def test_what_cannot_be_evaluated_is_named_in_one_line(make, message, tmp_path, capfd):
+def test_unusable_samples_are_named_in_one_line(make, message, tmp_path, capfd):
     code, out, err = evaluate(capfd, *on_digits(make(tmp_path)))
     assert code == 2 and out == ""
     last = err.strip().splitlines()[-1]
@@ -230,7 +230,7 @@ def cut(folder: Path) -> Path:
     return folder
 
 
-def test_wrong_names_and_missing_weights_say_what_to_do(samples, capfd):
+def test_wrong_names_and_missing_weights_name_the_remedy(samples, capfd):
     code, _, err = evaluate(capfd, samples, "--protocol", "adm-v2", "--reference", "digits")
     assert code == 2 and "did you mean 'adm-v1'" in err
     code, _, err = evaluate(capfd, samples, "--reference", "digits")

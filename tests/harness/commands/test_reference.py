@@ -95,7 +95,7 @@ def test_a_work_folder_keeps_features(folder, tmp_path, capsys):
         (["{folder}", "--out", "{tmp}/r.npz", *PROTOCOL, "--resize", "pil-bicubic:8"], "takes 32 x 32 images"),
     ],
 )
-def test_what_cannot_be_made_is_one_line_and_exit_code_2(folder, tmp_path, capsys, arguments, message):
+def test_bad_input_is_one_line_and_exit_code_2(folder, tmp_path, capsys, arguments, message):
     assert make(*(text.format(tmp=tmp_path, folder=folder) for text in arguments)) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.strip().count("\n") == 0
@@ -103,7 +103,7 @@ def test_what_cannot_be_made_is_one_line_and_exit_code_2(folder, tmp_path, capsy
     assert not (tmp_path / "r.npz").exists()
 
 
-def test_without_weights_it_says_what_to_fetch(folder, tmp_path, capsys, monkeypatch):
+def test_missing_weights_are_named_with_their_address(folder, tmp_path, capsys, monkeypatch):
     for variable in ("ARVBENCH_INCEPTION", "ARVBENCH_DOWNLOAD"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("ARVBENCH_CACHE", str(tmp_path / "cache"))

@@ -128,7 +128,7 @@ def quality_suite(folder: Path, **quality) -> str:
         ({"metrics": ["fdi"]}, "no metric of digits-cnn 'fdi'; did you mean 'fid'"),
     ],
 )
-def test_what_quality_needs_and_is_not_here_fails_before_any_case(
+def test_a_missing_file_of_the_quality_request_fails_before_any_case(
     tmp_path, out, engine, capsys, monkeypatch, quality, message
 ):
     inception = tmp_path / "inception.pth"
@@ -218,7 +218,7 @@ def test_json_is_valid_when_a_case_is_infinitely_wrong(suite, out, engine, capsy
     assert Record.model_validate(records[0]).outcome.correctness.max_abs_diff == math.inf
 
 
-def test_finished_cases_are_reused_unless_asked_otherwise(suite, out, engine):
+def test_finished_cases_are_reused_by_default(suite, out, engine):
     base = ["run", suite, "--out", str(out), "--no-report"]
     main(base)
     main(base)
@@ -265,7 +265,7 @@ def gone(worker: psutil.Process) -> bool:
     return not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
 
 
-def test_ctrl_c_and_kill_lose_nothing_and_the_same_command_goes_on(suite, out):
+def test_ctrl_c_and_kill_lose_nothing_and_the_same_command_resumes(suite, out):
     command = ["run", suite, "--out", str(out), "--no-report", "--set", "batch=[1,2]"]
 
     run = start(*command)

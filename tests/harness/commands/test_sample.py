@@ -29,7 +29,7 @@ def sample(out: Path, *arguments: str, images: int = 12, model: str = "demo/var"
 
 
 @pytest.mark.parametrize("name", ["x.npz", "x.safetensors", "x"])
-def test_it_writes_what_the_model_draws(tmp_path, capsys, name):
+def test_the_drawn_images_are_written(tmp_path, capsys, name):
     assert sample(tmp_path / name, "--labels", "uniform", "--seed", "5", "--batch", "8", "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     labels = labels_for("uniform", 12, 10, seed=5)
@@ -46,7 +46,7 @@ def test_it_writes_what_the_model_draws(tmp_path, capsys, name):
     assert summary["settings_deviations"] == {} and summary["weights_sha256"].keys() == {"var.safetensors"}
 
 
-def test_the_npz_is_what_the_adm_evaluator_takes(tmp_path, capsys):
+def test_the_npz_has_the_form_of_the_adm_evaluator(tmp_path, capsys):
     assert sample(tmp_path / "x.npz", images=20) == 0
     assert "wrote 20 images of 32 x 32" in capsys.readouterr().out
     with np.load(tmp_path / "x.npz") as stored:
@@ -79,7 +79,7 @@ def test_random_weights_are_called_noise(tmp_path, capsys):
     assert "random weights draw noise" in capsys.readouterr().err
 
 
-def test_nothing_is_overwritten_unless_asked(tmp_path, capsys):
+def test_nothing_is_overwritten_by_default(tmp_path, capsys):
     out = tmp_path / "x.npz"
     assert sample(out, images=2) == 0
     before = out.read_bytes()
@@ -112,7 +112,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, mess
     assert printed.out == "" and list(tmp_path.iterdir()) == []
 
 
-def test_a_model_without_demo_weights_says_what_to_give(tmp_path, capsys):
+def test_a_model_without_demo_weights_names_the_option(tmp_path, capsys):
     assert sample(tmp_path / "x.npz", model="var-d16") == 2
     assert "var-d16 needs --weights" in capsys.readouterr().err
     assert sample(tmp_path / "x.npz", model="demo/vra") == 2
@@ -120,12 +120,12 @@ def test_a_model_without_demo_weights_says_what_to_give(tmp_path, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_cuda_where_there_is_none_is_exit_code_3(tmp_path, capsys):
+def test_cuda_without_a_gpu_is_exit_code_3(tmp_path, capsys):
     assert sample(tmp_path / "x.npz", "--device", "cuda") == 3
     assert "--device cpu" in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_nothing_half(tmp_path):
+def test_ctrl_c_leaves_no_partial_file(tmp_path):
     command = [sys.executable, "-m", "arvbench", "sample", "demo/var", "--images", "1000000", "--out", "x.npz"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": SOURCE})
     try:

@@ -62,7 +62,7 @@ def test_workers_that_share_the_images_have_the_labels_of_one(scheme, world):
     assert [parts[i % world][i // world] for i in range(103)] == whole
 
 
-def test_labels_stay_what_they_were():
+def test_labels_do_not_change_between_versions():
     """Recorded: results name a scheme and a seed, and must keep their meaning."""
     assert labels_for("uniform", 12, 1000, seed=0) == UNIFORM_0
     assert labels_for("balanced-shuffled", 12, 12, seed=0) == SHUFFLED_0

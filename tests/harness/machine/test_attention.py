@@ -1,4 +1,4 @@
-"""Which attention kernel ran."""
+"""Names and counts of the attention kernels that ran."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_kernel_that_ran_is_named_and_counted(mode, backend, kernel):
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
-def test_attention_written_by_hand_is_no_sdpa_call():
+def test_attention_written_by_hand_is_not_an_sdpa_call():
     q = torch.randn(1, 8, 16)
     with AttentionRecorder() as recorder:
         (q @ q.transpose(1, 2)).softmax(-1) @ q

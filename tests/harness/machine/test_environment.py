@@ -122,7 +122,7 @@ def package(folder: Path) -> Path:
         ("harness/notes.txt", False),
     ],
 )
-def test_the_source_digest_depends_on_what_can_change_a_measurement(tmp_path, changed, counts):
+def test_the_source_digest_depends_on_the_files_that_can_change_a_measurement(tmp_path, changed, counts):
     root = package(tmp_path)
     before = digest_of_source(root)
     (root / changed).write_text("a = 2\n")

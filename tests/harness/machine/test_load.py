@@ -20,7 +20,7 @@ def counters(path: Path, user: int, steal: int = 0) -> Path:
     return path
 
 
-def test_time_of_others_is_what_this_process_did_not_use(tmp_path):
+def test_time_of_others_excludes_the_time_of_this_process(tmp_path):
     stat = counters(tmp_path / "stat", user=1_000)
     meter, begin = LoadMeter(stat), time.perf_counter()
     time.sleep(0.3)
@@ -28,13 +28,13 @@ def test_time_of_others_is_what_this_process_did_not_use(tmp_path):
     measured = meter.read()
     seconds = time.perf_counter() - begin
     assert measured is not None
-    # 60 ticks are 0.6 s of CPU time, of which this process used little.
+    # 60 ticks are 0.6 s of CPU time; this process used little of it.
     assert measured.other_cores == pytest.approx(0.6 / seconds, rel=0.1)
     assert measured.stolen_cores == pytest.approx(0.3 / seconds, rel=0.1)
 
 
 @pytest.mark.parametrize("content", ["", "nothing\n", "cpu a b c d e f g h\n", "cpu 1 2\n"])
-def test_counters_of_another_kind_are_no_load(tmp_path, content):
+def test_counters_of_another_kind_give_no_load(tmp_path, content):
     stat = tmp_path / "stat"
     stat.write_text(content)
     meter = LoadMeter(stat)

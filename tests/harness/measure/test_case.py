@@ -1,4 +1,4 @@
-"""A whole case in this process: what is in the outcome, and what is not."""
+"""A whole case in this process, and the parts of its outcome."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_all_is_measured_in_an_order_that_can_be_defended(measured):
     assert len(outcome.cache) == len(outcome.setup.plan)
 
 
-def test_setup_says_what_ran(measured):
+def test_setup_describes_the_model_that_ran(measured):
     setup = measured[0].setup
     assert setup.cache_policy == "static"
     assert setup.weights_random and not setup.weights_sha256
@@ -53,7 +53,7 @@ def test_setup_says_what_ran(measured):
     assert setup.threads == 1
 
 
-def test_random_weights_have_no_quality_and_that_is_said(measured):
+def test_random_weights_have_no_quality_and_a_note_says_so(measured):
     outcome, events, _ = measured
     assert outcome.quality == ()
     assert Event(phase="quality", note="random weights have no quality: none is reported") in events
@@ -77,7 +77,7 @@ def test_quality_is_computed_on_images_of_every_class_alike(tmp_path, reference)
     }
     assert {f.code for f in outcome.findings} >= {"left-out", "few-samples"}, "FID at infinity and by class need more"
     assert {number.n_samples for number in quality.values()} == {20}
-    # Whatever an untrained model draws, a classifier that sees one class everywhere is right on a tenth of the labels.
+    # A classifier that sees one class in all images, such as an untrained model's, is right on a tenth of the labels.
     assert 0 <= quality["label-accuracy"].value <= 0.5
     assert Event(phase="quality: samples", done=20, total=20) in events
     assert not (tmp_path / "features").exists() or not list((tmp_path / "features").iterdir())

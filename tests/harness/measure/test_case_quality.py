@@ -41,7 +41,7 @@ def sampler():
     return loaded
 
 
-def test_an_interrupted_case_draws_only_what_is_missing_and_gets_the_same_numbers(sampler, tmp_path):
+def test_an_interrupted_case_draws_only_the_missing_images_and_gets_the_same_numbers(sampler, tmp_path):
     settings = sampler.spec.settings
     whole = measure_case_quality(job(tmp_path / "a"), sampler, settings, lambda _event: None)
     assert sampler.drawn == IMAGES

@@ -1,4 +1,4 @@
-"""The check before any time: it passes for what is right and fails for what is not."""
+"""The check before any time: right implementations pass, and wrong ones fail."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_optimized_backend_agrees_with_the_reference(optimized, policy):
 
 
 class NanCache(StaticCache):
-    """Returns a NaN once: what a kernel that reads uninitialised memory would do."""
+    """Returns a NaN once, like a kernel that reads uninitialised memory."""
 
     def extend(self, layer, k_RHlD, v_RHlD):
         k, v = super().extend(layer, k_RHlD, v_RHlD)
@@ -85,7 +85,7 @@ def test_a_broken_cache_fails_under_either_judge_by_its_tokens_alone(backend, dt
 
 
 @pytest.mark.parametrize("backend", ["reference", "optimized"])
-def test_more_smooth_is_checked_as_far_as_it_can_be_and_says_so(backend, reference, optimized):
+def test_more_smooth_is_checked_without_smoothing_and_the_judge_says_so(backend, reference, optimized):
     result = check({"reference": reference, "optimized": optimized}[backend], more_smooth=True)
     assert result.passed
     assert "without more_smooth" in result.judge
@@ -134,7 +134,7 @@ def test_tokens_are_compared_in_place_on_the_path_of_the_reference(dtype):
     assert check(drawing_wrongly(dtype, step=0), batch=1).equal_tokens == 1 - 1 / sampler.spec.tokens
 
 
-def test_half_precisions_allow_more_and_ask_less():
+def test_half_precisions_have_looser_tolerances():
     order = [TOLERANCES[dtype] for dtype in (torch.float32, torch.float16, torch.bfloat16)]
     assert [t.relative for t in order] == sorted(t.relative for t in order)
     assert [t.equal_tokens for t in order] == sorted((t.equal_tokens for t in order), reverse=True)
@@ -167,8 +167,8 @@ def comparison(logits, tokens=None, other_tokens=None):
     return Comparison(judge="judge", expected=logits, actual=logits, expected_tokens=tokens, actual_tokens=other_tokens)
 
 
-def test_one_token_may_differ_however_few_there_are():
-    """64 tokens, one of which lies on a bound of its distribution."""
+def test_one_token_may_always_differ():
+    """64 tokens; one lies on a bound of its distribution."""
     logits, tokens = [torch.zeros(1, 64, 8)], torch.zeros(1, 64, dtype=torch.int64)
 
     def verdict(different):

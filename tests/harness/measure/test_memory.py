@@ -63,19 +63,19 @@ def measure(sampler, probe, policy="grow", batch=2):
     return memory, steps, schedule
 
 
-def test_peaks_are_reported_above_what_was_in_use_before(reference):
+def test_peaks_are_reported_above_the_memory_in_use_before(reference):
     memory, _, _ = measure(reference, ScriptedProbe(100, 350, 220))
     assert (memory.tokens_peak_bytes, memory.decode_peak_bytes) == (250, 120)
     assert (memory.peak_bytes, memory.reserved_bytes, memory.device_used_bytes) == (350, 900, 1000)
 
 
-def test_the_cache_is_made_after_the_baseline_so_that_it_counts(reference):
+def test_the_cache_is_made_after_the_baseline_and_counts_in_the_peak(reference):
     probe = ScriptedProbe(100, 350, 220)
     measure(reference, probe)
     assert probe.log == ["release", "in use", "begin", "cache", "peak", "begin", "peak"]
 
 
-def test_what_a_machine_cannot_tell_is_none(reference):
+def test_memory_that_a_machine_does_not_count_is_none(reference):
     memory, _, _ = measure(reference, ScriptedProbe(None, None, None))
     assert (memory.tokens_peak_bytes, memory.decode_peak_bytes, memory.peak_bytes) == (None, None, None)
 

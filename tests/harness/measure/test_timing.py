@@ -25,7 +25,7 @@ MS = 1_000_000
 
 
 class HandClock:
-    """A clock that tests set by hand; its wall clock shows the same time, unless another one is given."""
+    """A clock that tests set by hand; by default it is its own wall clock."""
 
     kind = "wall"
 
@@ -98,7 +98,7 @@ class Plan:
 def ignore(done: int) -> None: ...
 
 
-def test_scopes_cover_what_they_say(clock):
+def test_scopes_cover_their_steps(clock):
     assert time_once(Script(clock), clock) == {
         "step[0]": 10,
         "step[1]": 1000,
@@ -196,7 +196,7 @@ def test_a_trend_is_a_change_in_one_direction_by_more_than_five_percent(samples_
 
 
 @pytest.mark.parametrize(("timed_ms", "steady"), [((100, 101, 100), True), ((104, 110, 118), False)])
-def test_a_warm_up_is_unsteady_when_the_timed_calls_go_on_rising(timed_ms, steady):
+def test_a_warm_up_is_unsteady_when_the_timed_calls_keep_rising(timed_ms, steady):
     warmup = WarmUp(samples_ns=(100 * MS, 101 * MS, 102 * MS), steady=True)
     timing = Timing(scope="images", samples_ns=[ms * MS for ms in timed_ms], images=1, forward_rows=1, clock="wall")
     assert judge_warm_up(warmup, [timing]).steady is steady

@@ -1,4 +1,4 @@
-"""Every detector fires where it must, says what follows, and is silent where there is nothing."""
+"""Every detector fires where it must, states the consequence, and is silent elsewhere."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_class_order_halves_the_inception_score_and_both_values_are_named(splits
 
 @pytest.mark.parametrize("splits", [1, 2, 6])
 @pytest.mark.parametrize("scheme", ["balanced-shuffled", "uniform"])
-def test_random_order_is_no_finding(splits, scheme):
+def test_random_order_gives_no_finding(splits, scheme):
     for seed in range(3):
         numbers = scores(torch.tensor(labels_for(scheme, splits * 5000, 60, seed=seed)))
         assert codes(replace(PERFECT, numbers=numbers)) == []
@@ -295,7 +295,7 @@ def test_images_of_ones_own_give_no_published_gfid(origin):
     assert codes(replace(own, provenance=reconstructed)) == [], "rFID is against the images themselves"
 
 
-def test_what_the_reader_of_the_reference_noted_is_passed_on():
+def test_notes_of_the_reference_become_findings():
     assert only(with_reference(notes=("its digest is unknown",)), "reference", "note") == "its digest is unknown"
 
 

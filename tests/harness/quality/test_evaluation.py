@@ -191,7 +191,7 @@ def test_order_of_samples_does_not_matter():
     assert shuffled == pytest.approx(values(measure(metrics=metrics, labels=LABELS)), rel=1e-5)
 
 
-def test_stored_statistics_give_what_the_same_images_give_as_a_folder(tmp_path):
+def test_stored_statistics_give_the_numbers_of_their_images(tmp_path):
     from PIL import Image
 
     for index, image in enumerate(DIGITS.images_N3HW[:400]):
@@ -266,7 +266,7 @@ def test_another_number_of_samples_is_another_protocol():
     assert measure(fewer, metrics=("isc",))[0].protocol_id != measure(metrics=("isc",))[0].protocol_id
 
 
-def test_inception_score_has_one_protocol_whatever_the_reference(tmp_path):
+def test_inception_score_has_one_protocol_for_every_reference(tmp_path):
     with_digits = measure(metrics=("isc", "fid"))[1]
     np.savez(tmp_path / "other.npz", arr_0=SAMPLES[:9].permute(0, 2, 3, 1).numpy())
     with_other = measure(metrics=("isc",), reference=str(tmp_path / "other.npz"))[0]
@@ -343,7 +343,7 @@ def test_label_without_a_class_is_refused_by_name_and_left_out_otherwise(label):
     assert any(f"label-accuracy of digits-cnn is not computed: label {label}" in text for text in left_out)
 
 
-def test_samples_without_labels_lose_only_what_reads_labels():
+def test_samples_without_labels_lose_only_the_metrics_of_labels():
     source = TensorSource(SAMPLES, name="noisy", provenance=SCHEME)
     request = EvaluationRequest(protocols=("digits-cnn",), reference="digits", options=Options(bootstrap=2))
     evaluation = evaluate(source, request)

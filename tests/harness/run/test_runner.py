@@ -1,4 +1,4 @@
-"""The orchestrator: what is measured, what is reused, what is never lost."""
+"""The runner: it measures new cases, reuses finished ones, and loses none."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(store, engine, *cases, listener=None, **options):
     return run_suite(suite(*cases), store, engine, listener or SilentListener(), options=RunOptions(**options))
 
 
-def test_every_case_gets_one_record_in_order_whatever_happened(store):
+def test_every_case_gets_one_record_in_order_for_every_outcome(store):
     engine = ScriptedEngine(failure("x"), failure("y", Status.OOM), failure("z", Status.TIMEOUT))
     records = run(store, engine, case("a"), case("b", batch=2), case("c", batch=3))
     assert [(r.case_id, r.status) for r in records] == [
@@ -61,7 +61,7 @@ def test_fresh_measures_again_and_keeps_the_old_record(store):
     assert len(store.records()) == 2
 
 
-def test_retry_failed_repeats_what_is_not_ok_by_its_last_record(store):
+def test_retry_failed_repeats_cases_whose_last_record_is_not_ok(store):
     run(store, ScriptedEngine(failure(status=Status.OOM)), case("a"))
     engine = ScriptedEngine(failure())
     run(store, engine, case("a"), retry_failed=True)
@@ -87,7 +87,7 @@ def test_another_source_or_machine_is_another_measurement():
     assert len(others | {here}) == len(changes) + 2
 
 
-def test_what_a_gpu_does_at_the_moment_is_no_part_of_the_identity():
+def test_the_momentary_state_of_a_gpu_is_not_part_of_the_identity():
     hot = GPU.model_copy(update={"sm_clock_mhz": 900, "power_w": 700.0, "throttle_reasons": ("thermal",)})
     assert fingerprint(case().config, environment(gpu=GPU)) == fingerprint(case().config, environment(gpu=hot))
 
@@ -177,7 +177,7 @@ def test_a_record_carries_the_source_that_the_worker_imported(store):
     assert record.fingerprint == fingerprint(record.case, environment())
 
 
-def test_an_interrupt_keeps_what_is_finished(store):
+def test_an_interrupt_keeps_finished_cases(store):
     engine = ScriptedEngine(failure(), KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         run(store, engine, case("a"), case("b", batch=2), case("c", batch=3))
@@ -202,7 +202,7 @@ def test_ctrl_c_while_a_record_is_written_comes_after_the_record(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_the_listener_hears_every_turn(store):
+def test_the_listener_receives_every_event(store):
     heard: list[str] = []
 
     class Listener(RunListener):

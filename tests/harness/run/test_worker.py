@@ -139,7 +139,7 @@ def test_a_limit_on_a_gpu_is_a_share_of_its_memory(monkeypatch):
     assert calls == [(0.25, 3), (1.0, 1)]
 
 
-def test_a_limit_below_what_the_libraries_take_is_out_of_memory(tmp_path):
+def test_a_limit_below_the_memory_of_the_libraries_is_out_of_memory(tmp_path):
     outcome = run_job(job(tmp_path, memory_limit_bytes=10 * 2**20), ignore).outcome
     assert outcome.status is Status.OOM
     assert "the libraries alone take" in outcome.reason

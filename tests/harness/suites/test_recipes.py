@@ -1,4 +1,4 @@
-"""Official recipes: what the table says is what its source says, and what the models do."""
+"""Official recipes: the table agrees with its sources and with the models."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_model_has_a_recipe_or_a_reason_why_not():
         assert (model in with_recipe) != bool(why_no_recipe(model)), model
 
 
-def test_a_model_without_a_recipe_says_why_and_what_is_near():
+def test_a_model_without_a_recipe_is_refused_with_the_reason_and_near_names():
     with pytest.raises(UnknownName, match=r"no official recipe \(its source states no guidance.*'llamagen-b-384'"):
         recipe_for("llamagen-b-256")
     with pytest.raises(UnknownName, match=r"no official recipe \(its source states .*speed benchmark.*'hmar-d24'"):
@@ -77,7 +77,7 @@ def test_a_model_without_a_recipe_says_why_and_what_is_near():
 
 
 @every_official
-def test_a_recipe_is_what_the_model_does_without_settings(recipe: Recipe):
+def test_a_recipe_equals_the_model_without_settings(recipe: Recipe):
     own = MODELS[recipe.model].settings.model_dump(mode="json")
     assert own | recipe.settings == own
     assert own.get("temperature", 1.0) == recipe.temperature
@@ -145,7 +145,7 @@ def test_labels_are_the_ones_that_are_stated(recipe: Recipe):
 
 
 @every_recipe
-def test_the_dtype_is_the_nearest_to_what_is_stated(recipe: Recipe):
+def test_the_dtype_is_the_nearest_to_the_stated_one(recipe: Recipe):
     text = said(recipe, "dtype_autocast")
     stated = {"fp16 autocast": "float16", "bf16": "bfloat16", "none (fp32)": "float32"}
     of_the_demo = "demo" in text  # nothing is stated for the samples behind the numbers
@@ -184,7 +184,7 @@ def test_numbers_are_the_stated_ones(recipe: Recipe):
 
 
 @every_recipe
-def test_what_is_not_stated_is_reported_with_what_is_taken(recipe: Recipe):
+def test_unstated_settings_are_reported_with_their_defaults(recipe: Recipe):
     silent = [field for field in ("dtype", "images", "labels", "uint8_rule", "resize")
               if getattr(recipe, field) is None]  # fmt: skip
     (said_so,) = [note for note in recipe.notes if note.startswith("not stated")] or [""]
@@ -200,7 +200,7 @@ def test_var_and_mvar_state_the_precision_of_their_demo_and_no_other():
             assert "demo" in said(recipe, "dtype_autocast") or recipe.model == "var-d36"
 
 
-def test_facts_for_the_detectors_hold_only_what_is_stated():
+def test_facts_for_the_detectors_are_only_the_stated_ones():
     assert official_facts("hmar-d16") == {
         "labels": "balanced", "uint8_rule": "round", "resize": "none", "images": "50000",
     }  # fmt: skip

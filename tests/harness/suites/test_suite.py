@@ -1,4 +1,4 @@
-"""Suites: what a file and a command line mean, and what is refused."""
+"""Suites: the meaning of a file and a command line, and the refused ones."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_accuracy_counts_hits(digits):
     assert accuracy(model, wrong) <= 1 - accuracy(model, held_out)
 
 
-def test_committed_statistics_are_what_the_committed_classifier_computes(digits):
+def test_committed_statistics_equal_those_of_the_committed_classifier(digits):
     stored = load_digits_statistics()
     with torch.no_grad():
         features = load_classifier()(digits.images_N3HW)[0]

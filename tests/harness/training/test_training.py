@@ -109,7 +109,7 @@ def test_the_committed_record_belongs_to_the_committed_weights(name):
 
 
 @pytest.mark.parametrize("name", demo_models())
-def test_generated_digits_are_the_digits_that_were_asked_for(name):
+def test_generated_digits_are_the_requested_ones(name):
     sampler = load_sampler(name, weights="demo", backend="optimized")
     labels = torch.arange(10).repeat_interleave(20)
     noise = PerImageNoise(0, range(len(labels)))
@@ -119,12 +119,12 @@ def test_generated_digits_are_the_digits_that_were_asked_for(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", demo_models())
-def test_quality_is_what_the_record_says(name):
+def test_quality_equals_the_record(name):
     quality, recorded = (
         judge(load_sampler(name, weights="demo", backend="optimized")),
         record_of(name)["quality"],
     )
-    # Another library may draw a few tokens differently; the numbers stay what they are.
+    # Another library may draw a few tokens differently; the numbers stay close.
     assert quality["label-accuracy"] == pytest.approx(recorded["label-accuracy"], abs=0.01)
     assert quality["fid"] == pytest.approx(recorded["fid"], rel=0.1)
     assert quality["reconstruction-fid"] == pytest.approx(recorded["reconstruction-fid"], rel=0.02)

@@ -112,7 +112,7 @@ def expected_in_float64(images: Tensor) -> dict[str, Tensor]:
     return {"pool": seen["pool"], "spatial": spatial, "logits": seen["pool"] @ network.fc.weight.T}
 
 
-def test_extractor_states_what_it_is(extractor, weights):
+def test_extractor_describes_itself(extractor, weights):
     assert (extractor.name, extractor.layers, extractor.batch, extractor.image_px) == (
         "adm-inception",
         LAYERS,
@@ -125,7 +125,7 @@ def test_extractor_states_what_it_is(extractor, weights):
         assert part in extractor.preprocessing
 
 
-def test_layers_that_are_asked_for_come_alone_and_as_floats(extractor):
+def test_only_the_requested_layers_are_returned_as_floats(extractor):
     out = extractor.extract(random_images(1, 32), ["spatial"])
     assert list(out) == ["spatial"]
     assert (out["spatial"].shape, out["spatial"].dtype) == ((1, 2023), torch.float32)
@@ -227,7 +227,7 @@ def test_statistics_that_make_no_sense_show_in_the_features(tmp_path):
         extractor.extract(random_images(2, 32))
 
 
-def test_without_weights_the_error_says_what_to_fetch(monkeypatch, tmp_path):
+def test_missing_weights_are_named_with_their_address(monkeypatch, tmp_path):
     monkeypatch.setenv("ARVBENCH_CACHE", str(tmp_path))
     for name in ("adm-inception", "fidelity-inception"):
         with pytest.raises(

@@ -180,7 +180,7 @@ def test_archive_resizes_only_in_the_tensorflow_mode(name, inside, trusted, monk
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_without_weights_the_error_says_what_to_fetch(name):
+def test_missing_weights_are_named_with_their_address(name):
     with pytest.raises(UserError, match=r"fetch .*inception-2015-12-05.*https://.*sha256 [0-9a-f]{64}"):
         load_extractor(name)
 

@@ -129,7 +129,7 @@ def test_two_preprocessings_differ_where_the_crop_is_odd():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_extractor_says_what_it_is(name, weights_file):
+def test_extractor_describes_itself(name, weights_file):
     extractor = load_extractor(name, extractor_files={name: weights_file})
     assert extractor.layers == {"embedding": TINY["embed_dim"]}
     assert extractor.sha256 == sha256_of(weights_file)
@@ -149,7 +149,7 @@ def test_published_architectures_are_those_of_openai_with_quick_gelu(monkeypatch
 
 
 def script_archive(model, path, dtype=torch.float16):
-    """What OpenAI published: a TorchScript program that carries the weights in fp16 and three buffers beside them."""
+    """As published by OpenAI: a TorchScript program that carries the weights in fp16 and three buffers beside them."""
 
     class Holder(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -199,7 +199,7 @@ def test_openais_archive_is_opened_by_its_digest_and_no_other_is(model, tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_weights_the_error_says_what_to_fetch(name):
+def test_missing_weights_are_named_with_their_address(name):
     with pytest.raises(UserError, match=rf"the {name} weights are not here; fetch ViT-.*\.pt from https://.*sha256 "):
         load_extractor(name)
 

@@ -217,7 +217,7 @@ def test_features_do_not_depend_on_the_batch(official_file):
     torch.testing.assert_close(whole, one_by_one, rtol=1e-4, atol=1e-5)
 
 
-def test_extractor_says_what_it_is(official_file):
+def test_extractor_describes_itself(official_file):
     extractor = load_extractor(NAME, extractor_files={NAME: official_file})
     assert (extractor.name, extractor.layers) == (NAME, {"cls": DIMS})
     assert extractor.sha256 == sha256_of(official_file)
@@ -241,7 +241,7 @@ def test_true_architecture_has_the_official_names_and_shapes(monkeypatch):
     assert next(model.parameters()).is_meta
 
 
-def test_without_weights_the_error_says_what_to_fetch():
+def test_missing_weights_are_named_with_their_address():
     with pytest.raises(UserError, match=r"fetch dinov2_vitl14_pretrain\.pth from https://dl\.fbaipublicfiles.*sha256 "):
         load_extractor(NAME)
 

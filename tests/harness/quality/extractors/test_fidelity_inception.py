@@ -72,7 +72,7 @@ def test_file_that_would_run_code_does_not(name, tmp_path):
     assert marker.exists(), "the file is harmless, so the test shows nothing"
 
 
-def test_torch_fidelity_unpickles_only_what_this_process_wrote(weights, monkeypatch):
+def test_torch_fidelity_unpickles_only_a_file_of_this_process(weights, monkeypatch):
     opened = []
     load = torch.load
 

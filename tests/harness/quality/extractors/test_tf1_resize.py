@@ -77,5 +77,5 @@ def test_an_image_does_not_see_its_batch_nor_the_memory_it_comes_in():
     assert torch.equal(resize_tf1(images.flip(0)[1:2], 299)[0], together[3])
 
 
-def test_no_images_are_no_images():
+def test_an_empty_batch_stays_empty():
     assert resize_tf1(torch.zeros((0, 3, 8, 8), dtype=torch.uint8), 299).shape == (0, 3, 299, 299)

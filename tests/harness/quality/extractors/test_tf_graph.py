@@ -175,7 +175,7 @@ FIRST_VALUE = np.zeros(FIRST_SHAPE)
         ([node(FIRST, tensor(FIRST_VALUE))] * 2, f"two nodes are called '{FIRST}'"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_name(tmp_path, nodes, message):
+def test_a_misfit_is_refused_by_name(tmp_path, nodes, message):
     with pytest.raises(CheckpointError, match=message) as error:
         read_graph(write(tmp_path / "graph.pb", *nodes))
     assert "graph.pb" in str(error.value)

@@ -1,4 +1,4 @@
-"""Weights of extractors: where they are looked for, in which order, and what is said when they are not there."""
+"""Weights of extractors: the places to look for them, their order, and the error when they are missing."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_entries_are_complete(entry: ExtractorWeights):
     assert entry.variable.startswith("ARVBENCH_")
 
 
-def test_digests_agree_with_what_names_and_addresses_say_of_them():
+def test_digests_agree_with_names_and_addresses():
     for name in ("inception", "pytorch-fid-inception"):
         assert WEIGHTS[name].sha256.startswith(re.search(r"-([0-9a-f]{8})\.pth$", WEIGHTS[name].file_name)[1])
     for name in ("clip-vit-b-32", "clip-vit-l-14-336"):
         assert f"/{WEIGHTS[name].sha256}/" in WEIGHTS[name].url
 
 
-def test_order_is_given_then_variable_then_cache(tmp_path, monkeypatch):
+def test_the_order_is_path_then_variable_then_cache(tmp_path, monkeypatch):
     cached = in_cache(tmp_path, FIDELITY)
     assert find_weights("inception", {}) == cached
     named = file_at(tmp_path / "named.pth")
@@ -76,7 +76,7 @@ def test_hugging_face_cache_comes_after_ours(tmp_path, monkeypatch):
     assert find_weights("clip-vit-b-32", {}) == cached
 
 
-def test_the_hub_is_asked_only_with_the_variable_set(tmp_path, monkeypatch):
+def test_the_hub_is_used_only_with_the_variable_set(tmp_path, monkeypatch):
     fetched = file_at(tmp_path / "fetched.safetensors")
     with pytest.raises(UserError):
         find_weights("clip-vit-b-32", {})
@@ -92,7 +92,7 @@ def test_the_hub_is_asked_only_with_the_variable_set(tmp_path, monkeypatch):
     assert requests == [CLIP.hub]
 
 
-def test_failed_download_says_what_to_do_instead(monkeypatch):
+def test_a_failed_download_names_the_remedy(monkeypatch):
     def offline(*_):
         raise LocalEntryNotFoundError("offline")
 
@@ -103,7 +103,7 @@ def test_failed_download_says_what_to_do_instead(monkeypatch):
 
 
 @pytest.mark.parametrize("entry", WEIGHTS.values(), ids=list(WEIGHTS))
-def test_without_a_file_the_error_says_what_from_where_which_digest_and_where_to_put_it(entry, tmp_path):
+def test_a_missing_file_is_named_with_address_digest_and_place(entry, tmp_path):
     with pytest.raises(UserError) as error:
         find_weights(entry.name, {})
     said = str(error.value)
@@ -126,7 +126,7 @@ def test_error_states_no_more_of_a_digest_than_is_known(monkeypatch, length):
 
 
 def test_path_that_is_not_there_is_named_with_where_it_came_from(tmp_path, monkeypatch):
-    in_cache(tmp_path, FIDELITY)  # what was named is not replaced by what is there
+    in_cache(tmp_path, FIDELITY)  # a named file is not replaced by a cached one
     with pytest.raises(UserError, match=r"no inception weights at .*nowhere\.pth \(--inception-weights PATH\)"):
         find_weights("inception", {"inception": tmp_path / "nowhere.pth"})
     monkeypatch.setenv("ARVBENCH_INCEPTION", str(tmp_path / "gone.pth"))

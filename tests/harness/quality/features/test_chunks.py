@@ -30,7 +30,7 @@ IMAGES = load_digits_rgb().images_N3HW[: 3 * CHUNK + 10]
 
 
 class Watched(ImageSource):
-    """Images in memory; remembers what was read, and can fail at a chunk."""
+    """Images in memory; records the ranges read, and can fail at a chunk."""
 
     name = "watched"
 
@@ -86,7 +86,7 @@ def test_every_image_is_read_once_and_all_layers_come_from_that(wanted):
     assert torch.equal(result.histogram, torch.bincount(IMAGES.flatten(), minlength=256))
 
 
-def test_a_pass_that_was_interrupted_goes_on_and_ends_with_the_same_bits(wanted, direct, tmp_path):
+def test_an_interrupted_pass_resumes_and_ends_with_the_same_bits(wanted, direct, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         scan(Watched(fail_at=2 * CHUNK), wanted, work=tmp_path / "w")
     second = Watched()
@@ -165,7 +165,7 @@ def test_a_folder_of_other_images_or_of_someone_else_is_refused(wanted, tmp_path
         scan(Watched(), wanted, work=tmp_path / "mine" / "thesis.tex" / "w")
 
 
-def test_processes_that_come_at_once_and_leftovers_of_a_killed_one_are_no_strangers(wanted, direct, tmp_path):
+def test_processes_that_start_at_once_and_leftovers_of_a_killed_one_share_a_folder(wanted, direct, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for attempt in range(20):
             folder = tmp_path / str(attempt)

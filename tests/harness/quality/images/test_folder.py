@@ -1,4 +1,4 @@
-"""Samples as pictures: their order, their classes, and what needs a decision that is not ours."""
+"""Samples as pictures: their order, their classes, and files that need the user's decision."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ def test_an_image_that_goes_away_is_named(tmp_path):
         source.read(0, 2)
 
 
-def test_text_in_a_picture_is_no_reason_to_refuse_it(tmp_path):
+def test_text_in_a_picture_is_accepted(tmp_path):
     facts = PngImagePlugin.PngInfo()
     facts.add_text("prompt", "a cat")
     write(tmp_path / "0.png", 3, pnginfo=facts)

@@ -56,7 +56,7 @@ def whole(live):
     return live().read(0, COUNT)
 
 
-def test_it_draws_what_the_sampler_draws(sampler, whole):
+def test_it_draws_the_images_of_the_sampler(sampler, whole):
     for start in range(0, COUNT, BATCH):
         numbers = range(start, min(start + BATCH, COUNT))
         samples = sampler.sample(
@@ -189,7 +189,7 @@ def test_a_resize_comes_before_the_bytes(live, sampler, rule):
         ({"cache_policy": "bogus"}, UnknownName, "no cache policy 'bogus'"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_drawn(live, changes, kind, message):
+def test_misfits_are_refused_before_anything_is_drawn(live, changes, kind, message):
     with pytest.raises(kind, match=message):
         live(**changes)
 

@@ -1,4 +1,4 @@
-"""Samples in .npz: any range without the rest, and everything that is no batch of RGB bytes refused by name."""
+"""Samples in .npz: any range is read without the rest; arrays other than a batch of RGB bytes are refused by name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def path(tmp_path) -> Path:
 
 
 def raw_npz(path: Path, header: dict | bytes, body: bytes, *, name: str = "arr_0.npy", version: int = 1) -> Path:
-    """A file whose .npy header says what the test wants, true or not."""
+    """Write a file with any .npy header, true or false."""
     text = header if isinstance(header, bytes) else repr(header).encode()
     size = struct.pack("<H" if version == 1 else "<I", len(text) + 1)
     with zipfile.ZipFile(path, "w") as archive:
@@ -43,7 +43,7 @@ def raw_npz(path: Path, header: dict | bytes, body: bytes, *, name: str = "arr_0
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_any_range_in_any_order_is_that_part_of_the_array(path, save):
+def test_any_range_can_be_read_in_any_order(path, save):
     images = pixels(20)
     save(path, images)
     source = NpzSource(path)
@@ -117,7 +117,7 @@ def test_labels_seeds_and_provenance(path):
     assert source.provenance.note == ""
 
 
-def test_the_second_array_of_adm_samples_is_taken_as_labels_only_when_it_can_be(path):
+def test_the_second_array_of_adm_samples_becomes_labels_only_when_it_fits(path):
     np.savez(path, pixels(), np.arange(7))
     source = NpzSource(path)
     assert source.labels_N.tolist() == list(range(7)) and "labels are those of arr_1" in source.provenance.note
@@ -149,7 +149,7 @@ def test_labels_that_are_not_one_integer_per_image_are_refused(path, labels):
         (b" " * (2**20 + 1), "not written by arvbench"),
     ],
 )
-def test_a_provenance_that_is_none_is_refused(path, stated, message):
+def test_an_invalid_provenance_is_refused(path, stated, message):
     np.savez(path, arr_0=pixels(), arvbench=np.frombuffer(stated, dtype=np.uint8))
     with pytest.raises(UserError, match=rf"samples\.npz: arvbench.*{re.escape(message)}"):
         NpzSource(path)
@@ -179,7 +179,7 @@ def test_an_official_reference_with_images_says_that_it_is_one(path):
         (np.asfortranarray(pixels()), "Fortran order"),
     ],
 )
-def test_what_is_no_batch_of_rgb_bytes_is_refused_with_what_it_is(path, array, message):
+def test_an_array_other_than_a_batch_of_rgb_bytes_is_named_and_refused(path, array, message):
     np.savez(path, array)
     with pytest.raises(UserError, match=rf"samples\.npz: arr_0.*{message}"):
         NpzSource(path)
@@ -198,7 +198,7 @@ def test_pickled_objects_are_refused_and_never_loaded(path, key):
         NpzSource(path)
 
 
-def test_a_statistics_file_is_told_from_samples(path):
+def test_a_statistics_file_is_not_taken_for_samples(path):
     np.savez(path, mu=np.zeros(4), sigma=np.eye(4))
     with pytest.raises(UserError, match="it is a reference, use --reference"):
         NpzSource(path)
@@ -218,7 +218,7 @@ def test_a_truncated_file_is_named(path, save, keep):
 
 
 @pytest.mark.parametrize("shape", [(8, 5, 4, 3), (6, 5, 4, 3), (10**12, 5, 4, 3), (-7, -5, 4, 3), (2**62, 2**62, 4, 3)])
-def test_a_header_that_promises_other_than_is_there_is_refused(path, shape):
+def test_a_header_that_contradicts_the_data_is_refused(path, shape):
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     with pytest.raises(UserError, match=r"samples\.npz: arr_0 is damaged"):
         NpzSource(raw_npz(path, header, pixels().tobytes()))
@@ -228,12 +228,12 @@ def test_a_header_that_promises_other_than_is_there_is_refused(path, shape):
     "header", [b"", b"{", b"__import__('os').abort()", b"{'descr': '|u1'}", b"{'descr': 'zz', 'fortran_order': False, "
                b"'shape': (1,)}", b" " * 20_000]
 )  # fmt: skip
-def test_a_header_that_is_none_is_refused(path, header):
+def test_an_invalid_header_is_refused(path, header):
     with pytest.raises(UserError, match=r"samples\.npz is not a readable \.npz"):
         NpzSource(raw_npz(path, header, b"x"))
 
 
-def test_a_member_that_says_more_than_the_file_has_is_refused(path):
+def test_a_member_larger_than_the_file_is_refused(path):
     np.savez(path, pixels())
     content = bytearray(path.read_bytes())
     directory = content.rindex(b"PK\x01\x02")
@@ -294,14 +294,14 @@ def test_a_stored_file_that_shrinks_in_the_middle_of_a_read_is_an_error(path):
         source.read(0, 9)
 
 
-def test_what_is_at_the_path_decides_how_it_is_read(path, tmp_path):
+def test_the_content_at_the_path_decides_the_reader(path, tmp_path):
     np.savez(path, pixels())
     assert isinstance(open_images(path), NpzSource) and isinstance(open_images(str(path)), NpzSource)
     (tmp_path / "samples.NPZ").write_bytes(path.read_bytes())
     assert isinstance(open_images(tmp_path / "samples.NPZ"), NpzSource)
 
 
-def test_a_path_that_cannot_be_samples_says_what_can(path, tmp_path):
+def test_a_path_without_samples_is_refused_with_the_accepted_kinds(path, tmp_path):
     np.savez(path, pixels())
     with pytest.raises(
         UserError, match=r"nothing at .*sample\.npz \(did you mean samples\.npz\?\); samples are an \.npz"
@@ -316,7 +316,7 @@ def test_a_path_that_cannot_be_samples_says_what_can(path, tmp_path):
             open_images(tmp_path / name)
 
 
-def test_a_file_that_only_has_the_ending_is_refused(path):
+def test_a_file_with_only_the_ending_is_refused(path):
     path.write_bytes(io.BytesIO(b"no archive").getvalue())
     with pytest.raises(UserError, match=r"samples\.npz is not a readable \.npz"):
         open_images(path)

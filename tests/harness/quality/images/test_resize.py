@@ -1,4 +1,4 @@
-"""A resize is what its name says, compared with another implementation of it, and distorts nothing silently."""
+"""Resizes equal another implementation of their filters, and distort nothing silently."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def weights(side: int, target: int, *, a: float, antialias: bool) -> np.ndarray:
         for source in reach:
             weight = keys_cubic((source - centre) / stretch, a)
             if antialias and not 0 <= source < side:
-                continue  # Pillow leaves out what is outside, torch repeats the edge
+                continue  # Pillow leaves out pixels outside the image, torch repeats the edge
             matrix[place, min(max(source, 0), side - 1)] += weight
     return matrix / matrix.sum(axis=1, keepdims=True)
 
@@ -100,7 +100,7 @@ def test_a_range_is_that_part_of_the_whole():
     assert source.read(5, 5).shape == (0, 3, 16, 16)
 
 
-def test_a_resized_source_keeps_what_is_known_and_says_what_was_done(tmp_path):
+def test_a_resized_source_keeps_its_facts_and_states_the_resize(tmp_path):
     whole = TensorSource(
         images(), labels_N=torch.tensor([4, 5, 6]), seeds_N=torch.arange(3), provenance=Provenance(uint8_rule="round")
     )
@@ -121,7 +121,7 @@ def test_files_are_resized_when_they_are_opened(tmp_path):
     assert open_images(tmp_path / "x.npz", resize="none").provenance.resize == "none"
 
 
-def test_images_that_are_no_squares_are_refused():
+def test_images_other_than_squares_are_refused():
     with pytest.raises(UserError, match="images of 24 x 20; bicubic:16 resizes square images only"):
         ResizedSource(TensorSource(images()[:, :, :20]), BICUBIC)
 

@@ -26,7 +26,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_both_layouts_are_told_by_their_shape(path, channels_last):
+def test_both_layouts_are_recognised_by_their_shape(path, channels_last):
     save_file({"images": images().permute(0, 2, 3, 1).contiguous() if channels_last else images()}, path)
     source = open_images(path)
     assert isinstance(source, SafetensorsSource)
@@ -65,7 +65,7 @@ def test_labels_seeds_and_provenance(path):
         ({"images": images()}, {"arvbench": " " * (2**20 + 1)}, "not written by arvbench"),
     ],
 )
-def test_what_cannot_be_samples_is_refused_by_name(path, tensors, metadata, message):
+def test_files_other_than_samples_are_refused_by_name(path, tensors, metadata, message):
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
     with pytest.raises(UserError, match=rf"x\.safetensors.*{message}"):
         SafetensorsSource(path)
@@ -110,6 +110,6 @@ def test_a_tensor_in_memory_is_a_source_too():
         (images(), torch.rand(9), "labels of x must be 9 integers"),
     ],
 )
-def test_a_tensor_that_is_no_batch_of_rgb_bytes_is_refused(tensor, labels, message):
+def test_a_tensor_other_than_a_batch_of_rgb_bytes_is_refused(tensor, labels, message):
     with pytest.raises(UserError, match=message):
         TensorSource(tensor, name="x", labels_N=labels)

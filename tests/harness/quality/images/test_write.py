@@ -64,7 +64,7 @@ def write(path: Path, what: ImageSource | None = None, **options) -> str:
     return WRITERS[path.name](path, what or source(), **options)
 
 
-def test_what_is_written_is_read_back(target):
+def test_written_samples_are_read_back(target):
     heard = []
     digest = write(target, progress=heard.append)
     assert digest == images_sha256(images()) and heard == [256, 300]
@@ -75,7 +75,7 @@ def test_what_is_written_is_read_back(target):
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
-def test_images_of_which_nothing_is_known(target):
+def test_images_without_any_facts(target):
     write(target, TensorSource(images()))
     back = open_images(target)
     assert back.labels_N is None and back.seeds_N is None and back.provenance == Provenance()
@@ -126,7 +126,7 @@ def test_the_ending_decides_the_format(tmp_path):
         assert open_images(tmp_path / name).count == COUNT
 
 
-def test_samples_are_replaced_only_when_asked(target):
+def test_samples_are_replaced_only_with_force(target):
     write_images(target, source())
     with pytest.raises(UserError, match=r"(already exists|is not empty).*--force"):
         write_images(target, source())
@@ -175,7 +175,7 @@ class _Breaks(TensorSource):
 
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("error", [UserError("image 256 is damaged"), KeyboardInterrupt()])
-def test_an_error_leaves_what_was_there_and_nothing_else(target, before, error):
+def test_an_error_leaves_the_old_file_and_nothing_else(target, before, error):
     if before:
         write(target)
     broken = _Breaks(images(), name="broken")

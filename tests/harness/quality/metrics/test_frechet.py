@@ -48,7 +48,7 @@ def by_sqrtm(samples: Moments, reference: Moments) -> float:
 
 
 def terms(samples: Moments, reference: Moments) -> float:
-    """What rounding errors of a distance are relative to."""
+    """The scale of a distance's rounding errors."""
     return float(samples.cov_DD.trace() + reference.cov_DD.trace())
 
 
@@ -128,7 +128,7 @@ def test_fewer_images_than_dimensions_agree_as_far_as_scipy_gets():
     assert 0 < result.clamped_mass < 1e-12
 
 
-def test_clamped_mass_is_what_was_negative():
+def test_clamped_mass_is_the_share_of_negative_eigenvalues():
     reference = Moments(count=None, mean_D=torch.zeros(3).double(), cov_DD=torch.eye(3).double())
     samples = Moments(count=None, mean_D=torch.zeros(3).double(), cov_DD=torch.tensor([4.0, 1, -0.5]).double().diag())
     result = frechet_distance(samples, reference)
@@ -155,7 +155,7 @@ def test_few_features_are_exact_where_moments_magnify_rounding():
 
 
 def test_bootstrap_is_that_of_resampled_features():
-    """The weighted sums give what drawing rows, their moments and the plain distance give."""
+    """The weighted sums equal the plain distance between the moments of drawn rows."""
     reference = gaussian(6, 2)
     root = ReferenceRoot.of(reference)
     for count in (40, 5):  # full rank, and fewer images than dimensions
@@ -206,7 +206,7 @@ def test_extrapolation_is_nearer_to_the_truth_than_the_distance_at_n():
     assert np.mean(np.abs(at_infinity)) < 0.75 * np.mean(np.abs(at_n))  # and noise does not eat that up
 
 
-def test_extrapolation_says_what_it_fitted():
+def test_extrapolation_reports_its_fit():
     distribution, root = gaussian(8, 1, shift=0.3), ReferenceRoot.of(gaussian(8, 2))
     x_ND = draw(distribution, 1000, 3)
     result = frechet_at_infinity(x_ND, root, seed=5)
@@ -279,7 +279,7 @@ def test_unusable_moments_are_named(moments, error, says):
         frechet_distance(gaussian(4, 2), moments)
 
 
-def test_a_reference_that_is_no_covariance_is_refused():
+def test_a_reference_without_a_covariance_is_refused():
     with pytest.raises(UserError, match="negative eigenvalues"):
         ReferenceRoot.of(broken(cov_DD=torch.tensor([1.0, 1, 1, -0.5]).double().diag()))
 

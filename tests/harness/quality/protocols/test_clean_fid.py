@@ -88,13 +88,13 @@ def test_scipy_without_disp_is_named_with_the_way_out(monkeypatch):
     assert measure("kid", features_of(50, 6, 1), features_of(40, 6, 2)).value > 0
 
 
-def test_root_that_is_not_real_is_an_error_that_says_what_to_do(monkeypatch):
+def test_a_root_that_is_not_real_is_an_error_with_the_remedy(monkeypatch):
     monkeypatch.setattr(scipy.linalg, "sqrtm", lambda A, disp=True: (A * 1j, 0.0))
     with pytest.raises(UserError, match=r"no real root.*more images"):
         measure("fid", features_of(50, 6, 1), features_of(40, 6, 2))
 
 
-def test_what_the_library_prints_becomes_a_note(monkeypatch, capsys):
+def test_output_of_the_library_becomes_a_note(monkeypatch, capsys):
     real = scipy.linalg.sqrtm
     monkeypatch.setattr(
         scipy.linalg, "sqrtm", lambda A, disp=True: real(A) if disp else (np.full_like(A, np.nan), np.inf)

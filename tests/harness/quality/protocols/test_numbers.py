@@ -73,7 +73,7 @@ def test_the_interval_for_other_libraries_is_the_same():
 
 
 @pytest.mark.parametrize("compute", [numbers.frechet, numbers.frechet_infinity])
-def test_options_do_not_change_what_a_number_is(compute):
+def test_options_do_not_change_the_identity_of_a_number(compute):
     one, other = (compute(random_inputs(options=Options(bootstrap=n, seed=n)), "pool") for n in (5, 9))
     assert one.value == other.value
     assert one.parameters == other.parameters
@@ -179,6 +179,6 @@ def test_classes_that_are_missing_or_small_are_left_out_and_named():
         ({"labels_N": torch.full((200,), 9)}, UserError, "none of the 5 classes has them"),
     ],
 )
-def test_fid_by_class_says_what_it_lacks(changes, error, says):
+def test_fid_by_class_names_missing_labels_and_images(changes, error, says):
     with pytest.raises(error, match=says):
         numbers.per_class_frechet(replace(random_inputs(), **changes), "pool")

@@ -1,4 +1,4 @@
-"""Protocols that read one layer: what they read, and that their metrics do not depend on each other."""
+"""Protocols that read one layer: their layers, and the independence of their metrics."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_protocol_without_its_reference_is_a_bug_of_the_caller(name):
         ("per-class-fid", "adm-inception", "pool", "features", {"per-class-fid": 10}),
     ],
 )
-def test_what_a_protocol_reads(name, extractor_name, layer, need, fewest):
+def test_layers_read_by_a_protocol(name, extractor_name, layer, need, fewest):
     protocol = PROTOCOLS[name]
     assert protocol.extractor == extractor_name
     assert reference_layers([(extractor_name, protocol.metrics)]) == {extractor_name: {layer: need}}

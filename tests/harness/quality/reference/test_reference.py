@@ -1,4 +1,4 @@
-"""References that are images or a named data set, and what is kept of them between two evaluations."""
+"""References that are images or a named data set, and their cache between two evaluations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def extractor():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of its own for every test."""
+    """A separate cache for every test."""
     monkeypatch.setenv("ARVBENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -79,7 +79,7 @@ def test_an_npz_of_images_is_the_same_reference_as_their_folder(folder, extracto
     assert torch.equal(pairs[0].cov_DD, pairs[1].cov_DD)
 
 
-def test_a_reference_that_is_not_there_says_what_one_is(tmp_path, extractor):
+def test_a_missing_reference_is_refused_with_the_accepted_kinds(tmp_path, extractor):
     with pytest.raises(UserError, match=r"nowhere' is neither 'digits' nor an existing file or folder.*official"):
         load_reference(str(tmp_path / "nowhere"), [(extractor, FEATURES)])
 
@@ -99,7 +99,7 @@ def test_another_resolution_is_refused_before_any_image_is_extracted(folder):
     assert reference.image_shape == (32, 32)
 
 
-def test_stored_digits_are_what_the_extractor_computes(extractor):
+def test_stored_digits_equal_the_features_of_the_extractor(extractor):
     stored = load_reference("digits", [(extractor, FEATURES)])
     computed = load_reference("digits", [(replace(extractor, name="another"), FEATURES)])
     ours, theirs = stored.data["digits-cnn"], computed.data["another"]
@@ -140,7 +140,7 @@ def test_pixels_and_files_of_a_reference(folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "npz", "statistics"])
-def test_the_pass_is_the_callers_and_its_chunks_are_in_the_cache(folder, cache, tmp_path, kind):
+def test_the_pass_has_the_callers_settings_and_its_chunks_are_cached(folder, cache, tmp_path, kind):
     images, passes, heard = load_digits_rgb().images_N3HW[:70], [], []
     path = folder
     if kind != "folder":
@@ -226,7 +226,7 @@ def test_a_pass_that_was_interrupted_continues_in_the_cache(tmp_path):
     assert torch.equal(found.data["adm-inception"].moments("pool").cov_DD, expected.cov_DD)
 
 
-def test_a_machine_without_room_for_a_cache_is_reported_and_served(folder, cache):
+def test_a_reference_is_loaded_and_a_note_says_that_the_cache_failed(folder, cache):
     cache.write_text("a file where the folder would be")
     reference = load_reference(str(folder), [(fake_adm(), {"pool": "moments"})], cache_from=69)
     (note,) = reference.notes

@@ -122,7 +122,7 @@ def spoilt(arrays, **changes):
         ({"labels": np.zeros(3, np.int64)}, "labels must be 40 integers"),
     ],
 )
-def test_what_is_no_reference_is_named(tmp_path, arrays, extractor, changes, message):
+def test_files_other_than_references_are_named(tmp_path, arrays, extractor, changes, message):
     path = write_npz(tmp_path / "bad.npz", spoilt(arrays, **changes))
     with pytest.raises(UserError, match=rf"bad\.npz.*{message}"):
         load_reference(str(path), [(extractor, ADM)])
@@ -144,7 +144,7 @@ def test_flipped_bytes_in_the_statistics_are_found(path, extractor):
         load_reference(str(path), [(extractor, ADM)])
 
 
-def test_a_published_file_is_known_by_its_digest_whatever_its_name(path, extractor, monkeypatch):
+def test_a_published_file_is_recognised_by_its_digest_under_any_name(path, extractor, monkeypatch):
     digest = load_reference(str(path), [(extractor, ADM)]).sha256
     entry = replace(official.PUBLISHED["adm-imagenet256"], sha256=digest)
     monkeypatch.setattr(official, "PUBLISHED", {entry.name: entry})
@@ -243,7 +243,7 @@ def test_distance_to_the_made_file_is_the_distance_to_the_images(source, extract
     assert torch.equal(ours.features("pool"), theirs.features("pool"))
 
 
-def test_the_official_evaluator_finds_what_it_reads(source, extractor, tmp_path):
+def test_the_official_evaluator_finds_its_arrays(source, extractor, tmp_path):
     make_file(source, tmp_path / "made.npz", [(extractor, ADM)], keep=40)
     with np.load(tmp_path / "made.npz", allow_pickle=False) as stored:
         shapes = {key: (str(stored[key].dtype), stored[key].shape) for key in stored.files}

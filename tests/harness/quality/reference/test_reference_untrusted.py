@@ -27,7 +27,7 @@ PIXELS = np.zeros((4, 32, 32, 3), np.uint8)
 
 
 def npy_bytes(header: bytes, *, version: int = 1, body: bytes = b"x" * 64) -> bytes:
-    """An array whose header is what the test wants."""
+    """An array with any header."""
     size = struct.pack("<H" if version == 1 else "<I", len(header) + 1)
     return b"\x93NUMPY" + bytes([version, 0]) + size + header + b"\n" + body
 
@@ -40,7 +40,7 @@ def archive_of(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_
 
 
 def clip_of(dims: int) -> Extractor:
-    """An extractor whose only layer has so many dimensions."""
+    """An extractor whose only layer has `dims` dimensions."""
     return replace(fake_adm(name="clip"), layers={"pool": dims})
 
 
@@ -74,7 +74,7 @@ HEADERS = [
 
 @pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
-def test_a_header_that_is_none_ends_in_an_error_that_names_the_file(tmp_path, header, version):
+def test_an_invalid_header_ends_in_an_error_that_names_the_file(tmp_path, header, version):
     bad = npy_bytes(header, version=version)
     for key in ("mu", "arvbench"):
         path = archive_of(tmp_path / f"{key}.npz", {"mu": bad, "sigma": bad} | {key: bad})
