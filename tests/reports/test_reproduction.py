@@ -1,4 +1,4 @@
-"""The suite that a report prints asks for the recorded cases, as the program that runs suites reads it."""
+"""The suite that a report prints describes the recorded cases, as read by the loader of suites."""
 
 from __future__ import annotations
 

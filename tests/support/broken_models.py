@@ -19,7 +19,7 @@ class ForgetfulCache(StaticCache):
 
 
 class ForgetfulVar(VarSampler):
-    """demo/var with a cache that forgets, whatever policy is asked for."""
+    """demo/var with a cache that forgets, under every policy."""
 
     def make_cache(self, policy, settings, *, batch):
         return ForgetfulCache(super().make_cache("static", settings, batch=batch).shape)

@@ -1,4 +1,4 @@
-"""A model family of a newcomer on the bare interface: one step that draws a 4 x 4 map of colours, given the class.
+"""A newcomer's model family on the bare interface: one step draws a 4 x 4 map of colours for the class.
 
 Shapes   B images, V = 8 colours, 16 tokens of one image
 """

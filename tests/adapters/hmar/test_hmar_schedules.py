@@ -1,4 +1,4 @@
-"""Schedules of mask refinement: the official ones, and those that a user may give."""
+"""Schedules of mask refinement: the official ones, and a user's own."""
 
 from __future__ import annotations
 

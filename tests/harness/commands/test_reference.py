@@ -1,4 +1,4 @@
-"""`arvbench reference make`: one command from images to a file that samples are compared with."""
+"""`arvbench reference make`: one command from images to a file of reference statistics."""
 
 from __future__ import annotations
 

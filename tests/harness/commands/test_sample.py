@@ -1,4 +1,4 @@
-"""`arvbench sample` as a user meets it: files that others read, and one line when it cannot be."""
+"""`arvbench sample` as a user meets it: files that other programs read, and one line for every error."""
 
 from __future__ import annotations
 

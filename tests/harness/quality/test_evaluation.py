@@ -1,4 +1,4 @@
-"""Every number equals an independent computation on the same features, and says under which protocol it stands."""
+"""Every number equals an independent computation on the same features, and names its protocol."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def random_images(count: int, height: int, width: int | None = None, seed: int =
 
 @torch.inference_mode()
 def expected(network: FeatureExtractorInceptionV3, images: Tensor) -> dict[str, Tensor]:
-    """The three layers as torch-fidelity's network has them; it does not offer the spatial one, a hook takes it."""
+    """The three layers of torch-fidelity's network; a hook reads the spatial one, which it does not offer."""
     seen: dict[str, Tensor] = {}
     hook = network.Mixed_6d.branch1x1.register_forward_hook(lambda _module, _input, out: seen.update(branch=out))
     pool, logits = network(images)
@@ -101,7 +101,7 @@ def test_in_float64_the_graphs_are_the_same():
 
 @torch.inference_mode()
 def expected_in_float64(images: Tensor) -> dict[str, Tensor]:
-    """torch-fidelity rounds its outputs to fp32 whatever is inside: hooks see them before."""
+    """The layers before torch-fidelity rounds its outputs to fp32, read by hooks."""
     network = random_inception().double()
     network.feature_extractor_internal_dtype = torch.float64  # its own option of this name has no effect
     seen: dict[str, Tensor] = {}
@@ -132,7 +132,7 @@ def test_only_the_requested_layers_are_returned_as_floats(extractor):
 
 
 def test_an_image_does_not_see_its_batch(extractor):
-    """World size and batch must not matter: not one bit, on the CPU."""
+    """On the CPU, world size and batch must not change a bit."""
     images = random_images(11, 40)
     together = extractor.extract(images)
     for start, stop in ((0, 1), (3, 8), (8, 11)):
@@ -247,7 +247,7 @@ def test_the_real_weights_are_the_published_ones_and_give_torch_fidelitys_featur
         assert sha256_of(path) == WEIGHTS["inception"].sha256
         assert ours.note == ""
     images = random_images(8, 256)
-    found, wanted = ours.extract(images), theirs.extract(images)
+    found, expected_features = ours.extract(images), theirs.extract(images)
     assert all(features.isfinite().all() for features in found.values())
-    pairs = {"pool": wanted["2048"], "logits": wanted["logits_unbiased"]}
+    pairs = {"pool": expected_features["2048"], "logits": expected_features["logits_unbiased"]}
     assert max(largest_differences({layer: found[layer] for layer in pairs}, pairs).values()) < 1e-3

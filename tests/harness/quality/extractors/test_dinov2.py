@@ -94,7 +94,7 @@ def cubic(x, a=-0.75):
 
 
 def position_matrix():
-    """(16, 37): what each trained position weighs along one axis; scale 37 / 16.1, edges repeated."""
+    """(16, 37): weight of each trained position along one axis; scale 37 / 16.1, edges repeated."""
     matrix = np.zeros((GRID, TRAINED_GRID))
     for i in range(GRID):
         source = (i + 0.5) * TRAINED_GRID / (GRID + 0.1) - 0.5

@@ -61,17 +61,17 @@ def test_the_order_is_path_then_variable_then_cache(tmp_path, monkeypatch):
     named = file_at(tmp_path / "named.pth")
     monkeypatch.setenv("ARVBENCH_INCEPTION", str(named))
     assert find_weights("inception", {}) == named
-    given = file_at(tmp_path / "given.pth")
-    assert find_weights("inception", {"inception": given}) == given
-    assert find_weights("inception", {"clip-vit-b-32": given}) == named
+    user_file = file_at(tmp_path / "given.pth")
+    assert find_weights("inception", {"inception": user_file}) == user_file
+    assert find_weights("inception", {"clip-vit-b-32": user_file}) == named
 
 
 def test_hugging_face_cache_comes_after_ours(tmp_path, monkeypatch):
-    held = file_at(tmp_path / "hub" / CLIP.hub[1])
+    on_hub = file_at(tmp_path / "hub" / CLIP.hub[1])
     monkeypatch.setattr(
-        "huggingface_hub.try_to_load_from_cache", lambda repo, name: str(held) if (repo, name) == CLIP.hub else None
+        "huggingface_hub.try_to_load_from_cache", lambda repo, name: str(on_hub) if (repo, name) == CLIP.hub else None
     )
-    assert find_weights("clip-vit-b-32", {}) == held
+    assert find_weights("clip-vit-b-32", {}) == on_hub
     cached = in_cache(tmp_path, "ViT-B-32.pt")
     assert find_weights("clip-vit-b-32", {}) == cached
 
@@ -149,12 +149,12 @@ def test_home_folder_is_written_with_a_tilde(tmp_path, monkeypatch):
 def test_one_file_serves_both_names_of_the_same_bytes(tmp_path, monkeypatch):
     cached = in_cache(tmp_path, PYTORCH_FID)
     assert find_weights("inception", {}) == cached
-    given = file_at(tmp_path / "given.pth")
-    assert find_weights("pytorch-fid-inception", {"inception": given}) == given
-    monkeypatch.setenv("ARVBENCH_INCEPTION", str(given))
-    assert find_weights("pytorch-fid-inception", {}) == given
+    user_file = file_at(tmp_path / "given.pth")
+    assert find_weights("pytorch-fid-inception", {"inception": user_file}) == user_file
+    monkeypatch.setenv("ARVBENCH_INCEPTION", str(user_file))
+    assert find_weights("pytorch-fid-inception", {}) == user_file
     with pytest.raises(UserError):
-        find_weights("inception-torchscript", {"inception": given})
+        find_weights("inception-torchscript", {"inception": user_file})
 
 
 def test_unknown_name_is_refused():

@@ -1,4 +1,4 @@
-"""One pass in chunks: the same features whoever makes them, however often they were interrupted."""
+"""One pass in chunks: equal features from any process and after any interruption."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def scan(source, layers, *, work: Path | None = None, progress=None):
 
 
 @pytest.fixture(scope="module")
-def wanted():
+def layer_requests():
     return [(load_extractor("digits-cnn"), LAYERS)]
 
 
 @pytest.fixture(scope="module")
-def direct(wanted):
-    return scan(Watched(), wanted)
+def direct(layer_requests):
+    return scan(Watched(), layer_requests)
 
 
 def same(left, right) -> bool:
@@ -73,28 +73,28 @@ def same(left, right) -> bool:
     return equal
 
 
-def test_every_image_is_read_once_and_all_layers_come_from_that(wanted):
+def test_every_image_is_read_once_and_all_layers_come_from_that(layer_requests):
     source, heard = Watched(), []
-    result = scan(source, wanted, progress=heard.append)
+    result = scan(source, layer_requests, progress=heard.append)
     assert source.reads == [(c.start, c.stop) for c in (chunk_range(i, source.count) for i in range(4))]
     assert heard == [256, 512, 768, 778]
     features = result.features["digits-cnn"]
     assert (features.count, features.features("64").shape) == (778, (778, 64))
-    expected = torch.cat([wanted[0][0].extract(part)["64"] for part in IMAGES.split(CHUNK)])
+    expected = torch.cat([layer_requests[0][0].extract(part)["64"] for part in IMAGES.split(CHUNK)])
     assert torch.equal(features.features("64"), expected)
     assert result.images_sha256 == images_sha256(IMAGES)
     assert torch.equal(result.histogram, torch.bincount(IMAGES.flatten(), minlength=256))
 
 
-def test_an_interrupted_pass_resumes_and_ends_with_the_same_bits(wanted, direct, tmp_path):
+def test_an_interrupted_pass_resumes_and_ends_with_the_same_bits(layer_requests, direct, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        scan(Watched(fail_at=2 * CHUNK), wanted, work=tmp_path / "w")
+        scan(Watched(fail_at=2 * CHUNK), layer_requests, work=tmp_path / "w")
     second = Watched()
-    result = scan(second, wanted, work=tmp_path / "w")
+    result = scan(second, layer_requests, work=tmp_path / "w")
     assert second.reads == [(512, 768), (768, 778)], "finished chunks are read from the folder"
     assert same(result, direct)
     third = Watched()
-    assert same(scan(third, wanted, work=tmp_path / "w"), direct) and third.reads == []
+    assert same(scan(third, layer_requests, work=tmp_path / "w"), direct) and third.reads == []
 
 
 _SLOW_PASS = """
@@ -114,7 +114,7 @@ _SLOW_PASS = """
 """
 
 
-def test_kill_9_costs_one_chunk_and_changes_no_bit(wanted, direct, tmp_path):
+def test_kill_9_costs_one_chunk_and_changes_no_bit(layer_requests, direct, tmp_path):
     work = tmp_path / "w"
     script = textwrap.dedent(_SLOW_PASS).format(tests=str(Path(__file__).parent), work=str(work))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -128,13 +128,13 @@ def test_kill_9_costs_one_chunk_and_changes_no_bit(wanted, direct, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     source = Watched()
-    assert same(scan(source, wanted, work=work), direct)
+    assert same(scan(source, layer_requests, work=work), direct)
     assert source.reads == [(512, 768), (768, 778)], "the lock of the dead process is free"
 
 
-def test_a_locked_chunk_is_left_to_its_process(wanted, direct, tmp_path):
+def test_a_locked_chunk_is_left_to_its_process(layer_requests, direct, tmp_path):
     work = tmp_path / "w"
-    scan(Watched(), wanted, work=work)
+    scan(Watched(), layer_requests, work=work)
     theirs = work / "chunk-000001.safetensors"
     content = theirs.read_bytes()
     theirs.unlink()
@@ -146,63 +146,63 @@ def test_a_locked_chunk_is_left_to_its_process(wanted, direct, tmp_path):
 
     with locked(theirs.with_suffix(".lock")) as mine:
         assert mine
-        assert same(scan(source, wanted, work=work, progress=other_process_finishes), direct)
+        assert same(scan(source, layer_requests, work=work, progress=other_process_finishes), direct)
     assert heard[0] == source.count - CHUNK and source.reads == [], "this process met the lock and made nothing"
 
 
-def test_a_folder_of_other_images_or_of_someone_else_is_refused(wanted, tmp_path):
-    scan(Watched(), wanted, work=tmp_path / "w")
+def test_a_folder_of_other_images_or_of_someone_else_is_refused(layer_requests, tmp_path):
+    scan(Watched(), layer_requests, work=tmp_path / "w")
     with pytest.raises(UserError, match="other images, other extractors or other versions"):
-        scan(Watched(key="others"), wanted, work=tmp_path / "w")
+        scan(Watched(key="others"), layer_requests, work=tmp_path / "w")
     with pytest.raises(UserError, match="other images"):
-        scan(Watched(), [(wanted[0][0], frozenset({"64"}))], work=tmp_path / "w")
+        scan(Watched(), [(layer_requests[0][0], frozenset({"64"}))], work=tmp_path / "w")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="not empty and was not made by arvbench"):
-        scan(Watched(), wanted, work=tmp_path / "mine")
+        scan(Watched(), layer_requests, work=tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="cannot write to work folder"):
-        scan(Watched(), wanted, work=tmp_path / "mine" / "thesis.tex" / "w")
+        scan(Watched(), layer_requests, work=tmp_path / "mine" / "thesis.tex" / "w")
 
 
-def test_processes_that_start_at_once_and_leftovers_of_a_killed_one_share_a_folder(wanted, direct, tmp_path):
+def test_processes_that_start_at_once_and_leftovers_of_a_killed_one_share_a_folder(layer_requests, direct, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         for attempt in range(20):
             folder = tmp_path / str(attempt)
-            list(pool.map(lambda _: claim_folder(folder, Watched(), wanted), range(8)))  # noqa: B023
+            list(pool.map(lambda _: claim_folder(folder, Watched(), layer_requests), range(8)))  # noqa: B023
     work = tmp_path / "left"
     work.mkdir()
     (work / ".task.txt.123").write_text("half")
-    assert same(scan(Watched(), wanted, work=work), direct)
+    assert same(scan(Watched(), layer_requests, work=work), direct)
     (work / "chunk-000001.safetensors").unlink()
     (work / ".chunk-000001.safetensors.99").write_bytes(b"half")
-    assert same(scan(Watched(), wanted, work=work), direct)
+    assert same(scan(Watched(), layer_requests, work=work), direct)
     assert not list(work.glob(".chunk*"))
 
 
-def test_features_do_not_depend_on_the_threads_of_the_caller(wanted, direct):
+def test_features_do_not_depend_on_the_threads_of_the_caller(layer_requests, direct):
     torch.set_num_threads(2)
-    assert same(scan(Watched(), wanted), direct)
+    assert same(scan(Watched(), layer_requests), direct)
     assert torch.get_num_threads() == 2
 
 
-def test_a_changed_preprocessing_or_source_is_another_task(wanted):
-    extractor, layers = wanted[0]
-    key = task_key(Watched(), wanted)
+def test_a_changed_preprocessing_or_source_is_another_task(layer_requests):
+    extractor, layers = layer_requests[0]
+    key = task_key(Watched(), layer_requests)
     assert task_key(Watched(), [(replace(extractor, preprocessing="another"), layers)]) != key
     assert f"arvbench source {source_sha256()}" in key.splitlines()
 
 
-def test_a_damaged_chunk_is_named(wanted, tmp_path):
-    scan(Watched(), wanted, work=tmp_path / "w")
+def test_a_damaged_chunk_is_named(layer_requests, tmp_path):
+    scan(Watched(), layer_requests, work=tmp_path / "w")
     path = tmp_path / "w" / "chunk-000000.safetensors"
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match=r"chunk-000000.*is damaged.*remove it"):
-        scan(Watched(), wanted, work=tmp_path / "w").features["digits-cnn"].features("64")
+        scan(Watched(), layer_requests, work=tmp_path / "w").features["digits-cnn"].features("64")
 
 
-def test_features_that_are_not_finite_name_the_images(wanted):
-    extractor = wanted[0][0]
+def test_features_that_are_not_finite_name_the_images(layer_requests):
+    extractor = layer_requests[0][0]
 
     class Broken(Watched):
         def read(self, start, stop):

@@ -1,4 +1,4 @@
-"""Several processes share the images, and nobody can tell from the numbers."""
+"""Several processes share the images, and the numbers do not change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CASE = CaseConfig(
 
 
 @pytest.fixture(scope="module")
-def wanted():
+def layer_requests():
     return [(load_extractor("digits-cnn"), LAYERS)]
 
 
@@ -49,14 +49,14 @@ def assert_same(found, alone) -> None:
         assert torch.equal(a.moments(layer).cov_DD, b.moments(layer).cov_DD)
 
 
-def test_drawn_images_are_the_same_bit_for_bit_with_two_processes(wanted):
-    alone, shared = (FeaturePass(workers=workers).scan(load_live_source(CASE), wanted) for workers in (1, 2))
+def test_drawn_images_are_the_same_bit_for_bit_with_two_processes(layer_requests):
+    alone, shared = (FeaturePass(workers=workers).scan(load_live_source(CASE), layer_requests) for workers in (1, 2))
     assert_same(shared, alone)
 
 
-def test_another_process_really_makes_chunks(wanted, npz, tmp_path, monkeypatch):
+def test_another_process_really_makes_chunks(layer_requests, npz, tmp_path, monkeypatch):
     """This process makes the first chunk and at most one more: the rest comes from the other one."""
-    alone = FeaturePass().scan(open_images(npz), wanted)
+    alone = FeaturePass().scan(open_images(npz), layer_requests)
     source = open_images(npz)
     real = source.read
 
@@ -70,27 +70,27 @@ def test_another_process_really_makes_chunks(wanted, npz, tmp_path, monkeypatch)
 
     monkeypatch.setattr(source, "read", read)
     heard: list[int] = []
-    assert_same(FeaturePass(workers=2, work=tmp_path / "w").scan(source, wanted, heard.append), alone)
+    assert_same(FeaturePass(workers=2, work=tmp_path / "w").scan(source, layer_requests, heard.append), alone)
     assert heard[-1] == 1797 and heard == sorted(heard)
 
 
-def test_a_process_that_dies_costs_nothing_but_time(wanted, npz, tmp_path, monkeypatch):
+def test_a_process_that_dies_costs_nothing_but_time(layer_requests, npz, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    shared = FeaturePass(workers=3, work=tmp_path / "w").scan(open_images(npz), wanted)
-    assert_same(shared, FeaturePass().scan(open_images(npz), wanted))
+    shared = FeaturePass(workers=3, work=tmp_path / "w").scan(open_images(npz), layer_requests)
+    assert_same(shared, FeaturePass().scan(open_images(npz), layer_requests))
 
 
-def test_images_that_only_this_process_has_are_not_shared(wanted, monkeypatch):
+def test_images_that_only_this_process_has_are_not_shared(layer_requests, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/such/program")
     digits = TensorSource(load_digits_rgb().images_N3HW)
-    assert_same(FeaturePass(workers=3).scan(digits, wanted), FeaturePass().scan(digits, wanted))
+    assert_same(FeaturePass(workers=3).scan(digits, layer_requests), FeaturePass().scan(digits, layer_requests))
 
 
-def test_every_task_may_have_a_folder_of_its_own(wanted, tmp_path):
+def test_every_task_may_have_a_folder_of_its_own(layer_requests, tmp_path):
     images = load_digits_rgb().images_N3HW
     features = FeaturePass(work=tmp_path, folder_per_task=True)
     for part in (images[:20], images[20:40], images[:20]):
-        features.scan(TensorSource(part), wanted)
+        features.scan(TensorSource(part), layer_requests)
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -1,4 +1,4 @@
-"""Moments against NumPy, and that how features are cut into blocks does not matter."""
+"""Moments against NumPy, for any division of the features into blocks."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_fp32_equals_torch_fidelitys():
 
 
 def test_plain_fp32_is_not_computed_in_a_wider_type():
-    # |u|^2 = 2^26 has a step of 8 in fp32: a squared distance of 1 is lost, and the far sample counts as inside.
+    # At |u|^2 = 2^26 the step of fp32 is 8: a squared distance of 1 is lost, and the far sample counts as inside.
     far = 2.0**13
     y_MD = torch.tensor([[far, 0.0], [far, 0], [far, 0], [far, 0]])
     x_ND = torch.tensor([[far, 1.0]] * 4)
@@ -137,7 +137,7 @@ def test_fp16_makes_ties_that_fp32_does_not_have():
 
 
 def large_in_one_block(norm: float) -> tuple[Tensor, Tensor]:
-    """Samples of which number 20..29 are long; with blocks of 10 only blocks of theirs can overflow."""
+    """Samples whose numbers 20..29 are long; with blocks of 10, only the blocks of those can overflow."""
     x_ND, y_MD = gridded(40, 1), gridded(40, 2)
     x_ND[20:30, 0] += norm
     return x_ND, y_MD
