@@ -28,8 +28,9 @@ from arvbench.adapters.checkpoints import (
 from arvbench.adapters.common.meta import on_meta
 from arvbench.adapters.registry import MODELS
 from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
-from arvbench.errors import ArvbenchError, CheckpointError, HostError, UserError
+from arvbench.errors import ArvbenchError, CheckpointError, HostError, UserError, shown
 from arvbench.kernels.backends import backend_named
+from arvbench.paths import user_path
 
 DEMO_FOLDER = Path(__file__).parent / "demo"
 
@@ -96,11 +97,13 @@ def meta_modules(spec: ModelSpec) -> dict[str, nn.Module]:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """Return the device, or raise HostError when this machine has none of that kind."""
+    """Return the device. Raises UserError for another kind than cpu and cuda, HostError where this machine has none."""
     try:
         device = torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"no device {str(device)!r}; known: cpu, cuda, cuda:N") from error
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"no device {shown(str(device))}; known: cpu, cuda, cuda:N") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+        raise UserError(f"models do not run on {str(device)!r} here; known: cpu, cuda, cuda:N")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise HostError("CUDA was asked for, but torch finds no usable GPU here; use --device cpu, or see `doctor`")
@@ -129,7 +132,7 @@ def locate_weights(spec: ModelSpec, weights: str) -> dict[str, Path]:
         if not spec.demo:
             raise CheckpointError(f"{spec.name} has no demo weights; models that have: {', '.join(demo_models())}")
         return _bundle(DEMO_FOLDER / bundle_name(spec))
-    path = Path(weights).expanduser()
+    path = user_path(weights)
     if not path.exists():
         raise CheckpointError(f"no weights at {path}: give a folder, a file, hub, demo or random:SEED")
     if spec.checkpoint is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from arvbench.errors import UserError, complaint
+from arvbench.numbers import refuse_booleans
 
 Uint8Rule = Literal["truncate", "round", "127.5x+128"]
 """Conversion from float to byte (`arvbench.adapters.pixels.to_uint8`)."""
@@ -15,12 +16,17 @@ Uint8Rule = Literal["truncate", "round", "127.5x+128"]
 class SamplingSettings(BaseModel):
     """Settings of token sampling. Families add fields; unknown fields are an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cfg: float = Field(ge=0, description="classifier-free guidance strength; 0 samples the conditional model")
-    top_k: int | None = Field(default=None, ge=1, description="keep the k most likely tokens; None keeps all")
+    top_k: int | None = Field(default=None, ge=1, lt=2**31, description="keep the k most likely tokens; None keeps all")
     top_p: float | None = Field(default=None, gt=0, le=1, description="nucleus mass to keep; None keeps all")
     uint8_rule: Uint8Rule = "truncate"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_booleans(cls, value, info)
 
     def replayable(self) -> Self:
         """Return settings that allow replay: later logits depend on earlier draws only through the token ids."""

@@ -6,10 +6,12 @@ Exit codes: 0 ok, 1 the run finished with failures, 2 user error, 3 host error, 
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,8 +19,27 @@ import typer
 import arvbench
 from arvbench.errors import ContractError, HostError, UserError
 from arvbench.harness.commands import GROUPS, VERBS
+from arvbench.paths import printable, user_path
 
 EXIT_INTERRUPTED = 130
+
+_REFUSALS = dict.fromkeys(
+    (
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EEXIST,
+    ),
+    UserError.exit_code,
+) | dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOLCK),
+    HostError.exit_code,
+)
+"""Exit codes of errors of the system that no reader or writer explained: the path is at fault, or the machine."""
 
 
 def program() -> typer.Typer:
@@ -37,22 +58,31 @@ def program() -> typer.Typer:
         if group not in groups:
             groups[group] = typer.Typer(help=GROUPS[group], no_args_is_help=True, rich_markup_mode=None)
             root.add_typer(groups[group], name=group)
-        groups[group].command(own_name)(_interruptible(verb))
+        groups[group].command(own_name)(_run(verb))
     return root
 
 
-def _interruptible(verb: Callable[..., None]) -> Callable[..., None]:
-    """Make Ctrl-C end a verb with one line and exit code 130 in every version of Typer."""
+def _run(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb usable paths, and make Ctrl-C end it with one line and exit code 130 in every version of Typer."""
 
     @functools.wraps(verb)
     def wrapped(**options: object) -> None:
         try:
-            verb(**options)
+            verb(**{name: _usable(value) for name, value in options.items()})
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
 
     return wrapped
+
+
+def _usable(option: object) -> object:
+    """Expand and check the paths among options."""
+    if isinstance(option, Path):
+        return user_path(option)
+    if isinstance(option, list | tuple):
+        return type(option)(_usable(element) for element in option)
+    return option
 
 
 def _show_version(requested: bool) -> None:
@@ -85,8 +115,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except (UserError, HostError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(str(error))}", err=True)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            traceback.print_exc()
+            return ContractError.exit_code
+        name = f" {printable(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        typer.echo(f"error: the system refuses{name}: {error.strerror}", err=True)
+        return _REFUSALS[error.errno]
     except Exception:  # a bug, ours or an adapter's: never the exit code of a finished run
         traceback.print_exc()
         return ContractError.exit_code

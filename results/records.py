@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from arvbench.errors import UserError
+from arvbench.paths import regular_file
 from arvbench.results.schema import SCHEMA_VERSION, Record
 
 RECORDS_NAME = "records.jsonl"
@@ -55,6 +56,7 @@ def read_records(path: Path) -> RecordsFile:
     not exist or cannot be read.
     """
     path = _records_path(path)
+    regular_file(path)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -13,7 +13,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from arvbench.numbers import refuse_booleans
 
 SCHEMA_VERSION: Final = 1
 
@@ -34,25 +36,34 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class QualityRequest(_Frozen):
+class _Request(_Frozen):
+    """Settings that users write."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        return refuse_booleans(cls, value, info)
+
+
+class QualityRequest(_Request):
     """Request for quality numbers of generated images."""
 
     protocols: tuple[str, ...] = Field(min_length=1)
     """Names in the protocol table, such as "adm-v1" or "digits-cnn"; one pass over the images serves all."""
     reference: str
     """Name of a reference data set ("digits"), a reference file (.npz) or a folder of images."""
-    images: int = Field(ge=2)
+    images: int = Field(ge=2, le=100_000_000)
     metrics: tuple[str, ...] = ()
     """Metrics of those protocols; empty means all of them."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     """Run seed of the per-image noise."""
     labels: Literal["balanced", "balanced-shuffled", "uniform"] = "balanced"
     """Classes of the images: equal counts in order, equal counts shuffled by `seed`, or drawn uniformly by `seed`."""
     resize: str | None = None
     """Resize of the decoded image before it becomes bytes, such as "bicubic:256"; None evaluates it unresized."""
-    bootstrap: int = Field(default=100, ge=0)
+    bootstrap: int = Field(default=100, ge=0, le=1_000_000)
     """Replicates behind an interval; 0 for none, else at least 2."""
-    workers: int = Field(default=1, ge=1)
+    workers: int = Field(default=1, ge=1, le=4096)
     """Processes that share the images: one per CUDA device, or with one thread each on a CPU; the numbers do not depend
     on it."""
 
@@ -68,13 +79,13 @@ class QualityRequest(_Frozen):
         if "extractor" in given:
             name = given.pop("extractor")
             given.setdefault("protocols", ("torch-fidelity" if name == "inception" else name,))
-        if isinstance(metrics := given.get("metrics"), list | tuple) and "prc" in metrics:
+        if isinstance(metrics := given.get("metrics"), list | tuple) and all(isinstance(name, str) for name in metrics):
             named = [part for metric in metrics for part in (("precision", "recall") if metric == "prc" else (metric,))]
             given["metrics"] = tuple(dict.fromkeys(named))
         return given
 
 
-class CaseConfig(_Frozen):
+class CaseConfig(_Request):
     """One measurement. Every field is part of the record; none is read from globals."""
 
     model: str
@@ -90,7 +101,7 @@ class CaseConfig(_Frozen):
     """Name in the table of backends (arvbench.kernels.backends)."""
     cache: str | None = None
     """Cache policy; None leaves it to the backend, and the record's `setup.cache_policy` names it."""
-    batch: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1, le=1_000_000)
     recipe: str | None = None
     """Official recipe that the case began with, such as "official" (arvbench.harness.suites.recipes).
 
@@ -98,17 +109,18 @@ class CaseConfig(_Frozen):
     """
     settings: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the model's official sampling settings."""
-    repeats: int = Field(default=5, ge=1)
+    repeats: int = Field(default=5, ge=1, le=1_000_000)
     """Timed calls, after warm-up."""
-    max_warmup: int = Field(default=10, ge=1)
+    max_warmup: int = Field(default=10, ge=1, le=1_000_000)
     """Limit of warm-up calls; beyond it, times are taken and marked unsteady."""
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=4096)
     """CPU threads of torch; None takes the number of physical cores."""
-    timeout_s: float = Field(default=1800, gt=0)
-    memory_limit_bytes: int | None = Field(default=None, gt=0)
+    timeout_s: float = Field(default=1800, gt=0, le=31_536_000)
+    """Limit of the whole case; a year at most."""
+    memory_limit_bytes: int | None = Field(default=None, gt=0, le=2**60)
     """Limit of the worker's host memory (CPU) or device memory (CUDA); None sets no limit."""
     quality: QualityRequest | None = None
-    sample_sheet: int = Field(default=0, ge=0)
+    sample_sheet: int = Field(default=0, ge=0, le=1_000)
     """Images per class in the picture of samples; 0 makes no picture."""
 
 

@@ -10,6 +10,7 @@ import typer
 
 from arvbench.errors import UserError
 from arvbench.harness.suites.yaml_files import parse_value
+from arvbench.paths import user_path
 
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 InceptionWeights = Annotated[
@@ -26,8 +27,14 @@ WorkFolder = Annotated[
 
 
 def comma_list(texts: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of a repeatable option: `--metrics fid,is --metrics kid` has three."""
-    return tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())
+    """Return the names of a repeatable option: `--metrics fid,is --metrics kid` has three; none without the option.
+
+    Raises UserError for an option without a name: to take it for the absent option would choose everything.
+    """
+    names = tuple(name.strip() for text in texts or () for name in text.split(",") if name.strip())
+    if texts and not names:
+        raise UserError("an option that takes names got none; leave the option away for all")
+    return names
 
 
 def settings_by_key(texts: Sequence[str] | None, *, prefix: str = "", example: str) -> dict[str, Any]:
@@ -53,12 +60,12 @@ def extractor_files(inception: Path | None, others: Sequence[str] | None) -> dic
         return {}
     from arvbench.harness.quality.extractors.weights import WEIGHTS, find_weights
 
-    files = {} if inception is None else {"inception": inception.expanduser()}
+    files = {} if inception is None else {"inception": user_path(inception)}
     for text in others or ():
         name, equals, path = text.partition("=")
         if not equals or not path:
             raise UserError(f"--extractor-weights {text!r}: write NAME=PATH; names: {', '.join(WEIGHTS)}")
-        files[name] = Path(path).expanduser()
+        files[name] = user_path(path)
     for name in files:
         find_weights(name, files)
     return files

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import glob
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arvbench.adapters.registry import MODELS
-from arvbench.errors import UnknownName, UserError, complaint, near_misses
+from arvbench.errors import UnknownName, UserError, complaint, near_misses, shown
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
 from arvbench.harness.suites.recipes import recipe_for
 from arvbench.harness.suites.yaml_files import read_yaml
 from arvbench.kernels.backends import BACKENDS
+from arvbench.paths import user_path
 from arvbench.results.schema import CaseConfig, QualityRequest
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from arvbench.adapters.settings import SamplingSettings
 
 SUITES_FOLDER = Path(__file__).parent
+MOST_CASES = 10_000
+"""Limit of cases in a suite."""
 
 _MAPPINGS = ("settings", "quality")
 """Keys of a case whose values are mappings, merged key by key."""
@@ -85,15 +89,21 @@ def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapp
     path = _find(name_or_path)
     suite = _parse(path)
     command_line = _nest(overrides or {})
-    if command_line.get("quality") and not any(_merge(suite.defaults, entry).get("quality") for entry in suite.cases):
+    if command_line.get("quality") and not any(_asks_for_quality(suite.defaults, entry) for entry in suite.cases):
         raise UserError(f"{path}: no case asks for quality, so quality settings have nothing to change")
     _check_keys(f"{path}: defaults", suite.defaults)
     configs: list[CaseConfig] = []
     for number, entry in enumerate(suite.cases):
         where = f"{path}: cases[{number}]"
         _check_keys(where, entry)
-        for merged in _merge_layers(suite.defaults, entry, command_line):
-            configs += [_validate(where, single) for single in _expand(where, merged)]
+        try:
+            for merged in _merge_layers(suite.defaults, entry, command_line):
+                axes = _axes(merged, room=MOST_CASES - len(configs))
+                products = itertools.product(*axes.values())
+                configs += [_validate(dict(zip(axes, values, strict=True))) for values in products]
+        except UserError as error:
+            error.args = (f"{where}: {error}",)
+            raise
     return Suite(name=suite.name, description=suite.description, cases=_name_cases(_choose(configs, models)))
 
 
@@ -106,8 +116,8 @@ def check_cases(cases: Iterable[Case]) -> None:
 
     for case in cases:
         spec = MODELS[case.config.model]
-        settings = sampling_settings(spec, case.config.settings)
         try:
+            settings = sampling_settings(spec, case.config.settings)
             if case.config.cache is not None:
                 spec.sampler.check_cache(spec, case.config.cache, settings)
             spec.sampler.check_settings(spec, settings)
@@ -137,7 +147,7 @@ def _find(name_or_path: str) -> Path:
     known = built_in_suites()
     if name_or_path in known:
         return known[name_or_path]
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if path.suffix not in (".yaml", ".yml") and not path.is_file():
         raise UnknownName("suite", name_or_path, known)
     return path
@@ -158,10 +168,12 @@ def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in overrides.items():
         head, dot, tail = key.partition(".")
-        if not dot:
+        if not dot and key not in nested:
             nested[key] = value
-        elif head in _MAPPINGS and tail:
-            nested.setdefault(head, {})[tail] = value
+        elif head in _MAPPINGS and tail and isinstance(nested.setdefault(head, {}), dict):
+            nested[head][tail] = value
+        elif head in _MAPPINGS:
+            raise UserError(f"{head} is set as a whole, and by key ({shown(key)}): write one of them")
         else:
             raise UserError(f"unknown setting {key!r}: only {' and '.join(_MAPPINGS)} have keys of their own")
     _check_keys("command line", nested)
@@ -170,6 +182,8 @@ def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_keys(where: str, layer: Mapping[str, Any]) -> None:
     for key in layer:
+        if not isinstance(key, str):
+            raise UserError(f"{where}: {shown(key)} is not the name of a key")
         if key not in CaseConfig.model_fields:
             hint = near_misses(key, CaseConfig.model_fields)
             if not hint.endswith("?"):
@@ -184,7 +198,7 @@ def _merge_layers(
 
     A case with recipes gives one result per model and recipe, each with settings of its own.
     """
-    has_quality = bool(_merge(defaults, entry).get("quality"))
+    has_quality = _asks_for_quality(defaults, entry)
     if not has_quality:
         command_line = {key: value for key, value in command_line.items() if key != "quality"}
     merged = _merge(defaults, entry, command_line)
@@ -193,13 +207,21 @@ def _merge_layers(
         return [merged]
     results = []
     for model, name in itertools.product(_matching_models(models), recipes if isinstance(recipes, list) else [recipes]):
-        recipe = recipe_for(model, str(name)).layer() if name else {}
+        if name and not isinstance(name, str):
+            raise UserError(f"recipe: {shown(name)} is not the name of a recipe")
+        recipe = recipe_for(model, name).layer() if name else {}
         if not has_quality:
             recipe.pop("quality", None)
         # The model is now a name, not a pattern.
         single = {"model": glob.escape(model), "recipe": name}
         results.append(_merge(defaults, recipe, entry, command_line, single))
     return results
+
+
+def _asks_for_quality(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Return whether a case, or one of those that a list stands for, has a quality request."""
+    quality = _merge(defaults, entry).get("quality")
+    return any(quality) if isinstance(quality, list) else bool(quality)
 
 
 def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,14 +244,17 @@ def _merge_mappings(below: Any, above: Any) -> Any:
     return above
 
 
-def _expand(where: str, merged: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one mapping per element of the product of all lists, in the order written."""
+def _axes(merged: Mapping[str, Any], *, room: int) -> dict[str, list[Any]]:
+    """Return the values of every key, whose product are the cases, in the order written; at most `room` cases."""
     axes = {key: value if isinstance(value, list) else [value] for key, value in merged.items()}
     if empty := [key for key, values in axes.items() if not values]:
-        raise UserError(f"{where}: {empty[0]} is an empty list, which stands for no case at all")
+        raise UserError(f"{empty[0]} is an empty list, which stands for no case at all")
     if isinstance(model := merged.get("model"), str | list):
         axes["model"] = _matching_models(model)
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    if (count := math.prod(map(len, axes.values()))) > room:
+        lists = " x ".join(f"{len(values):,} {key}" for key, values in axes.items() if len(values) > 1)
+        raise UserError(f"stands for {count:,} cases ({lists}); a suite has at most {MOST_CASES:,}")
+    return axes
 
 
 def _matching_models(patterns: str | Sequence[Any]) -> list[str]:
@@ -239,24 +264,24 @@ def _matching_models(patterns: str | Sequence[Any]) -> list[str]:
     """
     models: list[str] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = [name for name in MODELS if fnmatchcase(name, str(pattern))]
+        matches = [name for name in MODELS if isinstance(pattern, str) and fnmatchcase(name, pattern)]
         if not matches:
-            raise UnknownName("model", str(pattern), MODELS)
+            raise UnknownName("model", pattern if isinstance(pattern, str) else shown(pattern), MODELS)
         models += matches
     return models
 
 
-def _validate(where: str, single: Mapping[str, Any]) -> CaseConfig:
+def _validate(single: Mapping[str, Any]) -> CaseConfig:
     try:
         config = CaseConfig.model_validate(single)
     except ValidationError as error:
         known = {"": CaseConfig.model_fields, "quality": QualityRequest.model_fields}
-        raise UserError(f"{where}: {complaint(error, known)}") from error
+        raise UserError(complaint(error, known)) from error
     if config.backend not in BACKENDS:
-        raise UserError(f"{where}: backend: {UnknownName('backend', config.backend, BACKENDS)}")
+        raise UserError(f"backend: {UnknownName('backend', config.backend, BACKENDS)}")
     for name in config.quality.protocols if config.quality else ():
         if name not in PROTOCOLS:
-            raise UserError(f"{where}: quality.protocols: {UnknownName('protocol', name, PROTOCOLS)}")
+            raise UserError(f"quality.protocols: {UnknownName('protocol', name, PROTOCOLS)}")
     return config
 
 
@@ -267,12 +292,20 @@ def _choose(configs: Sequence[CaseConfig], patterns: Sequence[str]) -> list[Case
         if not any(fnmatchcase(name, pattern) for name in present):
             _matching_models(pattern)
             raise UserError(f"no case of this suite has a model {pattern!r}; its models: {', '.join(present)}")
-    chosen: list[CaseConfig] = []
+    chosen: dict[Hashable, CaseConfig] = {}
     for config in configs:
-        matches = not patterns or any(fnmatchcase(config.model, pattern) for pattern in patterns)
-        if matches and config not in chosen:
-            chosen.append(config)
-    return chosen
+        if not patterns or any(fnmatchcase(config.model, pattern) for pattern in patterns):
+            chosen.setdefault(_hashable(config.model_dump()), config)
+    return list(chosen.values())
+
+
+def _hashable(value: Any) -> Hashable:
+    """Return a key that is equal for equal values: mappings in any order, 1 and 1.0."""
+    if isinstance(value, dict):
+        return frozenset((key, _hashable(element)) for key, element in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_hashable, value))
+    return value if isinstance(value, Hashable) else repr(value)
 
 
 def _name_cases(configs: Sequence[CaseConfig]) -> tuple[Case, ...]:

@@ -22,10 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from arvbench.errors import UnknownName
+from arvbench.errors import UnknownName, UserError, shown
 from arvbench.harness.verify.fixture import Expectation, Fixture, FixtureError
 from arvbench.harness.verify.generated_weights import recipe_v1
 from arvbench.harness.verify.replays import replay_of
+from arvbench.paths import regular_file
 
 _SAMPLER_UNIT_PROBE_SEED = 5000
 """Stated in the description of the stored probe."""
@@ -55,10 +56,13 @@ def read_fixture(path: Path) -> Fixture:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        description = json.loads(path.read_text())
+        regular_file(path)
+        description = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise FixtureError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except UserError as error:
+        raise FixtureError(str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise FixtureError(f"{path} is not JSON: {error}") from error
     if not isinstance(description, dict):
         raise FixtureError(f"{path} is not a fixture: its JSON is not an object")
@@ -68,9 +72,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_stored(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:
     stored = path.with_name(Path(str(description.get("safetensors", path.stem + ".safetensors"))).name)
     try:
+        regular_file(stored)
         content = stored.read_bytes()
-    except OSError as error:
-        raise FixtureError(f"cannot read {stored}, which {path.name} names: {error.strerror}") from error
+    except (OSError, ValueError, UserError) as error:
+        raise FixtureError(f"cannot read {shown(str(stored))}, which {path.name} names: {error}") from error
     expected = description.get("safetensors_sha256")
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
         raise FixtureError(f"{stored} is not the file that {path.name} was made with: its sha256 differs")

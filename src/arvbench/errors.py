@@ -11,8 +11,9 @@ ArvbenchError
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -65,8 +66,31 @@ def complaint(error: ValidationError, known: Mapping[str, Iterable[str]]) -> str
     """
     # A misspelt key is also a missing one: the spelling is what helps.
     first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    path = [str(part) for part in first["loc"]]
+    path = [str(part)[:100] for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        return f"unknown key {path[-1]!r}; {near_misses(path[-1], known['.'.join(path[:-1])])}"
-    shown = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-    return f"{'.'.join(path)}: {first['msg']}{shown}"
+        return f"unknown key {path[-1]!r}; {near_misses(path[-1], known.get('.'.join(path[:-1]), ()))}"
+    if first["type"] in ("tuple_type", "list_type") and isinstance(first["input"], str):
+        return f"{'.'.join(path)}: write a list, such as [{first['input']}]"
+    given = "" if first["type"] == "missing" else f" (got {shown(first['input'])})"
+    return f"{'.'.join(path) or 'content'}: {first['msg']}{given}"
+
+
+class _Short(reprlib.Repr):
+    """Repr of bounded length and time, whatever is nested in a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, 100, 100
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 4
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write integers of more than 4,300 digits.
+        return repr(x) if x.bit_length() < 200 else f"a number of {x.bit_length():,} bits"
+
+
+_SHORT = _Short()
+
+
+def shown(value: Any) -> str:
+    """Return a short form of a value from outside, for a message: long texts and lists are cut in the middle."""
+    return _SHORT.repr(value)

@@ -28,6 +28,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from arvbench.paths import user_path
+
 CACHE_VARIABLE = "ARVBENCH_CACHE"
 """Environment variable that names the cache folder."""
 
@@ -35,7 +37,7 @@ CACHE_VARIABLE = "ARVBENCH_CACHE"
 def cache_folder(name: str) -> Path:
     """Return folder `name` of the cache, in $ARVBENCH_CACHE or else in ~/.cache/arvbench. It may not exist yet."""
     root = os.environ.get(CACHE_VARIABLE)
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "arvbench") / name
+    return user_path(root or Path("~") / ".cache" / "arvbench") / name
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

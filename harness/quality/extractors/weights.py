@@ -18,6 +18,7 @@ from pathlib import Path
 from arvbench.adapters.checkpoints import sha256_of
 from arvbench.errors import CheckpointError, UnknownName, UserError
 from arvbench.files import cache_folder
+from arvbench.paths import user_path
 
 DOWNLOAD_VARIABLE = "ARVBENCH_DOWNLOAD"
 
@@ -170,9 +171,9 @@ def _named(weights: ExtractorWeights, extractor_files: Mapping[str, Path]) -> It
     """Yield the user's paths, each with its origin, in order of precedence."""
     for name in (weights.name, *([weights.same_bytes[0]] if weights.same_bytes else [])):
         if name in extractor_files:
-            yield extractor_files[name].expanduser(), weights.option or "the path given"
+            yield user_path(extractor_files[name]), weights.option or "the path given"
     if value := os.environ.get(weights.variable):
-        yield Path(value).expanduser(), f"${weights.variable}"
+        yield user_path(value), f"${weights.variable}"
 
 
 def _in_cache(weights: ExtractorWeights) -> Path | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from arvbench.errors import UserError
 from arvbench.harness.quality.images.resize import ResizedSource, parse_resize
 from arvbench.harness.quality.images.source import FileImages, ImageSource
+from arvbench.paths import regular_file, user_path
 from arvbench.registry import Registry
 
 _FOLDER = "folder"
@@ -32,7 +33,7 @@ def open_images(path: Path | str, *, resize: str | None = None) -> ImageSource:
     Raises UserError for a path that does not exist (near names are listed) or holds no images that can be evaluated.
     """
     rule = parse_resize(resize)
-    path = Path(path).expanduser()
+    path = user_path(path)
     ending = _FOLDER if path.is_dir() else path.suffix.lower()
     *first, last = (description for description, _ in _FORMATS.values())
     accepted = f"samples are {', '.join(first)}, or {last}"
@@ -40,6 +41,8 @@ def open_images(path: Path | str, *, resize: str | None = None) -> ImageSource:
         raise UserError(f"there is nothing at {path}{_near(path)}; {accepted}")
     if ending not in FORMATS:
         raise UserError(f"{path} is not a file of samples that can be read; {accepted}")
+    if ending != _FOLDER:
+        regular_file(path)
     source = FORMATS[ending](path)
     if rule is not None:
         source = ResizedSource(source, rule)

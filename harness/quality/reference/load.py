@@ -31,6 +31,7 @@ from arvbench.harness.quality.reference.digits import stored_digits
 from arvbench.harness.quality.reference.official import PublishedReference, recognise
 from arvbench.harness.quality.reference.reference_set import Reference, ReferenceLayers, check_resolution
 from arvbench.harness.quality.reference.statistics import ADM_EXTRACTOR, StatisticsFile, holds_statistics
+from arvbench.paths import user_path
 
 STORED_STATISTICS: Mapping[str, Callable[[Extractor, Collection[str]], FeatureData | None]] = {
     "digits": stored_digits,
@@ -109,7 +110,7 @@ def reference_files(reference: str) -> list[Path]:
 
 
 def _existing(reference: str) -> Path:
-    path = Path(reference).expanduser()
+    path = user_path(reference)
     if not path.exists():
         raise UserError(
             f"reference {reference!r} is neither {', '.join(map(repr, DATA_SETS))} nor an existing file or "

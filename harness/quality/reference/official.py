@@ -16,6 +16,7 @@ from pathlib import Path
 
 from arvbench.errors import UserError
 from arvbench.harness.quality.reference.reference_set import Use
+from arvbench.paths import user_path
 
 _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
 STATED_IMAGES = 10_000
@@ -155,7 +156,7 @@ def find_reference(reference: str) -> str:
     if published is None or Path(reference).is_file():
         return reference
     folder = os.environ.get(REFERENCES_VARIABLE)
-    candidate = Path(folder).expanduser() / reference if folder else None
+    candidate = user_path(user_path(folder) / reference) if folder else None
     if candidate is not None and candidate.is_file():
         return str(candidate)
     where = f"not in {folder} ({REFERENCES_VARIABLE})" if folder else "not here"

@@ -1,0 +1,163 @@
+"""Paths as users write them, and files that are none."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arvbench.errors import UserError, shown
+from arvbench.harness.cli import main
+from arvbench.paths import printable, regular_file, user_path
+
+HOME = Path.home()
+
+
+def test_a_path_that_can_be_used_is_returned_expanded(tmp_path: Path) -> None:
+    assert user_path("~") == HOME
+    assert user_path("~/not-there/yet") == HOME / "not-there" / "yet"
+    assert user_path(tmp_path / "missing") == tmp_path / "missing"
+    (tmp_path / "file").touch()
+    assert user_path(str(tmp_path / "file" / "below")) == tmp_path / "file" / "below"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("", "an empty path"),
+        ("~nosuchuser/x", "no such user"),
+        ("a" * 300, "too long"),
+        ("x/" * 3000 + "y", "too long"),
+        ("é" * 200, "too long"),
+        ("a\0b", "null"),
+    ],
+)
+def test_a_path_that_the_system_refuses_is_a_user_error_on_one_line(path: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as refused:
+        user_path(path)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
+
+
+def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(UserError, match=r"(?i)too many"):
+        user_path(tmp_path / "a")
+
+
+def test_what_is_not_a_file_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    kinds = {"pipe": "a named pipe", "socket": "a socket", ".": "a folder", "/dev/zero": "a device"}
+    with socket.socket(socket.AF_UNIX) as listener:
+        monkeypatch.chdir(tmp_path)  # the address of a socket has to be short
+        listener.bind("socket")
+        for name, kind in kinds.items():
+            with pytest.raises(UserError, match=f"it is {kind}"):
+                regular_file(tmp_path / name)
+    (tmp_path / "file").write_bytes(b"123")
+    regular_file(tmp_path / "file")
+    with pytest.raises(UserError, match="3 bytes, and at most 2"):
+        regular_file(tmp_path / "file", most_bytes=2)
+    with pytest.raises(UserError, match="No such file"):
+        regular_file(tmp_path / "missing")
+
+
+VERBS = {
+    "eval": ("eval", "{}.npz", "--reference", "digits"),
+    "reference of eval": ("eval", "x.npz", "--reference", "{}"),
+    "work folder": ("eval", "x.npz", "--work", "{}"),
+    "report": ("report", "{}"),
+    "page": ("report", "x", "--out", "{}"),
+    "suite": ("run", "{}.yaml"),
+    "run folder": ("run", "demo", "--out", "{}"),
+    "weights of run": ("run", "demo", "--weights", "{}"),
+    "inception": ("run", "demo", "--inception-weights", "{}"),
+    "samples": ("sample", "demo/var", "--weights", "demo", "--images", "1", "--out", "{}.npz"),
+    "weights of sample": ("sample", "demo/var", "--images", "1", "--out", "x.npz", "--weights", "{}"),
+    "reference": ("reference", "make", "digits", "--out", "{}.npz", "--protocol", "digits-cnn"),
+    "images of a reference": ("reference", "make", "{}", "--out", "r.npz", "--protocol", "digits-cnn"),
+    "convert": ("convert", "hmar-d16", "--nsp", "{}", "--mp", "b", "--out", "x.safetensors"),
+    "merged": ("convert", "hmar-d16", "--nsp", "a", "--mp", "b", "--out", "{}.safetensors"),
+    "verify": ("verify", "{}.json"),
+    "trained": ("train", "demo/var", "--out", "{}"),
+    "doctor": ("doctor", "--weights", "{}"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("path", ["n" * 300, "~nosuchuser/x"])
+def test_every_verb_refuses_a_path_with_one_line(
+    verb: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = main([part.format(path) for part in VERBS[verb]])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == 2, lines
+    assert len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) < 400
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("variable", ["ARVBENCH_CACHE", "ARVBENCH_REFERENCES"])
+def test_a_variable_with_an_unusable_path_is_refused_as_well(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from random import Random
+
+    import numpy as np
+
+    monkeypatch.setenv(variable, "~nosuchuser/x")
+    images = np.frombuffer(Random(0).randbytes(4 * 8 * 8 * 3), np.uint8).reshape(4, 8, 8, 3)
+    np.savez(tmp_path / "s.npz", arr_0=images)
+    reference = "VIRTUAL_imagenet256_labeled.npz" if variable == "ARVBENCH_REFERENCES" else "digits"
+    options = ["--protocol", "digits-cnn" if reference == "digits" else "adm-v1", "--bootstrap", "0"]
+    code = main(["eval", str(tmp_path / "s.npz"), "--reference", reference, *options])
+    error = capsys.readouterr().err
+    assert (code, "Traceback" in error) in ((2, False), (0, False)), error
+
+
+@pytest.mark.parametrize("arguments", [("report", "x"), ("run", "demo", "--models", "demo/var"), ("doctor",)])
+def test_a_working_folder_that_is_gone_ends_with_one_line_or_well(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = (
+        "import os, sys; os.rmdir(os.getcwd()); from arvbench.harness.cli import main; "
+        f"sys.exit(main({[*arguments]!r}))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=gone, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode in (0, 2, 3), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_name_that_is_not_utf8_can_be_printed() -> None:
+    assert printable(os.fsdecode(b"caf\xe9.png")) == r"caf\xe9.png"
+    assert printable(b"caf\xc3\xa9") == "café"
+    assert printable("half \ud800") == r"half \ud800"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, ["x" * 10**6] * 10**4, {"a": {"b": {"c": [1] * 10**5}}}, "y" * 10**7, None, True, 1.5],
+    ids=["digits", "list", "mapping", "text", "none", "true", "number"],
+)
+def test_a_value_in_a_message_is_short(value: object) -> None:
+    assert len(shown(value)) < 1000
+
+
+@pytest.mark.fuzz
+@given(st.text())
+def test_any_text_is_a_path_or_a_user_error(text: str) -> None:
+    try:
+        path = user_path(text)
+    except UserError as error:
+        assert "\n" not in str(error) or "\n" in text
+    else:
+        path.exists()
+    printable(text).encode("utf-8")
