@@ -1,21 +1,20 @@
-"""Read weights: tensors alone, strictly, with errors that name the remedy.
+"""State dicts: found in a file, freed of wrappers, and given to a module that they must fit exactly.
 
-Pickles are opened with `weights_only=True`: a file that needs more is refused, and none of its code runs. Names and
-shapes are those of the official files (tests/golden/manifests).
+Names and shapes are those of the official files (tests/golden/manifests). Files are read by `tensor_files`, as tensors
+and nothing more.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import pickle
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from arvbench.adapters.tensor_files import read_content
 from arvbench.errors import CheckpointError
 
 
@@ -26,7 +25,16 @@ class MisfitError(CheckpointError):
 Shapes = Mapping[str, tuple[int, ...]]
 
 _LISTED = 5
-"""Keys shown of a long list."""
+"""Names shown of a long list."""
+_DTYPES = frozenset(
+    {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool}
+    | {torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8}
+)
+"""Types that torch computes with on every device."""
+_OUTER_WRAPPERS = frozenset({"module", "_forward_module", "model", "ema_model", "ema", "net", "network"})
+"""First parts that DDP, Fabric, Lightning modules and copies for averaging put before every name."""
+_INNER_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Parts that torch.compile, FSDP and activation checkpoints put before the names of a module at any depth."""
 
 
 def sha256_of(path: Path) -> str:
@@ -36,63 +44,97 @@ def sha256_of(path: Path) -> str:
 
 
 def read_tensors(path: Path, nesting: Sequence[Sequence[str]] = ()) -> dict[str, Tensor]:
-    """Return the flat state dict in `path` (.safetensors, or a torch pickle of tensors), on the CPU.
+    """Return the state dict in `path` (.safetensors, or a file of `torch.save`) with its tensors on the CPU.
 
-    `nesting` lists key paths under which a training checkpoint may keep it. Raises CheckpointError for a file that is
-    missing, damaged, unsafe, or holds no state dict.
+    A training checkpoint may keep the state dict deeper: at a key path in `nesting`, tried in order, or anywhere else
+    when it holds only one. Prefixes that wrappers of modules (DDP, FSDP, torch.compile) put before every name are
+    removed. Raises CheckpointError for a file that is missing, damaged, unsafe or of another kind, one without a state
+    dict or with several, and one with a tensor that has no plain values.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no weights file at {path}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content = read_content(path)
     for keys in ((), *nesting):
-        inner = _descend(content, keys)
-        if inner:
-            return inner
-    found = ", ".join(sorted(map(str, content))[:_LISTED]) if isinstance(content, Mapping) else type(content).__name__
-    raise CheckpointError(f"{path} holds no state dict where this model keeps it (found: {found})")
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file (truncated?): {error}") from error
-
-
-def _read_pickle(path: Path) -> object:
-    with path.open("rb") as file:
-        is_zip = file.read(2) == b"PK"
-    try:
-        # Training checkpoints keep their command line beside the weights, in a class that only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-            return content
-    except pickle.UnpicklingError as error:
-        # torch's message suggests disabling the protection; show only what it rejected.
-        rejected = re.search(r"GLOBAL \S+|Unsupported \w+ \S+", str(error))
+        if found := _state_dict(_descend(content, keys)):
+            return _checked(found, path)
+    nested = dict(_state_dicts(content))
+    if len(nested) == 1:
+        return _checked(next(iter(nested.values())), path)
+    if nested:
+        key = next(iter(nested)).replace(".", '"]["')
         raise CheckpointError(
-            f"{path} refused: it is not a plain file of tensors, and opening it could run code"
-            + (f" ({rejected[0].rstrip('.')})" if rejected else "")
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or truncated: {first_line}") from error
+            f"{path} holds several state dicts ({', '.join(sorted(nested)[:_LISTED])}): save the one that you mean to a "
+            f'file of its own, as in torch.save(torch.load(FILE)["{key}"], NEW)'
+        )
+    raise CheckpointError(f"{path} holds no state dict where this model keeps it (found: {_contents(content)})")
 
 
-def _descend(content: object, keys: Sequence[str]) -> dict[str, Tensor] | None:
-    """Return the state dict below `keys`, or None where there is none."""
+def _descend(content: object, keys: Sequence[str]) -> object:
     for key in keys:
-        if not isinstance(content, Mapping) or key not in content:
-            return None
-        content = content[key]
+        content = content.get(key) if isinstance(content, Mapping) else None
+    return content
+
+
+def _state_dict(content: object) -> Mapping[str, Tensor] | None:
+    """Return `content` when it is a mapping of names to tensors that is not empty."""
     if not isinstance(content, Mapping) or not content:
         return None
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-        return None
-    return dict(content)
+    return content if all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()) else None
+
+
+def _state_dicts(content: object, path: str = "", depth: int = 3) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """Yield (dotted path, state dict) for those below `content`; an optimizer's, which is keyed by number, is none."""
+    if not isinstance(content, Mapping) or depth == 0:
+        return
+    for key, value in content.items():
+        if not isinstance(key, str):
+            continue
+        if found := _state_dict(value):
+            yield f"{path}{key}", found
+        else:
+            yield from _state_dicts(value, f"{path}{key}.", depth - 1)
+
+
+def _contents(content: object) -> str:
+    """Describe what a file holds instead of a state dict."""
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    others = sorted(str(key)[:60] for key, value in content.items() if not isinstance(value, Tensor))
+    tensors = len(content) - len(others)
+    shown = ", ".join(others[:_LISTED]) or "nothing"
+    return f"{tensors} tensors and beside them {shown}" if tensors else shown
+
+
+def _checked(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return `tensors` under the names inside all wrappers. Raises CheckpointError for one without plain values."""
+    for name, tensor in tensors.items():
+        if fault := _oddity(tensor):
+            raise CheckpointError(f"{path}: {name} is {fault}; weights are plain tensors: save it as float32")
+    names = _unwrapped(list(tensors))
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CheckpointError(f"{path} has {twice} twice, with and without the prefix of a wrapper: save one of them")
+    return dict(zip(names, tensors.values(), strict=True))
+
+
+def _oddity(tensor: Tensor) -> str:
+    """Say in which way a tensor has no plain values; "" for one that has."""
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return f"a {type(tensor).__name__}"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.is_quantized:
+        return f"quantized ({tensor.dtype})"
+    if tensor.is_meta:
+        return "on the meta device, without values"
+    if tensor.layout != torch.strided:
+        return f"a sparse tensor ({tensor.layout})"
+    return "" if tensor.dtype in _DTYPES else f"a tensor of {tensor.dtype}"
+
+
+def _unwrapped(names: list[str]) -> list[str]:
+    names = [_INNER_WRAPPERS.sub("", name) for name in names]
+    while (prefix := names[0].partition(".")[0]) in _OUTER_WRAPPERS and all(n.startswith(f"{prefix}.") for n in names):
+        names = [name.removeprefix(f"{prefix}.") for name in names]
+    return names
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -114,7 +156,7 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str
     """Give `module`, which may be on the meta device, the tensors themselves: no copy is made.
 
     Every name, shape and kind of number must match. Raises MisfitError that lists the missing, the unexpected and the
-    differing ones, CheckpointError that names a parameter with a NaN or an infinity.
+    differing ones, CheckpointError that names a tensor with a value that its module cannot use.
     """
     needed = module.state_dict()
     shared = [name for name in needed if name in tensors]
@@ -124,21 +166,43 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str
         "of another shape": [
             f"{name} {tuple(tensors[name].shape)} instead of {tuple(needed[name].shape)}"
             for name in shared
-            if tensors[name].shape != needed[name].shape
+            if not tensors[name].is_nested and tensors[name].shape != needed[name].shape
         ],
         "of another kind": [
-            f"{name} {tensors[name].dtype} instead of {needed[name].dtype}"
+            f"{name} {_oddity(tensors[name]) or tensors[name].dtype} instead of {needed[name].dtype}"
             for name in shared
-            if tensors[name].is_floating_point() != needed[name].is_floating_point()
+            if _oddity(tensors[name]) or _number_kind(tensors[name]) != _number_kind(needed[name])
         ],
     }
     if any(problems.values()):
         listed = "; ".join(_listing(problem, names) for problem, names in problems.items() if names)
         raise MisfitError(f"{source} does not fit: {listed}")
-    for name, _ in module.named_parameters():
-        if not torch.isfinite(tensors[name]).all():
-            raise CheckpointError(f"{source} has NaN or infinity in {name}")
-    module.load_state_dict(dict(tensors), strict=True, assign=True)
+    _check_values(module, tensors, source)
+    # Integers index tables, which take int64 or int32.
+    fitting = {name: t if t.is_floating_point() else t.to(needed[name].dtype) for name, t in tensors.items()}
+    module.load_state_dict(fitting, strict=True, assign=True)
+
+
+def _number_kind(tensor: Tensor) -> str:
+    if tensor.dtype == torch.bool:
+        return "bool"
+    return "complex" if tensor.is_complex() else "float" if tensor.is_floating_point() else "integer"
+
+
+def _check_values(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise CheckpointError for a weight that is not finite, or an index outside the module's own range."""
+    parameters = dict(module.named_parameters())
+    constants: dict[str, Tensor] = getattr(module, "constant_buffers", dict)()
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            # Masks, which are buffers, hold -inf.
+            usable = tensor.isfinite() if name in parameters else tensor < torch.inf
+            if not usable.all():
+                raise CheckpointError(f"{source} has NaN or infinity in {name}")
+        elif name in constants and tensor.numel():
+            low, high = int(tensor.min()), int(tensor.max())
+            if low < 0 or high > int(constants[name].max()):
+                raise CheckpointError(f"{source} has {high if low >= 0 else low} in {name}, which is out of range")
 
 
 def _listing(problem: str, names: list[str]) -> str:

@@ -89,7 +89,8 @@ def merge_stages(
         )
     merged = ours | theirs
     with torch.device("meta"):
-        load_strict(Hmar(config), merged, source="the merged checkpoint")
+        module = Hmar(config)
+    load_strict(module, merged, source="the merged checkpoint")
     return merged
 
 
