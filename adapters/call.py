@@ -6,9 +6,10 @@ Range    logits natural-log, fp32; decoded images float, nominally in [0, 1]; im
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from arvbench.adapters.cache.policy import Cache
@@ -16,6 +17,7 @@ from arvbench.adapters.editing import KnownTokens
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
+from arvbench.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,33 @@ class SamplingCall:
     schedule: Schedule
     known: KnownTokens | None = None
     """Tokens that are not drawn; None outside editing."""
+    _drawn: list[tuple[Step, Tensor]] = field(default_factory=list, init=False, repr=False)
+    """Ids as the noise returned them, for `check`."""
+
+    def draw(self, filtered_BlV: Tensor, step: Step, *, one_by_one: bool = False) -> Tensor:
+        """Draw ids (B, l) int64 of `step` from softmax(logits); all families draw here.
+
+        Noise returns V where the logits have no softmax. Such an id would index beyond a table, which on CUDA ends the
+        process, so it is clamped; `check` reports it once after the call, because a look at it in every step would
+        stall the device.
+        """
+        ids_Bl = self.noise.tokens(filtered_BlV, step.index, one_by_one=one_by_one)
+        self._drawn.append((step, ids_Bl))
+        return ids_Bl.clamp(max=filtered_BlV.shape[-1] - 1)
+
+    def check(self, decoded: Tensor, vocab_size: int) -> None:
+        """Raise UserError when logits or decoded images were not finite; waits for the device once."""
+        drawn = torch.cat([ids_Bl.flatten() for _, ids_Bl in self._drawn] or [torch.zeros(1, device=decoded.device)])
+        beyond, not_finite = torch.stack(((drawn >= vocab_size).any(), ~decoded.isfinite().all())).tolist()
+        remedy = "try bfloat16 or float32 instead of float16, a smaller cfg, or other weights"
+        if beyond:
+            step = next(step for step, ids_Bl in self._drawn if bool((ids_Bl >= vocab_size).any()))
+            raise UserError(
+                f"logits are not finite in step {step.index} ({step.name}): no token can be drawn from NaN or "
+                f"infinity; {remedy}"
+            )
+        if not_finite:
+            raise UserError(f"decoded images hold NaN or infinity, although all logits are finite; {remedy}")
 
     @property
     def guided(self) -> bool:

@@ -61,7 +61,7 @@ def read_tensors(path: Path, nesting: Sequence[Sequence[str]] = ()) -> dict[str,
     if nested:
         key = next(iter(nested)).replace(".", '"]["')
         raise CheckpointError(
-            f"{path} holds several state dicts ({', '.join(sorted(nested)[:_LISTED])}): save the one that you mean to a "
+            f"{path} holds several state dicts ({', '.join(sorted(nested)[:_LISTED])}): save the one you mean to a "
             f'file of its own, as in torch.save(torch.load(FILE)["{key}"], NEW)'
         )
     raise CheckpointError(f"{path} holds no state dict where this model keeps it (found: {_contents(content)})")

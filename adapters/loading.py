@@ -138,17 +138,46 @@ def locate_weights(spec: ModelSpec, weights: str) -> dict[str, Path]:
     if spec.checkpoint is None:
         return _bundle(path)
     names = _official_names(spec)
-    files = {part: path / name for part, (_, name) in names.items()}
+    folder = path.parent if path.is_file() else _snapshot(path)
+    files = {part: _present(folder / name) for part, (_, name) in names.items()}
     if path.is_file():
-        files = {"transformer": path, "tokenizer": path.with_name(names["tokenizer"][1])}
+        files["transformer"] = path
     for part, file in files.items():
         if not file.is_file():
-            raise CheckpointError(f"{file} is missing; get it from huggingface.co/{names[part][0]}")
+            shards = f" ({folder} holds shards: merge them into one file of that name)" if _has_shards(folder) else ""
+            raise CheckpointError(f"{file} is missing; get it from huggingface.co/{names[part][0]}{shards}")
     return files
 
 
+def _present(file: Path) -> Path:
+    """Return `file`, or the only one beside it whose name differs in upper and lower case alone."""
+    if file.is_file() or not file.parent.is_dir():
+        return file
+    alike = [other for other in file.parent.iterdir() if other.name.lower() == file.name.lower()]
+    return alike[0] if len(alike) == 1 else file
+
+
+def _snapshot(folder: Path) -> Path:
+    """Return the current snapshot of a repository in the Hugging Face cache; any other folder as it is."""
+    snapshots = folder / "snapshots"
+    if not snapshots.is_dir():
+        return folder
+    main = folder / "refs" / "main"
+    found = sorted(path for path in snapshots.iterdir() if path.is_dir())
+    current = snapshots / main.read_text(errors="replace").strip() if main.is_file() else folder
+    if current in found:
+        return current
+    if len(found) == 1:
+        return found[0]
+    raise CheckpointError(f"{folder} is a repository in the Hugging Face cache: give one of the folders in {snapshots}")
+
+
+def _has_shards(folder: Path) -> bool:
+    return any(folder.glob("*.index.json"))
+
+
 def _bundle(path: Path) -> dict[str, Path]:
-    if path.suffix != ".safetensors" or not path.is_file():
+    if path.suffix.lower() != ".safetensors" or not path.is_file():
         hint = "this model takes a .safetensors file that `arvbench train` wrote"
         raise CheckpointError(f"{path} is not a bundle of weights: {hint}")
     return {"transformer": path, "tokenizer": path}

@@ -27,6 +27,7 @@ from arvbench.adapters.cache.policy import Cache, Memory
 from arvbench.adapters.call import Observer, Samples, SamplingCall, SilentObserver
 from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.editing import KnownPixels, KnownTokens
+from arvbench.adapters.labels import as_integers
 from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
@@ -283,6 +284,7 @@ class Sampler(ABC):
         observer.decode_begin()
         decoded = self.decode_state(state)
         observer.decode_end(decoded)
+        call.check(decoded, self.spec.vocab_size)
         images = to_uint8(decoded, settings.uint8_rule)
         return Samples(images=images, decoded=decoded, tokens=tuple(tokens), labels=labels_B)
 
@@ -377,21 +379,16 @@ class Sampler(ABC):
 
     def check_labels(self, labels: Sequence[int] | Tensor) -> Tensor:
         """Return labels (B,) int64 on the device, with the null class for NULL_LABEL; UserError for other values."""
-        try:
-            labels_B = torch.as_tensor(labels)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"labels must be a list of integers: {error}") from error
+        labels_B = as_integers(labels)
         if labels_B.ndim != 1:
             raise UserError(f"labels must be a flat list, one per image, got shape {tuple(labels_B.shape)}")
         if labels_B.numel() == 0:
             raise UserError("there are no labels: batch 0 cannot be sampled")
-        if labels_B.is_floating_point() or labels_B.is_complex():
-            raise UserError(f"labels must be integers, got {labels_B.dtype}")
         bad = labels_B[(labels_B < NULL_LABEL) | (labels_B >= self.spec.num_classes)]
         if bad.numel():
             raise UserError(
                 f"label {int(bad[0])} is out of range: {self.spec.name} has classes 0..{self.spec.num_classes - 1} "
                 f"({NULL_LABEL} asks for the null class)"
             )
-        labels_B = labels_B.to(self.device, torch.int64)
+        labels_B = labels_B.to(self.device)
         return torch.where(labels_B == NULL_LABEL, self.spec.num_classes, labels_B)

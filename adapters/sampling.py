@@ -7,8 +7,9 @@ Source   behaviour of FoundationVision/VAR at 78b9539 (M-VAR, HMAR and FlexVAR s
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class Noise(Protocol):
         ...
 
     def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
-        """Draw ids (B, l) int64 from softmax(logits).
+        """Draw ids (B, l) int64 from softmax(logits); V where that is NaN, never an error and never a wait.
 
         `one_by_one`: draw position by position, as some official code does; it decides the order of a random stream.
         """
@@ -78,7 +79,10 @@ class UpstreamNoise:
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
-        self._generator = torch.Generator(device=device).manual_seed(seed)
+        number = _integer("seed", seed)
+        if not -(2**63) <= number < 2**64:
+            raise UserError(f"seed {number} is out of range: torch takes -2**63..2**64-1")
+        self._generator = torch.Generator(device=device).manual_seed(number)
 
     def labels(self, count: int, num_classes: int) -> Tensor:
         uniform = torch.full((1, num_classes), 1 / num_classes, device=self._generator.device)
@@ -88,7 +92,9 @@ class UpstreamNoise:
         if one_by_one:
             return torch.cat([self.tokens(logits_B1V, step) for logits_B1V in logits_BlV.split(1, dim=1)], dim=1)
         probs = logits_BlV.softmax(dim=-1).reshape(-1, logits_BlV.shape[-1]).to(self._generator.device)
-        ids = torch.multinomial(probs, 1, generator=self._generator)
+        # Without a softmax every probability of a row is NaN, at which multinomial raises, or ends a process on CUDA.
+        ids = torch.multinomial(probs.nan_to_num(nan=1.0), 1, generator=self._generator)
+        ids = ids.masked_fill(probs[:, :1].isnan(), logits_BlV.shape[-1])
         return ids.view(logits_BlV.shape[:-1]).to(logits_BlV.device)
 
     def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
@@ -110,8 +116,9 @@ class PerImageNoise:
     def __init__(self, run_seed: int, image_indices: Sequence[int] | range) -> None:
         if len(image_indices) == 0:
             raise UserError("PerImageNoise needs at least one image index")
-        self._seed = run_seed
-        self._images_B = torch.tensor(list(image_indices), dtype=torch.int64)
+        self._seed = _integer("seed", run_seed)
+        indices = image_indices if isinstance(image_indices, range) else [_integer("image", i) for i in image_indices]
+        self._images_B = torch.tensor(indices, dtype=torch.int64)
         self._on_device: dict[torch.device, Tensor] = {}
 
     def labels(self, count: int, num_classes: int) -> Tensor:
@@ -126,6 +133,7 @@ class PerImageNoise:
         # The sum ends near 1, not at 1: scale u to it, and stay below it, so that the first token whose sum exceeds the
         # target exists and has a probability above zero.
         total_Bl1 = cumulative_BlV[..., -1:]
+        # A NaN lies beyond every sum: searchsorted returns V.
         target_Bl1 = torch.minimum(u_Bl.unsqueeze(-1) * total_Bl1, total_Bl1.nextafter(torch.zeros_like(total_Bl1)))
         return torch.searchsorted(cumulative_BlV, target_Bl1, right=True).squeeze(-1)
 
@@ -173,6 +181,16 @@ class ReplayTokens:
 
     def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
         raise UserError("more_smooth cannot be replayed from tokens")
+
+
+def _integer(what: str, value: Any) -> int:
+    """Return a whole number of Python, NumPy or torch as int. Raises UserError for anything else."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise UserError(f"{what} {value!r} is no whole number: pass an int")
 
 
 # SplitMix64 (Steele, Lea, Flood 2014): a 64-bit finaliser over a Weyl sequence. int64 arithmetic wraps in torch, so

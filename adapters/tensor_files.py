@@ -1,8 +1,8 @@
 """Read a file as tensors and nothing more; for any other file, say what it is.
 
 The content decides, not the ending: a .safetensors file under the name x.pth is read as what it is. Pickles are opened
-with `weights_only=True`: a file that needs more is refused, and none of its code runs. The checksums in a zip archive of
-`torch.save` are verified, which torch itself does not do.
+with `weights_only=True`: a file that needs more is refused, and none of its code runs. The checksums in a zip archive
+of `torch.save` are verified, which torch itself does not do.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from arvbench.errors import UserError
 
 
 def cast_except(module: nn.Module, dtype: torch.dtype, *, keep_fp32: Collection[str]) -> None:
@@ -17,4 +19,18 @@ def cast_except(module: nn.Module, dtype: torch.dtype, *, keep_fp32: Collection[
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_floating_point():
             kept = any(part in keep_fp32 for part in path.split("."))
-            tensor.data = tensor.data.to(torch.float32 if kept else dtype)
+            cast = tensor.data.to(torch.float32 if kept else dtype)
+            if torch.finfo(cast.dtype).max < torch.finfo(tensor.dtype).max:
+                _check_range(path, tensor.data, cast)
+            tensor.data = cast
+
+
+def _check_range(path: str, before: Tensor, after: Tensor) -> None:
+    lost = before.isfinite() & ~after.isfinite()
+    if lost.any():
+        name = str(after.dtype).removeprefix("torch.")
+        raise UserError(
+            f"weight {path} holds {float(before[lost][0]):.6g}, which {name} cannot hold (its largest is "
+            f"{torch.finfo(after.dtype).max:.6g}): load the model in "
+            + ("bfloat16 or float32" if after.dtype == torch.float16 else "float32")
+        )

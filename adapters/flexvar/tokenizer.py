@@ -18,7 +18,7 @@ class FlexVarTokenizer(VqModel, ScaleTokenizer):
 
     def encode_scales(self, images_B3HW: Tensor, sides: Sides) -> tuple[Tensor, ...]:
         """Encode images into ids (B, l) per scale from features averaged to its size; scales are independent."""
-        features_BKhw = self.features(images_B3HW)
+        features_BKhw = self.finite_features(images_B3HW)
         return tuple(self.quantize.nearest(F.interpolate(features_BKhw, size=side, mode="area")) for side in sides)
 
     def canvas(self, sides: Sides, batch: int) -> LastScaleCanvas:

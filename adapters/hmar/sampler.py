@@ -185,7 +185,7 @@ class HmarSampler(NextScaleSampler):
         logits_RlV = model.masked_logits(x_RlC, run.condition, self._kernels)
         logits_BlV = cfg_mix(logits_RlV, run.call.settings.cfg * MASK_GUIDANCE) if run.call.guided else logits_RlV
         filtered_BlV = self.filter(logits_BlV, step.side, run.call.settings)
-        return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, run.call.noise.tokens(filtered_BlV, step.index))
+        return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, run.call.draw(filtered_BlV, step))
 
     def masked_input(self, tokens_Bl: Tensor, scale: int, run: ScaleRun) -> tuple[Tensor, Tensor]:
         """Return the canvas input for `scale` and the codes added by its tokens, both (B, l, K)."""

@@ -193,7 +193,7 @@ class NextScaleSampler(Sampler):
         logits_RlV = model.logits(x_RlC, run.condition, self._kernels, cache=call.cache)
         logits_BlV = self.guide(logits_RlV, scale, run)
         filtered_BlV = self.filter(logits_BlV, step.side, call.settings)
-        tokens_Bl = call.noise.tokens(filtered_BlV, step.index)
+        tokens_Bl = call.draw(filtered_BlV, step)
         if call.known is not None:
             tokens_Bl = call.known.apply(tokens_Bl, scale)
         return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, tokens_Bl)

@@ -234,7 +234,7 @@ class TokenGridSampler(Sampler):
             filtered_BlV = filter_logits(logits_BlV / max(settings.temperature, 1e-5), settings.top_k, None)
             if settings.top_p is not None and settings.top_p < 1:
                 filtered_BlV = nucleus(filtered_BlV, settings.top_p)
-            tokens.append(call.noise.tokens(filtered_BlV, step.index, one_by_one=self.draws_one_by_one))
+            tokens.append(call.draw(filtered_BlV, step, one_by_one=self.draws_one_by_one))
             done += len(p.draws)
             drawn_BN[:, done - len(p.draws) : done] = tokens[-1]
             output = StepOutput(

@@ -277,7 +277,7 @@ class VqVae(ScaleTokenizer):
         return features_BChw
 
     def encode_scales(self, images_B3HW: Tensor, sides: Sides) -> tuple[Tensor, ...]:
-        return self.quantize.encode(self.features(images_B3HW), sides)[0]
+        return self.quantize.encode(self.finite_features(images_B3HW), sides)[0]
 
     def canvas(self, sides: Sides, batch: int) -> ResidualCanvas:
         return ResidualCanvas(self.quantize, sides, batch)

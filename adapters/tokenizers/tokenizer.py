@@ -34,6 +34,16 @@ class Tokenizer(nn.Module, ABC):
     def features(self, images_B3HW: Tensor) -> Tensor:
         """Continuous features (B, K, h, w) fp32 of images in [-1, 1], before quantisation."""
 
+    def finite_features(self, images_B3HW: Tensor) -> Tensor:
+        """Return `features`, or raise UserError for NaN and infinity: the code nearest to those is any code."""
+        features_BKhw = self.features(images_B3HW)
+        if not bool(features_BKhw.isfinite().all()):
+            raise UserError(
+                "the images cannot be encoded: their features are not finite; check the images, or try bfloat16 or "
+                "float32 instead of float16"
+            )
+        return features_BKhw
+
     @abstractmethod
     def decode_map(self, map_BKhw: Tensor) -> Tensor:
         """Images (B, 3, H, W), nominally in [-1, 1], of a map of code vectors."""

@@ -219,7 +219,7 @@ class VqModel(Tokenizer):
 
     def encode(self, images_B3HW: Tensor) -> Tensor:
         """Ids (B, l)."""
-        return self.quantize.nearest(self.features(images_B3HW))
+        return self.quantize.nearest(self.finite_features(images_B3HW))
 
     def decode_map(self, map_BKhw: Tensor) -> Tensor:
         """Images (B, 3, H, W), not clamped, of code vectors."""

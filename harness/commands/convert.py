@@ -51,7 +51,7 @@ def convert(
 def _check_options(spec: ModelSpec, out: Path, tokenizer: Path | None) -> None:
     if spec.family != "hmar":
         raise UserError(f"{spec.name} is not an HMAR: only HMAR saves its two predictions in two training checkpoints")
-    if out.suffix != ".safetensors":
+    if out.suffix.lower() != ".safetensors":
         raise UserError(f"--out {out}: what is written is a .safetensors file, so give it that ending")
     if spec.checkpoint is None and tokenizer is None:
         raise UserError(f"{spec.name} has no official files to take the tokenizer from: give its file with --tokenizer")

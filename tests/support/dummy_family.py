@@ -79,7 +79,7 @@ class DummySampler(Sampler):
         (step,) = call.schedule.steps
         call.observer.step_begin(step)
         logits_BlV = self.modules()["transformer"](call.labels_R)
-        tokens_Bl = call.noise.tokens(logits_BlV, step.index)
+        tokens_Bl = call.draw(logits_BlV, step)
         call.observer.step_end(
             step, StepOutput(logits_pre_cfg=logits_BlV, logits=logits_BlV, tokens=tokens_Bl, state=tokens_Bl)
         )

@@ -41,7 +41,7 @@ def load_inception_weights(extractor_files: ExtractorFiles, name: str = "incepti
     weights = WEIGHTS[name]
     path = find_weights(name, extractor_files)
     digest = checked_digest(path, weights)
-    if path.suffix == ".pb":
+    if path.suffix.lower() == ".pb":
         tensors = tf_graph.read_graph(path)
         note = f"inception weights converted from {path.name} (sha256 {digest[:12]}..., that of the published unknown)"
     else:
