@@ -1,13 +1,25 @@
-"""Messages between the runner and a worker process: the job, events while it runs, the result. All travel as JSON."""
+"""Messages between the runner and a worker process: the job, events while it runs, the result. All travel as JSON.
+
+Their places in the run folder stand here too, for both sides:
+
+  features/NAME/                 features of a case, until its record is stored; features/.NAME.lock while they are read
+  samples/RECORD.png             the sample sheet of a record
+  .result-RECORD.json            a finished result, until its record is stored
+  .job-RECORD.lock               held by the runner of the job until then
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from arvbench.results.schema import CaseConfig, Environment, Outcome
+
+FEATURES_FOLDER = "features"
+SHEETS_FOLDER = "samples"
 
 
 class _Message(BaseModel):
@@ -23,6 +35,10 @@ class Job(_Message):
     """Run folder; pictures and kept features go below it."""
     extractor_files: dict[str, Path] = Field(default_factory=dict)
     """Extractor weights given by the user: name in the table of weights -> file."""
+    suite: str = ""
+    case_id: str = ""
+    started: datetime | None = None
+    """Start of the job, for the record. None for a job whose result nobody picks up later."""
 
 
 class Event(_Message):
@@ -40,6 +56,30 @@ class Result(_Message):
 
     outcome: Outcome
     environment: Environment | None = None
+
+
+class Finished(_Message):
+    """A result as the worker leaves it in the run folder: all that a later run needs to make its record."""
+
+    job: Job
+    result: Result
+    fingerprint: str = ""
+    """Identity of the measurement when it ended; "" when it never got as far as describing the machine."""
+
+
+def result_path(folder: Path, record_id: str) -> Path:
+    """Return the file of a finished result, in the run folder until its record is stored."""
+    return folder / f".result-{record_id}.json"
+
+
+def job_lock(folder: Path, record_id: str) -> Path:
+    """Return the lock file that the runner of a job holds until the record is stored."""
+    return folder / f".job-{record_id}.lock"
+
+
+def features_mark(works: Path, record_id: str) -> Path:
+    """Return the file that says: the numbers that record `record_id` will hold are made of these features."""
+    return works / f"measured-{record_id}"
 
 
 EventListener = Callable[[Event], None]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from arvbench.errors import ContractError, HostError
+from arvbench.files import scratch_folder
 from arvbench.kernels.contract import KernelSpec
 
 _POINTERS = {
@@ -156,10 +156,10 @@ def _resource_usage(cubin: bytes) -> dict[str, int]:
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     if not tool.is_file():
         raise HostError(f"this Triton has no cuobjdump ({tool}); install the triton wheel from the package index")
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
+    with scratch_folder() as folder:
+        file = folder / "kernel.cubin"
+        file.write_bytes(cubin)
         listing = subprocess.run(
-            [tool, "-res-usage", file.name], capture_output=True, text=True, check=True, timeout=60
+            [tool, "-res-usage", file], capture_output=True, text=True, check=True, timeout=60
         ).stdout
     return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", listing)}

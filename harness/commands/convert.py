@@ -78,8 +78,13 @@ def _merge(spec: ModelSpec, files: Mapping[str, Path]) -> dict[str, Tensor]:
 
 
 def _write(tensors: Mapping[str, Tensor], out: Path, metadata: dict[str, str]) -> None:
-    from arvbench.disk import save_tensors
-    from arvbench.harness.training.output import staged
+    """Write the file whole or not at all. Raises UserError or HostError, as `cannot_write`."""
+    from arvbench.disk import cannot_write, save_tensors
+    from arvbench.files import replacing
 
-    with staged(out.parent) as folder:
-        save_tensors(tensors, folder / out.name, metadata)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as part:
+            save_tensors(tensors, part, metadata)
+    except OSError as error:
+        raise cannot_write(out, error, kept="nothing is left of it") from error

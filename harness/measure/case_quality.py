@@ -6,15 +6,19 @@ Range    uint8 0..255 NCHW
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from arvbench.adapters.pixels import from_uint8, to_uint8
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.harness.jobs import Event, EventListener, Job
+from arvbench.errors import HostError
+from arvbench.files import hidden, locked
+from arvbench.harness.jobs import FEATURES_FOLDER, Event, EventListener, Job, features_mark
 from arvbench.harness.quality.evaluation import Evaluation, EvaluationRequest, evaluate
 from arvbench.harness.quality.features.chunks import folder_name
 from arvbench.harness.quality.features.feature_pass import FeaturePass
@@ -27,30 +31,45 @@ from arvbench.harness.quality.reference.official import find_reference
 from arvbench.harness.suites.recipes import official_facts
 from arvbench.results.schema import Quality, QualityRequest
 
-FEATURES_FOLDER = "features"
-"""Folder of kept features, below the run folder, while the quality of a case is measured."""
-
 
 def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Evaluation:
     """Draw the images of the case's quality request, and compute its numbers.
 
-    Features of finished chunks stay below the run folder until the numbers are complete, so that a killed run resumes.
+    Features of finished chunks stay below the run folder until the record is stored, so that a killed run resumes.
     """
     request = job.case.quality
     assert request is not None
     source = live_source(sampler, settings, job.case)
     work_folder = job.folder / FEATURES_FOLDER / folder_name(f"{source.key} {request.model_dump_json()}")
     features = FeaturePass(device=sampler.device, extractor_files=job.extractor_files)
-    evaluation = evaluate(
-        source,
-        evaluation_request(request),
-        features=replace(features, workers=request.workers, work=work_folder, folder_per_task=True),
-        recipe=official_facts(sampler.spec.name),
-        listener=lambda event: listener(_renamed(event)),
-    )
-    reconstructed = reconstruction_quality(sampler, request, settings, job.case.batch, features)
-    shutil.rmtree(work_folder, ignore_errors=True)
+    with _kept(work_folder, job.record_id):
+        evaluation = evaluate(
+            source,
+            evaluation_request(request),
+            features=replace(features, workers=request.workers, work=work_folder, folder_per_task=True),
+            recipe=official_facts(sampler.spec.name),
+            listener=lambda event: listener(_renamed(event)),
+        )
+        reconstructed = reconstruction_quality(sampler, request, settings, job.case.batch, features)
     return replace(evaluation, numbers=evaluation.numbers + reconstructed)
+
+
+@contextmanager
+def _kept(work_folder: Path, record_id: str) -> Iterator[None]:
+    """Make the folder of a case's features, keep runners from removing it, and mark it when the numbers are made.
+
+    The runner removes a marked folder once the record is stored, unless another run reads it (run/leftovers.py).
+    """
+    with ExitStack() as stack:
+        try:
+            work_folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(hidden(work_folder, "lock"), shared=True))
+            work_folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise HostError(f"cannot keep features in {work_folder}: {error.strerror or error}") from error
+        yield
+        with suppress(OSError):  # a full disk: the features stay until the case is measured again
+            features_mark(work_folder, record_id).touch()
 
 
 def _renamed(event: Event) -> Event:

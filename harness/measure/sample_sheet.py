@@ -12,7 +12,9 @@ import numpy as np
 
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.harness.jobs import Event, EventListener, Job
+from arvbench.errors import HostError
+from arvbench.files import write_whole
+from arvbench.harness.jobs import SHEETS_FOLDER, Event, EventListener, Job
 from arvbench.harness.measure.correctness import spread_labels
 from arvbench.harness.quality.images.live import LiveSource, SeededLabels
 from arvbench.results.schema import SampleSheet
@@ -21,8 +23,6 @@ SHEET_CLASSES = 10
 """Maximum number of rows; of more classes, some are shown, spread evenly."""
 SHEET_SEED = 1
 """Run seed of the sheet's noise."""
-SHEETS_FOLDER = "samples"
-"""Folder of the pictures, below the run folder."""
 
 
 def draw_sample_sheet(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> SampleSheet:
@@ -45,8 +45,11 @@ def draw_sample_sheet(job: Job, sampler: Sampler, settings: SamplingSettings, li
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(rows, axis=0)).save(buffer, format="PNG")
     path = job.folder / SHEETS_FOLDER / f"{job.record_id}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, buffer.getvalue())
+    except OSError as error:
+        raise HostError(f"cannot write the sample sheet {path}: {error.strerror or error}") from error
     return SampleSheet(
         path=f"{SHEETS_FOLDER}/{path.name}",
         sha256=hashlib.sha256(buffer.getvalue()).hexdigest(),

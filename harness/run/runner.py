@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from arvbench.harness.jobs import Event, Job
+from arvbench.harness.jobs import Event, Job, Result, result_path
 from arvbench.harness.run.engines.engine import Engine
 from arvbench.harness.run.fingerprint import fingerprint
+from arvbench.harness.run.leftovers import clear_features, owned, recover, turn
 from arvbench.harness.run.store import RecordStore
 from arvbench.harness.suites.suite import Case, Suite
-from arvbench.results.schema import Record, Status
+from arvbench.results.schema import Environment, Record, Status
 
 
 class RunListener(Protocol):
@@ -54,51 +55,76 @@ def run_suite(
     On KeyboardInterrupt everything finished is already in the store.
     """
     options = options or RunOptions()
+    recover(store)
     recorded = {record.fingerprint: record for record in store.records()}
     records = []
     for case in suite.cases:
         identity = fingerprint(case.config, engine.environment(case.config.device), options.extractor_files)
-        record = recorded.get(identity)
-        if record is not None and not _again(record, options):
+        if (record := _reusable(recorded, identity, options)) is not None:
             listener.case_reused(case, record)
-        else:
-            listener.case_started(case)
-            record = _measure(suite.name, case, store, engine, listener, options)
-            recorded[record.fingerprint] = record
-            listener.case_finished(case, record)
+            records.append(record)
+            continue
+        with turn(store, identity):
+            before, recorded = recorded, {record.fingerprint: record for record in store.records()}
+            record = _reusable(recorded, identity, options)
+            if record is not None and record != before.get(identity):
+                listener.case_reused(case, record)  # by a run beside this one
+            else:
+                listener.case_started(case)
+                record = _measure(suite.name, case, store, engine, listener, options)
+                listener.case_finished(case, record)
+        recorded[record.fingerprint] = record
         records.append(record)
     return records
 
 
-def _again(old: Record, options: RunOptions) -> bool:
-    return options.fresh or (options.retry_failed and old.status is not Status.OK)
+def _reusable(recorded: Mapping[str, Record], identity: str, options: RunOptions) -> Record | None:
+    """Return the record of a measurement that need not be made again."""
+    old = recorded.get(identity)
+    again = options.fresh or (options.retry_failed and old is not None and old.status is not Status.OK)
+    return None if again else old
 
 
 def _measure(
     suite: str, case: Case, store: RecordStore, engine: Engine, listener: RunListener, options: RunOptions
 ) -> Record:
     """Have one case measured, and put its record on disk before anything else happens."""
-    record_id, started = uuid.uuid4().hex, datetime.now(UTC)
-    extractor_files = dict(options.extractor_files)
-    job = Job(record_id=record_id, case=case.config, folder=store.folder, extractor_files=extractor_files)
-    result = engine.run(job, lambda event: listener.case_event(case, event))
-    with _interrupt_deferred():
-        # The worker's description counts: it was taken while the machine was busy, and when the source was edited
-        # during the run, the worker knows what it imported.
-        environment = result.environment or engine.environment(case.config.device)
-        record = Record(
-            record_id=record_id,
-            suite=suite,
-            case_id=case.case_id,
-            fingerprint=fingerprint(case.config, environment, options.extractor_files),
-            started=started,
-            finished=datetime.now(UTC),
-            case=case.config,
-            environment=environment,
-            outcome=result.outcome,
-        )
-        store.append(record)
+    job = Job(
+        record_id=uuid.uuid4().hex,
+        case=case.config,
+        folder=store.folder,
+        extractor_files=dict(options.extractor_files),
+        suite=suite,
+        case_id=case.case_id,
+        started=datetime.now(UTC),
+    )
+    with owned(store, job.record_id):
+        result = engine.run(job, lambda event: listener.case_event(case, event))
+        with _interrupt_deferred():
+            # The worker's description counts: it was taken while the machine was busy, and when the source was edited
+            # during the run, the worker knows what it imported.
+            environment = result.environment or engine.environment(case.config.device)
+            record = _record(job, result, environment)
+            store.append(record)
+            with contextlib.suppress(OSError):  # the next run finds its record, and removes it
+                result_path(store.folder, job.record_id).unlink(missing_ok=True)
+    clear_features(store)
     return record
+
+
+def _record(job: Job, result: Result, environment: Environment) -> Record:
+    assert job.started is not None
+    return Record(
+        record_id=job.record_id,
+        suite=job.suite,
+        case_id=job.case_id,
+        fingerprint=fingerprint(job.case, environment, job.extractor_files),
+        started=job.started,
+        finished=datetime.now(UTC),
+        case=job.case,
+        environment=environment,
+        outcome=result.outcome,
+    )
 
 
 @contextlib.contextmanager

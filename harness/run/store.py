@@ -2,17 +2,17 @@
 
 Every append replaces the whole file (`files.write_whole`), so a reader sees all of a record or nothing of it. A file
 whose last line was cut (by another program, a copy, a full disk) loses no older record: the damaged end is moved to
-`records.jsonl.damaged`.
+`records.jsonl.damaged`, once, whatever kills us meanwhile.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 from pathlib import Path
 
 from arvbench.errors import HostError, UserError
-from arvbench.files import locked, write_whole
+from arvbench.files import hidden, locked, remove_dead, write_whole
 from arvbench.results.records import RECORDS_NAME, read_records
 from arvbench.results.schema import Record
 
@@ -34,6 +34,7 @@ class RecordStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             damaged = self._rewrite(b"")
+            remove_dead(self.path)
         except OSError as error:
             raise UserError(
                 f"cannot write results to {self.folder}: {error.strerror or error}; choose another folder with --out"
@@ -50,6 +51,11 @@ class RecordStore:
         """Return all records, oldest first."""
         return list(read_records(self.path)) if self.path.exists() else []
 
+    def mentions(self, record_id: str) -> bool:
+        """Return whether a record of this id stands in the file, or in what was set aside: also a damaged one."""
+        wanted = record_id.encode()
+        return any(wanted in _content(self.folder / name) for name in (RECORDS_NAME, DAMAGED_NAME))
+
     def append(self, record: Record) -> None:
         """Add one record; when this returns, it is on disk. Raises HostError when the disk refuses it."""
         try:
@@ -65,16 +71,28 @@ class RecordStore:
 
         The lock keeps other processes from writing between our reading and our renaming.
         """
-        with locked(self.folder / ".lock"):
-            content = self.path.read_bytes() if self.path.exists() else b""
-            intact, damaged = _split(content)
+        with locked(hidden(self.path, "lock")):
+            intact, damaged = _split(_content(self.path))
             if damaged:
-                with (self.folder / DAMAGED_NAME).open("ab") as aside:
-                    aside.write(damaged + b"\n")
-                    aside.flush()
-                    os.fsync(aside.fileno())
+                self._set_aside(damaged)
             write_whole(self.path, intact + new)
         return damaged
+
+    def _set_aside(self, damaged: bytes) -> None:
+        """Add a damaged end to the file of such ends, unless a process that was killed right then has done so."""
+        path = self.folder / DAMAGED_NAME
+        before = _content(path)
+        if not before.endswith(damaged + b"\n"):
+            write_whole(path, before + damaged + b"\n")
+
+
+def _content(path: Path) -> bytes:
+    """Return the content of a file, empty where there is none. Raises OSError for what is no file, a pipe included."""
+    if not path.exists():
+        return b""
+    if path.is_dir() or not path.is_file():
+        raise OSError(errno.EINVAL, f"{path.name} is no file", str(path))
+    return path.read_bytes()
 
 
 def _split(content: bytes) -> tuple[bytes, bytes]:

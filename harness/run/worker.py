@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arvbench.files import write_whole
-from arvbench.harness.jobs import Event, EventListener, Job, Result
+from arvbench.harness.jobs import Event, EventListener, Finished, Job, Result
 from arvbench.harness.machine.processes import receive
+from arvbench.harness.run.fingerprint import fingerprint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 events.flush()
 
         result = run_job(job, tell)
-        write_whole(options.result, result.model_dump_json())
+        identity = fingerprint(job.case, result.environment, job.extractor_files) if result.environment else ""
+        write_whole(options.result, Finished(job=job, result=result, fingerprint=identity).model_dump_json())
     return 0
 
 

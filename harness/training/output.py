@@ -1,15 +1,23 @@
-"""Output folder of a training: checked before it starts, filled only on success."""
+"""Output folder of a training: checked before it starts, filled only on success.
+
+A training writes into ".training-PID-RANDOM.part" there. When it has succeeded, the folder is renamed to ".done", and
+its files move into place one by one. What is killed in between is finished by the next training into that folder.
+"""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from arvbench.disk import cannot_write
-from arvbench.files import put_in_place
+from arvbench.files import held, own_folder, put_in_place, remove_dead_in, sync_folder
+
+_PART = re.compile(r"\.training-\d+-[0-9a-f]{8}\.part")
+_DONE = re.compile(r"\.training-\d+-[0-9a-f]{8}\.done")
 
 
 @contextmanager
@@ -21,15 +29,27 @@ def staged(out_dir: Path) -> Iterator[Path]:
     """
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(dir=out_dir, prefix=".training-"))
+        _finish_others(out_dir)
+        with own_folder(out_dir / f".training-{os.getpid()}-{secrets.token_hex(4)}.part") as stage:
+            yield stage
+            done = stage.rename(stage.with_suffix(".done"))
+            sync_folder(out_dir)
+            _move(done, out_dir)
     except OSError as error:
         raise cannot_write(f"to {out_dir}", error) from error
-    try:
-        yield stage
-        for file in sorted(stage.iterdir()):
-            file.chmod(0o644)
-            put_in_place(file, out_dir / file.name)
-    except OSError as error:
-        raise cannot_write(f"to {out_dir}", error) from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _finish_others(out_dir: Path) -> None:
+    """Move the files of trainings that were killed after their success, and remove those of the others."""
+    for done in sorted(entry for entry in out_dir.iterdir() if _DONE.fullmatch(entry.name)):
+        with held(done) as ours:
+            if ours:
+                _move(done, out_dir)
+    remove_dead_in(out_dir, _PART)
+
+
+def _move(done: Path, out_dir: Path) -> None:
+    for file in sorted(done.iterdir()):
+        file.chmod(0o644)
+        put_in_place(file, out_dir / file.name)
+    done.rmdir()

@@ -15,7 +15,6 @@ Source   Parmar et al., arXiv:2104.11222; clean-fid 0.1.35
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arvbench.files import scratch_folder
 from arvbench.harness.quality.extractors.extractor import Extractor, ExtractorFiles
 from arvbench.harness.quality.extractors.inception.weights import load_inception_weights
 from arvbench.harness.quality.extractors.torchscript import check_program, opening
@@ -122,9 +122,9 @@ def _torchscript_features(path: Path, device: torch.device, *, resize_inside: bo
     """Load the library's wrapper around the archive at `path`, which has passed `check_program`."""
     from cleanfid.inception_torchscript import InceptionV3W
 
-    with tempfile.TemporaryDirectory(prefix="arvbench-") as folder, opening(path):
-        (Path(folder) / _FILE_IN_FOLDER).symlink_to(path.resolve())
-        model = InceptionV3W(folder, download=False, resize_inside=resize_inside).to(device).eval()
+    with scratch_folder() as folder, opening(path):
+        (folder / _FILE_IN_FOLDER).symlink_to(path.resolve())
+        model = InceptionV3W(str(folder), download=False, resize_inside=resize_inside).to(device).eval()
 
     def features(images_B3HW: Tensor) -> Tensor:
         # After its first calls the profiling executor may fuse operations, which changes the last bits of features.

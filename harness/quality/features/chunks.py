@@ -19,11 +19,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
-from arvbench.disk import cannot_write, save_tensors
+from arvbench.disk import cannot_write
 from arvbench.errors import UserError
-from arvbench.files import locked, replacing, temporaries, write_whole
+from arvbench.files import hidden, is_temporary, locked, remove_dead, write_whole
 from arvbench.harness.machine.environment import library_versions, source_sha256
 from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.sets import FeatureSet
@@ -38,7 +39,7 @@ FEATURE_LIBRARIES = (
 )
 """Distributions that can change pixels or features."""
 _DIGESTS, _HISTOGRAM = "digests", "histogram"
-_TASK_NAME, _LOCK_NAME = "task.txt", ".lock"
+_TASK_NAME = "task.txt"
 _POLL_S = 0.2
 
 LayerRequest = Sequence[tuple[Extractor, frozenset[str]]]
@@ -182,27 +183,37 @@ def folder_name(key: str) -> str:
 def claim_folder(work: Path, source: ImageSource, layers: LayerRequest) -> None:
     """Make the work folder of a task, or check that an existing one belongs to it.
 
-    Raises UserError for the folder of another task or program. Processes that claim it at once wait for one another.
+    Raises UserError for the folder of another task or program, which stays as it is; HostError for a full disk.
+    Processes that claim it at once wait for one another. A folder whose chunks are finished may be read-only.
     """
-    key = task_key(source, layers)
-    task, lock = work / _TASK_NAME, work / _LOCK_NAME
+    key, task = task_key(source, layers), work / _TASK_NAME
+    lock = hidden(task, "lock")
     try:
         work.mkdir(parents=True, exist_ok=True)
+        if _is_claimed(work, key):
+            return
         with locked(lock):
-            if task.is_file():
-                if task.read_text(encoding="utf-8") != key:
-                    raise UserError(
-                        f"work folder {work} holds features of other images, other extractors or other versions; "
-                        "remove it or choose another"
-                    )
-                return
-            ours = {lock, *temporaries(task)}  # a killed process may have left half of the task's file
-            if any(entry not in ours for entry in work.iterdir()):
-                lock.unlink()
-                raise UserError(f"work folder {work} is not empty and was not made by arvbench; choose another")
-            write_whole(task, key)
+            if not _is_claimed(work, key):
+                write_whole(task, key)
     except OSError as error:
         raise cannot_write(f"to work folder {work}", error) from error
+
+
+def _is_claimed(work: Path, key: str) -> bool:
+    """Return whether a work folder has this task already. Raises UserError for a folder that may not be used."""
+    task = work / _TASK_NAME
+    if task.is_file():
+        if task.read_bytes() != key.encode():
+            raise UserError(
+                f"work folder {work} holds features of other images, other extractors or other versions; remove it or "
+                "choose another"
+            )
+        return True
+    # Others may be writing the task's file just now, and a killed process may have left half of one.
+    others = [entry for entry in work.iterdir() if entry != hidden(task, "lock") and not is_temporary(entry, task)]
+    if others and not task.is_file():
+        raise UserError(f"work folder {work} is not empty and was not made by arvbench; choose another")
+    return False
 
 
 def run_chunks(source: ImageSource, layers: LayerRequest, work: Path, progress: Progress | None = None) -> None:
@@ -227,6 +238,11 @@ def run_chunks(source: ImageSource, layers: LayerRequest, work: Path, progress: 
             missing = [chunk for chunk in missing if not paths[chunk].is_file()]
             if missing and not extracted:
                 time.sleep(_POLL_S)
+    # Of processes that were killed: a lock file goes with its last holder.
+    for path in paths.values():
+        if (lock := path.with_suffix(".lock")).exists():
+            with contextlib.suppress(OSError), locked(lock, wait=False):
+                remove_dead(path)
     if progress is not None:
         progress(source.count)
 
@@ -234,23 +250,19 @@ def run_chunks(source: ImageSource, layers: LayerRequest, work: Path, progress: 
 @contextlib.contextmanager
 def _chunk_lock(path: Path) -> Iterator[bool]:
     """Lock a chunk; yield False when another process holds the lock."""
-    lock = path.with_suffix(".lock")
     with contextlib.ExitStack() as stack:
         try:
-            free = stack.enter_context(locked(lock, wait=False))
+            free = stack.enter_context(locked(path.with_suffix(".lock"), wait=False))
         except OSError as error:
-            where = f"to work folder {path.parent}: {lock.name}"
+            where = f"to work folder {path.parent}"
             raise cannot_write(where, error, kept="finished chunks are intact") from error
         yield free
 
 
 def _write_chunk(path: Path, source: ImageSource, layers: LayerRequest, chunk: int) -> None:
-    for abandoned in temporaries(path):  # left by a killed process: the lock is ours
-        abandoned.unlink()
     tensors = _extract_chunk(source, layers, chunk)
     try:
-        with replacing(path) as part:
-            save_tensors(tensors, part)
+        write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
     except OSError as error:
         raise cannot_write(path, error, kept="finished chunks are intact") from error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from arvbench.errors import ArvbenchError
+from arvbench.errors import ArvbenchError, HostError
+from arvbench.files import remove_dead_scratch, scratch_folder
 from arvbench.harness.machine.cores import usable_cores
 from arvbench.harness.machine.processes import receive, running
 from arvbench.harness.quality.extractors.extractor import Extractor, load_extractor
@@ -71,9 +71,10 @@ class FeaturePass:
         helpers = self._helper_devices(source)
         if self.work is None and not helpers:
             return scan_in_memory(source, layers, progress)
+        remove_dead_scratch()
         with contextlib.ExitStack() as stack:
             if self.work is None:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arvbench-"))) / "chunks"
+                folder = _scratch(stack) / "chunks"
             else:
                 folder = self.work / folder_name(task_key(source, layers)) if self.folder_per_task else self.work
             claim_folder(folder, source, layers)
@@ -115,6 +116,14 @@ class HelperJob(BaseModel):
     extractor_files: dict[str, Path]
     device: str
     work: Path
+
+
+def _scratch(stack: contextlib.ExitStack) -> Path:
+    """Return a temporary folder that ends with `stack`. Raises HostError where there is no room for one."""
+    try:
+        return stack.enter_context(scratch_folder())
+    except OSError as error:
+        raise HostError(f"cannot make a temporary folder: {error.strerror or error}; set TMPDIR") from error
 
 
 def helper_devices(device: str, count: int) -> list[str]:

@@ -54,7 +54,7 @@ def write_images(path: Path, source: ImageSource, *, replace: bool = False, prog
     """
     check_target(path, replace=replace)
     writers = {".npz": write_npz, ".safetensors": write_safetensors}
-    return writers.get(path.suffix.lower(), write_folder)(path, source, progress=progress)
+    return writers.get(path.suffix.lower(), write_folder)(path, source, replace=replace, progress=progress)
 
 
 def check_target(path: Path, *, replace: bool = False) -> None:
@@ -73,18 +73,21 @@ def check_target(path: Path, *, replace: bool = False) -> None:
             raise UserError(f"folder {path} is not empty; {hint}")
     elif path.exists() and not (replace and path.suffix and path.is_file()):
         raise UserError(f"{path} already exists; choose another name" + (", or --force" if path.suffix else ""))
-    above = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
+    above = next((parent for parent in path.parents if parent.exists()), Path("/"))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"cannot write {path}: {above} is not a writable folder")
 
 
-def write_npz(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
-    """Write an .npz, replacing an older one; return `images_sha256`."""
+def write_npz(path: Path, source: ImageSource, *, replace: bool = True, progress: Progress | None = None) -> str:
+    """Write an .npz, replacing an older one only with `replace`; return `images_sha256`."""
     height, width = source.shape
     provenance = np.frombuffer(provenance_json(source.provenance).encode(), dtype=np.uint8)
     arrays = {name: values.numpy() for name, values in _labels_and_seeds(source).items()}
     arrays[PROVENANCE_KEY] = provenance
-    with _replacing(path, source) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    with (
+        _claimed(path, source, replace) as part,
+        zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+    ):
         with _member(archive, "arr_0") as member:
             shape = (source.count, height, width, 3)
             npy.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -97,8 +100,10 @@ def write_npz(path: Path, source: ImageSource, *, progress: Progress | None = No
     return digest
 
 
-def write_safetensors(path: Path, source: ImageSource, *, progress: Progress | None = None) -> str:
-    """Write a .safetensors, replacing an older one; return `images_sha256`."""
+def write_safetensors(
+    path: Path, source: ImageSource, *, replace: bool = True, progress: Progress | None = None
+) -> str:
+    """Write a .safetensors, replacing an older one only with `replace`; return `images_sha256`."""
     integers = _labels_and_seeds(source)
     header: dict[str, object] = {"__metadata__": {PROVENANCE_KEY: provenance_json(source.provenance)}}
     end = 0
@@ -113,7 +118,7 @@ def write_safetensors(path: Path, source: ImageSource, *, progress: Progress | N
     }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with _replacing(path, source) as part, part.open("wb") as file:
+    with _claimed(path, source, replace) as part, part.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for values in integers.values():
             file.write(values.numpy().astype("<i8").tobytes())
@@ -121,9 +126,14 @@ def write_safetensors(path: Path, source: ImageSource, *, progress: Progress | N
 
 
 def write_folder(
-    path: Path, source: ImageSource, *, progress: Progress | None = None, fewest_digits: int = FEWEST_DIGITS
+    path: Path,
+    source: ImageSource,
+    *,
+    replace: bool = True,
+    progress: Progress | None = None,
+    fewest_digits: int = FEWEST_DIGITS,
 ) -> str:
-    """Write PNG files and samples.json, replacing an older folder; return `images_sha256`."""
+    """Write PNG files and samples.json, replacing an older folder only with `replace`; return `images_sha256`."""
     digits = max(fewest_digits, len(str(source.count - 1)))
     names = [f"{number:0{digits}d}.png" for number in range(source.count)]
     remaining = iter(names)
@@ -134,7 +144,7 @@ def write_folder(
             Image.fromarray(image_HW3).save(encoded, format="PNG", compress_level=_PNG_LEVEL)
             (part / next(remaining)).write_bytes(encoded.getbuffer())
 
-    with _replacing(path, source, folder=True) as part:
+    with _claimed(path, source, replace) as part:
         digest = _write_pieces(source, save, progress)
         index = {
             **json.loads(provenance_json(source.provenance)),
@@ -173,13 +183,16 @@ def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 
 @contextmanager
-def _replacing(path: Path, source: ImageSource, *, folder: bool = False) -> Iterator[Path]:
+def _claimed(path: Path, source: ImageSource, replace: bool) -> Iterator[Path]:
     """Yield the temporary file or folder that becomes `path` when the block ends well."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with claimed(path, folder=folder) as part:
+        with claimed(path, folder=path.suffix.lower() not in SUFFIXES) as part:
+            # Again: another process may have written it while the model was loaded, and while images were drawn.
+            check_target(path, replace=replace)
             _check_room(path, source)
             yield part
+            check_target(path, replace=replace)
     except BlockingIOError as error:
         raise UserError(f"another process is writing {path.name} just now") from error
     except OSError as error:

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from arvbench.harness.jobs import Event, EventListener, Job, Result
+from arvbench.errors import HostError
+from arvbench.files import scratch_folder
+from arvbench.harness.jobs import Event, EventListener, Finished, Job, Result, result_path
 from arvbench.harness.machine.processes import running
 from arvbench.harness.run.engines.post_mortem import explain_death, oom_kills
 from arvbench.results.schema import Environment, Failed, Status
@@ -37,14 +39,16 @@ class LocalEngine:
     def run(self, job: Job, listener: EventListener) -> Result:
         deadline = time.monotonic() + job.case.timeout_s
         kills_before = oom_kills()
-        with tempfile.TemporaryDirectory(prefix="arvbench-") as name:
-            scratch = Path(name)
-            result_path, log_path = scratch / "result.json", scratch / "output.txt"
-            with _worker(job, result_path, log_path) as (process, events):
+        # In the run folder, not in the scratch folder: the next run finds it when this process is killed now.
+        finished = result_path(job.folder, job.record_id)
+        with _scratch(job.folder) as scratch:
+            finished.unlink(missing_ok=True)
+            log_path = scratch / "output.txt"
+            with _worker(job, finished, log_path) as (process, events):
                 in_time = _follow(events, listener, deadline) and _exited(process, deadline)
             output = log_path.read_text(encoding="utf-8", errors="replace")[-_KEPT_OUTPUT:]
-            if (result := _read(result_path)) is not None:
-                return result
+        if (result := _read(finished)) is not None:
+            return result
         if not in_time:
             reason = f"not finished after timeout_s {job.case.timeout_s:g}; raise it, or make the case smaller"
             return Result(outcome=Failed(status=Status.TIMEOUT, reason=reason, detail=output))
@@ -58,6 +62,20 @@ def _this_machine(device: str) -> Environment:
     from arvbench.harness.machine.environment import read_environment
 
     return read_environment(usable_device(device))
+
+
+@contextlib.contextmanager
+def _scratch(run_folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder for a worker's output, with the run folder made. Raises HostError for a full disk."""
+    try:
+        run_folder.mkdir(parents=True, exist_ok=True)
+        with scratch_folder() as scratch:
+            yield scratch
+    except OSError as error:
+        place = error.filename or tempfile.tempdir
+        raise HostError(
+            f"cannot start a worker: {place}: {error.strerror or error}; make room, or set TMPDIR"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -104,6 +122,6 @@ def _exited(process: subprocess.Popen[bytes], deadline: float) -> bool:
 def _read(path: Path) -> Result | None:
     """Return the worker's result; None when it wrote none."""
     try:
-        return Result.model_validate_json(path.read_bytes())
+        return Finished.model_validate_json(path.read_bytes()).result
     except (FileNotFoundError, ValidationError):
         return None

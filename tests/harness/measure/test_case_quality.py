@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from arvbench.adapters.loading import load_sampler
-from arvbench.harness.jobs import Event, Job
-from arvbench.harness.measure.case_quality import FEATURES_FOLDER, evaluation_request, measure_case_quality
+from arvbench.harness.jobs import FEATURES_FOLDER, Event, Job
+from arvbench.harness.measure.case_quality import evaluation_request, measure_case_quality
 from arvbench.harness.quality.images.live import live_source
 from arvbench.results.schema import CaseConfig
 
@@ -59,7 +59,10 @@ def test_an_interrupted_case_draws_only_the_missing_images_and_gets_the_same_num
     again = measure_case_quality(job(tmp_path / "b"), sampler, settings, events.append)
     assert sampler.drawn == IMAGES
     assert again == whole
-    assert not list((tmp_path / "b" / FEATURES_FOLDER).iterdir()), "features are not kept once the numbers are there"
+    (features,) = (tmp_path / "b" / FEATURES_FOLDER).iterdir()
+    assert [mark.name for mark in features.glob("measured-*")] == ["measured-r1"], (
+        "they stay until the record is stored"
+    )
     assert not any(event.note for event in events), "a note would be printed as a line of its own"
 
 

@@ -93,7 +93,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
     with pytest.raises(HostError, match="No space left on device; older records are intact"):
         store.append(record("2"))
     assert store.path.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "records.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records.jsonl"]
 
 
 def _append_ten(folder: Path, start: int) -> None:

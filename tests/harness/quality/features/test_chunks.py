@@ -172,10 +172,10 @@ def test_processes_that_start_at_once_and_leftovers_of_a_killed_one_share_a_fold
             list(pool.map(lambda _: claim_folder(folder, Watched(), layer_requests), range(8)))  # noqa: B023
     work = tmp_path / "left"
     work.mkdir()
-    (work / ".task.txt.123").write_text("half")
+    (work / ".task.txt.123-0a1b2c3d.part").write_text("half")
     assert same(scan(Watched(), layer_requests, work=work), direct)
     (work / "chunk-000001.safetensors").unlink()
-    (work / ".chunk-000001.safetensors.99").write_bytes(b"half")
+    (work / ".chunk-000001.safetensors.99-0a1b2c3d.part").write_bytes(b"half")
     assert same(scan(Watched(), layer_requests, work=work), direct)
     assert not list(work.glob(".chunk*"))
 
