@@ -13,6 +13,7 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -62,7 +63,7 @@ def read_content(path: Path) -> object:
         return _read_archive(path)
     if other := _other_kind(head):
         raise CheckpointError(f"{path} is {other}")
-    if path.suffix.lower() == ".safetensors" or _LEGACY.startswith(head):
+    if _LEGACY.startswith(head) and head != _LEGACY:
         raise CheckpointError(f"{path} is damaged or truncated: its header is not whole")
     if head.startswith(_LEGACY):
         return _read_pickle(path, mmap=False)
@@ -71,8 +72,8 @@ def read_content(path: Path) -> object:
             f"{path} refused: it is a Python pickle that torch.save did not write, and opening it could run code"
         )
     raise CheckpointError(
-        f"{path} is damaged, or no file of weights: it begins with {head[:8].hex(' ')}, as neither a safetensors file "
-        "nor one of torch.save does"
+        f"{path} is damaged or truncated, or no file of weights: it begins with {head[:8].hex(' ')}, as neither a "
+        "safetensors file nor one of torch.save does"
     )
 
 
@@ -166,8 +167,11 @@ def _read_pickle(path: Path, *, mmap: bool) -> object:
         # Training checkpoints keep their command line beside the weights, in a class that only holds values.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")
-            content: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-            return content
+            if path.suffix != ".safetensors":
+                return cast(object, torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
+            # torch goes by this ending, and not by the content, when it is given a path.
+            with path.open("rb") as file:
+                return cast(object, torch.load(file, map_location="cpu", weights_only=True))
     except pickle.UnpicklingError as error:
         # torch's message suggests disabling the protection; show only what it rejected.
         rejected = re.search(r"GLOBAL \S+|Unsupported (?:global|class) \S+", str(error))

@@ -19,7 +19,7 @@ def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> li
     Raises FixtureError for a fixture that cannot be used, HostError for a device that this machine lacks.
     """
     from arvbench.adapters.loading import usable_device
-    from arvbench.errors import CheckpointError, UnknownName
+    from arvbench.errors import UserError
     from arvbench.harness.verify.fixture import FixtureError, compare
     from arvbench.harness.verify.formats import read_fixture
     from arvbench.harness.verify.replays import replay_of
@@ -28,7 +28,9 @@ def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> li
     fixture = read_fixture(path)
     try:
         return compare(fixture, replay_of(fixture.kind).outputs(fixture, backend, target))
-    except (UnknownName, CheckpointError) as error:
+    except FixtureError:
+        raise
+    except UserError as error:
         raise FixtureError(f"{path} cannot be replayed: {error}") from error
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
         # Sizes, names and types come from the fixture; missing or wrong ones fail here.
