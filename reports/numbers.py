@@ -52,9 +52,14 @@ def shorten(text: object, length: int) -> str:
     return f"{text[:head]}…{text[len(text) - (length - 1 - head) :]}"
 
 
+def _sort_key(value: float) -> float | None:
+    """Return the number itself; None, which sorts behind all numbers, for one that is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
 def number_cell(value: float | None, digits: int = 3) -> Cell:
     """Make a cell of `value`; None is an empty cell."""
-    return NOTHING if value is None else Cell(text=significant(value, digits), sort=float(value))
+    return NOTHING if value is None else Cell(text=significant(value, digits), sort=_sort_key(value))
 
 
 def count_cell(value: int | None) -> Cell:
@@ -64,7 +69,7 @@ def count_cell(value: int | None) -> Cell:
 
 def scientific_cell(value: float) -> Cell:
     """Make a cell of a value whose magnitude matters."""
-    return Cell(text=scientific(value), sort=float(value))
+    return Cell(text=scientific(value), sort=_sort_key(value))
 
 
 def mib_cell(size_bytes: int | None) -> Cell:
@@ -80,9 +85,9 @@ def estimate_cell(estimate: Estimate | None) -> Cell:
 
 
 def interval_text(estimate: Estimate) -> str:
-    """Format the interval with enough digits to distinguish its ends; "1 sample" when there is no interval."""
+    """Format the interval with enough digits to distinguish its ends; the number of samples when they are too few."""
     if estimate.low is None or estimate.high is None:
-        return "1 sample"
+        return f"{estimate.samples} sample{'s' if estimate.samples != 1 else ''}, no interval"
     for digits in (3, 4, 5):
         low, high = significant(estimate.low, digits), significant(estimate.high, digits)
         if low != high:

@@ -60,9 +60,9 @@ class Section:
 def _results_text(records: Sequence[Record]) -> Text:
     more = " [Quality](#quality) has all metrics." if any(outcome.quality for _, outcome in measured(records)) else ""
     return Text(
-        "Medians, with the 95 % bootstrap interval of the median beneath. Compare speeds only between rows with the "
-        "same hardware, data type and batch, within one column; compare quality only within one column. Select a "
-        f"column heading to sort by it.{more}"
+        "Medians, with the 95 % interval of the median within one process beneath. Compare speeds only between rows "
+        "with the same hardware, data type and batch, within one column; compare quality only within one column. "
+        f"Select a column heading to sort by it.{more}"
     )
 
 
@@ -118,8 +118,9 @@ _TERMS = Terms(
     (
         (
             "Median and interval",
-            "Median of the raw samples, warm-up not included, and the 95 % percentile bootstrap interval of that "
-            "median, from a fixed seed. A single sample has no interval.",
+            "Median of the raw samples, warm-up not included. The interval lies between two of the samples in order "
+            "and covers the median of such calls with a probability of 95 % or more; fewer than 6 samples have none. "
+            "All samples of a case are calls within one process: two starts of the program may differ by more.",
         ),
         (
             "Quality in brackets",

@@ -6,10 +6,13 @@ is reported with its number and the reason.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
@@ -19,6 +22,8 @@ from arvbench.results.schema import SCHEMA_VERSION, Record
 
 RECORDS_NAME = "records.jsonl"
 """Name of the records file in a run folder."""
+_LONGEST_LINE = 2**27
+"""Bytes of a line beyond which it is not read: a record takes kilobytes, with a picture in it a few megabytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,38 +62,53 @@ def read_records(path: Path) -> RecordsFile:
     """
     path = _records_path(path)
     regular_file(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     records: list[Record] = []
     damaged: list[DamagedLine] = []
-    lines = content.split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(Record.model_validate_json(line))
-        except ValidationError as error:
-            cut = number == len(lines)
-            damaged.append(DamagedLine(path=path, number=number, reason=_reason(error, cut=cut)))
+    try:
+        with path.open("rb") as file:
+            for number, line, whole in _lines(file):
+                if not line.strip():
+                    continue
+                try:
+                    if not whole:
+                        raise UserError(f"longer than {_LONGEST_LINE:,} bytes")
+                    records.append(Record.model_validate_json(line))
+                except ValidationError as error:
+                    reason = _reason(error, cut=not line.endswith(b"\n"))
+                    damaged.append(DamagedLine(path=path, number=number, reason=reason))
+                except UserError as error:
+                    damaged.append(DamagedLine(path=path, number=number, reason=str(error)))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     return RecordsFile(path=path, records=tuple(records), damaged_lines=tuple(damaged))
 
 
-def newest_of_each_case(records: Iterable[Record]) -> tuple[Record, ...]:
-    """Select the record that was started last for each case and processor, in the order of the cases.
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
+    """Yield (number, line, whether it is whole); of a line that is too long, only the beginning is kept."""
+    if file.read(len(BOM_UTF8)) != BOM_UTF8:  # which some editors write
+        file.seek(0)
+    for number in count(1):
+        line = file.readline(_LONGEST_LINE)
+        if not line:
+            return
+        rest = line
+        while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(_LONGEST_LINE)
+        yield number, line, rest is line
 
-    Case names omit weights and threads: records that differ in these are different cases.
-    Of records with equal times, the later one in the file counts.
+
+def newest_of_each_case(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Select the last record of each case and processor, in the order of the cases.
+
+    Case names omit weights and threads: records that differ in these are different cases. The order of the records
+    counts, not their times: a clock may be set back between two runs.
     """
     newest: dict[tuple[object, ...], Record] = {}
     for record in records:
         gpu, case = record.environment.gpu, record.case
         processor = record.environment.cpu if gpu is None else gpu.name
         key = (record.suite, record.case_id, case.weights, case.threads, processor)
-        known = newest.get(key)
-        if known is None or in_utc(record.started) >= in_utc(known.started):
-            newest[key] = record
+        newest[key] = record
     return tuple(newest.values())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from arvbench.reports.cases import Conditions, case_names, conditions, group_by, has_random_weights, measured
@@ -85,11 +86,11 @@ def _points(records: Sequence[Record]) -> list[_Point]:
                 protocol=protocols[quality.protocol_id],
                 conditions=conditions(record),
                 fid=quality.value,
-                interval=quality.interval,
+                interval=quality.interval if quality.interval and all(map(isfinite, quality.interval)) else None,
                 throughput=throughput,
             )
             for quality in outcome.quality
-            if quality.metric == "fid"
+            if quality.metric == "fid" and isfinite(quality.value)
         )
     return points
 

@@ -69,8 +69,8 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     return Drawing(
         figure=figure,
         title="Latency of every step",
-        caption="Median time of one call for the whole batch; the band is the 95 % interval. Each panel holds one "
-        "hardware, data type and batch.",
+        caption="Median time of one call for the whole batch; the band is the 95 % interval within one process, where "
+        "6 calls or more were timed. Each panel holds one hardware, data type and batch.",
         alt=f"Line plot of milliseconds for each step. {ends}.",
     )
 

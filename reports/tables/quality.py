@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -101,7 +102,11 @@ def _value_cell(quality: Quality | None, *, with_count: bool) -> Cell:
         details.append(f"± {significant(quality.spread)}")
     if with_count:
         details.append(f"n = {quality.n_samples:,}")
-    return Cell(text=value_text(quality), detail=", ".join(details), sort=quality.value)
+    return Cell(
+        text=value_text(quality),
+        detail=", ".join(details),
+        sort=quality.value if math.isfinite(quality.value) else None,
+    )
 
 
 def quality_table(records: Sequence[Record]) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf, nan
+
 import numpy as np
 import pytest
 import records as make
@@ -10,6 +12,7 @@ from report_text import column, in_terminal
 from arvbench.reports.content import make_report
 from arvbench.reports.html import to_html
 from arvbench.reports.markdown import to_markdown
+from arvbench.reports.numbers import significant
 from arvbench.reports.sections import FIGURES
 from arvbench.reports.svg import draw_figure
 from arvbench.reports.table import NOTHING
@@ -229,3 +232,27 @@ def test_the_suite_of_a_report_repeats_changes_that_are_a_fields_default(tmp_pat
     record = make.record().model_copy(update={"case": case})
     (tmp_path / "again.yaml").write_text(reproduction_suite([record]))
     assert [again.config for again in load_suite(str(tmp_path / "again.yaml")).cases] == [case]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"value": nan},
+        {"value": inf},
+        {"value": -inf, "spread": nan},
+        {"interval": (nan, inf)},
+        {"interval": (-inf, 3.0)},
+        {"metric": "label-accuracy", "value": nan},
+    ],
+    ids=repr,
+)
+def test_a_number_that_is_not_one_is_said_and_left_out_of_figures(tmp_path, changes) -> None:
+    whole = make.record("demo/var", number=0, weights="demo", quality=(number(),))
+    broken = make.record("demo/mvar", number=1, weights="demo", quality=(number(**changes),))
+    page, markdown = report_of(tmp_path, whole, broken)
+    numbers = [end for value in changes.values() for end in (value if isinstance(value, tuple) else (value,))]
+    words = [significant(value) for value in numbers if isinstance(value, float)]
+    assert words and all(word in page and word in markdown for word in words)
+    assert "2.312" in page
+    assert "nan" not in page.lower().replace("nano", "")
+    assert in_terminal(whole, broken, width=80)

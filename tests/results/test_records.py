@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from arvbench.errors import UserError
 from arvbench.results.records import newest_of_each_case, read_records
@@ -104,19 +109,107 @@ def ids(records: list[Record]) -> list[str]:
     return [record.record_id for record in newest_of_each_case(records)]
 
 
-def test_of_each_case_the_newest_record_counts_wherever_it_stands() -> None:
-    other = record("other", case_id="other")
-    old, new = record("old"), record("new", started="2026-03-02T09:30:01Z")
-    assert ids([old, other, new]) == ids([new, other, old]) == ["new", "other"]
+@pytest.mark.parametrize("started", ["2026-03-02T09:30:01Z", "2026-03-02T09:30:00Z", "1970-01-01T00:00:00+02:00"])
+def test_of_each_case_the_last_record_counts_also_when_the_clock_was_set_back(started: str) -> None:
+    other, old, new = record("other", case_id="other"), record("old"), record("new", started=started)
+    assert ids([old, other, new]) == ["new", "other"]
 
 
-def test_times_are_compared_as_moments_whatever_their_zone() -> None:
-    old, new = record("old", started="2026-03-02T10:00:00+02:00"), record("new", started="2026-03-02T09:00:00")
-    assert ids([new, old]) == ["new"]
+def test_a_byte_order_mark_and_windows_lines_cost_no_record(tmp_path: Path) -> None:
+    content = ("\ufeff" + line() + "\r\n" + line(record_id="two") + "\r\n").encode()
+    (tmp_path / "records.jsonl").write_bytes(content)
+    file = read_records(tmp_path)
+    assert ([r.record_id for r in file], file.damaged_lines) == (["one", "two"], ())
 
 
-def test_of_records_started_at_once_the_last_counts() -> None:
-    assert ids([record("first"), record("second")]) == ["second"]
+HOSTILE = {
+    "deep lists": b"[" * 100_000,
+    "deep mappings": b'{"a":' * 100_000,
+    "half a surrogate": line(suite="x").encode().replace(b'"x"', b'"\\ud800"'),
+    "null byte": b"\0" * 50,
+    "not UTF-8": line(suite="x").encode().replace(b'"x"', b'"\xff"'),
+    "bare NaN": line(suite="x").encode().replace(b'"x"', b"NaN"),
+    "a long number": line(schema_version=10**400).encode(),
+    "a number of floats": line(cores=1e400).encode(),
+    "a list": b"[1, 2]",
+    "another schema": line(schema_version=2).encode(),
+    "a date that is none": line(started="2026-02-30T00:00:00Z").encode(),
+    "half a record": line().encode()[:200],
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_damaged_line_is_named_and_costs_no_other(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(line().encode() + b"\n" + content + b"\n" + line(record_id="two").encode() + b"\n")
+    file = read_records(path)
+    assert [r.record_id for r in file] == ["one", "two"]
+    (damaged,) = file.damaged_lines
+    assert str(damaged).startswith(f"{path}, line 2: ")
+    assert "\n" not in str(damaged) and len(damaged.reason) < 300
+    str(damaged).encode()
+
+
+def test_a_line_of_gigabytes_is_skipped_within_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    with path.open("wb") as file:
+        file.write(line().encode() + b"\n")
+        file.seek(2**31, os.SEEK_CUR)  # a hole: two gigabytes of null bytes that take no room
+        file.write(b"\n" + line(record_id="two").encode() + b"\n")
+    program = (
+        "import resource, sys; from pathlib import Path; from arvbench.results.records import read_records; "
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; found = read_records(Path(sys.argv[1])); "
+        "print([r.record_id for r in found], [d.reason for d in found.damaged_lines], "
+        "(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 2**20)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ended.stdout.strip() == "['one', 'two'] ['longer than 134,217,728 bytes'] True"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_records_that_are_no_file_are_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(UserError, match=r"records\.jsonl"):
+        read_records(path)
+
+
+@pytest.mark.fuzz
+@given(st.lists(st.binary(max_size=80) | st.text(max_size=80).map(str.encode), max_size=4))
+def test_any_lines_are_records_or_damaged(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]) -> None:
+    path = tmp_path_factory.getbasetemp() / "records.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    for damaged in read_records(path).damaged_lines:
+        str(damaged).encode()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+PLACES = st.sampled_from([(key,) for key in GOOD] + [("environment", key) for key in GOOD["environment"]])
+
+
+@pytest.mark.fuzz
+@given(st.lists(st.tuples(PLACES, JSON), max_size=3))
+def test_any_values_in_a_record_are_read_or_damaged(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[tuple[str, ...], object]]
+) -> None:
+    changed = {"schema_version": 1} | json.loads(json.dumps(GOOD))
+    for place, value in changes:
+        inner = changed
+        for key in place[:-1]:
+            inner = inner[key] if isinstance(inner.get(key), dict) else inner
+        inner[place[-1]] = value
+    path = tmp_path_factory.getbasetemp() / "values.jsonl"
+    path.write_text(json.dumps(changed) + "\n")
+    file = read_records(path)
+    assert len(file) + len(file.damaged_lines) == 1
+    for record in file:
+        assert Record.model_validate_json(record.model_dump_json()).record_id == record.record_id
 
 
 @pytest.mark.parametrize(
