@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,14 +105,62 @@ def test_every_verb_refuses_a_path_with_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+PIPES = {
+    "samples": ("eval", "pipe.npz", "--reference", "digits", "--protocol", "digits-cnn"),
+    "reference": ("eval", "samples.npz", "--reference", "pipe.npz", "--protocol", "digits-cnn"),
+    "records": ("report", "pipe.jsonl"),
+    "suite": ("run", "pipe.yaml"),
+    "weights": ("sample", "demo/var", "--weights", "pipe.safetensors", "--images", "1", "--out", "x.npz"),
+    "official weights": ("sample", "hmar-d16", "--weights", "pipe.pth", "--images", "1", "--out", "x.npz"),
+    "inception": ("eval", "samples.npz", "--reference", "digits", "--inception-weights", "pipe.pth"),
+    "parts": ("convert", "hmar-d16", "--nsp", "pipe.pth", "--mp", "pipe.pth", "--out", "x.safetensors"),
+    "fixture": ("verify", "pipe.json"),
+    "output": ("sample", "demo/var", "--weights", "demo", "--images", "1", "--out", "pipe.npz"),
+    "output of a reference": ("reference", "make", "digits", "--out", "pipe.npz", "--protocol", "digits-cnn"),
+}
+
+
+@pytest.mark.parametrize("verb", PIPES)
+def test_a_named_pipe_in_place_of_a_file_never_hangs(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.frombuffer(Random(0).randbytes(4 * 8 * 8 * 3), np.uint8).reshape(4, 8, 8, 3)
+    np.savez("samples.npz", arr_0=images)
+    for ending in ("npz", "jsonl", "yaml", "safetensors", "pth", "json"):
+        os.mkfifo(f"pipe.{ending}")
+    code = main([*PIPES[verb]])
+    error = capsys.readouterr().err
+    assert code == 2 and error.strip().splitlines()[-1].startswith("error: "), error
+
+
+DEVICES = ["mps", "meta", "xpu", "hpu", "vulkan", "lazy", "cpu:1", "cuda:-1", "cuda:99", f"cuda:{10**20}", "", "\0"]
+VERBS_WITH_A_DEVICE = {
+    "run": ("run", "demo", "--models", "demo/var", "--no-report"),
+    "sample": ("sample", "demo/var", "--weights", "demo", "--images", "1", "--out", "x.npz"),
+    "eval": ("eval", "samples.npz", "--reference", "digits", "--protocol", "digits-cnn"),
+    "reference make": ("reference", "make", "samples.npz", "--out", "r.npz", "--protocol", "digits-cnn"),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("verb", VERBS_WITH_A_DEVICE)
+def test_a_device_that_this_machine_lacks_is_one_line(
+    verb: str, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = np.frombuffer(Random(0).randbytes(4 * 8 * 8 * 3), np.uint8).reshape(4, 8, 8, 3)
+    np.savez("samples.npz", arr_0=images)
+    code = main([*VERBS_WITH_A_DEVICE[verb], "--device", device])
+    error = capsys.readouterr().err
+    assert code in ((2, 3) if device == "cuda:99" else (2,)), error
+    assert "Traceback" not in error and error.strip().splitlines()[-1].startswith("error: ")
+
+
 @pytest.mark.parametrize("variable", ["ARVBENCH_CACHE", "ARVBENCH_REFERENCES"])
 def test_a_variable_with_an_unusable_path_is_refused_as_well(
     variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from random import Random
-
-    import numpy as np
-
     monkeypatch.setenv(variable, "~nosuchuser/x")
     images = np.frombuffer(Random(0).randbytes(4 * 8 * 8 * 3), np.uint8).reshape(4, 8, 8, 3)
     np.savez(tmp_path / "s.npz", arr_0=images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tiny_models import tiny_var
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.cache.none import NoCache
+from arvbench.adapters.hmar.sampler import HmarSampler
 from arvbench.adapters.loading import build_sampler, demo_models, load_sampler
 from arvbench.adapters.sampling import PerImageNoise, ReplayTokens
 from arvbench.errors import UnknownName, UserError
@@ -90,9 +92,13 @@ def test_a_refinement_on_another_ones_path_draws_the_same_positions_again():
     samples = hmar.sample([1, 2], settings, noise=PerImageNoise(0, range(2)), observer=observer)
     masked = [output.redrawn is not None for output in observer.outputs]
     assert masked == [step.kind == "mask" for step in observer.steps]
-    # Reversed choices of the first refinement: another mask, if the replay did not put it right.
-    other = load_sampler("demo/hmar", weights="demo")
-    other.masked_positions = lambda drawn, among, count, scale, run: torch.zeros(2, count, dtype=torch.int64)
+
+    # Other choices in every refinement: another mask, if the replay did not put it right.
+    class AnyPositions(HmarSampler):
+        def masked_positions(self, drawn, among_Bn, count, scale, run):
+            return torch.zeros(2, count, dtype=torch.int64)
+
+    other = build_sampler(replace(hmar.spec, sampler=AnyPositions), weights="demo")
     again = other.sample([1, 2], settings, noise=Path(observer.outputs))
     assert torch.equal(again.images, samples.images)
 
