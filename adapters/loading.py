@@ -200,7 +200,7 @@ def _random_seed(weights: str) -> int | None:
         return None
     match = re.fullmatch(r"random:(\d{1,18})", weights)
     if match is None:
-        raise UserError(f"weights {weights!r}: random weights need a seed, such as random:0")
+        raise UserError(f"weights {shown(weights)}: random weights need a seed, such as random:0")
     return int(match[1])
 
 

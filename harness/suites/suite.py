@@ -125,7 +125,7 @@ def check_cases(cases: Iterable[Case]) -> None:
             if case.config.quality is not None:
                 _check_metrics(case.config.quality)
         except UserError as error:
-            raise UserError(f"case {case.case_id!r}: {error}") from error
+            raise UserError(f"case {case.case_id[:200]!r}: {error}") from error
 
 
 def sampling_settings(spec: ModelSpec, overrides: Mapping[str, Any]) -> SamplingSettings:

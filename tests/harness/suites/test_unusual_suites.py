@@ -101,6 +101,8 @@ def test_every_sampling_setting_is_a_finite_number(key: str, value: str, tmp_pat
         (HEAD + "  - {model: [[demo/var]]}\n", "no model"),
         (HEAD + "  - [1, 2]\n", "cases.0"),
         (HEAD + "  - {model: demo/var, weights: ~nosuchuser/x}\n", "no such user"),
+        (CASE + "weights: random:" + "7" * 5000 + "\n", "need a seed"),
+        (CASE + "settings: {cfg: " + "7" * 2000 + "}\n", "cfg"),
         (HEAD + "  - &loop {model: demo/var, settings: {cfg: *loop}}\n", "line 4"),
         ("name: s\ncases: " + "[" * 4000, "line 2.*more than 50 levels"),
         ("name: s\ncases: " + "{a: " * 4000, "line 2.*more than 50 levels"),
@@ -116,7 +118,7 @@ def test_every_sampling_setting_is_a_finite_number(key: str, value: str, tmp_pat
         ("name: s\ncases: []\n", "cases"),
         ("---\nname: s\n---\nname: t\n", "line 3"),
     ],
-    ids=range(33),
+    ids=range(35),
 )
 def test_a_suite_that_means_nothing_is_refused_with_file_and_place(
     text: str | bytes, place: str, tmp_path: Path
