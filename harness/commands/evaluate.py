@@ -184,10 +184,12 @@ def _print(evaluation: Evaluation, samples: Path, *, as_json: bool) -> None:
     """Print the table of numbers, notes and findings; as JSON the numbers alone, with the findings on stderr."""
     from rich.console import Console
 
+    from arvbench.paths import printable
+
     if as_json:
         typer.echo(_as_json(evaluation))
     else:
-        _print_table(evaluation.numbers, title=f"{samples}: {evaluation.numbers[0].n_samples:,} samples")
+        _print_table(evaluation.numbers, title=f"{printable(samples)}: {evaluation.numbers[0].n_samples:,} samples")
         _print_notes(evaluation.numbers)
     console = Console(stderr=as_json)
     for finding in evaluation.findings:

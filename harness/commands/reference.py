@@ -89,9 +89,12 @@ def _make(images: str, resize: str | None, request: ReferenceRequest, features: 
     from arvbench.adapters.loading import usable_device
     from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.jobs import Event
+    from arvbench.harness.quality.reference.load import shadowed
     from arvbench.harness.quality.reference.make import check_output, make_reference, needs_of, source_of
 
     check_output(request.out, force=request.force)
+    if doubt := shadowed(images):
+        typer.echo(f"warning: {doubt}", err=True)
     source = source_of(images, resize)
     usable_device(features.device)
     with ProgressBar(Console(stderr=True)) as listener:

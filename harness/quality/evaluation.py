@@ -15,6 +15,7 @@ from arvbench.errors import ContractError, HostError, UnknownName, UserError
 from arvbench.harness.jobs import Event, EventListener
 from arvbench.harness.machine.environment import tf32_allowed
 from arvbench.harness.quality.detectors import Evidence, MetricFacts, find
+from arvbench.harness.quality.detectors.evidence import FRECHET
 from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.chunks import LayerRequest, Scan
 from arvbench.harness.quality.features.feature_pass import FeaturePass
@@ -30,6 +31,7 @@ from arvbench.harness.quality.protocols.protocol import (
     reference_layers,
 )
 from arvbench.harness.quality.reference import Reference, load_reference, reference_files
+from arvbench.paths import printable
 from arvbench.results.schema import Finding, Quality
 
 FAILED = "failed"
@@ -205,7 +207,7 @@ def _computable(
 def _why_not(metric: Metric, extractor: Extractor, source: ImageSource, reference: Reference | None) -> str | None:
     """Return the reason why a metric cannot be computed; None when it can."""
     if source.count < metric.fewest:
-        return f"it needs at least {metric.fewest} samples, {source.name} has {source.count}"
+        return f"it needs at least {metric.fewest} samples, {printable(source.name)} has {source.count}"
     if metric.why_not is None:
         return None
     return metric.why_not(source, extractor, None if reference is None else reference.labels_M)
@@ -249,13 +251,22 @@ def _measure_all(
             continue
         for metric, value in values:
             dims = run.extractor.layers[metric.layer]
-            facts = MetricFacts(protocol=run.protocol.name, metric=metric.name, dims=dims)
+            distance = _relative_distance(metric, value, inputs)
+            facts = MetricFacts(protocol=run.protocol.name, metric=metric.name, dims=dims, distance=distance)
             measured.append((facts, _quality(metric, value, run, source, reference)))
     if failures and not measured:
         raise failures[0][1]
     return measured, [
         Finding(code=FAILED, severity="warning", text=f"{name} has no numbers: {error}") for name, error in failures
     ]
+
+
+def _relative_distance(metric: Metric, number: MetricValue, inputs: MetricInputs) -> float | None:
+    """Return a Frechet distance relative to the variance of the reference; None for other metrics."""
+    if metric.name not in FRECHET or inputs.reference is None:
+        return None
+    variance = float(inputs.reference.moments(metric.layer).cov_DD.trace())
+    return number.value / variance if variance > 0 else number.value
 
 
 def _quality(
@@ -307,7 +318,7 @@ def _evidence(
     extractors: Collection[Extractor],
 ) -> Evidence:
     return Evidence(
-        samples=source.name,
+        samples=printable(source.name),
         count=source.count,
         shape=source.shape,
         provenance=source.provenance,
@@ -321,7 +332,7 @@ def _evidence(
         classes=next((extractor.classes for extractor in extractors if extractor.classes), None),
         reference=reference,
         recipe=recipe or {},
-        files=source.files,
+        files=[printable(name) for name in source.files],
         tf32=source.sampled_here and any(tf32_allowed(extractor.device) for extractor in extractors),
         autocast=source.sampled_here and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")),
     )

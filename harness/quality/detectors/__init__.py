@@ -3,7 +3,7 @@
 A detector is a function from `Evidence` to findings with a line in DETECTORS.
 
 labels.py   classes and their order    samples.py  too few images, and duplicates
-against.py  unsuitable references      pixels.py   rounding, JPEG, resizes, reduced precision
+against.py  unsuitable references      pixels.py   range, rounding, JPEG, resizes, reduced precision
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ DETECTORS: Registry[Callable[[Evidence], Iterator[Finding]]] = Registry(
     "detector",
     {
         "samples-are-reference": "arvbench.harness.quality.detectors.against:samples_are_reference",
+        "copies-in-reference": "arvbench.harness.quality.detectors.against:copies_in_reference",
         "use-of-reference": "arvbench.harness.quality.detectors.against:use_of_reference",
         "origin-of-reference": "arvbench.harness.quality.detectors.against:origin_of_reference",
         "unpublished-images": "arvbench.harness.quality.detectors.against:unpublished_images",
@@ -31,6 +32,7 @@ DETECTORS: Registry[Callable[[Evidence], Iterator[Finding]]] = Registry(
         "label-histogram": "arvbench.harness.quality.detectors.labels:label_histogram",
         "label-scheme-of-recipe": "arvbench.harness.quality.detectors.labels:label_scheme_of_recipe",
         "file-order": "arvbench.harness.quality.detectors.labels:file_order",
+        "range-of-bytes": "arvbench.harness.quality.detectors.pixels:range_of_bytes",
         "rounding": "arvbench.harness.quality.detectors.pixels:rounding",
         "jpeg": "arvbench.harness.quality.detectors.pixels:jpeg",
         "resize-of-recipe": "arvbench.harness.quality.detectors.pixels:resize_of_recipe",

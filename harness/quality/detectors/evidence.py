@@ -29,6 +29,8 @@ class MetricFacts:
     metric: str
     dims: int
     """D of its layer."""
+    distance: float | None = None
+    """Value of a Frechet distance relative to the variance of the reference; None for other metrics."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Detectors of rounding, lossy files, resizes and reduced precision."""
+"""Detectors of a wrong range of bytes, rounding, lossy files, resizes and reduced precision."""
 
 from __future__ import annotations
 
@@ -23,6 +23,36 @@ _EMPTY = 0.2
 it gets half a bin and all brighter pixels."""
 _HALF = 0.7
 """Largest ratio of bin 0 to 1 under rounding, where bin 0 gets half a bin; under truncation it gets a whole bin."""
+
+
+_DARK = 16
+"""Smallest brightest byte of a set of pictures that is not taken for unscaled numbers."""
+
+
+def range_of_bytes(evidence: Evidence) -> Iterator[Finding]:
+    """Samples or reference images whose bytes are no picture: unscaled floats, or a single value."""
+    sides = [(evidence.samples, evidence.histogram)]
+    if evidence.reference is not None and evidence.reference.histogram is not None:
+        sides.append((evidence.reference.name, evidence.reference.histogram))
+    for name, histogram in sides:
+        if (fault := _fault_of_range(histogram)) is not None:
+            yield finding("range-of-bytes", "warning", f"{name}: {fault}")
+
+
+def _fault_of_range(histogram: Tensor) -> str | None:
+    """Return the fault that the set (256,) of byte values shows; None for pictures."""
+    present = histogram.nonzero()[:, 0].tolist()
+    if len(present) < 2:
+        return f"every byte of every image is {present[0] if present else 'missing'}: the images are all alike"
+    if present[-1] <= 1:
+        return "all bytes are 0 or 1 of 0..255: floats in [0, 1] were saved as bytes without the factor 255"
+    if present == [0, 1, 255]:
+        return "all bytes are 0, 1 or 255: floats in [-1, 1] were saved as bytes without being scaled to 0..255"
+    if present[-1] < _DARK:
+        return (
+            f"no byte is larger than {present[-1]} of 255: the images are almost black, as numbers that were not scaled"
+        )
+    return None
 
 
 def judged_rule(histogram: Tensor) -> Literal["truncate", "round"] | None:

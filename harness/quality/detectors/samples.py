@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from arvbench.harness.quality.detectors.evidence import FRECHET, Evidence, finding, names
 from arvbench.harness.quality.metrics.inception_score import SPLIT_SIZE
 from arvbench.results.schema import Finding
@@ -100,9 +102,14 @@ def _repeats(keys: Sequence[Hashable]) -> _Repeats | None:
     return None if first is None else _Repeats(count, first)
 
 
+def repeated_rows(digests_NB: Tensor) -> _Repeats | None:
+    """Return the rows (N, B) that equal an earlier one; None without any."""
+    return _repeats([digest.tobytes() for digest in digests_NB.numpy()])
+
+
 def duplicate_images(evidence: Evidence) -> Iterator[Finding]:
     """Images with equal pixels."""
-    repeats = _repeats([digest.tobytes() for digest in evidence.digests_ND.numpy()])
+    repeats = repeated_rows(evidence.digests_ND)
     if repeats is not None:
         yield finding(
             "duplicate-images",

@@ -177,7 +177,7 @@ def task_key(source: ImageSource, layers: LayerRequest) -> str:
 
 def folder_name(key: str) -> str:
     """Return a name for the work folder of a task: 16 hex digits."""
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def claim_folder(work: Path, source: ImageSource, layers: LayerRequest) -> None:
@@ -186,7 +186,8 @@ def claim_folder(work: Path, source: ImageSource, layers: LayerRequest) -> None:
     Raises UserError for the folder of another task or program, which stays as it is; HostError for a full disk.
     Processes that claim it at once wait for one another. A folder whose chunks are finished may be read-only.
     """
-    key, task = task_key(source, layers), work / _TASK_NAME
+    key = task_key(source, layers).encode(errors="surrogateescape")  # names of files are bytes
+    task = work / _TASK_NAME
     lock = hidden(task, "lock")
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -199,11 +200,11 @@ def claim_folder(work: Path, source: ImageSource, layers: LayerRequest) -> None:
         raise cannot_write(f"to work folder {work}", error) from error
 
 
-def _is_claimed(work: Path, key: str) -> bool:
+def _is_claimed(work: Path, key: bytes) -> bool:
     """Return whether a work folder has this task already. Raises UserError for a folder that may not be used."""
     task = work / _TASK_NAME
     if task.is_file():
-        if task.read_bytes() != key.encode():
+        if task.read_bytes() != key:
             raise UserError(
                 f"work folder {work} holds features of other images, other extractors or other versions; remove it or "
                 "choose another"

@@ -31,7 +31,8 @@ from arvbench.harness.quality.reference.digits import stored_digits
 from arvbench.harness.quality.reference.official import PublishedReference, recognise
 from arvbench.harness.quality.reference.reference_set import Reference, ReferenceLayers, check_resolution
 from arvbench.harness.quality.reference.statistics import ADM_EXTRACTOR, StatisticsFile, holds_statistics
-from arvbench.paths import user_path
+from arvbench.harness.quality.reference.unreadable import check_kind
+from arvbench.paths import printable, user_path
 
 STORED_STATISTICS: Mapping[str, Callable[[Extractor, Collection[str]], FeatureData | None]] = {
     "digits": stored_digits,
@@ -82,7 +83,18 @@ def load_reference(
     path = _existing(reference)
     if holds_statistics(path):
         return _from_statistics(StatisticsFile(path), needs, samples_shape, extract)
+    check_kind(path)
     return _from_images(open_images(path), needs, samples_shape, extract)
+
+
+def shadowed(reference: str) -> str:
+    """Return a warning when the name of a data set is also that of a file or folder here, else ""."""
+    if reference not in DATA_SETS or not Path(reference).exists():
+        return ""
+    return (
+        f"{reference!r} is the data set of that name, not the {'folder' if Path(reference).is_dir() else 'file'} "
+        f"{reference} of the working folder: write ./{reference} for that"
+    )
 
 
 def reference_images(reference: str) -> Tensor | None:
@@ -140,7 +152,7 @@ def _from_images(
             stored[extractor.name] = data
     scan, notes = extract(source, missing)
     return Reference(
-        name=source.name,
+        name=printable(source.name),
         sha256=scan.images_sha256,
         image_shape=source.shape,
         labels_M=source.labels_N,
@@ -149,6 +161,10 @@ def _from_images(
         statistics_images=source.count,
         origin="data set" if data_set else "images",
         notes=tuple(notes),
+        doubts=tuple(filter(None, [shadowed(data_set or "")])),
+        digests_MB=scan.digests_ND,
+        histogram=scan.histogram,
+        images_sha256=scan.images_sha256,
     )
 
 
@@ -165,9 +181,10 @@ def _from_statistics(
     if shape is None and published is not None:
         shape = (published.image_px, published.image_px)
         check_resolution(path.name, shape, samples_shape)
-    data, more_notes = _stored_and_extracted(stored, source, needs, extract)
+    data, scan, more_notes = _stored_and_extracted(stored, source, needs, extract)
+    digests_NB = stored.digests()
     return Reference(
-        name=path.name,
+        name=printable(path.name),
         sha256=sha256,
         image_shape=shape,
         labels_M=source.labels_N if source else None,
@@ -178,13 +195,19 @@ def _from_statistics(
         use=published.use if published else record.use if record else "",
         official=published.name if published else "",
         notes=(*notes, *more_notes, *_weights_notes(published, needs)),
+        digests_MB=digests_NB if digests_NB is not None or scan is None else scan.digests_ND,
+        histogram=scan.histogram if scan else None,
+        images_sha256=record.images_sha256 if record else "",
     )
 
 
 def _stored_and_extracted(
     stored: StatisticsFile, source: ImageSource | None, needs: ReferenceLayers, extract: Extract
-) -> tuple[dict[str, FeatureData], list[str]]:
-    """Read the layers that the file holds, and extract the others from its images in one pass; return notes too."""
+) -> tuple[dict[str, FeatureData], Scan | None, list[str]]:
+    """Read the layers that the file holds, and extract the others from its images in one pass; return notes too.
+
+    The pass is also made for the digests of the images alone, when the file does not hold them.
+    """
     moments: dict[str, dict[str, Moments]] = {}
     features: dict[str, dict[str, Tensor]] = {}
     missing: list[tuple[Extractor, frozenset[str]]] = []
@@ -202,16 +225,18 @@ def _stored_and_extracted(
             missing.append((extractor, frozenset(lacking)))
         if source is not None:
             notes += _subset_notes(stored, source.count, name, absent=bool(absent), features=bool(with_features))
-    extracted: Mapping[str, FeatureSet] = {}
-    if missing and source is not None:
+    scan: Scan | None = None
+    if source is not None and (missing or stored.digests() is None):
         scan, more_notes = extract(source, missing)
-        extracted, notes = scan.features, [*notes, *more_notes]
-    return {
+        notes = [*notes, *more_notes]
+    extracted: Mapping[str, FeatureSet] = scan.features if scan else {}
+    data: dict[str, FeatureData] = {
         name: StoredStatistics(
             moments[name], _features(features[name], extracted.get(name)), name=f"reference {stored.path.name}"
         )
         for name in moments
-    }, notes
+    }
+    return data, scan, notes
 
 
 def _missing_layers(stored: StatisticsFile, extractor: Extractor, absent: Collection[str]) -> UserError:

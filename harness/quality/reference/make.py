@@ -32,7 +32,7 @@ from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.chunks import FEATURE_LIBRARIES, Progress, Scan
 from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.features.sets import FeatureSet
-from arvbench.harness.quality.identity import image_digests
+from arvbench.harness.quality.identity import SHORT_DIGEST, image_digests
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.images.resize import ResizedSource, parse_resize
 from arvbench.harness.quality.images.source import ImageSource
@@ -43,6 +43,7 @@ from arvbench.harness.quality.reference.reference_set import ReferenceLayers, Us
 from arvbench.harness.quality.reference.statistics import (
     ADM_EXTRACTOR,
     ADM_LAYERS,
+    DIGESTS_KEY,
     IMAGES_KEY,
     RECORD_KEY,
     ExtractorRecord,
@@ -194,6 +195,7 @@ def _write_all(
                 shape = (len(kept_K), extractor.layers[layer])
                 rows = _kept_rows(features.blocks(layer), kept_K)
                 _write_rows(archive, f"features/{extractor.name}/{layer}", shape, np.float32, rows)
+    _write(archive, DIGESTS_KEY, scan.digests_ND[:, :SHORT_DIGEST].numpy())
     content = {
         "format": FORMAT,
         "provenance": asdict(source.provenance),

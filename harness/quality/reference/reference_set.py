@@ -50,6 +50,14 @@ class Reference:
     """Name in the table of published references; empty for any other file."""
     notes: tuple[str, ...] = ()
     """Remarks for a reader of the numbers."""
+    doubts: tuple[str, ...] = ()
+    """Reasons to think that another reference was meant."""
+    digests_MB: Tensor | None = None
+    """(M, B) uint8: the first bytes, at least `SHORT_DIGEST`, of the sha256 of every image known to be in it."""
+    histogram: Tensor | None = None
+    """(256,) int64: count of every byte value of its images, if they were read."""
+    images_sha256: str = ""
+    """Digest of all images behind the statistics, in order; empty when it is unknown."""
 
 
 def check_resolution(name: str, reference_shape: tuple[int, int] | None, samples_shape: tuple[int, int] | None) -> None:

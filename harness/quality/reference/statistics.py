@@ -6,10 +6,11 @@ Keys     mu (2048,), sigma (2048, 2048)       pooled Inception features
          labels (M,) integers
          moments/EXTRACTOR/LAYER/{mean,cov}   float64, of all images that the file was made from
          features/EXTRACTOR/LAYER             (M, D) float32, of the images in arr_0
+         digests (N, 8) uint8                 first bytes of the sha256 of all images that the file was made from
          arvbench                             uint8 bytes of JSON: provenance (images/stored.py) and `ReferenceRecord`
 Source   openai/guided-diffusion, evaluations/evaluator.py
 
-Shapes   M images in the file, D features of a layer
+Shapes   M images in the file, N behind its statistics, D features of a layer
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from arvbench.errors import UserError
 from arvbench.harness.quality.extractors.extractor import Extractor
+from arvbench.harness.quality.identity import SHORT_DIGEST
 from arvbench.harness.quality.images.npy_members import (
     ArrayMember,
     array_keys,
@@ -43,6 +45,7 @@ ADM_EXTRACTOR = "adm-inception"
 ADM_LAYERS = {"pool": ("mu", "sigma", 2048), "spatial": ("mu_s", "sigma_s", 2023)}
 """Layer of `adm-inception` -> keys of its mean and covariance, D."""
 IMAGES_KEY = "arr_0"
+DIGESTS_KEY = "digests"
 RECORD_KEY = "reference"
 """Key of `ReferenceRecord` in the JSON under `arvbench`."""
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -154,6 +157,18 @@ class StatisticsFile:
             if key in self._keys
         }
 
+    def digests(self) -> Tensor | None:
+        """Return (N, 8) uint8 of the images behind the statistics; None when the file does not hold them."""
+        if self.record is None or DIGESTS_KEY not in self._keys:
+            return None
+        member, expected = self._member(DIGESTS_KEY), (self.record.images, SHORT_DIGEST)
+        if member.shape != expected or member.dtype != np.uint8:
+            raise UserError(
+                f"{self.path}: {DIGESTS_KEY} is {member.dtype} {member.shape}, expected uint8 {expected}: the file is "
+                "damaged"
+            )
+        return torch.from_numpy(self._read(member))
+
     def _check_pair(self, mean_key: str, cov_key: str, dims: int) -> None:
         """Raise UserError unless both keys or none exist, with the right shape and type; values are checked later."""
         present = {key for key in (mean_key, cov_key) if key in self._keys}
@@ -211,7 +226,8 @@ class StatisticsFile:
         """Return an array of floats whose header has the expected shape."""
         member, where = self._member(key), f"{self.path}: {key}"
         if member.shape != expected:
-            raise UserError(f"{where} has shape {member.shape}, expected {expected}")
+            meant = "; mu and sigma are of Inception's 2048 pooled features" if key in ("mu", "sigma") else ""
+            raise UserError(f"{where} has shape {member.shape}, expected {expected}{meant}")
         if member.dtype not in _FLOATS:
             raise UserError(f"{where} is {member.dtype}, expected float32 or float64")
         return member
