@@ -169,3 +169,27 @@ def test_the_cache_is_where_the_variable_says_or_at_home(tmp_path, monkeypatch):
     assert cache_folder("references") == Path.home() / "elsewhere" / "references"
     monkeypatch.delenv("ARVBENCH_CACHE")
     assert cache_folder("weights") == Path.home() / ".cache" / "arvbench" / "weights"
+
+
+def test_a_lock_file_is_no_link_and_never_loses_what_it_holds(tmp_path):
+    kept, lock = tmp_path / "kept", tmp_path / ".x.lock"
+    kept.write_text("kept")
+    lock.symlink_to(kept)
+    with pytest.raises(OSError, match="is a link"), locked(lock):
+        pytest.fail("followed")
+    lock.unlink()
+    lock.write_text("another program's")
+    with locked(lock) as mine:
+        assert mine
+    assert kept.read_text() == "kept" and lock.read_text() == "another program's"
+
+
+@pytest.mark.parametrize("block", [replacing, claimed])
+def test_the_next_writer_clears_what_a_killed_one_left_and_follows_no_link(tmp_path, other_process, block):
+    path, kept = tmp_path / "x", tmp_path / "kept"
+    kill(other_process("replacing", path))
+    kept.write_text("kept")
+    (tmp_path / ".x.part").symlink_to(kept)
+    with block(path) as part:
+        part.write_text("new")
+    assert path.read_text() == "new" and kept.read_text() == "kept" and names(tmp_path) == ["kept", "x"]

@@ -192,6 +192,7 @@ def claim_folder(work: Path, source: ImageSource, layers: LayerRequest) -> None:
     try:
         work.mkdir(parents=True, exist_ok=True)
         if _is_claimed(work, key):
+            _clear(lock, task)
             return
         with locked(lock):
             if not _is_claimed(work, key):
@@ -239,13 +240,18 @@ def run_chunks(source: ImageSource, layers: LayerRequest, work: Path, progress: 
             missing = [chunk for chunk in missing if not paths[chunk].is_file()]
             if missing and not extracted:
                 time.sleep(_POLL_S)
-    # Of processes that were killed: a lock file goes with its last holder.
     for path in paths.values():
-        if (lock := path.with_suffix(".lock")).exists():
-            with contextlib.suppress(OSError), locked(lock, wait=False):
-                remove_dead(path)
+        _clear(path.with_suffix(".lock"), path)
     if progress is not None:
         progress(source.count)
+
+
+def _clear(lock: Path, path: Path) -> None:
+    """Remove the lock file and the temporaries that a killed writer of `path` left; without them, do nothing."""
+    with contextlib.suppress(OSError):  # a finished folder may be read-only
+        if lock.exists():
+            with locked(lock, wait=False):  # it goes with its last holder
+                remove_dead(path)
 
 
 @contextlib.contextmanager
