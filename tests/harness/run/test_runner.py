@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -15,7 +16,7 @@ from records import GPU
 from run_helpers import ScriptedEngine, SilentListener, case, environment, failure, suite
 
 from arvbench.adapters.registry import MODELS
-from arvbench.harness.jobs import Event
+from arvbench.harness.jobs import Event, Finished, result_path
 from arvbench.harness.run.fingerprint import fingerprint
 from arvbench.harness.run.runner import RunListener, RunOptions, run_suite
 from arvbench.harness.run.store import RecordStore
@@ -240,3 +241,23 @@ def test_other_inception_weights_on_the_command_line_are_measured_again(store, t
     assert engine.jobs == []
     run(store, engine, asks, extractor_files={"inception": two})
     assert [job.extractor_files for job in engine.jobs] == [{"inception": two}]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_result_that_a_killed_runner_left_becomes_a_record_once(store, stored):
+    class KilledAfterTheWorker(ScriptedEngine):
+        def run(self, job, listener):
+            result = super().run(job, listener)
+            identity = fingerprint(job.case, result.environment)
+            left = Finished(job=job, result=result, fingerprint=identity).model_dump_json()
+            result_path(job.folder, job.record_id).write_text(left)
+            if not stored:
+                raise KeyboardInterrupt
+            return result
+
+    with contextlib.suppress(KeyboardInterrupt):
+        run(store, KilledAfterTheWorker(failure("made once")), case("a"))
+    engine = ScriptedEngine()
+    (record,) = run(store, engine, case("a"))
+    assert record.outcome.reason == "made once" and store.records() == [record] and engine.jobs == []
+    assert [path.name for path in store.folder.iterdir()] == ["records.jsonl"]
