@@ -11,9 +11,12 @@ Pixels   8-bit RGB without transparency, all of one size. Others are refused, na
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from arvbench.errors import UserError
+from arvbench.harness.quality.images.intact import check_intact
 from arvbench.harness.quality.images.source import ImageSource, Provenance
 from arvbench.harness.quality.images.stored import check_range, integers, parse_provenance, with_notes
 
@@ -115,18 +119,18 @@ def read_image(path: Path) -> Tensor:
     """Return one picture file as uint8 (3, H, W). Raises UserError, naming the file, for one that cannot be used."""
     expected = SUFFIXES.get(path.suffix.lower())
     try:
-        with path.open("rb") as file:
-            header = _PNG_HEADER.match(file.read(32))
-            if header is not None and header["depth"] == b"\x10":
-                raise UserError(f"{path} has 16 bits per channel: save it with 8 bits by a rule of your choice")
-            file.seek(0)
-            with Image.open(file, formats=("PNG", "JPEG")) as image:
-                _check_content(path, image, expected)
-                image.load()
-                if "transparency" in image.info:  # known only after loading: in a PNG it may follow the pixels
-                    raise _needs_conversion(path, "transparency")
-                pixels_HW3 = np.array(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        content = path.read_bytes()
+        header = _PNG_HEADER.match(content)
+        if header is not None and header["depth"] == b"\x10":
+            raise UserError(f"{path} has 16 bits per channel: save it with 8 bits by a rule of your choice")
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+            _check_content(path, image, expected)
+            image.load()
+            if "transparency" in image.info:  # known only after loading: in a PNG it may follow the pixels
+                raise _needs_conversion(path, "transparency")
+            pixels_HW3 = np.array(image)
+            check_intact(content, "PNG" if image.format == "PNG" else "JPEG", pixels_HW3)
+    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a readable image: {error}") from error
     return torch.from_numpy(pixels_HW3).permute(2, 0, 1).contiguous()
 

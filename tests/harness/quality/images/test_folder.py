@@ -288,3 +288,84 @@ def test_text_in_a_picture_is_accepted(tmp_path):
     facts.add_text("prompt", "a cat")
     write(tmp_path / "0.png", 3, pnginfo=facts)
     assert torch.equal(read_image(tmp_path / "0.png"), tensor(3))
+
+
+def noise_jpeg(path: Path, **options) -> bytes:
+    Image.fromarray(pixels(3, 40, 56)).save(path, "JPEG", **options)
+    return path.read_bytes()
+
+
+def last_scan_cut(content: bytes, left_out: int = 40) -> bytes:
+    return content[: -2 - left_out] + content[-2:]
+
+
+def one_byte_changed(content: bytes, position: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 0x10]) + content[position + 1 :]
+
+
+def png_of_rows(path: Path, rows: int, stated: int = 9) -> bytes:
+    data = [bytes(range(12))] * rows
+    whole = write_png(path, depth=8, colour=2, rows=data).read_bytes()
+    header = b"IHDR" + struct.pack(">II", 4, stated) + whole[24:29]
+    return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("x.png", lambda path: png_of_rows(path, 8), "rows are incomplete"),
+        ("x.png", lambda path: png_of_rows(path, 0), "truncated"),
+        ("x.png", lambda path: png_of_rows(path, 9)[:-12], "truncated"),
+        ("x.png", lambda path: png_of_rows(path, 9)[:-3], "truncated"),
+        ("x.png", lambda path: one_byte_changed(png_of_rows(path, 9), -14), "is wrong"),
+        ("x.jpg", lambda path: last_scan_cut(noise_jpeg(path)), "rows are incomplete"),
+        ("x.jpg", lambda path: last_scan_cut(noise_jpeg(path), 400), "rows are incomplete"),
+        ("x.jpeg", lambda path: last_scan_cut(noise_jpeg(path, progressive=True)), "rows are incomplete"),
+        ("x.jpg", lambda path: noise_jpeg(path)[:-2], "truncated"),
+        ("x.jpg", lambda path: noise_jpeg(path)[:-300], "truncated"),
+    ],
+)
+def test_a_picture_with_missing_or_changed_bytes_is_refused(tmp_path, name, damage, reason):
+    path = tmp_path / name
+    path.write_bytes(damage(path))
+    with pytest.raises(UserError, match=reason) as error:
+        read_image(path)
+    assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"quality": 100}, {"quality": 3}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}],
+)
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (40, 56)])
+def test_whole_jpegs_are_read(tmp_path, options, size):
+    Image.fromarray(pixels(1, *size)).save(tmp_path / "x.jpg", **options)
+    with Image.open(tmp_path / "x.jpg") as image:
+        expected = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    assert torch.equal(read_image(tmp_path / "x.jpg"), expected)
+    with (tmp_path / "x.jpg").open("ab") as file:
+        file.write(b"\xff\xd9 what a camera appends")
+    assert torch.equal(read_image(tmp_path / "x.jpg"), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (9, 5)])
+def test_interlaced_pngs_are_read_and_must_be_whole(tmp_path, size):
+    """Pillow writes none: seven passes of black rows, by the table of the specification."""
+    height, width = size
+    starts = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    parts = [(len(range(x, width, across)), len(range(y, height, down))) for x, y, across, down in starts]
+    data = b"".join(bytes(1 + 3 * columns) * rows for columns, rows in parts if columns)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    def png(body: bytes) -> bytes:
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1))
+        return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+
+    path = tmp_path / "x.png"
+    path.write_bytes(png(data))
+    assert read_image(path).shape == (3, height, width)
+    path.write_bytes(png(data[:-1]))
+    with pytest.raises(UserError, match="rows are incomplete|truncated"):
+        read_image(path)
