@@ -367,5 +367,5 @@ def test_interlaced_pngs_are_read_and_must_be_whole(tmp_path, size):
     path.write_bytes(png(data))
     assert read_image(path).shape == (3, height, width)
     path.write_bytes(png(data[:-1]))
-    with pytest.raises(UserError, match="rows are incomplete|truncated"):
+    with pytest.raises(UserError, match=r"rows are incomplete|truncated"):
         read_image(path)
