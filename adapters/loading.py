@@ -92,8 +92,17 @@ def assemble(
 
 
 def meta_modules(spec: ModelSpec) -> dict[str, nn.Module]:
-    """Build the modules of `spec` without memory: names, shapes and dtypes only."""
-    return on_meta(lambda: spec.sampler.build_modules(spec))
+    """Build the modules of `spec` without memory: names, shapes and dtypes only.
+
+    Raises HostError when a plug-in fails to build its own.
+    """
+    try:
+        return on_meta(lambda: spec.sampler.build_modules(spec))
+    except Exception as error:
+        if spec.sampler.__module__.startswith("arvbench."):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise HostError(f"model {spec.name!r} cannot be used: building it failed ({reason})") from error
 
 
 def usable_device(device: str | torch.device) -> torch.device:
@@ -256,17 +265,32 @@ def known_specs() -> Iterator[tuple[str, ModelSpec]]:
             yield name, MODELS[name]
 
 
+def unusable_models() -> dict[str, str]:
+    """Return the models of the table that cannot be imported, with the reasons."""
+    reasons = {}
+    for name in MODELS:
+        try:
+            _ = MODELS[name]
+        except ArvbenchError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
 def demo_models() -> list[str]:
     """Names of the models whose trained weights are part of this package."""
     return [name for name, spec in known_specs() if spec.demo]
 
 
+def _known_shapes() -> Iterator[tuple[str, Shapes]]:
+    """Yield the shapes of every part of the models that can be built."""
+    for name, spec in known_specs():
+        with contextlib.suppress(HostError):
+            yield from ((f"the {part} of {name}", shapes) for part, shapes in _shapes(spec).items())
+
+
 def _likeness(tensors: Mapping[str, Tensor]) -> str:
     """Name the part of a known model whose names and shapes are most like those of a file."""
-    known = (
-        (f"the {part} of {name}", shapes) for name, spec in known_specs() for part, shapes in _shapes(spec).items()
-    )
-    name, share = nearest(shapes_of(tensors), known)
+    name, share = nearest(shapes_of(tensors), _known_shapes())
     if share == 0:
         return "It looks like no known model"
     return f"It looks most like {name} ({share:.0%} of names and shapes agree)"

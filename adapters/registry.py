@@ -61,7 +61,21 @@ _BUILT_IN = {
     "flexvar-d24": "arvbench.adapters.flexvar.sampler:FLEXVAR_D24",
 }
 
+
+def _complaint(name: str, spec: object) -> str:
+    """Return what is wrong with the spec of a plug-in; "" for nothing."""
+    from arvbench.adapters.sampler import ModelSpec
+
+    if not isinstance(spec, ModelSpec):
+        return f"it is of type {type(spec).__name__}, not a ModelSpec"
+    if spec.name != name:
+        return f"its spec has the name {spec.name!r}: the entry point and the spec must have one name"
+    if spec.demo and name not in _BUILT_IN:
+        return "its spec has demo=True, which is for weights inside arvbench: write demo=False"
+    return ""
+
+
 # A built-in name wins over an entry point of equal name, so that a model is never replaced silently.
-MODELS: Registry[ModelSpec] = Registry(
-    "model", {point.name: point.value for point in entry_points(group="arvbench.models")} | _BUILT_IN
-)
+PLUG_INS = {point.name: point.value for point in entry_points(group="arvbench.models") if point.name not in _BUILT_IN}
+"""Models of other distributions: name -> "module:attribute"."""
+MODELS: Registry[ModelSpec] = Registry("model", _BUILT_IN | PLUG_INS, _complaint)

@@ -20,7 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import arvbench
 from arvbench.adapters import MODELS
-from arvbench.adapters.loading import demo_models, load_sampler
+from arvbench.adapters.loading import demo_models, known_specs, load_sampler, meta_modules
+from arvbench.adapters.registry import PLUG_INS
 from arvbench.adapters.sampler import Checkpoint
 from arvbench.errors import ArvbenchError
 from arvbench.harness.machine.attention import AttentionRecorder
@@ -49,7 +50,9 @@ class Check(BaseModel):
 
 def diagnose(weights: Path | None = None) -> list[Check]:
     """Return all checks, by topic. `weights` is a folder that may hold official files."""
-    return [*_software(), *_hardware(), *_attention(), *_kernels(), *_weights(weights), *_extras()]
+    return [
+        *_software(), *_hardware(), *_attention(), *_kernels(), *_plug_ins(), *_weights(weights), *_extras()
+    ]  # fmt: skip
 
 
 def _software() -> Iterator[Check]:
@@ -142,6 +145,16 @@ def _kernels() -> Iterator[Check]:
     yield Check(topic="kernels", name="triton", ok=False, detail=f"{version}, {detail}: the PyTorch kernels are used")
 
 
+def _plug_ins() -> Iterator[Check]:
+    """Import and build the models of other distributions."""
+    for name in PLUG_INS:
+        try:
+            parameters = sum(p.numel() for module in meta_modules(MODELS[name]).values() for p in module.parameters())
+            yield Check(topic="plug-ins", name=name, ok=True, detail=f"{parameters:,} parameters")
+        except ArvbenchError as error:
+            yield Check(topic="plug-ins", name=name, ok=False, detail=one_line(str(error), 400))
+
+
 def _weights(folder: Path | None) -> Iterator[Check]:
     """Look for weights of demo models, official models and extractors; nothing is downloaded."""
     for name in demo_models():
@@ -151,7 +164,7 @@ def _weights(folder: Path | None) -> Iterator[Check]:
             yield Check(topic="weights", name=name, ok=True, detail=detail)
         except (ArvbenchError, OSError) as error:
             yield Check(topic="weights", name=name, ok=False, detail=one_line(str(error), 240))
-    for name, spec in MODELS.items():
+    for name, spec in known_specs():
         if spec.checkpoint is not None:
             yield _official_weights(name, spec.checkpoint, folder)
     for name in WEIGHTS:

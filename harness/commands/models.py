@@ -9,6 +9,9 @@ from typing import Annotated
 
 import typer
 
+from arvbench.errors import HostError
+from arvbench.paths import printable
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
@@ -46,20 +49,26 @@ def models(
 
       arvbench models --json
     """
-    rows = model_rows()
+    rows, unusable = model_rows()
+    for reason in unusable:
+        typer.echo(f"left out: {printable(reason)}", err=True)
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
     else:
         _print_table(rows)
 
 
-def model_rows() -> list[ModelRow]:
-    """Return one row per known model; parameters are counted on the meta device."""
-    from arvbench.adapters.loading import known_specs, meta_modules
+def model_rows() -> tuple[list[ModelRow], list[str]]:
+    """Return one row per usable model, and the reasons why others are not; parameters are counted on the meta device."""
+    from arvbench.adapters.loading import known_specs, meta_modules, unusable_models
 
-    rows = []
+    rows, unusable = [], [*unusable_models().values()]
     for name, spec in known_specs():
-        sizes = {part: sum(p.numel() for p in module.parameters()) for part, module in meta_modules(spec).items()}
+        try:
+            sizes = {part: sum(p.numel() for p in module.parameters()) for part, module in meta_modules(spec).items()}
+        except HostError as error:
+            unusable.append(str(error))
+            continue
         checkpoint = spec.checkpoint
         rows.append(
             ModelRow(
@@ -79,7 +88,7 @@ def model_rows() -> list[ModelRow]:
                 edits=spec.sampler.edits,
             )
         )
-    return rows
+    return rows, unusable
 
 
 def _print_table(rows: Sequence[ModelRow]) -> None:
