@@ -70,7 +70,7 @@ def _complaint(name: str, spec: object) -> str:
         return f"it is of type {type(spec).__name__}, not a ModelSpec"
     if spec.name != name:
         return f"its spec has the name {spec.name!r}: the entry point and the spec must have one name"
-    if spec.demo and name not in _BUILT_IN:
+    if spec.demo and name in PLUG_INS:
         return "its spec has demo=True, which is for weights inside arvbench: write demo=False"
     return ""
 

@@ -19,10 +19,10 @@ import typer
 import arvbench
 from arvbench.errors import ContractError, HostError, UserError
 from arvbench.harness.commands import GROUPS, VERBS
+from arvbench.interrupts import EXIT_INTERRUPTED, interrupted
 from arvbench.paths import printable, user_path
 
-EXIT_INTERRUPTED = 130
-
+_SHORT_HELP = {"help_option_names": ["-h", "--help"]}
 _REFUSALS = dict.fromkeys(
     (
         errno.EACCES,
@@ -47,19 +47,26 @@ def program() -> typer.Typer:
     root = typer.Typer(
         name="arvbench",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        context_settings=_SHORT_HELP,
     )
     root.callback()(_root)
     groups = {"": root}
     for name, verb in VERBS.items():
         group, _, own_name = name.rpartition(" ")
         if group not in groups:
-            groups[group] = typer.Typer(help=GROUPS[group], no_args_is_help=True, rich_markup_mode=None)
-            root.add_typer(groups[group], name=group)
-        groups[group].command(own_name)(_run(verb))
+            groups[group] = typer.Typer(
+                help=GROUPS[group], no_args_is_help=True, rich_markup_mode=None, context_settings=_SHORT_HELP
+            )
+            root.add_typer(groups[group], name=group, short_help=_summary(GROUPS[group]))
+        groups[group].command(own_name, short_help=_summary(verb.__doc__ or ""))(_run(verb))
     return root
+
+
+def _summary(text: str) -> str:
+    """Return the whole first paragraph; Click would cut it at the width of the terminal."""
+    return " ".join(text.split("\n\n")[0].split())
 
 
 def _run(verb: Callable[..., None]) -> Callable[..., None]:
@@ -114,20 +121,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         program()(args=list(arguments) if arguments is not None else None, prog_name="arvbench")
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
-    except (UserError, HostError) as error:
+    except Exception as error:
+        if interrupted():
+            typer.echo("interrupted", err=True)
+            return EXIT_INTERRUPTED
+        return _explain(error)
+    return 0
+
+
+def _explain(error: Exception) -> int:
+    """Print an error, and return its exit code: one line for what was raised on purpose or by the system."""
+    if isinstance(error, UserError | HostError):
         typer.echo(f"error: {printable(str(error))}", err=True)
         return error.exit_code
-    except OSError as error:
-        if error.errno not in _REFUSALS:
-            traceback.print_exc()
-            return ContractError.exit_code
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
         name = f" {printable(error.filename)}" if isinstance(error.filename, str | bytes) else ""
         typer.echo(f"error: the system refuses{name}: {error.strerror}", err=True)
         return _REFUSALS[error.errno]
-    except Exception:  # a bug, ours or an adapter's: never the exit code of a finished run
-        traceback.print_exc()
-        return ContractError.exit_code
-    return 0
+    # A bug, ours or an adapter's: never the exit code of a finished run.
+    traceback.print_exception(error)
+    return ContractError.exit_code
 
 
 if __name__ == "__main__":

@@ -332,3 +332,15 @@ def test_a_demo_model(scope, tmp_path, monkeypatch) -> None:
     save_bundle(trained, file)
     sampler = load_sampler("demo/dummy", weights=file)
     assert sampler.sample([1], sampler.spec.settings, noise=PerImageNoise(0, [0])).images.shape == (1, 3, 32, 32)
+
+
+def test_the_plug_in_of_the_page_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    entry = re.search(r'"(mine/[^"]+)" = "([^"]+)"', page)
+    assert code is not None and entry is not None
+    (tmp_path / "my_models.py").write_text(code[1])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with MODELS.scoped(entry[1], entry[2]):
+        assert MODELS[entry[1]].name == entry[1]
+        assert meta_modules(MODELS[entry[1]])

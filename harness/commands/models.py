@@ -59,7 +59,7 @@ def models(
 
 
 def model_rows() -> tuple[list[ModelRow], list[str]]:
-    """Return one row per usable model, and the reasons why others are not; parameters are counted on the meta device."""
+    """Return one row per usable model, and the reasons why others are not; modules are built on the meta device."""
     from arvbench.adapters.loading import known_specs, meta_modules, unusable_models
 
     rows, unusable = [], [*unusable_models().values()]

@@ -17,6 +17,7 @@ from arvbench.harness.commands.options import (
     settings_by_key,
 )
 from arvbench.harness.suites.suite import Suite, built_in_suites, check_cases, load_suite
+from arvbench.interrupts import EXIT_INTERRUPTED
 from arvbench.results.schema import Record, Status
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 SUITE_HELP = f"Name of a built-in suite ({', '.join(built_in_suites())}), or a YAML file."
 RUNS_FOLDER = Path("results") / "runs"
-EXIT_FAILURES, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILURES = 1
 
 
 def run(

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Annotated
@@ -168,3 +171,63 @@ def test_a_training_that_ends_well_puts_its_files_in_place(tmp_path, monkeypatch
     captured = capsys.readouterr()
     assert "fid: 0.7" in captured.out
     assert "epoch 1/1: loss 0.5000" in captured.err
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS, *GROUPS])
+def test_h_is_short_for_help(verb, capsys):
+    assert cli.main([*verb.split(), "-h"]) == 0
+    short = capsys.readouterr().out
+    assert cli.main([*verb.split(), "--help"]) == 0
+    assert short == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_summary_is_cut_in_mid_sentence(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli.main(["--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "..." not in out.partition("Commands:")[2]
+    for verb in VERBS.values():
+        if verb.__name__ != "make":
+            assert " ".join(verb.__doc__.split("\n\n")[0].split()) in out
+
+
+def run_program(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "arvbench", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+@pytest.mark.parametrize("delay_s", [0.15, 0.3, 0.6, 1.2])
+@pytest.mark.parametrize("arguments", [("doctor",), ("models",)])
+def test_ctrl_c_is_one_line_from_the_first_moment(arguments, delay_s):
+    process = run_program(*arguments)
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    if process.returncode != 0:  # it may have ended before
+        # Python may end itself by the signal, which a shell shows as 130 too.
+        assert process.returncode in (130, -signal.SIGINT)
+        assert error.decode() == "interrupted\n"
+
+
+def test_a_pipe_that_closes_early_is_no_error():
+    process = run_program("doctor", "--all")
+    process.stdout.close()
+    assert process.wait(timeout=60) in (0, 1)
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"NO_COLOR": "1"}, {"LC_ALL": "C"}])
+def test_any_terminal_can_show_what_is_printed(environment):
+    process = run_program("doctor", env=os.environ | environment)
+    output, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, b"")
+    assert b"\x1b[" not in output
+
+
+def test_the_shell_completes_verbs():
+    shell = {"_ARVBENCH_COMPLETE": "complete_bash", "COMP_WORDS": "arvbench do", "COMP_CWORD": "1"}
+    output, _ = run_program(env=os.environ | shell).communicate(timeout=60)
+    assert output.decode().split() == ["doctor"]

@@ -69,6 +69,26 @@ def test_json_is_a_list_of_checks(capsys):
 
 
 def test_the_table_shows_every_topic(capsys):
-    assert main(["doctor"]) == 0
+    assert main(["doctor", "--all"]) == 0
     printed = capsys.readouterr().out
     assert all(topic in printed for topic in ("software", "hardware", "attention", "kernels", "weights", "extras"))
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_doctor_is_one_screen(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 25 + (5 if width < 80 else 0)
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    assert all(heading in text for heading in ("This machine", "Works", "Missing", "Next", "arvbench run demo"))
+    assert torch.__version__.partition("+")[0] in text
+
+
+def test_all_checks_are_in_the_long_table_and_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    checks = json.loads(capsys.readouterr().out)
+    assert main(["doctor", "--all"]) == 0
+    table = capsys.readouterr().out
+    assert len(checks) > 40 and all(check["name"].split()[0][:12] in table for check in checks)
