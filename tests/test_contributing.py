@@ -24,6 +24,7 @@ from identities import RECORDS
 import arvbench
 from arvbench.adapters import PerImageNoise, load_sampler
 from arvbench.adapters.cache import CACHE_POLICIES
+from arvbench.adapters.loading import meta_modules
 from arvbench.adapters.registry import MODELS
 from arvbench.harness.cli import main
 from arvbench.harness.commands import VERBS
