@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from demo_table import demo_table
+from identities import RECORDS
 
 from arvbench.harness.cli import program
 from arvbench.harness.suites.suite import built_in_suites, load_suite
+from arvbench.results.records import read_records
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\]\(<?([^)>\s]+)[^)]*\)|<(?:img|a)\b[^>]*?(?:src|href)=[\"']([^\"']+)")
@@ -65,3 +68,9 @@ def test_the_suite_in_the_readme_loads(tmp_path: Path) -> None:
     (suite,) = [block for language, block in FENCE.findall((ROOT / "README.md").read_text()) if language == "yaml"]
     (tmp_path / "mine.yaml").write_text(suite)
     assert load_suite(str(tmp_path / "mine.yaml")).cases
+
+
+def test_the_demo_table_of_readme_is_that_of_the_committed_run() -> None:
+    assert demo_table(read_records(RECORDS)) in (ROOT / "README.md").read_text(), (
+        "renew it with `python tests/support/demo_table.py tests/golden/identities/records.jsonl`"
+    )
