@@ -17,7 +17,7 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,11 +30,11 @@ from torch import Tensor
 
 from arvbench.errors import UserError
 from arvbench.harness.quality.images.intact import check_intact
+from arvbench.harness.quality.images.listing import SUFFIXES, PictureFile, list_folder
 from arvbench.harness.quality.images.source import ImageSource, Provenance
 from arvbench.harness.quality.images.stored import check_range, integers, parse_provenance, with_notes
+from arvbench.paths import printable
 
-SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-OTHER_PICTURES = (".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif", ".heic")
 INDEX_NAME = "samples.json"
 """File about a folder of samples: {"format", "provenance", "files", "labels", "seeds"}."""
 _THREADS = min(4, os.cpu_count() or 1)
@@ -48,17 +48,6 @@ _MODES = {
 }
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class _File:
-    relative: str
-    size: int
-    mtime_ns: int
-
-    @property
-    def suffix(self) -> str:
-        return PurePosixPath(self.relative).suffix.lower()
-
-
 class FolderSource(ImageSource):
     """Pictures of a folder. Opening reads the list of files and the first picture.
 
@@ -67,10 +56,11 @@ class FolderSource(ImageSource):
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.name = folder, folder.name or str(folder)
-        every_file = sorted(_files(folder), key=lambda file: file.relative)
-        self._files = [file for file in every_file if file.suffix in SUFFIXES]
+        listing = list_folder(folder)
+        self._files, self.passed_over = listing.pictures, listing.passed_over
         if not self._files:
-            raise UserError(f"no images ({', '.join(SUFFIXES)}) in folder {folder}")
+            passed_over = f"; {self.passed_over}" if self.passed_over else ""
+            raise UserError(f"no images ({', '.join(SUFFIXES)}) in folder {printable(folder)}{passed_over}")
         self.count = len(self._files)
         self.files = [file.relative for file in self._files]
         first = read_image(self.paths[0])
@@ -82,9 +72,7 @@ class FolderSource(ImageSource):
             stated = Provenance()
         else:
             self.labels_N, self.seeds_N, stated = index.labels_N, index.seeds_N, index.provenance
-        others = sorted({file.suffix for file in every_file} & set(OTHER_PICTURES))
-        other_note = f"pictures with other endings ({', '.join(others)}) are not read" if others else ""
-        self.provenance = with_notes(stated, label_note, other_note)
+        self.provenance = with_notes(stated, label_note, self.passed_over)
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -93,11 +81,11 @@ class FolderSource(ImageSource):
 
     def read(self, start: int, stop: int) -> Tensor:
         check_range(start, stop, self.count, self.name)
-        paths = [self._folder / file.relative for file in self._files[start:stop]]
-        if not paths:
+        files = self._files[start:stop]
+        if not files:
             return torch.empty(0, 3, *self.shape, dtype=torch.uint8)
         with ThreadPoolExecutor(_THREADS) as pool:
-            return torch.stack(list(pool.map(self._read, paths)))
+            return torch.stack(list(pool.map(self._read, files)))
 
     @property
     def key(self) -> str:
@@ -105,7 +93,9 @@ class FolderSource(ImageSource):
         digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
         return f"folder {self._folder.resolve()} files {digest}"
 
-    def _read(self, path: Path) -> Tensor:
+    def _read(self, file: PictureFile) -> Tensor:
+        path = self._folder / file.relative
+        file.check_unchanged(path)
         image_3HW = read_image(path)
         if image_3HW.shape[1:] != self.shape:
             raise UserError(
@@ -148,30 +138,6 @@ def _check_content(path: Path, image: Image.Image, expected: str | None) -> None
 
 def _needs_conversion(path: Path, reason: str, mode: str = "RGB") -> UserError:
     return UserError(f"{path} has {reason} (colour mode {mode}): convert it to 8-bit RGB without transparency")
-
-
-def _files(folder: Path) -> Iterator[_File]:
-    """Yield all files below `folder`, following links."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder")
-    try:
-        yield from _walk(folder, PurePosixPath(), frozenset())
-    except OSError as error:
-        raise UserError(f"cannot read folder {error.filename or folder}: {error.strerror or error}") from error
-
-
-def _walk(folder: Path, relative: PurePosixPath, parents: frozenset[tuple[int, int]]) -> Iterator[_File]:
-    status = folder.stat()
-    if (identity := (status.st_dev, status.st_ino)) in parents:
-        return  # a link to one of its own parents
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            place = relative / entry.name
-            if entry.is_dir():
-                yield from _walk(folder / entry.name, place, parents | {identity})
-            elif entry.is_file():
-                status = entry.stat()
-                yield _File(place.as_posix(), status.st_size, status.st_mtime_ns)
 
 
 def _labels_of_folders(names: Sequence[str]) -> tuple[Tensor | None, str]:

@@ -105,6 +105,7 @@ class ResizedSource(ImageSource):
         self._source, self._resize = source, resize
         self.name, self.count, self.shape = source.name, source.count, resize.shape
         self.labels_N, self.seeds_N, self.files = source.labels_N, source.seeds_N, source.files
+        self.passed_over = source.passed_over
         before = source.provenance.resize
         names = [*([] if before == NO_RESIZE else [before]), resize.name_of_bytes()]
         self.provenance = replace(source.provenance, resize=", then ".join(names))

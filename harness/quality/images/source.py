@@ -72,6 +72,8 @@ class ImageSource(ABC):
     """(N,) int64 seed (or noise index) of every image, if known; equal seeds and labels mean equal images."""
     files: Sequence[str] = ()
     """Relative names of the picture files, in order, when every image is one."""
+    passed_over: str = ""
+    """Sentence about the files beside the images that are not read; empty when there are none."""
     sampled_here: bool = False
     """True when `read` samples the images in this process, under its precision settings."""
     provenance: Provenance = Provenance()

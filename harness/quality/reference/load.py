@@ -151,6 +151,7 @@ def _from_images(
         else:
             stored[extractor.name] = data
     scan, notes = extract(source, missing)
+    passed_over = [f"in the reference {printable(source.name)}, {source.passed_over}"] if source.passed_over else []
     return Reference(
         name=printable(source.name),
         sha256=scan.images_sha256,
@@ -160,7 +161,7 @@ def _from_images(
         images=source.count,
         statistics_images=source.count,
         origin="data set" if data_set else "images",
-        notes=tuple(notes),
+        notes=(*notes, *passed_over),
         doubts=tuple(filter(None, [shadowed(data_set or "")])),
         digests_MB=scan.digests_ND,
         histogram=scan.histogram,

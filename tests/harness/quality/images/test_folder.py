@@ -180,7 +180,8 @@ def test_pictures_of_other_formats_are_not_silently_left_out(tmp_path):
     write(tmp_path / "1.webp")
     write(tmp_path / "2.BMP")
     source = FolderSource(tmp_path)
-    assert source.count == 1 and "(.bmp, .webp) are not read" in source.provenance.note
+    assert source.count == 1
+    assert source.provenance.note.startswith("2 files are not read") and "1 .bmp" in source.provenance.note
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,7 @@ def test_an_image_that_goes_away_is_named(tmp_path):
     write(tmp_path / "1.png").chmod(0o644)
     source = FolderSource(tmp_path)
     (tmp_path / "1.png").unlink()
-    with pytest.raises(UserError, match=r"1\.png is not a readable image: .*No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*1\.png: No such file"):
         source.read(0, 2)
 
 
