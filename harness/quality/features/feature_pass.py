@@ -98,6 +98,7 @@ class FeaturePass:
         assert source.address is not None
         return HelperJob(
             images=source.address,
+            images_key=folder_name(source.key),
             layers={extractor.name: tuple(sorted(names)) for extractor, names in layers},
             extractor_files=dict(self.extractor_files),
             device=device,
@@ -111,6 +112,8 @@ class HelperJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: Annotated[FileImages | ModelImages, Field(discriminator="kind")]
+    images_key: str
+    """Digest of the key of the images that the main process opened."""
     layers: dict[str, tuple[str, ...]]
     """Extractor -> layers."""
     extractor_files: dict[str, Path]
@@ -149,7 +152,10 @@ def main() -> int:
     features = FeaturePass(device=job.device, extractor_files=job.extractor_files)
     try:
         layers = [(features.extractor(name), frozenset(names)) for name, names in job.layers.items()]
-        run_chunks(_open(job), layers, job.work)
+        source = _open(job)
+        if isinstance(job.images, FileImages) and folder_name(source.key) != job.images_key:
+            return 1  # the files have changed meanwhile: the main process extracts those that it listed
+        run_chunks(source, layers, job.work)
     except ArvbenchError:
         return 1  # the main process meets the same error and reports it
     return 0

@@ -115,6 +115,13 @@ def read_array(archive: zipfile.ZipFile, member: ArrayMember) -> np.ndarray:
     return flat.reshape(member.shape, order="F" if member.fortran else "C")
 
 
+def check_sum(path: Path, member: ArrayMember) -> None:
+    """Compare a member's bytes with its checksum. Raises BadZipFile or zlib.error for a damaged one."""
+    with zipfile.ZipFile(path) as archive, archive.open(member.name) as stream:
+        while stream.read(_AT_ONCE):
+            pass
+
+
 def read_bytes(path: Path, archive: zipfile.ZipFile, key: str, *, at_most: int) -> bytes:
     """Read an array of our own: one-dimensional uint8. Raises UserError for any other and for more than `at_most`."""
     array = find_array(path, archive, key)

@@ -24,6 +24,7 @@ from arvbench.errors import UserError
 from arvbench.harness.quality.images.npy_members import (
     ArrayMember,
     array_keys,
+    check_sum,
     find_array,
     read_array,
     read_bytes,
@@ -50,8 +51,8 @@ IMAGES_KEY = "arr_0"
 class NpzSource(ImageSource):
     """Images of one .npz file. Pickles in it are refused, never loaded.
 
-    Raises UserError, naming the file, for one that cannot be used: when it is opened, or, if a compressed array is
-    damaged, when it is read.
+    Raises UserError, naming the file, for one that cannot be used: when it is opened, or, if the bytes of its images
+    are damaged, at the first read, which compares them with their checksum.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,6 +72,7 @@ class NpzSource(ImageSource):
                 stated = read_provenance(text, f"{path}: {PROVENANCE_KEY}")
         statistics = "the file holds reference statistics (mu, sigma) too" if "mu" in keys else ""
         self.provenance = with_notes(stated, label_note, statistics)
+        self._checked = False
         self._unpacking: tuple[int, IO[bytes]] | None = None
         """Process and stream of a compressed member: forked processes would share its position, so each opens one."""
 
@@ -81,6 +83,9 @@ class NpzSource(ImageSource):
         images_nHW3 = np.empty((stop - start, height, width, 3), dtype=np.uint8)
         check_unchanged(self._path, self._state)
         with readable(self._path):
+            if not self._checked:  # parts of an array have no checksum of their own
+                check_sum(self._path, self._array)
+                self._checked = True
             self._fill(images_nHW3.reshape(-1).data, self._array.start + start * image_bytes)
         return torch.from_numpy(images_nHW3).permute(0, 3, 1, 2).contiguous()
 

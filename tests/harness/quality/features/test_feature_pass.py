@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.extractors import load_extractor
+from arvbench.harness.quality.features import feature_pass
 from arvbench.harness.quality.features.feature_pass import FeaturePass, helper_devices
 from arvbench.harness.quality.images.live import load_live_source
 from arvbench.harness.quality.images.open import open_images
@@ -99,3 +101,32 @@ def test_every_further_process_has_a_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert helper_devices("cuda", 3) == ["cuda:1", "cuda:2", "cuda:3"]
     assert helper_devices("cuda:2", 3) == ["cuda:3", "cuda:0", "cuda:1"]
+
+
+def test_a_folder_that_grows_after_its_listing_is_measured_as_it_was_listed(layer_requests, tmp_path):
+    """The other process lists the larger folder; were it to extract, its chunks would hold other images."""
+    digits = load_digits_rgb().images_N3HW.permute(0, 2, 3, 1).numpy()
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for number in range(600):
+        Image.fromarray(digits[number]).save(folder / f"{number:06d}.png")
+    alone = FeaturePass().scan(open_images(folder), layer_requests)
+    source = open_images(folder)
+    for number in range(600, 640):
+        Image.fromarray(digits[number]).save(folder / f"{number - 600:06d}-late.png")
+    shared = FeaturePass(workers=2, work=tmp_path / "w").scan(source, layer_requests)
+    assert_same(shared, alone)
+
+
+def test_a_process_that_lists_other_images_extracts_nothing(layer_requests, tmp_path, monkeypatch):
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    digits = load_digits_rgb().images_N3HW.permute(0, 2, 3, 1).numpy()
+    for number in range(3):
+        Image.fromarray(digits[number]).save(folder / f"{number}.png")
+    source = open_images(folder)
+    job = FeaturePass()._job(source, layer_requests, tmp_path / "w", "cpu")
+    Image.fromarray(digits[9]).save(folder / "late.png")
+    monkeypatch.setattr(feature_pass, "receive", job.model_dump_json)
+    assert feature_pass.main() == 1
+    assert not list(tmp_path.glob("w/chunk-*"))
