@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -76,6 +76,9 @@ def evaluate(
         Literal["truncate", "round", "127.5x+128", "none"] | None,
         typer.Option(help="How floats became bytes, where the samples do not say it.", show_default=False),
     ] = None,
+    class_folders: Annotated[
+        bool, typer.Option("--class-folders", help="The subfolders of SAMPLES are classes, whatever they look like.")
+    ] = False,
     reconstructions: Annotated[
         bool, typer.Option("--reconstructions", help="The samples are reconstructions of real images (rFID).")
     ] = False,
@@ -107,13 +110,13 @@ def evaluate(
     request = EvaluationRequest(protocols=protocols, reference=reference, metrics=comma_list(metrics), options=options)
     files = extractor_files(inception_weights, extractor_weights)
     features = FeaturePass(device=device, workers=workers, extractor_files=files, work=work)
-    stated = Statements(model=model, labels=labels, uint8_rule=uint8_rule, reconstructions=reconstructions)
+    stated = Statements(model, labels, uint8_rule, class_folders=class_folders, reconstructions=reconstructions)
     evaluation = _evaluate(samples, resize, stated, request, features)
     _print(evaluation, samples, as_json=as_json)
     raise typer.Exit(_exit_code(evaluation, strict=strict))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Statements:
     """Facts about the samples that the command line adds to those in their file."""
 
@@ -121,6 +124,8 @@ class Statements:
     """Model that drew the samples."""
     labels: str | None
     uint8_rule: str | None
+    _: KW_ONLY
+    class_folders: bool
     reconstructions: bool
 
     def recipe(self) -> dict[str, str] | None:
@@ -170,7 +175,7 @@ def _evaluate(
     usable_device(features.device)
     set_threads(None)
     with ProgressBar(Console(stderr=True)) as listener:
-        source = open_images(samples, resize=resize)
+        source = open_images(samples, resize=resize, class_folders=stated.class_folders)
         stated.add_to(source)
         return evaluate(source, request, features=features, recipe=recipe, listener=listener)
 

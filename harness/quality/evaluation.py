@@ -20,6 +20,7 @@ from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.chunks import LayerRequest, Scan
 from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.identity import Identity
+from arvbench.harness.quality.images.class_folders import renumbered
 from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.protocols.protocol import (
     PROTOCOLS,
@@ -169,6 +170,7 @@ def _reference(
         progress=lambda done: tell(Event(phase="reference", done=done)),
         samples_shape=source.shape,
     )
+    reference = _with_classes_of(source, reference)
     for run in runs:
         for metric in run.metrics:
             if metric.reads == "features" and reference.images < metric.fewest and not metric.optional:
@@ -202,6 +204,18 @@ def _computable(
                 findings.append(Finding(code="left-out", severity="note", text=text))
         possible.append(replace(run, metrics=tuple(metrics)))
     return possible, findings
+
+
+def _with_classes_of(source: ImageSource, reference: Reference) -> Reference:
+    """Number the classes of the reference as those of the samples; drop them where they cannot be compared."""
+    if source.labels_N is None or reference.labels_M is None:
+        return reference
+    labels_M = renumbered(source.class_names, reference.labels_M, reference.class_names)
+    if labels_M is not None:
+        return replace(reference, labels_M=labels_M, class_names=tuple(source.class_names))
+    named, numbered = ("samples", "reference") if source.class_names else ("reference", "samples")
+    note = f"classes of the {named} are names, those of the {numbered} numbers: they are not compared"
+    return replace(reference, labels_M=None, notes=(*reference.notes, note))
 
 
 def _why_not(metric: Metric, extractor: Extractor, source: ImageSource, reference: Reference | None) -> str | None:
@@ -329,7 +343,10 @@ def _evidence(
         numbers=[quality for _, quality in measured],
         labels_N=source.labels_N,
         seeds_N=source.seeds_N,
-        classes=next((extractor.classes for extractor in extractors if extractor.classes), None),
+        # Classes with names are those of the samples, not those of a network.
+        classes=None
+        if source.class_names
+        else next((extractor.classes for extractor in extractors if extractor.classes), None),
         reference=reference,
         recipe=recipe or {},
         files=[printable(name) for name in source.files],

@@ -2,8 +2,7 @@
 
 Order    lexicographic by relative path with "/" between the parts, in code points: "10.png" comes before "2.png". The
          Inception score of adm-v1 depends on it, so a note warns when the numbers in the names would sort otherwise.
-Labels   from samples.json, which `arvbench sample` writes; else, when all images are in two or more direct subfolders,
-         from the names of these: the numbers themselves where all are numbers, else 0, 1, ... in sorted order.
+Labels   from samples.json, which `arvbench sample` writes; else from the names of subfolders (class_folders.py).
 Pixels   8-bit RGB without transparency, all of one size. Others are refused, naming the file: how to convert them is
          the user's decision, and a silent conversion would change the numbers.
 """
@@ -20,7 +19,7 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from arvbench.errors import UserError
+from arvbench.harness.quality.images.class_folders import classes_of_folders
 from arvbench.harness.quality.images.intact import check_intact
 from arvbench.harness.quality.images.listing import SUFFIXES, PictureFile, list_folder
 from arvbench.harness.quality.images.source import ImageSource, Provenance
@@ -54,7 +54,8 @@ class FolderSource(ImageSource):
     Reading raises UserError, naming the file, for a picture that cannot be used.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, class_folders: bool = False) -> None:
+        """Open `folder`; `class_folders`: the user says that its subfolders are classes."""
         self._folder, self.name = folder, folder.name or str(folder)
         listing = list_folder(folder)
         self._files, self.passed_over = listing.pictures, listing.passed_over
@@ -68,7 +69,8 @@ class FolderSource(ImageSource):
         index = _read_index(folder / INDEX_NAME, self.files)
         label_note = ""
         if index is None:
-            self.labels_N, label_note = _labels_of_folders(self.files)
+            classes = classes_of_folders(self.files, stated=class_folders)
+            self.labels_N, self.class_names, label_note = classes.labels_N, classes.names, classes.note
             stated = Provenance()
         else:
             self.labels_N, self.seeds_N, stated = index.labels_N, index.seeds_N, index.provenance
@@ -138,20 +140,6 @@ def _check_content(path: Path, image: Image.Image, expected: str | None) -> None
 
 def _needs_conversion(path: Path, reason: str, mode: str = "RGB") -> UserError:
     return UserError(f"{path} has {reason} (colour mode {mode}): convert it to 8-bit RGB without transparency")
-
-
-def _labels_of_folders(names: Sequence[str]) -> tuple[Tensor | None, str]:
-    """Return (N,) classes from the names of direct subfolders, and a note that says so; None and "" without classes."""
-    parents = [PurePosixPath(name).parent for name in names]
-    folders = sorted({parent.as_posix() for parent in parents})
-    if len(folders) < 2 or any(len(parent.parts) != 1 for parent in parents):
-        return None, ""
-    numbers = [int(folder) for folder in folders if re.fullmatch(r"[0-9]{1,18}", folder)]
-    numbered = len(set(numbers)) == len(folders)
-    classes = dict(zip(folders, numbers if numbered else range(len(folders)), strict=True))
-    labels_N = torch.tensor([classes[parent.as_posix()] for parent in parents])
-    rule = "numbers" if numbered else "sorted names"
-    return labels_N, f"labels are the {rule} of {len(folders)} subfolders"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from arvbench.errors import UserError
+from arvbench.harness.quality.images.folder import FolderSource
 from arvbench.harness.quality.images.resize import ResizedSource, parse_resize
 from arvbench.harness.quality.images.source import FileImages, ImageSource
 from arvbench.paths import regular_file, user_path
@@ -27,8 +28,10 @@ _MOST_NAMES = 2000
 """Names of a folder that a misspelt one is compared with."""
 
 
-def open_images(path: Path | str, *, resize: str | None = None) -> ImageSource:
+def open_images(path: Path | str, *, resize: str | None = None, class_folders: bool = False) -> ImageSource:
     """Open the images at `path`, resized when `resize` names a rule ("bicubic:256", "pil-bicubic:256").
+
+    `class_folders`: the user says that the subfolders of a folder are classes.
 
     Raises UserError for a path that does not exist (near names are listed) or holds no images that can be evaluated.
     """
@@ -43,7 +46,9 @@ def open_images(path: Path | str, *, resize: str | None = None) -> ImageSource:
         raise UserError(f"{path} is not a file of samples that can be read; {accepted}")
     if ending != _FOLDER:
         regular_file(path)
-    source = FORMATS[ending](path)
+        if class_folders:
+            raise UserError(f"{path} is not a folder, so it has no subfolders that are classes")
+    source: ImageSource = FolderSource(path, class_folders=True) if class_folders else FORMATS[ending](path)
     if rule is not None:
         source = ResizedSource(source, rule)
     source.address = FileImages(path=path, resize=resize)

@@ -104,8 +104,8 @@ class ResizedSource(ImageSource):
         resize.check(source.shape, source.name)
         self._source, self._resize = source, resize
         self.name, self.count, self.shape = source.name, source.count, resize.shape
-        self.labels_N, self.seeds_N, self.files = source.labels_N, source.seeds_N, source.files
-        self.passed_over = source.passed_over
+        self.labels_N, self.class_names = source.labels_N, source.class_names
+        self.seeds_N, self.files, self.passed_over = source.seeds_N, source.files, source.passed_over
         before = source.provenance.resize
         names = [*([] if before == NO_RESIZE else [before]), resize.name_of_bytes()]
         self.provenance = replace(source.provenance, resize=", then ".join(names))

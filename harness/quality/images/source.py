@@ -68,6 +68,8 @@ class ImageSource(ABC):
     """Height and width."""
     labels_N: Tensor | None = None
     """(N,) int64 class of every image, if known."""
+    class_names: Sequence[str] = ()
+    """Names of the classes 0, 1 ... of `labels_N`; empty when labels are numbers with a meaning of their own."""
     seeds_N: Tensor | None = None
     """(N,) int64 seed (or noise index) of every image, if known; equal seeds and labels mean equal images."""
     files: Sequence[str] = ()

@@ -48,6 +48,8 @@ def _label_accuracy(inputs: MetricInputs, layer: str) -> MetricValue:
 def _why_no_accuracy(source: ImageSource, extractor: Extractor, _labels_M: Tensor | None) -> str | None:
     if source.labels_N is None:
         return f"{source.name} has no labels"
+    if source.class_names:
+        return f"the classes of {source.name} are names, those of {extractor.name} are numbers"
     if extractor.classes is None:
         return f"extractor {extractor.name} does not know the samples' classes"
     outside = source.labels_N[(source.labels_N < 0) | (source.labels_N >= extractor.classes)]

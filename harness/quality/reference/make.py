@@ -148,6 +148,7 @@ def make_reference(
         keep_seed=request.seed,
         images_sha256=scan.images_sha256,
         image_shape=source.shape,
+        class_names=tuple(source.class_names),
         use=request.use,
         protocols=tuple(dict.fromkeys(request.protocols)),
         extractors={

@@ -38,6 +38,8 @@ class Reference:
     """Height and width; None for statistics that do not state it."""
     labels_M: Tensor | None
     """(M,) int64 classes of the images with features, if known."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes 0, 1 ...; empty when labels are numbers with a meaning of their own."""
     data: Mapping[str, FeatureData]
     """Extractor -> features or statistics."""
     images: int

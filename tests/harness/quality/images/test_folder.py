@@ -97,7 +97,7 @@ def test_links_are_followed_once(tmp_path):
 def test_classes_follow_from_subfolders(tmp_path, folders, labels):
     for folder in folders:
         for number in range(2):
-            write(tmp_path / folder / f"{number}.png", number)
+            write(tmp_path / folder / f"{folder}_{7 - number}.png", number)
     source = FolderSource(tmp_path)
     expected = [labels[path.parent.name] for path in source.paths]
     assert source.labels_N.tolist() == expected and source.labels_N.dtype == torch.int64
