@@ -26,9 +26,9 @@ class RowNames:
     title: str
     """Words that all rows share; "" for none."""
     columns: tuple[Column[Record], ...]
-    """What distinguishes the rows; the first is the model, or the case when cases have names of their own."""
+    """Columns that distinguish the rows; the first is the model, or the case when cases have names of their own."""
     notes: Mapping[str, str]
-    """What has no column, by record id; "" for nothing."""
+    """Words that have no column, by record id; "" for none."""
 
 
 def row_names(records: Sequence[Record], width: int) -> RowNames:
