@@ -118,7 +118,7 @@ def test_error_states_no_more_of_a_digest_than_is_known(monkeypatch, length):
     entry = ExtractorWeights(
         name="new", file_name="new.pth", url="https://host/new.pth", sha256="ab" * (length // 2), variable="NEW"
     )
-    monkeypatch.setattr(table, "WEIGHTS", {"new": entry})
+    monkeypatch.setitem(table.WEIGHTS, "new", entry)
     with pytest.raises(UserError) as error:
         find_weights("new", {})
     expected = {0: "(sha256 unknown)", 8: "(sha256 abababab...)", 64: f"(sha256 {'ab' * 32})"}[length]

@@ -147,7 +147,7 @@ def test_flipped_bytes_in_the_statistics_are_found(path, extractor):
 def test_a_published_file_is_recognised_by_its_digest_under_any_name(path, extractor, monkeypatch):
     digest = load_reference(str(path), [(extractor, ADM)]).sha256
     entry = replace(official.PUBLISHED["adm-imagenet256"], sha256=digest)
-    monkeypatch.setattr(official, "PUBLISHED", {entry.name: entry})
+    monkeypatch.setitem(official.PUBLISHED, entry.name, entry)
     reference = load_reference(str(path), [(extractor, ADM)])
     assert (reference.official, reference.use, reference.origin) == ("adm-imagenet256", "gFID", "published")
     assert reference.notes == ()
