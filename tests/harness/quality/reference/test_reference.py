@@ -46,7 +46,7 @@ def folder(tmp_path):
     """Seventy digits in two subfolders named against the order in which they are written."""
     images = load_digits_rgb().images_N3HW[:70]
     for index in range(35):
-        write(tmp_path / "images" / "7" / f"{index:02d}.png", images[35 + index])
+        write(tmp_path / "images" / "7" / f"seven_{index:02d}.png", images[35 + index])
         write(tmp_path / "images" / "3" / f"{index:02d}.png", images[index])
     return tmp_path / "images"
 
