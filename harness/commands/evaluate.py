@@ -77,7 +77,8 @@ def evaluate(
         typer.Option(help="How floats became bytes, where the samples do not say it.", show_default=False),
     ] = None,
     class_folders: Annotated[
-        bool, typer.Option("--class-folders", help="The subfolders of SAMPLES are classes, whatever they look like.")
+        bool,
+        typer.Option("--class-folders", help="Subfolders of SAMPLES and REF are classes."),
     ] = False,
     reconstructions: Annotated[
         bool, typer.Option("--reconstructions", help="The samples are reconstructions of real images (rFID).")
@@ -170,6 +171,7 @@ def _evaluate(
 
     if request.reference is not None:
         request = replace(request, reference=find_reference(request.reference))
+    request = replace(request, class_folders=stated.class_folders)
     choose_metrics(request)
     recipe = stated.recipe()
     usable_device(features.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,7 +19,10 @@ from arvbench.harness.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from arvbench.harness.quality.features.feature_pass import FeaturePass
+    from arvbench.harness.quality.images.source import ImageSource
     from arvbench.harness.quality.reference.make import ReferenceFile, ReferenceRequest
 
 GROUP_HELP = """Make references that samples are compared with.
@@ -52,6 +56,9 @@ def make(
     resize: Annotated[
         str | None, typer.Option(metavar="RULE", help="Resize the images first, such as pil-bicubic:256.")
     ] = None,
+    class_folders: Annotated[
+        bool, typer.Option("--class-folders", help="The subfolders of DIR are classes, whatever they look like.")
+    ] = False,
     inception_weights: InceptionWeights = None,
     extractor_weights: ExtractorWeights = None,
     device: Device = "cpu",
@@ -78,24 +85,32 @@ def make(
     protocols = comma_list(protocol) or ("adm-v1",)
     request = ReferenceRequest(out=out, protocols=protocols, keep=keep_images, seed=seed, use=use or "", force=force)
     files = extractor_files(inception_weights, extractor_weights)
-    written = _make(images, resize, request, FeaturePass(device=device, extractor_files=files, work=work))
+    opened = partial(_open, images, resize, class_folders=class_folders)
+    written = _make(opened, request, FeaturePass(device=device, extractor_files=files, work=work))
     _print(written, as_json=as_json)
 
 
-def _make(images: str, resize: str | None, request: ReferenceRequest, features: FeaturePass) -> ReferenceFile:
+def _open(images: str, resize: str | None, *, class_folders: bool) -> ImageSource:
+    """Open the images of the reference; warn when their name is that of a data set and of a file."""
+    from arvbench.harness.quality.reference.load import shadowed
+    from arvbench.harness.quality.reference.make import source_of
+
+    if doubt := shadowed(images):
+        typer.echo(f"warning: {doubt}", err=True)
+    return source_of(images, resize, class_folders=class_folders)
+
+
+def _make(open_source: Callable[[], ImageSource], request: ReferenceRequest, features: FeaturePass) -> ReferenceFile:
     """Check the options, then write the file under a progress bar."""
     from rich.console import Console
 
     from arvbench.adapters.loading import usable_device
     from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.jobs import Event
-    from arvbench.harness.quality.reference.load import shadowed
-    from arvbench.harness.quality.reference.make import check_output, make_reference, needs_of, source_of
+    from arvbench.harness.quality.reference.make import check_output, make_reference, needs_of
 
     check_output(request.out, force=request.force)
-    if doubt := shadowed(images):
-        typer.echo(f"warning: {doubt}", err=True)
-    source = source_of(images, resize)
+    source = open_source()
     usable_device(features.device)
     with ProgressBar(Console(stderr=True)) as listener:
 

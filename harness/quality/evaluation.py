@@ -46,6 +46,8 @@ class EvaluationRequest:
     protocols: tuple[str, ...]
     reference: str | None = None
     """Name of a data set, or path of statistics or images."""
+    class_folders: bool = False
+    """The user says that the subfolders of a folder of reference images are classes."""
     metrics: tuple[str, ...] = ()
     """Metrics of those protocols; empty means all."""
     options: Options = field(default_factory=Options)
@@ -169,6 +171,7 @@ def _reference(
         features=features,
         progress=lambda done: tell(Event(phase="reference", done=done)),
         samples_shape=source.shape,
+        class_folders=request.class_folders,
     )
     reference = _with_classes_of(source, reference)
     for run in runs:
@@ -210,9 +213,9 @@ def _with_classes_of(source: ImageSource, reference: Reference) -> Reference:
     """Number the classes of the reference as those of the samples; drop them where they cannot be compared."""
     if source.labels_N is None or reference.labels_M is None:
         return reference
-    labels_M = renumbered(source.class_names, reference.labels_M, reference.class_names)
-    if labels_M is not None:
-        return replace(reference, labels_M=labels_M, class_names=tuple(source.class_names))
+    matched = renumbered(source.class_names, reference.labels_M, reference.class_names)
+    if matched is not None:
+        return replace(reference, labels_M=matched.labels_M, class_names=matched.names)
     named, numbered = ("samples", "reference") if source.class_names else ("reference", "samples")
     note = f"classes of the {named} are names, those of the {numbered} numbers: they are not compared"
     return replace(reference, labels_M=None, notes=(*reference.notes, note))
@@ -256,6 +259,7 @@ def _measure_all(
             labels_N=source.labels_N,
             balanced=source.provenance.labels.startswith("balanced"),
             reference_labels_M=None if reference is None else reference.labels_M,
+            class_names=() if reference is None else reference.class_names,
             options=request.options,
         )
         try:
@@ -343,7 +347,8 @@ def _evidence(
         numbers=[quality for _, quality in measured],
         labels_N=source.labels_N,
         seeds_N=source.seeds_N,
-        # Classes with names are those of the samples, not those of a network.
+        class_names=(reference.class_names if reference else ()) or source.class_names,
+        # Classes with names are those of the images, not those of a network.
         classes=None
         if source.class_names
         else next((extractor.classes for extractor in extractors if extractor.classes), None),

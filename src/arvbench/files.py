@@ -37,6 +37,8 @@ from pathlib import Path
 
 from arvbench.paths import user_path
 
+_MOST_ATTEMPTS = 100
+"""Attempts to make a temporary that other writers do not take away before it is locked."""
 CACHE_VARIABLE = "ARVBENCH_CACHE"
 """Environment variable that names the cache folder."""
 _LONGEST_NAME = 200
@@ -239,8 +241,10 @@ def _part(part: Path, *, folder: bool = False, mode: int = 0o777) -> Iterator[Pa
 
 
 def _make_part(part: Path, *, folder: bool, mode: int) -> int:
-    """Return an open and locked temporary. Raises BlockingIOError where a living process has one of this name."""
-    while True:
+    """Return an open and locked temporary. Raises BlockingIOError where a living process has one of this name, or where
+    others take it again and again.
+    """
+    for _ in range(_MOST_ATTEMPTS):
         try:
             if folder:
                 part.mkdir(mode=mode)
@@ -257,6 +261,7 @@ def _make_part(part: Path, *, folder: bool, mode: int) -> int:
                 if not isinstance(error, FileNotFoundError | BlockingIOError):
                     remove(part)
                 raise
+    raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing it", str(part))
 
 
 def _remove_part(part: Path) -> None:

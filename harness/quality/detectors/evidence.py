@@ -58,6 +58,8 @@ class Evidence:
     numbers: Sequence[Quality]
     labels_N: Tensor | None = None
     seeds_N: Tensor | None = None
+    class_names: Sequence[str] = ()
+    """Names of the classes 0, 1 ... of samples and reference together; empty when labels are numbers."""
     classes: int | None = None
     """Number of classes that the extractor knows; None leaves it to the reference or the labels."""
     reference: Reference | None = None

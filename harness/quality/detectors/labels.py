@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -17,6 +17,7 @@ from arvbench.harness.quality.detectors.evidence import Evidence, finding
 from arvbench.harness.quality.images.source import UNKNOWN
 from arvbench.harness.quality.metrics.inception_score import SPLIT_SIZE
 from arvbench.harness.quality.reference.official import PUBLISHED
+from arvbench.paths import printable
 from arvbench.results.schema import Finding
 
 _MANY_STANDARD_ERRORS = 4
@@ -66,7 +67,7 @@ def label_histogram(evidence: Evidence) -> Iterator[Finding]:
     if int(labels_N.max()) >= _MOST_CLASSES:
         # Memory must not depend on the value of a label.
         labels_N = labels_N.unique(return_inverse=True)[1]
-        evidence = replace(evidence, classes=None, reference=None)
+        evidence = replace(evidence, classes=None, class_names=(), reference=None)
     classes = _classes(evidence, labels_N)
     outside_N = labels_N[(labels_N < 0) | (labels_N >= classes)]
     if len(outside_N):
@@ -78,10 +79,11 @@ def label_histogram(evidence: Evidence) -> Iterator[Finding]:
         )
         return
     counts_C = labels_N.bincount(minlength=classes)
+    spread = _spread(counts_C, evidence.class_names)
     if stated.startswith("balanced"):
-        yield from _check_balanced(stated, counts_C, labels_N)
+        yield from _check_balanced(stated, counts_C, labels_N, spread)
     elif stated != "data set":
-        yield from _check_random_draw(stated, counts_C)
+        yield from _check_random_draw(stated, counts_C, spread)
 
 
 def _classes(evidence: Evidence, labels_N: Tensor) -> int:
@@ -113,12 +115,12 @@ def _without_labels(stated: str) -> Iterator[Finding]:
         )
 
 
-def _check_balanced(stated: str, counts_C: Tensor, labels_N: Tensor) -> Iterator[Finding]:
+def _check_balanced(stated: str, counts_C: Tensor, labels_N: Tensor, spread: str) -> Iterator[Finding]:
     if int(counts_C.max() - counts_C.min()) > 1:
         yield finding(
             "labels-unbalanced",
             "warning",
-            f"labels are said to be {stated} and are not: {_spread(counts_C)}. FID and inception score compare with no "
+            f"labels are said to be {stated} and are not: {spread}. FID and inception score compare with no "
             "number of balanced samples",
         )
     elif stated == "balanced" and bool((labels_N.diff() < 0).any()):
@@ -130,7 +132,7 @@ def _check_balanced(stated: str, counts_C: Tensor, labels_N: Tensor) -> Iterator
         )
 
 
-def _check_random_draw(stated: str, counts_C: Tensor) -> Iterator[Finding]:
+def _check_random_draw(stated: str, counts_C: Tensor, spread: str) -> Iterator[Finding]:
     """Check labels of a random draw, or of an unknown scheme."""
     if int(counts_C.sum()) < _PER_CLASS * len(counts_C) or len(counts_C) < 2:
         return
@@ -139,21 +141,21 @@ def _check_random_draw(stated: str, counts_C: Tensor) -> Iterator[Finding]:
         yield finding(
             "labels-balanced",
             "note",
-            f"labels are said to be drawn uniformly and are exactly balanced ({_spread(counts_C)}): that is "
+            f"labels are said to be drawn uniformly and are exactly balanced ({spread}): that is "
             "another scheme with other numbers",
         )
     elif not even and (_deviation_from_uniform(counts_C) > _UNLIKELY or _lacks_classes(counts_C)):
         yield finding(
             "labels-unbalanced",
             "warning",
-            f"classes are filled unevenly, more so than by uniform drawing: {_spread(counts_C)}. FID and inception "
+            f"classes are filled unevenly, more so than by uniform drawing: {spread}. FID and inception "
             "score compare with no published number",
         )
     elif not even and stated != "uniform":
         yield finding(
             "labels-uniform",
             "note",
-            f"labels are spread as if drawn uniformly: {_spread(counts_C)}. Samples with as many images of every class "
+            f"labels are spread as if drawn uniformly: {spread}. Samples with as many images of every class "
             "are another scheme with other numbers",
         )
 
@@ -174,12 +176,14 @@ def _deviation_from_uniform(counts_C: Tensor) -> float:
     return float(((chi_square / degrees) ** (1 / 3) - (1 - scale)) / math.sqrt(scale))
 
 
-def _spread(counts_C: Tensor) -> str:
+def _spread(counts_C: Tensor, names: Sequence[str]) -> str:
+    """Describe counts per class; `names` of the classes, if they have any."""
     text = f"{int(counts_C.min()):,}..{int(counts_C.max()):,} images per class"
     missing = torch.nonzero(counts_C == 0)[:, 0].tolist()
     if missing:
-        shown = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
-        text += f", {len(missing):,} of {len(counts_C):,} classes missing ({shown})"
+        shown = [printable(names[place]) if names else str(place) for place in missing[:_SHOWN]]
+        shown += ["..."] if len(missing) > _SHOWN else []
+        text += f", {len(missing):,} of {len(counts_C):,} classes missing ({', '.join(shown)})"
     return text
 
 

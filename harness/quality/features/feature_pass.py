@@ -55,6 +55,8 @@ class FeaturePass:
     """Name in the table of weights -> the user's file."""
     work: Path | None = None
     """Folder of finished chunks, to resume an interrupted pass; None keeps none."""
+    cache_from: int = 2000
+    """Features of a reference of more images than this stay in the cache."""
     folder_per_task: bool = False
     """True when `work` has a subfolder for each task; False when it belongs to a single task."""
 

@@ -1,9 +1,11 @@
 """Classes from the names of subfolders, where these names are evidence of classes.
 
-Evidence     names that are words ("cat", "n01440764"), or numbers, of direct subfolders that hold all images
-No evidence  names that say storage ("rank0", "part-3", "val"); numbered folders with running file numbers across them,
-             as tools that put 1,000 files into each write them, or with equal file names in each, as processes that
-             sample side by side write them. Labels are then unknown, unless the user says that folders are classes
+Evidence     names that are words ("cat") or small numbers of direct subfolders that hold all images, with file names
+             that belong to one folder each; WordNet ids ("n01440764"), whatever the files are called
+No evidence  names that count ("rank0", "epoch_3", dates, hash prefixes) or say storage ("val", "real"); file names that
+             several folders share, as processes that sample side by side write them; file numbers that run on from
+             folder to folder, as tools that put 1,000 files into each write them, or that follow from the folder's
+             place (image i in folder i mod K). Labels are then unknown, unless the user says that folders are classes
 
 The label of a numbered folder is its number. Words have no number of their own: their rank among the folders present
 means nothing in another tree, so they are compared by name (`renumbered`).
@@ -12,20 +14,30 @@ means nothing in another tree, so they are compared by name (`renumbered`).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+_WORDNET = re.compile(r"n[0-9]{8}")
+_CLASS_COUNTER = re.compile(r"(class|label|cls|category)[-_ .]?#", re.IGNORECASE)
+"""Names that count classes, with "#" for the number."""
 _STORAGE = re.compile(
-    r"(rank|gpu|cuda|device|worker|proc|process|part|partition|shard|chunk|batch|split|job|task|node|host|dir|folder|"
-    r"subset|seed|run|thread)s?[-_ .]?[0-9]+|train|val|valid|validation|test|images?|samples?|pngs?|jpe?gs?|data",
+    r"train(ing)?|val(id(ation)?)?|test(ing)?|images?|samples?|pngs?|jpe?gs?|data|rest|other|misc|tmp|real|fake|gen(erated)?|"
+    r"synthetic|ours|baseline|reference|output|results?",
     re.IGNORECASE,
 )
+_HASH_PREFIX = re.compile(r"[0-9a-f]{1,4}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_MOST_CLASSES = 1_000_000
+"""Numbers of folders from here on are dates, seeds or job numbers."""
+_SHARED = 0.5
+"""Share of the smaller folder's file names that another folder has too, from which on names are counters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,29 +74,68 @@ def classes_of_folders(files: Sequence[str], *, stated: bool = False) -> FolderC
 
 
 def _storage(members: Mapping[str, Sequence[str]], *, numbered: bool) -> str:
-    """Return why folders look like storage; "" when they do not."""
-    if all(_STORAGE.fullmatch(folder) for folder in members):
-        return f"names such as {next(iter(members))} say where files lie"
-    if not numbered:
+    """Return why folders look like storage; "" when they do not. `members`: names of files by folder, no endings."""
+    if all(map(_WORDNET.fullmatch, members)):
         return ""
-    if len({frozenset(stems) for stems in members.values()}) == 1:
-        return "they are numbered, and each holds files of equal names"
-    spans = [_span(members[folder]) for folder in sorted(members, key=int)]
-    known = [span for span in spans if span is not None]
-    if len(known) == len(spans) and all(low[1] < high[0] for low, high in pairwise(known)):
-        return "they are numbered, and file numbers run on from one to the next"
+    if reason := _names_that_count(members, numbered=numbered):
+        return reason
+    folders = sorted(members, key=int) if numbered else sorted(members)
+    stems = [members[folder] for folder in folders]
+    if any(_share(set(one), set(other)) >= _SHARED for one, other in pairwise(stems)):
+        return "they hold files of equal names"
+    ends = [_numbers(names) for names in stems]
+    if any(numbers is None for numbers in ends):
+        return ""
+    known = [numbers for numbers in ends if numbers is not None]
+    if all(max(one) < min(other) for one, other in pairwise(known)):
+        return "their file numbers run on from one to the next"
+    residues = [{number % len(known) for number in numbers} for numbers in known]
+    alone = all(len(residue) == 1 for residue in residues) and len(set.union(*residues)) == len(known)
+    if alone and all(len(numbers) > 1 for numbers in known):
+        return f"the number of a file is that of its folder modulo {len(known)}"
     return ""
 
 
-def _span(stems: Sequence[str]) -> tuple[int, int] | None:
-    """Return the smallest and the largest number at the end of names; None when one ends in no number."""
+def _names_that_count(members: Mapping[str, Sequence[str]], *, numbered: bool) -> str:
+    """Return why the names of folders are counters, hashes or words for storage; "" when they are not."""
+    if numbered:
+        return f"{max(map(int, members))} is no number of a class" if max(map(int, members)) >= _MOST_CLASSES else ""
+    patterns = Counter(re.sub(r"[0-9]+", "#", folder) for folder in members)
+    pattern, count = max(((p, c) for p, c in patterns.items() if "#" in p), key=lambda pair: pair[1], default=("", 0))
+    if count > 1 and not _CLASS_COUNTER.fullmatch(pattern) and pattern != "#":
+        return f"names such as {next(name for name in members if re.sub(r'[0-9]+', '#', name) == pattern)} count"
+    if (
+        len({*map(len, members)}) == 1
+        and all(map(_HASH_PREFIX.fullmatch, members))
+        and all(stem.startswith(folder) for folder, stems in members.items() for stem in stems)
+    ):
+        return "they are named by the first letters of their files"
+    if storage := [folder for folder in members if _STORAGE.fullmatch(folder)]:
+        return f"{storage[0]} says where files lie"
+    return ""
+
+
+def _share(one: set[str], other: set[str]) -> float:
+    return len(one & other) / min(len(one), len(other))
+
+
+def _numbers(stems: Sequence[str]) -> list[int] | None:
+    """Return the numbers at the end of names; None when one ends in no number."""
     ends = [re.search(r"[0-9]{1,18}$", stem) for stem in stems]
-    values = [int(end[0]) for end in ends if end is not None]
-    return (min(values), max(values)) if len(values) == len(stems) else None
+    found = [int(end[0]) for end in ends if end is not None]
+    return found if len(found) == len(stems) else None
 
 
-def renumbered(names: Sequence[str], others_M: Tensor, other_names: Sequence[str]) -> Tensor | None:
-    """Return the labels of another set in the numbering of `names`; classes that are not among these get new numbers.
+class Renumbered(NamedTuple):
+    """Labels of a set in the numbering of another set."""
+
+    labels_M: Tensor
+    names: tuple[str, ...]
+    """Names of the classes of both sets."""
+
+
+def renumbered(names: Sequence[str], others_M: Tensor, other_names: Sequence[str]) -> Renumbered | None:
+    """Return the labels of another set in the numbering of `names`; classes that are not among these follow them.
 
     Labels without names, on both sides, are numbers and stay. None when only one side has names: a name and a number
     cannot be compared.
@@ -92,7 +143,7 @@ def renumbered(names: Sequence[str], others_M: Tensor, other_names: Sequence[str
     if bool(names) != bool(other_names):
         return None
     if not names:
-        return others_M
+        return Renumbered(others_M, ())
     places = {name: place for place, name in enumerate(names)}
     new = torch.tensor([places.setdefault(name, len(places)) for name in other_names])
-    return new[others_M.cpu()]
+    return Renumbered(new[others_M.cpu()], tuple(places))

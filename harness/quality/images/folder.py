@@ -14,8 +14,6 @@ import io
 import json
 import os
 import re
-import struct
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,7 +30,7 @@ from arvbench.harness.quality.images.class_folders import classes_of_folders
 from arvbench.harness.quality.images.intact import check_intact
 from arvbench.harness.quality.images.listing import SUFFIXES, PictureFile, list_folder
 from arvbench.harness.quality.images.source import ImageSource, Provenance
-from arvbench.harness.quality.images.stored import check_range, integers, parse_provenance, with_notes
+from arvbench.harness.quality.images.stored import Description, check_range, integers, parse_description, with_notes
 from arvbench.paths import printable
 
 INDEX_NAME = "samples.json"
@@ -73,7 +71,9 @@ class FolderSource(ImageSource):
             self.labels_N, self.class_names, label_note = classes.labels_N, classes.names, classes.note
             stated = Provenance()
         else:
-            self.labels_N, self.seeds_N, stated = index.labels_N, index.seeds_N, index.provenance
+            self.labels_N, label_note = index.description.labels(index.labels_N, str(folder / INDEX_NAME))
+            self.class_names, self.seeds_N = index.description.class_names, index.seeds_N
+            stated = index.description.provenance
         self.provenance = with_notes(stated, label_note, self.passed_over)
 
     @property
@@ -122,7 +122,9 @@ def read_image(path: Path) -> Tensor:
                 raise _needs_conversion(path, "transparency")
             pixels_HW3 = np.array(image)
             check_intact(content, "PNG" if image.format == "PNG" else "JPEG", pixels_HW3)
-    except (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers of chunks and segments raise whatever they trip over
         raise UserError(f"{path} is not a readable image: {error}") from error
     return torch.from_numpy(pixels_HW3).permute(2, 0, 1).contiguous()
 
@@ -144,7 +146,7 @@ def _needs_conversion(path: Path, reason: str, mode: str = "RGB") -> UserError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Index:
-    provenance: Provenance
+    description: Description
     labels_N: Tensor | None
     seeds_N: Tensor | None
 
@@ -157,7 +159,7 @@ def _read_index(path: Path, names: Sequence[str]) -> _Index | None:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    provenance = parse_provenance(content, str(path))
+    description = parse_description(content, str(path))
     listed = content.get("files")
     if listed != list(names):
         other = f"lists {len(listed)} images" if isinstance(listed, list) else "lists no images"
@@ -169,4 +171,4 @@ def _read_index(path: Path, names: Sequence[str]) -> _Index | None:
         key: None if content.get(key) is None else integers(content[key], len(names), f"{path}: {key}")
         for key in ("labels", "seeds")
     }
-    return _Index(provenance=provenance, labels_N=per_image["labels"], seeds_N=per_image["seeds"])
+    return _Index(description=description, labels_N=per_image["labels"], seeds_N=per_image["seeds"])

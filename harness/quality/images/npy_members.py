@@ -23,7 +23,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from arvbench.errors import UserError
+from arvbench.errors import UserError, shown
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 """Signature, length of the name, length of the extra field (ZIP specification, 4.3.7)."""
@@ -72,8 +72,12 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def array_keys(archive: zipfile.ZipFile) -> list[str]:
-    """Return the names of all arrays."""
-    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    """Return the names of all arrays. Raises UserError for a name that stands twice: readers take either."""
+    names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{archive.filename} is damaged: it holds {shown(twice)} twice")
+    return names
 
 
 def find_array(path: Path, archive: zipfile.ZipFile, key: str) -> ArrayMember:

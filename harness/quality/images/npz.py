@@ -35,13 +35,14 @@ from arvbench.harness.quality.images.source import ImageSource, Provenance
 from arvbench.harness.quality.images.stored import (
     MAX_PROVENANCE_BYTES,
     PROVENANCE_KEY,
+    Description,
     check_images,
     check_integers,
     check_range,
     check_unchanged,
     file_state,
     integers,
-    read_provenance,
+    read_description,
     with_notes,
 )
 
@@ -66,12 +67,14 @@ class NpzSource(ImageSource):
             label_key = "labels" if "labels" in keys else "arr_1"
             self.labels_N, label_note = self._integers(archive, keys, label_key)
             self.seeds_N, _ = self._integers(archive, keys, "seeds")
-            stated = Provenance()
+            stated = Description(provenance=Provenance())
             if PROVENANCE_KEY in keys:
                 text = read_bytes(path, archive, PROVENANCE_KEY, at_most=MAX_PROVENANCE_BYTES)
-                stated = read_provenance(text, f"{path}: {PROVENANCE_KEY}")
+                stated = read_description(text, f"{path}: {PROVENANCE_KEY}")
+        self.labels_N, rank_note = stated.labels(self.labels_N, f"{path}: {label_key}")
+        self.class_names = stated.class_names
         statistics = "the file holds reference statistics (mu, sigma) too" if "mu" in keys else ""
-        self.provenance = with_notes(stated, label_note, statistics)
+        self.provenance = with_notes(stated.provenance, label_note, rank_note, statistics)
         self._checked = False
         self._unpacking: tuple[int, IO[bytes]] | None = None
         """Process and stream of a compressed member: forked processes would share its position, so each opens one."""
@@ -123,8 +126,12 @@ class NpzSource(ImageSource):
             return None, f"arr_1 ({array.dtype}, {array.shape}) is not read: no labels"
         where = f"{self._path}: {key}"
         check_integers(array.dtype, array.shape, self.count, where)
-        note = "labels are those of arr_1" if key == "arr_1" else ""
-        return integers(read_array(archive, array), self.count, where), note
+        values_N = integers(read_array(archive, array), self.count, where)
+        if key != "arr_1":
+            return values_N, ""
+        if self.count > 1 and len(values_N.unique()) == self.count:
+            return None, "arr_1 is not read: its values are all different, as numbers or seeds of images are"
+        return values_N, "labels are those of arr_1"
 
 
 def _find_images(path: Path, archive: zipfile.ZipFile, keys: list[str]) -> ArrayMember:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arvbench.errors import UserError
+from arvbench.errors import UserError, shown
 from arvbench.harness.quality.images.source import Provenance
 
 PROVENANCE_KEY = "arvbench"
@@ -26,6 +26,8 @@ MAX_PROVENANCE_BYTES = 2**20
 FORMAT = 1
 """1: {"format", "provenance"}. Raise it when a field changes its meaning, and say so here."""
 
+_RANKS = "labels are the sorted names of"
+"""Note of earlier versions on the labels of named folders."""
 _BYTES_HINT = (
     "quality is measured on uint8 images: save bytes by a named rule (truncate int(255 x), round int(255 x + 0.5), or "
     "127.5x+128 of x in [-1, 1])"
@@ -95,30 +97,57 @@ def check_integers(dtype: np.dtype, shape: tuple[int, ...], count: int, where: s
         raise UserError(f"{where} must be {count} integers, one per image; it is {dtype} ({sizes})")
 
 
-def provenance_json(provenance: Provenance) -> str:
-    """Return the JSON text that `read_provenance` reads."""
-    return json.dumps({"format": FORMAT, "provenance": asdict(provenance)}, sort_keys=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """Facts about a set of images that stand beside its pixels."""
+
+    provenance: Provenance
+    class_names: tuple[str, ...] = ()
+    """Names of the classes 0, 1 ...; empty when labels are numbers with a meaning of their own."""
+
+    def labels(self, labels_N: Tensor | None, where: str) -> tuple[Tensor | None, str]:
+        """Return the labels of the images, checked, and a note.
+
+        Earlier versions wrote the ranks of named folders without the names: these ranks mean nothing elsewhere.
+        """
+        if labels_N is None:
+            return None, ""
+        if self.class_names and (int(labels_N.min()) < 0 or int(labels_N.max()) >= len(self.class_names)):
+            raise UserError(f"{where}: labels are not those of its {len(self.class_names)} class names")
+        if not self.class_names and _RANKS in self.provenance.note:
+            return None, "labels are ranks of names that the file does not hold: they are not read"
+        return labels_N, ""
 
 
-def read_provenance(text: str | bytes, where: str) -> Provenance:
-    """Read the text of `provenance_json`. Raises UserError, naming `where`, for any other."""
+def description_json(provenance: Provenance, class_names: Sequence[str] = ()) -> str:
+    """Return the JSON text that `read_description` reads."""
+    names = {"class_names": list(class_names)} if class_names else {}
+    return json.dumps({"format": FORMAT, "provenance": asdict(provenance), **names}, sort_keys=True)
+
+
+def read_description(text: str | bytes, where: str) -> Description:
+    """Read the text of `description_json`. Raises UserError, naming `where`, for any other."""
     try:
-        return parse_provenance(json.loads(text), where)
+        return parse_description(json.loads(text), where)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error})") from error
 
 
-def parse_provenance(content: Any, where: str) -> Provenance:
-    """Return the provenance in parsed JSON. Raises UserError, naming `where`, when it holds none."""
+def parse_description(content: Any, where: str) -> Description:
+    """Return the description in parsed JSON. Raises UserError, naming `where`, when it holds none."""
     if not isinstance(content, dict) or not isinstance(content.get("provenance"), dict):
         raise UserError(f"{where} was not written by arvbench: it has no provenance")
     if content.get("format") != FORMAT:
-        raise UserError(f"{where} has format {content.get('format')!r}; this version of arvbench reads {FORMAT}")
+        raise UserError(f"{where} has format {shown(content.get('format'))}; this version of arvbench reads {FORMAT}")
     stated: dict[Any, Any] = content["provenance"]
     known = {field.name for field in fields(Provenance)}
     if wrong := [key for key, value in stated.items() if key not in known or not isinstance(value, str)]:
-        raise UserError(f"{where}: {wrong[0]!r} is not a text field of a provenance; known: {', '.join(sorted(known))}")
-    return Provenance(**stated)
+        known_names = ", ".join(sorted(known))
+        raise UserError(f"{where}: {shown(wrong[0])} is not a text field of a provenance; known: {known_names}")
+    names = content.get("class_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise UserError(f"{where}: class_names are not a list of different names")
+    return Description(provenance=Provenance(**stated), class_names=tuple(names))
 
 
 def with_notes(provenance: Provenance, *notes: str) -> Provenance:

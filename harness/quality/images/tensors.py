@@ -21,12 +21,14 @@ from arvbench.harness.quality.images.source import ImageSource, Provenance
 from arvbench.harness.quality.images.stored import (
     MAX_PROVENANCE_BYTES,
     PROVENANCE_KEY,
+    Description,
     check_images,
     check_range,
     check_unchanged,
     file_state,
     integers,
-    read_provenance,
+    read_description,
+    with_notes,
 )
 
 IMAGES_KEY = "images"
@@ -48,9 +50,11 @@ class SafetensorsSource(ImageSource):
             self._channels_first = _channels_first(f"{path}: {IMAGES_KEY}", images.get_dtype(), shape)
             self.count = shape[0]
             self.shape = (shape[2], shape[3]) if self._channels_first else (shape[1], shape[2])
-            self.labels_N = self._integers(stored, keys, "labels")
+            stated = _description(path, stored.metadata() or {})
+            self.labels_N, rank_note = stated.labels(self._integers(stored, keys, "labels"), f"{path}: labels")
+            self.class_names = stated.class_names
             self.seeds_N = self._integers(stored, keys, "seeds")
-            self.provenance = _provenance(path, stored.metadata() or {})
+            self.provenance = with_notes(stated.provenance, rank_note)
 
     def read(self, start: int, stop: int) -> Tensor:
         check_range(start, stop, self.count, self.name)
@@ -114,13 +118,13 @@ def _channels_first(where: str, dtype: str, shape: tuple[int, ...]) -> bool:
     return shape[1] == 3
 
 
-def _provenance(path: Path, metadata: dict[str, str]) -> Provenance:
+def _description(path: Path, metadata: dict[str, str]) -> Description:
     if PROVENANCE_KEY not in metadata:
-        return Provenance()
+        return Description(provenance=Provenance())
     where, text = f"{path}: metadata {PROVENANCE_KEY}", metadata[PROVENANCE_KEY]
     if len(text) > MAX_PROVENANCE_BYTES:
         raise UserError(f"{where} ({len(text)} characters) was not written by arvbench")
-    return read_provenance(text, where)
+    return read_description(text, where)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from arvbench.files import claimed
 from arvbench.harness.quality.identity import digest_of_images, image_digests
 from arvbench.harness.quality.images.folder import INDEX_NAME
 from arvbench.harness.quality.images.source import ImageSource
-from arvbench.harness.quality.images.stored import PROVENANCE_KEY, provenance_json
+from arvbench.harness.quality.images.stored import PROVENANCE_KEY, description_json
 
 Progress = Callable[[int], None]
 """Receives the number of written images."""
@@ -81,7 +81,7 @@ def check_target(path: Path, *, replace: bool = False) -> None:
 def write_npz(path: Path, source: ImageSource, *, replace: bool = True, progress: Progress | None = None) -> str:
     """Write an .npz, replacing an older one only with `replace`; return `images_sha256`."""
     height, width = source.shape
-    provenance = np.frombuffer(provenance_json(source.provenance).encode(), dtype=np.uint8)
+    provenance = np.frombuffer(description_json(source.provenance, source.class_names).encode(), dtype=np.uint8)
     arrays = {name: values.numpy() for name, values in _labels_and_seeds(source).items()}
     arrays[PROVENANCE_KEY] = provenance
     with (
@@ -105,7 +105,9 @@ def write_safetensors(
 ) -> str:
     """Write a .safetensors, replacing an older one only with `replace`; return `images_sha256`."""
     integers = _labels_and_seeds(source)
-    header: dict[str, object] = {"__metadata__": {PROVENANCE_KEY: provenance_json(source.provenance)}}
+    header: dict[str, object] = {
+        "__metadata__": {PROVENANCE_KEY: description_json(source.provenance, source.class_names)}
+    }
     end = 0
     # Integers come first, so that they stay aligned to eight bytes for any size of images.
     for name, values in integers.items():
@@ -147,7 +149,7 @@ def write_folder(
     with _claimed(path, source, replace) as part:
         digest = _write_pieces(source, save, progress)
         index = {
-            **json.loads(provenance_json(source.provenance)),
+            **json.loads(description_json(source.provenance, source.class_names)),
             "files": names,
             **{name: values.tolist() for name, values in _labels_and_seeds(source).items()},
         }

@@ -219,13 +219,14 @@ def per_class_frechet(inputs: MetricInputs, layer: str) -> MetricValue:
     fewest = samples_ND.shape[1] + 1
     for label in sorted(set(labels_N.tolist()) | set(labels_M.tolist())):
         samples_nD, reference_mD = samples_ND[labels_N == label], reference_MD[labels_M == label]
+        name = inputs.class_names[label] if inputs.class_names else str(label)
         smaller = min(len(samples_nD), len(reference_mD))
         if smaller < FEWEST_PER_CLASS:
-            short.append(str(label))
+            short.append(name)
             continue
         fewest = min(fewest, smaller)
         distance = frechet_of_features(samples_nD, reference_mD)
-        classes[str(label)] = {"fid": distance.value, "samples": len(samples_nD), "reference": len(reference_mD)}
+        classes[name] = {"fid": distance.value, "samples": len(samples_nD), "reference": len(reference_mD)}
     if not classes:
         raise UserError(
             f"FID by class needs a class with at least {FEWEST_PER_CLASS} samples and as many reference images; none "

@@ -66,6 +66,8 @@ class MetricInputs:
     """(N,) int64 classes of the samples, if known."""
     reference_labels_M: Tensor | None = None
     """(M,) int64 classes of the reference images, if known."""
+    class_names: Sequence[str] = ()
+    """Names of the classes 0, 1 ... of both; empty when labels are numbers."""
     balanced: bool = False
     """True when the label scheme fixes the number of samples per class."""
     options: Options = field(default_factory=Options)

@@ -38,9 +38,6 @@ STORED_STATISTICS: Mapping[str, Callable[[Extractor, Collection[str]], FeatureDa
     "digits": stored_digits,
 }
 """Data set -> function (extractor, layers) -> packaged statistics, or None when these layers must be extracted."""
-CACHED_FROM = 2000
-"""Features of more images than this stay in the cache."""
-
 Shape = tuple[int, int]
 """Height and width."""
 Extract = Callable[[ImageSource, LayerRequest], tuple[Scan, Sequence[str]]]
@@ -54,12 +51,13 @@ def load_reference(
     features: FeaturePass | None = None,
     progress: Progress | None = None,
     samples_shape: Shape | None = None,
-    cache_from: int = CACHED_FROM,
+    class_folders: bool = False,
 ) -> Reference:
     """Load a named data set, an .npz of statistics, or images (folder, .npz, .safetensors), with the layers `needs`.
 
     `features` extracts missing layers; its work folder belongs to the samples and is not used. A resolution other than
-    `samples_shape` is refused before any feature is extracted.
+    `samples_shape` is refused before any feature is extracted. `class_folders`: the user says that the subfolders of a
+    folder are classes.
 
     Raises UserError for a path that does not exist, a damaged or misshapen file, and statistics that were made with
     other weights or that lack a layer and the images to extract it from; CheckpointError for features that are not
@@ -68,7 +66,7 @@ def load_reference(
 
     def extract(source: ImageSource, layers: LayerRequest) -> tuple[Scan, Sequence[str]]:
         uncached = replace(features or FeaturePass(), work=None)
-        if not layers or source.count <= cache_from:
+        if not layers or source.count <= uncached.cache_from:
             return uncached.scan(source, layers, progress), ()
         folder = cache_folder("references") / folder_name(task_key(source, layers))
         try:
@@ -84,7 +82,8 @@ def load_reference(
     if holds_statistics(path):
         return _from_statistics(StatisticsFile(path), needs, samples_shape, extract)
     check_kind(path)
-    return _from_images(open_images(path), needs, samples_shape, extract)
+    source = open_images(path, class_folders=class_folders and path.is_dir())
+    return _from_images(source, needs, samples_shape, extract)
 
 
 def shadowed(reference: str) -> str:
@@ -190,7 +189,7 @@ def _from_statistics(
         sha256=sha256,
         image_shape=shape,
         labels_M=source.labels_N if source else None,
-        class_names=record.class_names if record else (),
+        class_names=tuple(source.class_names) if source else (),
         data=data,
         images=images,
         statistics_images=record.images if record else None,

@@ -13,7 +13,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ from arvbench.harness.quality.identity import SHORT_DIGEST, image_digests
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.images.resize import ResizedSource, parse_resize
 from arvbench.harness.quality.images.source import ImageSource
-from arvbench.harness.quality.images.stored import FORMAT, PROVENANCE_KEY
+from arvbench.harness.quality.images.stored import PROVENANCE_KEY, description_json
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS, reference_layers
 from arvbench.harness.quality.reference.load import data_set_source
 from arvbench.harness.quality.reference.reference_set import ReferenceLayers, Use
@@ -80,10 +80,10 @@ class ReferenceFile:
     record: ReferenceRecord
 
 
-def source_of(images: str, resize: str | None = None) -> ImageSource:
-    """Open the images at a path, or those of a named data set. Raises UserError as `open_images` does."""
+def source_of(images: str, resize: str | None = None, *, class_folders: bool = False) -> ImageSource:
+    """Open the images at a path, or those of a named data set. Arguments and errors are those of `open_images`."""
     if images not in DATA_SETS:
-        return open_images(images, resize=resize)
+        return open_images(images, resize=resize, class_folders=class_folders)
     source, rule = data_set_source(images), parse_resize(resize)
     return source if rule is None else ResizedSource(source, rule)
 
@@ -148,7 +148,6 @@ def make_reference(
         keep_seed=request.seed,
         images_sha256=scan.images_sha256,
         image_shape=source.shape,
-        class_names=tuple(source.class_names),
         use=request.use,
         protocols=tuple(dict.fromkeys(request.protocols)),
         extractors={
@@ -197,11 +196,8 @@ def _write_all(
                 rows = _kept_rows(features.blocks(layer), kept_K)
                 _write_rows(archive, f"features/{extractor.name}/{layer}", shape, np.float32, rows)
     _write(archive, DIGESTS_KEY, scan.digests_ND[:, :SHORT_DIGEST].numpy())
-    content = {
-        "format": FORMAT,
-        "provenance": asdict(source.provenance),
-        RECORD_KEY: record.model_dump(mode="json"),
-    }
+    description = json.loads(description_json(source.provenance, source.class_names))
+    content = description | {RECORD_KEY: record.model_dump(mode="json")}
     text = json.dumps(content, sort_keys=True).encode()
     _write(archive, PROVENANCE_KEY, np.frombuffer(text, dtype=np.uint8))
 

@@ -88,8 +88,6 @@ class ReferenceRecord(_Record):
     images_sha256: str
     """Digest of all images, in order."""
     image_shape: tuple[int, int]
-    class_names: tuple[str, ...] = ()
-    """Names of the classes 0, 1 ... of `labels`; empty when these are numbers with a meaning of their own."""
     use: Use
     protocols: tuple[str, ...]
     extractors: dict[str, ExtractorRecord]

@@ -119,10 +119,10 @@ def test_labels_seeds_and_provenance(path):
 
 
 def test_the_second_array_of_adm_samples_becomes_labels_only_when_it_fits(path):
-    np.savez(path, pixels(), np.arange(7))
+    np.savez(path, pixels(), np.array([0, 1, 2, 3, 4, 5, 5]))
     source = NpzSource(path)
-    assert source.labels_N.tolist() == list(range(7)) and "labels are those of arr_1" in source.provenance.note
-    for other in (np.zeros(7), np.arange(8), np.zeros((7, 2), dtype=np.int64)):
+    assert source.labels_N.tolist() == [0, 1, 2, 3, 4, 5, 5] and "labels are those of arr_1" in source.provenance.note
+    for other in (np.zeros(7), np.arange(7), np.arange(8), np.zeros((7, 2), dtype=np.int64)):
         np.savez(path, pixels(), other)
         source = NpzSource(path)
         assert source.labels_N is None and "arr_1" in source.provenance.note

@@ -158,7 +158,7 @@ def test_the_pass_has_the_callers_settings_and_its_chunks_are_cached(folder, cac
     load_reference(str(path), needs, features=features)
     assert not cache.exists(), "70 images are few"
     features = Recorded(work=tmp_path / "of the samples")  # the fake network is only in this process
-    reference = load_reference(str(path), needs, features=features, cache_from=69, progress=heard.append)
+    reference = load_reference(str(path), needs, features=replace(features, cache_from=69), progress=heard.append)
     (kept,) = (cache / "references").iterdir()
     layers = [("adm-inception", frozenset({"pool"}))]
     assert passes == [(path, layers, None, 7), (path, layers, kept, 1)]
@@ -170,11 +170,13 @@ def test_the_pass_has_the_callers_settings_and_its_chunks_are_cached(folder, cac
 AT_ONCE = """
 import sys, torch
 from arvbench.harness.quality.extractors import load_extractor
+from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.reference import load_reference
 needs = [(load_extractor("digits-cnn"), {"logits": "features"})]
 print("ready", flush=True)
 sys.stdin.readline()
-print(load_reference(sys.argv[1], needs, cache_from=1).data["digits-cnn"].moments("logits").mean_D.tolist())
+reference = load_reference(sys.argv[1], needs, features=FeaturePass(cache_from=1))
+print(reference.data["digits-cnn"].moments("logits").mean_D.tolist())
 """
 
 
@@ -195,17 +197,18 @@ def test_two_processes_that_load_the_same_reference_at_once_both_succeed(folder,
 
 
 def test_features_of_many_images_are_kept_in_the_cache_and_of_few_are_not(folder, cache):
-    load_reference(str(folder), [(fake_adm(), {"pool": "moments"})], cache_from=70)
+    load_reference(str(folder), [(fake_adm(), {"pool": "moments"})], features=FeaturePass(cache_from=70))
     assert not cache.exists()
     first, second, others = fake_adm(), fake_adm(), fake_adm(seed=1)
     before, after = (
-        load_reference(str(folder), [(extractor, {"pool": "moments"})], cache_from=69) for extractor in (first, second)
+        load_reference(str(folder), [(extractor, {"pool": "moments"})], features=FeaturePass(cache_from=69))
+        for extractor in (first, second)
     )
     assert (first.network.images, second.network.images) == (70, 0)
     means = [reference.data["adm-inception"].moments("pool").mean_D for reference in (before, after)]
     assert torch.equal(*means)
     assert len(list((cache / "references").iterdir())) == 1
-    load_reference(str(folder), [(others, {"pool": "moments"})], cache_from=69)
+    load_reference(str(folder), [(others, {"pool": "moments"})], features=FeaturePass(cache_from=69))
     assert others.network.images == 70, "features of other weights are others"
 
 
@@ -218,9 +221,11 @@ def test_a_pass_that_was_interrupted_continues_in_the_cache(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load_reference(path, [(fake_adm(), {"pool": "moments"})], progress=interrupt, cache_from=500)
+        load_reference(
+            path, [(fake_adm(), {"pool": "moments"})], progress=interrupt, features=FeaturePass(cache_from=500)
+        )
     extractor = fake_adm()
-    found = load_reference(path, [(extractor, {"pool": "moments"})], cache_from=500)
+    found = load_reference(path, [(extractor, {"pool": "moments"})], features=FeaturePass(cache_from=500))
     assert extractor.network.images == 600 - 256
     expected = moments_of([extractor.extract(part)["pool"] for part in images.split(256)])
     assert torch.equal(found.data["adm-inception"].moments("pool").cov_DD, expected.cov_DD)
@@ -228,7 +233,7 @@ def test_a_pass_that_was_interrupted_continues_in_the_cache(tmp_path):
 
 def test_a_reference_is_loaded_and_a_note_says_that_the_cache_failed(folder, cache):
     cache.write_text("a file where the folder would be")
-    reference = load_reference(str(folder), [(fake_adm(), {"pool": "moments"})], cache_from=69)
+    reference = load_reference(str(folder), [(fake_adm(), {"pool": "moments"})], features=FeaturePass(cache_from=69))
     (note,) = reference.notes
     assert note.startswith("features of the reference are not kept: cannot write to")
     assert reference.data["adm-inception"].moments("pool").count == 70
