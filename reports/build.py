@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from arvbench.errors import UserError
 from arvbench.files import write_whole
-from arvbench.reports.content import count_by_status, make_report, shown_records
+from arvbench.reports.content import count_by_status, make_report
 from arvbench.reports.html import to_html
 from arvbench.reports.markdown import to_markdown
 from arvbench.reports.sections import SECTIONS, Section
@@ -47,9 +47,8 @@ def build_report(
     markdown_path = html_path.with_suffix(".md") if markdown_path is None else markdown_path
     files = [read_records(path) for path in paths]
     _check_outputs(html_path, markdown_path, files)
-    records = [record for record, _ in shown_records(files).values()]
     damaged = tuple(str(line) for file in files for line in file.damaged_lines)
-    if not records:
+    if not any(file.records for file in files):
         more = f"; {len(damaged)} damaged lines, the first: {damaged[0]}" if damaged else ""
         raise UserError(f"no records in {', '.join(str(file.path) for file in files) or 'no files'}{more}")
     report = make_report(files, sections)
@@ -58,8 +57,8 @@ def build_report(
     return ReportSummary(
         html=html_path,
         markdown=markdown_path,
-        records=len(records),
-        statuses=count_by_status(records),
+        records=len(report.records),
+        statuses=count_by_status(report.records),
         damaged_lines=damaged,
     )
 

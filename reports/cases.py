@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from arvbench.reports.numbers import GIB, plain, significant
 from arvbench.reports.table import Cell, Column
 from arvbench.results.records import in_utc
-from arvbench.results.schema import Incorrect, Measured, Record, Setup
+from arvbench.results.schema import Finding, Incorrect, Measured, Record, Setup
 
 RANDOM_WEIGHTS = "random weights"
 
@@ -103,6 +103,16 @@ def measured(records: Iterable[Record]) -> list[MeasuredCase]:
 def prepared(records: Iterable[Record]) -> list[PreparedCase]:
     """Select the records whose model was loaded."""
     return [PreparedCase(record, setup) for record in records if (setup := setup_of(record)) is not None]
+
+
+def warnings_of(records: Iterable[Record]) -> list[tuple[Record, Finding]]:
+    """Return the warnings about the samples of records, with their records."""
+    return [
+        (record, finding)
+        for record, outcome in measured(records)
+        for finding in outcome.findings
+        if finding.severity == "warning"
+    ]
 
 
 def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:

@@ -14,9 +14,9 @@ from arvbench.reports.cases import (
     case_names,
     group_by,
     has_random_weights,
-    measured,
     prepared,
     processor,
+    warnings_of,
 )
 from arvbench.reports.numbers import plain
 from arvbench.reports.samples import load_picture
@@ -32,6 +32,8 @@ from arvbench.results.schema import Measured, Record, Status
 class Report:
     """Everything on the page."""
 
+    records: tuple[Record, ...]
+    """Those shown: the newest of each case within a file."""
     title: str
     facts: tuple[tuple[str, str], ...]
     """Suite, cases, time, machine and versions: (label, text)."""
@@ -40,7 +42,7 @@ class Report:
     sections: tuple[FilledSection, ...]
 
 
-def shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]]:
+def _shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]]:
     """Map record ids to records and their folders: the newest record of each case within each file.
 
     Two files may both show a case, which compares runs; a record in both files counts once.
@@ -54,7 +56,7 @@ def shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]
 
 def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECTIONS) -> Report:
     """Make the content of a report from records files that together hold at least one record."""
-    shown = shown_records(files)
+    shown = _shown_records(files)
     records = [record for record, _ in shown.values()]
     suites = list(dict.fromkeys(plain(record.suite) for record in records))
     filled = [
@@ -64,6 +66,7 @@ def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECT
         for section in sections
     ]
     return Report(
+        records=tuple(records),
         title=f"arvbench report: {', '.join(suites)}",
         facts=_facts(records, suites),
         notices=_notices(files, records, case_names(records)),
@@ -155,14 +158,8 @@ def _notices(files: Sequence[RecordsFile], records: Sequence[Record], names: dic
 
 def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
     """Write one notice for each kind of warning about samples, with the text of the first affected case."""
-    warnings = [
-        (record, finding)
-        for record, outcome in measured(records)
-        for finding in outcome.findings
-        if finding.severity == "warning"
-    ]
     notices = []
-    for members in group_by(warnings, lambda warning: warning[1].code).values():
+    for members in group_by(warnings_of(records), lambda warning: warning[1].code).values():
         (first, finding), *others = members
         more = len({record.record_id for record, _ in others} - {first.record_id})
         also = f" ({_cases(more)} more with such a warning: see Quality)" if more else ""

@@ -87,7 +87,7 @@ def estimate_cell(estimate: Estimate | None) -> Cell:
 def interval_text(estimate: Estimate) -> str:
     """Format the interval with enough digits to distinguish its ends; the number of samples when they are too few."""
     if estimate.low is None or estimate.high is None:
-        return f"{estimate.samples} sample{'s' if estimate.samples != 1 else ''}, no interval"
+        return f"{estimate.samples} sample{'s' if estimate.samples != 1 else ''}"
     for digits in (3, 4, 5):
         low, high = significant(estimate.low, digits), significant(estimate.high, digits)
         if low != high:

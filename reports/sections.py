@@ -6,7 +6,7 @@ write a file in `reports/figures/` and add `Figure("name", module.draw)`. To add
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from arvbench.reports.blocks import Block, Code, FoldedTables, Passage, Terms, Text
@@ -119,8 +119,9 @@ _TERMS = Terms(
         (
             "Median and interval",
             "Median of the raw samples, warm-up not included. The interval lies between two of the samples in order "
-            "and covers the median of such calls with a probability of 95 % or more; fewer than 6 samples have none. "
-            "All samples of a case are calls within one process: two starts of the program may differ by more.",
+            "and covers the median of such calls with a probability of 95 % or more. Fewer than 6 samples have no "
+            "interval, and their number stands in its place. All samples of a case are calls within one process: two "
+            "starts of the program may differ by more.",
         ),
         (
             "Quality in brackets",
@@ -196,8 +197,3 @@ SECTIONS: tuple[Section, ...] = (
     Section("How to reproduce", (_reproduction,)),
     Section("How to read the numbers", (_TERMS,)),
 )
-
-FIGURES: Mapping[str, Draw] = {
-    part.name: part.draw for section in SECTIONS for part in section.parts if isinstance(part, Figure)
-}
-"""Figures of all sections by name."""

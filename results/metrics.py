@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Better = Literal["lower", "higher", ""]
-Room = Literal["terminal", "results", "quality"]
+TableName = Literal["terminal", "results", "quality"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class MetricLabel:
 
     text: str
     better: Better
-    room: Room = "quality"
+    narrowest: TableName = "quality"
     """Narrowest table that shows it: "terminal" (includes "results", the table of all cases), "results", or "quality",
     the quality section alone."""
 
@@ -46,8 +46,8 @@ METRICS: Mapping[str, MetricLabel] = {
 }
 """In the order of columns; unlisted metrics follow, in the order of first use."""
 
-TERMINAL_METRICS = tuple(name for name, label in METRICS.items() if label.room == "terminal")
-HEADLINE_METRICS = tuple(name for name, label in METRICS.items() if label.room != "quality")
+TERMINAL_METRICS = tuple(name for name, label in METRICS.items() if label.narrowest == "terminal")
+HEADLINE_METRICS = tuple(name for name, label in METRICS.items() if label.narrowest != "quality")
 
 
 def label_of(metric: str) -> MetricLabel:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import count, product
 from typing import TYPE_CHECKING
 
-from arvbench.reports.cases import case_names, group_by, measured, prepared
+from arvbench.reports.cases import case_names, group_by, prepared, warnings_of
 from arvbench.reports.numbers import plain, shorten
 from arvbench.reports.row_names import RowNames, row_names
 from arvbench.reports.steadiness import unsteady_records, unsteady_text
@@ -216,9 +216,7 @@ def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:
     """Warnings about the samples behind the quality numbers."""
     return [
         f"{names[record.record_id]}: warning: {shorten(finding.text, _REASON_LENGTH)}"
-        for record, outcome in measured(records)
-        for finding in outcome.findings
-        if finding.severity == "warning"
+        for record, finding in warnings_of(records)
     ]
 
 

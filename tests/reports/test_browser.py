@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from figures import FIGURES
 
 from arvbench.reports.build import build_report
-from arvbench.reports.sections import FIGURES
 
 pytestmark = pytest.mark.browser
 

@@ -8,9 +8,9 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 import records as make
+from figures import FIGURES
 
 from arvbench.reports.figures.drawing import CSS_VARIABLES, Drawing
-from arvbench.reports.sections import FIGURES
 from arvbench.reports.svg import draw_figure, figure_to_svg, inline_figure
 from arvbench.results.schema import Record, Status
 

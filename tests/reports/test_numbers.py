@@ -37,7 +37,7 @@ def test_mib_are_powers_of_two() -> None:
 
 def test_an_interval_has_digits_enough_to_tell_its_ends_apart() -> None:
     assert interval_text(Estimate(value=10.01, low=10.01, high=10.04, samples=5)) == f"10.01 {EN_DASH} 10.04"
-    assert interval_text(Estimate(value=1, low=None, high=None, samples=1)) == "1 sample, no interval"
+    assert interval_text(Estimate(value=1, low=None, high=None, samples=1)) == "1 sample"
 
 
 def test_control_and_direction_characters_do_not_survive() -> None:

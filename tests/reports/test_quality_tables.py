@@ -7,13 +7,13 @@ from math import inf, nan
 import numpy as np
 import pytest
 import records as make
+from figures import FIGURES
 from report_text import column, in_terminal
 
 from arvbench.reports.content import make_report
 from arvbench.reports.html import to_html
 from arvbench.reports.markdown import to_markdown
 from arvbench.reports.numbers import significant
-from arvbench.reports.sections import FIGURES
 from arvbench.reports.svg import draw_figure
 from arvbench.reports.table import NOTHING
 from arvbench.reports.tables.provenance import deviations_table, recipes_table
