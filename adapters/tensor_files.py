@@ -17,6 +17,7 @@ from typing import cast
 
 import torch
 
+from arvbench.disk import utf8_name
 from arvbench.errors import CheckpointError
 
 _HEAD_BYTES = 512
@@ -115,7 +116,8 @@ def _read_safetensors(path: Path) -> object:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        with utf8_name(path) as opened:
+            return load_file(opened)
     except MemoryError:
         raise
     except Exception as error:  # the library raises errors of many kinds for bytes that it does not expect
@@ -168,7 +170,8 @@ def _read_pickle(path: Path, *, mmap: bool) -> object:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")
             if path.suffix != ".safetensors":
-                return cast(object, torch.load(path, map_location="cpu", weights_only=True, mmap=mmap))
+                with utf8_name(path) as opened:
+                    return cast(object, torch.load(opened, map_location="cpu", weights_only=True, mmap=mmap))
             # torch goes by this ending, and not by the content, when it is given a path.
             with path.open("rb") as file:
                 return cast(object, torch.load(file, map_location="cpu", weights_only=True))

@@ -10,16 +10,35 @@ Their places in the run folder stand here too, for both sides:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
 
 from arvbench.results.schema import CaseConfig, Environment, Outcome
 
 FEATURES_FOLDER = "features"
 SHEETS_FOLDER = "samples"
+
+
+def _quoted(path: Path) -> str:
+    return quote_from_bytes(os.fsencode(path))
+
+
+def _unquoted(value: Any) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("a path is a text")
+    return Path(os.fsdecode(unquote_to_bytes(value)))
+
+
+MessagePath = Annotated[Path, PlainSerializer(_quoted, when_used="json"), PlainValidator(_unquoted)]
+"""Path in a message. Names of files are bytes, and JSON is UTF-8: all but ASCII travels as %XX."""
 
 
 class _Message(BaseModel):
@@ -31,9 +50,9 @@ class Job(_Message):
 
     record_id: str
     case: CaseConfig
-    folder: Path
+    folder: MessagePath
     """Run folder; pictures and kept features go below it."""
-    extractor_files: dict[str, Path] = Field(default_factory=dict)
+    extractor_files: dict[str, MessagePath] = Field(default_factory=dict)
     """Extractor weights given by the user: name in the table of weights -> file."""
     suite: str = ""
     case_id: str = ""

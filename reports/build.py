@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from arvbench.errors import UserError
 from arvbench.files import write_whole
+from arvbench.paths import printable
 from arvbench.reports.content import count_by_status, make_report
 from arvbench.reports.html import to_html
 from arvbench.reports.markdown import to_markdown
@@ -16,14 +18,17 @@ from arvbench.reports.sections import SECTIONS, Section
 from arvbench.results.records import RecordsFile, read_records
 from arvbench.results.schema import Status
 
+ShownPath = Annotated[Path, PlainSerializer(printable, when_used="json")]
+"""Path that `--json` prints; bytes that are not UTF-8 read \\xNN."""
+
 
 class ReportSummary(BaseModel):
     """Written files, and the records behind them."""
 
     model_config = ConfigDict(frozen=True)
 
-    html: Path
-    markdown: Path
+    html: ShownPath
+    markdown: ShownPath
     records: int
     """Number shown: the newest record of each case within a file."""
     statuses: dict[Status, int]

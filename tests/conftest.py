@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ settings.register_profile(
 )
 settings.register_profile("fuzz", settings.get_profile("few"), max_examples=10_000)
 settings.load_profile("few")
+
+
+# Tests send Ctrl-C to child processes, which would ignore it where a shell started this one in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

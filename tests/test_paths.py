@@ -11,9 +11,11 @@ from random import Random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arvbench.disk import save_tensors
 from arvbench.errors import UserError, shown
 from arvbench.harness.cli import main
 from arvbench.paths import printable, regular_file, user_path
@@ -190,6 +192,60 @@ def test_a_name_that_is_not_utf8_can_be_printed() -> None:
     assert printable(os.fsdecode(b"caf\xe9.png")) == r"caf\xe9.png"
     assert printable(b"caf\xc3\xa9") == "café"
     assert printable("half \ud800") == r"half \ud800"
+
+
+LATIN_1 = os.fsdecode(b"caf\xe9")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("run", "small.yaml", "--out", LATIN_1, "--json"), 0),
+        (("run", f"{LATIN_1}.yaml", "--out", "out"), 2),
+        (("run", "small.yaml", "--out", "out", "--weights", LATIN_1), 2),
+        (("eval", f"{LATIN_1}.npz", "--workers", "2", "--work", f"work-{LATIN_1}"), 0),
+        (("eval", f"{LATIN_1}.safetensors", "--workers", "1", "--work", "work"), 0),
+        (("sample", "demo/var", "--weights", f"{LATIN_1}.pth", "--images", "1", "--out", "x.npz"), 2),
+        (("convert", "hmar-d16", "--nsp", f"{LATIN_1}.pth", "--mp", "b", "--out", "x.safetensors"), 2),
+        (("report", "missing", "--out", f"{LATIN_1}.html"), 2),
+        (("sample", "demo/var", "--weights", "demo", "--images", "10", "--out", f"new-{LATIN_1}"), 0),
+        (("reference", "make", f"{LATIN_1}.npz", "--out", f"r-{LATIN_1}.npz", "--protocol", "digits-cnn"), 0),
+    ],
+    ids=[
+        "run-folder",
+        "suite",
+        "weights",
+        "helpers",
+        "tensors",
+        "a-file-of-weights",
+        "parts",
+        "page",
+        "samples",
+        "reference",
+    ],
+)
+def test_a_path_that_is_not_utf8_is_used_or_refused_with_one_line(
+    arguments: tuple[str, ...],
+    expected: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    case = "{model: demo/var, weights: demo, threads: 1, repeats: 1, max_warmup: 1}"
+    Path("small.yaml").write_text(f"name: small\ncases:\n  - {case}\n", encoding="utf-8")
+    images = np.frombuffer(Random(0).randbytes(600 * 32 * 32 * 3), np.uint8).reshape(600, 32, 32, 3)
+    np.savez(f"{LATIN_1}.npz", arr_0=images)
+    save_tensors({"images": torch.from_numpy(images.copy())}, Path(f"{LATIN_1}.safetensors"))
+    torch.save({"weight": torch.zeros(1)}, "weights.pth")
+    Path("weights.pth").rename(f"{LATIN_1}.pth")
+    options = ("--reference", "digits", "--protocol", "digits-cnn", "--metrics", "fid", "--bootstrap", "0")
+    code = main([*arguments, *(options if arguments[0] == "eval" else ())])
+    error = capfd.readouterr().err
+    assert code == expected, error
+    assert "Traceback" not in error and "not valid UTF-8" not in error
+    if expected == 2:
+        assert error.strip().splitlines()[-1].startswith("error: ")
 
 
 @pytest.mark.parametrize(

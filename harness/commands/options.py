@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from arvbench.errors import UserError
+from arvbench.errors import UserError, shown
 from arvbench.harness.suites.yaml_files import parse_value
 from arvbench.paths import user_path
 
@@ -47,7 +47,10 @@ def settings_by_key(texts: Sequence[str] | None, *, prefix: str = "", example: s
         key, equals, value = text.partition("=")
         if not equals or not key.startswith(prefix) or key == prefix:
             raise UserError(f"--set {text!r}: write {prefix}KEY=VALUE, such as --set {example}")
-        settings[key.removeprefix(prefix)] = parse_value(value)
+        try:
+            settings[key.removeprefix(prefix)] = parse_value(value)
+        except UserError as error:
+            raise UserError(f"--set {shown(key)}: {error}") from error
     return settings
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ConfigDict, TypeAdapter
 
+from arvbench.errors import UserError
 from arvbench.harness.commands.options import (
     ExtractorWeights,
     InceptionWeights,
@@ -62,8 +63,8 @@ def run(
 ) -> None:
     """Measure the cases of SUITE, one process each, and write one record per case.
 
-    A case that is already recorded for this machine and this source is not measured again, so that the same command
-    goes on where it was interrupted. Exit code: 0 all cases ok, 1 finished with failures, 2 bad input, 3 this machine
+    A case that is already recorded for this machine and this source is not measured again: after an interruption, the
+    same command does the rest. Exit code: 0 all cases ok, 1 finished with failures, 2 bad input, 3 this machine
     lacks something, 130 interrupted.
 
     Examples:
@@ -104,13 +105,14 @@ def _measure(suite: Suite, store: RecordStore, options: RunOptions) -> list[Reco
 
     from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.run.engines import DEFAULT_ENGINE, ENGINES
+    from arvbench.harness.run.leftovers import unreadable_results
     from arvbench.harness.run.runner import run_suite
 
     engine = ENGINES[DEFAULT_ENGINE]()
     _check_host(suite, engine, options)
     console = Console(stderr=True)
-    for notice in store.prepare():
-        console.print(f"warning: {notice}", style="yellow", markup=False, highlight=False)
+    for notice in [*store.prepare(), *unreadable_results(store)]:
+        console.print(f"warning: {notice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
         with ProgressBar(console, cases=len(suite.cases)) as listener:
             return run_suite(suite, store, engine, listener, options=options)
@@ -129,7 +131,10 @@ def _check_host(suite: Suite, engine: Engine, options: RunOptions) -> None:
     """Raise UserError or HostError before the first case: refused settings, a missing device, a missing file."""
     from arvbench.harness.run.fingerprint import quality_files
 
-    check_cases(suite.cases)
+    try:
+        check_cases(suite.cases)
+    except UserError as error:
+        raise UserError(f"{suite.source}: {error}") from error
     for device in dict.fromkeys(case.config.device for case in suite.cases):
         engine.environment(device)
     for quality in dict.fromkeys(case.config.quality for case in suite.cases if case.config.quality):

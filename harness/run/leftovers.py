@@ -72,6 +72,17 @@ def recover(store: RecordStore) -> None:
     clear_features(store)
 
 
+def unreadable_results(store: RecordStore) -> list[str]:
+    """Return one notice for each finished result that another version left, which this one cannot record."""
+    paths = [result_path(store.folder, record_id) for record_id in _ids(store.folder, _RESULT)]
+    return [
+        f"{path} holds a finished case in the form of another version of arvbench: run that version once more to "
+        "record it, or remove the file"
+        for path in paths
+        if path.is_file() and _finished(path) is None
+    ]
+
+
 def clear_features(store: RecordStore) -> None:
     """Remove the features that a stored record is made of, unless another process reads them.
 
@@ -93,12 +104,9 @@ def clear_features(store: RecordStore) -> None:
 def _adopt(store: RecordStore, record_id: str) -> None:
     """Make a record of a finished result whose runner was killed, unless it had stored it."""
     path = result_path(store.folder, record_id)
-    try:
-        left = Finished.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    left = _finished(path)
+    if left is None:
         return
-    except (ValidationError, OSError):
-        return  # of another version: it stays for that one
     job, environment = left.job, left.result.environment
     # A worker that failed before it described its machine had not measured anything.
     if environment is not None and job.started is not None and not store.mentions(record_id):
@@ -116,6 +124,14 @@ def _adopt(store: RecordStore, record_id: str) -> None:
             )
         )
     path.unlink(missing_ok=True)
+
+
+def _finished(path: Path) -> Finished | None:
+    """Return a finished result; None for one that is gone, and for one of another version, which stays for that one."""
+    try:
+        return Finished.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError):
+        return None
 
 
 def _ids(folder: Path, pattern: re.Pattern[str]) -> list[str]:

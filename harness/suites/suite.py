@@ -31,7 +31,7 @@ from arvbench.harness.quality.protocols.protocol import PROTOCOLS
 from arvbench.harness.suites.recipes import recipe_for
 from arvbench.harness.suites.yaml_files import read_yaml
 from arvbench.kernels.backends import BACKENDS
-from arvbench.paths import user_path
+from arvbench.paths import printable, user_path
 from arvbench.results.schema import CaseConfig, QualityRequest
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ class Suite(BaseModel):
     name: str
     description: str
     cases: tuple[Case, ...]
+    source: str = ""
+    """Name or path under which it was read."""
 
 
 def built_in_suites(folder: Path = SUITES_FOLDER) -> dict[str, Path]:
@@ -104,7 +106,8 @@ def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapp
         except UserError as error:
             error.args = (f"{where}: {error}",)
             raise
-    return Suite(name=suite.name, description=suite.description, cases=_name_cases(_choose(configs, models)))
+    cases = _name_cases(_choose(configs, models))
+    return Suite(name=suite.name, description=suite.description, cases=cases, source=printable(name_or_path))
 
 
 def check_cases(cases: Iterable[Case]) -> None:

@@ -20,7 +20,7 @@ def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> li
     """
     from arvbench.adapters.loading import usable_device
     from arvbench.errors import UserError
-    from arvbench.harness.verify.fixture import FixtureError, compare
+    from arvbench.harness.verify.fixture import FAULTS, FixtureError, compare
     from arvbench.harness.verify.formats import read_fixture
     from arvbench.harness.verify.replays import replay_of
 
@@ -32,7 +32,7 @@ def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> li
         raise
     except UserError as error:
         raise FixtureError(f"{path} cannot be replayed: {error}") from error
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+    except FAULTS as error:
         # Sizes, names and types come from the fixture; missing or wrong ones fail here.
         reason = " ".join(str(error).split())
         raise FixtureError(f"{path} cannot be replayed: {type(error).__name__}: {reason}") from error

@@ -17,6 +17,10 @@ class FixtureError(UserError):
     """A missing or damaged fixture, or one that needs an unimplemented feature."""
 
 
+FAULTS = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, StopIteration, MemoryError)
+"""Errors that names, sizes and types of a fixture cause when they are missing or wrong."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """Comparison of one recorded output with ours."""

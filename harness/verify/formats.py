@@ -21,12 +21,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from arvbench.disk import utf8_name
 from arvbench.errors import UnknownName, UserError, shown
-from arvbench.harness.verify.fixture import Expectation, Fixture, FixtureError
-from arvbench.harness.verify.generated_weights import recipe_v1
+from arvbench.harness.verify.fixture import FAULTS, Expectation, Fixture, FixtureError
+from arvbench.harness.verify.generated_weights import check_sizes, recipe_v1
 from arvbench.harness.verify.replays import replay_of
 from arvbench.paths import regular_file
 
+_MOST_BYTES = 2**26
+"""Size of the JSON part."""
 _SAMPLER_UNIT_PROBE_SEED = 5000
 """Stated in the description of the stored probe."""
 _TOKEN_GRID_INPUTS = {"class_ids": "labels", "tf_tokens": "tf_ids"}
@@ -48,14 +51,14 @@ def read_fixture(path: Path) -> Fixture:
             return _read_token_grid(description, stored)
     except UnknownName as error:
         raise FixtureError(f"{path} cannot be replayed: {error}") from error
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, RuntimeError) as error:
+    except FAULTS as error:
         raise FixtureError(f"{path} is not a complete fixture: {type(error).__name__} {error}") from error
     raise FixtureError(f"{path} is neither a full nor a recipe fixture")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        regular_file(path)
+        regular_file(path, most_bytes=_MOST_BYTES)
         description = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise FixtureError(f"cannot read {path}: {error.strerror}") from error
@@ -79,7 +82,8 @@ def _read_stored(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
         raise FixtureError(f"{stored} is not the file that {path.name} was made with: its sha256 differs")
     try:
-        return load_file(stored)
+        with utf8_name(stored) as opened:
+            return load_file(opened)
     except Exception as error:  # the library raises errors of many kinds for bytes that it does not expect
         raise FixtureError(f"{stored} is not a safetensors file: {' '.join(str(error).split())}") from error
 
@@ -144,7 +148,8 @@ def _tolerance(kind: str, name: str, values: Tensor) -> float:
 
 
 def _read_recipe(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixture:
-    seed_string = description["seed_string"]
+    seed_string, image = description["seed_string"], description["inputs"]["image"]
+    check_sizes([*(entry[0] for entry in description["params"].values()), image["lo"][1], image["hi"][1]])
     weights = {
         name: torch.from_numpy(recipe_v1(seed_string, name, *entry)) for name, entry in description["params"].items()
     }

@@ -6,9 +6,19 @@ Source   the fixtures' own description, recipe v1
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+MOST_VALUES = 2**30
+"""Values of one fixture: 4 GiB of float32."""
+
+
+def check_sizes(shapes: Iterable[Sequence[int]]) -> None:
+    """Raise ValueError for shapes that together have more than `MOST_VALUES` values, before any is made."""
+    if (count := sum(map(math.prod, shapes))) > MOST_VALUES:
+        raise ValueError(f"its recipe makes {count:,} values, and at most {MOST_VALUES:,} are made")
 
 
 def recipe_v1(seed_string: str, name: str, shape: Sequence[int], low: float, high: float) -> np.ndarray:

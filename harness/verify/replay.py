@@ -20,6 +20,7 @@ from arvbench.adapters.loading import assemble, meta_modules
 from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
+from arvbench.errors import shown
 from arvbench.harness.verify.fixture import Fixture, FixtureError
 
 Outputs = dict[str, Tensor]
@@ -30,6 +31,10 @@ Call = tuple[Tensor, Any]
 """First argument and result of one call of a module."""
 Tolerances = tuple[tuple[str, float], ...]
 """(end of an output's name, largest absolute difference allowed) pairs; the first match wins."""
+
+_LAYERS = frozenset({"depth", "n_layer", "n_layers_train", "num_res_blocks"})
+"""Arguments that count modules."""
+_MOST_LAYERS, _MOST_SIZE = 1_000, 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +87,8 @@ class FamilyReplay(Replay):
         return {}
 
     def _config(self, kind: type[Any], args: Mapping[str, Any]) -> Any:
+        for name, value in args.items():
+            _check_size(name, value)
         known = {f.name for f in fields(kind)}
         others = sorted(args.keys() - known - self.no_effect)
         if unknown := [name for name in others if name not in self.fixed or args[name] != self.fixed[name]]:
@@ -103,6 +110,14 @@ class FamilyReplay(Replay):
             run_outputs = self.run_outputs(sampler, fixture, run)
             outputs |= prefixed(name, run_outputs) | (run_outputs if name == self.unnamed_run else {})
         return outputs | self.pass_outputs(sampler, fixture)
+
+
+def _check_size(name: str, value: Any) -> None:
+    """Raise FixtureError for a size that no fixture has: building the model would take for ever, or all memory."""
+    most = _MOST_LAYERS if name in _LAYERS else _MOST_SIZE
+    numbers = value if isinstance(value, list) else [value]
+    if len(numbers) > _MOST_LAYERS or any(isinstance(n, int | float) and abs(n) > most for n in numbers):
+        raise FixtureError(f"the fixture's argument {name} = {shown(value)} is too large to be replayed")
 
 
 def load(fixture: Fixture, spec: ModelSpec, backend: str, device: torch.device) -> Sampler:

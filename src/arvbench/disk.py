@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +41,32 @@ def cannot_write(where: Path | str, error: OSError, *, kept: str = "") -> UserEr
     return UserError(f"{reason}; choose another place")
 
 
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """Yield a name under which torch and safetensors can read a file: they open none that is not UTF-8."""
+    if _is_utf8(path):
+        yield os.fspath(path)
+        return
+    with path.open("rb") as file:
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+def _is_utf8(path: Path) -> bool:
+    return os.fsencode(path) == os.fspath(path).encode(errors="replace")
+
+
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a .safetensors. Raises OSError where the disk refuses: safetensors has an error of its own for that."""
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save, save_file
 
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    stated = None if metadata is None else dict(metadata)
     try:
-        save_file(whole, path, metadata=None if metadata is None else dict(metadata))
+        if _is_utf8(path):
+            save_file(whole, path, metadata=stated)
+        else:
+            path.write_bytes(save(whole, metadata=stated))
     except SafetensorError as error:
         if found := _OS_ERROR.search(str(error)):
             number = int(found[1])

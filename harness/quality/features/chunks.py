@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from arvbench.disk import cannot_write
+from arvbench.disk import cannot_write, utf8_name
 from arvbench.errors import UserError
 from arvbench.files import hidden, is_temporary, locked, remove_dead, write_whole
 from arvbench.harness.machine.environment import library_versions, source_sha256
@@ -280,7 +280,7 @@ def _chunk_path(work: Path, chunk: int) -> Path:
 
 def _read(path: Path, name: str) -> Tensor:
     try:
-        with safe_open(path, framework="pt") as stored:
+        with utf8_name(path) as opened, safe_open(opened, framework="pt") as stored:
             tensor: Tensor = stored.get_tensor(name)
             return tensor
     except (SafetensorError, OSError) as error:

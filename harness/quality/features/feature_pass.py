@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from arvbench.errors import ArvbenchError, HostError
 from arvbench.files import remove_dead_scratch, scratch_folder
+from arvbench.harness.jobs import MessagePath
 from arvbench.harness.machine.cores import usable_cores
 from arvbench.harness.machine.processes import receive, running
 from arvbench.harness.quality.extractors.extractor import Extractor, load_extractor
@@ -118,9 +119,9 @@ class HelperJob(BaseModel):
     """Digest of the key of the images that the main process opened."""
     layers: dict[str, tuple[str, ...]]
     """Extractor -> layers."""
-    extractor_files: dict[str, Path]
+    extractor_files: dict[str, MessagePath]
     device: str
-    work: Path
+    work: MessagePath
 
 
 def _scratch(stack: contextlib.ExitStack) -> Path:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from arvbench.harness.jobs import MessagePath
 from arvbench.results.schema import CaseConfig
 
 UNKNOWN = "unknown"
@@ -45,7 +45,7 @@ class FileImages(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["files"] = "files"
-    path: Path
+    path: MessagePath
     resize: str | None = None
 
 

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from arvbench.disk import utf8_name
 from arvbench.errors import UserError
 from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.quality.images.source import ImageSource, Provenance
@@ -130,7 +131,7 @@ def _description(path: Path, metadata: dict[str, str]) -> Description:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with safe_open(path, framework="pt") as stored:
+        with utf8_name(path) as opened, safe_open(opened, framework="pt") as stored:
             yield stored
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable .safetensors, or it is truncated or damaged ({error})") from error

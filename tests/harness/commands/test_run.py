@@ -19,7 +19,7 @@ import torch
 from run_helpers import environment, failure, workers_of, write_suite
 
 from arvbench.harness.cli import main
-from arvbench.harness.jobs import EventListener, Job, Result
+from arvbench.harness.jobs import EventListener, Job, Result, result_path
 from arvbench.harness.run.engines import ENGINES
 from arvbench.harness.run.engines.local import LocalEngine
 from arvbench.results.records import read_records
@@ -83,7 +83,7 @@ def engine(monkeypatch) -> Iterator[ScriptedEngine]:
         (["--set", "settings.top_k=100000"], 2, "top_k 100000 is larger than the vocabulary"),
         (["--set", "settings.top_p=0"], 2, "top_p"),
         (["--set", "batch"], 2, "write KEY=VALUE"),
-        (["--set", "batch=[1"], 2, "cannot read the value '[1'"),
+        (["--set", "batch=[1"], 2, "--set 'batch': cannot read the value '[1'"),
         (["--weights", "/nope"], 2, "demo/var"),
         (["--weights", "hub"], 2, "demo/var has no official files"),
         (["--weights", "random"], 2, "need a seed"),
@@ -98,6 +98,21 @@ def test_bad_input_is_one_line_and_exit_code_2(suite, out, tmp_path, engine, cap
     printed = capsys.readouterr()
     assert message in printed.err and printed.err.startswith("error: ") and len(printed.err.splitlines()) == 1
     assert printed.out == "" and engine.batches == []
+
+
+def test_a_result_of_another_version_is_named_and_kept(suite, out, engine, capsys):
+    out.mkdir()
+    left = result_path(out, "0" * 32)
+    left.write_text('{"job": {}, "result": {}, "measured_by": "a later version"}')
+    main(["run", suite, "--out", str(out), "--no-report"])
+    assert f"{left} holds a finished case in the form of another version" in capsys.readouterr().err
+    assert left.exists()
+
+
+def test_a_setting_that_a_model_refuses_is_named_with_its_suite(tmp_path, out, engine, capsys):
+    suite = str(write_suite(tmp_path / "s.yaml", cases=[CASE | {"settings": {"top_k": 100_000}}]))
+    assert main(["run", suite, "--out", str(out)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {suite}: case 'demo/var")
 
 
 def test_an_unknown_suite_names_near_misses(capsys):

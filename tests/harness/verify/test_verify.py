@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from arvbench.harness.cli import main
 from arvbench.harness.verify import verify
 from arvbench.harness.verify.fixture import FixtureError
+from arvbench.harness.verify.formats import read_fixture
 from arvbench.harness.verify.generated_weights import recipe_v1
 
 
@@ -103,6 +107,11 @@ def test_all_pass_is_exit_code_0(fixture, capsys):
         (lambda j, s: edit(j, lambda d: d["tensors"]["tf.logits"].update(stride=5)), "every 5th of"),
         (lambda j, s: edit(j, lambda d: d["runs"]["greedy"].update(top_k=-5)), "top_k"),
         (lambda j, s: edit(j, lambda d: d["inputs"].update(labels=None)), "not a complete fixture"),
+        (lambda j, s: edit(j, lambda d: d["params"]["model.head.bias"][0].append(10**12)), "values, and at most"),
+        (lambda j, s: edit(j, lambda d: d["inputs"]["image"]["lo"][1].__setitem__(3, 0)), "not a complete fixture"),
+        (lambda j, s: edit(j, lambda d: d["config"]["model"].update(depth=10**7)), "depth = 10000000 is too large"),
+        (lambda j, s: edit(j, lambda d: d["config"]["vae"].update(ch_mult=[1] * 2000)), "is too large"),
+        (lambda j, s: edit(j, lambda d: d["config"]["vae"].update(vocab_size=1e300)), "is too large"),
     ],
 )
 def test_an_unusable_fixture_is_exit_code_2_and_one_line(fixture, capsys, damage, reason):
@@ -112,6 +121,26 @@ def test_an_unusable_fixture_is_exit_code_2_and_one_line(fixture, capsys, damage
     assert reason in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just([]), st.just({}))
+
+
+@pytest.mark.fuzz
+@given(data=st.data())
+def test_a_changed_description_is_read_or_refused(data: st.DataObject, golden: Path, tmp_path_factory) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    stored = Path(shutil.copy(golden / "recipe" / "par_tiny_a.safetensors", folder))
+    description = json.loads((golden / "recipe" / "par_tiny_a.json").read_text())
+    parent, key = description, data.draw(st.sampled_from(sorted(description)))
+    while isinstance(parent[key], dict | list) and parent[key] and data.draw(st.integers(0, 3)):
+        parent = parent[key]
+        key = data.draw(st.sampled_from(sorted(parent) if isinstance(parent, dict) else range(len(parent))))
+    parent[key] = data.draw(VALUES)
+    path = stored.with_suffix(".json")
+    path.write_text(json.dumps(description))
+    with suppress(FixtureError):
+        read_fixture(path)
 
 
 def test_a_fixture_error_is_raised_to_python_callers(tmp_path):
