@@ -72,12 +72,13 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_stored(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:
-    stored = path.with_name(Path(str(description.get("safetensors", path.stem + ".safetensors"))).name)
+    name = Path(str(description.get("safetensors", path.stem + ".safetensors"))).name
     try:
+        stored = path.with_name(name)
         regular_file(stored)
         content = stored.read_bytes()
     except (OSError, ValueError, UserError) as error:
-        raise FixtureError(f"cannot read {shown(str(stored))}, which {path.name} names: {error}") from error
+        raise FixtureError(f"cannot read {shown(name)}, which {path.name} names: {error}") from error
     expected = description.get("safetensors_sha256")
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
         raise FixtureError(f"{stored} is not the file that {path.name} was made with: its sha256 differs")

@@ -106,6 +106,7 @@ def test_all_pass_is_exit_code_0(fixture, capsys):
         (lambda j, s: edit(j, lambda d: d["config"]["model"].update(depth="two")), "cannot be replayed"),
         (lambda j, s: edit(j, lambda d: d["tensors"]["tf.logits"].update(stride=5)), "every 5th of"),
         (lambda j, s: edit(j, lambda d: d["runs"]["greedy"].update(top_k=-5)), "top_k"),
+        (lambda j, s: edit(j, lambda d: d.update(safetensors="..")), "cannot read"),
         (lambda j, s: edit(j, lambda d: d["inputs"].update(labels=None)), "not a complete fixture"),
         (lambda j, s: edit(j, lambda d: d["params"]["model.head.bias"][0].append(10**12)), "values, and at most"),
         (lambda j, s: edit(j, lambda d: d["inputs"]["image"]["lo"][1].__setitem__(3, 0)), "not a complete fixture"),
