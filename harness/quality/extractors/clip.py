@@ -44,7 +44,9 @@ _TOWER = "visual."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Variant:
+class Variant:
+    """An image tower, and what comes before it."""
+
     name: str
     """Name in EXTRACTORS and in WEIGHTS."""
     model: str
@@ -53,13 +55,13 @@ class _Variant:
     resize_text: str
 
 
-_VIT_B_32 = _Variant(
+VIT_B_32 = Variant(
     name="clip-vit-b-32",
     model="ViT-B-32-quickgelu",
     resize=shorter_side_cropped,
     resize_text="Pillow bicubic resize of the shorter side to {px}, rounded to bytes; middle {px} x {px}",
 )
-_VIT_L_14_336 = _Variant(
+VIT_L_14_336 = Variant(
     name="clip-vit-l-14-336",
     model="ViT-L-14-336-quickgelu",
     resize=middle_square,
@@ -72,15 +74,16 @@ def load_vit_b_32(extractor_files: ExtractorFiles, device: torch.device) -> Extr
 
     Raises UserError without weights, CheckpointError for a file that is damaged, unsafe or of another network.
     """
-    return _load(_VIT_B_32, extractor_files, device)
+    return load_tower(VIT_B_32, extractor_files, device)
 
 
 def load_vit_l_14_336(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
     """Return the extractor of CMMD: layer "embedding" (B, 768) fp32. Raises as `load_vit_b_32`."""
-    return _load(_VIT_L_14_336, extractor_files, device)
+    return load_tower(VIT_L_14_336, extractor_files, device)
 
 
-def _load(variant: _Variant, extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
+def load_tower(variant: Variant, extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
+    """Return the extractor of one image tower. Raises as `load_vit_b_32`."""
     weights = WEIGHTS[variant.name]
     path = find_weights(variant.name, extractor_files)
     sha256 = checked_digest(path, weights)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import shutil
 
 import pytest
-import tiny_models
 import torch
 from safetensors import safe_open
 from tiny_models import FILES, tiny_hmar
@@ -120,11 +119,11 @@ def tiny(monkeypatch):
     """The tiny model under a name of the table: tiny(spec)."""
 
     def install(spec):
-        monkeypatch.setitem(MODELS._entries, "tiny-hmar", "tiny_models:SPEC")
-        monkeypatch.setattr(tiny_models, "SPEC", spec, raising=False)
+        monkeypatch.setitem(globals(), "SPEC", spec)
         return spec
 
-    return install
+    with MODELS.scoped("tiny-hmar", f"{__name__}:SPEC"):
+        yield install
 
 
 def convert(folder, *more, out="merged.safetensors"):

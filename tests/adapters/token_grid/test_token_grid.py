@@ -12,8 +12,7 @@ from tiny_models import TOKEN_GRID_FAMILIES, TOKEN_GRID_SETTINGS, tiny_token_gri
 from arvbench.adapters.loading import build_sampler, load_sampler, meta_modules
 from arvbench.adapters.sampler import NULL_LABEL, Checkpoint
 from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise, filter_logits
-from arvbench.adapters.token_grid import sampler as token_grid
-from arvbench.adapters.token_grid.sampler import LEARNT, TokenGridSettings, guide, nucleus
+from arvbench.adapters.token_grid.sampler import LEARNT, TokenGridSettings, guide, nucleus, official_checkpoint
 from arvbench.errors import UserError
 
 UNGUIDED = TOKEN_GRID_SETTINGS.model_copy(update={"cfg": 1.0})
@@ -70,16 +69,11 @@ def test_stepwise_logits_equal_the_teacher_forced_pass(family, side):
     torch.testing.assert_close(null, stepwise[3:], atol=1e-4, rtol=0)
 
 
-def test_tables_orders_and_masks_are_built_once(family, monkeypatch):
-    sampler = build_sampler(tiny_token_grid(family), weights="random:1")
-    built, original = [], token_grid.rope_table
-    monkeypatch.setattr(token_grid, "rope_table", lambda config: built.append(config) or original(config))
-    samples = draw(sampler)
+def test_the_plan_with_its_tables_orders_and_masks_is_made_once(sampler):
     plan = sampler.plan
-    draw(sampler)
+    samples = draw(sampler)
     sampler.teacher_forced(samples.tokens, LABELS)
     sampler.schedule(TOKEN_GRID_SETTINGS, batch=7)
-    assert len(built) == 1
     assert sampler.plan is plan
 
 
@@ -222,7 +216,7 @@ def test_training_can_follow_sampling_in_inference_mode(sampler):
 @pytest.fixture
 def files(family, tmp_path):
     """A spec with official files, and their tensors: transformer, tokenizer."""
-    checkpoint = token_grid.official_checkpoint("nobody/nothing", "t.pt")
+    checkpoint = official_checkpoint("nobody/nothing", "t.pt")
     spec = tiny_token_grid(family, checkpoint=checkpoint)
     sampler = build_sampler(spec, weights="random:1")
     torch.save({"model": sampler.tokenizer.state_dict()}, tmp_path / "vq_ds16_c2i.pt")
@@ -250,7 +244,7 @@ def test_rotary_tables_and_caches_in_a_file_are_left_out_and_nothing_else(files)
 
 
 def test_the_tokenizer_comes_from_llamagens_repository():
-    checkpoint = token_grid.official_checkpoint("nobody/nothing", "t.pt")
+    checkpoint = official_checkpoint("nobody/nothing", "t.pt")
     assert isinstance(checkpoint, Checkpoint)
     assert (checkpoint.tokenizer_repo, checkpoint.tokenizer_file) == ("FoundationVision/LlamaGen", "vq_ds16_c2i.pt")
 

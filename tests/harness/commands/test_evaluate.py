@@ -8,16 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from arvbench.errors import UserError
 from arvbench.harness.cli import main
 from arvbench.harness.data.digits import load_digits_rgb
+from arvbench.harness.quality.protocols.protocol import PROTOCOLS, EvaluationProtocol, Metric
 
 DIGITS = load_digits_rgb()
 KEYS = {"metric", "value", "protocol", "protocol_id", "n_samples", "interval"}
@@ -150,30 +150,26 @@ def test_wrong_options_are_reported_before_any_work(samples, bad, capfd):
     assert code == 2 and out == "" and "Traceback" not in err
 
 
-def test_a_protocol_that_fails_loses_none_of_the_others(samples, capfd, monkeypatch):
-    from arvbench.errors import UserError
-    from arvbench.harness.quality.protocols import digits, numbers, single_layer
+def fail(*_arguments):
+    raise UserError("no real root")
 
-    def fail(*_arguments):
-        raise UserError("no real root")
 
-    def failing(protocol):
-        metrics = tuple(replace(metric, compute=fail) for metric in protocol.metrics)
-        return replace(protocol, metrics=metrics)
+WITHOUT_ROOT = EvaluationProtocol(
+    name="without-root",
+    extractor="digits-cnn",
+    metrics=(Metric("recall", "64", reads="features", fewest=2, compute=fail),),
+)
 
-    recall = replace(digits.DIGITS_CNN.metric("recall"), compute=partial(numbers.prdc, "recall"))
-    prdc = replace(single_layer.PRDC, extractor="digits-cnn", metrics=(recall,))
-    monkeypatch.setattr(single_layer, "PRDC", prdc)
-    arguments = on_digits(samples, "--protocol", "prdc", "--metrics", "recall", "--json")
-    assert len(json.loads(evaluate(capfd, *arguments)[1])) == 2
-    monkeypatch.setattr(single_layer, "PRDC", failing(prdc))
-    code, out, err = evaluate(capfd, *arguments)
-    assert code == 1
-    assert [number["protocol"] for number in json.loads(out)] == ["digits-cnn"]
-    assert "warning: prdc has no numbers: no real root [failed]" in " ".join(err.split())
-    monkeypatch.setattr(digits, "DIGITS_CNN", failing(digits.DIGITS_CNN))
-    code, out, err = evaluate(capfd, *arguments)
-    assert code == 2 and out == "" and "error: no real root" in err
+
+def test_a_protocol_that_fails_loses_none_of_the_others(samples, capfd):
+    failing = [samples, "--reference", "digits", "--protocol", "without-root", "--metrics", "recall", "--json"]
+    with PROTOCOLS.scoped("without-root", f"{__name__}:WITHOUT_ROOT"):
+        code, out, err = evaluate(capfd, *failing, "--protocol", "digits-cnn")
+        assert code == 1
+        assert [number["protocol"] for number in json.loads(out)] == ["digits-cnn"]
+        assert "warning: without-root has no numbers: no real root [failed]" in " ".join(err.split())
+        code, out, err = evaluate(capfd, *failing)
+        assert code == 2 and out == "" and "error: no real root" in err
 
 
 def test_an_interrupted_evaluation_says_so_and_resumes(samples, tmp_path):

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from arvbench.errors import HostError, UserError
-from arvbench.harness.machine import environment
 from arvbench.harness.machine.environment import digest_of_source, read_environment, source_sha256, tf32_allowed
 from arvbench.harness.machine.nvml import ReplayGpuProbe, probe_gpu, throttle_names
 
@@ -71,18 +70,17 @@ def test_cuda_without_a_gpu_is_a_host_error():
         probe_gpu(torch.device("cuda"))
 
 
-def test_the_gpu_is_read_before_anything_else_is_looked_up(recording, monkeypatch):
-    looked_up: list[str] = []
+def test_the_gpu_is_read_before_files_are(recording):
+    files_read: list[int] = []
 
     class Probe(ReplayGpuProbe):
         def read(self):
-            looked_up.append("gpu")
+            files_read.append(source_sha256.cache_info().currsize)
             return super().read()
 
-    monkeypatch.setattr(environment, "source_sha256", lambda: looked_up.append("source") or "5" * 64)
-    monkeypatch.setattr(environment, "_git_state", lambda: looked_up.append("git") or (None, None))
+    source_sha256.cache_clear()
     read_environment(torch.device("cpu"), Probe(recording))
-    assert looked_up[0] == "gpu" and len(looked_up) == 3
+    assert files_read == [0] and source_sha256.cache_info().currsize == 1
 
 
 def test_throttle_reasons_are_words():

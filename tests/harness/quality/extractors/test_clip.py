@@ -52,10 +52,8 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def tiny_configuration(monkeypatch, tmp_path):
-    """The same code path with a small configuration, and no weights of the user's in reach."""
-    for variant in ("_VIT_B_32", "_VIT_L_14_336"):
-        monkeypatch.setattr(clip, variant, replace(getattr(clip, variant), model="arvbench-tiny-clip"))
+def no_weights(monkeypatch, tmp_path):
+    """No weights of the user's in reach."""
     for weights in WEIGHTS.values():
         monkeypatch.delenv(weights.variable, raising=False)
     monkeypatch.delenv(TRUST_VARIABLE, raising=False)
@@ -70,8 +68,14 @@ def weights_file(model, tmp_path):
     return path
 
 
+def tiny_extractor(name, path):
+    """The extractor of that name with the small tower."""
+    variant = {variant.name: variant for variant in (clip.VIT_B_32, clip.VIT_L_14_336)}[name]
+    return clip.load_tower(replace(variant, model="arvbench-tiny-clip"), {name: path}, torch.device("cpu"))
+
+
 def embedding(name, path, images):
-    return load_extractor(name, extractor_files={name: path}).extract(images)["embedding"]
+    return tiny_extractor(name, path).extract(images)["embedding"]
 
 
 @pytest.mark.parametrize("size", [(28, 28), (40, 40), (90, 41), (19, 23)])
@@ -130,7 +134,7 @@ def test_two_preprocessings_differ_where_the_crop_is_odd():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_extractor_describes_itself(name, weights_file):
-    extractor = load_extractor(name, extractor_files={name: weights_file})
+    extractor = tiny_extractor(name, weights_file)
     assert extractor.layers == {"embedding": TINY["embed_dim"]}
     assert extractor.sha256 == sha256_of(weights_file)
     assert f"{SIDE_PX} x {SIDE_PX}" in extractor.preprocessing
@@ -140,7 +144,7 @@ def test_extractor_describes_itself(name, weights_file):
 
 def test_published_architectures_are_those_of_openai_with_quick_gelu(monkeypatch):
     monkeypatch.undo()
-    for variant, side_px, dims, width in ((clip._VIT_B_32, 224, 512, 768), (clip._VIT_L_14_336, 336, 768, 1024)):
+    for variant, side_px, dims, width in ((clip.VIT_B_32, 224, 512, 768), (clip.VIT_L_14_336, 336, 768, 1024)):
         tower = clip.empty_tower(variant.model)
         assert (tower.image_size, tower.output_dim) == ((side_px, side_px), dims)
         assert tower.conv1.weight.shape[0] == width
@@ -195,7 +199,7 @@ def test_openais_archive_is_opened_by_its_digest_and_no_other_is(model, tmp_path
         embedding("clip-vit-b-32", archive, images_of(28, 28))
     entry = WEIGHTS["clip-vit-b-32"]
     monkeypatch.setitem(WEIGHTS, entry.name, replace(entry, sha256=sha256_of(archive)))
-    assert load_extractor("clip-vit-b-32", extractor_files={"clip-vit-b-32": archive}).note == ""
+    assert tiny_extractor("clip-vit-b-32", archive).note == ""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -238,8 +242,7 @@ def test_loading_does_not_change_the_random_state_or_logging(weights_file, caplo
 
 
 @pytest.mark.slow
-def test_true_vit_b_32_equals_open_clip_on_random_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(clip, "_VIT_B_32", replace(clip._VIT_B_32, model="ViT-B-32-quickgelu"))
+def test_true_vit_b_32_equals_open_clip_on_random_weights(tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model, _, transform = open_clip.create_model_and_transforms("ViT-B-32-quickgelu", pretrained=None)
@@ -251,6 +254,6 @@ def test_true_vit_b_32_equals_open_clip_on_random_weights(monkeypatch, tmp_path)
         theirs = model.encode_image(
             torch.stack([transform(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images])
         )
-    ours = embedding("clip-vit-b-32", path, images)
+    ours = load_extractor("clip-vit-b-32", extractor_files={"clip-vit-b-32": path}).extract(images)["embedding"]
     assert ours.shape == (3, 512)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
