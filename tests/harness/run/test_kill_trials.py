@@ -74,7 +74,7 @@ def test_kills_of_an_evaluation_that_keeps_its_features(tmp_path):
     kills, rounds, drawn = 0, 0, random.Random(SEED)
     while kills < EVAL_KILLS:
         work, chunks, rounds = tmp_path / f"work{rounds}", {}, rounds + 1
-        while kills < EVAL_KILLS and not killed([*command, work], tmp_path, drawn.uniform(0.3 * whole_s, whole_s)):
+        while kills < EVAL_KILLS and not killed([*command, work], tmp_path, drawn.uniform(0.2 * whole_s, 0.8 * whole_s)):
             kills += 1
             assert all(path.stat().st_mtime_ns == when for path, when in chunks.items()), "a finished chunk was redone"
             chunks = {path: path.stat().st_mtime_ns for path in work.glob("chunk-*.safetensors")}
