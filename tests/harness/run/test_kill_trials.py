@@ -72,9 +72,10 @@ def test_kills_of_an_evaluation_that_keeps_its_features(tmp_path):
     expected = finish([*command, tmp_path / "first"], tmp_path)
     files = sorted(path.name for path in (tmp_path / "first").iterdir())
     kills, rounds, drawn = 0, 0, random.Random(SEED)
+    first_s, last_s = 0.2 * whole_s, 0.8 * whole_s
     while kills < EVAL_KILLS:
         work, chunks, rounds = tmp_path / f"work{rounds}", {}, rounds + 1
-        while kills < EVAL_KILLS and not killed([*command, work], tmp_path, drawn.uniform(0.2 * whole_s, 0.8 * whole_s)):
+        while kills < EVAL_KILLS and not killed([*command, work], tmp_path, drawn.uniform(first_s, last_s)):
             kills += 1
             assert all(path.stat().st_mtime_ns == when for path, when in chunks.items()), "a finished chunk was redone"
             chunks = {path: path.stat().st_mtime_ns for path in work.glob("chunk-*.safetensors")}
