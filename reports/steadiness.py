@@ -50,9 +50,12 @@ def _load(loads: Sequence[HostLoad]) -> list[str]:
         return []
     others, stolen = [load.other_cores for load in loads], [load.stolen_cores for load in loads]
     cores, average = loads[0].cores, _range([load.load_average for load in loads])
+    slowdowns = [load.slowdown for load in loads if load.slowdown is not None]
     texts = [f"other processes kept {_range(others)} of {cores} cores busy meanwhile (load average {average})"]
     if max(stolen) >= 0.05:
         texts.append(f"the hypervisor took {_range(stolen)} cores away")
+    if slowdowns and max(slowdowns) >= 1 + _AGREEMENT:
+        texts.append(f"a fixed computation took up to {significant(max(slowdowns), 2)} times its shortest time")
     return texts
 
 

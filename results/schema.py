@@ -226,6 +226,8 @@ class HostLoad(_Frozen):
     """CPU time of all other processes over the wall time."""
     stolen_cores: float
     """CPU time that a hypervisor gave to other machines over the wall time."""
+    slowdown: float | None = None
+    """Slowest over fastest run of a fixed computation between the calls; 1 on a processor of constant speed."""
 
 
 class Memory(_Frozen):

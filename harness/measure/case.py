@@ -68,8 +68,9 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
 
     make_cache, call = _sampling_call(case, sampler, settings)
     timed, clock, load = partial(call, make_cache()), clock_for(sampler.device), LoadMeter()
-    warmup = warm_up(timed, clock, most=case.max_warmup, progress=_counter(listener, "warm-up", case.max_warmup))
-    progress = _counter(listener, "timing", case.repeats)
+    progress = _counter(listener, "warm-up", case.max_warmup, load)
+    warmup = warm_up(timed, clock, most=case.max_warmup, progress=progress)
+    progress = _counter(listener, "timing", case.repeats, load)
     timings = measure_times(timed, clock, schedule, repeats=case.repeats, progress=progress)
     host_load = load.read()
     environment = read_environment(sampler.device, probe)
@@ -127,8 +128,14 @@ def _quality(
     return evaluation.numbers, evaluation.findings
 
 
-def _counter(listener: EventListener, phase: str, total: int) -> Callable[[int], None]:
-    return lambda done: listener(Event(phase=phase, done=done, total=total))
+def _counter(listener: EventListener, phase: str, total: int, load: LoadMeter) -> Callable[[int], None]:
+    """Return a function to call after each of `total` calls: it reports progress and probes the processor."""
+
+    def done(count: int) -> None:
+        load.probe()
+        listener(Event(phase=phase, done=count, total=total))
+
+    return done
 
 
 def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, schedule: Schedule, attention: str) -> Setup:

@@ -268,7 +268,7 @@ def test_a_sweep_of_a_setting_has_a_column_and_a_long_setting_a_note() -> None:
 
 
 def test_unsteady_times_say_what_was_seen() -> None:
-    load = HostLoad(cores=2, load_average=3.2, other_cores=1.4, stolen_cores=0.2)
+    load = HostLoad(cores=2, load_average=3.2, other_cores=1.4, stolen_cores=0.2, slowdown=1.92)
     records = [
         make.record(number=0, warmup=WarmUp(samples_ns=(9, 5, 7), steady=False), host_load=load),
         make.record(number=1, batch=4, warmup=WarmUp(samples_ns=(9,), steady=False)),
@@ -281,6 +281,7 @@ def test_unsteady_times_say_what_was_seen() -> None:
     assert "times still rose or fell in the timed calls" in text
     assert "other processes kept 1.4 of 2 cores busy meanwhile (load average 3.2)" in text
     assert "the hypervisor took 0.20 cores away" in text
+    assert "a fixed computation took up to 1.9 times its shortest time" in text
     assert "unsteady" not in in_terminal(records[3])
 
 

@@ -43,6 +43,17 @@ def test_counters_of_another_kind_give_no_load(tmp_path, content):
     assert LoadMeter(tmp_path / "missing").read() is None
 
 
+def test_probes_of_the_processor_give_its_slowdown(tmp_path):
+    meter = LoadMeter(counters(tmp_path / "stat", user=1_000))
+    time.sleep(0.25)
+    unprobed = meter.read()
+    for _ in range(3):
+        meter.probe()
+    probed = meter.read()
+    assert unprobed is not None and unprobed.slowdown is None
+    assert probed is not None and probed.slowdown is not None and probed.slowdown >= 1
+
+
 def test_a_moment_has_no_load():
     assert LoadMeter().read() is None
 
