@@ -1,4 +1,4 @@
-"""How a case ends: exceptions, limits, deaths, and the process around them."""
+"""Ends of a case: exceptions, limits, deaths, and the process around them."""
 
 from __future__ import annotations
 

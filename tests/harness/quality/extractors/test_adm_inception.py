@@ -90,7 +90,7 @@ def test_all_layers_are_those_of_torch_fidelitys_network(extractor, network, hei
 
 
 def test_in_float64_the_graphs_are_the_same():
-    """What is left in fp32 is rounding: with 29 more bits it shrinks as it should. 299 pixels need no resize."""
+    """Only rounding remains in fp32: 29 more bits shrink it as they should. Images of 299 pixels need no resize."""
     images = random_images(2, IMAGE_PX)
     state = checked_tensors(random_inception_state(), source="test")
     with torch.inference_mode():
