@@ -82,7 +82,7 @@ def test_torch_fidelity_unpickles_only_a_file_of_this_process(weights, monkeypat
 
     monkeypatch.setattr(torch, "load", recorded)
     load_extractor("fidelity-inception", extractor_files={"inception": weights})
-    assert (weights, True) in opened
+    assert (str(weights), True) in [(str(source), weights_only) for source, weights_only in opened]
     assert all(weights_only for source, weights_only in opened if isinstance(source, str | Path))
 
 
