@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from arvbench.adapters.checkpoints import MisfitError, load_strict
+from arvbench.adapters.common.meta import on_meta
 from arvbench.adapters.hmar.transformer import Hmar, HmarConfig
 from arvbench.adapters.next_scale.transformer import NextScaleTransformer
 from arvbench.errors import CheckpointError
@@ -43,8 +44,8 @@ class MaskedPrediction(NextScaleTransformer):
 
 def training_module(config: HmarConfig, stage: Stage) -> NextScaleTransformer:
     """Build a module with the names and shapes of a stage's checkpoint, without allocating memory."""
-    with torch.device("meta"):
-        return NextScaleTransformer(config) if stage == "nsp" else MaskedPrediction(config)
+    kind = NextScaleTransformer if stage == "nsp" else MaskedPrediction
+    return on_meta(lambda: kind(config))
 
 
 def stage_of(tensors: Iterable[str], config: HmarConfig) -> Stage | None:
@@ -88,9 +89,7 @@ def merge_stages(
             f"unchanged, but they differ in {', '.join(changed[:_LISTED])}{more}"
         )
     merged = ours | theirs
-    with torch.device("meta"):
-        module = Hmar(config)
-    load_strict(module, merged, source="the merged checkpoint")
+    load_strict(on_meta(lambda: Hmar(config)), merged, source="the merged checkpoint")
     return merged
 
 

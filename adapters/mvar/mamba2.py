@@ -193,9 +193,10 @@ class Mamba2(nn.Module):
         self.D = nn.Parameter(torch.empty(heads))
         self.norm = GatedRMSNorm(config.d_inner, config.norm_eps)
         self.out_proj = nn.Linear(config.d_inner, config.d_model, bias=False)
-        with torch.no_grad():
-            for name, values_H in self.initial_values().items():
-                self.get_parameter(name).copy_(values_H)
+        if not self.D.is_meta:  # arithmetic there would import torch's compiler
+            with torch.no_grad():
+                for name, values_H in self.initial_values().items():
+                    self.get_parameter(name).copy_(values_H)
 
     def initial_values(self) -> dict[str, Tensor]:
         """Return initial values for training, keyed by parameter name, where small random numbers would be wrong.

@@ -87,7 +87,7 @@ class AdaLNBlock(nn.Module):
         self.attn = SelfAttention(width, heads, l2_norm=l2_norm)
         self.ffn = FeedForward(width, hidden)
         if shared_aln:
-            self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, width) / width**0.5)
+            self.ada_gss = nn.Parameter(torch.empty(1, 1, 6, width))
         else:
             self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 

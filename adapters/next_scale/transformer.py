@@ -9,6 +9,7 @@ Source   VAR (arXiv:2404.02905) section 3.3; behaviour of FoundationVision/VAR a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -192,11 +193,18 @@ def levels(sides: Sides) -> Tensor:
 
 def block_causal_bias(level_1L: Tensor) -> Tensor:
     """Mask (1, 1, L, L): 0 at scales up to the token's own, -inf at finer ones."""
-    hidden_LL = level_1L.transpose(0, 1) < level_1L
-    return torch.zeros(hidden_LL.shape).masked_fill_(hidden_LL, -torch.inf)[None, None]
+    return _bias(level_1L, hides=torch.lt)
 
 
 def block_diagonal_bias(level_1L: Tensor) -> Tensor:
     """Mask (1, 1, L, L): 0 inside the token's own scale, -inf elsewhere."""
-    hidden_LL = level_1L.transpose(0, 1) != level_1L
-    return torch.zeros(hidden_LL.shape).masked_fill_(hidden_LL, -torch.inf)[None, None]
+    return _bias(level_1L, hides=torch.ne)
+
+
+def _bias(level_1L: Tensor, hides: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Mask (1, 1, L, L): -inf where `hides(query's scale, key's scale)`; no values on the meta device."""
+    tokens = level_1L.shape[1]
+    bias_LL = torch.zeros(tokens, tokens, device=level_1L.device)
+    if not level_1L.is_meta:  # a comparison there would import torch's compiler
+        bias_LL.masked_fill_(hides(level_1L.transpose(0, 1), level_1L), -torch.inf)
+    return bias_LL[None, None]
