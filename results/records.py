@@ -6,8 +6,10 @@ is reported with its number and the reason.
 
 from __future__ import annotations
 
+import gc
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -54,8 +56,10 @@ class RecordsFile:
         return len(self.records)
 
 
-def read_records(path: Path) -> RecordsFile:
+def read_records(path: Path, *, start: int = 0) -> RecordsFile:
     """Read a records file, or the records.jsonl of a run folder; damaged lines are skipped and reported.
+
+    `start` is the byte where the first line to read begins; that line has number 1.
 
     An empty file, from a run that has not finished a case yet, gives no records. Raises UserError when the file does
     not exist or cannot be read.
@@ -65,7 +69,8 @@ def read_records(path: Path) -> RecordsFile:
     records: list[Record] = []
     damaged: list[DamagedLine] = []
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, _uncollected():
+            file.seek(start)
             for number, line, whole in _lines(file):
                 if not line.strip():
                     continue
@@ -85,8 +90,9 @@ def read_records(path: Path) -> RecordsFile:
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
     """Yield (number, line, whether it is whole); of a line that is too long, only the beginning is kept."""
+    start = file.tell()
     if file.read(len(BOM_UTF8)) != BOM_UTF8:  # which some editors write
-        file.seek(0)
+        file.seek(start)
     for number in count(1):
         line = file.readline(_LONGEST_LINE)
         if not line:
@@ -95,6 +101,18 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
         while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
             rest = file.readline(_LONGEST_LINE)
         yield number, line, rest is line
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Pause garbage collection: records have no cycles, and collections in between would visit all read so far."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def newest_of_each_case(records: Iterable[Record]) -> tuple[Record, ...]:

@@ -102,14 +102,14 @@ def clear_features(store: RecordStore) -> None:
 
 
 def _adopt(store: RecordStore, record_id: str) -> None:
-    """Make a record of a finished result whose runner was killed, unless it had stored it."""
+    """Make a record of a finished result whose runner was killed, unless it had stored it whole."""
     path = result_path(store.folder, record_id)
     left = _finished(path)
     if left is None:
         return
     job, environment = left.job, left.result.environment
     # A worker that failed before it described its machine had not measured anything.
-    if environment is not None and job.started is not None and not store.mentions(record_id):
+    if environment is not None and job.started is not None and not store.holds(record_id):
         store.append(
             Record(
                 record_id=record_id,

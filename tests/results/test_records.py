@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -120,6 +121,28 @@ def test_a_byte_order_mark_and_windows_lines_cost_no_record(tmp_path: Path) -> N
     (tmp_path / "records.jsonl").write_bytes(content)
     file = read_records(tmp_path)
     assert ([r.record_id for r in file], file.damaged_lines) == (["one", "two"], ())
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_reading_leaves_garbage_collection_as_it_was(tmp_path: Path, enabled: bool) -> None:
+    (tmp_path / "records.jsonl").write_text(line() + "\n")
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        read_records(tmp_path)
+        with pytest.raises(UserError):
+            read_records(tmp_path / "missing")
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+def test_reading_from_a_line_on_leaves_out_those_before(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(line(record_id=name) + "\n" for name in ("one", "two", "three")))
+    start = len(line(record_id="one")) + 1
+    assert [record.record_id for record in read_records(path, start=start)] == ["two", "three"]
+    assert len(read_records(path, start=path.stat().st_size)) == 0
 
 
 HOSTILE = {

@@ -1,7 +1,8 @@
 """Crash points, as SQLite tests them: every step that a writer asks of the system is numbered, and one ends badly.
 
 A step is a call of the system that changes files or locks. `crash` forks a process that runs a writer, counts its steps
-and, at one of them, dies before it or after it (`os._exit`: nothing is cleaned up), or lets it fail with an OSError.
+and, at one of them, dies before it, after it or in its middle (`os._exit`: nothing is cleaned up), or lets it fail with
+an OSError.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from arvbench.errors import HostError, UserError
 
 STEPS = ("open", "write", "fsync", "rename", "replace", "link", "unlink", "mkdir", "rmdir", "truncate", "ftruncate")
 ENDINGS = ("before", "after", "ENOSPC", "EIO")
+TORN = "torn"
+"""Ending of a write in its middle; other steps have no middle, and end before."""
 DIED, PASSED, REFUSED, WRONG, TOO_FEW = 9, 0, 3, 1, 4
 
 
@@ -59,7 +62,7 @@ def crashes(prepare: Callable[[], object], writer: Callable[[], object], ending:
 
 def _number_steps(target: int, ending: str) -> list[int]:
     """Replace the system's calls in this process by ones that count; return a list that gets the target's number."""
-    number, reached, opens = iter(range(1_000_000)), list[int](), (os.open, io.open)
+    number, reached, opens, write = iter(range(1_000_000)), list[int](), (os.open, io.open), os.write
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
         def step(*arguments: Any, **more: Any) -> Any:
@@ -68,7 +71,9 @@ def _number_steps(target: int, ending: str) -> list[int]:
             here = next(number) == target
             if here:
                 reached.append(target)
-            if here and ending == "before":
+            if here and ending == TORN and call is write:
+                write(arguments[0], arguments[1][: len(arguments[1]) // 2])
+            if here and ending in ("before", TORN):
                 os._exit(DIED)
             if here and ending != "after":
                 code = getattr(errno, ending)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -341,6 +342,19 @@ def many_records(folder: Path) -> list[Record]:
         failed(Status.UNSUPPORTED, "float16 is not supported on the CPU", number=11, dtype="float16"),
         record(number=12, quality=adm_numbers(CaseConfig(model="var-d16", weights="hub")), **by_recipe),
     ]  # fmt: skip
+
+
+def sweep(count: int) -> list[Record]:
+    """Make `count` cases of a sweep over models, batches, cache policies and two machines, about 11 kB each."""
+    rng, adm = np.random.default_rng(0), adm_numbers(CaseConfig(model="var-d16", weights="hub"))
+    settings = tuple(itertools.product(("demo/var", "var-d16", "var-d20", "var-d30"), ("grow", "static"), (None, GPU)))
+    made = []
+    for number in range(count):
+        batch, (model, cache, gpu) = 1 + number // len(settings), settings[number % len(settings)]
+        quality = quality_numbers(rng) + (adm if model != "demo/var" else ())
+        options = {"weights": "hub", "speed": 0.2 if gpu else 1.0, "quality": quality, "findings": FINDINGS}
+        made.append(record(model, number=number, batch=batch, cache=cache, gpu=gpu, **options))
+    return made
 
 
 def write_records(path: Path, records: list[Record]) -> Path:

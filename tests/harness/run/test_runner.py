@@ -243,7 +243,7 @@ def test_other_inception_weights_on_the_command_line_are_measured_again(store, t
     assert [job.extractor_files for job in engine.jobs] == [{"inception": two}]
 
 
-@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("stored", ["nothing", "half a line", "the record"])
 def test_a_result_that_a_killed_runner_left_becomes_a_record_once(store, stored):
     class KilledAfterTheWorker(ScriptedEngine):
         def run(self, job, listener):
@@ -251,13 +251,18 @@ def test_a_result_that_a_killed_runner_left_becomes_a_record_once(store, stored)
             identity = fingerprint(job.case, result.environment)
             left = Finished(job=job, result=result, fingerprint=identity).model_dump_json()
             result_path(job.folder, job.record_id).write_text(left)
-            if not stored:
+            if stored == "half a line":
+                with store.path.open("a") as file:
+                    file.write(f'{{"schema_version": 1, "record_id": "{job.record_id}", "sui')
+            if stored != "the record":
                 raise KeyboardInterrupt
             return result
 
     with contextlib.suppress(KeyboardInterrupt):
         run(store, KilledAfterTheWorker(failure("made once")), case("a"))
     engine = ScriptedEngine()
+    store.prepare()
     (record,) = run(store, engine, case("a"))
     assert record.outcome.reason == "made once" and store.records() == [record] and engine.jobs == []
-    assert [path.name for path in store.folder.iterdir()] == ["records.jsonl"]
+    left = ["records.jsonl", *(["records.jsonl.damaged"] if stored == "half a line" else [])]
+    assert sorted(path.name for path in store.folder.iterdir()) == left

@@ -11,6 +11,7 @@ from run_helpers import record
 
 from arvbench.errors import HostError, UserError
 from arvbench.harness.run.store import DAMAGED_NAME, RecordStore
+from arvbench.results.records import read_records
 
 
 def ready(folder: Path, count: int = 0) -> RecordStore:
@@ -94,6 +95,97 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch):
         store.append(record("2"))
     assert store.path.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records.jsonl"]
+
+
+def test_a_line_that_the_disk_takes_half_of_is_taken_back(tmp_path, monkeypatch):
+    store = ready(tmp_path, 2)
+    before, write, calls = store.path.read_bytes(), os.write, []
+
+    def nearly_full_disk(descriptor: int, content: memoryview) -> int:
+        calls.append(len(content))
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, content[: len(content) // 2])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", nearly_full_disk)
+        with pytest.raises(HostError, match="No space left on device; older records are intact"):
+            store.append(record("2"))
+    assert store.path.read_bytes() == before and calls[1] == calls[0] - calls[0] // 2
+    store.append(record("3"))
+    assert ids(store) == ["0", "1", "3"]
+
+
+def test_an_append_leaves_the_older_lines_where_they_are(tmp_path):
+    store = ready(tmp_path, 2)
+    before, inode = store.path.read_bytes(), store.path.stat().st_ino
+    store.append(record("2"))
+    assert store.path.stat().st_ino == inode
+    assert store.path.read_bytes() == before + record("2").model_dump_json().encode() + b"\n"
+
+
+def test_records_of_a_link_are_added_to_a_file_of_the_folder(tmp_path):
+    elsewhere = ready(tmp_path / "elsewhere", 1)
+    before = elsewhere.path.read_bytes()
+    store = RecordStore(tmp_path / "here")
+    store.folder.mkdir()
+    store.path.symlink_to(elsewhere.path)
+    store.append(record("1"))
+    assert ids(store) == ["0", "1"] and not store.path.is_symlink()
+    assert elsewhere.path.read_bytes() == before
+
+
+def test_an_append_to_what_is_no_file_is_refused(tmp_path):
+    store = RecordStore(tmp_path)
+    os.mkfifo(store.path)
+    with pytest.raises(HostError, match="is no file"):
+        store.append(record("0"))
+
+
+@pytest.mark.parametrize("change", ["appended", "cut", "mended", "replaced", "emptied"])
+def test_records_follow_what_others_do_to_the_file(tmp_path, change):
+    store, other = ready(tmp_path, 2), RecordStore(tmp_path)
+    assert ids(store) == ["0", "1"]
+    if change in ("cut", "mended"):
+        other.path.write_bytes(other.path.read_bytes() + b'{"schema_vers')
+        assert ids(store) == ["0", "1"]
+    if change in ("appended", "mended"):
+        other.append(record("2"))
+    if change == "replaced":
+        other.path.unlink()
+        ready(tmp_path, 1)
+    if change == "emptied":
+        other.path.write_bytes(b"")
+    expected = {"appended": ["0", "1", "2"], "mended": ["0", "1", "2"], "replaced": ["0"], "emptied": []}
+    assert ids(store) == ids(store) == ids(other) == expected.get(change, ["0", "1"])
+
+
+def test_what_was_set_aside_is_mentioned_and_not_held(tmp_path):
+    store = ready(tmp_path, 1)
+    half = record("half").model_dump_json().encode()[:200]
+    assert b'"half"' in half
+    store.path.write_bytes(store.path.read_bytes() + half)
+    for _ in range(2):
+        assert store.mentions('"half"') and not store.holds('"half"')
+        assert store.mentions('"0"') and store.holds('"0"')
+        store.prepare()
+
+
+def test_a_reader_beside_a_writer_finds_finished_lines_and_at_most_one_that_is_not(tmp_path):
+    store, count = ready(tmp_path), 200
+    context = multiprocessing.get_context("fork")
+    writer = context.Process(target=lambda: [RecordStore(tmp_path).append(record(str(n))) for n in range(count)])
+    writer.start()
+    found: list[str] = []
+    while len(found) < count:
+        alive = writer.is_alive()
+        file = read_records(store.path)
+        found = [r.record_id for r in file]
+        assert found == [str(number) for number in range(len(found))]
+        assert all(line.number == len(found) + 1 for line in file.damaged_lines)
+        assert alive or len(found) == count
+    writer.join()
+    assert read_records(store.path).damaged_lines == ()
 
 
 def _append_ten(folder: Path, start: int) -> None:
