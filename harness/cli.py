@@ -120,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         program()(args=list(arguments) if arguments is not None else None, prog_name="arvbench")
     except SystemExit as done:
+        if isinstance(getattr(done.__context__, "__cause__", None), KeyboardInterrupt):
+            typer.echo("interrupted", err=True)  # Typer says nothing when Ctrl-C comes while it reads the options
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except Exception as error:
         if interrupted():

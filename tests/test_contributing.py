@@ -33,8 +33,9 @@ from arvbench.harness.quality.detectors import DETECTORS
 from arvbench.harness.quality.extractors.extractor import EXTRACTORS
 from arvbench.harness.quality.images.open import FORMATS
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
+from arvbench.harness.suites.built_in import built_in_suites
 from arvbench.harness.suites.recipes import RECIPES_FILE, read_recipes, recipe_for
-from arvbench.harness.suites.suite import built_in_suites, load_suite
+from arvbench.harness.suites.suite import load_suite
 from arvbench.harness.training.trainings import TRAININGS
 from arvbench.harness.verify.replays import REPLAYS
 from arvbench.kernels import KERNELS

@@ -12,7 +12,8 @@ from demo_table import demo_table
 from identities import RECORDS
 
 from arvbench.harness.cli import program
-from arvbench.harness.suites.suite import built_in_suites, load_suite
+from arvbench.harness.suites.built_in import built_in_suites
+from arvbench.harness.suites.suite import load_suite
 from arvbench.results.records import read_records
 
 ROOT = Path(__file__).parent.parent

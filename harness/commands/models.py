@@ -1,16 +1,24 @@
-"""`arvbench models`: list the models with their sizes, official settings and sources of weights."""
+"""`arvbench models`: list the models with their sizes, official settings and sources of weights.
+
+Rows of built-in models are kept in `models.json`: to import torch and to build every model takes seconds. A row is made
+by `row_of`, a test compares every kept one with it, and `python tests/support/model_rows.py` writes them anew.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from arvbench.errors import HostError
+from arvbench.adapters.registry import MODELS
+from arvbench.errors import ArvbenchError
 from arvbench.paths import printable
+
+KEPT_ROWS = Path(__file__).with_name("models.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,42 +61,57 @@ def models(
     for reason in unusable:
         typer.echo(f"left out: {printable(reason)}", err=True)
     if as_json:
-        typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        typer.echo(as_json_list(rows))
     else:
         _print_table(rows)
 
 
 def model_rows() -> tuple[list[ModelRow], list[str]]:
-    """Return one row per usable model, and the reasons why others are not; modules are built on the meta device."""
-    from arvbench.adapters.loading import known_specs, meta_modules, unusable_models
-
-    rows, unusable = [], [*unusable_models().values()]
-    for name, spec in known_specs():
+    """Return one row per usable model, and the reasons why others are not."""
+    kept = kept_rows()
+    rows, unusable = [], []
+    for name in MODELS:
         try:
-            sizes = {part: sum(p.numel() for p in module.parameters()) for part, module in meta_modules(spec).items()}
-        except HostError as error:
+            rows.append(kept[name] if name in kept else row_of(name))
+        except ArvbenchError as error:
             unusable.append(str(error))
-            continue
-        checkpoint = spec.checkpoint
-        rows.append(
-            ModelRow(
-                name=name,
-                family=spec.family,
-                image_px=spec.image_px,
-                classes=spec.num_classes,
-                steps=spec.steps,
-                tokens=spec.tokens,
-                transformer_parameters=sizes["transformer"],
-                tokenizer_parameters=sizes["tokenizer"],
-                cfg=spec.settings.cfg,
-                top_k=spec.settings.top_k,
-                top_p=spec.settings.top_p,
-                weights="demo" if spec.demo else checkpoint.transformer_file if checkpoint else "",
-                caches=spec.sampler.cache_policies(),
-                edits=spec.sampler.edits,
-            )
-        )
     return rows, unusable
+
+
+def kept_rows() -> dict[str, ModelRow]:
+    """Return the rows in `models.json` by name."""
+    rows = [ModelRow(**row | {"caches": tuple(row["caches"])}) for row in json.loads(KEPT_ROWS.read_text())]
+    return {row.name: row for row in rows}
+
+
+def row_of(name: str) -> ModelRow:
+    """Describe a model; its parameters are counted on the meta device. Raises HostError for one that is unusable."""
+    from arvbench.adapters.loading import meta_modules
+
+    spec = MODELS[name]
+    sizes = {part: sum(p.numel() for p in module.parameters()) for part, module in meta_modules(spec).items()}
+    checkpoint = spec.checkpoint
+    return ModelRow(
+        name=name,
+        family=spec.family,
+        image_px=spec.image_px,
+        classes=spec.num_classes,
+        steps=spec.steps,
+        tokens=spec.tokens,
+        transformer_parameters=sizes["transformer"],
+        tokenizer_parameters=sizes["tokenizer"],
+        cfg=spec.settings.cfg,
+        top_k=spec.settings.top_k,
+        top_p=spec.settings.top_p,
+        weights="demo" if spec.demo else checkpoint.transformer_file if checkpoint else "",
+        caches=spec.sampler.cache_policies(),
+        edits=spec.sampler.edits,
+    )
+
+
+def as_json_list(rows: Sequence[ModelRow]) -> str:
+    """Return the JSON list of `--json`."""
+    return json.dumps([asdict(row) for row in rows], indent=2)
 
 
 def _print_table(rows: Sequence[ModelRow]) -> None:

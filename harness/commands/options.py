@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from arvbench.errors import UserError, shown
-from arvbench.harness.suites.yaml_files import parse_value
 from arvbench.paths import user_path
 
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
@@ -42,6 +41,8 @@ def settings_by_key(texts: Sequence[str] | None, *, prefix: str = "", example: s
 
     Raises UserError, which shows `example`, for another form.
     """
+    from arvbench.harness.suites.yaml_files import parse_value
+
     settings = {}
     for text in texts or ():
         key, equals, value = text.partition("=")

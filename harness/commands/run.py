@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ConfigDict, TypeAdapter
 
 from arvbench.errors import UserError
 from arvbench.harness.commands.options import (
@@ -17,14 +16,15 @@ from arvbench.harness.commands.options import (
     extractor_files,
     settings_by_key,
 )
-from arvbench.harness.suites.suite import Suite, built_in_suites, check_cases, load_suite
+from arvbench.harness.suites.built_in import built_in_suites
 from arvbench.interrupts import EXIT_INTERRUPTED
-from arvbench.results.schema import Record, Status
 
 if TYPE_CHECKING:
     from arvbench.harness.run.engines.engine import Engine
     from arvbench.harness.run.runner import RunOptions
     from arvbench.harness.run.store import RecordStore
+    from arvbench.harness.suites.suite import Suite
+    from arvbench.results.schema import Record
 
 SUITE_HELP = f"Name of a built-in suite ({', '.join(built_in_suites())}), or a YAML file."
 RUNS_FOLDER = Path("results") / "runs"
@@ -79,6 +79,8 @@ def run(
     """
     from arvbench.harness.run.runner import RunOptions
     from arvbench.harness.run.store import RecordStore
+    from arvbench.harness.suites.suite import load_suite
+    from arvbench.results.schema import Status
 
     chosen = load_suite(suite, models=comma_list(models), overrides=_overrides(settings, device, weights))
     files = extractor_files(inception_weights, extractor_weights)
@@ -130,6 +132,7 @@ def _measure(suite: Suite, store: RecordStore, options: RunOptions) -> list[Reco
 def _check_host(suite: Suite, engine: Engine, options: RunOptions) -> None:
     """Raise UserError or HostError before the first case: refused settings, a missing device, a missing file."""
     from arvbench.harness.run.fingerprint import quality_files
+    from arvbench.harness.suites.suite import check_cases
 
     try:
         check_cases(suite.cases)
@@ -142,9 +145,11 @@ def _check_host(suite: Suite, engine: Engine, options: RunOptions) -> None:
 
 
 def _print(records: list[Record], *, as_json: bool) -> None:
+    from pydantic import ConfigDict, TypeAdapter
     from rich.console import Console
 
     from arvbench.reports.tables.terminal import terminal_table
+    from arvbench.results.schema import Record
 
     if as_json:
         # An infinite difference is a string, as in the records file: a bare Infinity is not JSON.

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UnknownName, UserError, complaint, near_misses, shown
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
+from arvbench.harness.suites.built_in import built_in_suites
 from arvbench.harness.suites.recipes import recipe_for
 from arvbench.harness.suites.yaml_files import read_yaml
 from arvbench.kernels.backends import BACKENDS
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from arvbench.adapters.sampler import ModelSpec
     from arvbench.adapters.settings import SamplingSettings
 
-SUITES_FOLDER = Path(__file__).parent
 MOST_CASES = 10_000
 """Limit of cases in a suite."""
 
@@ -74,11 +74,6 @@ class Suite(BaseModel):
     cases: tuple[Case, ...]
     source: str = ""
     """Name or path under which it was read."""
-
-
-def built_in_suites(folder: Path = SUITES_FOLDER) -> dict[str, Path]:
-    """Return the YAML files of the suites in this package, by name."""
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapping[str, Any] | None = None) -> Suite:

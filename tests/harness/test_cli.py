@@ -62,10 +62,11 @@ def test_a_verb_is_a_function_and_a_line_of_the_table(name, add_verb, capsys):
     assert capsys.readouterr().out == "good morning, Ada\n"
 
 
-def test_help_does_not_pay_for_torch():
+def test_help_does_not_pay_for_slow_libraries():
+    slow = ("torch", "matplotlib", "sklearn", "torchvision", "pandas", "numpy", "pydantic", "yaml")
     code = (
         "import sys; from arvbench.harness.cli import main; main(['--help']); "
-        "print([m for m in ('torch', 'matplotlib', 'sklearn', 'torchvision', 'pandas') if m in sys.modules])"
+        f"print([m for m in {slow} if m in sys.modules])"
     )
     source = str(arvbench.__path__[0]).removesuffix("/arvbench")
     done = subprocess.run(
@@ -209,6 +210,19 @@ def test_ctrl_c_is_one_line_from_the_first_moment(arguments, delay_s):
         # Python may end itself by the signal, which a shell shows as 130 too.
         assert process.returncode in (130, -signal.SIGINT)
         assert error.decode() == "interrupted\n"
+
+
+def press_ctrl_c(_text: str) -> str:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_the_options_are_read_is_one_line(add_verb, capsys):
+    def read(option: Annotated[str, typer.Option(parser=press_ctrl_c)] = "text") -> None:
+        pytest.fail("ran")
+
+    add_verb("read", read)
+    assert cli.main(["read", "--option", "x"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_pipe_that_closes_early_is_no_error():

@@ -93,7 +93,8 @@ def protocol_ids() -> str:
 
 def suites() -> str:
     """Names and complete configurations of the cases of every built-in suite."""
-    from arvbench.harness.suites.suite import built_in_suites, load_suite
+    from arvbench.harness.suites.built_in import built_in_suites
+    from arvbench.harness.suites.suite import load_suite
 
     return _json(
         {

@@ -11,7 +11,8 @@ from run_helpers import write_suite
 
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UnknownName, UserError
-from arvbench.harness.suites.suite import built_in_suites, check_cases, load_suite
+from arvbench.harness.suites.built_in import built_in_suites
+from arvbench.harness.suites.suite import check_cases, load_suite
 from arvbench.harness.suites.yaml_files import parse_value
 
 ONE = {"model": "demo/var", "weights": "random:0"}
