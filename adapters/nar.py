@@ -17,9 +17,10 @@ from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from arvbench.adapters.cache.policy import KVCache
+from arvbench.adapters.common.linear import PackableLinear
 from arvbench.adapters.sampler import ModelSpec
 from arvbench.adapters.token_grid.llama import DEMO_SIZES, SIZES, Llama, LlamaConfig, RMSNorm
 from arvbench.adapters.token_grid.sampler import (
@@ -52,7 +53,7 @@ class Nar(Llama):
     def __init__(self, config: NarConfig) -> None:
         super().__init__(config)
         self.medusa_norm = RMSNorm(config.dim, config.norm_eps)
-        self.medusa_output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.medusa_output = PackableLinear(config.dim, config.vocab_size, bias=False)
 
     def forward(
         self, x_RnC: Tensor, rope_nP2: Tensor, *, cache: KVCache | None = None, mask_lT: Tensor | None = None

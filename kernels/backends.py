@@ -22,6 +22,8 @@ class Backend:
     """True when samplers follow the official code even where it wastes work: its cache policy, and unconditional rows
     whose guidance strength is 0.
     """
+    packs_weights: bool = False
+    """True when samplers on a CPU pack the weights of linear layers for few rows (arvbench.kernels.onednn)."""
 
     def implementation(self, device_type: str) -> Implementation:
         """Return the implementation of every kernel on devices of `device_type` ("cpu", "cuda", "mps")."""
@@ -30,7 +32,7 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "reference": Backend(cuda="torch", elsewhere="torch", official=True),
-    "optimized": Backend(cuda="triton", elsewhere="torch", official=False),
+    "optimized": Backend(cuda="triton", elsewhere="torch", official=False, packs_weights=True),
 }
 
 if TYPE_CHECKING:

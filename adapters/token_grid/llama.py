@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import KVCache
+from arvbench.adapters.common.linear import PackableLinear
 
 # File entries that are not weights: the rotary table of old versions, and caches left by a generation.
 _STRAY = re.compile(r"freqs_cis|layers\.\d+\.attention\.kv_cache\.[kv]_cache")
@@ -139,8 +140,8 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.heads = config.n_head
-        self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
-        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+        self.wqkv = PackableLinear(config.dim, 3 * config.dim, bias=False)
+        self.wo = PackableLinear(config.dim, config.dim, bias=False)
 
     def forward(
         self, x_RlC: Tensor, rope_lP2: Tensor, *, layer: int, cache: KVCache | None, mask_lT: Tensor | None
@@ -160,9 +161,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.w1 = nn.Linear(config.dim, config.hidden, bias=False)
-        self.w3 = nn.Linear(config.dim, config.hidden, bias=False)
-        self.w2 = nn.Linear(config.hidden, config.dim, bias=False)
+        self.w1 = PackableLinear(config.dim, config.hidden, bias=False)
+        self.w3 = PackableLinear(config.dim, config.hidden, bias=False)
+        self.w2 = PackableLinear(config.hidden, config.dim, bias=False)
 
     def forward(self, x_RlC: Tensor) -> Tensor:
         out_RlC: Tensor = self.w2(F.silu(self.w1(x_RlC)) * self.w3(x_RlC))
@@ -212,7 +213,7 @@ class Llama(nn.Module):
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.output = PackableLinear(config.dim, config.vocab_size, bias=False)
 
     def constant_buffers(self) -> dict[str, Tensor]:
         """Return no buffers: the rotary table and the masks are not part of the official state dicts."""

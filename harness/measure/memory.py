@@ -16,6 +16,7 @@ from arvbench.adapters.call import Observer, SilentObserver, StepOutput
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.harness.machine.memory import MemoryProbe
+from arvbench.kernels.onednn import stored_bytes
 from arvbench.results.schema import CacheStep, Memory
 
 
@@ -81,9 +82,11 @@ def measure_memory(
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Return the bytes of parameters and buffers; a shared tensor counts once."""
-    tensors = {tensor.data_ptr(): tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.numel()}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    """Return the bytes of parameters and buffers as they lie in memory; a shared tensor counts once."""
+    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.numel()]
+    # A packed weight has no address; parameters() names a shared one once.
+    by_place = {id(tensor) if tensor.is_mkldnn else tensor.data_ptr(): tensor for tensor in tensors}
+    return sum(stored_bytes(tensor) for tensor in by_place.values())
 
 
 def _above(peak: int | None, before: int | None) -> int | None:

@@ -53,6 +53,16 @@ def test_setup_describes_the_model_that_ran(measured):
     assert setup.threads == 1
 
 
+def test_a_record_names_packed_weights_and_counts_their_bytes(tmp_path, monkeypatch):
+    plain = measure_case(job(tmp_path, model="demo/nar", backend="optimized", batch=1), lambda event: None).outcome
+    monkeypatch.setattr("arvbench.adapters.common.linear.LARGE_WEIGHT", 0)
+    packed = measure_case(job(tmp_path, model="demo/nar", backend="optimized", batch=1), lambda event: None).outcome
+    assert packed.setup.kernels == plain.setup.kernels | {"linear": "onednn"}
+    assert packed.setup.transformer_parameters == plain.setup.transformer_parameters
+    assert plain.memory.weights_bytes < packed.memory.weights_bytes < 1.5 * plain.memory.weights_bytes
+    assert plain.correctness.max_abs_diff == 0 < packed.correctness.max_abs_diff
+
+
 def test_random_weights_have_no_quality_and_a_note_says_so(measured):
     outcome, events, _ = measured
     assert outcome.quality == ()
