@@ -61,8 +61,8 @@ class QualityRequest(_Request):
     """Classes of the images: equal counts in order, equal counts shuffled by `seed`, or drawn uniformly by `seed`."""
     resize: str | None = None
     """Resize of the decoded image before it becomes bytes, such as "bicubic:256"; None evaluates it unresized."""
-    bootstrap: int = Field(default=100, ge=0, le=1_000_000)
-    """Replicates behind an interval; 0 for none, else at least 2."""
+    bootstrap: int | None = Field(default=None, ge=0, le=1_000_000)
+    """Interval of a Frechet distance: None for the jackknife, N >= 2 for a bootstrap of N replicates, 0 for none."""
     workers: int = Field(default=1, ge=1, le=4096)
     """Processes that share the images: one per CUDA device, or with one thread each on a CPU; the numbers do not depend
     on it."""

@@ -62,7 +62,10 @@ def evaluate(
         typer.Option(min=1, help="Processes that share the images.  [default: one per core on cpu, else 1]"),
     ] = None,
     work: WorkFolder = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Replicates behind an interval; 0 for none.")] = 100,
+    bootstrap: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Intervals of FID by N resamples, not by jackknife; 0 for none."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     model: Annotated[
         str | None,

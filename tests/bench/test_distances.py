@@ -22,13 +22,10 @@ import torch
 from torch import Tensor
 
 from arvbench.harness.machine.memory import ProcessMemoryProbe
-from arvbench.harness.quality.metrics.frechet import (
-    ReferenceRoot,
-    bootstrap_frechet,
-    frechet_at_infinity,
-    frechet_distance,
-    frechet_of_features,
-)
+from arvbench.harness.quality.metrics.frechet import ReferenceRoot, frechet_distance, frechet_of_features
+from arvbench.harness.quality.metrics.frechet_infinity import frechet_at_infinity
+from arvbench.harness.quality.metrics.frechet_spread import bootstrap_frechet, jackknife_frechet
+from arvbench.harness.quality.metrics.kid import kid
 from arvbench.harness.quality.metrics.mmd import cmmd
 from arvbench.harness.quality.metrics.moments import Moments, moments_of
 from arvbench.harness.quality.metrics.neighbours import Arithmetic, Distances, density_coverage, precision_recall
@@ -156,14 +153,58 @@ def test_frechet_distance_of_one_class(benchmark, sizes, way):
         once(benchmark, lambda: frechet_distance(moments_of([x_ND]), moments_of([y_MD])))
 
 
+def compared(benchmark, name, peer_s):
+    """Note the time of a peer in the same run, relative to the fastest of ours; nothing where timing is off."""
+    if benchmark.stats is not None:
+        benchmark.extra_info[name] = round(peer_s / benchmark.stats.stats.min, 2)
+
+
+def test_root_of_a_reference(benchmark, sizes):
+    """A Cholesky factor, against the eigenvectors that a matrix without one needs."""
+    benchmark.group = "root of a reference"
+    moments = gaussian(sizes.dims, 2)
+    begin = time.perf_counter()
+    torch.linalg.eigh(moments.cov_DD)
+    peer_s = time.perf_counter() - begin
+    root = once(benchmark, lambda: ReferenceRoot.of(moments), rounds=3)
+    assert torch.allclose(root.root_DD.T @ root.root_DD, moments.cov_DD, rtol=1e-9, atol=1e-9)
+    compared(benchmark, "times_as_fast_as_eigenvectors", peer_s)
+
+
+def test_jackknife(benchmark, sizes):
+    """The interval of a distance, against two replicates of a bootstrap, of which one has 100."""
+    benchmark.group = "interval of FD"
+    x_ND, root = features(sizes.samples, sizes.dims, 1), ReferenceRoot.of(gaussian(sizes.dims, 2))
+    begin = time.perf_counter()
+    bootstrap_frechet(x_ND, root, 2)
+    two_s = time.perf_counter() - begin
+    spread = once(benchmark, lambda: jackknife_frechet(x_ND, root))
+    assert spread is not None and spread.std > 0
+    compared(benchmark, "times_as_fast_as_100_replicates", 101 / 3 * two_s)
+
+
+def test_kid_from_whole_matrices(benchmark, sizes):
+    """Equal to torch-fidelity's number, which makes three kernel matrices for each of 100 subsets."""
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    benchmark.group = "KID"
+    x_ND, y_MD = (features(1000, 64, seed).double() for seed in (1, 2))
+    begin = time.perf_counter()
+    theirs = kid_features_to_metric(x_ND, y_MD, kid_subsets=100, kid_subset_size=500, rng_seed=2020, verbose=False)
+    peer_s = time.perf_counter() - begin
+    ours = once(benchmark, lambda: kid(x_ND, y_MD, subsets=100, size=500, seed=2020), rounds=3)
+    assert ours.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-10)
+    compared(benchmark, "times_as_fast_as_torch_fidelity", peer_s)
+
+
 def test_bootstrap(benchmark, sizes):
     """Two replicates; the whole of an interval is 100 of them after one projection."""
-    benchmark.group = "bootstrap of FD"
+    benchmark.group = "interval of FD"
     x_ND = features(sizes.samples, sizes.dims, 1)
     root = ReferenceRoot.of(gaussian(sizes.dims, 2))
     value = frechet_distance(moments_of(x_ND.split(4096)), root).value
     benchmark.extra_info |= {"samples": sizes.samples, "replicates": 2}
-    (low, high), _ = once(benchmark, lambda: bootstrap_frechet(x_ND, root, 2))
+    (low, high), *_ = once(benchmark, lambda: bootstrap_frechet(x_ND, root, 2))
     assert low < value < high
 
 

@@ -28,6 +28,7 @@ def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
 
     return Extractor(
         name=NAME,
+        image_s=0.16,
         network=features,
         layers=LAYERS,
         device=device,

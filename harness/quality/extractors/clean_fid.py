@@ -87,6 +87,7 @@ def _extractor(name: str, mode: str, features: Features, device: torch.device, s
 
     return Extractor(
         name=name,
+        image_s=0.35,
         network=network,
         layers={LAYER: DIMS},
         device=device,

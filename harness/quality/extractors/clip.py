@@ -53,6 +53,8 @@ class Variant:
     """Name of open_clip's configuration."""
     resize: Resize
     resize_text: str
+    image_s: float
+    """As in `Extractor`."""
 
 
 VIT_B_32 = Variant(
@@ -60,12 +62,14 @@ VIT_B_32 = Variant(
     model="ViT-B-32-quickgelu",
     resize=shorter_side_cropped,
     resize_text="Pillow bicubic resize of the shorter side to {px}, rounded to bytes; middle {px} x {px}",
+    image_s=0.15,
 )
 VIT_L_14_336 = Variant(
     name="clip-vit-l-14-336",
     model="ViT-L-14-336-quickgelu",
     resize=middle_square,
     resize_text="middle square; Pillow bicubic resize to {px} x {px}, rounded to bytes",
+    image_s=7.0,
 )
 
 
@@ -98,6 +102,7 @@ def load_tower(variant: Variant, extractor_files: ExtractorFiles, device: torch.
 
     return Extractor(
         name=variant.name,
+        image_s=variant.image_s,
         network=network,
         layers={LAYER: tower.output_dim},
         device=device,

@@ -73,6 +73,7 @@ def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
 
     return Extractor(
         name=NAME,
+        image_s=0.0004,
         network=features,
         layers={FEATURES: DIMS, LOGITS: NUM_CLASSES},
         device=device,

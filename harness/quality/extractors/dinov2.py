@@ -60,6 +60,7 @@ def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
 
     return Extractor(
         name=NAME,
+        image_s=3.0,
         network=network,
         layers={LAYER: model.num_features},
         device=device,

@@ -43,6 +43,8 @@ class Extractor:
     """Side of the images that it accepts; None accepts every size."""
     classes: int | None = None
     """Number of classes when the logits predict the samples' labels, so that label accuracy is defined; else None."""
+    image_s: float = 0.1
+    """Seconds of one CPU core for one image, roughly: they decide from how many images on a second process pays."""
     note: str = ""
     """Remark for a reader of records, such as "weights are not the published ones"."""
 

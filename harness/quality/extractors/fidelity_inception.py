@@ -36,6 +36,7 @@ def load(extractor_files: ExtractorFiles, device: torch.device) -> Extractor:
 
     return Extractor(
         name=NAME,
+        image_s=0.29,
         network=features,
         layers=LAYERS,
         device=device,

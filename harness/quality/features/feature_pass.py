@@ -40,8 +40,10 @@ from arvbench.harness.quality.features.chunks import (
 from arvbench.harness.quality.images.source import FileImages, ImageSource, ModelImages
 
 _MODULE = "arvbench.harness.quality.features.feature_pass"
-WORTH_SHARING = 8
-"""Fewest chunks for which a helper on a CPU pays for the seconds of its start."""
+_HELPER_START_S = 10.0
+"""Cost of a helper: its start, and loading the networks again."""
+_DRAWN_IMAGE_S = 0.02
+"""Least cost of an image that a model draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,8 @@ class FeaturePass:
 
     device: torch.device | str = "cpu"
     workers: int | None = 1
-    """Processes of a pass, this one included; at most one per chunk. None means one per core on a CPU when there are
-    at least `WORTH_SHARING` chunks, else one. On "cuda" the helpers take the other devices in turn."""
+    """Processes of a pass, this one included; at most one per chunk. None means one per core on a CPU when
+    that saves more time than helpers take to start, else one. On "cuda" the helpers take the other devices in turn."""
     extractor_files: Mapping[str, Path] = field(default_factory=dict)
     """Name in the table of weights -> the user's file."""
     work: Path | None = None
@@ -71,7 +73,7 @@ class FeaturePass:
         Raises UserError for an image that cannot be used and for a work folder of another task, HostError for a full
         disk.
         """
-        helpers = self._helper_devices(source)
+        helpers = self._helper_devices(source, layers)
         if self.work is None and not helpers:
             return scan_in_memory(source, layers, progress)
         remove_dead_scratch()
@@ -89,13 +91,17 @@ class FeaturePass:
             scan = stored_scan(source, layers, folder)
             return scan if self.work else _in_memory(scan, layers)
 
-    def _helper_devices(self, source: ImageSource) -> list[str]:
+    def _helper_devices(self, source: ImageSource, layers: LayerRequest) -> list[str]:
         """Return the device of each helper; none for images that only this process can read."""
         if source.address is None:
             return []
         chunks = chunk_count(source.count)
-        by_default = usable_cores() if torch.device(self.device).type == "cpu" and chunks >= WORTH_SHARING else 1
-        return helper_devices(str(self.device), min(self.workers or by_default, chunks) - 1)
+        processes = self.workers or 1
+        if self.workers is None and torch.device(self.device).type == "cpu":
+            drawn_s = _DRAWN_IMAGE_S if isinstance(source.address, ModelImages) else 0.0
+            expected_s = source.count * (drawn_s + sum(extractor.image_s for extractor, _ in layers))
+            processes = processes_that_pay(expected_s, min(usable_cores(), chunks))
+        return helper_devices(str(self.device), min(processes, chunks) - 1)
 
     def _job(self, source: ImageSource, layers: LayerRequest, folder: Path, device: str) -> HelperJob:
         assert source.address is not None
@@ -130,6 +136,11 @@ def _scratch(stack: contextlib.ExitStack) -> Path:
         return stack.enter_context(scratch_folder())
     except OSError as error:
         raise HostError(f"cannot make a temporary folder: {error.strerror or error}; set TMPDIR") from error
+
+
+def processes_that_pay(expected_s: float, most: int) -> int:
+    """Return `most` processes for a pass of `expected_s` seconds on one core when helpers save more than they cost."""
+    return most if most > 1 and expected_s * (1 - 1 / most) > _HELPER_START_S else 1
 
 
 def helper_devices(device: str, count: int) -> list[str]:

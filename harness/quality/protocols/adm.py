@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from arvbench.harness.quality.metrics.frechet import fewest_at_infinity
+from arvbench.harness.quality.metrics.frechet_infinity import fewest_at_infinity
 from arvbench.harness.quality.metrics.intervals import interval_of_mean
 from arvbench.harness.quality.metrics.neighbours import Arithmetic
 from arvbench.harness.quality.protocols import numbers

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from arvbench.errors import HostError, UserError
 from arvbench.harness.quality.metrics.moments import Moments
-from arvbench.harness.quality.protocols.numbers import bootstrap, few_images
+from arvbench.harness.quality.protocols.numbers import few_images, spread, spread_detail
 from arvbench.harness.quality.protocols.protocol import (
     EvaluationProtocol,
     Metric,
@@ -109,17 +109,17 @@ def _contained() -> Iterator[io.StringIO]:
 
 
 def fid(inputs: MetricInputs, layer: str) -> MetricValue:
-    """FID by the library; the interval is our bootstrap."""
+    """FID by the library; the interval is ours."""
     samples, reference = inputs.samples.moments(layer), inputs.require_reference().moments(layer)
     value, printed = frechet_distance(samples, reference)
-    resampled = inputs.once(bootstrap, layer)
+    sampling = inputs.once(spread, layer)
     few = few_images(len(samples.mean_D), samples.count, reference.count)
     return MetricValue(
         value=value,
         library=library(),
-        interval=resampled.interval if resampled else None,
+        interval=sampling.interval if sampling else None,
         parameters={"moments": "float64, N - 1", "root": "sqrtm of the product"},
-        detail={"bootstrap_std": resampled.std} if resampled else {},
+        detail=spread_detail(inputs, sampling),
         notes=(*few, *([printed] if printed else [])),
     )
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from arvbench.errors import ContractError
 from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.images.source import ImageSource
-from arvbench.harness.quality.metrics.frechet import fewest_at_infinity
+from arvbench.harness.quality.metrics.frechet_infinity import fewest_at_infinity
 from arvbench.harness.quality.metrics.intervals import wilson_interval
 from arvbench.harness.quality.protocols import fidelity, numbers
 from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, Metric, MetricInputs, MetricValue
@@ -72,7 +72,7 @@ DIGITS_CNN = EvaluationProtocol(
             compute=numbers.frechet_infinity,
         ),
         Metric("isc", LOGITS, fewest=2, compute=_isc),
-        Metric("kid", FEATURES, reads="features", fewest=4, compute=partial(fidelity.kid, dtype=torch.float64)),
+        Metric("kid", FEATURES, reads="features", fewest=4, compute=fidelity.kid_in_float64),
         Metric(
             "precision",
             FEATURES,

@@ -1,7 +1,7 @@
 """Metrics with this package's own arithmetic: from features to a value with its interval and notes.
 
 Every public function of inputs and a layer is the `compute` of a `Metric`. Metrics share work (the root of the
-reference, the bootstrap, the neighbours) through `MetricInputs.once`.
+reference, the spread of a distance, the neighbours) through `MetricInputs.once`.
 
 Shapes   N samples, M reference images, D features, C classes
 """
@@ -17,14 +17,13 @@ from arvbench.errors import ContractError, UserError
 from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.images.source import ImageSource
 from arvbench.harness.quality.metrics import mmd
-from arvbench.harness.quality.metrics.frechet import (
-    INFINITY_SIZES,
-    Bootstrap,
-    ReferenceRoot,
+from arvbench.harness.quality.metrics.frechet import ReferenceRoot, frechet_distance, frechet_of_features
+from arvbench.harness.quality.metrics.frechet_infinity import INFINITY_SIZES, frechet_at_infinity
+from arvbench.harness.quality.metrics.frechet_spread import (
+    Spread,
     bootstrap_frechet,
-    frechet_at_infinity,
-    frechet_distance,
-    frechet_of_features,
+    jackknife_frechet,
+    mean_over_classes,
 )
 from arvbench.harness.quality.metrics.inception_score import SPLIT_SIZE
 from arvbench.harness.quality.metrics.inception_score import inception_score as score_of_logits
@@ -49,14 +48,14 @@ _FRECHET_PARAMETERS = {"moments": "float64, N - 1", "root": "eigenvalues of R S 
 
 
 def frechet(inputs: MetricInputs, layer: str) -> MetricValue:
-    """Frechet distance with its bootstrap interval. Raises UserError as `frechet_distance`."""
+    """Frechet distance with the interval of its samples. Raises UserError as `frechet_distance`."""
     moments, root = inputs.samples.moments(layer), inputs.once(reference_root, layer)
-    distance, resampled = frechet_distance(moments, root), inputs.once(bootstrap, layer)
+    distance, sampling = frechet_distance(moments, root), inputs.once(spread, layer)
     # The value with means in fp32, as in the ADM evaluator and torch-fidelity.
     fp32_shift_D = moments.with_fp32_mean().mean_D - root.moments.with_fp32_mean().mean_D
     return MetricValue(
         value=distance.value,
-        interval=resampled.interval if resampled else None,
+        interval=sampling.interval if sampling else None,
         parameters=_FRECHET_PARAMETERS,
         detail={
             "value_with_fp32_means": float(fp32_shift_D @ fp32_shift_D) + distance.trace_term,
@@ -64,19 +63,19 @@ def frechet(inputs: MetricInputs, layer: str) -> MetricValue:
             "trace_term": distance.trace_term,
             "clamped_mass": distance.clamped_mass,
             "clamped_mass_reference": root.clamped_mass,
-            **_bootstrap_detail(inputs, resampled),
+            **spread_detail(inputs, sampling),
         },
         notes=few_images(len(root.moments.mean_D), inputs.samples.count, root.moments.count),
     )
 
 
 def frechet_infinity(inputs: MetricInputs, layer: str) -> MetricValue:
-    """FID at infinitely many samples, with an interval when the bootstrap is on."""
-    root, resampled = inputs.once(reference_root, layer), inputs.once(bootstrap, layer)
+    """FID at infinitely many samples, with an interval unless none is wanted."""
+    root, sampling = inputs.once(reference_root, layer), inputs.once(spread, layer)
     fit = frechet_at_infinity(inputs.samples.features(layer), root, SUBSET_SEED, device=inputs.extractor.device)
     return MetricValue(
         value=fit.value,
-        interval=fit.interval(resampled.std) if resampled else None,
+        interval=fit.interval(sampling.std) if sampling else None,
         parameters={
             **_FRECHET_PARAMETERS,
             "fit": "FID against 1 / n",
@@ -87,7 +86,7 @@ def frechet_infinity(inputs: MetricInputs, layer: str) -> MetricValue:
             "fit_stderr": fit.stderr,
             "sizes": list(fit.sizes),
             "distances": list(fit.distances),
-            **_bootstrap_detail(inputs, resampled),
+            **spread_detail(inputs, sampling),
         },
     )
 
@@ -97,26 +96,25 @@ def reference_root(inputs: MetricInputs, layer: str) -> ReferenceRoot:
     return ReferenceRoot.of(inputs.require_reference().moments(layer))
 
 
-def bootstrap(inputs: MetricInputs, layer: str) -> Bootstrap | None:
-    """Interval and standard deviation of the Frechet distance; None when no replicates are requested."""
-    if inputs.options.bootstrap == 0:
+def spread(inputs: MetricInputs, layer: str) -> Spread | None:
+    """Interval and standard deviation of the Frechet distance; None when none is wanted, or for too few samples."""
+    replicates = inputs.options.bootstrap
+    if replicates == 0:
         return None
-    root = inputs.once(reference_root, layer)
-    return bootstrap_frechet(
-        inputs.samples.features(layer),
-        root,
-        inputs.options.bootstrap,
-        inputs.options.seed,
-        strata_N=inputs.labels_N if inputs.balanced else None,
-        device=inputs.extractor.device,
-    )
+    features_ND, root = inputs.samples.features(layer), inputs.once(reference_root, layer)
+    strata_N, device = inputs.labels_N if inputs.balanced else None, inputs.extractor.device
+    if replicates is None:
+        return jackknife_frechet(features_ND, root, strata_N=strata_N, device=device)
+    return bootstrap_frechet(features_ND, root, replicates, inputs.options.seed, strata_N=strata_N, device=device)
 
 
-def _bootstrap_detail(inputs: MetricInputs, resampled: Bootstrap | None) -> dict[str, Any]:
-    if resampled is None:
+def spread_detail(inputs: MetricInputs, sampling: Spread | None) -> dict[str, Any]:
+    """Facts about the interval of a Frechet distance."""
+    if sampling is None:
         return {}
     scope = "within classes" if inputs.balanced and inputs.labels_N is not None else "all samples alike"
-    return {"bootstrap_std": resampled.std, "replicates": inputs.options.bootstrap, "resampled": scope}
+    replicates = {"replicates": inputs.options.bootstrap} if sampling.method == "bootstrap" else {}
+    return {"interval_method": sampling.method, "sampling_std": sampling.std, "varied": scope, **replicates}
 
 
 def few_images(dims: int, *counts: int | None) -> tuple[str, ...]:
@@ -215,6 +213,7 @@ def per_class_frechet(inputs: MetricInputs, layer: str) -> MetricValue:
     labels_N = _labels(inputs.labels_N, len(samples_ND), "samples")
     labels_M = _labels(inputs.reference_labels_M, len(reference_MD), "reference")
     classes: dict[str, dict[str, float | int]] = {}
+    pairs: list[tuple[Tensor, Tensor]] = []
     short: list[str] = []
     fewest = samples_ND.shape[1] + 1
     for label in sorted(set(labels_N.tolist()) | set(labels_M.tolist())):
@@ -226,20 +225,27 @@ def per_class_frechet(inputs: MetricInputs, layer: str) -> MetricValue:
             continue
         fewest = min(fewest, smaller)
         distance = frechet_of_features(samples_nD, reference_mD)
+        pairs.append((samples_nD, reference_mD))
         classes[name] = {"fid": distance.value, "samples": len(samples_nD), "reference": len(reference_mD)}
     if not classes:
         raise UserError(
             f"FID by class needs a class with at least {FEWEST_PER_CLASS} samples and as many reference images; none "
             f"of the {len(short)} classes has them"
         )
+    sampling = None if inputs.options.bootstrap == 0 else mean_over_classes(pairs, device=inputs.extractor.device)
     return MetricValue(
         value=sum(values["fid"] for values in classes.values()) / len(classes),
+        interval=sampling.interval if sampling else None,
         parameters={
             "moments": _FRECHET_PARAMETERS["moments"],
             "mean": "over classes",
             "fewest_per_class": FEWEST_PER_CLASS,
         },
-        detail={"classes": classes, "classes_left_out": short},
+        detail={
+            "classes": classes,
+            "classes_left_out": short,
+            **({"interval_method": sampling.method, "sampling_std": sampling.std} if sampling else {}),
+        },
         notes=_class_notes(len(classes), short, fewest, samples_ND.shape[1]),
     )
 

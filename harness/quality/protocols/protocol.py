@@ -42,13 +42,14 @@ def with_version(distribution: str) -> str:
 class Options:
     """Settings that do not change the meaning of a number."""
 
-    bootstrap: int = 100
-    """Replicates behind an interval; 0 for none, else at least 2."""
+    bootstrap: int | None = None
+    """Interval of a Frechet distance: None for the jackknife, else the replicates of a bootstrap, at least 2; 0 for no
+    interval."""
     seed: int = 0
     """Seed of the bootstrap. It moves intervals only; seeds that move values are constants of a protocol."""
 
     def __post_init__(self) -> None:
-        if self.bootstrap < 0 or self.bootstrap == 1:
+        if self.bootstrap is not None and (self.bootstrap < 0 or self.bootstrap == 1):
             raise UserError(f"{self.bootstrap} bootstrap replicates: an interval needs at least 2; 0 asks for none")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed {self.seed} is not in 0..2**63 - 1")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from arvbench.harness.quality.metrics.frechet import fewest_at_infinity
+from arvbench.harness.quality.metrics.frechet_infinity import fewest_at_infinity
 from arvbench.harness.quality.protocols import numbers
 from arvbench.harness.quality.protocols.protocol import EvaluationProtocol, Metric
 

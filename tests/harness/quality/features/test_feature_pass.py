@@ -14,7 +14,7 @@ from PIL import Image
 from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.extractors import load_extractor
 from arvbench.harness.quality.features import feature_pass
-from arvbench.harness.quality.features.feature_pass import FeaturePass, helper_devices
+from arvbench.harness.quality.features.feature_pass import FeaturePass, helper_devices, processes_that_pay
 from arvbench.harness.quality.images.live import load_live_source
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.images.tensors import TensorSource
@@ -101,6 +101,17 @@ def test_every_further_process_has_a_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert helper_devices("cuda", 3) == ["cuda:1", "cuda:2", "cuda:3"]
     assert helper_devices("cuda:2", 3) == ["cuda:3", "cuda:0", "cuda:1"]
+
+
+@pytest.mark.parametrize(
+    ("images", "image_s", "cores", "processes"),
+    [(512, 0.16, 2, 2), (512, 0.0004, 2, 1), (50_000, 0.0004, 8, 8), (256, 0.16, 1, 1), (2048, 0.0004, 16, 1)],
+    ids=["two-chunks-of-inception", "digits", "many-digits", "one-core", "eight-chunks-of-digits"],
+)
+def test_cores_are_used_when_they_save_more_than_their_start(
+    images: int, image_s: float, cores: int, processes: int
+) -> None:
+    assert processes_that_pay(images * image_s, cores) == processes
 
 
 def test_a_folder_that_grows_after_its_listing_is_measured_as_it_was_listed(layer_requests, tmp_path):

@@ -11,12 +11,9 @@ from metric_inputs import DIMS, features, inputs_of, random_inputs
 
 from arvbench.errors import ContractError, UserError
 from arvbench.harness.quality.features.sets import FeatureSet, StoredStatistics
-from arvbench.harness.quality.metrics.frechet import (
-    ReferenceRoot,
-    bootstrap_frechet,
-    frechet_at_infinity,
-    frechet_distance,
-)
+from arvbench.harness.quality.metrics.frechet import ReferenceRoot, frechet_distance
+from arvbench.harness.quality.metrics.frechet_infinity import frechet_at_infinity
+from arvbench.harness.quality.metrics.frechet_spread import bootstrap_frechet, jackknife_frechet
 from arvbench.harness.quality.metrics.inception_score import inception_score
 from arvbench.harness.quality.metrics.intervals import wilson_interval
 from arvbench.harness.quality.metrics.mmd import cmmd
@@ -28,7 +25,8 @@ from arvbench.harness.quality.protocols import (
     numbers,
 )
 
-NO_BOOTSTRAP = Options(bootstrap=0)
+NO_INTERVAL = Options(bootstrap=0)
+JACKKNIFE = Options()
 
 
 def test_the_numbers_are_those_of_their_functions():
@@ -55,21 +53,31 @@ def test_a_distance_carries_its_interval_and_its_rounding():
     assert number.value == number.detail["mean_term"] + number.detail["trace_term"]
     assert number.interval[0] < number.value < number.interval[1]
     assert 0 <= number.detail["clamped_mass"] < 1e-12
-    assert number.detail["bootstrap_std"] > 0
+    assert number.detail["sampling_std"] > 0
+    assert (number.detail["interval_method"], number.detail["replicates"]) == ("bootstrap", 10)
     assert number.notes == ()
 
 
-def test_no_bootstrap_no_interval():
-    inputs = random_inputs(options=NO_BOOTSTRAP)
+def test_without_replicates_the_interval_is_the_jackknifes():
+    inputs = random_inputs(options=JACKKNIFE)
+    number, features_ND = numbers.frechet(inputs, "pool"), inputs.samples.features("pool")
+    spread = jackknife_frechet(features_ND, ReferenceRoot.of(inputs.reference.moments("pool")))
+    assert (number.interval, number.detail["sampling_std"]) == (spread.interval, spread.std)
+    assert number.detail["interval_method"] == "jackknife" and "replicates" not in number.detail
+    assert number.interval[0] < number.value < number.interval[1]
+
+
+def test_no_interval_is_made_when_none_is_wanted():
+    inputs = random_inputs(options=NO_INTERVAL)
     fid, infinity = numbers.frechet(inputs, "pool"), numbers.frechet_infinity(inputs, "pool")
     assert fid.interval is infinity.interval is None
-    assert "bootstrap_std" not in fid.detail
-    assert numbers.bootstrap(inputs, "pool") is None
+    assert "sampling_std" not in fid.detail
+    assert numbers.spread(inputs, "pool") is None
 
 
 def test_the_interval_for_other_libraries_is_the_same():
-    number, bootstrap = numbers.frechet(random_inputs(), "pool"), numbers.bootstrap(random_inputs(), "pool")
-    assert (bootstrap.interval, bootstrap.std) == (number.interval, number.detail["bootstrap_std"])
+    number, spread = numbers.frechet(random_inputs(), "pool"), numbers.spread(random_inputs(), "pool")
+    assert (spread.interval, spread.std) == (number.interval, number.detail["sampling_std"])
 
 
 @pytest.mark.parametrize("compute", [numbers.frechet, numbers.frechet_infinity])
@@ -151,7 +159,7 @@ def test_swapped_classes_are_seen_by_class_and_not_by_the_whole():
     reference_MD = torch.randn(200, 4, generator=generator) + 5 * labels[:, None]
     samples_ND = torch.randn(200, 4, generator=generator) + 5 * (1 - labels[:, None])
     inputs = inputs_of(
-        samples_ND, reference_MD, "pool", labels_N=labels, reference_labels_M=labels, options=NO_BOOTSTRAP
+        samples_ND, reference_MD, "pool", labels_N=labels, reference_labels_M=labels, options=NO_INTERVAL
     )
     whole = numbers.frechet(inputs, "pool")
     assert numbers.per_class_frechet(inputs, "pool").value > 90 > 2 > whole.value
