@@ -58,6 +58,15 @@ def run(
     extractor_weights: ExtractorWeights = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is already recorded.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure again what is not ok.")] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="local: CPU cases fork from one process that has imported the libraries; spawn: every case starts "
+            "fresh.  [default: local]",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list, nothing else.")] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
 ) -> None:
@@ -86,7 +95,7 @@ def run(
     files = extractor_files(inception_weights, extractor_weights)
     options = RunOptions(fresh=fresh, retry_failed=retry_failed, extractor_files=files)
     store = RecordStore(out or RUNS_FOLDER / chosen.name)
-    records = _measure(chosen, store, options)
+    records = _measure(chosen, store, engine, options)
     _print(records, as_json=as_json)
     if report:
         _write_report(store, to_stderr=as_json)
@@ -101,7 +110,7 @@ def _overrides(texts: Sequence[str] | None, device: str | None, weights: str | N
     return settings | {key: value for key, value in short.items() if value is not None}
 
 
-def _measure(suite: Suite, store: RecordStore, options: RunOptions) -> list[Record]:
+def _measure(suite: Suite, store: RecordStore, engine_name: str | None, options: RunOptions) -> list[Record]:
     """Run the suite under a progress bar; Ctrl-C ends with a line that says how to resume."""
     from rich.console import Console
 
@@ -110,7 +119,7 @@ def _measure(suite: Suite, store: RecordStore, options: RunOptions) -> list[Reco
     from arvbench.harness.run.leftovers import unreadable_results
     from arvbench.harness.run.runner import run_suite
 
-    engine = ENGINES[DEFAULT_ENGINE]()
+    engine = ENGINES[engine_name or DEFAULT_ENGINE]()
     _check_host(suite, engine, options)
     console = Console(stderr=True)
     for notice in [*store.prepare(), *unreadable_results(store)]:

@@ -49,7 +49,7 @@ def running(
         stderr=subprocess.STDOUT,
         pass_fds=pass_fds,
         start_new_session=True,
-        env=_environment(),
+        env=child_environment(),
     )
     assert process.stdin is not None
     try:
@@ -59,8 +59,7 @@ def running(
         yield process
     finally:
         # The group may outlive its leader, so it is killed even when the leader has ended.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        end_group(process.pid)
         process.wait()
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
@@ -75,11 +74,7 @@ def receive() -> bytes:
 
 def _die_with_parent(stdin_fd: int) -> None:
     """End this process group when the parent is gone, whatever this process is doing then."""
-    if sys.platform.startswith("linux"):
-        import ctypes
-
-        # Works even inside a long call that holds the interpreter's lock.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal_at_parent_death(signal.SIGKILL)  # works even inside a long call that holds the interpreter's lock
 
     def watch() -> None:
         # Not through sys.stdin: its lock, held here for ever, would stop the interpreter from ending.
@@ -90,7 +85,21 @@ def _die_with_parent(stdin_fd: int) -> None:
     threading.Thread(target=watch, name="parent watcher", daemon=True).start()
 
 
-def _environment() -> dict[str, str]:
+def signal_at_parent_death(number: int) -> None:
+    """Have the kernel send a signal when the thread that started this process ends; 0 for none. Only on Linux."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+
+
+def end_group(leader: int) -> None:
+    """Kill the process group of a child; nothing happens when it is gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def child_environment() -> dict[str, str]:
     """Return our environment, with this very package first on the child's path."""
     paths = [str(Path(arvbench.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}

@@ -54,7 +54,13 @@ def run_suite(
 
     On KeyboardInterrupt everything finished is already in the store.
     """
-    options = options or RunOptions()
+    with contextlib.closing(engine):
+        return _run_cases(suite, store, engine, listener, options or RunOptions())
+
+
+def _run_cases(
+    suite: Suite, store: RecordStore, engine: Engine, listener: RunListener, options: RunOptions
+) -> list[Record]:
     recover(store)
     recorded = {record.fingerprint: record for record in store.records()}
     records = []

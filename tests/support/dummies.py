@@ -110,6 +110,8 @@ class DummyEngine:
     def run(self, job: Job, listener: EventListener) -> Result:
         return Result(outcome=Failed(status=Status.SKIPPED, reason="a dummy engine runs nothing"))
 
+    def close(self) -> None: ...
+
 
 @dataclass(frozen=True)
 class DummyImages:

@@ -57,6 +57,8 @@ class ScriptedEngine:
             raise outcome
         return Result(outcome=outcome, environment=environment())
 
+    def close(self) -> None: ...
+
 
 def write_suite(path: Path, **content: Any) -> Path:
     """A suite file; JSON is YAML."""
@@ -65,12 +67,25 @@ def write_suite(path: Path, **content: Any) -> Path:
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """Worker processes that the process `pid` has started and that have not ended."""
-    return [process for process in psutil.Process(pid).children() if _is_worker(process)]
+    """Worker processes, fresh or forked, that run for the process `pid`."""
+    return [process for process in psutil.Process(pid).children(recursive=True) if _is_worker(process)]
+
+
+def warm_processes_of(pid: int) -> list[psutil.Process]:
+    """Processes that workers of the process `pid` are forked from."""
+    return [process for process in psutil.Process(pid).children() if _runs(process, "warm")]
 
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
-        return "arvbench.harness.run.worker" in " ".join(process.cmdline())
+        # A forked worker has the command line of the process that it was forked from.
+        return _runs(process, "worker") or (_runs(process, "warm") and _runs(process.parent(), "warm"))
     except psutil.NoSuchProcess:  # it ended while we looked
+        return False
+
+
+def _runs(process: psutil.Process | None, module: str) -> bool:
+    try:
+        return process is not None and f"arvbench.harness.run.{module}" in process.cmdline()
+    except psutil.NoSuchProcess:
         return False

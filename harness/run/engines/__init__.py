@@ -13,6 +13,7 @@ ENGINES: Registry[type[Engine]] = Registry(
     "engine",
     {
         "local": "arvbench.harness.run.engines.local:LocalEngine",
+        "spawn": "arvbench.harness.run.engines.spawn:SpawnEngine",
     },
 )
 DEFAULT_ENGINE = "local"

@@ -29,3 +29,7 @@ class Engine(Protocol):
         KeyboardInterrupt passes through, after the worker has ended.
         """
         ...
+
+    def close(self) -> None:
+        """End what the engine keeps between jobs; a later job starts it anew. `run_suite` calls this at its end."""
+        ...

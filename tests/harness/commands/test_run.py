@@ -16,12 +16,12 @@ from typing import TypeVar
 import psutil
 import pytest
 import torch
-from run_helpers import environment, failure, workers_of, write_suite
+from run_helpers import environment, failure, warm_processes_of, workers_of, write_suite
 
 from arvbench.harness.cli import main
 from arvbench.harness.jobs import EventListener, Job, Result, result_path
 from arvbench.harness.run.engines import ENGINES
-from arvbench.harness.run.engines.local import LocalEngine
+from arvbench.harness.run.engines.spawn import SpawnEngine
 from arvbench.results.records import read_records
 from arvbench.results.schema import Correctness, Environment, Incorrect, Outcome, Record, Setup, Status
 
@@ -41,8 +41,8 @@ def out(tmp_path) -> Path:
     return tmp_path / "run"
 
 
-class ScriptedEngine(LocalEngine):
-    """Ends every case at once, those of batch 2 with an error; refuses devices as the local engine does."""
+class ScriptedEngine(SpawnEngine):
+    """Ends every case at once, those of batch 2 with an error; refuses devices as the engines of this machine do."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
@@ -287,18 +287,20 @@ def test_ctrl_c_and_kill_lose_nothing_and_the_same_command_resumes(suite, out):
     (worker,) = wait_for(
         lambda: (out / "records.jsonl").exists() and len(read_records(out)) == 1 and workers_of(run.pid)
     )
+    (warm,) = warm_processes_of(run.pid)
     run.send_signal(signal.SIGINT)
     _, printed = run.communicate(timeout=60)
     assert run.returncode == 130
     assert "1 record(s) in" in printed and "Run the same command again" in printed
-    assert gone(worker)
+    assert gone(worker) and gone(warm)
     (first,) = read_records(out)
 
     run = start(*command)
     (worker,) = wait_for(lambda: workers_of(run.pid))
+    (warm,) = warm_processes_of(run.pid)
     run.kill()
     run.communicate(timeout=60)
-    wait_for(lambda: gone(worker), seconds=20)
+    wait_for(lambda: gone(worker) and gone(warm), seconds=20)
     assert list(read_records(out)) == [first]
 
     run = start(*command, "--json")

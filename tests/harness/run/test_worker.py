@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +27,13 @@ from arvbench.harness.run.worker import run_job
 from arvbench.results.schema import CaseConfig, Measured, Status
 
 GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[LocalEngine]:
+    """The engine of `arvbench run`, with one warm process for all tests."""
+    with closing(LocalEngine()) as local:
+        yield local
 
 
 def job(folder: Path, **changes) -> Job:
@@ -145,7 +154,7 @@ def test_a_limit_below_the_memory_of_the_libraries_is_out_of_memory(tmp_path):
     assert "the libraries alone take" in outcome.reason
 
 
-def test_a_case_is_measured_in_a_process_of_its_own(tmp_path):
+def test_a_case_is_measured_in_a_process_of_its_own(engine, tmp_path):
     events: list[Event] = []
     seen: set[int] = set()
 
@@ -153,7 +162,7 @@ def test_a_case_is_measured_in_a_process_of_its_own(tmp_path):
         events.append(event)
         seen.update(worker.pid for worker in workers_of(os.getpid()))
 
-    result = LocalEngine().run(job(tmp_path, batch=2), listen)
+    result = engine.run(job(tmp_path, batch=2), listen)
     assert isinstance(result.outcome, Measured)
     assert result.outcome.setup.threads == 1
     assert result.environment is not None
@@ -161,23 +170,23 @@ def test_a_case_is_measured_in_a_process_of_its_own(tmp_path):
     assert len(seen) == 1 and not workers_of(os.getpid())
 
 
-def test_running_out_of_memory_is_a_status_and_not_a_crash(tmp_path):
+def test_running_out_of_memory_is_a_status_and_not_a_crash(engine, tmp_path):
     # Room for the libraries and the model, and not for the KV cache of 4,000 images (4 GB).
-    result = LocalEngine().run(job(tmp_path, batch=4000, memory_limit_bytes=2 * GIB), ignore)
+    result = engine.run(job(tmp_path, batch=4000, memory_limit_bytes=2 * GIB), ignore)
     assert result.outcome.status is Status.OOM, result.outcome
     assert "batch 4000" in result.outcome.reason and "memory_limit_bytes" in result.outcome.reason
 
 
-def test_a_case_that_takes_too_long_is_ended_with_its_process(tmp_path):
+def test_a_case_that_takes_too_long_is_ended_with_its_process(engine, tmp_path):
     started = time.monotonic()
-    result = LocalEngine().run(job(tmp_path, timeout_s=0.5), ignore)
+    result = engine.run(job(tmp_path, timeout_s=0.5), ignore)
     assert result.outcome.status is Status.TIMEOUT
     assert "timeout_s 0.5" in result.outcome.reason
     assert not workers_of(os.getpid())
     assert time.monotonic() - started < 30
 
 
-def test_a_worker_killed_from_outside_is_an_error_that_names_the_signal(tmp_path):
+def test_a_worker_killed_from_outside_is_an_error_that_names_the_signal(engine, tmp_path):
     def kill_soon() -> None:
         while not (running := workers_of(os.getpid())):
             time.sleep(0.02)
@@ -185,7 +194,7 @@ def test_a_worker_killed_from_outside_is_an_error_that_names_the_signal(tmp_path
 
     killer = threading.Thread(target=kill_soon)
     killer.start()
-    result = LocalEngine().run(job(tmp_path), ignore)
+    result = engine.run(job(tmp_path), ignore)
     killer.join()
     assert result.outcome.status is Status.ERROR
     assert "SIGTERM" in result.outcome.reason

@@ -1,0 +1,36 @@
+"""The process that workers of CPU cases are forked from: `python -m arvbench.harness.run.warm` (machine/forks.py)."""
+
+from __future__ import annotations
+
+import importlib
+
+from arvbench.harness.machine.forks import serve
+from arvbench.harness.run import worker
+
+_MODULES = (
+    "arvbench.harness.machine.failures",
+    "arvbench.harness.machine.limits",
+    "arvbench.harness.measure.case",
+    "arvbench.harness.measure.case_quality",
+    "torch._dynamo",  # torch imports its compiler for arithmetic on the meta device: the first plan of a model
+    "torch.utils.flop_counter",
+)
+"""Imports of every case. Models are not among them: a plug-in may do anything when it is imported."""
+
+
+def import_harness() -> None:
+    """Import the harness, and take the digest of the source that was imported."""
+    for name in _MODULES:
+        importlib.import_module(name)
+    from arvbench.harness.machine.environment import source_sha256
+
+    source_sha256()
+
+
+def work(arguments: list[str], fds: list[int]) -> int:
+    """Be the worker of one case; its events go to the one passed file descriptor."""
+    return worker.main([*arguments, "--events-fd", str(fds[0])])
+
+
+if __name__ == "__main__":
+    serve(import_harness, work)
