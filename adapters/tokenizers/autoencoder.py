@@ -9,7 +9,8 @@ Source   VQGAN (arXiv:2012.09841) appendix; behaviour of FoundationVision/VAR at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,12 +50,20 @@ def attend(q_BChw: Tensor, k_BChw: Tensor, v_BChw: Tensor) -> Tensor:
     return out_BChw
 
 
-class SpatialAttention(nn.Module):
-    """Single-head self-attention over all positions of a feature map."""
+class PositionAttention(nn.Module):
+    """Single-head self-attention over all positions of a feature map; a subclass projects to q, k and v."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.norm = group_norm(channels)
+
+
+class SpatialAttention(PositionAttention):
+    """Attention with one projection for q, k and v."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
@@ -168,9 +177,29 @@ class Decoder(nn.Module):
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
+    def path(self) -> tuple[nn.Module, ...]:
+        """Modules in the order in which they run, but for the activation before the last."""
+        return (self.conv_in, self.mid, *reversed(self.up), self.conv_out)
+
     def forward(self, z: Tensor) -> Tensor:
-        h = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
-            h = level(h)
+        h = z
+        for part in self.path()[:-1]:
+            h = part(h)
         images: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return images
+
+
+def path_flops(path: Iterable[nn.Module], pixels: int) -> int:
+    """FLOPs per image of the convolutions and attentions on a path of modules that starts at maps of `pixels` pixels.
+
+    Equal to a count of the operations on the meta device, which would import torch's compiler first.
+    """
+    flops = 0
+    for module in itertools.chain.from_iterable(part.modules() for part in path):
+        if isinstance(module, Upsample):
+            pixels *= 4  # for its own convolution already
+        elif isinstance(module, nn.Conv2d):
+            flops += 2 * pixels * module.weight.numel()
+        elif isinstance(module, PositionAttention):
+            flops += 4 * pixels**2 * module.channels
+    return flops

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.tokenizers.autoencoder import Decoder, Encoder
+from arvbench.adapters.tokenizers.autoencoder import Decoder, Encoder, path_flops
 from arvbench.adapters.tokenizers.tokenizer import Canvas, ScaleTokenizer, Sides, area_tokens
 
 
@@ -291,6 +291,9 @@ class VqVae(ScaleTokenizer):
         weight = self.post_quant_conv.weight
         images_B3HW: Tensor = self.decoder(self.post_quant_conv(map_BKhw.to(weight.dtype))).clamp(-1, 1)
         return images_B3HW
+
+    def decode_flops(self, side: tuple[int, int]) -> int:
+        return path_flops((self.post_quant_conv, *self.decoder.path()), side[0] * side[1])
 
     def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
         """Reconstruction (B, 3, H, W), not clamped, and the quantizer's loss (scalar).

@@ -48,13 +48,19 @@ class Tokenizer(nn.Module, ABC):
     def decode_map(self, map_BKhw: Tensor) -> Tensor:
         """Images (B, 3, H, W), nominally in [-1, 1], of a map of code vectors."""
 
+    def decode_flops(self, side: tuple[int, int]) -> int:
+        """FLOPs of `decode_map` per map of `side` (height, width); only for a tokenizer on the meta device.
+
+        Here they are counted in a run, for which torch imports its compiler: a formula is worth an override.
+        """
+        map_1Khw = torch.empty(1, self.config.code_dim, *side, device="meta")
+        return count_flops(lambda: self.decode_map(map_1Khw))
+
 
 @cache
 def decode_flops(kind: type[Tokenizer], config: Any, side: tuple[int, int]) -> int:
     """FLOPs to decode one map of `side` (height, width) by a tokenizer of class `kind`."""
-    twin = on_meta(lambda: kind(config))
-    map_1Khw = torch.empty(1, config.code_dim, *side, device="meta")
-    return count_flops(lambda: twin.decode_map(map_1Khw))
+    return on_meta(lambda: kind(config)).decode_flops(side)
 
 
 class ScaleTokenizer(Tokenizer):

@@ -18,7 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.tokenizers.autoencoder import Downsample, ResnetBlock, Upsample, attend, group_norm
+from arvbench.adapters.tokenizers.autoencoder import (
+    Downsample,
+    PositionAttention,
+    ResnetBlock,
+    Upsample,
+    attend,
+    group_norm,
+    path_flops,
+)
 from arvbench.adapters.tokenizers.tokenizer import Tokenizer
 
 _USAGE_WINDOW = 65536
@@ -56,12 +64,11 @@ class VqConfig:
         return int(2 ** (len(self.decoder_ch_mult) - 1))
 
 
-class Attention(nn.Module):
-    """Single-head self-attention over all positions of a feature map, with one projection each for q, k and v."""
+class Attention(PositionAttention):
+    """Attention with one projection each for q, k and v."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = group_norm(channels)
+        super().__init__(channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -143,9 +150,13 @@ class Decoder(nn.Module):
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
+    def path(self) -> tuple[nn.Module, ...]:
+        """Modules in the order in which they run, but for the activation before the last."""
+        return (self.conv_in, *self.mid, *self.conv_blocks, self.conv_out)
+
     def forward(self, z: Tensor) -> Tensor:
-        h = self.conv_in(z)
-        for part in (*self.mid, *self.conv_blocks):
+        h = z
+        for part in self.path()[:-1]:
             h = part(h)
         images: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return images
@@ -226,6 +237,9 @@ class VqModel(Tokenizer):
         weight = self.post_quant_conv.weight
         images_B3HW: Tensor = self.decoder(self.post_quant_conv(map_BKhw.to(weight.dtype)))
         return images_B3HW
+
+    def decode_flops(self, side: tuple[int, int]) -> int:
+        return path_flops((self.post_quant_conv, *self.decoder.path()), side[0] * side[1])
 
     def decode(self, ids_Bl: Tensor, side: tuple[int, int]) -> Tensor:
         """Images (B, 3, H, W), not clamped, of the ids of a map of `side` (height, width)."""

@@ -12,8 +12,6 @@ _MODULES = (
     "arvbench.harness.machine.limits",
     "arvbench.harness.measure.case",
     "arvbench.harness.measure.case_quality",
-    "torch._dynamo",  # torch imports its compiler for arithmetic on the meta device: the first plan of a model
-    "torch.utils.flop_counter",
 )
 """Imports of every case. Models are not among them: a plug-in may do anything when it is imported."""
 

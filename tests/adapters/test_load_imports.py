@@ -1,4 +1,4 @@
-"""What a load imports: torch, and not its compiler, which takes longer than the load itself."""
+"""Imports of a load and of a first sampling call: torch, and not its compiler, which would take longer than both."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 import arvbench
 from arvbench.adapters.loading import demo_models
@@ -25,10 +23,15 @@ def compiler_after(code: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("weights", ["demo", "random:0"])
-def test_loading_a_demo_model_of_every_family_imports_no_compiler(weights):
-    load = "from arvbench.adapters import load_sampler\n"
-    assert compiler_after(load + f"for name in {demo_models()}: load_sampler(name, weights={weights!r})") == "[]"
+def test_loading_a_demo_model_of_every_family_and_sampling_imports_no_compiler():
+    code = (
+        "from arvbench.adapters import load_sampler, PerImageNoise\n"
+        f"for name in {demo_models()}:\n"
+        "    load_sampler(name, weights='random:0')\n"
+        "    sampler = load_sampler(name, weights='demo')\n"
+        "    sampler.sample([1], sampler.spec.settings, noise=PerImageNoise(0, [0]))"
+    )
+    assert compiler_after(code) == "[]"
 
 
 def test_building_the_skeleton_of_every_model_imports_no_compiler():

@@ -1,0 +1,20 @@
+"""FLOPs of decoding by formula: equal to those that torch counts while it runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from arvbench.adapters.common.meta import on_meta
+from arvbench.adapters.loading import known_specs
+from arvbench.adapters.tokenizers.tokenizer import Tokenizer
+
+KINDS = {(spec.sampler.tokenizer_class, spec.tokenizer): name for name, spec in known_specs()}
+"""Tokenizer and configuration -> the last model that has it."""
+
+
+@pytest.mark.parametrize("side", [(4, 4), (3, 5)])
+@pytest.mark.parametrize(("kind", "config"), KINDS, ids=KINDS.values())
+def test_the_formula_of_every_tokenizer_equals_the_count(kind, config, side):
+    twin = on_meta(lambda: kind(config))
+    assert type(twin).decode_flops is not Tokenizer.decode_flops
+    assert twin.decode_flops(side) == Tokenizer.decode_flops(twin, side) > 0
