@@ -40,7 +40,10 @@ def scientific(value: float, digits: int = 2) -> str:
 
 def plain(text: object) -> str:
     """Put text on one line without control or direction characters, so that it can stand in any output."""
-    return "".join(char if char.isprintable() else ("�" if not char.isspace() else " ") for char in str(text))
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ("�" if not char.isspace() else " ") for char in text)
 
 
 def shorten(text: object, length: int) -> str:

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _HASHED_ID = re.compile(r"[a-z][0-9a-f]{10}")
 _COLOR = re.compile("|".join(CSS_VARIABLES))
+_DECIMALS = re.compile(r"(\.\d\d)\d+")
+"""Digits beyond a hundredth of a point, which no screen shows."""
 # Inline, matplotlib's style sheet would apply to the whole page, whose own sheet already has its one rule.
 _DROPPED = ("metadata", "style")
+_COORDINATES = ("d", "x", "y", "transform", "width", "height")
 
 
 Draw = Callable[[Sequence[Record]], Drawing | None]
@@ -68,6 +71,7 @@ def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(buffer.getvalue())
     _number_ids(root)
+    _drop_unused_ids(root)
     _clean(root, prefix=f"{name}-")
     width_pt, height_pt = (float(size) for size in root.attrib["viewBox"].split()[2:])
     root.attrib.clear()
@@ -95,6 +99,15 @@ def _number_ids(root: ElementTree.Element) -> None:
                 element.set(key, _REFERENCE.sub(lambda match: f"url(#{numbers.get(match[1], match[1])})", value))
 
 
+def _drop_unused_ids(root: ElementTree.Element) -> None:
+    """Drop the ids that nothing refers to, except those of the panels."""
+    values = [value for element in root.iter() for key, value in element.attrib.items() if key != "id"]
+    used = {value[1:] for value in values if value.startswith("#")} | set(_REFERENCE.findall(" ".join(values)))
+    for element in root.iter():
+        if (name := element.get("id")) is not None and name not in used and not name.startswith("axes_"):
+            del element.attrib["id"]
+
+
 @contextmanager
 def _style(name: str) -> Iterator[None]:
     """Apply matplotlib's defaults and the report's settings, regardless of the user's style."""
@@ -108,8 +121,14 @@ def _style(name: str) -> Iterator[None]:
 
 
 def _clean(element: ElementTree.Element, *, prefix: str) -> None:
-    """Drop namespaces, metadata and style sheets; prefix ids and references; turn colours into variables."""
+    """Drop namespaces, metadata, style sheets, indents and long fractions; prefix ids and references; turn colours into
+    variables.
+    """
     element.tag = _local(element.tag)
+    if element.text is not None and not element.text.strip():
+        element.text = None
+    if element.tail is not None and not element.tail.strip():
+        element.tail = None
     for child in list(element):
         if _local(child.tag) in _DROPPED:
             element.remove(child)
@@ -130,6 +149,8 @@ def _clean_value(key: str, value: str, prefix: str) -> str:
         return prefix + value
     if key == "href" and value.startswith("#"):
         return f"#{prefix}{value[1:]}"
+    if key in _COORDINATES:
+        return _DECIMALS.sub(r"\1", " ".join(value.split()))
     value = _REFERENCE.sub(rf"url(#{prefix}\1)", value)
     return _COLOR.sub(lambda match: f"var({CSS_VARIABLES[match[0]]})", value) if key == "style" else value
 

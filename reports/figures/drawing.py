@@ -3,14 +3,17 @@
 Colours are written as hexadecimal and become CSS variables when the figure is put on the page (`arvbench.reports.svg`),
 so that one figure serves light and dark. Colour never carries meaning alone: lines differ in marker or dash as well.
 
+Panels have fixed margins, wide enough for ticks, labels and titles of two lines: nothing is measured, and a figure is
+drawn once. Its size is bounded, whatever the number of records: `first_of` says what is left out.
+
 Units    _in inches
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from arvbench.reports.numbers import shorten
 
@@ -35,6 +38,8 @@ CSS_VARIABLES: dict[str, str] = {
 """Colour in a figure -> CSS variable of the page."""
 
 RC: dict[Any, Any] = {
+    # One name: the page's own fonts take its place, and every text would repeat the list of matplotlib's.
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -49,8 +54,6 @@ RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.facecolor": "none",
     "figure.facecolor": "none",
-    "figure.constrained_layout.h_pad": 0.08,
-    "figure.constrained_layout.w_pad": 0.08,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "legend.frameon": False,
@@ -69,11 +72,29 @@ RC: dict[Any, Any] = {
 """Settings under which figures are drawn and written."""
 
 WIDTH_IN = 8.0
+MOST_PANELS = 16
+MOST_ITEMS = 32
+"""Curves, points or bars of a figure."""
 _PANEL_HEIGHT_IN = 2.9
 _LEGEND_LINE_IN = 0.2
 _LABEL_LENGTH = 72
+_TITLE_IN = 0.07
+"""Width of a character of a title."""
 _WIDE_LABEL = 46
 """A legend with a longer label has one column."""
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Margins:
+    """Room around the axes of a panel."""
+
+    left_in: float = 0.75
+    right_in: float = 0.15
+    top_in: float = 0.5
+    bottom_in: float = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,21 +119,68 @@ def label(text: object, *, random: bool = False) -> str:
     return f"{short} (random)" if random else short
 
 
+def first_of(groups: Mapping[Key, Sequence[Item]], things: str) -> tuple[dict[Key, list[Item]], str]:
+    """Return the panels (key -> items) that a figure has room for, and a sentence about the others, "" for none.
+
+    `things` names the items in the sentence, such as "cases".
+    """
+    shown: dict[Key, list[Item]] = {}
+    room = MOST_ITEMS
+    for key, items in groups.items():
+        if room == 0 or len(shown) == MOST_PANELS:
+            break
+        shown[key] = list(items[:room])
+        room -= len(shown[key])
+    drawn, count = MOST_ITEMS - room, sum(map(len, groups.values()))
+    if drawn == count:
+        return shown, ""
+    among = f" and {len(shown)} of {len(groups)} panels" if len(shown) < len(groups) else ""
+    return shown, f" Drawn: the first {drawn} of {count} {things}{among}; the tables have all."
+
+
 def panels(count: int, labels: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """Make a figure with `count` panels, in rows of two when there are several, and room for a legend of `labels`."""
-    from matplotlib.figure import Figure
-
     columns = 1 if count == 1 else 2
     rows = -(-count // columns)
     legend_in = _LEGEND_LINE_IN * -(-len(labels) // _legend_columns(labels))
-    figure = Figure(figsize=(WIDTH_IN, rows * _PANEL_HEIGHT_IN + legend_in), layout="constrained")
-    grid = figure.add_gridspec(rows, columns)
-    return figure, [figure.add_subplot(grid[i // columns, i % columns]) for i in range(count)]
+    return placed([_PANEL_HEIGHT_IN] * rows, columns, count, Margins(), legend_in)
+
+
+def placed(
+    heights_in: Sequence[float], columns: int, count: int, margins: Margins, legend_in: float
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure with `count` panels in rows of these heights, above a legend of height `legend_in`."""
+    from matplotlib.figure import Figure
+
+    height_in, width_in = sum(heights_in) + legend_in + _LEGEND_LINE_IN, WIDTH_IN / columns
+    figure = Figure(figsize=(WIDTH_IN, height_in))
+    inner_in = width_in - margins.left_in - margins.right_in
+    axes = []
+    for place in range(count):
+        row, column = divmod(place, columns)
+        bottom_in = height_in - sum(heights_in[: row + 1]) + margins.bottom_in
+        axes.append(
+            figure.add_axes(
+                (
+                    (column * width_in + margins.left_in) / WIDTH_IN,
+                    bottom_in / height_in,
+                    inner_in / WIDTH_IN,
+                    (heights_in[row] - margins.top_in - margins.bottom_in) / height_in,
+                )
+            )
+        )
+    return figure, axes
+
+
+def set_title(ax: Axes, *lines: str) -> None:
+    """Set the title of a panel; a line that is too long for it loses its middle."""
+    room_in = WIDTH_IN * ax.get_position().width
+    ax.set_title("\n".join(shorten(line, int(room_in / _TITLE_IN)) for line in lines))
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """Put one legend below the figure."""
-    figure.legend(handles, labels, loc="outside lower left", ncols=_legend_columns(labels))
+    figure.legend(handles, labels, loc="lower left", ncols=_legend_columns(labels), borderaxespad=0.2)
 
 
 def _legend_columns(labels: Sequence[str]) -> int:

@@ -5,12 +5,23 @@ Units    MiB 2**20 bytes, all layers and rows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arvbench.reports.cases import group_by, measured, model_of
-from arvbench.reports.figures.drawing import MARKERS, MUTED, SERIES, Drawing, label, legend, listed, panels
+from arvbench.reports.figures.drawing import (
+    MARKERS,
+    MUTED,
+    SERIES,
+    Drawing,
+    first_of,
+    label,
+    legend,
+    listed,
+    panels,
+    set_title,
+)
 from arvbench.reports.numbers import MIB, plain, significant
 from arvbench.results.schema import CacheStep, Record
 
@@ -36,21 +47,22 @@ class _Curve:
 
 def draw(records: Sequence[Record]) -> Drawing | None:
     """Draw one panel for each model, data type and batch, with the curves of every policy."""
-    curves_by_panel: dict[_Panel, dict[_Curve, None]] = {}
+    found: dict[_Panel, dict[_Curve, None]] = {}
     for record, outcome in measured(records):
         if any(step.allocated_bytes or step.planned_bytes for step in outcome.cache):
             plan = tuple(step.planned_bytes for step in outcome.cache)
             panel = _Panel(model_of(record), record.case.dtype, record.case.batch, plan)
             # Backends with equal bytes share one curve.
-            curves_by_panel.setdefault(panel, {})[_Curve(plain(outcome.setup.cache_policy), outcome.cache)] = None
-    if not curves_by_panel:
+            found.setdefault(panel, {})[_Curve(plain(outcome.setup.cache_policy), outcome.cache)] = None
+    if not found:
         return None
+    curves_by_panel, left_out = first_of({panel: list(curves) for panel, curves in found.items()}, "curves")
     policies = list(dict.fromkeys(curve.policy for curves in curves_by_panel.values() for curve in curves))
     kinds = ["planned", *(f"{label(policy)}, {kind}" for policy in policies for kind in ("live", "allocated"))]
     figure, axes = panels(len(curves_by_panel), kinds)
     handles: dict[str, Artist] = {}
     for ax, (panel, curves) in zip(axes, curves_by_panel.items(), strict=True):
-        ax.set_title(f"{label(panel.model)}\n{panel.dtype}, batch {panel.batch}")
+        set_title(ax, label(panel.model), f"{panel.dtype}, batch {panel.batch}")
         ax.set_xlabel("Step (index)")
         ax.set_ylabel("Cache (MiB)")
         for curve in curves:
@@ -64,7 +76,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
                 steps, allocated, color=color, linestyle="--", linewidth=1.2, marker=marker, markerfacecolor="none"
             )[0]
             handles[f"{name}, live"] = ax.plot(steps, live, color=color, marker=marker)[0]
-        steps = [step.step for step in next(iter(curves)).cache]
+        steps = [step.step for step in curves[0].cache]
         # The plan lies on top: deviations of the live curve show.
         planned = [size / MIB for size in panel.plan]
         handles["planned"] = ax.plot(steps, planned, color=MUTED, linestyle=":", linewidth=2.2, zorder=4)[0]
@@ -75,12 +87,12 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         title="Cache after every step",
         caption="Planned: from the schedule. Live: what is kept between steps: keys and values, or in M-VAR the "
         "mixers' state or history. Allocated: storage held for it. All layers and forward rows; 1 MiB is 1,048,576 "
-        "bytes. Where live equals the plan, the dotted line lies on the solid one.",
+        f"bytes. Where live equals the plan, the dotted line lies on the solid one.{left_out}",
         alt=f"Line plot of cache size for each step. {_peaks(curves_by_panel)}.",
     )
 
 
-def _peaks(curves_by_panel: dict[_Panel, dict[_Curve, None]]) -> str:
+def _peaks(curves_by_panel: Mapping[_Panel, Sequence[_Curve]]) -> str:
     """Describe the peaks of every curve in words."""
     pairs = [(panel, curve) for panel, curves in curves_by_panel.items() for curve in curves]
     by_model = group_by(pairs, lambda pair: (pair[0].model, pair[0].batch, pair[1].policy))

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arvbench.reports.cases import case_names, conditions, group_by, has_random_weights, measured
-from arvbench.reports.figures.drawing import PAPER, SERIES, WIDTH_IN, Drawing, label, legend, listed
+from arvbench.reports.figures.drawing import (
+    PAPER,
+    SERIES,
+    Drawing,
+    Margins,
+    first_of,
+    label,
+    legend,
+    listed,
+    placed,
+    set_title,
+)
 from arvbench.reports.numbers import MEMORY_SOURCES, MIB, significant
 from arvbench.results.schema import Memory, Record
 
@@ -20,9 +31,11 @@ if TYPE_CHECKING:
     from matplotlib.patches import Patch
 
 _COMPONENTS = ("weights", "cache (allocated)", "token loop, all else", "decode, all else")
-_HATCHES = ("", "////", "", "....")
+_HATCHES = ("", "////", "", r"\\\\\\\\")
+"""Lines alone: a pattern of dots takes 300 kB of SVG."""
 _CASE_IN = 0.62
-_PANEL_IN = 1.1
+_MARGINS = Margins(left_in=2.9, bottom_in=0.55)
+_LEGEND_IN = 0.2
 _NAME_WIDTH = 36
 _BAR = 0.36
 """Height of a bar; a case has height 1."""
@@ -39,32 +52,31 @@ class _Bars:
 
 def draw(records: Sequence[Record]) -> Drawing | None:
     """Draw two bars for every case, token loop and decode; one panel for each hardware, data type and source."""
-    from matplotlib.figure import Figure
-
-    cases = _cases(records)
-    if not cases:
+    groups, left_out = first_of(group_by(_cases(records), lambda case: case.where), "cases")
+    if not groups:
         return None
-    groups = group_by(cases, lambda case: case.where)
-    heights = [_PANEL_IN + _CASE_IN * len(members) for members in groups.values()]
-    figure = Figure(figsize=(WIDTH_IN, sum(heights) + 0.3), layout="constrained")
-    grid = figure.add_gridspec(len(groups), 1, height_ratios=heights)
-    for place, (where, members) in enumerate(groups.items()):
-        ax = figure.add_subplot(grid[place, 0])
-        ax.set_title("\n".join(label(line) for line in where))
+    heights_in = [_MARGINS.top_in + _MARGINS.bottom_in + _CASE_IN * len(members) for members in groups.values()]
+    figure, axes = placed(heights_in, 1, len(groups), _MARGINS, _LEGEND_IN)
+    for ax, (where, members) in zip(axes, groups.items(), strict=True):
+        set_title(ax, *(label(line) for line in where))
         ax.set_xlabel("Memory (MiB)")
         ax.set_yticks(range(len(members)), [textwrap.fill(label(case.name), _NAME_WIDTH) for case in members])
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="y", visible=False)
         _draw_bars(ax, members)
-        ax.invert_yaxis()
+        ax.set_ylim(len(members) - 0.5, -0.5)
     legend(figure, [_swatch(number) for number in range(len(_COMPONENTS))], _COMPONENTS)
-    maxima = listed(f"{case.name}: {significant(max(map(sum, case.phases)))} MiB at most" for case in cases)
+    maxima = listed(
+        f"{case.name}: {significant(max(map(sum, case.phases)))} MiB at most"
+        for members in groups.values()
+        for case in members
+    )
     return Drawing(
         figure=figure,
         title="Memory by component",
         caption="Upper bar of a case: the most that is held in the token loop; lower bar: in decode. Where the machine "
         "cannot tell working memory, the bar ends without it. A CUDA allocator's numbers and a process's resident set "
-        "(RSS) never share a panel. 1 MiB is 1,048,576 bytes.",
+        f"(RSS) never share a panel. 1 MiB is 1,048,576 bytes.{left_out}",
         alt=f"Stacked bars of memory in MiB. {maxima}.",
     )
 

@@ -11,7 +11,17 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from arvbench.reports.cases import Conditions, case_names, conditions, group_by, has_random_weights, measured
-from arvbench.reports.figures.drawing import MARKERS, SERIES, Drawing, label, legend, listed, panels
+from arvbench.reports.figures.drawing import (
+    MARKERS,
+    SERIES,
+    Drawing,
+    first_of,
+    label,
+    legend,
+    listed,
+    panels,
+    set_title,
+)
 from arvbench.reports.numbers import plain, significant
 from arvbench.reports.tables.quality import protocol_names
 from arvbench.results.schema import Record
@@ -41,14 +51,15 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     points = _points(records)
     if not points:
         return None
-    groups = group_by(points, lambda point: (point.protocol_id, point.conditions))
+    groups, left_out = first_of(group_by(points, lambda point: (point.protocol_id, point.conditions)), "points")
+    points = [point for members in groups.values() for point in members]
     names = list(dict.fromkeys(point.name for point in points))
     labels = [label(name) for name in names]
     figure, axes = panels(len(groups), labels)
     handles: dict[str, Artist] = {}
     for ax, ((_, where), members) in zip(axes, groups.items(), strict=True):
         protocol = label(members[0].protocol)
-        ax.set_title(f"{label(where.hardware)}\n{label(where.arithmetic)}, batch {where.batch}, protocol {protocol}")
+        set_title(ax, label(where.hardware), f"{label(where.arithmetic)}, batch {where.batch}, {protocol}")
         ax.set_xlabel("Throughput (images/s)")
         ax.set_ylabel("FID (no unit, lower is better)")
         for point in members:
@@ -66,7 +77,8 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         figure=figure,
         title="Quality against throughput",
         caption="Lower right is better. Whiskers: 95 % intervals, of FID where a record has one. Only cases with "
-        "the same protocol id, hardware, data type and batch share a panel; cases with random weights have no quality.",
+        "the same protocol id, hardware, data type and batch share a panel; cases with random weights have no "
+        f"quality.{left_out}",
         alt=f"Scatter plot of FID against images per second. {points_text}.",
     )
 

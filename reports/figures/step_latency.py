@@ -17,7 +17,17 @@ from arvbench.reports.cases import (
     has_random_weights,
     measured,
 )
-from arvbench.reports.figures.drawing import MARKERS, SERIES, Drawing, label, legend, listed, panels
+from arvbench.reports.figures.drawing import (
+    MARKERS,
+    SERIES,
+    Drawing,
+    first_of,
+    label,
+    legend,
+    listed,
+    panels,
+    set_title,
+)
 from arvbench.reports.numbers import significant
 from arvbench.results.schema import Record
 from arvbench.results.statistics import Estimate, find_timing, milliseconds
@@ -49,12 +59,13 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     curves = _curves(records)
     if not curves:
         return None
-    groups = group_by(curves, lambda curve: curve.conditions)
+    groups, left_out = first_of(group_by(curves, lambda curve: curve.conditions), "cases")
+    curves = [curve for members in groups.values() for curve in members]
     labels = [label(curve.name, random=curve.random) for curve in curves]
     figure, axes = panels(len(groups), labels)
     handles: dict[int, Artist] = {}
     for ax, (where, members) in zip(axes, groups.items(), strict=True):
-        ax.set_title(f"{label(where.hardware)}\n{label(where.arithmetic)}, batch {where.batch}")
+        set_title(ax, label(where.hardware), f"{label(where.arithmetic)}, batch {where.batch}")
         ax.set_ylabel("Time per step (ms)")
         _name_steps(ax, members)
         for curve in members:
@@ -70,7 +81,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         figure=figure,
         title="Latency of every step",
         caption="Median time of one call for the whole batch; the band is the 95 % interval within one process, where "
-        "6 calls or more were timed. Each panel holds one hardware, data type and batch.",
+        f"6 calls or more were timed. Each panel holds one hardware, data type and batch.{left_out}",
         alt=f"Line plot of milliseconds for each step. {ends}.",
     )
 

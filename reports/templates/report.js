@@ -6,9 +6,15 @@ function sortTable(header, ascending) {
   const body = table.tBodies[0];
   const index = header.cellIndex;
   const numeric = header.classList.contains("number");
+  // The key of a cell is its text, without details and marks behind it, unless data-sort says otherwise.
   const key = (row) => {
-    const text = row.cells[index].dataset.sort;
-    return text !== undefined && numeric ? Number(text) : text;
+    const cell = row.cells[index];
+    const text = cell.dataset.sort ?? (cell.firstChild?.textContent ?? "").trim();
+    if (text === "" || (text === "\u2013" && cell.dataset.sort === undefined)) {
+      return undefined;
+    }
+    const number = Number(text.replaceAll(",", ""));
+    return !numeric ? text : Number.isNaN(number) ? undefined : number;
   };
   const rows = Array.from(body.rows, (row) => ({ row, key: key(row) }));
   rows.sort((a, b) => {

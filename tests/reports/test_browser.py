@@ -138,10 +138,24 @@ def test_a_heading_sorts_by_number_and_empty_cells_stay_last(page: Any) -> None:
 
 
 @one_window
+def test_numbers_with_commas_and_keys_of_their_own_sort_by_value(page: Any) -> None:
+    """A count of 50,000 samples stands in text, a step that sorts by more digits than it shows in an attribute."""
+    table = page.locator("table", has=page.locator("caption", has_text="What the protocol ids stand for"))
+    header = table.locator("thead th", has_text="Samples")
+    place = header.evaluate("th => th.cellIndex")
+    for direction in ("ascending", "descending"):
+        header.locator("button").click()
+        assert header.get_attribute("aria-sort") == direction
+        texts = table.locator("tbody tr").evaluate_all("(rows, at) => rows.map(row => row.cells[at].innerText)", place)
+        numbers = [int(text.replace(",", "")) for text in texts]
+        assert set(numbers) == {1000, 50_000} and numbers == sorted(numbers, reverse=direction == "descending")
+
+
+@one_window
 def test_text_columns_sort_as_a_reader_would(page: Any) -> None:
     table = page.locator("#results table")
     table.locator("thead th").first.locator("button").click()
-    names = table.locator("tbody th").evaluate_all("cells => cells.map(cell => cell.dataset.sort)")
+    names = table.locator("tbody th").evaluate_all("cells => cells.map(cell => cell.firstChild.textContent)")
     batches = [name for name in names if name.startswith("var-d16 cpu optimized auto float32 b")]
     assert [name.split(" b")[1].split(" ")[0] for name in batches] == ["1", "2", "16", "64"]
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
 import records as make
 from figures import FIGURES
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from arvbench.reports.figures.drawing import CSS_VARIABLES, Drawing
+from arvbench.reports.figures.drawing import CSS_VARIABLES, MOST_ITEMS, MOST_PANELS, Drawing, first_of
 from arvbench.reports.svg import draw_figure, figure_to_svg, inline_figure
+from arvbench.results.records import read_records
 from arvbench.results.schema import Record, Status
 
+COMMITTED = Path(__file__).parent.parent / "golden" / "identities" / "records.jsonl"
 HOSTILE = '<script>alert(1)</script>"><img onerror=x> $\\bad{ $ & _'
 
 
@@ -54,6 +58,54 @@ def test_a_figure_has_a_title_axes_with_units_and_a_text_alternative(
     svg = figure_to_svg(drawing.figure, name=name, alt=drawing.alt)
     root = ElementTree.fromstring(svg)
     assert root.get("role") == "img" and root.get("aria-label") == drawing.alt
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_of_a_sweep_is_bounded_and_says_what_it_leaves_out(name: str) -> None:
+    drawing = drawn(name, make.sweep(80))
+    axes = drawing.figure.axes
+    assert len(axes) <= MOST_PANELS
+    found = re.search(r"Drawn: the first (\d+) of (\d+) (?:cases|curves|points)", drawing.caption)
+    assert found is not None and int(found[1]) <= MOST_ITEMS < int(found[2])
+    (legend,) = drawing.figure.legends
+    assert len(legend.get_texts()) <= MOST_ITEMS
+    shown = sum(len(ax.get_yticks()) for ax in axes) if name == "memory" else int(found[1])
+    assert shown == int(found[1])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_of_few_records_shows_all(name: str, records: list[Record]) -> None:
+    assert "Drawn:" not in drawn(name, records).caption
+
+
+def test_panels_are_shown_whole_until_there_is_no_room() -> None:
+    few = {"a": [1, 2], "b": [3]}
+    assert first_of(few, "cases") == (few, "")
+    wide = {"a": [*range(MOST_ITEMS + 3)], "b": [0]}
+    shown, words = first_of(wide, "cases")
+    assert shown == {"a": [*range(MOST_ITEMS)]}
+    assert words == f" Drawn: the first {MOST_ITEMS} of {MOST_ITEMS + 4} cases and 1 of 2 panels; the tables have all."
+    many = {place: [place] for place in range(MOST_PANELS + 1)}
+    shown, words = first_of(many, "points")
+    assert [*shown] == [*range(MOST_PANELS)] and f"{MOST_PANELS} of {MOST_PANELS + 1} points" in words
+    assert first_of({"a": [*range(MOST_ITEMS + 1)]}, "cases")[1].endswith("cases; the tables have all.")
+
+
+@pytest.mark.parametrize("of", ["one", "many", "committed", "sweep"])
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_of_a_panel_reaches_into_another_panel_or_out_of_the_figure(
+    name: str, of: str, records: list[Record]
+) -> None:
+    given = {"one": lambda: [one_record()], "many": lambda: records, "sweep": lambda: make.sweep(80)}
+    drawing = drawn(name, given[of]() if of in given else list(read_records(COMMITTED)))
+    assert drawing.figure.get_layout_engine() is None
+    renderer = FigureCanvasAgg(drawing.figure).get_renderer()
+    boxes = [ax.get_tightbbox(renderer).padded(-1) for ax in drawing.figure.axes]
+    boxes += [legend.get_window_extent(renderer).padded(-1) for legend in drawing.figure.legends]
+    width, height = renderer.get_canvas_width_height()
+    assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
+    for place, box in enumerate(boxes):
+        assert not [other for other in boxes[:place] if box.overlaps(other)], f"panel {place}"
 
 
 @pytest.mark.parametrize("name", FIGURES)
