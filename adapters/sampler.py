@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from arvbench.adapters.cache import CACHE_POLICIES
 from arvbench.adapters.cache.policy import Cache, Memory
 from arvbench.adapters.call import Observer, Samples, SamplingCall, SilentObserver
-from arvbench.adapters.common.linear import arrange, packs_weights
+from arvbench.adapters.common.linear import PackableLinear, arrange, packed_layers
 from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.editing import KnownPixels, KnownTokens
 from arvbench.adapters.labels import as_integers
@@ -125,7 +125,7 @@ class Sampler(ABC):
     weights   identity of the loaded weights
     backend   name in arvbench.kernels.backends
     official  True when the backend repeats even the redundant work of the official code
-    kernels   operation -> implementation in use ("torch" or "triton"); `packs` tells that of linear layers
+    kernels   operation -> implementation in use ("torch" or "triton"); `packed` tells that of linear layers
     """
 
     family: ClassVar[str]
@@ -212,9 +212,9 @@ class Sampler(ABC):
             self._schedules[key] = Schedule(steps=steps, images=batch, decode_flops=batch * self.decode_flops(settings))
         return self._schedules[key]
 
-    def packs(self, schedule: Schedule) -> bool:
-        """True when the calls of `schedule` run on packed weights (arvbench.adapters.common.linear)."""
-        return packs_weights(self._modules["transformer"], schedule, self.backend, self.device, self.dtype)
+    def packed(self, schedule: Schedule) -> list[PackableLinear]:
+        """Return the layers that run on packed weights in the calls of `schedule` (adapters.common.linear)."""
+        return packed_layers(self._modules["transformer"], schedule, self.backend, self.dtype)
 
     @abstractmethod
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
@@ -285,7 +285,7 @@ class Sampler(ABC):
             schedule=schedule,
             known=known_tokens,
         )
-        arrange(self._modules["transformer"], packed=self.packs(schedule))
+        arrange(self._modules["transformer"], self.packed(schedule))
         tokens, state = self.generate(call)
         observer.decode_begin()
         decoded = self.decode_state(state)

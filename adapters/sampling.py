@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from arvbench.errors import UserError
@@ -26,21 +27,56 @@ def cfg_mix(logits_RlV: Tensor, strength: float) -> Tensor:
     return (1 + strength) * cond_BlV - strength * uncond_BlV
 
 
-def filter_logits(logits_BlV: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+def filter_logits(logits_BlV: Tensor, top_k: int | None, top_p: float | None, *, sort_all: bool = True) -> Tensor:
     """Return logits with every token outside top-k, then outside the top-p nucleus of the rest, at -inf.
 
     All tokens tied with the k-th largest survive. The nucleus drops the least likely tokens whose probabilities sum
-    to at most 1 - top_p; the most likely token always survives. The input is not changed.
+    to at most 1 - top_p; the most likely token always survives. The input is not changed. Without `sort_all`, a CPU
+    sorts the survivors of top-k instead of all tokens, where that gives equal bits.
     """
+    if not sort_all and top_k is not None and top_p is not None and logits_BlV.device.type == "cpu":
+        least_Bl1 = _least_of_nucleus(logits_BlV, top_k, top_p)
+        if least_Bl1 is not None:
+            return logits_BlV.masked_fill(logits_BlV < least_Bl1, -torch.inf)
     if top_k is not None:
         kth_Bl1 = logits_BlV.topk(top_k, dim=-1).values[..., -1:]
         logits_BlV = logits_BlV.masked_fill(logits_BlV < kth_Bl1, -torch.inf)
     if top_p is not None:
         sorted_BlV, order_BlV = logits_BlV.sort(dim=-1, descending=False)
-        drop_BlV = sorted_BlV.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
-        drop_BlV[..., -1] = False
+        drop_BlV = _dropped(sorted_BlV, top_p)
         logits_BlV = logits_BlV.masked_fill(drop_BlV.scatter(-1, order_BlV, drop_BlV), -torch.inf)
     return logits_BlV
+
+
+def _dropped(ascending_Blm: Tensor, top_p: float) -> Tensor:
+    """True for the first logits of a sorted row, which lie outside its nucleus."""
+    drop_Blm = ascending_Blm.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
+    drop_Blm[..., -1] = False
+    return drop_Blm
+
+
+_BLOCK = 64
+"""A multiple of the lanes of every vector unit: whole blocks of zeros left out of a sum do not regroup the others."""
+
+
+def _least_of_nucleus(logits_BlV: Tensor, top_k: int, top_p: float) -> Tensor | None:
+    """Smallest logit (B, l, 1) that stays after top-k and top-p; None when the choice is between equal logits.
+
+    Which of them a sort of all tokens puts first depends on the machine.
+    """
+    entries = logits_BlV.shape[-1]
+    most_Blm = logits_BlV.topk(min(top_k + 1, entries), dim=-1).values
+    kth_Bl1 = most_Blm[..., top_k - 1 : top_k]
+    if top_k < entries and bool((most_Blm[..., top_k:] == kth_Bl1).any()):
+        return None
+    ascending_Blm = F.pad(most_Blm[..., :top_k].flip(-1), ((entries - top_k) % _BLOCK, 0), value=-torch.inf)
+    dropped_Bl1 = _dropped(ascending_Blm, top_p).sum(dim=-1, keepdim=True)
+    least_Bl1 = ascending_Blm.gather(-1, dropped_Bl1)
+    before_Bl1 = ascending_Blm.gather(-1, (dropped_Bl1 - 1).clamp_min(0))
+    if bool(((before_Bl1 == least_Bl1) & (dropped_Bl1 > 0)).any()):
+        return None
+    # Without a softmax (NaN, infinity) nothing is dropped.
+    return torch.maximum(least_Bl1, kth_Bl1)
 
 
 def gumbel_softmax(logits_BlV: Tensor, exponential_BlV: Tensor, temperature: float) -> Tensor:
@@ -213,6 +249,9 @@ def _mix64(x: Tensor) -> Tensor:
 
 
 def _mix64_int(x: int) -> int:
-    """`_mix64` of one Python integer (taken modulo 2**64), as a signed 64-bit integer."""
-    signed = (x + 2**63) % 2**64 - 2**63
-    return int(_mix64(torch.tensor(signed + 1)))
+    """`_mix64` of x + 1, a Python integer taken modulo 2**64, as a signed 64-bit integer."""
+    x = (x + 1) % 2**64
+    x = (x ^ x >> 30) * _MIX_1 % 2**64
+    x = (x ^ x >> 27) * _MIX_2 % 2**64
+    x ^= x >> 31
+    return x - 2**64 if x >= 2**63 else x

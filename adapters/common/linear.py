@@ -8,7 +8,7 @@ Rows     of one product: forward rows times new tokens of the pass
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -18,12 +18,13 @@ from arvbench.adapters.schedule import Schedule
 from arvbench.kernels import onednn
 from arvbench.kernels.backends import backend_named
 
-# Measured on AVX2, fp32, weights of 6 to 50 MB: packed is faster by 1.3 to 2.1 at 2 rows, 1.0 to 1.6 at 16, 1.0 to 1.3
-# at 32, and by 0.9 to 1.2 from 64 on. A call of oneDNN itself takes some microseconds longer.
-FEW_ROWS = 32
-"""Largest mean number of rows of the passes of a call that packs weights."""
-LARGE_WEIGHT = 2**18
-"""Fewest elements of a weight that is packed: 1 MiB, beyond the caches next to a core."""
+# Measured on AVX2, fp32, plain over packed. Weights of 6 to 16 MiB: 1.3 to 1.8 at 2 rows, 1.0 to 1.6 at 16, 1.0 to 1.2
+# at 48, 0.9 to 1.1 from 64 on. Weights of 48 and 80 MiB: 2.0 at 2 rows, 1.4 at 64, 1.2 at 128. A call of oneDNN itself
+# takes some microseconds longer.
+FEW_ROWS = ((2**18, 48), (2**23, 128))
+"""(elements of a weight, largest mean number of rows per pass for which it is packed); smaller weights stay plain. The
+sizes are 1 MiB, beyond the caches next to a core, and 32 MiB, beyond those that cores share.
+"""
 
 
 class PackableLinear(nn.Linear):
@@ -33,14 +34,13 @@ class PackableLinear(nn.Linear):
     def packed(self) -> bool:
         return self.weight.is_mkldnn
 
-    @property
-    def gains(self) -> bool:
-        """True when the weight is large enough for packing to make a product faster."""
-        return self.weight.numel() >= LARGE_WEIGHT
+    def gains(self, rows: float) -> bool:
+        """True when products of `rows` rows are faster with the packed weight."""
+        return any(self.weight.numel() >= elements and rows <= most for elements, most in FEW_ROWS)
 
     def pack(self) -> None:
-        """Pack the weight unless it is packed, or too small to gain."""
-        if self.gains and not self.packed:
+        """Pack the weight unless it is packed."""
+        if not self.packed:
             self._exchange(onednn.packed)
 
     def unpack(self) -> None:
@@ -78,22 +78,23 @@ class PackableLinear(nn.Linear):
         return self.__dict__.copy()
 
 
-def packs_weights(
-    module: nn.Module, schedule: Schedule, backend: str, device: torch.device, dtype: torch.dtype
-) -> bool:
-    """True when the calls of `schedule` run on packed weights.
+def packed_layers(module: nn.Module, schedule: Schedule, backend: str, dtype: torch.dtype) -> list[PackableLinear]:
+    """Return the layers of `module` that run on packed weights in the calls of `schedule`.
 
-    The backend packs, this torch can, rows are few, and `module` has large weights.
+    They gain by it on a CPU in fp32, where the backend packs and this torch can.
     """
-    wanted = backend_named(backend).packs_weights and device.type == "cpu" and dtype == torch.float32
-    few = sum(step.rows * step.new_tokens for step in schedule) <= FEW_ROWS * len(schedule)
-    return wanted and few and any(layer.gains for layer in _layers(module)) and onednn.usable()
+    if not backend_named(backend).packs_weights or dtype != torch.float32:
+        return []
+    rows = sum(step.rows * step.new_tokens for step in schedule) / len(schedule)
+    layers = [layer for layer in _layers(module) if layer.weight.device.type == "cpu" and layer.gains(rows)]
+    return layers if layers and onednn.usable() else []
 
 
-def arrange(module: nn.Module, *, packed: bool) -> None:
-    """Pack or unpack the layers of `module`."""
+def arrange(module: nn.Module, packed: Sequence[PackableLinear]) -> None:
+    """Pack the layers `packed` of `module`, and unpack all others."""
+    chosen = set(packed)
     for layer in _layers(module):
-        if packed:
+        if layer in chosen:
             layer.pack()
         else:
             layer.unpack()

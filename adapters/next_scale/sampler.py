@@ -216,7 +216,7 @@ class NextScaleSampler(Sampler):
 
     def filter(self, logits_BlV: Tensor, side: tuple[int, int], settings: SamplingSettings) -> Tensor:
         """Logits (B, l, V) after top-k and top-p, -inf for excluded tokens."""
-        return filter_logits(logits_BlV, settings.top_k, settings.top_p)
+        return filter_logits(logits_BlV, settings.top_k, settings.top_p, sort_all=self.official)
 
     def codes(self, drawn: ScaleDraw, step: Step, scale: int, run: ScaleRun) -> Tensor:
         """Code vectors (B, K, ph, pw) to place on the canvas."""

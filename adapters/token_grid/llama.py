@@ -110,7 +110,7 @@ def rope_table(config: LlamaConfig) -> Tensor:
 
 
 def rotate(x_RHlD: Tensor, rope_lP2: Tensor) -> Tensor:
-    """Rotate each channel pair (2i, 2i + 1) by the token's i-th angle, in fp32."""
+    """Rotate each channel pair (2i, 2i + 1) by the token's i-th angle, in fp32; any dimensions may stand before l."""
     even, odd = x_RHlD.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = rope_lP2.unbind(-1)
     turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
@@ -148,8 +148,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         rows, tokens, width = x_RlC.shape
         qkv = self.wqkv(x_RlC).view(rows, tokens, 3, self.heads, width // self.heads)
-        q_RHlD, k_RHlD, v_RHlD = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q_RHlD, k_RHlD = rotate(q_RHlD, rope_lP2), rotate(k_RHlD, rope_lP2)
+        qkv_3RHlD = qkv.permute(2, 0, 3, 1, 4)
+        (q_RHlD, k_RHlD), v_RHlD = rotate(qkv_3RHlD[:2], rope_lP2), qkv_3RHlD[2]
         k_RHTD, v_RHTD = (k_RHlD, v_RHlD) if cache is None else cache.extend(layer, k_RHlD, v_RHlD)
         out = F.scaled_dot_product_attention(q_RHlD, k_RHTD, v_RHTD, attn_mask=mask_lT)
         projected_RlC: Tensor = self.wo(out.transpose(1, 2).reshape(rows, tokens, width))

@@ -161,7 +161,7 @@ def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, sched
         recipe_deviations=recipe_deviations(case, used),
         recipe_notes=recipe_for(case.model, case.recipe).notes if case.recipe else (),
         cache_policy=sampler.make_cache(case.cache, settings, batch=1).policy,
-        kernels=dict(sampler.kernels) | ({"linear": "onednn"} if sampler.packs(schedule) else {}),
+        kernels=dict(sampler.kernels) | ({"linear": "onednn"} if sampler.packed(schedule) else {}),
         attention=attention,
         threads=torch.get_num_threads(),
         plan=tuple(_step_plan(step) for step in schedule),

@@ -7,6 +7,7 @@ from arvbench.adapters.sampling import (
     PerImageNoise,
     ReplayTokens,
     UpstreamNoise,
+    _mix64_int,
     cfg_mix,
     filter_logits,
 )
@@ -129,3 +130,28 @@ def test_replayed_tokens_ignore_the_logits_and_cannot_be_smoothed():
     assert noise.tokens(torch.zeros(1, 2, 5), step=0).tolist() == [[1, 2]]
     with pytest.raises(UserError, match="more_smooth"):
         noise.exponential(torch.zeros(1, 2, 5), step=0)
+
+
+@pytest.mark.parametrize(("entries", "top_k"), [(24, 12), (130, 64), (1000, 333), (4096, 900), (256, 256), (16, 1)])
+@pytest.mark.parametrize("top_p", [1e-9, 0.5, 0.96, 1.0])
+@pytest.mark.parametrize("grid", [None, 4], ids=["distinct", "tied"])
+def test_a_sort_of_the_survivors_filters_bit_by_bit_as_a_sort_of_all(entries, top_k, top_p, grid):
+    logits = 3 * torch.randn(2, 20, entries, generator=torch.Generator().manual_seed(entries))
+    if grid is not None:
+        logits = (grid * logits).round() / grid
+    expected = filter_logits(logits, top_k, top_p)
+    assert torch.equal(filter_logits(logits, top_k, top_p, sort_all=False), expected)
+
+
+def test_a_sort_of_the_survivors_keeps_rows_without_a_softmax():
+    logits = torch.randn(2, 4, 256, generator=torch.Generator().manual_seed(0))
+    logits[0, 0, 3], logits[1, 2, 5] = torch.nan, torch.inf
+    expected = filter_logits(logits, 37, 0.9)
+    filtered = filter_logits(logits, 37, 0.9, sort_all=False)
+    torch.testing.assert_close(filtered, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_key_of_a_stream_is_the_hash_of_the_tensor_arithmetic():
+    for number in (0, 1, -1, 2**62, 2**64 - 1, -(2**63), 2**70 + 3):
+        wrapped = (number + 2**63) % 2**64 - 2**63
+        assert _mix64_int(number) == int(mix64(torch.tensor(wrapped + 1)))

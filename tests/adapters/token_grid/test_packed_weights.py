@@ -9,7 +9,7 @@ import torch
 from sampling_calls import draw, same_tokens
 from tiny_models import TOKEN_GRID_FAMILIES, tiny_token_grid
 
-from arvbench.adapters.common.linear import FEW_ROWS, PackableLinear
+from arvbench.adapters.common.linear import PackableLinear
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.sampler import Sampler
 from arvbench.harness.measure.correctness import check_correctness, reference_twin
@@ -56,15 +56,22 @@ def test_a_call_of_few_rows_packs_all_large_weights_and_draws_the_tokens_of_the_
 
 def test_the_rows_of_a_call_decide_and_a_later_call_may_decide_otherwise(packed):
     settings = packed.spec.settings
-    most = FEW_ROWS // 2  # two rows per image and one token per pass
-    assert packed.packs(packed.schedule(settings, batch=most))
-    assert not packed.packs(packed.schedule(settings, batch=most + 1))
-    small = build_sampler(tiny_token_grid("llamagen"), weights="random:1", backend="optimized")
-    assert not small.packs(small.schedule(settings, batch=1))
+    most = 24  # two rows per image and one token per pass
+    assert packed.packed(packed.schedule(settings, batch=most))
+    assert not packed.packed(packed.schedule(settings, batch=most + 1))
     draw(packed, [1] * (most + 1))
     assert not packed_layers(packed)
     draw(packed, [1])
     assert packed_layers(packed)
+
+
+@pytest.mark.parametrize(
+    ("size", "most"), [((511, 512), 0), ((512, 512), 48), ((8191, 1024), 48), ((8192, 1024), 128)], ids=str
+)
+def test_larger_weights_are_packed_for_more_rows(size, most):
+    layer = PackableLinear(*size, bias=False, device="meta")
+    assert layer.gains(most) == (most > 0)
+    assert not layer.gains(most + 1)
 
 
 @pytest.mark.parametrize("options", [{"backend": "reference"}, {"dtype": torch.bfloat16}], ids=str)
