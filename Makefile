@@ -24,8 +24,11 @@ check: $(VENV)/.developed
 fuzz: $(VENV)/.tested
 	$(BIN)/python -m pytest -q -m fuzz --hypothesis-profile fuzz
 
+# Speed beside peers measured in the same run; one table at the end.
 bench: $(VENV)/.tested
-	$(BIN)/python -m pytest tests/bench -q --benchmark-enable --benchmark-only
+	mkdir -p build
+	$(BIN)/python -m pytest tests/bench -q --benchmark-enable --benchmark-only --benchmark-json=build/bench.json
+	$(BIN)/python tests/support/bench_table.py build/bench.json
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

