@@ -26,7 +26,7 @@ def rows(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             for key, value in benchmark["extra_info"].items()
             if key.startswith(RATIOS)
         ]
-        median_ms = f"{1e3 * benchmark['stats']['median']:,.1f}"
+        median_ms = f"{1e3 * benchmark['stats']['median']:,.3g}"
         found.append((benchmark["group"] or "", benchmark["name"].removeprefix("test_"), median_ms, "\n".join(ratios)))
     return sorted(found)
 
