@@ -84,8 +84,7 @@ def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:
 def _number_ids(root: ElementTree.Element) -> None:
     """Replace matplotlib's hashed ids by numbers in order of appearance.
 
-    They hash coordinates, whose last bits vary between calls of the layout solver; the written, rounded coordinates
-    do not.
+    They hash coordinates, whose last bits may differ from machine to machine; the written, rounded coordinates do not.
     """
     hashes = [name for element in root.iter() if _HASHED_ID.fullmatch(name := element.get("id", ""))]
     numbers = {name: f"{name[0]}{number}" for number, name in enumerate(hashes, start=1)}
