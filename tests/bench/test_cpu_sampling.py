@@ -52,8 +52,8 @@ def loop_seconds(sampler: Sampler, batch: int) -> float:
 
 def small_map(family: str, *, published: bool) -> ModelSpec:
     spec = SPECS[family]
-    size = SIZES["b"] if published else {"dim": 512, "n_layer": 1, "n_head": 8, "vocab_size": 64}
-    transformer = replace(spec.transformer, **size, block_size=64)
+    narrow = {"dim": 512, "n_layer": 1, "n_head": 8, "vocab_size": 64, "block_size": 16}
+    transformer = replace(spec.transformer, **(SIZES["b"] | {"block_size": 64} if published else narrow))
     return replace(
         spec, transformer=transformer, tokenizer=replace(DEMO_TOKENIZER, codebook_size=transformer.vocab_size)
     )

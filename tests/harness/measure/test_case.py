@@ -54,9 +54,10 @@ def test_setup_describes_the_model_that_ran(measured):
 
 
 def test_a_record_names_packed_weights_and_counts_their_bytes(tmp_path, monkeypatch):
-    plain = measure_case(job(tmp_path, model="demo/nar", backend="optimized", batch=1), lambda event: None).outcome
+    request = job(tmp_path, model="demo/nar", backend="optimized", batch=1, repeats=1, max_warmup=1)
+    plain = measure_case(request, lambda event: None).outcome
     monkeypatch.setattr("arvbench.adapters.common.linear.FEW_ROWS", ((0, 48),))
-    packed = measure_case(job(tmp_path, model="demo/nar", backend="optimized", batch=1), lambda event: None).outcome
+    packed = measure_case(request, lambda event: None).outcome
     assert packed.setup.kernels == plain.setup.kernels | {"linear": "onednn"}
     assert packed.setup.transformer_parameters == plain.setup.transformer_parameters
     assert plain.memory.weights_bytes < packed.memory.weights_bytes < 1.5 * plain.memory.weights_bytes
