@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results/runs/demo
+# uv installs in a part of the time; where it fails, or is not there, pip does it.
+install = { command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+	--editable $(1) 2>/dev/null; } || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable $(1)
 
 .PHONY: run test check bench fuzz clean
 
@@ -36,13 +39,13 @@ clean:
 # An installation is remade when what it was made from changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(call install,.)
 	touch $@
 
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(call install,'.[test]')
 	touch $@
 
 $(VENV)/.developed: $(VENV)/.tested
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(call install,'.[dev]')
 	touch $@
