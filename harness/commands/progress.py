@@ -12,11 +12,17 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from arvbench.harness.jobs import Event
 from arvbench.harness.suites.suite import Case
 from arvbench.results.schema import Failed, Incorrect, Record, Status
+
+_LEFT = (
+    TextColumn("left", table_column=Column(no_wrap=True)),
+    TimeRemainingColumn(table_column=Column(no_wrap=True)),
+)
 
 
 class ProgressBar(Progress):
@@ -28,13 +34,15 @@ class ProgressBar(Progress):
     def __init__(self, console: Console, *, cases: int | None = None) -> None:
         super().__init__(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            *([TextColumn("left"), TimeRemainingColumn()] if cases is not None else []),
+            # A long name gives way, at its end; the numbers stay.
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            BarColumn(bar_width=10),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            *(_LEFT if cases is not None else ()),
             console=console,
             transient=True,
+            expand=True,
         )
         self._bar = self.add_task("starting", total=cases)
 
@@ -47,11 +55,11 @@ class ProgressBar(Progress):
         self._print_outcome(case, record.status, "already measured")
 
     def case_started(self, case: Case) -> None:
-        self.update(self._bar, description=f"{case.case_id}: starting")
+        self.update(self._bar, description=f"starting {case.case_id}")
 
     def case_event(self, case: Case, event: Event) -> None:
         count = f" {event.done}/{event.total}" if event.total else ""
-        self.update(self._bar, description=f"{case.case_id}: {event.phase}{count}")
+        self.update(self._bar, description=f"{event.phase}{count}: {case.case_id}")
         if event.note:
             self.console.print(Text(f"{'note':<11} {case.case_id}: {event.note}", style="yellow"))
 
