@@ -179,7 +179,7 @@ def test_running_out_of_memory_is_a_status_and_not_a_crash(engine, tmp_path):
 
 def test_a_case_that_takes_too_long_is_ended_with_its_process(engine, tmp_path):
     started = time.monotonic()
-    result = engine.run(job(tmp_path, timeout_s=0.5), ignore)
+    result = engine.run(job(tmp_path, timeout_s=0.5, repeats=1000), ignore)
     assert result.outcome.status is Status.TIMEOUT
     assert "timeout_s 0.5" in result.outcome.reason
     assert not workers_of(os.getpid())
@@ -194,7 +194,7 @@ def test_a_worker_killed_from_outside_is_an_error_that_names_the_signal(engine, 
 
     killer = threading.Thread(target=kill_soon)
     killer.start()
-    result = engine.run(job(tmp_path), ignore)
+    result = engine.run(job(tmp_path, repeats=1000), ignore)
     killer.join()
     assert result.outcome.status is Status.ERROR
     assert "SIGTERM" in result.outcome.reason
