@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -226,3 +227,9 @@ def test_committed_data_stays_small():
     for path in ROOT.rglob("*.safetensors"):
         if ".venv" not in path.parts:
             assert path.stat().st_size <= 2 * 2**20, f"{path} is larger than 2 MiB"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="only a checkout knows what is committed")
+def test_no_committed_file_is_one_that_git_ignores():
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
