@@ -172,7 +172,7 @@ def test_root_of_a_reference(benchmark, sizes):
 
 
 def test_jackknife(benchmark, sizes):
-    """The interval of a distance, against two replicates of a bootstrap, of which one has 100."""
+    """The interval of a distance, against 100 replicates of a bootstrap, whose time is scaled from that of two."""
     benchmark.group = "interval of FD"
     x_ND, root = features(sizes.samples, sizes.dims, 1), ReferenceRoot.of(gaussian(sizes.dims, 2))
     begin = time.perf_counter()
