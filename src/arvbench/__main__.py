@@ -16,12 +16,16 @@ def main() -> int:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         from arvbench.harness.cli import main as run
 
-        return run()
+        # A library that swallowed Ctrl-C while it was imported does not make the work go on.
+        if not interrupted():
+            code = run()
+            if code != 0 or not interrupted():
+                return code
     except BaseException as error:
         if not (isinstance(error, KeyboardInterrupt) or interrupted()):
             raise
-        sys.stderr.write("interrupted\n")
-        return EXIT_INTERRUPTED
+    sys.stderr.write("interrupted\n")
+    return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":
