@@ -58,6 +58,8 @@ class Job(_Message):
     case_id: str = ""
     started: datetime | None = None
     """Start of the job, for the record. None for a job whose result nobody picks up later."""
+    control: bool = False
+    """Time the control probe before and after the calls; about 0.2 s."""
 
 
 class Event(_Message):

@@ -13,9 +13,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from arvbench.numbers import refuse_booleans
+from arvbench.results.machine import Control as Control
+from arvbench.results.machine import Environment as Environment
+from arvbench.results.machine import Frozen
+from arvbench.results.machine import Gpu as Gpu
+from arvbench.results.machine import HostLoad as HostLoad
 
 SCHEMA_VERSION: Final = 1
 
@@ -32,11 +37,7 @@ class Status(StrEnum):
     SKIPPED = "skipped"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class _Request(_Frozen):
+class _Request(Frozen):
     """Settings that users write."""
 
     @field_validator("*", mode="before")
@@ -124,7 +125,7 @@ class CaseConfig(_Request):
     """Images per class in the picture of samples; 0 makes no picture."""
 
 
-class StepPlan(_Frozen):
+class StepPlan(Frozen):
     """One step of the analytic schedule (meanings in arvbench.adapters.schedule.Step)."""
 
     index: int
@@ -139,7 +140,7 @@ class StepPlan(_Frozen):
     cache_bytes: int
 
 
-class Setup(_Frozen):
+class Setup(Frozen):
     """Setup that ran: identity of model and weights, and every automatic choice."""
 
     model: str
@@ -176,7 +177,7 @@ class Setup(_Frozen):
     decode_flops: int
 
 
-class Correctness(_Frozen):
+class Correctness(Frozen):
     """Comparison made before any time is taken. A case that fails it has no speed."""
 
     judge: str
@@ -191,7 +192,7 @@ class Correctness(_Frozen):
     passed: bool
 
 
-class Timing(_Frozen):
+class Timing(Frozen):
     """Raw times of one scope, in the order taken; warm-up not included."""
 
     scope: str
@@ -204,7 +205,7 @@ class Timing(_Frozen):
     clock: Literal["wall", "cuda-event"]
 
 
-class WarmUp(_Frozen):
+class WarmUp(Frozen):
     """Calls before the timed ones."""
 
     samples_ns: tuple[int, ...]
@@ -215,22 +216,7 @@ class WarmUp(_Frozen):
     """
 
 
-class HostLoad(_Frozen):
-    """Load of the machine during warm-up and timed calls, in cores that were busy on average."""
-
-    cores: int
-    """Logical processors of the machine."""
-    load_average: float
-    """Load average over one minute, at the end."""
-    other_cores: float
-    """CPU time of all other processes over the wall time."""
-    stolen_cores: float
-    """CPU time that a hypervisor gave to other machines over the wall time."""
-    slowdown: float | None = None
-    """Slowest over fastest run of a fixed computation between the calls; 1 on a processor of constant speed."""
-
-
-class Memory(_Frozen):
+class Memory(Frozen):
     """Memory by component; None is unknown on this machine."""
 
     weights_bytes: int
@@ -252,7 +238,7 @@ class Memory(_Frozen):
     """In use on the whole device, other processes included; None on the CPU."""
 
 
-class CacheStep(_Frozen):
+class CacheStep(Frozen):
     """Cache after one step: keys and values, or in M-VAR the mixers' state or history."""
 
     step: int
@@ -261,7 +247,7 @@ class CacheStep(_Frozen):
     allocated_bytes: int
 
 
-class Quality(_Frozen):
+class Quality(Frozen):
     """One quality number; numbers with different protocol ids are never compared."""
 
     metric: str
@@ -282,7 +268,7 @@ class Quality(_Frozen):
     note: str = ""
 
 
-class Finding(_Frozen):
+class Finding(Frozen):
     """Caveat about the samples or the reference behind the numbers."""
 
     code: str
@@ -292,7 +278,7 @@ class Finding(_Frozen):
     """Finding in words, and its consequence for the numbers."""
 
 
-class SampleSheet(_Frozen):
+class SampleSheet(Frozen):
     """A PNG of generated images beside the records: one row per class."""
 
     path: str
@@ -303,13 +289,15 @@ class SampleSheet(_Frozen):
     image_px: int
 
 
-class Measured(_Frozen):
+class Measured(Frozen):
     status: Literal[Status.OK] = Status.OK
     setup: Setup
     correctness: Correctness
     warmup: WarmUp
     host_load: HostLoad | None = None
     """None where the system does not tell, and in records from before this field."""
+    control: Control | None = None
+    """None when no probe was asked for, and in records from before this field."""
     timings: tuple[Timing, ...]
     memory: Memory
     cache: tuple[CacheStep, ...]
@@ -319,7 +307,7 @@ class Measured(_Frozen):
     sample_sheet: SampleSheet | None = None
 
 
-class Incorrect(_Frozen):
+class Incorrect(Frozen):
     """Backend that disagrees with its judge: there is no speed to report."""
 
     status: Literal[Status.INCORRECT] = Status.INCORRECT
@@ -327,7 +315,7 @@ class Incorrect(_Frozen):
     correctness: Correctness
 
 
-class Failed(_Frozen):
+class Failed(Frozen):
     """Case without numbers, and the reason."""
 
     status: Literal[Status.OOM, Status.TIMEOUT, Status.ERROR, Status.UNSUPPORTED, Status.SKIPPED]
@@ -340,44 +328,7 @@ class Failed(_Frozen):
 Outcome = Annotated[Measured | Incorrect | Failed, Field(discriminator="status")]
 
 
-class Gpu(_Frozen):
-    """GPU and its readings immediately after the timed calls; None is unknown."""
-
-    name: str
-    memory_bytes: int
-    compute_capability: str
-    driver: str | None
-    sm_clock_mhz: int | None
-    memory_clock_mhz: int | None
-    temperature_c: int | None
-    power_w: float | None
-    throttle_reasons: tuple[str, ...]
-
-
-class Environment(_Frozen):
-    """Machine and software that a case ran on."""
-
-    arvbench_version: str
-    source_sha256: str
-    """Digest of the package's own source files."""
-    git_commit: str | None
-    """None when the package does not run from a checkout."""
-    git_dirty: bool | None
-    python: str
-    libraries: dict[str, str]
-    """Distribution -> version."""
-    os: str
-    cpu: str
-    cores: int
-    memory_bytes: int
-    gpu: Gpu | None
-    """The GPU that the case ran on; None on the CPU."""
-    cuda: str | None
-    tf32: bool
-    """True when fp32 matrix products or convolutions may run in TF32."""
-
-
-class Record(_Frozen):
+class Record(Frozen):
     """One finished case."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

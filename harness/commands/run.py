@@ -67,6 +67,13 @@ def run(
             "fresh.  [default: local]",
         ),
     ] = None,
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control/--no-control",
+            help="Time fixed work around the calls of every case (0.2 s), to tell a slower machine from slower code.",
+        ),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as a JSON list, nothing else.")] = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write the HTML report.")] = True,
 ) -> None:
@@ -93,7 +100,7 @@ def run(
 
     chosen = load_suite(suite, models=comma_list(models), overrides=_overrides(settings, device, weights))
     files = extractor_files(inception_weights, extractor_weights)
-    options = RunOptions(fresh=fresh, retry_failed=retry_failed, extractor_files=files)
+    options = RunOptions(fresh=fresh, retry_failed=retry_failed, extractor_files=files, control=control)
     store = RecordStore(out or RUNS_FOLDER / chosen.name)
     records = _measure(chosen, store, engine, options)
     _print(records, as_json=as_json)

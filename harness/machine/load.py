@@ -4,7 +4,7 @@
 the part that this one did not use. `stolen` is the time for which the hypervisor ran another machine.
 
 No count shows a neighbour on the other half of a core, or a lower clock. A fixed computation between the timed calls
-does: it takes longer.
+does: it takes longer. It is the loop of the control probe (harness/measure/control.py).
 """
 
 from __future__ import annotations
@@ -15,21 +15,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from arvbench.harness.machine.system_files import lines_of
-from arvbench.results.schema import HostLoad
+from arvbench.results.machine import HostLoad
 
 STAT = Path("/proc/stat")
 _SHORTEST_S = 0.2
 """Shortest window with a meaning: twenty ticks."""
 
-
 _PROBE_RUNS = 3
 """Runs of one probe, of which the fastest counts: an interrupt is no change of speed."""
+LOOP_TURNS = 20_000
+"""Turns of the fixed computation, about 2 ms."""
 
 
-def _fixed_computation_ns() -> int:
-    begin, state = time.perf_counter_ns(), 1
-    for _ in range(20_000):
+def fixed_loop() -> int:
+    """Compute the same number each time, in the interpreter alone."""
+    state = 1
+    for _ in range(LOOP_TURNS):
         state = state * 16807 % 2147483647
+    return state
+
+
+def _loop_ns() -> int:
+    begin = time.perf_counter_ns()
+    fixed_loop()
     return time.perf_counter_ns() - begin
 
 
@@ -52,7 +60,7 @@ class LoadMeter:
 
     def probe(self) -> None:
         """Run the fixed computation; it takes a few milliseconds."""
-        self._probes_ns.append(min(_fixed_computation_ns() for _ in range(_PROBE_RUNS)))
+        self._probes_ns.append(min(_loop_ns() for _ in range(_PROBE_RUNS)))
 
     def read(self) -> HostLoad | None:
         """Return the load so far; None where the system does not count it, or after less than 0.2 s."""

@@ -1,8 +1,9 @@
 """Measure one case, in an order that makes its numbers defensible.
 
-load -> correctness -> warm-up -> timing -> environment -> memory and KV cache -> quality -> sample sheet. A case that
-fails the correctness check ends there. The environment is read right after the timed calls, so that clocks, power and
-throttle reasons of the GPU are those under load.
+load -> correctness -> control -> warm-up -> timing -> environment -> control -> memory and KV cache -> quality ->
+sample sheet. A case that fails the correctness check ends there. The environment is read right after the timed calls,
+so that clocks, power and throttle reasons of the GPU are those under load. The control probe, where asked for, times
+fixed work around the calls.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from arvbench.harness.machine.load import LoadMeter
 from arvbench.harness.machine.memory import probe_for
 from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
 from arvbench.harness.measure.clocks import clock_for
+from arvbench.harness.measure.control import ControlProbe
 from arvbench.harness.measure.correctness import check_correctness, spread_labels
 from arvbench.harness.measure.memory import measure_memory
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
@@ -67,6 +69,7 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
         return Result(outcome=incorrect, environment=read_environment(sampler.device, probe))
 
     make_cache, call = _sampling_call(case, sampler, settings)
+    control = ControlProbe(sampler.device, asked=job.control).begin()
     timed, clock, load = partial(call, make_cache()), clock_for(sampler.device), LoadMeter()
     progress = _counter(listener, "warm-up", case.max_warmup, load)
     warmup = warm_up(timed, clock, most=case.max_warmup, progress=progress)
@@ -74,6 +77,7 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
     timings = measure_times(timed, clock, schedule, repeats=case.repeats, progress=progress)
     host_load = load.read()
     environment = read_environment(sampler.device, probe)
+    control_times = control.end()
 
     del timed  # and its cache: the memory pass makes one of its own
     listener(Event(phase="memory"))
@@ -85,6 +89,7 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
         correctness=correctness,
         warmup=judge_warm_up(warmup, timings),
         host_load=host_load,
+        control=control_times,
         timings=timings,
         memory=memory,
         cache=cache_steps,

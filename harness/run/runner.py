@@ -40,6 +40,8 @@ class RunOptions:
     """Measure a case again when its last record is not ok."""
     extractor_files: Mapping[str, Path] = field(default_factory=dict)
     """Extractor weights given by the user: name in the table of weights -> file."""
+    control: bool = False
+    """Time the control probe in every case (harness/measure/control.py)."""
 
 
 def run_suite(
@@ -103,6 +105,7 @@ def _measure(
         suite=suite,
         case_id=case.case_id,
         started=datetime.now(UTC),
+        control=options.control,
     )
     with owned(store, job.record_id):
         result = engine.run(job, lambda event: listener.case_event(case, event))

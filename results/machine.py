@@ -1,0 +1,88 @@
+"""The machine in a record: its hardware and software, its load, and its speed at fixed work.
+
+Units    _ns nanoseconds, _bytes bytes, _mhz megahertz, _c degrees Celsius, _w watts
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Frozen(BaseModel):
+    """Part of a record: never edited, without unknown fields; numbers that are not finite are strings in JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class ControlTimes(Frozen):
+    """Times of fixed work that no commit changes, in the order taken, warm-up not included."""
+
+    gemm_ns: tuple[int, ...]
+    """Matrix product: arithmetic."""
+    copy_ns: tuple[int, ...]
+    """Copy of one buffer to another: memory."""
+    host_ns: tuple[int, ...]
+    """Loop of the interpreter: one core."""
+
+
+class Control(Frozen):
+    """Speed of the machine around the timed calls. When it differs between two records, so do times of equal code."""
+
+    work: str
+    """Sizes, dtype, device and threads of the fixed work; only times of equal work are compared."""
+    before: ControlTimes
+    """Before warm-up."""
+    after: ControlTimes
+    """After the last timed call."""
+
+
+class HostLoad(Frozen):
+    """Load of the machine during warm-up and timed calls, in cores that were busy on average."""
+
+    cores: int
+    """Logical processors of the machine."""
+    load_average: float
+    """Load average over one minute, at the end."""
+    other_cores: float
+    """CPU time of all other processes over the wall time."""
+    stolen_cores: float
+    """CPU time that a hypervisor gave to other machines over the wall time."""
+    slowdown: float | None = None
+    """Slowest over fastest run of a fixed computation between the calls; 1 on a processor of constant speed."""
+
+
+class Gpu(Frozen):
+    """GPU and its readings immediately after the timed calls; None is unknown."""
+
+    name: str
+    memory_bytes: int
+    compute_capability: str
+    driver: str | None
+    sm_clock_mhz: int | None
+    memory_clock_mhz: int | None
+    temperature_c: int | None
+    power_w: float | None
+    throttle_reasons: tuple[str, ...]
+
+
+class Environment(Frozen):
+    """Machine and software that a case ran on."""
+
+    arvbench_version: str
+    source_sha256: str
+    """Digest of the package's own source files."""
+    git_commit: str | None
+    """None when the package does not run from a checkout."""
+    git_dirty: bool | None
+    python: str
+    libraries: dict[str, str]
+    """Distribution -> version."""
+    os: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    gpu: Gpu | None
+    """The GPU that the case ran on; None on the CPU."""
+    cuda: str | None
+    tf32: bool
+    """True when fp32 matrix products or convolutions may run in TF32."""
