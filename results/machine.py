@@ -5,6 +5,8 @@ Units    _ns nanoseconds, _bytes bytes, _mhz megahertz, _c degrees Celsius, _w w
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -49,6 +51,60 @@ class HostLoad(Frozen):
     """CPU time that a hypervisor gave to other machines over the wall time."""
     slowdown: float | None = None
     """Slowest over fastest run of a fixed computation between the calls; 1 on a processor of constant speed."""
+
+
+class Range(Frozen):
+    """Smallest, mean and largest value of a series."""
+
+    low: float
+    mean: float
+    high: float
+
+
+class GpuSeries(Frozen):
+    """A GPU over the samples of a case. None is unknown, or was never seen busy."""
+
+    busy_samples: int
+    """Samples with a utilisation of 50 % or more."""
+    utilization: Range | None
+    """Share of time with work on the GPU, in percent, while busy."""
+    sm_clock_mhz: Range | None
+    """While busy, as the other clock."""
+    memory_clock_mhz: Range | None
+    sm_clock_ratio: float | None
+    """Mean clock while busy over the highest that the GPU has."""
+    throttle_shares: dict[str, float]
+    """Reason -> share of the busy samples with it, 0..1; reasons that never occurred are left out."""
+    power_w: Range | None
+    """Over all samples, as the temperature."""
+    temperature_c: Range | None
+    foreign_pids: tuple[int, ...]
+    """Processes with work on the GPU that are not the case's."""
+
+
+class CpuSeries(Frozen):
+    """The processors over the samples of a case. None where the system does not tell."""
+
+    clock_mhz: Range | None
+    """Mean over the processors."""
+    load_average: Range | None
+    """Over one minute."""
+    other_cores: Range | None
+    """Cores that other processes than the case's and the harness's kept busy."""
+    stolen_cores: Range | None
+    """Cores that a hypervisor gave to other machines."""
+
+
+class Telemetry(Frozen):
+    """The machine during warm-up and timed calls, sampled by the process that started the case's."""
+
+    interval_s: float
+    samples: int
+    clocks_locked: bool | Literal["denied"]
+    """True while the GPU's clocks were held at its highest sustained one; denied when the driver refused."""
+    cpu: CpuSeries
+    gpu: GpuSeries | None
+    """None on the CPU, and where the driver cannot be read."""
 
 
 class Gpu(Frozen):

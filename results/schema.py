@@ -21,6 +21,7 @@ from arvbench.results.machine import Environment as Environment
 from arvbench.results.machine import Frozen
 from arvbench.results.machine import Gpu as Gpu
 from arvbench.results.machine import HostLoad as HostLoad
+from arvbench.results.machine import Telemetry as Telemetry
 
 SCHEMA_VERSION: Final = 1
 
@@ -298,6 +299,8 @@ class Measured(Frozen):
     """None where the system does not tell, and in records from before this field."""
     control: Control | None = None
     """None when no probe was asked for, and in records from before this field."""
+    telemetry: Telemetry | None = None
+    """None when the calls were too short for a sample, and in records from before this field."""
     timings: tuple[Timing, ...]
     memory: Memory
     cache: tuple[CacheStep, ...]

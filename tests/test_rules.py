@@ -27,6 +27,7 @@ KERNEL_LIBRARIES = {"torch", "triton"}
 STAIR = (
     ("cli",),
     ("commands",),
+    ("check",),
     ("run", "training"),
     ("measure",),
     ("suites", "diagnosis"),

@@ -1,0 +1,1 @@
+"""The regression gate: base and head measured in one job, and judged."""
