@@ -19,7 +19,9 @@ import pytest
 import scipy
 import scipy.linalg
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
+from turns import in_turn
 
 from arvbench.harness.machine.memory import ProcessMemoryProbe
 from arvbench.harness.quality.metrics.frechet import ReferenceRoot, frechet_distance, frechet_of_features
@@ -135,6 +137,34 @@ def test_frechet_distance_against_scipys_root(benchmark, enabled, sizes, judged_
     if enabled:
         ratio = judged.scipy_s / benchmark.stats.stats.median
         benchmark.extra_info |= {"scipy_s": round(judged.scipy_s, 2), "times_as_fast_as_scipy": round(ratio, 1)}
+
+
+def by_eigenvalues_of_the_product(samples: Moments, reference: Moments) -> float:
+    """The distance in NumPy, as torch-fidelity computes it."""
+    shift, one, other = (samples.mean_D - reference.mean_D).numpy(), samples.cov_DD.numpy(), reference.cov_DD.numpy()
+    root_trace = np.sqrt(np.linalg.eigvals(one @ other).astype(complex)).real.sum()
+    return float(shift @ shift + np.trace(one) + np.trace(other) - 2 * root_trace)
+
+
+@pytest.mark.parametrize("root", ["cached root", "root computed"])
+@pytest.mark.parametrize("dims", [64, 256, 768, 2048])
+def test_frechet_distance_against_numpys_eigenvalues(benchmark, enabled, dims, root):
+    """64 is the fewest dimensions of any extractor."""
+    benchmark.group = "Frechet distance, peer: numpy's eigenvalues, CPU s"
+    dims = dims if enabled else 16
+    samples, reference = gaussian(dims, 1), gaussian(dims, 2)
+    to = ReferenceRoot.of(reference) if root == "cached root" else reference
+    expected = by_eigenvalues_of_the_product(samples, reference)
+    assert frechet_distance(samples, to).value == pytest.approx(expected, rel=1e-9)
+    calls = max(1, 512**2 // dims**2)
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        in_turn(
+            benchmark,
+            lambda: [frechet_distance(samples, to) for _ in range(calls)],
+            lambda: [by_eigenvalues_of_the_product(samples, reference) for _ in range(calls)],
+        )
+    benchmark.extra_info |= {"dims": dims, "calls": calls, "threads": 1}
 
 
 @pytest.mark.parametrize("way", ["features", "moments"])

@@ -1,0 +1,27 @@
+"""CPU seconds of a call beside its peer, for benchmarks: both take turns, so that they meet the same machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+
+def cpu_s(call: Callable[[], object]) -> float:
+    """Return the CPU seconds of a call, children of this process left out."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def in_turn(
+    benchmark: BenchmarkFixture, ours: Callable[[], object], peer: Callable[[], object], *, rounds: int = 3
+) -> None:
+    """Time `ours` and `peer` in turn; note the medians of their CPU seconds and the ratio."""
+    pairs: list[tuple[float, float]] = []
+    rounds = rounds if benchmark.enabled else 1
+    benchmark.pedantic(lambda: pairs.append((cpu_s(ours), cpu_s(peer))), rounds=rounds, warmup_rounds=0)
+    our_s, peer_s = (median(values) for values in zip(*pairs, strict=True))
+    benchmark.extra_info |= {"cpu_s": our_s, "peer_cpu_s": peer_s, "peer_over_ours": peer_s / our_s}
