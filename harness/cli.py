@@ -1,7 +1,6 @@
 """The command `arvbench`, made of the verbs in `commands.VERBS`; only `main` turns errors into exit codes.
 
-Exit codes: 0 ok, 1 the run finished with failures, 2 user error, 3 host error, 70 a bug (with traceback),
-130 interrupted.
+`arvbench.errors.ExitCode` has the exit codes of all verbs; `arvbench --help` prints them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Annotated
 import typer
 
 import arvbench
-from arvbench.errors import ContractError, HostError, UserError
+from arvbench.errors import ArvbenchError, ContractError, ExitCode, HostError, UserError
 from arvbench.harness.commands import GROUPS, VERBS
 from arvbench.interrupts import EXIT_INTERRUPTED, interrupted
 from arvbench.paths import printable, user_path
@@ -46,6 +45,7 @@ def program() -> typer.Typer:
     """Build the command line from the table of verbs."""
     root = typer.Typer(
         name="arvbench",
+        epilog="Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in ExitCode) + ".",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _explain(error: Exception) -> int:
     """Print an error, and return its exit code: one line for what was raised on purpose or by the system."""
-    if isinstance(error, UserError | HostError):
+    if isinstance(error, ArvbenchError) and error.exit_code != ExitCode.BUG:
         typer.echo(f"error: {printable(str(error))}", err=True)
         return error.exit_code
     if isinstance(error, OSError) and error.errno in _REFUSALS:

@@ -1,17 +1,25 @@
-"""The verdict of a check: one file, written by the gate and read by reports and by people.
+"""The verdict of a check or of a comparison: one file, written by the gate and read by reports and by people.
 
 Units    times in ns, memory in bytes, quality in the metric's own unit; ratios are head over base
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from arvbench.errors import ExitCode, UserError, complaint
+from arvbench.paths import regular_file
 
 VERDICT_SCHEMA_VERSION: Final = 1
+VERDICT_NAME: Final = "verdict.json"
+"""Name of the file in a run folder."""
 
 
 class Verdict(StrEnum):
@@ -26,6 +34,21 @@ class Verdict(StrEnum):
     """The machine moved during the check: no code is blamed."""
     UNUSABLE = "unusable"
     """The number is missing, or is none; nothing passes by absence."""
+
+
+class Cause(StrEnum):
+    """Most likely cause of a change between two runs."""
+
+    CODE = "code"
+    """Only the case moved, on one machine and by one method."""
+    MACHINE = "machine"
+    """The machine is another one, or moved: its control moved too."""
+    METHOD = "method"
+    """The harness, the libraries or the settings of the measurement differ."""
+    NOISE = "noise"
+    """No larger than what launches of one source differ by."""
+    UNKNOWN = "unknown"
+    """The records do not tell."""
 
 
 class _Frozen(BaseModel):
@@ -69,8 +92,17 @@ class Change(_Frozen):
     slow_share: tuple[float, float] | None = None
     """Shares of slow launches of base and head, where the launches have two modes."""
     verdict: Verdict
+    cause: Cause | None = None
+    """None where nobody asked for it."""
     reason: str
     """One sentence that a reader of a pull request understands."""
+
+    @property
+    def worsening(self) -> float:
+        """Return how many times worse head is, above 1 for worse; infinity when a side has no usable value."""
+        if self.ratio is None or not math.isfinite(self.ratio) or self.ratio <= 0:
+            return math.inf
+        return self.ratio if self.lower_is_better else 1 / self.ratio
 
 
 class Check(_Frozen):
@@ -95,3 +127,43 @@ class Check(_Frozen):
     changes: tuple[Change, ...]
     command: str
     """Command that makes the check again."""
+
+
+SEVERITY: Final = (
+    Verdict.REGRESSION,
+    Verdict.UNUSABLE,
+    Verdict.MACHINE,
+    Verdict.INCONCLUSIVE,
+    Verdict.IMPROVEMENT,
+    Verdict.PASS,
+)
+"""Verdicts, the worst first: the verdict of a whole is the worst of its parts."""
+EXIT_CODES: Final = {
+    Verdict.REGRESSION: ExitCode.FAILURES,
+    Verdict.UNUSABLE: ExitCode.UNUSABLE,
+    Verdict.MACHINE: ExitCode.MACHINE,
+    Verdict.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
+    Verdict.IMPROVEMENT: ExitCode.OK,
+    Verdict.PASS: ExitCode.OK,
+}
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict of a whole; unusable for none, since nothing passes by absence."""
+    return min(verdicts, key=SEVERITY.index, default=Verdict.UNUSABLE)
+
+
+def worst_first(changes: Iterable[Change]) -> list[Change]:
+    """Sort by severity, then by how much worse head is, then by name."""
+    return sorted(changes, key=lambda c: (SEVERITY.index(c.verdict), -c.worsening, c.case, c.number))
+
+
+def read_verdict(path: Path) -> Check:
+    """Read a verdict file. Raises UserError for one that is missing, damaged or of another schema."""
+    regular_file(path)
+    try:
+        return Check.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValidationError as error:
+        raise UserError(f"{path} is not a verdict: {complaint(error, {})}") from error

@@ -28,6 +28,7 @@ from arvbench.reports.tables.quality import (
     value_text,
 )
 from arvbench.reports.tables.results import CACHE_PEAK, STATUS, THROUGHPUT, peak_memory_columns, reason
+from arvbench.reports.tables.rich_table import titled_table
 from arvbench.results.metrics import TERMINAL_METRICS
 from arvbench.results.schema import Record
 
@@ -35,14 +36,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table as RichTable
 
-_STYLES = {"plain": "", "good": "green", "bad": "bold red", "warn": "yellow"}
 _REASON_LENGTH = 300
 _ID_DIGITS = 6
 """Length of a protocol id in a heading; the whole id stands below the table."""
 _QUALITY_DIGITS = 3
 _SHORT_SOURCES = {"CUDA allocator": "CUDA MiB", "process RSS": "RSS MiB"}
-_GAP = 2
-"""Spaces between columns."""
 
 
 def terminal_table(records: Sequence[Record], *, width: int = 80) -> RenderableType:
@@ -91,46 +89,7 @@ def _note_column(names: RowNames, letters: _Letters, remarks: Mapping[str, str])
 
 
 def _part(title: str, names: RowNames, table: Table, width: int) -> list[RenderableType]:
-    """Draw a title, the table without the columns that do not fit, and a line that names these."""
-    from rich.text import Text
-
-    widths = [
-        max(map(len, [*_heading(column), *(row[place].text for row in table.rows)]))
-        for place, column in enumerate(table.columns)
-    ]
-    # What names a row, and one more column, is shown at any width.
-    least = len(names.columns) + 1
-    fitting = [n for n in range(least, len(widths) + 1) if sum(widths[:n]) + _GAP * (n - 1) <= width]
-    shown = max(fitting, default=least)
-    left_out = [" ".join(_heading(column)) for column in table.columns[shown:]]
-    return [
-        Text(f"{title}: {names.title}" if names.title else title, style="bold"),
-        _drawn(table, shown, folding=0 if fitting else len(names.columns)),
-        *([Text(f"left to the report, for want of room: {', '.join(left_out)}", style="dim")] if left_out else []),
-    ]
-
-
-def _drawn(table: Table, shown: int, *, folding: int) -> RichTable:
-    """Draw the first `shown` columns, of which the first `folding` may fold."""
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    rich = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False)
-    for place, column in enumerate(table.columns[:shown]):
-        rich.add_column(
-            Text("\n".join(_heading(column))),
-            justify="right" if column.numeric else "left",
-            no_wrap=place >= folding,
-            overflow="fold",
-        )
-    for row in table.rows:
-        rich.add_row(*(Text(cell.text, style=_STYLES[cell.tone]) for cell in row[:shown]))
-    return rich
-
-
-def _heading(column: Column[Record]) -> list[str]:
-    return [line for line in (column.label, column.note) if line]
+    return titled_table(f"{title}: {names.title}" if names.title else title, table, width, naming=len(names.columns))
 
 
 def _speed_columns() -> list[Column[Record]]:

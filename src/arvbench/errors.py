@@ -1,10 +1,11 @@
-"""Errors raised on purpose; anything else that escapes is a bug.
+"""Errors raised on purpose, and the exit codes of all verbs; anything else that escapes is a bug.
 
 ArvbenchError
   UserError          bad flag, value or file                    exit 2, one line
     UnknownName      a name that is not in a registry; names the nearest
     CheckpointError  a weights file that cannot be used; says why
   HostError          no GPU, missing driver, too little memory  exit 3, one line
+  UnusableError      numbers that can be judged are missing     exit 6, one line
   ContractError      an adapter or kernel broke its protocol    exit 70, traceback
 """
 
@@ -13,22 +14,47 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable, Mapping
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+from arvbench.interrupts import EXIT_INTERRUPTED
+
+
+class ExitCode(IntEnum):
+    """Exit codes of all verbs; each has its meaning in one phrase."""
+
+    def __new__(cls, code: int, meaning: str) -> ExitCode:
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    meaning: str
+
+    OK = 0, "all went well; a check passed"
+    FAILURES = 1, "finished with failures; a check found a regression"
+    BAD_INPUT = 2, "bad input"
+    HOST = 3, "this machine lacks something"
+    MACHINE = 4, "the machine moved during a check: no code is blamed"
+    INCONCLUSIVE = 5, "a check is inconclusive: the noise hides changes that matter"
+    UNUSABLE = 6, "numbers are missing or are none: nothing passes by absence"
+    BUG = 70, "a bug, with its traceback"
+    INTERRUPTED = EXIT_INTERRUPTED, "interrupted"
+
 
 class ArvbenchError(Exception):
     """Base of all errors raised on purpose; the command line ends with `exit_code`."""
 
-    exit_code = 70
+    exit_code: int = ExitCode.BUG
 
 
 class UserError(ArvbenchError):
     """A mistake that the caller can correct; the message states the remedy."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 class UnknownName(UserError):
@@ -45,7 +71,13 @@ class CheckpointError(UserError):
 class HostError(ArvbenchError):
     """A device, library or resource that this machine lacks."""
 
-    exit_code = 3
+    exit_code = ExitCode.HOST
+
+
+class UnusableError(ArvbenchError):
+    """Numbers that a judgement needs are missing, or are none."""
+
+    exit_code = ExitCode.UNUSABLE
 
 
 class ContractError(ArvbenchError):

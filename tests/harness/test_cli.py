@@ -9,17 +9,19 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 import typer
 
 import arvbench
-from arvbench.errors import ContractError, HostError, UserError
+from arvbench.errors import ContractError, ExitCode, HostError, UnusableError, UserError
 from arvbench.harness import cli
 from arvbench.harness.commands import GROUPS, VERBS
 from arvbench.harness.training import Training
 from arvbench.harness.training.trainings import TRAININGS
+from arvbench.results.verdict import EXIT_CODES, Verdict
 
 
 @pytest.fixture
@@ -111,6 +113,7 @@ def test_a_malformed_command_line_is_exit_code_2(arguments, capsys):
         (ZeroDivisionError("a bug"), 70, "Traceback"),
         (HostError("no such device"), 3, "error: no such device\n"),
         (UserError("no such file"), 2, "error: no such file\n"),
+        (UnusableError("no numbers"), 6, "error: no numbers\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
     ids=lambda value: type(value).__name__,
@@ -123,6 +126,17 @@ def test_the_exit_code_tells_a_bug_from_an_error_and_from_ctrl_c(error, code, me
     assert cli.main(["broken"]) == code
     printed = capsys.readouterr().err
     assert message in printed if code == 70 else message == printed
+
+
+def test_help_and_readme_have_the_exit_codes_of_all_verbs(capsys):
+    assert cli.main(["--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for code in ExitCode:
+        assert f"{code.value} {code.meaning}" in text
+        assert f"| {code.value} | {code.meaning} |" in readme
+    assert [code.value for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 70, 130]
+    assert set(EXIT_CODES) == set(Verdict)
 
 
 def test_models_are_listed_as_a_table_and_as_json(capsys):

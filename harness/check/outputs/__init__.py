@@ -1,0 +1,1 @@
+"""A verdict for its readers: terminal, `verdict.json`, JUnit XML, Markdown."""

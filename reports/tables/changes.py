@@ -1,0 +1,182 @@
+"""The changes of a check as a table and in words, the worst first: for pages, terminals and pull requests."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+from typing import Final, NamedTuple
+
+from arvbench.reports.numbers import MIB, plain, shorten, significant, text_cell
+from arvbench.reports.table import MISSING, NOTHING, Cell, Column, Table, Tone, make_table
+from arvbench.results.statistics import NS_PER_MS
+from arvbench.results.verdict import SEVERITY, Change, Check, Verdict, worst_first
+
+_TONES: Final[dict[Verdict, Tone]] = {
+    Verdict.REGRESSION: "bad",
+    Verdict.UNUSABLE: "bad",
+    Verdict.MACHINE: "warn",
+    Verdict.INCONCLUSIVE: "warn",
+    Verdict.IMPROVEMENT: "good",
+}
+_UNITS: Final = {"ns": ("ms", NS_PER_MS), "bytes": ("MiB", MIB)}
+_LARGE_RATIO = 10.0
+"""Ratio from which a change is written as a factor."""
+
+
+def changes_table(check: Check) -> Table:
+    """Make the table of all changes for a page."""
+    columns: list[Column[Change]] = [
+        Column("Case", cell=lambda change: text_cell(change.case)),
+        Column("Number", cell=lambda change: text_cell(change.number)),
+        verdict_column(),
+        Column("Change", cell=lambda c: _change_cell(c, detail=interval_text(c.interval)), numeric=True),
+        smallest_column("Smallest detectable"),
+        Column("Base", cell=lambda change: _side_cell(change, change.base), numeric=True),
+        Column("Head", cell=lambda change: _side_cell(change, change.head), numeric=True),
+        Column("Launches", cell=lambda c: Cell(text=f"{len(c.base)} + {len(c.head)}", sort=float(len(c.head)))),
+        Column("Slow launches", cell=_slow_cell),
+        Column("Cause", cell=lambda change: text_cell(change.cause and change.cause.value)),
+        Column("Reason", cell=lambda change: text_cell(change.reason), prose=True),
+    ]
+    return make_table(f"Changes, head over base: {sides_text(check)}", columns, worst_first(check.changes))
+
+
+class NarrowTable(NamedTuple):
+    """Table of changes for a terminal."""
+
+    shared: str
+    """Words that all cases share."""
+    table: Table
+    naming: int
+    """Number of its first columns that name a row."""
+
+
+def narrow_table(changes: Sequence[Change], width: int) -> NarrowTable:
+    """Make a table for a terminal of `width` columns; three eighths of them are for names."""
+    shared, names = _split_names([plain(change.case) for change in changes])
+    room = width * 3 // 8
+    numbers = [plain(change.number) for change in changes]
+    for_numbers = min(max(map(len, numbers), default=0), max(room // 2, room - max(map(len, names), default=0)))
+    short_numbers = dict(zip(numbers, _distinct(numbers, for_numbers), strict=True))
+    short_names = dict(zip([change.case for change in changes], _distinct(names, room - for_numbers), strict=True))
+    columns: list[Column[Change]] = [
+        Column("Case", cell=lambda change: Cell(text=short_names[change.case] or MISSING)),
+        Column("Number", cell=lambda change: Cell(text=short_numbers[plain(change.number)])),
+        verdict_column(),
+        Column("Change", cell=_change_cell, numeric=True),
+        smallest_column("MDE"),
+        Column("Interval", note="95 %", cell=lambda change: text_cell(interval_text(change.interval)), numeric=True),
+        Column("Cause", cell=lambda change: text_cell(change.cause and change.cause.value)),
+    ]
+    one_case = len(set(names)) == 1
+    return NarrowTable(shared, make_table("Changes", columns[one_case:], changes), 1 if one_case else 2)
+
+
+def verdict_column() -> Column[Change]:
+    return Column(
+        "Verdict",
+        cell=lambda change: Cell(
+            text=change.verdict.value,
+            sort=float(SEVERITY.index(change.verdict)),
+            tone=_TONES.get(change.verdict, "plain"),
+        ),
+    )
+
+
+def smallest_column(label: str) -> Column[Change]:
+    """Smallest change that the launches would have shown."""
+    return Column(
+        label,
+        cell=lambda change: (
+            NOTHING
+            if change.smallest_detectable is None
+            else Cell(text=percent(change.smallest_detectable, sign=""), sort=change.smallest_detectable)
+        ),
+        numeric=True,
+    )
+
+
+def change_text(ratio: float | None) -> str:
+    """Write a ratio as a change in percent, from 10 on as a factor."""
+    if ratio is None or not math.isfinite(ratio):
+        return MISSING
+    return f"x{significant(ratio)}" if ratio >= _LARGE_RATIO else percent(ratio - 1)
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Write an interval of a ratio as changes in percent; "" for none."""
+    if interval is None:
+        return ""
+    return f"[{', '.join(change_text(end).removesuffix(' %') for end in interval)}]"
+
+
+def percent(share: float, *, sign: str = "+") -> str:
+    """Write a share in percent with two or three digits."""
+    digits = 2 if abs(share) < 0.001 and share else 1
+    return f"{100 * share:{sign}.{digits}f} %"
+
+
+def sides_text(check: Check) -> str:
+    """Name both sides, base first, with the commits behind them."""
+    sides = []
+    for side in (check.base, check.head):
+        commit = plain(side.commit)[:12] if side.commit else ""
+        dirty = " with local changes" if side.dirty else ""
+        name = shorten(side.name, 60)
+        sides.append(f"{name} ({commit}{dirty})" if commit and commit not in name else f"{name}{dirty}")
+    return f"{sides[0]} → {sides[1]}"
+
+
+def counts_text(changes: Sequence[Change]) -> str:
+    """Count the numbers by verdict, the worst first."""
+    counts = Counter(change.verdict for change in changes)
+    nouns = {Verdict.REGRESSION, Verdict.IMPROVEMENT}
+    words = [
+        f"{counts[verdict]} {verdict.value}{'s' if verdict in nouns and counts[verdict] > 1 else ''}"
+        for verdict in SEVERITY
+        if counts[verdict]
+    ]
+    return ", ".join(words) or "no numbers"
+
+
+def _change_cell(change: Change, detail: str = "") -> Cell:
+    if change.ratio is None:
+        return NOTHING
+    return Cell(text=change_text(change.ratio), detail=detail, sort=change.ratio)
+
+
+def _side_cell(change: Change, values: Sequence[float]) -> Cell:
+    """Median of the launches, with its unit: rows of one table have different ones."""
+    if not values:
+        return NOTHING
+    unit, divisor = _UNITS.get(change.unit, (plain(change.unit), 1.0))
+    value = median(values) / divisor
+    return Cell(text=f"{significant(value)} {unit}".rstrip(), sort=value)
+
+
+def _slow_cell(change: Change) -> Cell:
+    if change.slow_share is None:
+        return NOTHING
+    base, head = change.slow_share
+    return Cell(text=f"{base:.0%} → {head:.0%}", sort=head)
+
+
+def _split_names(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the words that all names share, and the words of each that are its own."""
+    words = [name.split() for name in names]
+    shared = [word for word in words[0] if all(word in other for other in words)] if words else []
+    return " ".join(shared), [" ".join(word for word in own if word not in shared) for own in words]
+
+
+def _distinct(texts: Sequence[str], length: int) -> list[str]:
+    """Cut texts to about `length` characters; those that would become equal are numbered."""
+    full_of: dict[str, str] = {}
+    short_of: dict[str, str] = {}
+    for text in dict.fromkeys(texts):
+        short, number = shorten(text, max(length, 4)), 2
+        while full_of.setdefault(short, text) != text:
+            short, number = f"{shorten(text, max(length - 3, 4))}~{number}", number + 1
+        short_of[text] = short
+    return [short_of[text] for text in texts]
