@@ -15,6 +15,7 @@ from arvbench.reports.content import count_by_status, make_report
 from arvbench.reports.html import to_html
 from arvbench.reports.markdown import to_markdown
 from arvbench.reports.sections import SECTIONS, Section
+from arvbench.reports.verdicts import records_of
 from arvbench.results.records import RecordsFile, read_records
 from arvbench.results.schema import Status
 
@@ -44,13 +45,15 @@ def build_report(
     *,
     sections: Sequence[Section] = SECTIONS,
 ) -> ReportSummary:
-    """Write the report of the records in `paths` (records files or run folders) to one HTML page and to Markdown.
+    """Write the report of the records in `paths` to one HTML page and to Markdown.
+
+    A path is a records file, a run folder, or the folder of a check, which stands for both of its sides.
 
     `markdown_path` None puts the Markdown beside the page. Raises UserError when a path is missing, when no path
     holds a record, or when the output cannot be written; each file is written whole or not at all.
     """
     markdown_path = html_path.with_suffix(".md") if markdown_path is None else markdown_path
-    files = [read_records(path) for path in paths]
+    files = [read_records(run) for path in paths for run in records_of(path)]
     _check_outputs(html_path, markdown_path, files)
     damaged = tuple(str(line) for file in files for line in file.damaged_lines)
     if not any(file.records for file in files):

@@ -20,12 +20,14 @@ from arvbench.reports.cases import (
 )
 from arvbench.reports.numbers import plain
 from arvbench.reports.samples import load_picture
-from arvbench.reports.sections import SECTIONS, Figure, Part, SampleSheets, Section
+from arvbench.reports.sections import SECTIONS, Figure, Part, SampleSheets, Section, Verdicts
 from arvbench.reports.steadiness import unsteady_records, unsteady_text
 from arvbench.reports.svg import inline_figure
 from arvbench.reports.table import Table
+from arvbench.reports.verdicts import load_verdicts, verdict_blocks
 from arvbench.results.records import RecordsFile, in_utc, newest_of_each_case
 from arvbench.results.schema import Measured, Record, Status
+from arvbench.results.verdict import Check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +61,11 @@ def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECT
     shown = _shown_records(files)
     records = [record for record, _ in shown.values()]
     suites = list(dict.fromkeys(plain(record.suite) for record in records))
+    checks, complaints = load_verdicts(files)
     filled = [
         FilledSection(
-            heading=section.heading, blocks=tuple(block for part in section.parts for block in _blocks(part, shown))
+            heading=section.heading,
+            blocks=tuple(block for part in section.parts for block in _blocks(part, shown, checks)),
         )
         for section in sections
     ]
@@ -69,12 +73,12 @@ def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECT
         records=tuple(records),
         title=f"arvbench report: {', '.join(suites)}",
         facts=_facts(records, suites),
-        notices=_notices(files, records, case_names(records)),
+        notices=(*_notices(files, records, case_names(records)), *map(plain, complaints)),
         sections=tuple(section for section in filled if not all(isinstance(block, Text) for block in section.blocks)),
     )
 
 
-def _blocks(part: Part, shown: Mapping[str, tuple[Record, Path]]) -> Sequence[Block]:
+def _blocks(part: Part, shown: Mapping[str, tuple[Record, Path]], checks: Sequence[Check]) -> Sequence[Block]:
     """Make the blocks of one part of a section; empty when the records have no data for it."""
     records = [record for record, _ in shown.values()]
     match part:
@@ -85,6 +89,8 @@ def _blocks(part: Part, shown: Mapping[str, tuple[Record, Path]]) -> Sequence[Bl
             return [] if figure is None else [figure]
         case SampleSheets():
             return _pictures(shown)
+        case Verdicts():
+            return verdict_blocks(checks)
     result = part(records)
     blocks = result if isinstance(result, Sequence) else [result]
     return [block for block in blocks if not isinstance(block, Table) or block]

@@ -44,9 +44,14 @@ class SampleSheets:
     """Part that shows the pictures of samples that lie beside the records."""
 
 
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Part that shows the verdicts that lie beside the records."""
+
+
 BlocksOf = Callable[[Sequence[Record]], Block | Sequence[Block]]
 """Function from records to blocks; empty tables are left out."""
-Part = Text | Terms | Figure | SampleSheets | BlocksOf
+Part = Text | Terms | Figure | SampleSheets | Verdicts | BlocksOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +147,7 @@ _TERMS = Terms(
 )
 
 SECTIONS: tuple[Section, ...] = (
+    Section("Changes", (Verdicts(),)),
     Section("Results", (_results_text, results_table)),
     Section(
         "Cases without a speed",

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from arvbench.reports.numbers import MIB, plain, shorten, significant, text_cell
 from arvbench.reports.table import MISSING, NOTHING, Cell, Column, Table, Tone, make_table
+from arvbench.results.records import in_utc
 from arvbench.results.statistics import NS_PER_MS
 from arvbench.results.verdict import SEVERITY, Change, Check, Verdict, worst_first
 
@@ -41,6 +42,25 @@ def changes_table(check: Check) -> Table:
         Column("Reason", cell=lambda change: text_cell(change.reason), prose=True),
     ]
     return make_table(f"Changes, head over base: {sides_text(check)}", columns, worst_first(check.changes))
+
+
+def whole_table(check: Check) -> Table:
+    """Make the table of what concerns the check as a whole."""
+    begin, end = in_utc(check.started), in_utc(check.finished)
+    facts = [
+        ("Verdict", Cell(text=check.verdict.value, tone=_TONES.get(check.verdict, "good"))),
+        ("Numbers", text_cell(counts_text(check.changes))),
+        ("Run", text_cell(f"{check.run_id}, suite {check.suite}, {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC")),
+        ("On", text_cell(check.hardware)),
+        *(("Unusable", text_cell(sentence)) for sentence in check.unusable),
+        *(("Machine", text_cell(sentence)) for sentence in check.machine),
+        ("Again", text_cell(check.command)),
+    ]
+    columns: list[Column[tuple[str, Cell]]] = [
+        Column("Check", cell=lambda fact: Cell(text=fact[0])),
+        Column("Value", cell=lambda fact: fact[1], prose=True),
+    ]
+    return make_table(f"Check {sides_text(check)}", columns, facts)
 
 
 class NarrowTable(NamedTuple):
@@ -102,6 +122,8 @@ def change_text(ratio: float | None) -> str:
     """Write a ratio as a change in percent, from 10 on as a factor."""
     if ratio is None or not math.isfinite(ratio):
         return MISSING
+    if ratio == 1:
+        return "0 %"
     return f"x{significant(ratio)}" if ratio >= _LARGE_RATIO else percent(ratio - 1)
 
 
