@@ -36,6 +36,13 @@ def comma_list(texts: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
+def case_settings(texts: Sequence[str] | None, device: str | None, weights: str | None) -> dict[str, Any]:
+    """Return the command line's settings of cases by key; --device and --weights are short for --set."""
+    short = {"device": device, "weights": weights}
+    settings = settings_by_key(texts, example="batch=8")
+    return settings | {key: value for key, value in short.items() if value is not None}
+
+
 def settings_by_key(texts: Sequence[str] | None, *, prefix: str = "", example: str) -> dict[str, Any]:
     """Read every KEY=VALUE of `--set`, values as YAML; keys are returned without `prefix`, which all must have.
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arvbench.errors import UserError
 from arvbench.harness.commands.options import (
     ExtractorWeights,
     InceptionWeights,
+    case_settings,
     comma_list,
     extractor_files,
-    settings_by_key,
 )
 from arvbench.harness.suites.built_in import built_in_suites
 from arvbench.interrupts import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from arvbench.harness.run.engines.engine import Engine
     from arvbench.harness.run.runner import RunOptions
     from arvbench.harness.run.store import RecordStore
     from arvbench.harness.suites.suite import Suite
@@ -98,7 +95,7 @@ def run(
     from arvbench.harness.suites.suite import load_suite
     from arvbench.results.schema import Status
 
-    chosen = load_suite(suite, models=comma_list(models), overrides=_overrides(settings, device, weights))
+    chosen = load_suite(suite, models=comma_list(models), overrides=case_settings(settings, device, weights))
     files = extractor_files(inception_weights, extractor_weights)
     options = RunOptions(fresh=fresh, retry_failed=retry_failed, extractor_files=files, control=control)
     store = RecordStore(out or RUNS_FOLDER / chosen.name)
@@ -110,13 +107,6 @@ def run(
         raise typer.Exit(EXIT_FAILURES)
 
 
-def _overrides(texts: Sequence[str] | None, device: str | None, weights: str | None) -> dict[str, Any]:
-    """Return command-line settings by key; --device and --weights are short for --set."""
-    short = {"device": device, "weights": weights}
-    settings = settings_by_key(texts, example="batch=8")
-    return settings | {key: value for key, value in short.items() if value is not None}
-
-
 def _measure(suite: Suite, store: RecordStore, engine_name: str | None, options: RunOptions) -> list[Record]:
     """Run the suite under a progress bar; Ctrl-C ends with a line that says how to resume."""
     from rich.console import Console
@@ -124,10 +114,11 @@ def _measure(suite: Suite, store: RecordStore, engine_name: str | None, options:
     from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.run.engines import DEFAULT_ENGINE, ENGINES
     from arvbench.harness.run.leftovers import unreadable_results
+    from arvbench.harness.run.ready import check_host
     from arvbench.harness.run.runner import run_suite
 
     engine = ENGINES[engine_name or DEFAULT_ENGINE]()
-    _check_host(suite, engine, options)
+    check_host(suite, engine, options.extractor_files)
     console = Console(stderr=True)
     for notice in [*store.prepare(), *unreadable_results(store)]:
         console.print(f"warning: {notice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -143,21 +134,6 @@ def _measure(suite: Suite, store: RecordStore, engine_name: str | None, options:
             soft_wrap=True,
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
-
-
-def _check_host(suite: Suite, engine: Engine, options: RunOptions) -> None:
-    """Raise UserError or HostError before the first case: refused settings, a missing device, a missing file."""
-    from arvbench.harness.run.fingerprint import quality_files
-    from arvbench.harness.suites.suite import check_cases
-
-    try:
-        check_cases(suite.cases)
-    except UserError as error:
-        raise UserError(f"{suite.source}: {error}") from error
-    for device in dict.fromkeys(case.config.device for case in suite.cases):
-        engine.environment(device)
-    for quality in dict.fromkeys(case.config.quality for case in suite.cases if case.config.quality):
-        quality_files(quality, options.extractor_files)
 
 
 def _print(records: list[Record], *, as_json: bool) -> None:

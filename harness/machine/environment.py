@@ -5,11 +5,9 @@ Units    _bytes bytes
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
 from collections.abc import Sequence
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import torch
 import arvbench
 from arvbench.harness.machine.cores import usable_cores
 from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
+from arvbench.harness.machine.source import source_sha256
 from arvbench.harness.machine.system_files import lines_of
 from arvbench.results.schema import Environment
 
@@ -34,10 +33,6 @@ LIBRARIES = (
     "pydantic",
 )
 """Distributions that can change a number."""
-
-_MEASURING_FOLDERS = ("adapters", "harness", "kernels", "results")
-"""Folders whose source can change a measurement. Reports only read records: an edit there must not repeat any."""
-_MEASURING_SUFFIXES = (".py", ".safetensors")
 
 
 def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Environment:
@@ -70,26 +65,6 @@ def tf32_allowed(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     return torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
-
-
-@cache
-def source_sha256() -> str:
-    """Return the digest of this package, computed once per process: an edit does not change imported code."""
-    return digest_of_source(Path(arvbench.__file__).parent)
-
-
-def digest_of_source(package: Path) -> str:
-    """Return a digest of names and contents of all files in a package folder that can change a measurement."""
-    files = [(path.name, path) for path in package.glob("*.py")]
-    for folder in _MEASURING_FOLDERS:
-        # Path.rglob does not follow the links of a checkout's src/arvbench, so start behind them.
-        start = (package / folder).resolve()
-        measuring = [path for path in start.rglob("*") if path.suffix in _MEASURING_SUFFIXES]
-        files += [(f"{folder}/{path.relative_to(start)}", path) for path in measuring]
-    digest = hashlib.sha256()
-    for name, path in sorted(files):
-        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def library_versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:

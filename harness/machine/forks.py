@@ -27,7 +27,7 @@ from typing import IO, Any, NoReturn
 
 from pydantic import BaseModel
 
-from arvbench.harness.machine.processes import child_environment, end_group, signal_at_parent_death
+from arvbench.harness.machine.processes import end_group, signal_at_parent_death, this_python
 from arvbench.harness.machine.resident import make_resident, resident_file_ranges
 
 CAN_FORK = sys.platform.startswith("linux") and hasattr(os, "pidfd_open")
@@ -53,7 +53,7 @@ class WarmProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
-                env=child_environment(),
+                env=this_python().environment(),
             )
         self._ready = False
 

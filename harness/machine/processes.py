@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +28,24 @@ _PR_SET_PDEATHSIG = 1
 """prctl(2) option: the signal to get when the parent dies."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Python:
+    """An interpreter, and the folder from which it imports the package arvbench."""
+
+    executable: str
+    package_root: Path
+
+    def environment(self) -> dict[str, str]:
+        """Return our environment, with that folder first on the child's path."""
+        paths = [str(self.package_root), os.environ.get("PYTHONPATH", "")]
+        return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+def this_python() -> Python:
+    """Return the interpreter and the very package that run here."""
+    return Python(executable=sys.executable, package_root=Path(arvbench.__file__).parent.parent)
+
+
 @contextlib.contextmanager
 def running(
     module: str,
@@ -35,21 +54,23 @@ def running(
     output: IO[Any],
     arguments: Sequence[str] = (),
     pass_fds: Sequence[int] = (),
+    python: Python | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Yield a child that runs `module`; when the block ends, its whole group is gone, whatever happened.
 
     `message` is one line of JSON on the child's stdin. `output` gets its stdout and stderr. The child keeps the file
-    descriptors `pass_fds`.
+    descriptors `pass_fds`. `python` runs it in place of our own interpreter and package.
     """
+    python = python or this_python()
     # -P: the working directory must not be importable: a checkout has a folder `kernels`, which other packages seek.
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", module, *arguments],
+        [python.executable, "-P", "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,
         pass_fds=pass_fds,
         start_new_session=True,
-        env=child_environment(),
+        env=python.environment(),
     )
     assert process.stdin is not None
     try:
@@ -97,9 +118,3 @@ def end_group(leader: int) -> None:
     """Kill the process group of a child; nothing happens when it is gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def child_environment() -> dict[str, str]:
-    """Return our environment, with this very package first on the child's path."""
-    paths = [str(Path(arvbench.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from arvbench.harness.jobs import Event, Job, Result, result_path
+from arvbench.harness.jobs import Event, EventListener, Job, Result, result_path
 from arvbench.harness.run.engines.engine import Engine
 from arvbench.harness.run.fingerprint import fingerprint
 from arvbench.harness.run.leftovers import clear_features, owned, recover, turn
@@ -96,7 +96,6 @@ def _reusable(recorded: Mapping[str, Record], identity: str, options: RunOptions
 def _measure(
     suite: str, case: Case, store: RecordStore, engine: Engine, listener: RunListener, options: RunOptions
 ) -> Record:
-    """Have one case measured, and put its record on disk before anything else happens."""
     job = Job(
         record_id=uuid.uuid4().hex,
         case=case.config,
@@ -107,12 +106,17 @@ def _measure(
         started=datetime.now(UTC),
         control=options.control,
     )
+    return measure(job, store, engine, lambda event: listener.case_event(case, event))
+
+
+def measure(job: Job, store: RecordStore, engine: Engine, listener: EventListener) -> Record:
+    """Have one job measured, and put its record on disk before anything else happens. The job states its start."""
     with owned(store, job.record_id):
-        result = engine.run(job, lambda event: listener.case_event(case, event))
+        result = engine.run(job, listener)
         with _interrupt_deferred():
             # The worker's description counts: it was taken while the machine was busy, and when the source was edited
             # during the run, the worker knows what it imported.
-            environment = result.environment or engine.environment(case.config.device)
+            environment = result.environment or engine.environment(job.case.device)
             record = _record(job, result, environment)
             store.append(record)
             with contextlib.suppress(OSError):  # the next run finds its record, and removes it

@@ -20,7 +20,7 @@ def import_harness() -> None:
     """Import the harness, and take the digest of the source that was imported."""
     for name in _MODULES:
         importlib.import_module(name)
-    from arvbench.harness.machine.environment import source_sha256
+    from arvbench.harness.machine.source import source_sha256
 
     source_sha256()
 

@@ -44,7 +44,7 @@ CACHE_VARIABLE = "ARVBENCH_CACHE"
 _LONGEST_NAME = 200
 """Bytes of a target's name that leave room for an ending: file systems take 255."""
 _OWN_PART = r"\d+-[0-9a-f]{8}\.part"
-_SCRATCH_NAME = re.compile(rf"arvbench-{_OWN_PART}")
+SCRATCH_NAME = re.compile(rf"arvbench-{_OWN_PART}")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 """Arguments of renameat2(2)."""
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
@@ -126,7 +126,7 @@ def scratch_folder() -> Iterator[Path]:
 def remove_dead_scratch() -> None:
     """Remove the scratch folders of this user whose processes are gone."""
     with contextlib.suppress(OSError):
-        remove_dead_in(Path(tempfile.gettempdir()), _SCRATCH_NAME)
+        remove_dead_in(Path(tempfile.gettempdir()), SCRATCH_NAME)
 
 
 def put_in_place(part: Path, path: Path) -> None:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from arvbench.errors import HostError
 from arvbench.files import scratch_folder
 from arvbench.harness.jobs import Event, EventListener, Finished, Job, Result, result_path
-from arvbench.harness.machine.processes import running
+from arvbench.harness.machine.processes import Python, running
 from arvbench.harness.run.engines.post_mortem import explain_death, oom_kills
 from arvbench.results.schema import Environment, Failed, Status
 
@@ -48,6 +48,9 @@ class Worker(Protocol):
 class SpawnEngine:
     """Starts `python -m arvbench.harness.run.worker` for every job."""
 
+    python: Python | None = None
+    """Interpreter and package of the workers; None for our own."""
+
     def environment(self, device: str) -> Environment:
         return _this_machine(device)
 
@@ -73,7 +76,8 @@ class SpawnEngine:
     def worker(self, job: Job, arguments: list[str], output: IO[Any], events: int, deadline: float) -> Iterator[Worker]:
         """Yield a worker of `job`, which writes its events to a file descriptor; on exit its whole group is gone."""
         arguments = [*arguments, "--events-fd", str(events)]
-        with running(_MODULE, job, output=output, arguments=arguments, pass_fds=(events,)) as process:
+        started = running(_MODULE, job, output=output, arguments=arguments, pass_fds=(events,), python=self.python)
+        with started as process:
             yield process
 
     @contextlib.contextmanager

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from arvbench.errors import HostError, UserError
-from arvbench.harness.machine.environment import digest_of_source, read_environment, source_sha256, tf32_allowed
+from arvbench.harness.machine.environment import read_environment, tf32_allowed
 from arvbench.harness.machine.nvml import ReplayGpuProbe, probe_gpu, throttle_names
+from arvbench.harness.machine.source import digest_of_source, source_sha256
 
 
 @pytest.fixture

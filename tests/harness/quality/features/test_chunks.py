@@ -18,7 +18,7 @@ import torch
 from arvbench.errors import CheckpointError, UserError
 from arvbench.files import locked
 from arvbench.harness.data.digits import load_digits_rgb
-from arvbench.harness.machine.environment import source_sha256
+from arvbench.harness.machine.source import source_sha256
 from arvbench.harness.quality.extractors import load_extractor
 from arvbench.harness.quality.features.chunks import CHUNK, chunk_count, chunk_range, claim_folder, task_key
 from arvbench.harness.quality.features.feature_pass import FeaturePass

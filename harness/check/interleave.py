@@ -1,0 +1,199 @@
+"""Base and head measured in turns in one job, each launch in a fresh process of its side.
+
+Order    base head, head base, base head, ...: a machine that drifts slows both sides alike
+Stages   4 launches of every case on both sides say which cases are suspected; fresh launches of these are judged
+
+Folder of a check
+  check.json             the run: its id, and what it compares
+  base/records.jsonl     a record per launch, as `arvbench run` writes them; the id of a record begins with the id of
+  head/records.jsonl     its run, and those of earlier runs stay
+  verdict.json           written last: a run without it goes on, one with it is over
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from arvbench.disk import cannot_write
+from arvbench.errors import UserError
+from arvbench.files import locked, write_whole
+from arvbench.harness.check.sides import BuiltSide
+from arvbench.harness.jobs import Event, EventListener, Job
+from arvbench.harness.run.engines.engine import Engine
+from arvbench.harness.run.leftovers import recover
+from arvbench.harness.run.runner import measure
+from arvbench.harness.run.store import RecordStore
+from arvbench.harness.suites.suite import Case
+from arvbench.results.schema import Failed, Record, Status
+from arvbench.results.verdict import VERDICT_NAME, Side
+
+SCREEN_LAUNCHES = 4
+"""Launches per side of the first stage, which only chooses what the second one measures."""
+RUN_NAME = "check.json"
+SideName = Literal["base", "head"]
+
+
+class CheckRun(BaseModel):
+    """One run of a check, from its first launch to its verdict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    started: datetime
+    suite: str
+    identity: dict[str, str]
+    """All that its launches have in common, by name; a run goes on only where all of it is as before."""
+    base: Side
+    head: Side
+
+    def record_id(self, side: SideName, case: Case, launch: int) -> str:
+        """Return the id of a launch's record: 16 digits of the run, 16 of the launch."""
+        place = json.dumps([side, case.case_id, launch])
+        return self.run_id + hashlib.sha256(place.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """One of the two sides while it is measured."""
+
+    name: SideName
+    built: BuiltSide
+    store: RecordStore
+    engine: Engine
+
+
+@contextlib.contextmanager
+def check_folder(folder: Path) -> Iterator[dict[SideName, RecordStore]]:
+    """Hold the folder of a check, and yield the two stores in it.
+
+    Raises UserError for a folder that cannot be written and for one that another check holds.
+    """
+    stores: dict[SideName, RecordStore] = {"base": RecordStore(folder / "base"), "head": RecordStore(folder / "head")}
+    for store in stores.values():
+        store.prepare()
+    with contextlib.ExitStack() as stack:
+        try:
+            mine = stack.enter_context(locked(folder / ".check.lock", wait=False))
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        if not mine:
+            raise UserError(f"another check runs in {folder}; wait for it, or choose another folder with --out")
+        for store in stores.values():
+            recover(store)
+        yield stores
+
+
+def open_run(folder: Path, wanted: CheckRun) -> tuple[CheckRun, str]:
+    """Return the unfinished run of a folder where it is the wanted one, else that, written down; and what was found.
+
+    The notice is "" for a folder without an earlier run. A finished run is over: its records stay and count no more.
+    """
+    notice = ""
+    if (old := _unfinished(folder)) is not None:
+        other = [name for name, value in wanted.identity.items() if old.identity.get(name) != value]
+        if not other and old.identity.keys() == wanted.identity.keys():
+            return old, f"going on with run {old.run_id}, which was interrupted"
+        notice = f"the unfinished run {old.run_id} had another {' and '.join(other) or 'form'}: this one starts anew"
+    try:
+        write_whole(folder / RUN_NAME, wanted.model_dump_json(indent=2))
+    except OSError as error:
+        raise cannot_write(folder / RUN_NAME, error) from error
+    return wanted, notice
+
+
+def new_run(suite: str, identity: Mapping[str, str], base: BuiltSide, head: BuiltSide) -> CheckRun:
+    """Return a run that begins now."""
+    identity = {
+        "suite": suite,
+        "source of base": base.side.source_sha256 or "",
+        "source of head": head.side.source_sha256 or "",
+    } | dict(identity)
+    return CheckRun(
+        run_id=secrets.token_hex(8),
+        started=datetime.now(UTC),
+        suite=suite,
+        identity=identity,
+        base=base.side,
+        head=head.side,
+    )
+
+
+def _unfinished(folder: Path) -> CheckRun | None:
+    """Return the run of a folder that has no verdict yet; None where there is none, or where its file is damaged."""
+    try:
+        run = CheckRun.model_validate_json((folder / RUN_NAME).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    try:
+        finished = json.loads((folder / VERDICT_NAME).read_bytes())["run_id"] == run.run_id
+    except (OSError, ValueError, TypeError, KeyError):
+        finished = False
+    return None if finished else run
+
+
+class Interleaved:
+    """Measures launches of both sides in turns. What the run has measured is not measured again."""
+
+    def __init__(self, run: CheckRun, base: Lane, head: Lane, listener: EventListener) -> None:
+        self._run, self._lanes, self._listener = run, (base, head), listener
+        self._known = {record.record_id: record for lane in self._lanes for record in lane.store.records()}
+        self._known = {name: record for name, record in self._known.items() if name.startswith(run.run_id)}
+
+    def measure(self, cases: Sequence[Case], launches: range, stage: str) -> str:
+        """Measure these launches of both sides; return the reason why nothing can be said, "" when there is none.
+
+        The first launch without numbers ends the stage: nothing passes by absence.
+        """
+        places = list(self._places(cases, launches))
+        for done, (lane, case, launch) in enumerate(places):
+            note = f"{case.case_id}, {lane.name}, launch {launch}"
+            self._listener(Event(phase=stage, note=note, done=done, total=len(places)))
+            record = self._known.get(self._run.record_id(lane.name, case, launch))
+            if record is None:
+                record = measure(self._job(lane, case, launch), lane.store, lane.engine, lambda event: None)
+                self._known[record.record_id] = record
+            if record.status is not Status.OK:
+                return self._complaint(lane, record)
+        return ""
+
+    def records(self, side: SideName, cases: Sequence[Case], launches: range) -> list[Record]:
+        """Return the records of these launches that exist, in the order of the cases, then of the launches."""
+        ids = [self._run.record_id(side, case, launch) for case in cases for launch in launches]
+        return [self._known[name] for name in ids if name in self._known]
+
+    def _places(self, cases: Sequence[Case], launches: range) -> Iterator[tuple[Lane, Case, int]]:
+        for launch in launches:
+            for case in cases:
+                for lane in self._lanes if launch % 2 else reversed(self._lanes):
+                    yield lane, case, launch
+
+    def _job(self, lane: Lane, case: Case, launch: int) -> Job:
+        # Quality does not depend on the process: one launch measures it.
+        quality = case.config.quality if launch == 1 else None
+        return Job(
+            record_id=self._run.record_id(lane.name, case, launch),
+            case=case.config.model_copy(update={"quality": quality, "sample_sheet": 0}),
+            folder=lane.store.folder,
+            suite=self._run.suite,
+            case_id=case.case_id,
+            started=datetime.now(UTC),
+            control=True,
+        )
+
+    def _complaint(self, lane: Lane, record: Record) -> str:
+        """Name both sides: a base whose code does not fit head's harness is the usual reason."""
+        outcome = record.outcome
+        reason = outcome.reason if isinstance(outcome, Failed) else "it disagrees with its judge"
+        head = self._lanes[1].built
+        under = f" under the harness of {head}" if lane.name == "base" else ""
+        return f"{lane.name} {lane.built} has no numbers for {record.case_id}{under}: {record.status}: {reason}"
