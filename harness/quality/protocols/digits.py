@@ -1,7 +1,7 @@
 """Protocol `digits-cnn`: the offline protocol of the demo models, on the package's own digit classifier.
 
 Its numbers compare demo models with each other, and with nothing published. The metrics are torch-fidelity's, on
-float64 features; label accuracy; density and coverage; FID by class, and at infinitely many images.
+float64 features and computed here; label accuracy; density and coverage; FID by class, and at infinitely many images.
 
 label-accuracy  share of samples that the classifier assigns to their own label, 0..1
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from arvbench.errors import ContractError
@@ -34,7 +33,7 @@ def isc_splits(count: int) -> int:
 
 
 def _isc(inputs: MetricInputs, layer: str) -> MetricValue:
-    return fidelity.isc(inputs, layer, splits=isc_splits(inputs.samples.count))
+    return fidelity.isc_in_float64(inputs, layer, splits=isc_splits(inputs.samples.count))
 
 
 def _label_accuracy(inputs: MetricInputs, layer: str) -> MetricValue:
@@ -62,7 +61,7 @@ DIGITS_CNN = EvaluationProtocol(
     name="digits-cnn",
     extractor="digits-cnn",
     metrics=(
-        Metric("fid", FEATURES, reads="features", fewest=2, compute=partial(fidelity.fid, dtype=torch.float64)),
+        Metric("fid", FEATURES, reads="features", fewest=2, compute=fidelity.fid_in_float64),
         Metric(
             "fid-infinity",
             FEATURES,
@@ -73,14 +72,8 @@ DIGITS_CNN = EvaluationProtocol(
         ),
         Metric("isc", LOGITS, fewest=2, compute=_isc),
         Metric("kid", FEATURES, reads="features", fewest=4, compute=fidelity.kid_in_float64),
-        Metric(
-            "precision",
-            FEATURES,
-            reads="features",
-            fewest=4,
-            compute=partial(fidelity.precision, dtype=torch.float64),
-        ),
-        Metric("recall", FEATURES, reads="features", fewest=4, compute=partial(fidelity.recall, dtype=torch.float64)),
+        Metric("precision", FEATURES, reads="features", fewest=4, compute=fidelity.precision_in_float64),
+        Metric("recall", FEATURES, reads="features", fewest=4, compute=fidelity.recall_in_float64),
         Metric("density", FEATURES, reads="features", fewest=6, compute=partial(numbers.prdc, "density")),
         Metric("coverage", FEATURES, reads="features", fewest=6, compute=partial(numbers.prdc, "coverage")),
         Metric(

@@ -1,22 +1,31 @@
 """Protocol `torch-fidelity`: ISC, FID, KID, precision and recall by that library's own functions.
 
 They get fp32 features and the library's defaults: ten shuffled splits, a hundred subsets of a thousand images, three
-neighbours. The functions here serve other extractors too. `dtype` may ask for float64 features, because the library
-keeps the mean of fp32 features in fp32.
+neighbours. The functions whose names end in `float64` serve other extractors. They give the library's numbers for
+float64 features, because it keeps the mean of fp32 features in fp32, from our own code: the library is imported by its
+own protocol alone. `computed_by` among the details says which ran.
 
 Shapes   N samples, M reference images, D features, C classes
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from arvbench.harness.quality.metrics.as_torch_fidelity import (
+    GaussianFit,
+    frechet_of_product,
+    gaussian_fit,
+    precision_recall_of_batches,
+    shuffled_score,
+)
 from arvbench.harness.quality.metrics.intervals import interval_of_mean, wilson_interval
-from arvbench.harness.quality.metrics.kid import Kid, worth_sharing
-from arvbench.harness.quality.metrics.kid import kid as shared_kid
+from arvbench.harness.quality.metrics.kid import Kid
+from arvbench.harness.quality.metrics.kid import kid as kid_of_features
 from arvbench.harness.quality.protocols.numbers import few_images, spread, spread_detail
 from arvbench.harness.quality.protocols.protocol import (
     EvaluationProtocol,
@@ -36,50 +45,82 @@ KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 PRC_NEIGHBORHOOD = 3
 PRC_BATCH = 10_000
 """Rows of the distance matrix in memory at a time; the library's default."""
+BY_LIBRARY = {"computed_by": "the library"}
+BIT_FOR_BIT = {"computed_by": "arvbench, equal to the library bit for bit"}
+TO_ROUNDING = {"computed_by": "arvbench, equal to the library to 1e-10"}
 
 
 def library() -> str:
     return with_version("torch-fidelity")
 
 
-def fid(inputs: MetricInputs, layer: str, *, dtype: torch.dtype = torch.float32) -> MetricValue:
+def fid(inputs: MetricInputs, layer: str) -> MetricValue:
     """FID by the library; the interval is ours, on fp32 features."""
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
+    def fit(features_ND: Tensor) -> GaussianFit:
+        found = fid_features_to_statistics(features_ND)
+        return GaussianFit(found["mu"], found["sigma"])
+
+    both = ({"mu": fit.mean, "sigma": fit.covariance} for fit in _fits(inputs, layer, torch.float32, fit))
+    value = fid_statistics_to_metric(*both, verbose=False)[KEY_METRIC_FID]
+    return _fid_value(inputs, layer, value, "float32", BY_LIBRARY)
+
+
+def fid_in_float64(inputs: MetricInputs, layer: str) -> MetricValue:
+    """FID of float64 features, the library's number; the interval is of fp32 features."""
+    value = frechet_of_product(*_fits(inputs, layer, torch.float64, gaussian_fit))
+    return _fid_value(inputs, layer, value, "float64", BIT_FOR_BIT)
+
+
+def _fits(
+    inputs: MetricInputs, layer: str, dtype: torch.dtype, fit: Callable[[Tensor], GaussianFit]
+) -> tuple[GaussianFit, GaussianFit]:
+    """Return the moments of the samples and of the reference."""
     reference = inputs.require_reference()
-    samples_ND = inputs.samples.features(layer).to(dtype)
-    generated, moments = fid_features_to_statistics(samples_ND), reference.moments(layer)
+    generated, moments = fit(inputs.samples.features(layer).to(dtype)), reference.moments(layer)
     if moments.count == reference.count:
-        real = fid_features_to_statistics(reference.features(layer).to(dtype))
-    else:
-        # A file of statistics may hold only a subset of the images behind its mean and covariance.
-        real = {"mu": moments.mean_D.numpy().astype(generated["mu"].dtype), "sigma": moments.cov_DD.numpy()}
-    sampling = inputs.once(spread, layer)
+        return generated, fit(reference.features(layer).to(dtype))
+    # A file of statistics may hold only a subset of the images behind its mean and covariance.
+    return generated, GaussianFit(moments.mean_D.to(dtype).numpy(), moments.cov_DD.numpy())
+
+
+def _fid_value(inputs: MetricInputs, layer: str, value: float, dtype: str, by: Mapping[str, str]) -> MetricValue:
+    samples_ND, sampling = inputs.samples.features(layer), inputs.once(spread, layer)
+    counts = (len(samples_ND), inputs.require_reference().moments(layer).count)
     return MetricValue(
-        value=fid_statistics_to_metric(generated, real, verbose=False)[KEY_METRIC_FID],
+        value=value,
         library=library(),
         interval=sampling.interval if sampling else None,
-        parameters={"moments": f"{samples_ND.numpy().dtype}, N - 1", "root": "eigenvalues of the product"},
-        detail=spread_detail(inputs, sampling),
-        notes=few_images(samples_ND.shape[1], len(samples_ND), moments.count),
+        parameters={"moments": f"{dtype}, N - 1", "root": "eigenvalues of the product"},
+        detail={**spread_detail(inputs, sampling), **by},
+        notes=few_images(samples_ND.shape[1], *counts),
     )
 
 
-def isc(inputs: MetricInputs, layer: str, *, splits: int) -> MetricValue:
-    """Inception score by the library: softmax and logarithm in float64, splits of a shuffled order.
-
-    With ten splits it has Student's interval of their mean.
-    """
+def isc(inputs: MetricInputs, layer: str) -> MetricValue:
+    """Inception score by the library: softmax and logarithm in float64, ten splits of a shuffled order."""
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 
-    out = isc_features_to_metric(inputs.samples.features(layer), splits=splits, shuffle=True, rng_seed=RNG_SEED)
-    mean, std = out[KEY_METRIC_ISC_MEAN], out[KEY_METRIC_ISC_STD]
+    out = isc_features_to_metric(inputs.samples.features(layer), splits=ISC_SPLITS, shuffle=True, rng_seed=RNG_SEED)
+    return _isc_value(out[KEY_METRIC_ISC_MEAN], out[KEY_METRIC_ISC_STD], ISC_SPLITS, BY_LIBRARY)
+
+
+def isc_in_float64(inputs: MetricInputs, layer: str, *, splits: int) -> MetricValue:
+    """Inception score in any number of splits, the library's number."""
+    mean, std = shuffled_score(inputs.samples.features(layer), splits=splits, seed=RNG_SEED)
+    return _isc_value(mean, std, splits, BIT_FOR_BIT)
+
+
+def _isc_value(mean: float, std: float, splits: int, by: Mapping[str, str]) -> MetricValue:
+    """With ten splits it has Student's interval of their mean."""
     return MetricValue(
         value=mean,
         library=library(),
         spread=std if splits > 1 else None,
         interval=interval_of_mean(mean, std, splits, quantile=T_975) if splits == ISC_SPLITS else None,
         parameters={"splits": splits, "shuffle_seed": RNG_SEED},
+        detail=by,
     )
 
 
@@ -97,36 +138,30 @@ def kid(inputs: MetricInputs, layer: str) -> MetricValue:
 
     No interval: subsets share images, so their spread says little about the mean.
     """
-    samples_ND, real_MD = inputs.features(layer)
-    size = kid_subset_size(len(samples_ND), len(real_MD))
-    return _kid_value(_librarys_kid(samples_ND, real_MD, size), size, "the library")
-
-
-def kid_in_float64(inputs: MetricInputs, layer: str) -> MetricValue:
-    """KID on float64 features, where our own function gives the library's number to 1e-10, at a part of its cost."""
-    samples_ND, real_MD = (features.double() for features in inputs.features(layer))
-    size = kid_subset_size(len(samples_ND), len(real_MD))
-    if worth_sharing(len(samples_ND), len(real_MD), subsets=KID_SUBSETS, size=size):
-        ours = shared_kid(samples_ND, real_MD, subsets=KID_SUBSETS, size=size, seed=RNG_SEED)
-        return _kid_value(ours, size, "arvbench, equal to the library to 1e-10")
-    return _kid_value(_librarys_kid(samples_ND, real_MD, size), size, "the library")
-
-
-def _librarys_kid(samples_ND: Tensor, real_MD: Tensor, size: int) -> Kid:
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
+    samples_ND, real_MD = inputs.features(layer)
+    size = kid_subset_size(len(samples_ND), len(real_MD))
     out = kid_features_to_metric(
         samples_ND, real_MD, kid_subsets=KID_SUBSETS, kid_subset_size=size, rng_seed=RNG_SEED, verbose=False
     )
-    return Kid(out[KEY_METRIC_KID_MEAN], out[KEY_METRIC_KID_STD])
+    return _kid_value(Kid(out[KEY_METRIC_KID_MEAN], out[KEY_METRIC_KID_STD]), size, BY_LIBRARY)
 
 
-def _kid_value(value: Kid, size: int, by: str) -> MetricValue:
+def kid_in_float64(inputs: MetricInputs, layer: str) -> MetricValue:
+    """KID of float64 features, the library's number to 1e-10."""
+    samples_ND, real_MD = (features.double() for features in inputs.features(layer))
+    size = kid_subset_size(len(samples_ND), len(real_MD))
+    value = kid_of_features(samples_ND, real_MD, subsets=KID_SUBSETS, size=size, seed=RNG_SEED)
+    return _kid_value(value, size, TO_ROUNDING)
+
+
+def _kid_value(value: Kid, size: int, by: Mapping[str, str]) -> MetricValue:
     return MetricValue(
         value=value.mean,
         library=library(),
         spread=value.std,
-        detail={"computed_by": by},
+        detail=by,
         parameters={
             "subsets": KID_SUBSETS,
             "subset_size": size,
@@ -136,37 +171,46 @@ def _kid_value(value: Kid, size: int, by: str) -> MetricValue:
     )
 
 
-def precision(inputs: MetricInputs, layer: str, *, dtype: torch.dtype = torch.float32) -> MetricValue:
+def precision(inputs: MetricInputs, layer: str) -> MetricValue:
     """Share of samples inside the balls of the reference, by the library."""
-    return _share(inputs.once(_precision_recall, layer, dtype)[0], inputs.samples.count)
+    return _share(inputs.once(_by_library, layer)[0], inputs.samples.count, BY_LIBRARY)
 
 
-def recall(inputs: MetricInputs, layer: str, *, dtype: torch.dtype = torch.float32) -> MetricValue:
+def recall(inputs: MetricInputs, layer: str) -> MetricValue:
     """Share of reference images inside the balls of the samples, by the library."""
-    return _share(inputs.once(_precision_recall, layer, dtype)[1], inputs.require_reference().count)
+    return _share(inputs.once(_by_library, layer)[1], inputs.require_reference().count, BY_LIBRARY)
 
 
-def _precision_recall(inputs: MetricInputs, layer: str, dtype: torch.dtype) -> tuple[float, float]:
+def _by_library(inputs: MetricInputs, layer: str) -> tuple[float, float]:
     from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-    samples_ND, real_MD = inputs.features(layer)
-    out = prc_features_to_metric(
-        samples_ND.to(dtype),
-        real_MD.to(dtype),
-        prc_neighborhood=PRC_NEIGHBORHOOD,
-        prc_batch_size=PRC_BATCH,
-        save_cpu_ram=True,
-        verbose=False,
-    )
+    settings: dict[str, Any] = {"prc_neighborhood": PRC_NEIGHBORHOOD, "prc_batch_size": PRC_BATCH}
+    out = prc_features_to_metric(*inputs.features(layer), **settings, save_cpu_ram=True, verbose=False)
     return out[KEY_METRIC_PRECISION], out[KEY_METRIC_RECALL]
 
 
-def _share(value: float, count: int) -> MetricValue:
+def precision_in_float64(inputs: MetricInputs, layer: str) -> MetricValue:
+    """Share of samples inside the balls of the reference, on float64 features, the library's number."""
+    return _share(inputs.once(_in_float64, layer)[0], inputs.samples.count, BIT_FOR_BIT)
+
+
+def recall_in_float64(inputs: MetricInputs, layer: str) -> MetricValue:
+    """Share of reference images inside the balls of the samples, on float64 features, the library's number."""
+    return _share(inputs.once(_in_float64, layer)[1], inputs.require_reference().count, BIT_FOR_BIT)
+
+
+def _in_float64(inputs: MetricInputs, layer: str) -> tuple[float, float]:
+    samples_ND, real_MD = (features.double() for features in inputs.features(layer))
+    return precision_recall_of_batches(samples_ND, real_MD, k=PRC_NEIGHBORHOOD, batch=PRC_BATCH)
+
+
+def _share(value: float, count: int, by: Mapping[str, str]) -> MetricValue:
     return MetricValue(
         value=value,
         library=library(),
         interval=wilson_interval(value, count),
         parameters={"neighborhood": PRC_NEIGHBORHOOD, "distance": "Euclidean"},
+        detail=by,
     )
 
 
@@ -176,7 +220,7 @@ TORCH_FIDELITY = EvaluationProtocol(
     extractor="fidelity-inception",
     metrics=(
         Metric("fid", FEATURES, reads="features", fewest=2, compute=fid),
-        Metric("isc", LOGITS, fewest=ISC_SPLITS, compute=partial(isc, splits=ISC_SPLITS)),
+        Metric("isc", LOGITS, fewest=ISC_SPLITS, compute=isc),
         Metric("kid", FEATURES, reads="features", fewest=4, compute=kid),
         Metric("precision", FEATURES, reads="features", fewest=PRC_NEIGHBORHOOD + 1, compute=precision),
         Metric("recall", FEATURES, reads="features", fewest=PRC_NEIGHBORHOOD + 1, compute=recall),
