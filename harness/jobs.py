@@ -46,7 +46,7 @@ class _Message(BaseModel):
 
 
 class Job(_Message):
-    """One case to measure."""
+    """One launch of a case to measure."""
 
     record_id: str
     case: CaseConfig
@@ -56,6 +56,7 @@ class Job(_Message):
     """Extractor weights given by the user: name in the table of weights -> file."""
     suite: str = ""
     case_id: str = ""
+    launch: int = 1
     started: datetime | None = None
     """Start of the job, for the record. None for a job whose result nobody picks up later."""
     control: bool = False

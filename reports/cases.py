@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from arvbench.reports.numbers import GIB, plain, significant
 from arvbench.reports.table import Cell, Column
+from arvbench.results.launches import launches_of
 from arvbench.results.records import in_utc
 from arvbench.results.schema import Finding, Incorrect, Measured, Record, Setup
 
@@ -123,10 +124,17 @@ def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, lis
     return groups
 
 
+def launch_mark(record: Record) -> str:
+    """Name the launches behind a row: "8 launches", or "launch 3" for a single one."""
+    launches = launches_of(record)
+    return f"{len(launches)} launches" if len(launches) > 1 else f"launch {record.launch}"
+
+
 _MARKS: tuple[Callable[[Record], str], ...] = (
     lambda record: plain(record.suite),
     hardware,
     lambda record: plain(record.case.weights),
+    launch_mark,
     lambda record: plain(record.environment.git_commit or "no commit")[:9],
     lambda record: f"{in_utc(record.started):%Y-%m-%d %H:%M:%S}",
     lambda record: plain(record.record_id)[:8],

@@ -25,6 +25,7 @@ from arvbench.reports.steadiness import unsteady_records, unsteady_text
 from arvbench.reports.svg import inline_figure
 from arvbench.reports.table import Table
 from arvbench.reports.verdicts import load_verdicts, verdict_blocks
+from arvbench.results.launches import launches_of, merge_launches, several_launches
 from arvbench.results.records import RecordsFile, in_utc, newest_of_each_case
 from arvbench.results.schema import Measured, Record, Status
 from arvbench.results.verdict import Check
@@ -35,7 +36,7 @@ class Report:
     """Everything on the page."""
 
     records: tuple[Record, ...]
-    """Those shown: the newest of each case within a file."""
+    """Those shown: the newest of each case within a file, its launches as one."""
     title: str
     facts: tuple[tuple[str, str], ...]
     """Suite, cases, time, machine and versions: (label, text)."""
@@ -45,13 +46,13 @@ class Report:
 
 
 def _shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]]:
-    """Map record ids to records and their folders: the newest record of each case within each file.
+    """Map record ids to records and their folders: the newest record of each case within each file, launches merged.
 
     Two files may both show a case, which compares runs; a record in both files counts once.
     """
     shown: dict[str, tuple[Record, Path]] = {}
     for file in files:
-        for record in newest_of_each_case(file.records):
+        for record in merge_launches(newest_of_each_case(file.records)):
             shown.setdefault(record.record_id, (record, file.path.parent))
     return shown
 
@@ -121,7 +122,7 @@ def _facts(records: Sequence[Record], suites: Sequence[str]) -> tuple[tuple[str,
     counts = ", ".join(f"{count} {status.value}" for status, count in count_by_status(records).items())
     begin = min(in_utc(record.started) for record in records)
     end = max(in_utc(record.finished) for record in records)
-    environments = [record.environment for record in records]
+    environments = [launch.environment for record in records for launch in launches_of(record)]
     versions = dict.fromkeys(
         f"arvbench {plain(e.arvbench_version)}" + (f" at {plain(e.git_commit)[:12]}" if e.git_commit else "")
         for e in environments
@@ -129,7 +130,7 @@ def _facts(records: Sequence[Record], suites: Sequence[str]) -> tuple[tuple[str,
     torch = dict.fromkeys(f"torch {plain(e.libraries['torch'])}" for e in environments if "torch" in e.libraries)
     return (
         ("Suite", ", ".join(suites)),
-        ("Cases", f"{len(records)}: {counts}"),
+        ("Cases", f"{len(records)}: {counts}{_launches(records)}"),
         ("Ran", f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"),
         ("On", "; ".join(dict.fromkeys(processor(record) for record in records))),
         ("With", "; ".join([*versions, *torch])),
@@ -138,7 +139,7 @@ def _facts(records: Sequence[Record], suites: Sequence[str]) -> tuple[tuple[str,
 
 def _notices(files: Sequence[RecordsFile], records: Sequence[Record], names: dict[str, str]) -> tuple[str, ...]:
     notices: list[str] = []
-    shown = {record.record_id for record in records}
+    shown = {launch.record_id for record in records for launch in launches_of(record)}
     if older := len({record.record_id for file in files for record in file.records} - shown):
         notices.append(
             f"{older} older record{'s' if older > 1 else ''} of the same cases {'are' if older > 1 else 'is'} in the "
@@ -154,12 +155,22 @@ def _notices(files: Sequence[RecordsFile], records: Sequence[Record], names: dic
     if deviating := sum(bool(setup.settings_deviations or setup.recipe_deviations) for _, setup in prepared(records)):
         notices.append(f"{_cases(deviating)} ran with settings that differ from the official ones: see Settings.")
     notices.extend(_warnings(records, names))
-    if throttled := sum(bool(r.environment.gpu and r.environment.gpu.throttle_reasons) for r in records):
+    if throttled := sum(any(map(_throttled, launches_of(record))) for record in records):
         notices.append(f"The GPU reported throttling in {_cases(throttled)}: see Environment.")
     if dirty := sum(bool(record.environment.git_dirty) for record in records):
         notices.append(f"{_cases(dirty)} ran from a checkout with local changes: its commit alone is not what ran.")
     notices.extend(f"Skipped a damaged line: {plain(line)}." for file in files for line in file.damaged_lines)
     return tuple(notices)
+
+
+def _launches(records: Sequence[Record]) -> str:
+    """Say how many launches are behind the cases; "" when each has one."""
+    count = sum(len(launches_of(record)) for record in records)
+    return f" (in {count} launches)" if several_launches(records) else ""
+
+
+def _throttled(record: Record) -> bool:
+    return bool(record.environment.gpu and record.environment.gpu.throttle_reasons)
 
 
 def _warnings(records: Sequence[Record], names: dict[str, str]) -> list[str]:

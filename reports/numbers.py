@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from arvbench.reports.table import NOTHING, Cell, Tone
-from arvbench.results.statistics import Estimate
+from arvbench.results.statistics import Estimate, coverage
 
 MIB = 2**20
 GIB = 2**30
@@ -88,14 +88,37 @@ def estimate_cell(estimate: Estimate | None) -> Cell:
 
 
 def interval_text(estimate: Estimate) -> str:
-    """Format the interval with enough digits to distinguish its ends; the number of samples when they are too few."""
+    """Format the interval with enough digits to distinguish its ends.
+
+    The number of samples, or of launches where there are several, when they are too few for one.
+    """
     if estimate.low is None or estimate.high is None:
+        if estimate.launches > 1:
+            return f"{estimate.launches} launches"
         return f"{estimate.samples} sample{'s' if estimate.samples != 1 else ''}"
     for digits in (3, 4, 5):
         low, high = significant(estimate.low, digits), significant(estimate.high, digits)
         if low != high:
             break
     return f"{low} {EN_DASH} {high}"
+
+
+def interval_kind(estimate: Estimate) -> str:
+    """Say what the interval of a median holds, and how often it covers the median: its true level."""
+    launches, samples = estimate.launches, estimate.samples
+    within, least = "calls within one process", percent(coverage(samples))
+    if launches > 1:
+        if estimate.level is None:
+            return f"none for {launches} launches: their range would cover the median with {least}"
+        return f"over {launches} launches, {percent(estimate.level)}"
+    if estimate.level is None:
+        return f"none for {samples} {within}: their range would cover their median with {least}"
+    return f"over {samples} {within}, {percent(estimate.level)}"
+
+
+def percent(share: float) -> str:
+    """Format a share as a percentage, without rounding it up to 100 %."""
+    return f"{math.floor(share * 1e4 + 1e-9) / 100:g} %"
 
 
 def text_cell(value: object | None, **options: Any) -> Cell:

@@ -8,15 +8,22 @@ from dataclasses import dataclass
 from arvbench.reports.cases import arithmetic, case_names
 from arvbench.reports.numbers import plain, text_cell
 from arvbench.reports.table import Column
+from arvbench.results.launches import launches_of, several_launches
 from arvbench.results.schema import Record
 
 _GAP = 2
 """Spaces between columns."""
 _NEVER = ("quality", "rest", "mark")
 """Parts that are words, not values."""
-_TITLES = {"Batch": "batch {}", "Weights": "weights {}", "Cache": "cache {}", "Recipe": "recipe {}"}
+_TITLES = {
+    "Batch": "batch {}",
+    "Weights": "weights {}",
+    "Cache": "cache {}",
+    "Recipe": "recipe {}",
+    "Launches": "{} launches",
+}
 """Words in a title; other values stand there alone, settings as key=value."""
-_NUMERIC = ("Batch",)
+_NUMERIC = ("Batch", "Launches")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +45,8 @@ def row_names(records: Sequence[Record], width: int) -> RowNames:
     """
     names = case_names(records)
     parts = {record.record_id: _parts(record, names[record.record_id]) for record in records}
+    if several_launches(records):
+        parts = {r.record_id: parts[r.record_id] | {"Launches": str(len(launches_of(r)))} for r in records}
     labels = list(dict.fromkeys(label for part in parts.values() for label in part))
     values = {label: [part.get(label, "") for part in parts.values()] for label in labels}
     if len({*values.get("quality", ())} - {""}) < 2:

@@ -27,6 +27,7 @@ from arvbench.reports.tables.provenance import (
 )
 from arvbench.reports.tables.quality import findings_table, protocols_table, quality_table
 from arvbench.reports.tables.results import failures_table, results_table
+from arvbench.results.launches import several_launches
 from arvbench.results.schema import Failed, Record
 
 
@@ -64,8 +65,11 @@ class Section:
 
 def _results_text(records: Sequence[Record]) -> Text:
     more = " [Quality](#quality) has all metrics." if any(outcome.quality for _, outcome in measured(records)) else ""
+    kind = "the 95 % interval of the median within one process beneath."
+    if several_launches(records):
+        kind = "the interval of the median beneath: over launches, or within one process, as the row says."
     return Text(
-        "Medians, with the 95 % interval of the median within one process beneath. Compare speeds only between rows "
+        f"Medians, with {kind} Compare speeds only between rows "
         "with the same hardware, data type and batch, within one column; compare quality only within one column. "
         f"Select a column heading to sort by it.{more}"
     )
@@ -119,31 +123,47 @@ def _lines(text: str) -> str:
     return "\n".join(plain(line) for line in text.splitlines())
 
 
-_TERMS = Terms(
+_MEDIAN = (
+    "Median of the raw samples, warm-up not included. The interval lies between two of the samples in order and covers "
+    "the median of such calls with a probability of 95 % or more. Fewer than 6 samples have no interval, and their "
+    "number stands in its place. "
+)
+_ONE_LAUNCH = "All samples of a case are calls within one process: two starts of the program may differ by more."
+_LAUNCHES = (
+    "A launch is a process that measured a case; the launches of a case share a row. With several, samples are the "
+    "medians of the launches, and the interval holds the differences between processes. The interval of a single "
+    "launch is one of its calls, within one process. A row says which it is, and with what probability it covers the "
+    "median. Memory is that of the launch that held most; quality and pictures are made by the first launch."
+)
+_CV = (
+    "Coefficient of variation, standard deviation over mean. Within a launch: of its calls, as root mean square over "
+    "the launches. Between launches: of their medians."
+)
+
+
+def _terms(records: Sequence[Record]) -> Terms:
+    """Return the terms, with those of launches when there are several."""
+    if several_launches(records):
+        return Terms((("Median and interval", _MEDIAN + _LAUNCHES), ("CV", _CV), *_TERMS))
+    return Terms((("Median and interval", _MEDIAN + _ONE_LAUNCH), *_TERMS))
+
+
+_TERMS = (
     (
-        (
-            "Median and interval",
-            "Median of the raw samples, warm-up not included. The interval lies between two of the samples in order "
-            "and covers the median of such calls with a probability of 95 % or more. Fewer than 6 samples have no "
-            "interval, and their number stands in its place. All samples of a case are calls within one process: two "
-            "starts of the program may differ by more.",
-        ),
-        (
-            "Quality in brackets",
-            "95 % interval of the draw of the samples alone: it holds neither the bias of few samples nor the choice "
-            "of reference.",
-        ),
-        ("Throughput", "Images of one call divided by its median time, scope images."),
-        (
-            "MiB, GFLOP",
-            "2^20^ bytes; 10^9^ operations, multiply and add counted apart, matrix products only.",
-        ),
-        (
-            "Cache",
-            "Planned: from the schedule. Live: what is kept between steps. Allocated: storage held for it.",
-        ),
-        (MISSING, "Not measured, or not known on this machine. Columns without any number are left out."),
-    )
+        "Quality in brackets",
+        "95 % interval of the draw of the samples alone: it holds neither the bias of few samples nor the choice "
+        "of reference.",
+    ),
+    ("Throughput", "Images of one call divided by its median time, scope images."),
+    (
+        "MiB, GFLOP",
+        "2^20^ bytes; 10^9^ operations, multiply and add counted apart, matrix products only.",
+    ),
+    (
+        "Cache",
+        "Planned: from the schedule. Live: what is kept between steps. Allocated: storage held for it.",
+    ),
+    (MISSING, "Not measured, or not known on this machine. Columns without any number are left out."),
 )
 
 SECTIONS: tuple[Section, ...] = (
@@ -201,5 +221,5 @@ SECTIONS: tuple[Section, ...] = (
     Section("Settings", (_deviations, _recipes, settings_table, weights_table)),
     Section("Environment", (environment_tables,)),
     Section("How to reproduce", (_reproduction,)),
-    Section("How to read the numbers", (_TERMS,)),
+    Section("How to read the numbers", (_terms,)),
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from arvbench.reports.cases import measured
 from arvbench.reports.numbers import EN_DASH, significant
+from arvbench.results.launches import launches_of
 from arvbench.results.schema import HostLoad, Measured, Record
 
 _AGREEING = 3
@@ -15,16 +16,22 @@ _AGREEMENT = 0.05
 
 
 def unsteady_records(records: Iterable[Record]) -> list[Record]:
-    """Select the records whose times were unsteady."""
+    """Select the records whose times were unsteady, in any launch."""
     return [record for record, outcome in measured(records) if not outcome.warmup.steady]
 
 
 def unsteady_text(records: Sequence[Record]) -> str:
     """Describe what was seen in one or several unsteady records; "" for none."""
-    outcomes = [outcome for _, outcome in measured(unsteady_records(records))]
+    launches = [launch for record in records for launch in launches_of(record)]
+    outcomes = [outcome for _, outcome in measured(unsteady_records(launches))]
     if not outcomes:
         return ""
-    seen = [*_calls(outcomes), *_load([load for outcome in outcomes if (load := outcome.host_load) is not None])]
+    several = [f"in {len(outcomes)} of {len(launches)} launches"] if len(launches) > len(records) else []
+    seen = [
+        *several,
+        *_calls(outcomes),
+        *_load([load for outcome in outcomes if (load := outcome.host_load) is not None]),
+    ]
     return "; ".join(seen)
 
 

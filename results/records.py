@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from arvbench.errors import UserError
 from arvbench.paths import regular_file
+from arvbench.results.launches import case_key
 from arvbench.results.schema import SCHEMA_VERSION, Record
 
 RECORDS_NAME = "records.jsonl"
@@ -116,18 +117,26 @@ def _uncollected() -> Iterator[None]:
 
 
 def newest_of_each_case(records: Iterable[Record]) -> tuple[Record, ...]:
-    """Select the last record of each case and processor, in the order of the cases.
+    """Select the last record of each launch of each case and processor, in the order of the cases.
 
-    Case names omit weights and threads: records that differ in these are different cases. The order of the records
-    counts, not their times: a clock may be set back between two runs.
+    The last record of a case decides what was measured: launches of another source, other libraries or other settings
+    are older measurements. The order of the records counts, not their times: a clock may be set back between two runs.
     """
-    newest: dict[tuple[object, ...], Record] = {}
+    newest: dict[tuple[object, ...], dict[int, Record]] = {}
     for record in records:
-        gpu, case = record.environment.gpu, record.case
-        processor = record.environment.cpu if gpu is None else gpu.name
-        key = (record.suite, record.case_id, case.weights, case.threads, processor)
-        newest[key] = record
-    return tuple(newest.values())
+        launches = newest.setdefault(case_key(record), {})
+        if launches and _measurement(next(iter(launches.values()))) != _measurement(record):
+            launches.clear()
+        launches[record.launch] = record
+    return tuple(launches[number] for launches in newest.values() for number in sorted(launches))
+
+
+def _measurement(record: Record) -> tuple[object, ...]:
+    """Return what is equal for all launches of one measurement, whatever the first launch does besides."""
+    environment = record.environment
+    only_first = {"launches", "quality", "sample_sheet"}
+    case = record.case.model_dump(mode="json", exclude=only_first)
+    return (case, environment.source_sha256, environment.libraries)
 
 
 def in_utc(moment: datetime) -> datetime:

@@ -1,4 +1,4 @@
-"""The record of one case: one line of JSON, written once and never edited.
+"""The record of one launch of a case: one line of JSON, written once and never edited.
 
 A record keeps raw samples and their environment. Medians, intervals and rates are computed from it in
 `results/statistics.py`, and can be computed again.
@@ -111,14 +111,17 @@ class CaseConfig(_Request):
     """
     settings: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the model's official sampling settings."""
+    launches: int = Field(default=1, ge=1, le=1_000)
+    """Processes that measure the case, one after another: a record each. Quality and the picture of samples, which do
+    not depend on the process, are made by the first alone."""
     repeats: int = Field(default=5, ge=1, le=1_000_000)
-    """Timed calls, after warm-up."""
+    """Timed calls of a launch, after warm-up."""
     max_warmup: int = Field(default=10, ge=1, le=1_000_000)
     """Limit of warm-up calls; beyond it, times are taken and marked unsteady."""
     threads: int | None = Field(default=None, ge=1, le=4096)
     """CPU threads of torch; None takes the number of physical cores."""
     timeout_s: float = Field(default=1800, gt=0, le=31_536_000)
-    """Limit of the whole case; a year at most."""
+    """Limit of one launch; a year at most."""
     memory_limit_bytes: int | None = Field(default=None, gt=0, le=2**60)
     """Limit of the worker's host memory (CPU) or device memory (CUDA); None sets no limit."""
     quality: QualityRequest | None = None
@@ -332,15 +335,17 @@ Outcome = Annotated[Measured | Incorrect | Failed, Field(discriminator="status")
 
 
 class Record(Frozen):
-    """One finished case."""
+    """One finished launch of a case."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     record_id: str
     suite: str
     case_id: str
     """Human-readable name of the case, unique in its suite."""
+    launch: int = Field(default=1, ge=1)
+    """Place among the launches of the case, from 1; 1 in records from before this field."""
     fingerprint: str
-    """Hash of case, source and machine: a rerun skips a case whose fingerprint is already recorded."""
+    """Hash of case, launch, source and machine: a rerun skips a launch whose fingerprint is already recorded."""
     started: datetime
     finished: datetime
     case: CaseConfig

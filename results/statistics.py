@@ -1,25 +1,28 @@
 """Statistics of raw samples: medians, intervals and rates of all reports.
 
-Definitions  median        of the raw samples of one scope
+Definitions  median        of the raw samples of one scope; with several launches, of the medians of the launches
              interval      of that median, between two of the samples in order: it covers the median of the distribution
                            with a probability of 95 % or more, whatever the distribution (order statistics, as in Go's
                            benchstat). From 6 samples on; fewer cannot reach 95 %
              throughput    count divided by the median time; its interval is the median's, mapped likewise
+             CV            coefficient of variation, standard deviation over mean: within a launch of its calls, between
+                           launches of their medians
 Units        _ns nanoseconds, _ms milliseconds, per second
 
-The samples of a record are calls of one process. Its interval holds the differences between these calls, and not those
-between two starts of the program, which are usually larger.
+The samples of one launch are calls of one process. Their interval holds the differences between these calls, and not
+those between two starts of the program, which are usually larger: only an interval over launches holds these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
-from math import comb
-from statistics import median
+from math import comb, sqrt
+from statistics import fmean, median, stdev, variance
 
+from arvbench.results.launches import samples_by_launch
 from arvbench.results.schema import Measured, Timing
 
 CONFIDENCE = 0.95
@@ -37,12 +40,20 @@ class Estimate:
     """None when there are too few samples for an interval."""
     high: float | None
     samples: int
+    """Numbers that the value is the median of: calls, or launches where there are several."""
+    launches: int = 1
+
+    @property
+    def level(self) -> float | None:
+        """Probability with which the interval covers the median; None without an interval."""
+        rank = _rank(self.samples)
+        return None if self.low is None or rank is None else coverage(self.samples, rank)
 
     def scaled(self, factor: float) -> Estimate:
         """Convert to another unit; `factor` > 0."""
         low = None if self.low is None else self.low * factor
         high = None if self.high is None else self.high * factor
-        return Estimate(value=self.value * factor, low=low, high=high, samples=self.samples)
+        return replace(self, value=self.value * factor, low=low, high=high)
 
     def rate(self, count: float) -> Estimate | None:
         """Divide `count` by this time; None when the measured time is zero."""
@@ -50,7 +61,7 @@ class Estimate:
             return None
         low = None if self.high is None else count / self.high
         high = None if self.low is None else count / self.low
-        return Estimate(value=count / self.value, low=low, high=high, samples=self.samples)
+        return replace(self, value=count / self.value, low=low, high=high)
 
 
 def median_interval(samples: Sequence[float]) -> Estimate:
@@ -72,16 +83,53 @@ def median_interval(samples: Sequence[float]) -> Estimate:
 
 @cache
 def _rank(samples: int) -> int | None:
-    """Return the largest k for which the k-th smallest and the k-th largest sample enclose the median often enough.
-
-    The median is missed when fewer than k samples lie on one side of it: twice the binomial probability of that.
-    """
-    missed, rank = Fraction(0), 0
-    while True:
-        missed += Fraction(2 * comb(samples, rank), 2**samples)
-        if 1 - missed < CONFIDENCE:
-            return rank or None
+    """Return the largest k for which the k-th smallest and the k-th largest sample enclose the median often enough."""
+    rank = 0
+    while coverage(samples, rank + 1) >= CONFIDENCE:
         rank += 1
+    return rank or None
+
+
+@cache
+def coverage(samples: int, rank: int = 1) -> float:
+    """Return how often the `rank`-th smallest and the `rank`-th largest sample enclose the median, 0..1.
+
+    They miss it when fewer than `rank` samples lie on one side of it: twice the binomial probability of that. The range
+    of all samples, rank 1, covers it with 1 - 2^(1 - samples): 75 % for 3.
+    """
+    missed = sum(Fraction(2 * comb(samples, fewer), 2**samples) for fewer in range(rank))
+    return float(max(0, 1 - missed))
+
+
+def launch_medians(timing: Timing) -> tuple[float, ...]:
+    """Return the median of every launch in ns, in order."""
+    return tuple(float(median(samples)) for samples in samples_by_launch(timing))
+
+
+def nanoseconds(timing: Timing) -> Estimate:
+    """Return the time of one call in ns: the median of the launches' medians, or of the calls of a single launch."""
+    medians = launch_medians(timing)
+    if len(medians) == 1:
+        return median_interval(timing.samples_ns)
+    return replace(median_interval(medians), launches=len(medians))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variation:
+    """Coefficients of variation of one scope."""
+
+    within: float | None
+    """Of the calls of a launch, as root mean square over the launches; None when no launch has two calls."""
+    between: float | None
+    """Of the launches' medians; None for a single launch."""
+
+
+def variation(timing: Timing) -> Variation:
+    """Return how much the calls of a launch differ, and how much the launches do."""
+    launches, medians = samples_by_launch(timing), launch_medians(timing)
+    within = [variance(samples) / fmean(samples) ** 2 for samples in launches if len(samples) > 1 and fmean(samples)]
+    between = stdev(medians) / fmean(medians) if len(medians) > 1 and fmean(medians) else None
+    return Variation(within=sqrt(fmean(within)) if within else None, between=between)
 
 
 def find_timing(outcome: Measured, scope: str) -> Timing | None:
@@ -91,7 +139,7 @@ def find_timing(outcome: Measured, scope: str) -> Timing | None:
 
 def milliseconds(timing: Timing) -> Estimate:
     """Return the time of one call (`timing.images` images) in ms."""
-    return median_interval(timing.samples_ns).scaled(1 / NS_PER_MS)
+    return nanoseconds(timing).scaled(1 / NS_PER_MS)
 
 
 def milliseconds_per_image(timing: Timing) -> Estimate | None:
@@ -101,10 +149,10 @@ def milliseconds_per_image(timing: Timing) -> Estimate | None:
 
 def images_per_second(timing: Timing) -> Estimate | None:
     """Divide images by the median time; None when the timing counts none."""
-    return median_interval(timing.samples_ns).scaled(1 / NS_PER_S).rate(timing.images) if timing.images > 0 else None
+    return nanoseconds(timing).scaled(1 / NS_PER_S).rate(timing.images) if timing.images > 0 else None
 
 
 def forward_rows_per_second(timing: Timing) -> Estimate | None:
     """Divide transformer rows by the median time (guidance doubles rows); None for a scope that runs none."""
     rows = timing.forward_rows
-    return median_interval(timing.samples_ns).scaled(1 / NS_PER_S).rate(rows) if rows > 0 else None
+    return nanoseconds(timing).scaled(1 / NS_PER_S).rate(rows) if rows > 0 else None

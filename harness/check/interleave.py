@@ -186,6 +186,7 @@ class Interleaved:
             folder=lane.store.folder,
             suite=self._run.suite,
             case_id=case.case_id,
+            launch=launch,
             started=datetime.now(UTC),
             control=True,
         )

@@ -55,13 +55,13 @@ class ProgressBar(Progress):
         self._print_outcome(case, record.status, "already measured")
 
     def case_started(self, case: Case) -> None:
-        self.update(self._bar, description=f"starting {case.case_id}")
+        self.update(self._bar, description=f"starting {case.title}")
 
     def case_event(self, case: Case, event: Event) -> None:
         count = f" {event.done}/{event.total}" if event.total else ""
-        self.update(self._bar, description=f"{event.phase}{count}: {case.case_id}")
+        self.update(self._bar, description=f"{event.phase}{count}: {case.title}")
         if event.note:
-            self.console.print(Text(f"{'note':<11} {case.case_id}: {event.note}", style="yellow"))
+            self.console.print(Text(f"{'note':<11} {case.title}: {event.note}", style="yellow"))
 
     def case_finished(self, case: Case, record: Record) -> None:
         seconds = (record.finished - record.started).total_seconds()
@@ -69,7 +69,7 @@ class ProgressBar(Progress):
 
     def _print_outcome(self, case: Case, status: Status, detail: str) -> None:
         line = Text(f"{status.value:<11} ", style="green" if status is Status.OK else "bold red")
-        line.append(f"{case.case_id}  ", style="default")
+        line.append(f"{case.title}  ", style="default")
         line.append(detail, style="dim")
         self.console.print(line)
         self.advance(self._bar)

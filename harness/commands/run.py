@@ -76,6 +76,8 @@ def run(
 ) -> None:
     """Measure the cases of SUITE, one process each, and write one record per case.
 
+    A case with `launches: N` is measured in N processes and has N records; the tables show it in one row.
+
     A case that is already recorded for this machine and this source is not measured again: after an interruption, the
     same command does the rest. Exit code: 0 all cases ok, 1 finished with failures, 2 bad input, 3 this machine
     lacks something, 130 interrupted.

@@ -16,14 +16,18 @@ from arvbench.harness.quality.reference.official import find_reference
 from arvbench.results.schema import CaseConfig, Environment, QualityRequest
 
 
-def fingerprint(case: CaseConfig, environment: Environment, extractor_files: ExtractorFiles | None = None) -> str:
-    """Return a sha256 over the case, its files, the package's source, the libraries and the hardware.
+def fingerprint(
+    case: CaseConfig, environment: Environment, extractor_files: ExtractorFiles | None = None, *, launch: int = 1
+) -> str:
+    """Return a sha256 over a launch of the case, its files, the package's source, the libraries and the hardware.
 
-    `extractor_files` are weights that the user named.
+    `extractor_files` are weights that the user named. The number of launches is not part of it: a rerun with more of
+    them measures those that are missing.
     """
     gpu = environment.gpu
     identity = {
-        "case": case.model_dump(mode="json"),
+        "case": case.model_dump(mode="json", exclude={"launches"}),
+        "launch": launch,
         "weight_files": _file_states(lambda: case_files(case)),
         "quality_files": _file_states(lambda: quality_files(case.quality, extractor_files)),
         "source": environment.source_sha256,

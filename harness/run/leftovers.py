@@ -115,6 +115,7 @@ def _adopt(store: RecordStore, record_id: str) -> None:
                 record_id=record_id,
                 suite=job.suite,
                 case_id=job.case_id,
+                launch=job.launch,
                 fingerprint=left.fingerprint,
                 started=job.started,
                 finished=datetime.fromtimestamp(path.stat().st_mtime, UTC),

@@ -12,7 +12,7 @@ from arvbench.harness.suites.suite import Suite, check_cases
 def check_host(suite: Suite, engine: Engine, extractor_files: ExtractorFiles) -> None:
     """Raise UserError or HostError before the first case: refused settings, a missing device, a missing file."""
     try:
-        check_cases(suite.cases)
+        check_cases(suite.first_launches)
     except UserError as error:
         raise UserError(f"{suite.source}: {error}") from error
     for device in dict.fromkeys(case.config.device for case in suite.cases):

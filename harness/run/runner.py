@@ -52,7 +52,7 @@ def run_suite(
     *,
     options: RunOptions | None = None,
 ) -> list[Record]:
-    """Measure the cases of `suite` in order and return one record per case, reused ones included.
+    """Measure the cases of `suite` in order and return one record per launch, reused ones included.
 
     On KeyboardInterrupt everything finished is already in the store.
     """
@@ -67,7 +67,8 @@ def _run_cases(
     recorded = {record.fingerprint: record for record in store.records()}
     records = []
     for case in suite.cases:
-        identity = fingerprint(case.config, engine.environment(case.config.device), options.extractor_files)
+        environment = engine.environment(case.config.device)
+        identity = fingerprint(case.config, environment, options.extractor_files, launch=case.launch)
         if (record := _reusable(recorded, identity, options)) is not None:
             listener.case_reused(case, record)
             records.append(record)
@@ -103,6 +104,7 @@ def _measure(
         extractor_files=dict(options.extractor_files),
         suite=suite,
         case_id=case.case_id,
+        launch=case.launch,
         started=datetime.now(UTC),
         control=options.control,
     )
@@ -131,7 +133,8 @@ def _record(job: Job, result: Result, environment: Environment) -> Record:
         record_id=job.record_id,
         suite=job.suite,
         case_id=job.case_id,
-        fingerprint=fingerprint(job.case, environment, job.extractor_files),
+        launch=job.launch,
+        fingerprint=fingerprint(job.case, environment, job.extractor_files, launch=job.launch),
         started=job.started,
         finished=datetime.now(UTC),
         case=job.case,

@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 events.flush()
 
         result = run_job(job, tell)
-        identity = fingerprint(job.case, result.environment, job.extractor_files) if result.environment else ""
+        where, files = result.environment, job.extractor_files
+        identity = fingerprint(job.case, where, files, launch=job.launch) if where else ""
         write_whole(options.result, Finished(job=job, result=result, fingerprint=identity).model_dump_json())
     return 0
 

@@ -10,6 +10,9 @@ number of images, labels, resize, seed and reference behind the model's publishe
 (arvbench.harness.suites.recipes). It lies above the suite's defaults, so that a default for all models changes no
 recipe. Changes of it by case and command line are recorded as deviations. `recipe: null` removes the layer.
 
+`launches: N` measures a case in N processes. They come in rounds, the first launches of all cases before the second
+ones, so that a machine that slows down in the meantime slows all cases alike.
+
 Reading a suite imports neither torch nor a model family; `check_cases` does, to find what the models would refuse.
 """
 
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from arvbench.adapters.settings import SamplingSettings
 
 MOST_CASES = 10_000
-"""Limit of cases in a suite."""
+"""Limit of cases in a suite, and of the launches of all of them."""
 
 _MAPPINGS = ("settings", "quality")
 """Keys of a case whose values are mappings, merged key by key."""
@@ -56,12 +59,18 @@ class _SuiteFile(BaseModel):
 
 
 class Case(BaseModel):
-    """One measurement, with a name that is unique in its suite."""
+    """One measurement: a launch of a case, whose name is unique in its suite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     case_id: str
     config: CaseConfig
+    launch: int = 1
+
+    @property
+    def title(self) -> str:
+        """Name for people, with the launch where there are several."""
+        return self.case_id + (f", launch {self.launch}" if self.config.launches > 1 else "")
 
 
 class Suite(BaseModel):
@@ -72,8 +81,14 @@ class Suite(BaseModel):
     name: str
     description: str
     cases: tuple[Case, ...]
+    """Launches, in the order of their measurement."""
     source: str = ""
     """Name or path under which it was read."""
+
+    @property
+    def first_launches(self) -> tuple[Case, ...]:
+        """Each case once."""
+        return tuple(case for case in self.cases if case.launch == 1)
 
 
 def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapping[str, Any] | None = None) -> Suite:
@@ -101,7 +116,7 @@ def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapp
         except UserError as error:
             error.args = (f"{where}: {error}",)
             raise
-    cases = _name_cases(_choose(configs, models))
+    cases = _in_rounds(_name_cases(_choose(configs, models)), path)
     return Suite(name=suite.name, description=suite.description, cases=cases, source=printable(name_or_path))
 
 
@@ -284,7 +299,10 @@ def _validate(single: Mapping[str, Any]) -> CaseConfig:
 
 
 def _choose(configs: Sequence[CaseConfig], patterns: Sequence[str]) -> list[CaseConfig]:
-    """Return the cases whose model matches one of the patterns, or all without patterns; equal cases once."""
+    """Return the cases whose model matches one of the patterns, or all without patterns; equal cases once.
+
+    Of cases that differ in launches alone, the one with the most is all of them.
+    """
     present = {config.model: None for config in configs}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in present):
@@ -293,7 +311,8 @@ def _choose(configs: Sequence[CaseConfig], patterns: Sequence[str]) -> list[Case
     chosen: dict[Hashable, CaseConfig] = {}
     for config in configs:
         if not patterns or any(fnmatchcase(config.model, pattern) for pattern in patterns):
-            chosen.setdefault(_hashable(config.model_dump()), config)
+            key = _hashable(config.model_dump(exclude={"launches"}))
+            chosen[key] = max(chosen.get(key, config), config, key=lambda case: case.launches)
     return list(chosen.values())
 
 
@@ -315,6 +334,23 @@ def _name_cases(configs: Sequence[CaseConfig]) -> tuple[Case, ...]:
         seen[name] = seen.get(name, 0) + 1
         cases.append(Case(case_id=name if seen[name] == 1 else f"{name} #{seen[name]}", config=config))
     return tuple(cases)
+
+
+def _in_rounds(cases: Sequence[Case], path: Path) -> tuple[Case, ...]:
+    """Return every launch of the cases, round by round; only the first asks for quality and a picture of samples."""
+    if (count := sum(case.config.launches for case in cases)) > MOST_CASES:
+        raise UserError(f"{path}: its cases have {count:,} launches together; a suite has at most {MOST_CASES:,}")
+    later = [case.config.model_copy(update={"quality": None, "sample_sheet": 0}) for case in cases]
+    rounds = range(2, max((case.config.launches for case in cases), default=1) + 1)
+    return (
+        *cases,
+        *(
+            Case(case_id=case.case_id, config=config, launch=launch)
+            for launch in rounds
+            for case, config in zip(cases, later, strict=True)
+            if launch <= config.launches
+        ),
+    )
 
 
 def case_name(config: CaseConfig) -> str:

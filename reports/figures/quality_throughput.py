@@ -24,6 +24,7 @@ from arvbench.reports.figures.drawing import (
 )
 from arvbench.reports.numbers import plain, significant
 from arvbench.reports.tables.quality import protocol_names
+from arvbench.results.launches import several_launches
 from arvbench.results.schema import Record
 from arvbench.results.statistics import Estimate, find_timing, images_per_second
 
@@ -73,11 +74,12 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     points_text = listed(
         f"{p.name}: FID {significant(p.fid)} at {significant(p.throughput.value)} images/s" for p in points
     )
+    over = "; of speed over launches, where a case has 6 or more" if several_launches(records) else ""
     return Drawing(
         figure=figure,
         title="Quality against throughput",
-        caption="Lower right is better. Whiskers: 95 % intervals, of FID where a record has one. Only cases with "
-        "the same protocol id, hardware, data type and batch share a panel; cases with random weights have no "
+        caption=f"Lower right is better. Whiskers: 95 % intervals, of FID where a record has one{over}. Only cases "
+        "with the same protocol id, hardware, data type and batch share a panel; cases with random weights have no "
         f"quality.{left_out}",
         alt=f"Scatter plot of FID against images per second. {points_text}.",
     )

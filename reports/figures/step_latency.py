@@ -29,6 +29,7 @@ from arvbench.reports.figures.drawing import (
     set_title,
 )
 from arvbench.reports.numbers import significant
+from arvbench.results.launches import several_launches
 from arvbench.results.schema import Record
 from arvbench.results.statistics import Estimate, find_timing, milliseconds
 
@@ -77,11 +78,14 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         f"{significant(curve.times[-1].value)} ms at the last"
         for name, curve in zip(labels, curves, strict=True)
     )
+    band = "the 95 % interval within one process, where 6 calls or more were timed"
+    if several_launches(records):
+        band = f"the interval over launches, where a case has 6 or more; of a case with one launch, {band}"
     return Drawing(
         figure=figure,
         title="Latency of every step",
-        caption="Median time of one call for the whole batch; the band is the 95 % interval within one process, where "
-        f"6 calls or more were timed. Each panel holds one hardware, data type and batch.{left_out}",
+        caption=f"Median time of one call for the whole batch; the band is {band}. Each panel holds one "
+        f"hardware, data type and batch.{left_out}",
         alt=f"Line plot of milliseconds for each step. {ends}.",
     )
 

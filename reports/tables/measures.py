@@ -14,8 +14,17 @@ from arvbench.reports.cases import (
     has_random_weights,
     measured,
 )
-from arvbench.reports.numbers import count_cell, estimate_cell, mib_cell, number_cell, text_cell, yes_no_cell
+from arvbench.reports.numbers import (
+    count_cell,
+    estimate_cell,
+    interval_kind,
+    mib_cell,
+    number_cell,
+    text_cell,
+    yes_no_cell,
+)
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
+from arvbench.results.launches import launches_of, several_launches
 from arvbench.results.schema import CacheStep, Measured, Record, StepPlan, Timing, WarmUp
 from arvbench.results.statistics import (
     NS_PER_S,
@@ -23,9 +32,10 @@ from arvbench.results.statistics import (
     find_timing,
     forward_rows_per_second,
     images_per_second,
-    median_interval,
     milliseconds,
     milliseconds_per_image,
+    nanoseconds,
+    variation,
 )
 
 SCOPES = ("images", "tokens", "decode")
@@ -55,6 +65,7 @@ def scopes_table(records: Sequence[Record]) -> Table:
             "Forward rows", "rows/s", numeric=True, cell=lambda row: estimate_cell(forward_rows_per_second(row.timing))
         ),
         Column("Samples", "calls", numeric=True, cell=lambda row: count_cell(len(row.timing.samples_ns))),
+        *(_LAUNCH_COLUMNS if several_launches(records) else ()),
         Column("Clock", cell=lambda row: text_cell(row.timing.clock)),
         Column("Warm-up", cell=lambda row: _warmup_cell(row.outcome.warmup)),
     ]
@@ -65,6 +76,18 @@ def scopes_table(records: Sequence[Record]) -> Table:
         if (timing := find_timing(outcome, scope)) is not None
     ]
     return make_table("Times by scope", columns, rows)
+
+
+def _percent_cell(share: float | None) -> Cell:
+    return number_cell(None if share is None else 100 * share, digits=2)
+
+
+_LAUNCH_COLUMNS: tuple[Column[_ScopeTime], ...] = (
+    Column("Launches", numeric=True, cell=lambda row: count_cell(len(launches_of(row.record)))),
+    Column("Interval of the median", cell=lambda row: text_cell(interval_kind(milliseconds(row.timing)))),
+    Column("CV within a launch", "%", numeric=True, cell=lambda row: _percent_cell(variation(row.timing).within)),
+    Column("CV between launches", "%", numeric=True, cell=lambda row: _percent_cell(variation(row.timing).between)),
+)
 
 
 def _warmup_cell(warmup: WarmUp) -> Cell:
@@ -91,11 +114,11 @@ class _Step(NamedTuple):
         """Percentage of the token loop."""
         if self.timing is None or self.tokens is None:
             return None
-        tokens_ns = median_interval(self.tokens.samples_ns).value
-        return 100 * median_interval(self.timing.samples_ns).value / tokens_ns if tokens_ns > 0 else None
+        tokens_ns = nanoseconds(self.tokens).value
+        return 100 * nanoseconds(self.timing).value / tokens_ns if tokens_ns > 0 else None
 
     def gflop_per_second(self) -> float | None:
-        step_ns = 0 if self.timing is None else median_interval(self.timing.samples_ns).value
+        step_ns = 0 if self.timing is None else nanoseconds(self.timing).value
         return self.plan.flops / 1e9 / (step_ns / NS_PER_S) if step_ns > 0 else None
 
 

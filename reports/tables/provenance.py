@@ -17,6 +17,7 @@ from arvbench.reports.numbers import (
     yes_no_cell,
 )
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
+from arvbench.results.launches import launches_of
 from arvbench.results.schema import Correctness, Environment, Gpu, Incorrect, Measured, Record, Setup
 
 
@@ -181,7 +182,8 @@ def environment_tables(records: Sequence[Record]) -> list[Table]:
     tables: list[Table] = []
     for number, members in enumerate(groups.values(), start=1):
         cases = _Fact("Cases", ", ".join(names[record.record_id] for record in members))
-        facts = [*_environment_facts([record.environment for record in members]), cases]
+        environments = [launch.environment for record in members for launch in launches_of(record)]
+        facts = [*_environment_facts(environments), cases]
         caption = "Environment" if len(groups) == 1 else f"Environment {number} of {len(groups)}"
         tables.append(make_table(caption, _FACT_COLUMNS, facts))
     return tables

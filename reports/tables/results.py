@@ -10,6 +10,7 @@ from arvbench.reports.numbers import (
     MEMORY_SOURCES,
     count_cell,
     estimate_cell,
+    interval_kind,
     mib_cell,
     plain,
     scientific,
@@ -19,9 +20,10 @@ from arvbench.reports.numbers import (
 from arvbench.reports.table import NOTHING, Cell, Column, Table, Tone, make_table
 from arvbench.reports.tables.measures import SCOPES
 from arvbench.reports.tables.quality import quality_columns
+from arvbench.results.launches import launches_of, several_launches
 from arvbench.results.metrics import HEADLINE_METRICS
 from arvbench.results.schema import Failed, Incorrect, Measured, Record, Status
-from arvbench.results.statistics import find_timing, images_per_second, milliseconds_per_image
+from arvbench.results.statistics import find_timing, images_per_second, milliseconds_per_image, nanoseconds
 
 _TONES: dict[Status, Tone] = {
     Status.OK: "good",
@@ -48,6 +50,7 @@ def results_table(records: Sequence[Record]) -> Table:
         STATUS,
         *(column for column in _IDENTITY if column not in shared),
         _BATCH,
+        *([_LAUNCHES, _INTERVAL] if several_launches(records) else []),
         THROUGHPUT,
         *(_latency_column(scope) for scope in SCOPES),
         *peak_memory_columns(),
@@ -99,6 +102,12 @@ def _throughput_cell(record: Record) -> Cell:
     return cell if steady or cell == NOTHING else replace(cell, flags=(UNSTEADY,))
 
 
+def _interval_cell(record: Record) -> Cell:
+    """Say what the interval of the throughput holds."""
+    timing = find_timing(record.outcome, "images") if isinstance(record.outcome, Measured) else None
+    return NOTHING if timing is None else text_cell(interval_kind(nanoseconds(timing)))
+
+
 def _latency_column(scope: str) -> Column[Record]:
     """Milliseconds per image of one scope."""
 
@@ -136,6 +145,8 @@ _IDENTITY: tuple[Column[Record], ...] = (
     Column("Dtype", cell=lambda record: text_cell(arithmetic(record))),
 )
 _BATCH: Column[Record] = Column("Batch", "images", numeric=True, cell=lambda record: count_cell(record.case.batch))
+_LAUNCHES: Column[Record] = Column("Launches", numeric=True, cell=lambda record: count_cell(len(launches_of(record))))
+_INTERVAL: Column[Record] = Column("Interval of the median", cell=_interval_cell)
 STATUS = Column("Status", cell=_status_cell)
 THROUGHPUT = Column("Throughput", "images/s", numeric=True, cell=_throughput_cell)
 CACHE_PEAK = Column("Cache peak", "MiB", numeric=True, cell=_cache_peak_cell)

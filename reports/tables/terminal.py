@@ -13,10 +13,11 @@ from itertools import count, product
 from typing import TYPE_CHECKING
 
 from arvbench.reports.cases import case_names, group_by, prepared, warnings_of
-from arvbench.reports.numbers import plain, shorten
+from arvbench.reports.numbers import interval_kind, plain, shorten
+from arvbench.reports.numbers import interval_text as number_interval
 from arvbench.reports.row_names import RowNames, row_names
 from arvbench.reports.steadiness import unsteady_records, unsteady_text
-from arvbench.reports.table import MISSING, Cell, Column, Table, make_table
+from arvbench.reports.table import MISSING, NOTHING, Cell, Column, Table, make_table
 from arvbench.reports.tables.provenance import UNRECORDED, deviations
 from arvbench.reports.tables.quality import (
     QualityKey,
@@ -29,8 +30,10 @@ from arvbench.reports.tables.quality import (
 )
 from arvbench.reports.tables.results import CACHE_PEAK, STATUS, THROUGHPUT, peak_memory_columns, reason
 from arvbench.reports.tables.rich_table import titled_table
+from arvbench.results.launches import merge_launches, several_launches
 from arvbench.results.metrics import TERMINAL_METRICS
-from arvbench.results.schema import Record
+from arvbench.results.schema import Measured, Record
+from arvbench.results.statistics import Estimate, find_timing, images_per_second
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,13 +54,20 @@ def terminal_table(records: Sequence[Record], *, width: int = 80) -> RenderableT
     from rich.console import Group
     from rich.text import Text
 
+    records = merge_launches(records)
     names, letters = case_names(records), _Letters()
     speed_names, unsteady = row_names(records, width // 2), unsteady_records(records)
     seen = {record.record_id: f"unsteady: {unsteady_text(unsteady)}" for record in unsteady}
     status, speed, *memory = _speed_columns()
-    columns = [*speed_names.columns, status, speed, *_note_column(speed_names, letters, seen), *memory]
+    intervals = [_INTERVAL] if several_launches(records) else []
+    columns = [*speed_names.columns, status, speed, *intervals, *_note_column(speed_names, letters, seen), *memory]
     parts = _part("Results", speed_names, make_table("Results", columns, records), width)
-    remarks = [*_reasons(records, names), *_recipe_changes(records, names), *_warnings(records, names)]
+    remarks = [
+        *_interval_kinds(records),
+        *_reasons(records, names),
+        *_recipe_changes(records, names),
+        *_warnings(records, names),
+    ]
     if samples := [record for record in records if quality_keys([record], TERMINAL_METRICS)]:
         own_names = row_names(samples, width // 3)
         columns = [*own_names.columns, *_note_column(own_names, letters, {}), *_quality_columns(samples)]
@@ -99,6 +109,30 @@ def _speed_columns() -> list[Column[Record]]:
         *(replace(column, label=_SHORT_SOURCES[column.note], unit="", note="") for column in peak_memory_columns()),
         replace(CACHE_PEAK, label="Cache MiB", unit=""),
     ]
+
+
+def _interval_of(record: Record) -> Estimate | None:
+    """Return the throughput with its interval; None for a case without one."""
+    timing = find_timing(record.outcome, "images") if isinstance(record.outcome, Measured) else None
+    return None if timing is None else images_per_second(timing)
+
+
+def _interval_cell(record: Record) -> Cell:
+    """Ends of the interval over launches; the remarks below the table say what the others have."""
+    speed = _interval_of(record)
+    shown = speed is not None and speed.launches > 1 and speed.low is not None
+    return Cell(text=number_interval(speed)) if speed is not None and shown else NOTHING
+
+
+_INTERVAL: Column[Record] = Column("interval", cell=_interval_cell)
+
+
+def _interval_kinds(records: Sequence[Record]) -> list[str]:
+    """Say what the intervals hold, each kind once; nothing when every case has one launch."""
+    if not several_launches(records):
+        return []
+    speeds = [speed for record in records if (speed := _interval_of(record)) is not None]
+    return [f"interval: {kind}" for kind in dict.fromkeys(map(interval_kind, speeds))]
 
 
 def _quality_columns(records: Sequence[Record]) -> list[Column[Record]]:

@@ -98,7 +98,7 @@ def suites() -> str:
 
     return _json(
         {
-            name: {case.case_id: case.config.model_dump_json() for case in load_suite(name).cases}
+            name: {case.case_id: case.config.model_dump_json() for case in load_suite(name).first_launches}
             for name in built_in_suites()
         }
     )

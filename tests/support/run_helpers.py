@@ -78,8 +78,12 @@ def warm_processes_of(pid: int) -> list[psutil.Process]:
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
-        # A forked worker has the command line of the process that it was forked from.
-        return _runs(process, "worker") or (_runs(process, "warm") and _runs(process.parent(), "warm"))
+        parent = process.parent()
+        # A forked worker has the command line of the process that it was forked from, and so has, for a moment, any
+        # program that a worker starts.
+        if _runs(process, "worker"):
+            return not _runs(parent, "worker")
+        return _runs(process, "warm") and _runs(parent, "warm") and not _runs(parent.parent(), "warm")
     except psutil.NoSuchProcess:  # it ended while we looked
         return False
 

@@ -1,6 +1,10 @@
 """Workers on this machine: those of CPU cases are forked from one warm process, the others start fresh.
 
 Every case still has a process of its own, with its own group, limits and timeout. CUDA does not survive a fork.
+
+Forks of one process share its memory layout, which alone can make a program some percent slower or faster. Launches of
+one case would then agree with each other and miss the truth together: each round of launches has a warm process of its
+own.
 """
 
 from __future__ import annotations
@@ -20,12 +24,14 @@ class LocalEngine(SpawnEngine):
 
     def __init__(self) -> None:
         self._warm: WarmProcess | None = None
+        self._launch = 0
+        """Number of the launches that the warm process is for."""
         self._starting = threading.Lock()
 
     @contextlib.contextmanager
     def worker(self, job: Job, arguments: list[str], output: IO[Any], events: int, deadline: float) -> Iterator[Worker]:
         on_cpu = job.case.device.partition(":")[0] == "cpu"
-        warm = self._warm_process(deadline) if on_cpu and CAN_FORK else None
+        warm = self._warm_process(job.launch, deadline) if on_cpu and CAN_FORK else None
         if warm is None:
             with super().worker(job, arguments, output, events, deadline) as fresh:
                 yield fresh
@@ -37,14 +43,17 @@ class LocalEngine(SpawnEngine):
         with self._starting:
             self._end_warm()
 
-    def _warm_process(self, deadline: float) -> WarmProcess | None:
-        """Return the warm process, started anew if it has died; None when it is not ready before the deadline."""
+    def _warm_process(self, launch: int, deadline: float) -> WarmProcess | None:
+        """Return the warm process, started anew if it has died or was for other launches.
+
+        None when it is not ready before the deadline.
+        """
         with self._starting, contextlib.ExitStack() as unless_ready:
             unless_ready.callback(self._end_warm)
-            if self._warm is not None and not self._warm.ready(deadline):
+            if self._warm is not None and (self._launch != launch or not self._warm.ready(deadline)):
                 self._end_warm()
             if self._warm is None:
-                self._warm = WarmProcess("arvbench.harness.run.warm")
+                self._warm, self._launch = WarmProcess("arvbench.harness.run.warm"), launch
             if not self._warm.ready(deadline):
                 return None
             unless_ready.pop_all()
