@@ -193,6 +193,8 @@ class Correctness(Frozen):
     equal_tokens: float
     """Fraction of equal tokens, drawn with shared noise along the judge's path, 0..1."""
     required_equal_tokens: float
+    image_diff: float | None = None
+    """Largest mean absolute difference of an image's floats; None under the other judge, and in older records."""
     passed: bool
 
 

@@ -15,9 +15,8 @@ from functools import partial
 import torch
 
 from arvbench.adapters.cache.policy import Cache
-from arvbench.adapters.call import Observer
+from arvbench.adapters.call import Observer, Samples
 from arvbench.adapters.sampler import Sampler
-from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.jobs import Event, EventListener, Job, Result
@@ -29,6 +28,7 @@ from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
 from arvbench.harness.measure.clocks import clock_for
 from arvbench.harness.measure.control import ControlProbe
 from arvbench.harness.measure.correctness import check_correctness, spread_labels
+from arvbench.harness.measure.integrity import FreshNoise
 from arvbench.harness.measure.memory import measure_memory
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
 from arvbench.harness.measure.timing import judge_warm_up, measure_times, warm_up
@@ -45,7 +45,7 @@ from arvbench.results.schema import (
 )
 
 TIMING_SEED = 0
-"""Run seed of the noise in timed calls: every repetition draws equal images."""
+"""Run seed of the noise in warm-up, timed and memory calls: each draws the next images, so that no answer is kept."""
 
 
 def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = None) -> Result:
@@ -57,7 +57,6 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
     listener(Event(phase="load"))
     sampler, settings = load_case_sampler(case)
     sampler.check_settings(sampler.spec, settings)
-
     listener(Event(phase="correctness"))
     attention = AttentionRecorder()
     correctness = check_correctness(sampler, settings, cache_policy=case.cache, batch=case.batch, watch=attention)
@@ -68,13 +67,14 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
         incorrect = Incorrect(setup=setup, correctness=correctness)
         return Result(outcome=incorrect, environment=read_environment(sampler.device, probe))
 
-    make_cache, call = _sampling_call(case, sampler, settings)
+    make_cache, call, noise = _sampling_call(case, sampler, settings)
     control = ControlProbe(sampler.device, asked=job.control).begin()
     timed, clock, load = partial(call, make_cache()), clock_for(sampler.device), LoadMeter()
     progress = _counter(listener, "warm-up", case.max_warmup, load)
     warmup = warm_up(timed, clock, most=case.max_warmup, progress=progress)
     progress = _counter(listener, "timing", case.repeats, load)
     timings = measure_times(timed, clock, schedule, repeats=case.repeats, progress=progress)
+    noise.check(schedule)
     host_load = load.read()
     environment = read_environment(sampler.device, probe)
     control_times = control.end()
@@ -102,19 +102,18 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
 
 def _sampling_call(
     case: CaseConfig, sampler: Sampler, settings: SamplingSettings
-) -> tuple[Callable[[], Cache], Callable[[Cache, Observer], None]]:
-    """Return the maker of the case's cache, and one sampling call with a cache: labels in, uint8 images out."""
-    labels = spread_labels(case.batch, sampler.spec.num_classes)
+) -> tuple[Callable[[], Cache], Callable[[Cache, Observer], Samples], FreshNoise]:
+    """Return the maker of the case's cache; one sampling call with a cache, labels in, uint8 images out; its noise."""
+    noise, labels = FreshNoise(TIMING_SEED, case.batch), spread_labels(case.batch, sampler.spec.num_classes)
 
     def make_cache() -> Cache:
         return sampler.make_cache(case.cache, settings, batch=case.batch)
 
-    def call(cache: Cache, observer: Observer) -> None:
+    def call(cache: Cache, observer: Observer) -> Samples:
         # Setting up the noise is part of a call.
-        noise = PerImageNoise(TIMING_SEED, range(case.batch))
-        sampler.sample(labels, settings, noise=noise, cache=cache, observer=observer)
+        return sampler.sample(labels, settings, noise=noise.next(), cache=cache, observer=observer)
 
-    return make_cache, call
+    return make_cache, call, noise
 
 
 def _quality(

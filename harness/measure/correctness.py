@@ -5,6 +5,9 @@ There are two judges:
                         so that one early difference does not hide the rest, and the tokens drawn there from equal noise
   teacher-forced pass   judges the reference under any cache policy: one pass over its own tokens, without a cache
 
+The judged call must also do its work inside its events (integrity.py), and the images that the reference and another
+backend decode from one path of tokens must be alike.
+
 Shapes   B images, l tokens of one step, L tokens of all steps, V codebook entries
 Range    logits natural-log, fp32
 """
@@ -18,11 +21,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arvbench.adapters.call import SilentObserver, StepOutput
+from arvbench.adapters.call import Samples, SilentObserver, StepOutput
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.sampling import EXCLUDED, Noise, PerImageNoise
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
+from arvbench.harness.measure.integrity import ProductCounter, require_plain
 from arvbench.results.schema import Correctness
 
 CHECK_IMAGES = 4
@@ -41,6 +45,8 @@ class Tolerance:
     """Share of tokens that must be equal when both draw from equal noise along the judge's path, 0..1. One token may
     differ, however few there are.
     """
+    images: float
+    """Largest mean absolute difference of an image's floats, nominally in [0, 1], between two decodes of one path."""
 
 
 # float32: another order of summation over thousands of terms moves logits by 1e-6 to 1e-4 of their scale. A token is
@@ -61,9 +67,9 @@ class Tolerance:
 # float32 alone, do by 3e-6 (nar-b, random:0). A cache that loses one token is off by 0.10 (random:0) to 0.39 (demo) in
 # every dtype: the tolerances lie between that and the worst of the table.
 TOLERANCES = {
-    torch.float32: Tolerance(1e-3, 0.995),
-    torch.float16: Tolerance(1e-2, 0.9),
-    torch.bfloat16: Tolerance(7e-2, 0.8),
+    torch.float32: Tolerance(1e-3, 0.995, 1e-3),
+    torch.float16: Tolerance(1e-2, 0.9, 1e-2),
+    torch.bfloat16: Tolerance(7e-2, 0.8, 3e-2),
 }
 
 
@@ -128,6 +134,8 @@ class Comparison:
     """Tokens that the judge draws, (B, l)."""
     actual_tokens: Sequence[Tensor]
     """Tokens that the sampler draws from equal noise, (B, l)."""
+    image_diff: float | None = None
+    """Mean absolute difference of the decoded floats, of the image with the largest; None without a second decode."""
 
     def verdict(self, tolerance: Tolerance) -> Correctness:
         """Pass when both logits and tokens are within `tolerance`; a NaN on either side fails."""
@@ -146,8 +154,11 @@ class Comparison:
             tolerance=allowed,
             equal_tokens=equal,
             required_equal_tokens=required,
+            image_diff=self.image_diff,
             # Written so that a NaN fails.
-            passed=worst <= allowed and equal >= required,
+            passed=worst <= allowed
+            and equal >= required
+            and (self.image_diff is None or self.image_diff <= tolerance.images),
         )
 
 
@@ -165,16 +176,16 @@ def _with_reference(
     watch: AbstractContextManager[object],
 ) -> Comparison:
     replayable, omitted = _replayable(settings)
-    _, expected = _run(reference_twin(sampler), replayable, None, labels)
+    right, expected = _run(reference_twin(sampler), replayable, None, labels)
     noise = _GuidedNoise(expected)
-    with watch:
-        _, actual = _run(sampler, replayable, cache_policy, labels, noise)
+    samples, actual = _run_watched(sampler, replayable, cache_policy, labels, watch, noise)
     return Comparison(
         judge=_judge_name("reference backend", omitted, "cannot be replayed"),
         expected=expected.guided,
         actual=actual.guided,
         expected_tokens=expected.drawn,
         actual_tokens=noise.drawn,
+        image_diff=_image_diff(right.decoded, samples.decoded),
     )
 
 
@@ -187,8 +198,8 @@ def _with_teacher_forcing(
 ) -> Comparison:
     """One pass gives conditional logits only: they are compared, and both sides draw their tokens from them."""
     replayable, omitted = _replayable(settings)
-    with watch:
-        path, stepped = _run(sampler, replayable, cache_policy, labels)
+    samples, stepped = _run_watched(sampler, replayable, cache_policy, labels, watch)
+    path = samples.tokens
     if len(stepped.drawn) > len(path):
         omitted.append("refinement")
     logits_BLV = sampler.teacher_forced(path, labels, settings=replayable).float().cpu()
@@ -227,9 +238,10 @@ def _run(
     cache_policy: str | None,
     labels: Sequence[int],
     noise: Noise | None = None,
-) -> tuple[tuple[Tensor, ...], _Recorder]:
-    """Return the tokens of the images, and the recorded steps; without `noise`, tokens are drawn freely."""
-    recorder = _Recorder()
+    products: ProductCounter | None = None,
+) -> tuple[Samples, _Recorder]:
+    """Return the images, and the recorded steps; without `noise`, tokens are drawn freely."""
+    recorder = _Recorder(products or ProductCounter())
     samples = sampler.sample(
         labels,
         settings,
@@ -237,13 +249,40 @@ def _run(
         cache=sampler.make_cache(cache_policy, settings, batch=len(labels)),
         observer=recorder,
     )
-    return samples.tokens, recorder
+    require_plain("tokens and images of a sampling call", samples.images, samples.decoded, *samples.tokens)
+    return samples, recorder
+
+
+def _run_watched(
+    sampler: Sampler,
+    settings: SamplingSettings,
+    cache_policy: str | None,
+    labels: Sequence[int],
+    watch: AbstractContextManager[object],
+    noise: Noise | None = None,
+) -> tuple[Samples, _Recorder]:
+    """Run as `_run` inside `watch`. Raises ContractError when work is done outside of the events."""
+    schedule, products = sampler.schedule(settings, batch=len(labels), cache=cache_policy), ProductCounter()
+    sampler.packed(schedule)  # tries oneDNN's operators once per process: no work of a call
+    with watch, products:
+        run = _run(sampler, settings, cache_policy, labels, noise, products)
+    products.check(schedule)
+    return run
+
+
+def _image_diff(expected_B3HW: Tensor, actual_B3HW: Tensor) -> float:
+    difference = (expected_B3HW.float() - actual_B3HW.float()).abs().flatten(1).mean(dim=1)
+    return float(difference.max())
 
 
 class _Recorder(SilentObserver):
-    """Records tokens and logits of every step; logits on the CPU, so that the check does not fill the device."""
+    """Records tokens and logits of every step as they are when it ends, and tells which scope is open.
 
-    def __init__(self) -> None:
+    Logits are kept on the CPU, so that the check does not fill the device.
+    """
+
+    def __init__(self, products: ProductCounter) -> None:
+        self._products = products
         self.drawn: list[Tensor] = []
         self.redrawn: list[Tensor | None] = []
         self.guided: list[Tensor] = []
@@ -252,13 +291,29 @@ class _Recorder(SilentObserver):
         self.conditional: list[Tensor] = []
         """Conditional logits of the steps in `predicted`."""
 
+    def step_begin(self, step: Step) -> None:
+        self._products.open = f"step[{step.index}]"
+
     def step_end(self, step: Step, output: StepOutput) -> None:
-        self.drawn.append(output.tokens)
+        self._products.open = None
+        require_plain("tokens and logits of a step", output.tokens, output.logits, output.logits_pre_cfg)
+        self.drawn.append(output.tokens.clone())
         self.redrawn.append(output.redrawn)
-        self.guided.append(output.logits.float().cpu())
+        self.guided.append(_kept(output.logits))
         if step.kind != "mask":
             self.predicted.append(step.index)
-            self.conditional.append(output.logits_pre_cfg[: len(output.logits)].float().cpu())
+            self.conditional.append(_kept(output.logits_pre_cfg[: len(output.logits)]))
+
+    def decode_begin(self) -> None:
+        self._products.open = "decode"
+
+    def decode_end(self, decoded: Tensor) -> None:
+        self._products.open = None
+
+
+def _kept(logits: Tensor) -> Tensor:
+    """Copy logits to the CPU in fp32: what is filled in later must not count."""
+    return logits.to("cpu", torch.float32, copy=True)
 
 
 class _NotANumber(Exception):

@@ -52,7 +52,7 @@ def measure_memory(
     schedule: Schedule,
     *,
     make_cache: Callable[[], Cache],
-    call: Callable[[Cache, Observer], None],
+    call: Callable[[Cache, Observer], object],
     probe: MemoryProbe,
 ) -> tuple[Memory, tuple[CacheStep, ...]]:
     """Return the peaks of one call, and its cache by step.

@@ -17,10 +17,11 @@ from typing import Any
 
 from torch import Tensor
 
-from arvbench.adapters.call import StepOutput
+from arvbench.adapters.call import Samples, StepOutput
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.errors import ContractError
 from arvbench.harness.measure.clocks import Clock, check_against_wall, scatter_ns
+from arvbench.harness.measure.integrity import Snapshot
 from arvbench.results.schema import Timing, WarmUp
 
 STEADY_CALLS = 3
@@ -36,7 +37,7 @@ TREND_PAIRS = 11
 trend reach it in 5.6 % of all cases, so they must also differ by STEADY_SHARE.
 """
 
-SamplingCall = Callable[["TimingObserver"], None]
+SamplingCall = Callable[["TimingObserver"], Samples]
 """One call, from labels to uint8 images, that reports its events to the observer."""
 
 
@@ -74,17 +75,23 @@ class TimingObserver:
 
 
 def time_once(call: SamplingCall, clock: Clock) -> dict[str, int]:
-    """Return nanoseconds of one call by scope. The device clock is checked against the wall clock."""
+    """Return nanoseconds of one call by scope.
+
+    Raises ContractError when the time cannot be defended: the device clock and the wall clock disagree, or the results
+    were not there yet when the call returned.
+    """
     observer = TimingObserver(clock)
     wall = clock.wall
     clock.settle()
     wall_begin, begin = wall.mark(), clock.mark()
-    call(observer)
+    samples = call(observer)
     end = clock.mark()
+    snapshot = Snapshot(samples)  # before anything waits: what another stream or thread still writes is not in it
     clock.settle()
     wall_ns = wall.between_ns(wall_begin, wall.mark())
     images_ns = clock.between_ns(begin, end)
     check_against_wall(images_ns, wall_ns)
+    snapshot.check()
     return observer.scopes_ns() | {"images": images_ns}
 
 

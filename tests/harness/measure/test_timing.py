@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from arvbench.adapters.call import Samples
 from arvbench.errors import ContractError
 from arvbench.harness.measure.clocks import CLOCK_SLACK_NS, WallClock, check_against_wall, clock_for
 from arvbench.harness.measure.timing import (
@@ -22,6 +23,12 @@ from arvbench.harness.measure.timing import (
 from arvbench.results.schema import Timing, WarmUp
 
 MS = 1_000_000
+RESULT = Samples(
+    images=torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
+    decoded=torch.zeros(1, 3, 2, 2),
+    tokens=(torch.zeros(1, 4, dtype=torch.int64),),
+    labels=torch.zeros(1, dtype=torch.int64),
+)
 
 
 class HandClock:
@@ -61,7 +68,7 @@ class Script:
             "after": 100_000,
         } | changes
 
-    def __call__(self, observer: TimingObserver) -> None:
+    def __call__(self, observer: TimingObserver) -> Samples:
         nothing: Any = SimpleNamespace()
         self._pass("before")
         observer.step_begin(nothing)
@@ -75,6 +82,7 @@ class Script:
         self._pass("decode")
         observer.decode_end(nothing)
         self._pass("after")
+        return RESULT
 
     def _pass(self, part: str) -> None:
         self.clock.now += self.parts[part]
@@ -111,9 +119,9 @@ def test_scopes_cover_their_steps(clock):
 def test_one_timing_per_scope_with_raw_samples_in_order(clock):
     script = Script(clock)
 
-    def slower_every_time(observer: TimingObserver) -> None:
+    def slower_every_time(observer: TimingObserver) -> Samples:
         script.parts["step1"] += 1
-        script(observer)
+        return script(observer)
 
     timings = {t.scope: t for t in measure_times(slower_every_time, clock, Plan(8, 8), repeats=3, progress=ignore)}
     assert list(timings) == ["step[0]", "step[1]", "tokens", "decode", "images"]
@@ -130,19 +138,22 @@ def test_a_plan_with_other_steps_than_the_call_is_a_broken_contract(clock):
 
 
 def test_a_call_without_events_is_a_broken_contract(clock):
-    with pytest.raises(ContractError, match="begin and an end"):
-        time_once(lambda observer: None, clock)
-    with pytest.raises(ContractError, match="begin and an end"):
-        time_once(lambda observer: observer.step_begin(None), clock)
+    def half(observer: TimingObserver) -> Samples:
+        observer.step_begin(None)
+        return RESULT
+
+    for call in (lambda observer: RESULT, half):
+        with pytest.raises(ContractError, match="begin and an end"):
+            time_once(call, clock)
 
 
 def test_warm_up_ends_when_calls_agree(clock):
     durations = iter([900 * MS, 500 * MS, 310 * MS, 300 * MS, 305 * MS, 1 * MS])
     script = Script(clock)
 
-    def call(observer: TimingObserver) -> None:
+    def call(observer: TimingObserver) -> Samples:
         script.parts["after"] = next(durations)
-        script(observer)
+        return script(observer)
 
     result = warm_up(call, clock, most=10, progress=ignore)
     assert result.steady
@@ -153,9 +164,9 @@ def test_warm_up_that_never_agrees_ends_and_says_so(clock):
     durations = iter([900 * MS, 500 * MS, 300 * MS, 200 * MS, 100 * MS])
     script = Script(clock)
 
-    def call(observer: TimingObserver) -> None:
+    def call(observer: TimingObserver) -> Samples:
         script.parts["after"] = next(durations)
-        script(observer)
+        return script(observer)
 
     result = warm_up(call, clock, most=4, progress=ignore)
     assert not result.steady
@@ -215,9 +226,10 @@ def test_the_check_guards_every_timed_call():
     wall = HandClock()
     clock = HandClock(wall)
 
-    def call(observer: TimingObserver) -> None:
-        Script(clock)(observer)
+    def call(observer: TimingObserver) -> Samples:
+        result = Script(clock)(observer)
         wall.now += 50 * MS
+        return result
 
     with pytest.raises(ContractError, match="another stream"):
         time_once(call, clock)
