@@ -3,9 +3,11 @@
 Their places in the run folder stand here too, for both sides:
 
   features/NAME/                 features of a case, until its record is stored; features/.NAME.lock while they are read
+  features/shared-NAME/          features that several cases read, until the end of a run
   samples/RECORD.png             the sample sheet of a record
-  .result-RECORD.json            a finished result, until its record is stored
-  .job-RECORD.lock               held by the runner of the job until then
+  .result-RECORD.json            a finished result, until its record is stored; of half a case, its speed
+  .job-RECORD.lock               held by the runner while a process measures for that record
+  .run-RUN.lock                  held by a runner from its begin to its end
 """
 
 from __future__ import annotations
@@ -13,15 +15,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
-from arvbench.results.schema import CaseConfig, Environment, Outcome
+from arvbench.results.schema import CaseConfig, Environment, Measured, Outcome
 
 FEATURES_FOLDER = "features"
+SHARED_PREFIX = "shared-"
+"""Begin of the names of features that belong to no single record."""
 SHEETS_FOLDER = "samples"
 
 
@@ -45,24 +58,6 @@ class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class Job(_Message):
-    """One launch of a case to measure."""
-
-    record_id: str
-    case: CaseConfig
-    folder: MessagePath
-    """Run folder; pictures and kept features go below it."""
-    extractor_files: dict[str, MessagePath] = Field(default_factory=dict)
-    """Extractor weights given by the user: name in the table of weights -> file."""
-    suite: str = ""
-    case_id: str = ""
-    launch: int = 1
-    started: datetime | None = None
-    """Start of the job, for the record. None for a job whose result nobody picks up later."""
-    control: bool = False
-    """Time the control probe before and after the calls; about 0.2 s."""
-
-
 class Event(_Message):
     """Progress of a worker."""
 
@@ -80,13 +75,71 @@ class Result(_Message):
     environment: Environment | None = None
 
 
+class Part(StrEnum):
+    """Part of a case that a process measures."""
+
+    WHOLE = "whole"
+    SPEED = "speed"
+    """Correctness, times and memory: nothing else may run on the machine."""
+    QUALITY = "quality"
+    """Quality numbers and sample sheet of a case whose speed is known; cases side by side do not change them."""
+
+
+class Job(_Message):
+    """One launch of a case to measure, or a part of it."""
+
+    record_id: str
+    case: CaseConfig
+    folder: MessagePath
+    """Run folder; pictures and kept features go below it."""
+    extractor_files: dict[str, MessagePath] = Field(default_factory=dict)
+    """Extractor weights given by the user: name in the table of weights -> file."""
+    suite: str = ""
+    case_id: str = ""
+    launch: int = 1
+    started: datetime | None = None
+    """Start of the case, for the record. None for a job whose result nobody picks up later."""
+    control: bool = False
+    """Time the control probe before and after the calls; about 0.2 s."""
+    run: str = ""
+    """Id of the run that the job belongs to; "" for a job of no run."""
+    part: Part = Part.WHOLE
+    speed: Result | None = None
+    """Result of the first part, for the second."""
+    spent_s: float = Field(default=0.0, ge=0)
+    """Time that the first part took: it counts in the case's timeout."""
+
+    @model_serializer(mode="wrap")
+    def _without_parts(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the fields of parts out of a whole case: a worker of an older version knows none."""
+        fields: dict[str, Any] = write(self)
+        for name in ("run", "part", "speed", "spent_s") if self.part is Part.WHOLE and not self.run else ():
+            del fields[name]
+        return fields
+
+
 class Finished(_Message):
-    """A result as the worker leaves it in the run folder: all that a later run needs to make its record."""
+    """A result as the worker leaves it in the run folder: all that a later run needs to record it or to go on."""
 
     job: Job
     result: Result
     fingerprint: str = ""
     """Identity of the measurement when it ended; "" when it never got as far as describing the machine."""
+    seconds: float = Field(default=0.0, ge=0)
+    """Time that the process took for it."""
+
+    @property
+    def half(self) -> bool:
+        """Whether a part of the case is still to be measured; random weights have no quality."""
+        case, outcome = self.job.case, self.result.outcome
+        if self.job.part is not Part.SPEED or not isinstance(outcome, Measured):
+            return False
+        return case.sample_sheet > 0 or (case.quality is not None and not outcome.setup.weights_random)
+
+
+def has_second_part(case: CaseConfig) -> bool:
+    """Return whether a case asks for more than its speed."""
+    return case.sample_sheet > 0 or case.quality is not None
 
 
 def result_path(folder: Path, record_id: str) -> Path:
@@ -95,8 +148,13 @@ def result_path(folder: Path, record_id: str) -> Path:
 
 
 def job_lock(folder: Path, record_id: str) -> Path:
-    """Return the lock file that the runner of a job holds until the record is stored."""
+    """Return the lock file that the runner of a job holds while it is measured."""
     return folder / f".job-{record_id}.lock"
+
+
+def run_lock(folder: Path, run: str) -> Path:
+    """Return the lock file that a runner holds as long as it lives."""
+    return folder / f".run-{run}.lock"
 
 
 def features_mark(works: Path, record_id: str) -> Path:

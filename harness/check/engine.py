@@ -13,6 +13,7 @@ class SideEngine(SpawnEngine):
     """Starts workers of one side; their records name its commit, which a copy of the source does not know."""
 
     def __init__(self, built: BuiltSide) -> None:
+        super().__init__()
         self.python = built.python
         self._side = built.side
 

@@ -125,7 +125,7 @@ def _measure(suite: Suite, store: RecordStore, engine_name: str | None, options:
     for notice in [*store.prepare(), *unreadable_results(store)]:
         console.print(f"warning: {notice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
-        with ProgressBar(console, cases=len(suite.cases)) as listener:
+        with ProgressBar(console, cases=suite.cases) as listener:
             return run_suite(suite, store, engine, listener, options=options)
     except KeyboardInterrupt:
         console.print(

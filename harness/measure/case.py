@@ -1,9 +1,11 @@
 """Measure one case, in an order that makes its numbers defensible.
 
-load -> correctness -> control -> warm-up -> timing -> environment -> control -> memory and KV cache -> quality ->
-sample sheet. A case that fails the correctness check ends there. The environment is read right after the timed calls,
-so that clocks, power and throttle reasons of the GPU are those under load. The control probe, where asked for, times
-fixed work around the calls.
+speed    load -> correctness -> control -> warm-up -> timing -> environment -> control -> memory and KV cache
+quality  load -> quality -> sample sheet
+
+A case that fails the correctness check ends there. The environment is read right after the timed calls, so that clocks,
+power and throttle reasons of the GPU are those under load. The control probe, where asked for, times fixed work around
+the calls. One process measures both parts, or one each: the second part needs nothing of the first one's process.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from arvbench.adapters.call import Observer, Samples
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.harness.jobs import Event, EventListener, Job, Result
+from arvbench.errors import UserError
+from arvbench.harness.jobs import Event, EventListener, Job, Part, Result
 from arvbench.harness.machine.attention import AttentionRecorder
 from arvbench.harness.machine.environment import read_environment
 from arvbench.harness.machine.load import LoadMeter
 from arvbench.harness.machine.memory import probe_for
 from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
+from arvbench.harness.machine.source import source_sha256
 from arvbench.harness.measure.clocks import clock_for
 from arvbench.harness.measure.control import ControlProbe
 from arvbench.harness.measure.correctness import check_correctness, spread_labels
@@ -49,20 +53,46 @@ TIMING_SEED = 0
 
 
 def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = None) -> Result:
-    """Measure one case with this process's threads and devices. Every error is raised.
+    """Measure one case, or its part that `job` names, with this process's threads and devices. Every error is raised.
 
     `probe` reads the GPU in place of the device's own probe.
     """
-    case = job.case
     listener(Event(phase="load"))
-    sampler, settings = load_case_sampler(case)
+    sampler, settings = load_case_sampler(job.case)
     sampler.check_settings(sampler.spec, settings)
+    if job.part is Part.QUALITY:
+        result = _speed_of(job, sampler)
+    else:
+        result = _measure_speed(job, sampler, settings, listener, probe or probe_gpu(sampler.device))
+    if job.part is Part.SPEED or not isinstance(result.outcome, Measured):
+        return result
+    quality, findings = _quality(job, sampler, settings, listener)
+    sheet = draw_sample_sheet(job, sampler, settings, listener) if job.case.sample_sheet else None
+    more = {"quality": quality, "findings": findings, "sample_sheet": sheet}
+    return result.model_copy(update={"outcome": result.outcome.model_copy(update=more)})
+
+
+def _speed_of(job: Job, sampler: Sampler) -> Result:
+    """Return the result of the first part. Raises UserError when the source or the weights are others by now."""
+    assert job.speed is not None and job.speed.environment is not None
+    assert isinstance(job.speed.outcome, Measured)
+    now = source_sha256(), dict(sampler.weights.sha256)
+    if now != (job.speed.environment.source_sha256, job.speed.outcome.setup.weights_sha256):
+        raise UserError(
+            "the source or the weights changed after the speed of this case was measured: run the same command again"
+        )
+    return job.speed
+
+
+def _measure_speed(
+    job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener, probe: GpuProbe | None
+) -> Result:
+    case = job.case
     listener(Event(phase="correctness"))
     attention = AttentionRecorder()
     correctness = check_correctness(sampler, settings, cache_policy=case.cache, batch=case.batch, watch=attention)
     schedule = sampler.schedule(settings, batch=case.batch, cache=case.cache)
     setup = _setup(case, sampler, settings, schedule, attention.description)
-    probe = probe or probe_gpu(sampler.device)
     if not correctness.passed:
         incorrect = Incorrect(setup=setup, correctness=correctness)
         return Result(outcome=incorrect, environment=read_environment(sampler.device, probe))
@@ -83,7 +113,8 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
     listener(Event(phase="memory"))
     memory_probe = probe_for(sampler.device)
     memory, cache_steps = measure_memory(sampler, schedule, make_cache=make_cache, call=call, probe=memory_probe)
-    quality, findings = _quality(job, sampler, settings, listener)
+    if case.quality is not None and sampler.weights.random:
+        listener(Event(phase="quality", note="random weights have no quality: none is reported"))
     outcome = Measured(
         setup=setup,
         correctness=correctness,
@@ -93,9 +124,6 @@ def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = Non
         timings=timings,
         memory=memory,
         cache=cache_steps,
-        quality=quality,
-        findings=findings,
-        sample_sheet=draw_sample_sheet(job, sampler, settings, listener) if case.sample_sheet else None,
     )
     return Result(outcome=outcome, environment=environment)
 
@@ -120,10 +148,7 @@ def _quality(
     job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener
 ) -> tuple[tuple[Quality, ...], tuple[Finding, ...]]:
     """Return the numbers, and findings about the images behind them; none for random weights."""
-    if job.case.quality is None:
-        return (), ()
-    if sampler.weights.random:
-        listener(Event(phase="quality", note="random weights have no quality: none is reported"))
+    if job.case.quality is None or sampler.weights.random:
         return (), ()
     # Only a case that asks for quality pays for its libraries.
     from arvbench.harness.measure.case_quality import measure_case_quality

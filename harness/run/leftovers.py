@@ -1,12 +1,14 @@
 """Leftovers of killed runs: finished results become records, and files that no record needs are removed.
 
-Runs may share the folder. What belongs to a living one is locked: its jobs (`jobs.job_lock`), the features that it
-reads (".NAME.lock" beside them) and its temporaries.
+Runs may share the folder. What belongs to a living one is locked: the run itself (`jobs.run_lock`), its jobs
+(`jobs.job_lock`), the features that it reads (".NAME.lock" beside them) and its temporaries. Half-measured cases stay
+(halves.py).
 """
 
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -16,12 +18,20 @@ from pydantic import ValidationError
 
 from arvbench.errors import HostError
 from arvbench.files import hidden, locked, own_name, remove, remove_dead_in, remove_dead_scratch
-from arvbench.harness.jobs import FEATURES_FOLDER, SHEETS_FOLDER, Finished, job_lock, result_path
+from arvbench.harness.jobs import (
+    FEATURES_FOLDER,
+    SHARED_PREFIX,
+    SHEETS_FOLDER,
+    Finished,
+    job_lock,
+    result_path,
+    run_lock,
+)
 from arvbench.harness.run.store import RecordStore
 from arvbench.results.schema import Record, Status
 
 _RESULT = re.compile(r"\.result-(.+)\.json")
-_LOCK = re.compile(r"(\.(?:job|case)-[0-9a-f]+\.lock)")
+_LOCK = re.compile(r"(\.(?:job|case|run)-[0-9a-f]+\.lock)")
 _SHEET = re.compile(r"([0-9a-f]{32})\.png")
 _MARK = re.compile(r"measured-(.+)")
 _TEMPORARY = re.compile(r"\..+\.part")
@@ -29,17 +39,36 @@ _TEMPORARY = re.compile(r"\..+\.part")
 
 
 @contextmanager
-def owned(store: RecordStore, record_id: str) -> Iterator[bool]:
-    """Hold the job of a record; yield False when its runner lives."""
-    with _lock(job_lock(store.folder, record_id), wait=False) as mine:
+def living(store: RecordStore) -> Iterator[str]:
+    """Yield the id of a new run, which `lives` until the block ends."""
+    run = uuid.uuid4().hex
+    with _lock(run_lock(store.folder, run), wait=True):
+        yield run
+
+
+def lives(store: RecordStore, run: str) -> bool:
+    """Return whether a run has not ended; a nameless one has."""
+    if not run:
+        return False
+    with _lock(run_lock(store.folder, run), wait=False) as free:
+        return not free
+
+
+@contextmanager
+def owned(store: RecordStore, record_id: str, *, wait: bool = False) -> Iterator[bool]:
+    """Hold the job of a record; without `wait`, yield False when a runner is at it."""
+    with _lock(job_lock(store.folder, record_id), wait=wait) as mine:
         yield mine
 
 
 @contextmanager
-def turn(store: RecordStore, identity: str) -> Iterator[None]:
-    """Hold a measurement, after any other run that is at it just now: it may be recorded then."""
-    with _lock(store.folder / f".case-{identity[:16]}.lock", wait=True):
-        yield
+def turn(store: RecordStore, identity: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a measurement, after any other run that is at it just now: it may be recorded then.
+
+    Without `wait`, yields False while another one is at it.
+    """
+    with _lock(store.folder / f".case-{identity[:16]}.lock", wait=wait) as mine:
+        yield mine
 
 
 @contextmanager
@@ -54,7 +83,7 @@ def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
 
 def recover(store: RecordStore) -> None:
     """Add the results that no record holds yet to the store; then remove sample sheets and temporaries of no record."""
-    for record_id in _ids(store.folder, _RESULT):
+    for record_id in result_ids(store):
         with owned(store, record_id) as mine:
             if mine:
                 _adopt(store, record_id)
@@ -72,14 +101,19 @@ def recover(store: RecordStore) -> None:
     clear_features(store)
 
 
+def result_ids(store: RecordStore) -> list[str]:
+    """Return the record ids of the finished results that no record holds yet."""
+    return _ids(store.folder, _RESULT)
+
+
 def unreadable_results(store: RecordStore) -> list[str]:
     """Return one notice for each finished result that another version left, which this one cannot record."""
-    paths = [result_path(store.folder, record_id) for record_id in _ids(store.folder, _RESULT)]
+    paths = [result_path(store.folder, record_id) for record_id in result_ids(store)]
     return [
         f"{path} holds a finished case in the form of another version of arvbench: run that version once more to "
         "record it, or remove the file"
         for path in paths
-        if path.is_file() and _finished(path) is None
+        if path.is_file() and finished_result(path) is None
     ]
 
 
@@ -101,11 +135,23 @@ def clear_features(store: RecordStore) -> None:
         top.rmdir()
 
 
+def clear_shared(store: RecordStore) -> None:
+    """Remove the features that several cases share, unless a process reads them; they can be made again."""
+    top = store.folder / FEATURES_FOLDER
+    with suppress(OSError):
+        for folder in _folders(top):
+            if folder.name.startswith(SHARED_PREFIX):
+                with locked(hidden(folder, "lock"), wait=False) as free:
+                    if free:
+                        remove(folder.rename(own_name(folder)))
+        top.rmdir()
+
+
 def _adopt(store: RecordStore, record_id: str) -> None:
-    """Make a record of a finished result whose runner was killed, unless it had stored it whole."""
+    """Make a record of a finished result whose runner was killed, unless it had stored it whole; a half stays."""
     path = result_path(store.folder, record_id)
-    left = _finished(path)
-    if left is None:
+    left = finished_result(path)
+    if left is None or (left.half and not store.holds(record_id)):
         return
     job, environment = left.job, left.result.environment
     # A worker that failed before it described its machine had not measured anything.
@@ -127,7 +173,7 @@ def _adopt(store: RecordStore, record_id: str) -> None:
     path.unlink(missing_ok=True)
 
 
-def _finished(path: Path) -> Finished | None:
+def finished_result(path: Path) -> Finished | None:
     """Return a finished result; None for one that is gone, and for one of another version, which stays for that one."""
     try:
         return Finished.model_validate_json(path.read_bytes())

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--events-fd", type=int, required=True)
     parser.add_argument("--result", type=Path, required=True)
     options = parser.parse_args(arguments)
-    job = Job.model_validate_json(receive())
+    begin, job = time.monotonic(), Job.model_validate_json(receive())
     with os.fdopen(options.events_fd, "w", encoding="utf-8") as events:
 
         def tell(event: Event) -> None:
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = run_job(job, tell)
         where, files = result.environment, job.extractor_files
         identity = fingerprint(job.case, where, files, launch=job.launch) if where else ""
-        write_whole(options.result, Finished(job=job, result=result, fingerprint=identity).model_dump_json())
+        seconds = time.monotonic() - begin
+        finished = Finished(job=job, result=result, fingerprint=identity, seconds=seconds)
+        write_whole(options.result, finished.model_dump_json())
     return 0
 
 

@@ -9,7 +9,7 @@ from arvbench.results.schema import Environment
 
 
 class Engine(Protocol):
-    """Runs jobs in separate processes, one at a time.
+    """Runs jobs, each in a process of its own; several threads call `run` at once where a run has several at a time.
 
     The runner knows the machine only through this seam, so an engine may measure on another one.
     """
@@ -18,18 +18,21 @@ class Engine(Protocol):
         """Describe the machine on which a case on `device` ("cpu", "cuda", "cuda:N") would run.
 
         The description identifies recorded cases, which are then not measured again, and goes into the record of a
-        worker that died before describing its machine. The runner calls this once or twice per case, so cache it.
-        Raises HostError when the machine has no such device.
+        worker that died before describing its machine; its cores are what CPU cases share. The runner calls this a few
+        times per case, so cache it. Raises HostError when the machine has no such device.
         """
         ...
 
     def run(self, job: Job, listener: EventListener) -> Result:
-        """Measure one case. Every end of the worker becomes the outcome of the result.
+        """Measure one case, or the part of it that the job names. Every end of the worker becomes the outcome.
 
-        KeyboardInterrupt passes through, after the worker has ended.
+        KeyboardInterrupt passes through, and so does what `listener` raises, after the worker has ended.
         """
         ...
 
     def close(self) -> None:
-        """End what the engine keeps between jobs; a later job starts it anew. `run_suite` calls this at its end."""
+        """End what the engine keeps between jobs, and the workers of jobs that other threads run just now.
+
+        A later job starts anew. `run_suite` calls this at its end and at Ctrl-C.
+        """
         ...

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from typing import IO, Any
 
-from arvbench.harness.jobs import Job
+from arvbench.harness.jobs import Job, Part
 from arvbench.harness.machine.forks import CAN_FORK, WarmProcess
 from arvbench.harness.run.engines.spawn import SpawnEngine, Worker
 
@@ -23,6 +23,7 @@ class LocalEngine(SpawnEngine):
     """Starts the warm process with the first CPU case; without one (another system, a failed start) all start fresh."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._warm: WarmProcess | None = None
         self._launch = 0
         """Number of the launches that the warm process is for."""
@@ -31,7 +32,7 @@ class LocalEngine(SpawnEngine):
     @contextlib.contextmanager
     def worker(self, job: Job, arguments: list[str], output: IO[Any], events: int, deadline: float) -> Iterator[Worker]:
         on_cpu = job.case.device.partition(":")[0] == "cpu"
-        warm = self._warm_process(job.launch, deadline) if on_cpu and CAN_FORK else None
+        warm = self._warm_process(job, deadline) if on_cpu and CAN_FORK else None
         if warm is None:
             with super().worker(job, arguments, output, events, deadline) as fresh:
                 yield fresh
@@ -40,20 +41,22 @@ class LocalEngine(SpawnEngine):
                 yield forked
 
     def close(self) -> None:
+        super().close()
         with self._starting:
             self._end_warm()
 
-    def _warm_process(self, launch: int, deadline: float) -> WarmProcess | None:
-        """Return the warm process, started anew if it has died or was for other launches.
+    def _warm_process(self, job: Job, deadline: float) -> WarmProcess | None:
+        """Return the warm process, started anew if it has died or was for other launches; quality takes that of any.
 
         None when it is not ready before the deadline.
         """
         with self._starting, contextlib.ExitStack() as unless_ready:
             unless_ready.callback(self._end_warm)
-            if self._warm is not None and (self._launch != launch or not self._warm.ready(deadline)):
+            other = self._launch != job.launch and job.part is not Part.QUALITY
+            if self._warm is not None and (other or not self._warm.ready(deadline)):
                 self._end_warm()
             if self._warm is None:
-                self._warm, self._launch = WarmProcess("arvbench.harness.run.warm"), launch
+                self._warm, self._launch = WarmProcess("arvbench.harness.run.warm"), job.launch
             if not self._warm.ready(deadline):
                 return None
             unless_ready.pop_all()

@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from arvbench.errors import HostError
 from arvbench.files import scratch_folder
-from arvbench.harness.jobs import Event, EventListener, Finished, Job, Result, result_path
-from arvbench.harness.machine.processes import Python, running
+from arvbench.harness.jobs import Event, EventListener, Finished, Job, Part, Result, result_path
+from arvbench.harness.machine.processes import Python, end_group, running
 from arvbench.harness.run.engines.post_mortem import explain_death, oom_kills
 from arvbench.results.schema import Environment, Failed, Status
 
@@ -51,21 +51,26 @@ class SpawnEngine:
     python: Python | None = None
     """Interpreter and package of the workers; None for our own."""
 
+    def __init__(self) -> None:
+        self._groups: set[int] = set()
+        """Process groups of the fresh workers that run."""
+
     def environment(self, device: str) -> Environment:
         return _this_machine(device)
 
     def run(self, job: Job, listener: EventListener) -> Result:
-        deadline = time.monotonic() + job.case.timeout_s
+        deadline = time.monotonic() + job.case.timeout_s - job.spent_s
         kills_before = oom_kills()
         # In the run folder, not in the scratch folder: the next run finds it when this process is killed now.
         finished = result_path(job.folder, job.record_id)
         with _scratch(job.folder) as scratch:
-            finished.unlink(missing_ok=True)
+            if job.part is not Part.QUALITY:  # else its speed is there, until the whole result takes its place
+                finished.unlink(missing_ok=True)
             log_path = scratch / "output.txt"
             with self._started(job, finished, log_path, deadline) as (worker, events):
                 in_time = _follow(events, listener, deadline) and _exited(worker, deadline)
             output = log_path.read_text(encoding="utf-8", errors="replace")[-_KEPT_OUTPUT:]
-        if (result := _read(finished)) is not None:
+        if (result := _read(finished, job.part)) is not None:
             return result
         if not in_time:
             reason = f"not finished after timeout_s {job.case.timeout_s:g}; raise it, or make the case smaller"
@@ -78,7 +83,11 @@ class SpawnEngine:
         arguments = [*arguments, "--events-fd", str(events)]
         started = running(_MODULE, job, output=output, arguments=arguments, pass_fds=(events,), python=self.python)
         with started as process:
-            yield process
+            self._groups.add(process.pid)
+            try:
+                yield process
+            finally:
+                self._groups.discard(process.pid)
 
     @contextlib.contextmanager
     def _started(self, job: Job, result_path: Path, log_path: Path, deadline: float) -> Iterator[tuple[Worker, int]]:
@@ -95,7 +104,8 @@ class SpawnEngine:
             yield worker, read_fd
 
     def close(self) -> None:
-        """Do nothing: no process serves several jobs."""
+        for group in tuple(self._groups):  # their threads take them out
+            end_group(group)
 
 
 @cache
@@ -146,9 +156,10 @@ def _exited(worker: Worker, deadline: float) -> bool:
     return True
 
 
-def _read(path: Path) -> Result | None:
-    """Return the worker's result; None when it wrote none."""
+def _read(path: Path, part: Part) -> Result | None:
+    """Return the worker's result for a part of its case; None when it wrote none."""
     try:
-        return Finished.model_validate_json(path.read_bytes()).result
+        finished = Finished.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+    return finished.result if finished.job.part is part else None

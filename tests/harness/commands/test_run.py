@@ -45,6 +45,7 @@ class ScriptedEngine(SpawnEngine):
     """Ends every case at once, those of batch 2 with an error; refuses devices as the engines of this machine do."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.jobs: list[Job] = []
         self.outcome: Outcome | None = None
         """Outcome of all cases, in place of the scripted ones."""

@@ -210,8 +210,8 @@ def test_the_listener_receives_every_event(store):
         def case_reused(self, case, record):
             heard.append(f"reused {case.case_id}")
 
-        def case_started(self, case):
-            heard.append(f"started {case.case_id}")
+        def case_started(self, case, part):
+            heard.append(f"started {case.case_id} {part}")
 
         def case_event(self, case, event):
             heard.append(f"{event.phase} {case.case_id}")
@@ -226,7 +226,7 @@ def test_the_listener_receives_every_event(store):
 
     run(store, ScriptedEngine(failure()), case("a"))
     run(store, TalkingEngine(failure()), case("a"), case("b", batch=2), listener=Listener())
-    assert heard == ["reused a", "started b", "load b", "finished b error"]
+    assert heard == ["reused a", "started b speed", "load b", "finished b error"]
 
 
 def test_other_inception_weights_on_the_command_line_are_measured_again(store, tmp_path, monkeypatch):
