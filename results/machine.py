@@ -127,6 +127,9 @@ class Environment(Frozen):
     arvbench_version: str
     source_sha256: str
     """Digest of the package's own source files."""
+    method_sha256: str | None = None
+    """Digest of the source files that take the numbers: equal for two versions of a sampler under one harness. None in
+    records from before this field."""
     git_commit: str | None
     """None when the package does not run from a checkout."""
     git_dirty: bool | None

@@ -17,7 +17,7 @@ import torch
 import arvbench
 from arvbench.harness.machine.cores import usable_cores
 from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
-from arvbench.harness.machine.source import source_sha256
+from arvbench.harness.machine.source import method_sha256, source_sha256
 from arvbench.harness.machine.system_files import lines_of
 from arvbench.results.schema import Environment
 
@@ -46,6 +46,7 @@ def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Env
     return Environment(
         arvbench_version=arvbench.__version__,
         source_sha256=source_sha256(),
+        method_sha256=method_sha256(),
         git_commit=commit,
         git_dirty=dirty,
         python=platform.python_version(),

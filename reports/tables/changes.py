@@ -75,22 +75,17 @@ class NarrowTable(NamedTuple):
 
 def narrow_table(changes: Sequence[Change], width: int) -> NarrowTable:
     """Make a table for a terminal of `width` columns; three eighths of them are for names."""
-    shared, names = _split_names([plain(change.case) for change in changes])
-    room = width * 3 // 8
-    numbers = [plain(change.number) for change in changes]
-    for_numbers = min(max(map(len, numbers), default=0), max(room // 2, room - max(map(len, names), default=0)))
-    short_numbers = dict(zip(numbers, _distinct(numbers, for_numbers), strict=True))
-    short_names = dict(zip([change.case for change in changes], _distinct(names, room - for_numbers), strict=True))
+    shared, cases, numbers = short_names([(change.case, change.number) for change in changes], width)
     columns: list[Column[Change]] = [
-        Column("Case", cell=lambda change: Cell(text=short_names[change.case] or MISSING)),
-        Column("Number", cell=lambda change: Cell(text=short_numbers[plain(change.number)])),
+        Column("Case", cell=lambda change: Cell(text=cases[change.case])),
+        Column("Number", cell=lambda change: Cell(text=numbers[change.number])),
         verdict_column(),
         Column("Change", cell=_change_cell, numeric=True),
         smallest_column("MDE"),
         Column("Interval", note="95 %", cell=lambda change: text_cell(interval_text(change.interval)), numeric=True),
         Column("Cause", cell=lambda change: text_cell(change.cause and change.cause.value)),
     ]
-    one_case = len(set(names)) == 1
+    one_case = len(cases) == 1
     return NarrowTable(shared, make_table("Changes", columns[one_case:], changes), 1 if one_case else 2)
 
 
@@ -183,6 +178,22 @@ def _slow_cell(change: Change) -> Cell:
         return NOTHING
     base, head = change.slow_share
     return Cell(text=f"{base:.0%} → {head:.0%}", sort=head)
+
+
+def short_names(rows: Sequence[tuple[str, str]], width: int) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Shorten the names of rows (case, number) to three eighths of `width`.
+
+    Returns the words that all cases share, and the short names of cases and of numbers, all of them distinct.
+    """
+    cases, numbers = list(dict.fromkeys(case for case, _ in rows)), list(dict.fromkeys(number for _, number in rows))
+    shared, own = _split_names([plain(case) for case in cases])
+    plain_numbers, room = [plain(number) for number in numbers], width * 3 // 8
+    for_numbers = min(max(map(len, plain_numbers), default=0), max(room // 2, room - max(map(len, own), default=0)))
+    return (
+        shared,
+        dict(zip(cases, [name or MISSING for name in _distinct(own, room - for_numbers)], strict=True)),
+        dict(zip(numbers, _distinct(plain_numbers, for_numbers), strict=True)),
+    )
 
 
 def _split_names(names: Sequence[str]) -> tuple[str, list[str]]:
