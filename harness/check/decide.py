@@ -65,9 +65,11 @@ def conclude(
 ) -> tuple[Change, ...]:
     """Return the changes of a whole check, from the first stage and the fresh launches of the suspected numbers.
 
-    Raises UserError when the launches are too few to blame anything.
+    Images are not made by every launch: a quality number that the second stage lacks is judged by the first one's
+    seeds. Raises UserError when the launches are too few to blame anything.
     """
-    fresh = {pair.key: pair for pair in pairs_of(base, head) if pair.key in screening.suspected}
+    first = {key: pair for key, pair in screening.suspected.items() if pair.shown.judgement is Judgement.SEEDS}
+    fresh = first | {pair.key: pair for pair in pairs_of(base, head) if pair.key in screening.suspected}
     decided = dict(screening.changes)
     for change in _decided(tuple(fresh.values()), screening.family, rule, machine):
         decided[change.case, change.number] = change

@@ -36,11 +36,10 @@ def findings(found: Comparison, p_up: Floats, p_down: Floats, seen: Floats, rule
     """Apply the rule to comparisons, with their adjusted p and their smallest detectable changes `seen`."""
     # Slow launches widen the scatter, and so the smallest detectable change, but do not move the floors.
     least = np.where(found.by_floors, rule.least_change, np.maximum(rule.least_change, rule.share_of_detectable * seen))
-    # Scatter that grew on one side moves its floor alone: the medians must not point the other way.
     ratio = np.where(found.by_floors, found.floor_ratio, found.ratio)
     return Findings(
-        up=(p_up <= rule.level) & found.up.agrees & (ratio >= 1 + least) & (found.ratio >= 1),
-        down=(p_down <= rule.level) & found.down.agrees & (ratio * (1 + least) <= 1) & (found.ratio <= 1),
+        up=(p_up <= rule.level) & found.up.agrees & (ratio >= 1 + least),
+        down=(p_down <= rule.level) & found.down.agrees & (ratio * (1 + least) <= 1),
         blind=seen > rule.blind,
     )
 

@@ -106,10 +106,11 @@ def two_modes(values: Floats, rule: Rule) -> Bools:
         return np.zeros(values.shape[:-1], bool)
     ordered = np.sort(values, axis=-1)
     gaps = np.diff(ordered, axis=-1)
-    widest = gaps.max(axis=-1)
-    return np.asarray(
-        (widest > rule.gap * np.median(gaps, axis=-1)) & (widest > rule.gap_change * np.median(ordered, axis=-1))
-    )
+    widest, below = gaps.max(axis=-1), gaps.argmax(axis=-1)[..., None]
+    fast = np.take_along_axis(ordered, below, axis=-1)[..., 0] - ordered[..., 0]
+    slow = ordered[..., -1] - np.take_along_axis(ordered, below + 1, axis=-1)[..., 0]
+    apart = widest > rule.gap * np.maximum(fast, slow)
+    return np.asarray(apart & (widest > rule.gap_change * np.median(ordered, axis=-1)))
 
 
 def slow_share(values: Floats, rule: Rule) -> float:

@@ -17,7 +17,7 @@ class Rule:
     """Probability that a run without any change blames a number, over all its numbers (Holm)."""
     least_change: float = 0.03
     """Relative change of the medians below which nothing is a regression or an improvement."""
-    share_of_detectable: float = 0.5
+    share_of_detectable: float = 0.55
     """Part of the smallest detectable change that the medians have to differ by as well."""
     superiority: float = 0.9
     """Least probability that a launch of one side is slower than one of the other, among the pairs seen."""
@@ -38,10 +38,10 @@ class Rule:
     """A number is suspected when its medians differ by more than `screen_change`, or its p is below `screen_p`."""
     launches: int = 10
     """Fresh launches per side of the second stage, which alone decides."""
-    gap: float = 4.0
+    gap: float = 1.0
     gap_change: float = 0.03
-    """Launches have two modes when the largest gap between neighbours is more than `gap` median gaps and more than
-    `gap_change` of the value."""
+    """Launches have two modes when the largest gap between neighbours is more than `gap` ranges of either side of it,
+    and more than `gap_change` of the value."""
     floor_launches: int = 10
     """Launches per side from which two modes are judged by their second-fastest launches."""
 

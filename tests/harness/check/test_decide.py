@@ -224,6 +224,16 @@ def test_the_second_stage_alone_decides_about_a_suspected_number():
     assert (missing.verdict, missing.reason) == (Verdict.UNUSABLE, "The second stage does not have this number.")
 
 
+@pytest.mark.parametrize(("head", "verdict"), [
+    ((3.11, 3.15, 3.09, 3.12, 3.05), Verdict.PASS), ((3.40, 3.44, 3.38, 3.42, 3.36), Verdict.REGRESSION),
+    ((3.11,), Verdict.INCONCLUSIVE),
+])  # fmt: skip
+def test_quality_that_no_fresh_launch_has_is_judged_by_the_seeds_of_the_first_stage(head, verdict):
+    base = quality(*(3.10, 3.14, 3.08, 3.12, 3.06)[: len(head)])
+    (change,) = conclude(screen([base], [quality(*head)], RULE), [], [], RULE)
+    assert change.verdict is verdict
+
+
 def test_what_the_first_stage_cannot_clear_is_measured_again():
     noisy = screen([time(NOISY[:4])], [time(NOISY[:4])], RULE)
     moved = screen([time(QUIET[:4])], [time(AGAIN[:4])], RULE, machine=("the machine moved",))

@@ -1,0 +1,105 @@
+"""Tests of the statistics of launches against enumeration, other libraries and closed forms."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.stats import mannwhitneyu
+from statsmodels.stats.multitest import multipletests
+
+from arvbench.harness.check.launch_tests import (
+    compare,
+    exact_p,
+    factors,
+    holm,
+    precedence_p,
+    ratio_interval,
+    scatter,
+    second,
+    slow_share,
+    two_modes,
+)  # fmt: skip
+from arvbench.harness.check.rule import Rule
+
+RULE = Rule()
+
+
+def test_p_is_that_of_scipy_for_every_statistic():
+    low, high = np.arange(4.0), np.array([1.5, 2.5, 3.5, 9.5, 9.75])
+    test = mannwhitneyu(high, low, alternative="greater", method="exact")
+    assert exact_p(4, 5)[int(test.statistic)] == pytest.approx(test.pvalue)
+    assert exact_p(4, 5)[0] == pytest.approx(1)
+    assert exact_p(8, 8)[-1] == pytest.approx(1 / 12_870)
+    assert (np.diff(exact_p(4, 5)) < 0).all()
+
+
+def test_precedence_is_exact():
+    """Every way to choose head's launches, counted."""
+    values = np.arange(9.0)
+    splits = [(np.delete(values, chosen), values[list(chosen)]) for chosen in combinations(range(9), 4)]
+    below = np.array([int((low < second(high)).sum()) for low, high in splits])
+    p = np.array([float(precedence_p(low, high)) for low, high in splits])
+    assert p == pytest.approx([(below >= count).mean() for count in below])
+
+
+def test_holm_agrees_with_statsmodels():
+    p = np.random.default_rng(0).random((50, 12)) ** 3
+    adjusted = holm(p, 12)
+    for row, ours in zip(p, adjusted, strict=True):
+        assert ours == pytest.approx(multipletests(row, method="holm")[1])
+
+
+def test_holm_counts_numbers_that_are_not_given_as_one():
+    p = np.array([0.002, 0.5, 0.001])
+    assert holm(p, 5) == pytest.approx(holm(np.array([0.002, 0.5, 0.001, 1, 1]), 5)[:3])
+    assert holm(p, 5) == pytest.approx([0.008, 1, 0.005])
+    assert holm(np.array([]), 5).size == 0
+
+
+@pytest.mark.parametrize("launches", [4, 8, 10])
+def test_the_interval_of_a_ratio_covers_it(launches):
+    rng, draws = np.random.default_rng(1), 1000
+    covered = 0
+    for _ in range(draws):
+        interval = ratio_interval(np.exp(rng.normal(0, 0.05, launches)), 1.2 * np.exp(rng.normal(0, 0.05, launches)))
+        assert interval is not None
+        covered += interval[0] <= 1.2 <= interval[1]
+    assert 0.93 <= covered / draws <= 0.985
+
+
+def test_three_launches_have_no_interval():
+    assert ratio_interval(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0])) is None
+
+
+@pytest.mark.parametrize(("values", "share"), [
+    ([1.0, 1.01, 1.02, 1.12, 1.13], 0.4), ([1.0, 1.2, 1.201, 1.202, 1.203], 0.8),
+    ([1.0, 1.01, 1.02, 1.03, 1.04], 0.0), ([1.0, 1.001, 1.002, 1.003, 1.02], 0.0), ([1.0, 1.5, 1.6], 0.0),
+])  # fmt: skip
+def test_two_modes_have_a_share_of_slow_launches(values, share):
+    assert slow_share(np.array(values), RULE) == pytest.approx(share)
+    assert bool(two_modes(np.array(values), RULE)) is (share > 0)
+
+
+def test_the_scatter_is_within_sides():
+    side = np.exp(np.array([-0.1, 0.0, 0.1]))
+    assert scatter(side, 7 * side) == pytest.approx(0.1)
+
+
+def test_more_launches_see_smaller_changes_and_more_numbers_hide_them():
+    of = [factors(n, n, 2 * n - 2, 0.01, RULE) for n in (5, 8, 10, 20)]
+    assert [f.test for f in of] == sorted((f.test for f in of), reverse=True)
+    assert factors(10, 10, 18, 0.01 / 100, RULE).test > of[2].test
+    assert factors(5, 5, 8, 0.01 / 20, RULE).test == np.inf
+
+
+def test_numbers_are_compared_alike_one_by_one_and_together():
+    rng = np.random.default_rng(3)
+    base, head = rng.lognormal(0, 0.05, (2, 6, 10))
+    together = compare(base, head, RULE)
+    for place in range(6):
+        alone = compare(base[place], head[place], RULE)
+        assert alone.ratio == pytest.approx(together.ratio[place])
+        assert alone.up.p == pytest.approx(together.up.p[place])
+        assert alone.scatter == pytest.approx(together.scatter[place])
