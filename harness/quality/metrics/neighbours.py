@@ -11,8 +11,8 @@ fp32         squared distances |u|^2 - 2 u.v + |v|^2, all in fp32; the fallback 
              1e-7 (|u|^2 + |v|^2) absolute
 euclidean    squared distances in fp64, rounded to fp32, then the root, as in the prdc package
 
-No N x N matrix: blocks of 10,000 x 10,000 are computed in tiles of 1,024 rows, and each row keeps its k + 1 smallest
-values.
+No N x N matrix: blocks of 10,000 x 10,000 are computed in tiles of 512 rows, and each row keeps its k + 1 smallest
+values. Within a set, the product of two images serves both of their rows.
 
 Shapes   N samples, M reference images, D features; R rows and C columns of a block
 Range    0..1; density 0 and up
@@ -73,27 +73,38 @@ class Distances:
     arithmetic: Arithmetic
     _: KW_ONLY
     block: int = BLOCK
-    tile: int = 1024
+    tile: int = 512
     """Rows of a block in memory at a time; changes neither the values nor the fallback to fp32."""
     device: torch.device | str = "cpu"
 
     def tiles(self, rows_ND: Tensor, columns_MD: Tensor) -> Iterator[Tile]:
         """Yield the distances from every row to every column, in tiles."""
-        for first_row in range(0, len(rows_ND), self.block):
-            u_RD = rows_ND[first_row : first_row + self.block].to(self.device, torch.float32)
-            for first_column in range(0, len(columns_MD), self.block):
-                v_CD = columns_MD[first_column : first_column + self.block].to(self.device, torch.float32)
-                block = self._block(u_RD, v_CD)
-                for start in range(0, len(u_RD), self.tile):
-                    stop = min(start + self.tile, len(u_RD))
-                    rows = slice(first_row + start, first_row + stop)
-                    columns = slice(first_column, first_column + len(v_CD))
-                    yield Tile(rows, columns, block.distances(start, stop))
+        for rows in self._blocks(len(rows_ND)):
+            u_RD = rows_ND[rows].to(self.device, torch.float32)
+            for columns in self._blocks(len(columns_MD)):
+                block = self._block(u_RD, columns_MD[columns].to(self.device, torch.float32))
+                yield from self._tiles_of(block, rows, columns)
+
+    def tiles_within(self, features_ND: Tensor) -> Iterator[Tile]:
+        """Yield the distances of all pairs of one set, those of `tiles`, from half of its products."""
+        blocks = self._blocks(len(features_ND))
+        for place, rows in enumerate(blocks):
+            u_RD = features_ND[rows].to(self.device, torch.float32)
+            own = self._block(u_RD, u_RD)
+            yield from self._mirrored(own, rows, own, rows)
+            for columns in blocks[place + 1 :]:
+                v_CD = features_ND[columns].to(self.device, torch.float32)
+                block, mirror = self._block(u_RD, v_CD), self._block(v_CD, u_RD)
+                if type(block) is type(mirror):
+                    yield from self._mirrored(block, rows, mirror, columns)
+                else:  # sums in another order overflow in one of them
+                    yield from self._tiles_of(block, rows, columns)
+                    yield from self._tiles_of(mirror, columns, rows)
 
     def radii(self, features_ND: Tensor, k: int) -> Tensor:
         """Return (N,) fp32: the (k + 1)-th smallest distance of each image to all of its set, itself included."""
         nearest_Nk = torch.full((len(features_ND), k + 1), torch.inf, device=self.device)
-        for tile in self.tiles(features_ND, features_ND):
+        for tile in self.tiles_within(features_ND):
             distances_RC = tile.distances_RC
             if distances_RC.shape[1] > k + 1:
                 distances_RC = distances_RC.topk(k + 1, dim=1, largest=False, sorted=False).values
@@ -101,9 +112,33 @@ class Distances:
             nearest_Nk[tile.rows] = candidates_Rk.topk(k + 1, dim=1, largest=False, sorted=False).values
         return nearest_Nk.amax(dim=1)
 
+    def _blocks(self, count: int) -> list[slice]:
+        return [slice(start, min(start + self.block, count)) for start in range(0, count, self.block)]
+
+    def _tiles_of(self, block: _Block | _Fp16Block, rows: slice, columns: slice) -> Iterator[Tile]:
+        every = slice(0, columns.stop - columns.start)
+        for part in _parts(rows, self.tile):
+            distances_RC = block.distances(block.products(part, every), part, every)
+            yield Tile(_shifted(part, rows), columns, distances_RC)
+
+    def _mirrored(
+        self, block: _Block | _Fp16Block, rows: slice, mirror: _Block | _Fp16Block, columns: slice
+    ) -> Iterator[Tile]:
+        """Yield the tiles of a block and of its mirror image, which is the same block on the diagonal."""
+        for part in _parts(rows, self.tile):
+            others = slice(part.stop if mirror is block else 0, columns.stop - columns.start)
+            if mirror is block:
+                square_RR = block.distances(block.products(part, part), part, part)
+                yield Tile(_shifted(part, rows), _shifted(part, rows), square_RR)
+            products_RC = block.products(part, others)
+            turned_CR = products_RC.T.contiguous()
+            yield Tile(_shifted(part, rows), _shifted(others, columns), block.distances(products_RC, part, others))
+            yield Tile(_shifted(others, columns), _shifted(part, rows), mirror.distances(turned_CR, others, part))
+
     def _block(self, u_RD: Tensor, v_CD: Tensor) -> _Block | _Fp16Block:
         if self.arithmetic == "euclidean":
-            return _Block(u_RD.double(), v_CD.double(), root=True)
+            wide_RD = u_RD.double()
+            return _Block(wide_RD, wide_RD if v_CD is u_RD else v_CD.double(), root=True)
         if self.arithmetic == "fp16-blocks":
             emulated = _Fp16Block(u_RD, v_CD, self.tile)
             if emulated.all_finite():
@@ -161,13 +196,17 @@ class _Block:
 
     def __init__(self, u_RD: Tensor, v_CD: Tensor, *, root: bool = False) -> None:
         self._u_RD, self._v_CD, self._root = u_RD, v_CD, root
-        self._uu_R, self._vv_C = u_RD.square().sum(dim=1), v_CD.square().sum(dim=1)
+        self._uu_R = u_RD.square().sum(dim=1)
+        self._vv_C = self._uu_R if v_CD is u_RD else v_CD.square().sum(dim=1)
 
-    def distances(self, start: int, stop: int) -> Tensor:
-        """Return rows start..stop-1, (stop - start, C) fp32."""
-        distances_RC = (self._u_RD[start:stop] @ self._v_CD.T).mul_(-2)
-        distances_RC = distances_RC.add_(self._uu_R[start:stop, None]).add_(self._vv_C).float().clamp_(min=0)
-        return distances_RC.sqrt_() if self._root else distances_RC
+    def products(self, rows: slice, columns: slice) -> Tensor:
+        """Return u.v of some rows and columns of the block."""
+        return self._u_RD[rows] @ self._v_CD[columns].T
+
+    def distances(self, products_RC: Tensor, rows: slice, columns: slice) -> Tensor:
+        """Return the fp32 distances with these products, which are overwritten."""
+        squares_RC = products_RC.mul_(-2).add_(self._uu_R[rows, None]).add_(self._vv_C[columns]).float().clamp_(min=0)
+        return squares_RC.sqrt_() if self._root else squares_RC
 
 
 class _Fp16Block:
@@ -181,19 +220,26 @@ class _Fp16Block:
 
     def __init__(self, u_RD: Tensor, v_CD: Tensor, tile: int) -> None:
         # Products of fp16 values are exact in fp32: a GEMM of these copies is an fp16 GEMM that accumulates in fp32.
-        self._u_RD, self._v_CD, self._tile = u_RD.half().float(), v_CD.half().float(), tile
-        self._uu_R, self._vv_C = (
-            torch.cat([part.square().half().float().sum(dim=1).half() for part in features_BD.split(tile)])
-            for features_BD in (self._u_RD, self._v_CD)
-        )
+        self._tile = tile
+        self._u_RD, self._uu_R = self._rounded(u_RD)
+        self._v_CD, self._vv_C = (self._u_RD, self._uu_R) if v_CD is u_RD else self._rounded(v_CD)
 
-    def distances(self, start: int, stop: int) -> Tensor:
-        """Return rows start..stop-1, (stop - start, C) fp32, with values of fp16."""
-        return self._half(start, stop).float()
+    def _rounded(self, features_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features as fp32 copies of fp16 values, and their squared lengths."""
+        rounded_BD = features_BD.half().float()
+        squares = [part.square().half().float().sum(dim=1).half() for part in rounded_BD.split(self._tile)]
+        return rounded_BD, torch.cat(squares)
 
-    def _half(self, start: int, stop: int) -> Tensor:
-        uv_RC = (self._u_RD[start:stop] @ self._v_CD.T).half()
-        return (self._uu_R[start:stop, None] - 2 * uv_RC).add_(self._vv_C).clamp_(min=0)
+    def products(self, rows: slice, columns: slice) -> Tensor:
+        """Return u.v of some rows and columns of the block, fp16."""
+        return (self._u_RD[rows] @ self._v_CD[columns].T).half()
+
+    def distances(self, products_RC: Tensor, rows: slice, columns: slice) -> Tensor:
+        """Return the distances with these products, fp32 with values of fp16."""
+        return self._half(products_RC, rows, columns).float()
+
+    def _half(self, products_RC: Tensor, rows: slice, columns: slice) -> Tensor:
+        return (self._uu_R[rows, None] - 2 * products_RC).add_(self._vv_C[columns]).clamp_(min=0)
 
     def all_finite(self) -> bool:
         """Return True when no distance overflows. Norms usually decide it, else all distances are computed."""
@@ -203,11 +249,21 @@ class _Fp16Block:
         # |2 uv| <= 2 sqrt(uu vv) <= uu + vv; the margin covers the rounding errors.
         if 2 * (largest_u + largest_v) < 0.99 * _FP16_MAX:
             return True
-        rows = len(self._uu_R)
+        every = slice(0, len(self._vv_C))
         return all(
-            bool(self._half(start, min(start + self._tile, rows)).isfinite().all())
-            for start in range(0, rows, self._tile)
+            bool(self._half(self.products(part, every), part, every).isfinite().all())
+            for part in _parts(slice(0, len(self._uu_R)), self._tile)
         )
+
+
+def _parts(rows: slice, size: int) -> list[slice]:
+    """Return the rows of a block in parts of at most `size`, counted from its first."""
+    count = rows.stop - rows.start
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _shifted(part: slice, rows: slice) -> slice:
+    return slice(rows.start + part.start, rows.start + part.stop)
 
 
 def _share(inside: Tensor) -> float:
