@@ -15,6 +15,7 @@ VERBS: Registry[Callable[..., None]] = Registry(
         "verify": "arvbench.harness.commands.verify:verify",
         "train": "arvbench.harness.commands.train:train",
         "convert": "arvbench.harness.commands.convert:convert",
+        "compare": "arvbench.harness.commands.compare:compare",
         "report": "arvbench.harness.commands.report:report",
         "doctor": "arvbench.harness.commands.doctor:doctor",
         "eval": "arvbench.harness.commands.evaluate:evaluate",
@@ -24,5 +25,10 @@ VERBS: Registry[Callable[..., None]] = Registry(
 """Verbs in the order of `--help`; the parameters of a function are its options. A name of two words is a verb of a
 group. `arvbench --help` imports every file named here, so each imports torch and other slow libraries in its functions.
 """
-GROUPS: Registry[str] = Registry("group of verbs", {"reference": "arvbench.harness.commands.reference:GROUP_HELP"})
+GROUPS: Registry[str] = Registry(
+    "group of verbs",
+    {
+        "reference": "arvbench.harness.commands.reference:GROUP_HELP",
+    },
+)
 """Help texts of the groups."""

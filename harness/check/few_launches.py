@@ -1,0 +1,105 @@
+"""Numbers of too few launches to blame anything: their ratio, and an interval that says what it covers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+import numpy as np
+
+from arvbench.harness.check.gated import Judgement, Pair, Series, pairs_of
+from arvbench.harness.check.launch_tests import ratio_interval
+from arvbench.harness.check.numbers import gated_numbers
+from arvbench.harness.check.rule import Rule, can_alarm, launches_needed
+from arvbench.results.schema import Measured, Record
+from arvbench.results.verdict import Change, Verdict
+
+
+def few_launches(base: Sequence[Series], head: Sequence[Series], rule: Rule) -> tuple[Pair, ...]:
+    """Select the numbers that vary and have too few launches for any verdict, at least one on each side."""
+    pairs = pairs_of(base, head)
+    family = _family(pairs)
+    return tuple(
+        pair
+        for pair in pairs
+        if pair.shown.judgement is Judgement.LAUNCHES and not pair.fault() and not _can_alarm(pair, family, rule)
+    )
+
+
+def few_changes(
+    pairs: Sequence[Pair],
+    records: tuple[Sequence[Record], Sequence[Record]],
+    rule: Rule,
+    *,
+    machine: Sequence[str] = (),
+) -> list[Change]:
+    """Return the changes of such numbers; `records` are those of base and of head. None of them is a regression."""
+    calls = [{one.key: one for one in calls_of(side)} for side in records]
+    needed = launches_needed(_family(pairs), rule)
+    return [_change(pair, calls[0].get(pair.key), calls[1].get(pair.key), needed, bool(machine)) for pair in pairs]
+
+
+def _change(pair: Pair, base_calls: Series | None, head_calls: Series | None, needed: int, moved: bool) -> Change:
+    series = pair.shown
+    base, head = _values(pair)
+    counts = (len(base), len(head))
+    within = counts == (1, 1) and series.kind == "time" and base_calls is not None and head_calls is not None
+    if within and base_calls and head_calls:
+        interval = ratio_interval(np.array(base_calls.values), np.array(head_calls.values))
+        said = (
+            f"One launch on each side: {'the interval is' if interval else 'the ratio is'} within one process and "
+            "holds no difference between launches"
+        )
+    else:
+        interval = ratio_interval(np.array(base), np.array(head))
+        said = f"{counts[0]} and {counts[1]} launches are too few to blame anything"
+    verdict = Verdict.MACHINE if moved and series.kind == "time" else Verdict.INCONCLUSIVE
+    reason = f"{said}; {needed} per side are needed."
+    if verdict is Verdict.MACHINE:
+        reason = f"The machine moved, so that a time says nothing about the code. {reason}"
+    return Change(
+        case=series.case,
+        number=series.number,
+        kind=series.kind,
+        unit=series.unit,
+        lower_is_better=series.lower_is_better,
+        base=base,
+        head=head,
+        ratio=median(head) / median(base),
+        interval=interval,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def calls_of(records: Iterable[Record]) -> tuple[Series, ...]:
+    """Return the times of single launches with their calls as values."""
+    calls = [
+        record.model_copy(update={"launch": number + 1, "outcome": _call(record.outcome, number)})
+        for record in records
+        if isinstance(record.outcome, Measured)
+        for number in range(max((len(timing.samples_ns) for timing in record.outcome.timings), default=0))
+    ]
+    return gated_numbers(calls, side="calls").series
+
+
+def _call(outcome: Measured, number: int) -> Measured:
+    """Return an outcome with one call of every timing that has so many."""
+    timings = tuple(
+        timing.model_copy(update={"samples_ns": timing.samples_ns[number : number + 1]}) for timing in outcome.timings
+    )
+    return outcome.model_copy(update={"timings": timings})
+
+
+def _family(pairs: Iterable[Pair]) -> int:
+    """Count the numbers that may vary, at least 1."""
+    return max(1, sum(pair.shown.judgement is not Judgement.EXACT for pair in pairs))
+
+
+def _can_alarm(pair: Pair, family: int, rule: Rule) -> bool:
+    base, head = _values(pair)
+    return can_alarm(len(base), len(head), family, rule)
+
+
+def _values(pair: Pair) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return (pair.base.values if pair.base else (), pair.head.values if pair.head else ())
