@@ -66,6 +66,8 @@ class Event(_Message):
     total: int = 0
     """0 for a phase without a count."""
     note: str = ""
+    pid: int | None = None
+    """Process of the worker, with its first event."""
 
 
 class Result(_Message):
@@ -101,6 +103,8 @@ class Job(_Message):
     """Start of the case, for the record. None for a job whose result nobody picks up later."""
     control: bool = False
     """Time the control probe before and after the calls; about 0.2 s."""
+    lock_clocks: bool = False
+    """Hold the clocks of the GPU meanwhile, where the driver permits it."""
     run: str = ""
     """Id of the run that the job belongs to; "" for a job of no run."""
     part: Part = Part.WHOLE

@@ -189,6 +189,7 @@ class Interleaved:
             launch=launch,
             started=datetime.now(UTC),
             control=True,
+            lock_clocks=True,
         )
 
     def _complaint(self, lane: Lane, record: Record) -> str:

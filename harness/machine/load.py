@@ -78,17 +78,25 @@ class LoadMeter:
         )
 
     def _times(self) -> _Times | None:
-        try:
-            # cpu user nice system idle iowait irq softirq steal ...; guests are part of user and nice.
-            total = lines_of(self._stat)[0].split()
-            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, total[1:9])
-        except (IndexError, ValueError):
+        counted, own = busy_and_stolen_s(self._stat), os.times()
+        if counted is None:
             return None
-        tick = os.sysconf("SC_CLK_TCK")
-        own = os.times()
+        busy, stolen = counted
         return _Times(
-            busy=(user + nice + system + irq + softirq) / tick,
-            stolen=steal / tick,
+            busy=busy,
+            stolen=stolen,
             own=own.user + own.system + own.children_user + own.children_system,
             wall=time.perf_counter(),
         )
+
+
+def busy_and_stolen_s(stat: Path = STAT) -> tuple[float, float] | None:
+    """Return the CPU seconds of all processes and of other machines since its start; None where not counted."""
+    try:
+        # cpu user nice system idle iowait irq softirq steal ...; guests are part of user and nice.
+        total = lines_of(stat)[0].split()
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, total[1:9])
+    except (IndexError, ValueError):
+        return None
+    tick = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq) / tick, steal / tick

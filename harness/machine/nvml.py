@@ -1,4 +1,4 @@
-"""State of one GPU from its driver: clocks, temperature, power, throttle reasons.
+"""State of one GPU from its driver: clocks, temperature, power, throttle reasons, processes.
 
 Units    _mhz megahertz, _c degrees Celsius, _w watts, _bytes bytes
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
 from arvbench.errors import HostError, UserError
-from arvbench.results.schema import Gpu
+from arvbench.results.machine import Gpu
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class NvmlProbe:
 
     def __init__(self, device: torch.device) -> None:
         self._properties = torch.cuda.get_device_properties(device)
-        self._handle = _open(f"GPU-{getattr(self._properties, 'uuid', '')}")
+        self._handle = open_gpu(gpu_uuid(device))
 
     def read(self) -> Gpu:
         """Return torch's properties and NVML's readings; None for readings that the driver lacks."""
@@ -69,6 +69,53 @@ class ReplayGpuProbe:
         return self._readings.pop(0)
 
 
+class GpuSample(NamedTuple):
+    """One reading of a series; None is unknown."""
+
+    utilization: int | None
+    """Percent of the driver's last window in which a kernel ran."""
+    sm_clock_mhz: int | None
+    memory_clock_mhz: int | None
+    power_w: float | None
+    temperature_c: int | None
+    throttle_reasons: tuple[str, ...]
+    pids: tuple[int, ...]
+    """Processes with a context on the GPU, in the numbers of the host."""
+
+
+class GpuSampler:
+    """Reads a GPU again and again, without torch and without a context of its own on the GPU."""
+
+    def __init__(self, handle: Any) -> None:
+        """`handle` comes from `open_gpu`."""
+        import pynvml
+
+        self._handle = handle
+        self.most_sm_mhz = _query(lambda: pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM))
+
+    def read(self) -> GpuSample:
+        """Return the present state; takes less than a millisecond."""
+        import pynvml
+
+        state = _driver_state(self._handle)
+        rates = _query(lambda: pynvml.nvmlDeviceGetUtilizationRates(self._handle))
+        running = _query(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle)) or []
+        return GpuSample(
+            utilization=None if rates is None else int(rates.gpu),
+            sm_clock_mhz=state["sm_clock_mhz"],
+            memory_clock_mhz=state["memory_clock_mhz"],
+            power_w=state["power_w"],
+            temperature_c=state["temperature_c"],
+            throttle_reasons=state["throttle_reasons"],
+            pids=tuple(int(process.pid) for process in running),
+        )
+
+
+def gpu_uuid(device: torch.device) -> str:
+    """Return the driver's name of a CUDA device: torch and NVML number GPUs differently."""
+    return f"GPU-{getattr(torch.cuda.get_device_properties(device), 'uuid', '')}"
+
+
 def probe_gpu(device: torch.device) -> GpuProbe | None:
     """Return the probe of a CUDA device; None for the CPU. Raises HostError without a usable GPU."""
     if device.type != "cuda":
@@ -83,7 +130,7 @@ def throttle_names(bits: int) -> tuple[str, ...]:
     return tuple(name for bit, name in _THROTTLE_BITS.items() if bits & bit)
 
 
-def _open(uuid: str) -> Any:
+def open_gpu(uuid: str) -> Any:
     """Return NVML's handle of a GPU; None without NVML and for a MIG slice.
 
     A slice has another kind of UUID, and shares the clocks of its GPU.

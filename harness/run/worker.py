@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_job(job: Job, listener: EventListener) -> Result:
     """Run a job in this process; every failure of the case becomes its outcome."""
-    listener(Event(phase="import"))
+    listener(Event(phase="import", pid=os.getpid()))
     # torch is imported here and not above: the parent's death must be noticed from the start.
     from arvbench.adapters.loading import usable_device
     from arvbench.harness.machine.failures import failed

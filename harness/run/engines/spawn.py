@@ -23,6 +23,7 @@ from arvbench.files import scratch_folder
 from arvbench.harness.jobs import Event, EventListener, Finished, Job, Part, Result, result_path
 from arvbench.harness.machine.processes import Python, end_group, running
 from arvbench.harness.run.engines.post_mortem import explain_death, oom_kills
+from arvbench.harness.run.engines.watching import watching
 from arvbench.results.schema import Environment, Failed, Status
 
 _MODULE = "arvbench.harness.run.worker"
@@ -63,15 +64,15 @@ class SpawnEngine:
         kills_before = oom_kills()
         # In the run folder, not in the scratch folder: the next run finds it when this process is killed now.
         finished = result_path(job.folder, job.record_id)
-        with _scratch(job.folder) as scratch:
+        with _scratch(job.folder) as scratch, watching(job) as watched:
             if job.part is not Part.QUALITY:  # else its speed is there, until the whole result takes its place
                 finished.unlink(missing_ok=True)
             log_path = scratch / "output.txt"
             with self._started(job, finished, log_path, deadline) as (worker, events):
-                in_time = _follow(events, listener, deadline) and _exited(worker, deadline)
+                in_time = _follow(events, watched.listener(listener), deadline) and _exited(worker, deadline)
             output = log_path.read_text(encoding="utf-8", errors="replace")[-_KEPT_OUTPUT:]
         if (result := _read(finished, job.part)) is not None:
-            return result
+            return watched.add_to(result)
         if not in_time:
             reason = f"not finished after timeout_s {job.case.timeout_s:g}; raise it, or make the case smaller"
             return Result(outcome=Failed(status=Status.TIMEOUT, reason=reason, detail=output))
