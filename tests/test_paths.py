@@ -80,6 +80,8 @@ VERBS = {
     "page": ("report", "x", "--out", "{}"),
     "suite": ("run", "{}.yaml"),
     "run folder": ("run", "demo", "--out", "{}"),
+    "suite of a check": ("check", "--against", "HEAD", "--suite", "{}.yaml"),
+    "folder of a check": ("check", "--against", "HEAD", "--out", "{}"),
     "weights of run": ("run", "demo", "--weights", "{}"),
     "inception": ("run", "demo", "--inception-weights", "{}"),
     "samples": ("sample", "demo/var", "--weights", "demo", "--images", "1", "--out", "{}.npz"),

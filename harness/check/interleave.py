@@ -1,7 +1,7 @@
 """Base and head measured in turns in one job, each launch in a fresh process of its side.
 
 Order    base head, head base, base head, ...: a machine that drifts slows both sides alike
-Stages   4 launches of every case on both sides say which cases are suspected; fresh launches of these are judged
+Stages   a few launches of every case say which are suspected, and fresh launches of these are judged (decide.py)
 
 Folder of a check
   check.json             the run: its id, and what it compares
@@ -16,11 +16,11 @@ import contextlib
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -34,13 +34,12 @@ from arvbench.harness.run.leftovers import recover
 from arvbench.harness.run.runner import measure
 from arvbench.harness.run.store import RecordStore
 from arvbench.harness.suites.suite import Case
-from arvbench.results.schema import Failed, Record, Status
+from arvbench.results.schema import CaseConfig, Failed, Record
 from arvbench.results.verdict import VERDICT_NAME, Side
 
-SCREEN_LAUNCHES = 4
-"""Launches per side of the first stage, which only chooses what the second one measures."""
 RUN_NAME = "check.json"
 SideName = Literal["base", "head"]
+SIDES: Final[tuple[SideName, SideName]] = ("base", "head")
 
 
 class CheckRun(BaseModel):
@@ -72,13 +71,34 @@ class Lane:
     engine: Engine
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Launches to measure, by their numbers, of some cases on both sides."""
+
+    name: str
+    cases: Sequence[Case]
+    launches: range
+    seeded: Collection[str] = ()
+    """Names of the cases whose quality is measured, where they ask for it."""
+    seeds: int = 1
+    """Launches that measure it, the first ones, each with a run seed of its own."""
+
+    def config(self, case: Case, launch: int) -> CaseConfig:
+        """Return the measurement of one launch."""
+        quality = case.config.quality
+        if quality is not None:
+            asked = case.case_id in self.seeded and launch - self.launches.start < self.seeds
+            quality = quality.model_copy(update={"seed": quality.seed + launch - 1}) if asked else None
+        return case.config.model_copy(update={"quality": quality, "sample_sheet": 0})
+
+
 @contextlib.contextmanager
 def check_folder(folder: Path) -> Iterator[dict[SideName, RecordStore]]:
     """Hold the folder of a check, and yield the two stores in it.
 
     Raises UserError for a folder that cannot be written and for one that another check holds.
     """
-    stores: dict[SideName, RecordStore] = {"base": RecordStore(folder / "base"), "head": RecordStore(folder / "head")}
+    stores = {side: RecordStore(folder / side) for side in SIDES}
     for store in stores.values():
         store.prepare()
     with contextlib.ExitStack() as stack:
@@ -146,43 +166,62 @@ class Interleaved:
 
     def __init__(self, run: CheckRun, base: Lane, head: Lane, listener: EventListener) -> None:
         self._run, self._lanes, self._listener = run, (base, head), listener
-        self._known = {record.record_id: record for lane in self._lanes for record in lane.store.records()}
-        self._known = {name: record for name, record in self._known.items() if name.startswith(run.run_id)}
+        known = {record.record_id: record for lane in self._lanes for record in lane.store.records()}
+        self._known = {name: record for name, record in known.items() if name.startswith(run.run_id)}
+        self._failures: dict[tuple[SideName, str], list[str]] = {}
+        """(side, what happened) -> names of the cases that failed so."""
 
-    def measure(self, cases: Sequence[Case], launches: range, stage: str) -> str:
-        """Measure these launches of both sides; return the reason why nothing can be said, "" when there is none.
-
-        The first launch without numbers ends the stage: nothing passes by absence.
-        """
-        places = list(self._places(cases, launches))
+    def measure(self, stage: Stage) -> None:
+        """Measure the launches of a stage. A case of which one fails has no further ones."""
+        places = list(self._places(stage))
         for done, (lane, case, launch) in enumerate(places):
+            if case.case_id in self.failed:
+                continue
             note = f"{case.case_id}, {lane.name}, launch {launch}"
-            self._listener(Event(phase=stage, note=note, done=done, total=len(places)))
+            self._listener(Event(phase=stage.name, note=note, done=done, total=len(places)))
             record = self._known.get(self._run.record_id(lane.name, case, launch))
             if record is None:
-                record = measure(self._job(lane, case, launch), lane.store, lane.engine, lambda event: None)
+                job = self._job(lane, case, launch, stage.config(case, launch))
+                record = measure(job, lane.store, lane.engine, lambda event: None)
                 self._known[record.record_id] = record
-            if record.status is not Status.OK:
-                return self._complaint(lane, record)
-        return ""
+            if isinstance(record.outcome, Failed):
+                what = f"{record.outcome.status}: {record.outcome.reason}"
+                self._failures.setdefault((lane.name, what), []).append(case.case_id)
 
-    def records(self, side: SideName, cases: Sequence[Case], launches: range) -> list[Record]:
-        """Return the records of these launches that exist, in the order of the cases, then of the launches."""
-        ids = [self._run.record_id(side, case, launch) for case in cases for launch in launches]
+    @property
+    def failed(self) -> set[str]:
+        """Return the names of the cases that have no numbers."""
+        return {case for cases in self._failures.values() for case in cases}
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Return why cases have no numbers, a sentence for all that failed alike.
+
+        It names both sides: the usual reason is code of base that does not fit head's harness.
+        """
+        built = {lane.name: lane.built for lane in self._lanes}
+        sentences = []
+        for (side, what), cases in self._failures.items():
+            more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+            under = f" under the harness of head, {built['head']}" if side == "base" else ""
+            sentences.append(f"{side}, {built[side]}, has no numbers for {cases[0]}{more}{under}: {what}")
+        return tuple(sentences)
+
+    def records(self, side: SideName, stage: Stage) -> list[Record]:
+        """Return the records of a stage that exist, in the order of the cases, then of the launches."""
+        ids = [self._run.record_id(side, case, launch) for case in stage.cases for launch in stage.launches]
         return [self._known[name] for name in ids if name in self._known]
 
-    def _places(self, cases: Sequence[Case], launches: range) -> Iterator[tuple[Lane, Case, int]]:
-        for launch in launches:
-            for case in cases:
+    def _places(self, stage: Stage) -> Iterator[tuple[Lane, Case, int]]:
+        for launch in stage.launches:
+            for case in stage.cases:
                 for lane in self._lanes if launch % 2 else reversed(self._lanes):
                     yield lane, case, launch
 
-    def _job(self, lane: Lane, case: Case, launch: int) -> Job:
-        # Quality does not depend on the process: one launch measures it.
-        quality = case.config.quality if launch == 1 else None
+    def _job(self, lane: Lane, case: Case, launch: int, config: CaseConfig) -> Job:
         return Job(
             record_id=self._run.record_id(lane.name, case, launch),
-            case=case.config.model_copy(update={"quality": quality, "sample_sheet": 0}),
+            case=config,
             folder=lane.store.folder,
             suite=self._run.suite,
             case_id=case.case_id,
@@ -191,11 +230,3 @@ class Interleaved:
             control=True,
             lock_clocks=True,
         )
-
-    def _complaint(self, lane: Lane, record: Record) -> str:
-        """Name both sides: a base whose code does not fit head's harness is the usual reason."""
-        outcome = record.outcome
-        reason = outcome.reason if isinstance(outcome, Failed) else "it disagrees with its judge"
-        head = self._lanes[1].built
-        under = f" under the harness of {head}" if lane.name == "base" else ""
-        return f"{lane.name} {lane.built} has no numbers for {record.case_id}{under}: {record.status}: {reason}"

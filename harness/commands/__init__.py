@@ -10,6 +10,7 @@ VERBS: Registry[Callable[..., None]] = Registry(
     "verb",
     {
         "run": "arvbench.harness.commands.run:run",
+        "check": "arvbench.harness.commands.check:check",
         "sample": "arvbench.harness.commands.sample:sample",
         "models": "arvbench.harness.commands.models:models",
         "verify": "arvbench.harness.commands.verify:verify",

@@ -13,7 +13,7 @@ from run_helpers import case, environment, failure
 
 from arvbench.errors import ContractError, UserError
 from arvbench.harness.check.engine import SideEngine
-from arvbench.harness.check.interleave import CheckRun, Interleaved, Lane, check_folder, new_run, open_run
+from arvbench.harness.check.interleave import CheckRun, Interleaved, Lane, Stage, check_folder, new_run, open_run
 from arvbench.harness.check.sides import BuiltSide
 from arvbench.harness.jobs import Event, EventListener, Finished, Job, Result, result_path
 from arvbench.harness.machine.processes import this_python
@@ -23,7 +23,7 @@ from arvbench.results.schema import Environment, Measured, Outcome, Record
 from arvbench.results.verdict import Side
 
 CASES = (case("a"), case("b", batch=2))
-SCREEN = range(1, 5)
+SCREEN = Stage(name="screen", cases=CASES, launches=range(1, 5))
 
 
 def built(name: str, /, **changes) -> BuiltSide:
@@ -69,7 +69,7 @@ class Rig:
     @contextmanager
     def opened(self, *, head: BuiltSide = HEAD, **identity: str) -> Iterator[tuple[CheckRun, str, Interleaved]]:
         with check_folder(self.folder) as stores:
-            run, notice = open_run(self.folder, new_run("gate", {"number of launches": "8"} | identity, BASE, head))
+            run, notice = open_run(self.folder, new_run("gate", {"machine": "this one"} | identity, BASE, head))
             lanes = [
                 Lane(name=name, built=side, store=stores[name], engine=CountingEngine(self.log, name, self.ends))
                 for name, side in (("base", BASE), ("head", head))
@@ -92,7 +92,8 @@ def rig(tmp_path) -> Rig:
 def test_launches_take_turns_case_by_case(rig):
     with rig.opened() as (_, notice, interleaved):
         assert notice == ""
-        assert interleaved.measure(CASES, SCREEN, "screen") == ""
+        interleaved.measure(SCREEN)
+        assert interleaved.failures == ()
     rounds = [("base", "head"), ("head", "base"), ("base", "head"), ("head", "base")]
     assert rig.order == [name for pair in rounds for _ in CASES for name in pair]
     assert [job.case_id for _, job in rig.log] == ["a", "a", "b", "b"] * 4
@@ -102,9 +103,10 @@ def test_launches_take_turns_case_by_case(rig):
 
 def test_every_launch_is_a_record_of_its_side_and_of_the_run(rig):
     with rig.opened() as (run, _, interleaved):
-        interleaved.measure(CASES, SCREEN, "screen")
-        interleaved.measure(CASES[1:], range(5, 8), "suspected")
-        late = {side: interleaved.records(side, CASES[1:], range(5, 8)) for side in ("base", "head")}
+        interleaved.measure(SCREEN)
+        second = Stage(name="suspected", cases=CASES[1:], launches=range(5, 8))
+        interleaved.measure(second)
+        late = {side: interleaved.records(side, second) for side in ("base", "head")}
         assert [record.record_id for record in late["head"]] == [
             run.record_id("head", CASES[1], launch) for launch in (5, 6, 7)
         ]
@@ -116,23 +118,31 @@ def test_every_launch_is_a_record_of_its_side_and_of_the_run(rig):
         assert {record.suite for record in recorded} == {"gate"}
 
 
-def test_quality_is_measured_once_and_no_picture_is_made_and_the_control_always_runs(rig):
-    quality = {"protocols": ["digits-cnn"], "reference": "digits", "images": 10}
+def test_quality_has_a_run_seed_of_its_own_in_each_launch_that_measures_it(rig):
+    quality = {"protocols": ["digits-cnn"], "reference": "digits", "images": 10, "seed": 7}
+    cases = [case("q", quality=quality, sample_sheet=3), case("other", quality=quality, batch=2)]
+    stages = [
+        Stage(name="screen", cases=cases, launches=range(1, 5), seeded=["q", "other"]),
+        Stage(name="suspected", cases=cases, launches=range(5, 9), seeded=["q"], seeds=3),
+    ]
     with rig.opened() as (_, _, interleaved):
-        interleaved.measure([case("q", quality=quality, sample_sheet=3)], SCREEN, "screen")
-    assert [job.case.quality is not None for _, job in rig.log] == [True, True] + [False] * 6
+        for stage in stages:
+            interleaved.measure(stage)
+    seeds = {(name, job.case_id, job.launch): job.case.quality.seed for name, job in rig.log if job.case.quality}
+    first = {(name, wanted, 1): 7 for name in ("base", "head") for wanted in ("q", "other")}
+    assert seeds == first | {(name, "q", launch): 6 + launch for name in ("base", "head") for launch in (5, 6, 7)}
     assert all(job.control and job.case.sample_sheet == 0 for _, job in rig.log)
 
 
 def test_a_killed_check_goes_on_where_it_stopped(rig):
     rig.ends[5] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt), rig.opened() as (run, _, interleaved):
-        interleaved.measure(CASES, SCREEN, "screen")
+        interleaved.measure(SCREEN)
     first, (stopped_side, stopped) = rig.log[:5], rig.log[5]
     with rig.opened() as (again, notice, interleaved):
         assert again == run and notice == f"going on with run {run.run_id}, which was interrupted"
-        interleaved.measure(CASES, SCREEN, "screen")
-        ids = [record.record_id for side in ("base", "head") for record in interleaved.records(side, CASES, SCREEN)]
+        interleaved.measure(SCREEN)
+        ids = [record.record_id for side in ("base", "head") for record in interleaved.records(side, SCREEN)]
     assert rig.log[6][0] == stopped_side and rig.log[6][1].record_id == stopped.record_id
     assert len(rig.log) == 5 + 1 + 11
     assert len(set(ids)) == 16 and {job.record_id for _, job in first} < set(ids)
@@ -145,7 +155,7 @@ def test_a_launch_that_was_finished_when_the_check_was_killed_is_not_measured_ag
         left = Finished(job=job, result=Result(outcome=measured(), environment=environment()), fingerprint="f")
         result_path(rig.folder / "head", record_id).write_text(left.model_dump_json())
     with rig.opened() as (_, _, interleaved):
-        interleaved.measure(CASES, SCREEN, "screen")
+        interleaved.measure(SCREEN)
     assert len(rig.log) == 15 and record_id not in {job.record_id for _, job in rig.log}
 
 
@@ -153,19 +163,18 @@ def test_a_launch_that_was_finished_when_the_check_was_killed_is_not_measured_ag
     ("head", "identity", "named"),
     [
         (replace(HEAD, side=HEAD.side.model_copy(update={"source_sha256": "e" * 64})), {}, "source of head"),
-        (HEAD, {"number of launches": "10"}, "number of launches"),
         (HEAD, {"suite": "another"}, "suite"),
         (HEAD, {"machine": "another"}, "machine"),
     ],
 )
 def test_an_unfinished_check_of_something_else_starts_anew_and_says_so(rig, head, identity, named):
     with rig.opened() as (first, _, interleaved):
-        interleaved.measure(CASES, SCREEN, "screen")
+        interleaved.measure(SCREEN)
     with rig.opened(head=head, **identity) as (run, notice, interleaved):
         assert run.run_id != first.run_id
         assert notice == f"the unfinished run {first.run_id} had another {named}: this one starts anew"
-        assert interleaved.records("base", CASES, SCREEN) == []
-        interleaved.measure(CASES, SCREEN, "screen")
+        assert interleaved.records("base", SCREEN) == []
+        interleaved.measure(SCREEN)
     assert len(rig.log) == 32
     assert len(rig.recorded("base")) == 16, "older records stay"
 
@@ -191,27 +200,37 @@ def test_a_damaged_file_of_the_run_starts_anew(rig, content):
 def test_records_of_another_run_in_the_folder_count_for_nothing_and_stay(rig):
     foreign = [Record.model_validate(record) for record in _records_of_another_run(rig)]
     with rig.opened() as (_, _, interleaved):
-        interleaved.measure(CASES, SCREEN, "screen")
-        assert len(interleaved.records("base", CASES, SCREEN)) == 8
+        interleaved.measure(SCREEN)
+        assert len(interleaved.records("base", SCREEN)) == 8
     assert rig.recorded("base")[: len(foreign)] == foreign and len(rig.log) == 16 + 16
 
 
 def _records_of_another_run(rig: Rig) -> list[Record]:
     with rig.opened() as (_, _, interleaved):
-        interleaved.measure(CASES, SCREEN, "screen")
+        interleaved.measure(SCREEN)
     (rig.folder / "check.json").unlink()
     return rig.recorded("base")
 
 
-def test_the_first_launch_without_numbers_ends_the_stage_and_both_sides_are_named(rig):
+def test_a_case_of_which_a_launch_fails_has_no_further_ones_and_both_sides_are_named(rig):
     rig.ends[2] = failure("ImportError: cannot import name 'Cache'")
     with rig.opened() as (_, _, interleaved):
-        reason = interleaved.measure(CASES, SCREEN, "screen")
-    assert reason == (
-        "base base (basebasebase) has no numbers for b under the harness of working tree (headheadhead with changes): "
-        "error: ImportError: cannot import name 'Cache'"
-    )
-    assert len(rig.log) == 3
+        interleaved.measure(SCREEN)
+        assert interleaved.failed == {"b"}
+        assert interleaved.failures == (
+            "base, base (basebasebase), has no numbers for b under the harness of head, working tree (headheadhead "
+            "with changes): error: ImportError: cannot import name 'Cache'",
+        )
+    assert [job.case_id for _, job in rig.log] == ["a", "a", "b"] + ["a"] * 6
+
+
+def test_cases_that_fail_alike_are_one_sentence(rig):
+    rig.ends = {0: failure("gone"), 1: failure("gone")}
+    with rig.opened() as (_, _, interleaved):
+        interleaved.measure(SCREEN)
+        (sentence,) = interleaved.failures
+    assert "has no numbers for a and 1 more under the harness of head" in sentence
+    assert len(rig.log) == 2
 
 
 def test_two_checks_do_not_share_a_folder(rig):

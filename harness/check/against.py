@@ -1,0 +1,186 @@
+"""A whole check of head against a commit: both sides built, measured in turns in two stages, and judged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from arvbench.errors import UserError
+from arvbench.harness.check.control import machine_moved
+from arvbench.harness.check.decide import conclude, screen, verdict_of
+from arvbench.harness.check.engine import SideEngine
+from arvbench.harness.check.gated import Judgement, Series
+from arvbench.harness.check.interleave import SIDES, CheckRun, Interleaved, Lane, Stage, check_folder, new_run, open_run
+from arvbench.harness.check.numbers import gated_numbers, other_cases
+from arvbench.harness.check.rule import Rule, can_alarm, launches_needed
+from arvbench.harness.check.sides import BuiltSide, built_sides
+from arvbench.harness.jobs import EventListener
+from arvbench.harness.run.engines.engine import Engine
+from arvbench.harness.run.fingerprint import fingerprint
+from arvbench.harness.run.ready import check_host
+from arvbench.harness.suites.suite import Case, Suite
+from arvbench.results.comparison import hardware_class
+from arvbench.results.schema import Record
+from arvbench.results.verdict import EXIT_CODES, Change, Check
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckRequest:
+    """Request of a check."""
+
+    against: str
+    """Name of a commit: base."""
+    head: str | None = None
+    """Name of a commit; None is the working tree."""
+    suite: Suite
+    rule: Rule = field(default_factory=Rule)
+    folder: Path
+    """Folder of the records and the verdict."""
+    command: str
+    """Command that makes the check again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Findings:
+    """Outcome of the measurement."""
+
+    changes: tuple[Change, ...]
+    machine: tuple[str, ...]
+    unusable: tuple[str, ...]
+    records: tuple[tuple[Record, ...], tuple[Record, ...]]
+    """Records of base and of head behind the changes."""
+
+
+def check_against(request: CheckRequest, listener: EventListener, say: Callable[[str], None]) -> Check:
+    """Measure and judge; `say` gets what the user should know meanwhile, a line at a time.
+
+    Raises UserError before anything is measured for a commit that is unknown or does not build, a folder that cannot be
+    written, refused settings, and too few launches; HostError for what the machine lacks. What is measured when Ctrl-C
+    or worse ends this call counts when the same check is made again.
+    """
+    _require_launches(request.rule)
+    with built_sides(request.against, request.head) as (base, head):
+        engines = SideEngine(base), SideEngine(head)
+        check_host(request.suite, engines[1], {})
+        wanted = new_run(request.suite.name, _identity(request, engines[1]), base, head)
+        hardware = hardware_class(engines[1].environment(request.suite.cases[0].config.device))
+        with check_folder(request.folder) as stores:
+            run, notice = open_run(request.folder, wanted)
+            for line in (notice, _described(base, head)):
+                if line:
+                    say(line)
+            lanes = (
+                Lane(name="base", built=base, store=stores["base"], engine=engines[0]),
+                Lane(name="head", built=head, store=stores["head"], engine=engines[1]),
+            )
+            return _check(_measured(Interleaved(run, *lanes, listener), run, request), run, hardware, request.command)
+
+
+def _require_launches(rule: Rule) -> None:
+    if not can_alarm(rule.launches, rule.launches, 1, rule):
+        raise UserError(
+            f"{rule.launches} launches per side cannot blame anything at a level of {rule.level:.0%}: a single number "
+            f"needs {launches_needed(1, rule)}, several need more (--launches)"
+        )
+
+
+def _identity(request: CheckRequest, engine: Engine) -> dict[str, str]:
+    """Return what else the launches of one run have in common."""
+    files_and_machine = hashlib.sha256()
+    for case in request.suite.cases:
+        files_and_machine.update(fingerprint(case.config, engine.environment(case.config.device)).encode())
+    return {"case, machine, library or file of weights": files_and_machine.hexdigest()}
+
+
+def _described(base: BuiltSide, head: BuiltSide) -> str:
+    same = base.side.source_sha256 == head.side.source_sha256
+    note = "; their adapters and kernels are equal, so that only noise is compared" if same else ""
+    return f"base is {base}, head is {head}{note}"
+
+
+def _measured(interleaved: Interleaved, run: CheckRun, request: CheckRequest) -> _Findings:
+    """Measure the first stage, then fresh launches of the cases that it suspects; judge them."""
+    rule, cases = request.rule, _cases(request.suite)
+    launches = range(1, 1 + rule.screen_launches)
+    first = Stage(name="first look", cases=cases, launches=launches, seeded=[case.case_id for case in cases])
+    # Says how many launches so many numbers need, before all the others are made.
+    screen(*_stage(interleaved, run, replace(first, launches=launches[:1])).series, rule)
+    one = _stage(interleaved, run, first)
+    screening = screen(*one.series, rule, machine=one.machine)
+    suspected = {case for case, _ in screening.suspected}
+    seeded = {case for (case, _), pair in screening.suspected.items() if pair.shown.judgement is Judgement.SEEDS}
+    second = Stage(
+        name="suspected cases",
+        cases=[case for case in cases if case.case_id in suspected],
+        launches=range(launches.stop, launches.stop + rule.launches),
+        seeded=seeded,
+        seeds=rule.quality_seeds,
+    )
+    two = _stage(interleaved, run, second)
+    return _Findings(
+        changes=conclude(screening, *two.series, rule, machine=two.machine),
+        machine=two.machine,
+        unusable=(*interleaved.failures, *one.faults, *two.faults),
+        records=((*one.records[0], *two.records[0]), (*one.records[1], *two.records[1])),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """A stage after its measurement."""
+
+    records: tuple[tuple[Record, ...], tuple[Record, ...]]
+    series: tuple[tuple[Series, ...], tuple[Series, ...]]
+    machine: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+def _stage(interleaved: Interleaved, run: CheckRun, stage: Stage) -> _Measured:
+    """Measure a stage; cases that failed have no part in the result."""
+    interleaved.measure(stage)
+    stage = replace(stage, cases=[case for case in stage.cases if case.case_id not in interleaved.failed])
+    base, head = (tuple(interleaved.records(side, stage)) for side in SIDES)
+    names = [case.case_id for case in stage.cases]
+    of_base, of_head = (
+        gated_numbers(records, side=side, cases=names, run_id=run.run_id)
+        for side, records in zip(SIDES, (base, head), strict=True)
+    )
+    return _Measured(
+        records=(base, head),
+        series=(of_base.series, of_head.series),
+        machine=tuple(machine_moved(base, head)),
+        faults=(*of_base.faults, *of_head.faults, *other_cases(base, head)),
+    )
+
+
+def _cases(suite: Suite) -> list[Case]:
+    """Return each case of a suite once; the check has launches of its own."""
+    first = {case.case_id: case for case in reversed(suite.cases)}
+    once = [first[case_id] for case_id in dict.fromkeys(case.case_id for case in suite.cases)]
+    return [case.model_copy(update={"config": case.config.model_copy(update={"launches": 1})}) for case in once]
+
+
+def _check(found: _Findings, run: CheckRun, hardware: str, command: str) -> Check:
+    verdict = verdict_of(found.changes, unusable=found.unusable)
+    base, head = (
+        side.model_copy(update={"record_ids": tuple(record.record_id for record in records)})
+        for side, records in zip((run.base, run.head), found.records, strict=True)
+    )
+    return Check(
+        run_id=run.run_id,
+        suite=run.suite,
+        started=run.started,
+        finished=datetime.now(UTC),
+        hardware=hardware,
+        base=base,
+        head=head,
+        verdict=verdict,
+        exit_code=EXIT_CODES[verdict],
+        machine=found.machine,
+        unusable=found.unusable,
+        changes=found.changes,
+        command=command,
+    )

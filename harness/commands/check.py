@@ -1,0 +1,135 @@
+"""`arvbench check`: measure head and a commit in turns, judge the difference, write and print the verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from arvbench.harness.commands.options import case_settings, comma_list
+from arvbench.harness.commands.run import RUNS_FOLDER, SUITE_HELP
+from arvbench.interrupts import EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    from arvbench.harness.check.against import CheckRequest
+    from arvbench.harness.jobs import Event
+    from arvbench.results.verdict import Check
+
+
+def check(
+    against: Annotated[
+        str, typer.Option("--against", metavar="REF", help="Branch, tag or commit of this checkout to compare with.")
+    ],
+    head: Annotated[
+        str | None, typer.Option("--head", metavar="REF", help="Commit to check.  [default: the working tree as it is]")
+    ] = None,
+    suite: Annotated[str, typer.Option("--suite", metavar="SUITE", help=SUITE_HELP)] = "gate",
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--models", metavar="PATTERN", help="Only these models, such as 'var-*,demo/var'; repeatable."),
+    ] = None,
+    launches: Annotated[
+        int | None,
+        typer.Option(
+            "--launches",
+            metavar="N",
+            min=1,
+            max=1000,
+            help="Fresh launches per side of suspected cases, beside 4 of every case.  [default: 10]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder of the check.  [default: results/runs/check-SUITE]"),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, for every case.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Setting for every case, as in `arvbench run`; repeatable."),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", metavar="DIR", help="Folder of official files, or demo, hub, random:SEED."),
+    ] = None,
+    allow_inconclusive: Annotated[
+        bool, typer.Option("--allow-inconclusive", help="Exit with 0 when the noise hides changes that matter.")
+    ] = False,
+) -> None:
+    """Compare the checkout that arvbench runs from with commit REF of it, and say whether it is slower or worse.
+
+    Base has the samplers, kernels and demo weights of REF, head those of the working tree, uncommitted changes
+    included; the harness of the working tree measures both, in turns, each launch in a fresh process. REF lies in a git
+    worktree in a scratch folder, with an environment of its own only where its dependencies differ; both are gone at
+    the end. After an interruption, the same command goes on. DIR gets the records, verdict.json, verdict.md and
+    junit.xml.
+
+    Examples:
+
+      arvbench check --against main
+
+      arvbench check --against HEAD~1 --models demo/var
+
+      arvbench check --against v1.2 --suite speed256 --device cuda --weights ~/ckpts
+    """
+    from arvbench.harness.check.against import CheckRequest
+    from arvbench.harness.check.rule import Rule
+    from arvbench.harness.suites.suite import load_suite
+    from arvbench.results.verdict import Verdict
+
+    chosen = load_suite(suite, models=comma_list(models), overrides=case_settings(settings, device, weights))
+    rule = Rule() if launches is None else Rule(launches=launches)
+    given = {"models": models, "launches": launches, "device": device, "set": settings, "weights": weights, "out": out}
+    command = _command({"against": against, "head": head, "suite": suite, **given})
+    folder = out or RUNS_FOLDER / f"check-{chosen.name}"
+    verdict = _check(CheckRequest(against=against, head=head, suite=chosen, rule=rule, folder=folder, command=command))
+    allowed = allow_inconclusive and verdict.verdict is Verdict.INCONCLUSIVE
+    raise typer.Exit(0 if allowed else verdict.exit_code)
+
+
+def _command(options: dict[str, object]) -> str:
+    """Return the command line of these options, for a shell."""
+    words = ["arvbench", "check"]
+    for name, value in options.items():
+        for element in value if isinstance(value, list) else [value]:
+            if element is not None:
+                words += [f"--{name}", str(element)]
+    return shlex.join(words)
+
+
+def _check(request: CheckRequest) -> Check:
+    """Make a check under a progress bar, write its files and print it."""
+    from rich.console import Console
+
+    from arvbench.harness.check.against import check_against
+    from arvbench.harness.check.outputs.terminal import check_table
+    from arvbench.harness.check.outputs.write import write_outputs
+    from arvbench.harness.commands.progress import ProgressBar
+
+    console = Console(stderr=True)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    with contextlib.ExitStack() as stack:
+        bars: list[ProgressBar] = []
+
+        def show(event: Event) -> None:
+            # Not before the first launch: bad input is one line.
+            if not bars:
+                bars.append(stack.enter_context(ProgressBar(console)))
+            bars[0](event)
+
+        try:
+            verdict = check_against(request, show, say)
+        except KeyboardInterrupt:
+            say("interrupted; what is measured is kept: run the same command again to go on")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+    for warning in write_outputs(verdict, request.folder):
+        say(f"warning: {warning}")
+    printed = Console()
+    printed.print(check_table(verdict, width=printed.width))
+    say(f"{verdict.verdict.value}: see {request.folder}/verdict.json")
+    return verdict
