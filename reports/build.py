@@ -15,6 +15,7 @@ from arvbench.reports.content import count_by_status, make_report
 from arvbench.reports.html import to_html
 from arvbench.reports.markdown import to_markdown
 from arvbench.reports.sections import SECTIONS, Section
+from arvbench.reports.summary import CaseSummary, summarise
 from arvbench.reports.verdicts import records_of
 from arvbench.results.records import RecordsFile, read_records
 from arvbench.results.schema import Status
@@ -34,6 +35,8 @@ class ReportSummary(BaseModel):
     """Number shown: the newest record of each case within a file."""
     statuses: dict[Status, int]
     """Number of cases by status."""
+    cases: tuple[CaseSummary, ...]
+    """Times of every case, its launches as one."""
     damaged_lines: tuple[str, ...]
     """Skipped lines of the records files, with the reason."""
 
@@ -67,6 +70,7 @@ def build_report(
         markdown=markdown_path,
         records=len(report.records),
         statuses=count_by_status(report.records),
+        cases=summarise(report.records),
         damaged_lines=damaged,
     )
 

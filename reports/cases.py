@@ -132,9 +132,9 @@ def launch_mark(record: Record) -> str:
 
 _MARKS: tuple[Callable[[Record], str], ...] = (
     lambda record: plain(record.suite),
+    launch_mark,
     hardware,
     lambda record: plain(record.case.weights),
-    launch_mark,
     lambda record: plain(record.environment.git_commit or "no commit")[:9],
     lambda record: f"{in_utc(record.started):%Y-%m-%d %H:%M:%S}",
     lambda record: plain(record.record_id)[:8],

@@ -116,6 +116,15 @@ def interval_kind(estimate: Estimate) -> str:
     return f"over {samples} {within}, {percent(estimate.level)}"
 
 
+def interval_kind_cell(estimate: Estimate) -> Cell:
+    """Make a cell of `interval_kind`, short enough for a column beside the number of launches."""
+    within = "" if estimate.launches > 1 else "within one process"
+    if estimate.level is None:
+        return Cell(text=f"none {within}".rstrip(), detail=f"range: {percent(coverage(estimate.samples))}", sort="none")
+    text = within or "over launches"
+    return Cell(text=text, detail=f"level: {percent(estimate.level)}", sort=text)
+
+
 def percent(share: float) -> str:
     """Format a share as a percentage, without rounding it up to 100 %."""
     return f"{math.floor(share * 1e4 + 1e-9) / 100:g} %"

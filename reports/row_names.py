@@ -116,6 +116,8 @@ def _words(labels: Sequence[str], part: Mapping[str, str]) -> str:
 
 
 def _in_words(label: str, value: str) -> str:
+    if label == "Launches" and value == "1":
+        return "1 launch"
     return f"{label}{value}" if label.endswith("=") else _TITLES.get(label, "{}").format(value)
 
 

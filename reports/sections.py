@@ -132,8 +132,9 @@ _ONE_LAUNCH = "All samples of a case are calls within one process: two starts of
 _LAUNCHES = (
     "A launch is a process that measured a case; the launches of a case share a row. With several, samples are the "
     "medians of the launches, and the interval holds the differences between processes. The interval of a single "
-    "launch is one of its calls, within one process. A row says which it is, and with what probability it covers the "
-    "median. Memory is that of the launch that held most; quality and pictures are made by the first launch."
+    "launch is one of its calls, within one process. A row says which it is, and its level, the probability with which "
+    "it covers the median; where there is no interval, that of the range of all samples. Memory is that of the launch "
+    "that held most; quality and pictures are made by the first launch."
 )
 _CV = (
     "Coefficient of variation, standard deviation over mean. Within a launch: of its calls, as root mean square over "

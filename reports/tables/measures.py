@@ -17,7 +17,7 @@ from arvbench.reports.cases import (
 from arvbench.reports.numbers import (
     count_cell,
     estimate_cell,
-    interval_kind,
+    interval_kind_cell,
     mib_cell,
     number_cell,
     text_cell,
@@ -84,7 +84,7 @@ def _percent_cell(share: float | None) -> Cell:
 
 _LAUNCH_COLUMNS: tuple[Column[_ScopeTime], ...] = (
     Column("Launches", numeric=True, cell=lambda row: count_cell(len(launches_of(row.record)))),
-    Column("Interval of the median", cell=lambda row: text_cell(interval_kind(milliseconds(row.timing)))),
+    Column("Interval of the median", cell=lambda row: interval_kind_cell(milliseconds(row.timing))),
     Column("CV within a launch", "%", numeric=True, cell=lambda row: _percent_cell(variation(row.timing).within)),
     Column("CV between launches", "%", numeric=True, cell=lambda row: _percent_cell(variation(row.timing).between)),
 )

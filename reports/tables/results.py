@@ -10,7 +10,7 @@ from arvbench.reports.numbers import (
     MEMORY_SOURCES,
     count_cell,
     estimate_cell,
-    interval_kind,
+    interval_kind_cell,
     mib_cell,
     plain,
     scientific,
@@ -105,7 +105,7 @@ def _throughput_cell(record: Record) -> Cell:
 def _interval_cell(record: Record) -> Cell:
     """Say what the interval of the throughput holds."""
     timing = find_timing(record.outcome, "images") if isinstance(record.outcome, Measured) else None
-    return NOTHING if timing is None else text_cell(interval_kind(nanoseconds(timing)))
+    return NOTHING if timing is None else interval_kind_cell(nanoseconds(timing))
 
 
 def _latency_column(scope: str) -> Column[Record]:

@@ -67,11 +67,16 @@ def test_more_launches_than_a_suite_may_have_are_counted_and_not_made(tmp_path):
         load(tmp_path, ONE | {"launches": 1000, "batch": list(range(1, 12))})
 
 
-def test_the_gate_suite_measures_every_demo_model_in_eight_launches_alone_and_in_a_batch():
-    cases = load_suite("gate").cases
-    demo = [name for name, spec in MODELS.items() if spec.demo]
-    batches = {name: {case.config.batch for case in cases if case.config.model == name} for name in demo}
-    assert all(1 in own and len(own) == 2 for own in batches.values())
-    assert {case.config.model for case in cases} == set(demo)
-    assert {case.launch for case in cases} == set(range(1, 9)) and len(cases) == 8 * 2 * len(demo)
-    assert {(case.config.device, case.config.weights, case.config.threads) for case in cases} == {("cpu", "demo", 1)}
+def test_the_gate_suite_measures_demo_models_in_eight_launches_alone_and_in_a_batch():
+    suite = load_suite("gate")
+    models = {case.config.model for case in suite.cases}
+    assert (
+        all(MODELS[name].demo for name in models) and len({MODELS[name].family for name in models}) == len(models) == 4
+    )
+    assert len(suite.cases) == 8 * len(suite.first_launches) == 8 * 2 * len(models)
+    for name in models:
+        batches = sorted(case.config.batch for case in suite.first_launches if case.config.model == name)
+        assert batches[0] == 1 < batches[1]
+    assert {(case.config.device, case.config.weights, case.config.threads) for case in suite.cases} == {
+        ("cpu", "demo", 1)
+    }
