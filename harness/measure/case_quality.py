@@ -13,18 +13,16 @@ from pathlib import Path
 
 import torch
 
-from arvbench.adapters.pixels import from_uint8, to_uint8
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import HostError
 from arvbench.files import hidden, locked
-from arvbench.harness.jobs import FEATURES_FOLDER, Event, EventListener, Job, features_mark
+from arvbench.harness.jobs import FEATURES_FOLDER, SHARED_PREFIX, Event, EventListener, Job, features_mark
+from arvbench.harness.measure.reconstructions import Reconstructions
 from arvbench.harness.quality.evaluation import Evaluation, EvaluationRequest, evaluate
 from arvbench.harness.quality.features.chunks import folder_name
 from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.images.live import live_source
-from arvbench.harness.quality.images.source import Provenance
-from arvbench.harness.quality.images.tensors import TensorSource
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS, Options
 from arvbench.harness.quality.reference import reference_images
 from arvbench.harness.quality.reference.official import find_reference
@@ -40,9 +38,10 @@ def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings,
     request = job.case.quality
     assert request is not None
     source = live_source(sampler, settings, job.case)
-    work_folder = job.folder / FEATURES_FOLDER / folder_name(f"{source.key} {request.model_dump_json()}")
+    works = job.folder / FEATURES_FOLDER
+    work_folder = works / folder_name(f"{source.key} {request.model_dump_json()}")
     features = FeaturePass(device=sampler.device, extractor_files=job.extractor_files)
-    with _kept(work_folder, job.record_id):
+    with _kept(work_folder, features_mark(work_folder, job.record_id)):
         evaluation = evaluate(
             source,
             evaluation_request(request),
@@ -50,15 +49,18 @@ def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings,
             recipe=official_facts(sampler.spec.name),
             listener=lambda event: listener(_renamed(event)),
         )
-        reconstructed = reconstruction_quality(sampler, request, settings, job.case.batch, features)
+        # Only a run removes what its cases share.
+        shared = works if job.run else None
+        reconstructed = reconstruction_quality(sampler, request, settings, job.case.batch, features, shared=shared)
     return replace(evaluation, numbers=evaluation.numbers + reconstructed)
 
 
 @contextmanager
-def _kept(work_folder: Path, record_id: str) -> Iterator[None]:
-    """Make the folder of a case's features, keep runners from removing it, and mark it when the numbers are made.
+def _kept(work_folder: Path, mark: Path | None = None) -> Iterator[None]:
+    """Make a folder of features, keep runners from removing it, and mark it when the numbers are made.
 
-    The runner removes a marked folder once the record is stored, unless another run reads it (run/leftovers.py).
+    The runner removes a marked folder once the record is stored, and the others at the end of the run, unless another
+    process reads them (run/leftovers.py).
     """
     with ExitStack() as stack:
         try:
@@ -69,7 +71,8 @@ def _kept(work_folder: Path, record_id: str) -> Iterator[None]:
             raise HostError(f"cannot keep features in {work_folder}: {error.strerror or error}") from error
         yield
         with suppress(OSError):  # a full disk: the features stay until the case is measured again
-            features_mark(work_folder, record_id).touch()
+            if mark is not None:
+                mark.touch()
 
 
 def _renamed(event: Event) -> Event:
@@ -93,12 +96,14 @@ def reconstruction_quality(
     settings: SamplingSettings,
     batch: int,
     features: FeaturePass | None = None,
+    *,
+    shared: Path | None = None,
 ) -> tuple[Quality, ...]:
     """Return the FID of the tokenizer alone: images of the reference, encoded and decoded, against the reference.
 
     It bounds the FID of any sampler with this tokenizer. The bias of FID depends on the number of images, so there are
     as many as generated ones, spread over the data set, or all of a smaller one. Empty unless the request has FID on a
-    named data set whose images have the model's size.
+    named data set whose images have the model's size. Cases with equal tokenizers share features below `shared`.
     """
     images_N3HW = reference_images(request.reference)
     protocols = tuple(name for name in request.protocols if any(m.name == "fid" for m in PROTOCOLS[name].metrics))
@@ -107,15 +112,13 @@ def reconstruction_quality(
         return ()
     if request.images < len(images_N3HW):
         images_N3HW = images_N3HW[torch.linspace(0, len(images_N3HW) - 1, request.images).long()]
-    restored = [
-        to_uint8(sampler.decode(sampler.encode(from_uint8(part.to(sampler.device)))), settings.uint8_rule).cpu()
-        for part in images_N3HW.split(batch)
-    ]
-    source = TensorSource(
-        torch.cat(restored),
-        name="tokenizer reconstructions",
-        provenance=Provenance(labels="data set", uint8_rule=settings.uint8_rule, sampling="tokenizer reconstruction"),
-    )
-    fid_only = replace(evaluation_request(request), protocols=protocols, metrics=("fid",))
-    numbers = evaluate(source, fid_only, features=features or FeaturePass(device=sampler.device)).numbers
+    source = Reconstructions(sampler, images_N3HW, batch=batch, uint8_rule=settings.uint8_rule)
+    features = features or FeaturePass(device=sampler.device)
+    with ExitStack() as stack:
+        if shared is not None:
+            work = shared / f"{SHARED_PREFIX}{folder_name(source.key)}"
+            stack.enter_context(_kept(work))
+            features = replace(features, work=work, folder_per_task=True)
+        fid_only = replace(evaluation_request(request), protocols=protocols, metrics=("fid",))
+        numbers = evaluate(source, fid_only, features=features).numbers
     return tuple(number.model_copy(update={"metric": "reconstruction-fid"}) for number in numbers)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ FEATURE_LIBRARIES = (
 )
 """Distributions that can change pixels or features."""
 _DIGESTS, _HISTOGRAM = "digests", "histogram"
+_SHA256 = "sha256"
+"""Metadata of a chunk: JSON of tensor -> digest."""
 _TASK_NAME = "task.txt"
 _POLL_S = 0.2
 
@@ -268,9 +271,11 @@ def _chunk_lock(path: Path) -> Iterator[bool]:
 
 
 def _write_chunk(path: Path, source: ImageSource, layers: LayerRequest, chunk: int) -> None:
-    tensors = _extract_chunk(source, layers, chunk)
+    tensors = {name: tensor.contiguous() for name, tensor in _extract_chunk(source, layers, chunk).items()}
+    digests = {name: _digest(tensor) for name, tensor in tensors.items()}
     try:
-        write_whole(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        # One metadata entry: the order of several is not fixed, and equal chunks have equal bytes.
+        write_whole(path, save(tensors, {_SHA256: json.dumps(digests, sort_keys=True)}))
     except OSError as error:
         raise cannot_write(path, error, kept="finished chunks are intact") from error
 
@@ -279,10 +284,17 @@ def _chunk_path(work: Path, chunk: int) -> Path:
     return work / f"chunk-{chunk:06d}.safetensors"
 
 
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
 def _read(path: Path, name: str) -> Tensor:
+    """Return a tensor of a finished chunk. Raises UserError when it is not the one that was written."""
     try:
         with utf8_name(path) as opened, safe_open(opened, framework="pt") as stored:
             tensor: Tensor = stored.get_tensor(name)
+            if json.loads(stored.metadata()[_SHA256])[name] != _digest(tensor):
+                raise ValueError(f"other bytes of {name} than were written")
             return tensor
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it and run the same command again") from error

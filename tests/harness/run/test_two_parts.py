@@ -11,7 +11,18 @@ from records import environment, measured
 from run_helpers import SilentListener, case, failure, suite
 
 from arvbench.errors import HostError
-from arvbench.harness.jobs import Event, EventListener, Finished, Job, Part, Result, result_path
+from arvbench.files import hidden, locked
+from arvbench.harness.jobs import (
+    FEATURES_FOLDER,
+    SHARED_PREFIX,
+    Event,
+    EventListener,
+    Finished,
+    Job,
+    Part,
+    Result,
+    result_path,
+)
 from arvbench.harness.run.fingerprint import fingerprint
 from arvbench.harness.run.leftovers import living, turn
 from arvbench.harness.run.runner import RunOptions, run_suite
@@ -238,6 +249,27 @@ def test_a_case_that_another_run_finished_meanwhile_is_reused(store):
     records = run(store, engine := Beside(), A, B)
     assert engine.parts == ["speed a", "speed b", "quality b"] and [r.status for r in records] == ["ok", "ok"]
     assert len(store.records()) == 2 and left(store) == ["records.jsonl"]
+
+
+def test_features_that_cases_share_stay_until_a_run_ends_whole(store):
+    features = store.folder / FEATURES_FOLDER / f"{SHARED_PREFIX}0"
+
+    def share(job: Job) -> None:
+        features.mkdir(parents=True, exist_ok=True)
+        (features / "chunk").write_bytes(b"0")
+        if job.case_id == "b" and stopping:
+            raise KeyboardInterrupt
+
+    stopping = True
+    with pytest.raises(KeyboardInterrupt):
+        run(store, TwoPartEngine(share, cores=1), A, B)
+    assert [r.case_id for r in store.records()] == ["a"] and features.is_dir()
+    stopping = False
+    with locked(hidden(features, "lock"), shared=True):
+        run(store, TwoPartEngine(share, cores=1), A, B)
+        assert features.is_dir(), "another process reads it"
+    run(store, TwoPartEngine(), A, B)
+    assert left(store) == ["records.jsonl"]
 
 
 def test_an_error_of_one_second_part_ends_the_others(store):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from arvbench.errors import CheckpointError, UserError
 from arvbench.files import locked
@@ -199,6 +200,17 @@ def test_a_damaged_chunk_is_named(layer_requests, tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match=r"chunk-000000.*is damaged.*remove it"):
         scan(Watched(), layer_requests, work=tmp_path / "w").features["digits-cnn"].features("64")
+
+
+def test_a_changed_byte_is_noticed_and_an_unsigned_chunk_is_none(layer_requests, tmp_path):
+    scan(Watched(), layer_requests, work=tmp_path / "w")
+    path = tmp_path / "w" / "chunk-000000.safetensors"
+    whole = path.read_bytes()
+    for changed in (whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:], save(load(whole))):
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=r"chunk-000000.*is damaged.*remove it"):
+            result = scan(Watched(), layer_requests, work=tmp_path / "w")
+            [result.features[name].features(layer) for name in ("digits-cnn",) for layer in LAYERS]
 
 
 def test_features_that_are_not_finite_name_the_images(layer_requests):
