@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -45,13 +45,16 @@ def load_sampler(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     backend: str = "reference",
+    weights_read: Callable[[], None] | None = None,
 ) -> Sampler:
     """Build the model `name` strictly from `weights` and return its sampler.
 
-    Raises UnknownName, CheckpointError (a file that does not fit, with the model it most looks like), HostError (no
-    such device) or UserError.
+    `weights_read` is called between reading the weights and building the modules. Raises UnknownName, CheckpointError
+    (a file that does not fit, with the model it most looks like), HostError (no such device) or UserError.
     """
-    return build_sampler(MODELS[name], weights=str(weights), device=device, dtype=dtype, backend=backend)
+    return build_sampler(
+        MODELS[name], weights=str(weights), device=device, dtype=dtype, backend=backend, weights_read=weights_read
+    )
 
 
 def build_sampler(
@@ -61,11 +64,14 @@ def build_sampler(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     backend: str = "reference",
+    weights_read: Callable[[], None] | None = None,
 ) -> Sampler:
     """Build the sampler of a spec, which need not be in the table of models; `load_sampler` states the errors."""
     backend_named(backend)  # before gigabytes are read
     device = usable_device(device)
     state, info = _read(spec, weights, device)
+    if weights_read is not None:
+        weights_read()
     spec = spec.sampler.adapt_spec(spec, state["transformer"])
     return assemble(spec, state, info, device=device, dtype=dtype, backend=backend)
 

@@ -36,6 +36,8 @@ FEATURES_FOLDER = "features"
 SHARED_PREFIX = "shared-"
 """Begin of the names of features that belong to no single record."""
 SHEETS_FOLDER = "samples"
+COMPILER_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+"""Variables that name the folders in which compilers keep what they made."""
 
 
 def _quoted(path: Path) -> str:
@@ -105,6 +107,8 @@ class Job(_Message):
     """Time the control probe before and after the calls; about 0.2 s."""
     lock_clocks: bool = False
     """Hold the clocks of the GPU meanwhile, where the driver permits it."""
+    compiler_cache: MessagePath | None = None
+    """Folder for the caches of compilers, unless the user has named others."""
     run: str = ""
     """Id of the run that the job belongs to; "" for a job of no run."""
     part: Part = Part.WHOLE
@@ -134,7 +138,7 @@ class Finished(_Message):
 
     @property
     def half(self) -> bool:
-        """Whether a part of the case is still to be measured; random weights have no quality."""
+        """True when a part of the case is still to be measured; random weights have no quality."""
         case, outcome = self.job.case, self.result.outcome
         if self.job.part is not Part.SPEED or not isinstance(outcome, Measured):
             return False

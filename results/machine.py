@@ -107,6 +107,27 @@ class Telemetry(Frozen):
     """None on the CPU, and where the driver cannot be read."""
 
 
+class Start(Frozen):
+    """Way of a launch to its first images. It depends on what is in caches, so it is never gated."""
+
+    import_ns: int | None
+    """Libraries and harness; None in a worker forked from a process that had imported them."""
+    load_weights_ns: int
+    """Until all weights are in memory, digests included."""
+    to_device_ns: int
+    """Building the modules, and moving them to the device in their data type."""
+    first_call_ns: int
+    """First call of the sampler, that of the check of correctness, whose recorders slow it down; with compilation."""
+    compile_ns: int | None
+    """Triton's compiler, in the whole launch; None on the CPU."""
+    capture_ns: int | None
+    """Capture of graphs; None when nothing was captured."""
+    page_cache: Literal["warm", "cold", "unknown"]
+    """State of the weight files in the kernel's cache before they were read."""
+    cache: Literal["cold", "warm"]
+    """Folders of the compilers' caches at the start: empty, or not."""
+
+
 class Gpu(Frozen):
     """GPU and its readings immediately after the timed calls; None is unknown."""
 

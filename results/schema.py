@@ -21,6 +21,7 @@ from arvbench.results.machine import Environment as Environment
 from arvbench.results.machine import Frozen
 from arvbench.results.machine import Gpu as Gpu
 from arvbench.results.machine import HostLoad as HostLoad
+from arvbench.results.machine import Start as Start
 from arvbench.results.machine import Telemetry as Telemetry
 
 SCHEMA_VERSION: Final = 1
@@ -304,6 +305,8 @@ class Measured(Frozen):
     """None where the system does not tell, and in records from before this field."""
     control: Control | None = None
     """None when no probe was asked for, and in records from before this field."""
+    start: Start | None = None
+    """None in records from before this field."""
     telemetry: Telemetry | None = None
     """None when the calls were too short for a sample, and in records from before this field."""
     timings: tuple[Timing, ...]

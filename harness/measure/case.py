@@ -35,6 +35,7 @@ from arvbench.harness.measure.correctness import check_correctness, spread_label
 from arvbench.harness.measure.integrity import FreshNoise
 from arvbench.harness.measure.memory import measure_memory
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
+from arvbench.harness.measure.start import StartClock
 from arvbench.harness.measure.timing import judge_warm_up, measure_times, warm_up
 from arvbench.harness.quality.images.live import load_case_sampler
 from arvbench.harness.suites.recipes import recipe_deviations, recipe_for
@@ -52,18 +53,23 @@ TIMING_SEED = 0
 """Run seed of the noise in warm-up, timed and memory calls: each draws the next images, so that no answer is kept."""
 
 
-def measure_case(job: Job, listener: EventListener, probe: GpuProbe | None = None) -> Result:
+def measure_case(
+    job: Job, listener: EventListener, probe: GpuProbe | None = None, *, import_ns: int | None = None
+) -> Result:
     """Measure one case, or its part that `job` names, with this process's threads and devices. Every error is raised.
 
-    `probe` reads the GPU in place of the device's own probe.
+    `probe` reads the GPU in place of the device's own probe. `import_ns` is the time that the imports took.
     """
     listener(Event(phase="load"))
-    sampler, settings = load_case_sampler(job.case)
+    start = StartClock(job.case, import_ns=import_ns)
+    sampler, settings = load_case_sampler(job.case, start.weights_read)
+    start.loaded()
     sampler.check_settings(sampler.spec, settings)
     if job.part is Part.QUALITY:
         result = _speed_of(job, sampler)
     else:
-        result = _measure_speed(job, sampler, settings, listener, probe or probe_gpu(sampler.device))
+        probe = probe or probe_gpu(sampler.device)
+        result = _measure_speed(job, sampler, settings, listener, probe, start)
     if job.part is Part.SPEED or not isinstance(result.outcome, Measured):
         return result
     quality, findings = _quality(job, sampler, settings, listener)
@@ -85,12 +91,18 @@ def _speed_of(job: Job, sampler: Sampler) -> Result:
 
 
 def _measure_speed(
-    job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener, probe: GpuProbe | None
+    job: Job,
+    sampler: Sampler,
+    settings: SamplingSettings,
+    listener: EventListener,
+    probe: GpuProbe | None,
+    start: StartClock,
 ) -> Result:
     case = job.case
     listener(Event(phase="correctness"))
     attention = AttentionRecorder()
-    correctness = check_correctness(sampler, settings, cache_policy=case.cache, batch=case.batch, watch=attention)
+    watch = start.first_call(attention)
+    correctness = check_correctness(sampler, settings, cache_policy=case.cache, batch=case.batch, watch=watch)
     schedule = sampler.schedule(settings, batch=case.batch, cache=case.cache)
     setup = _setup(case, sampler, settings, schedule, attention.description)
     if not correctness.passed:
@@ -120,6 +132,7 @@ def _measure_speed(
         correctness=correctness,
         warmup=judge_warm_up(warmup, timings),
         host_load=host_load,
+        start=start.times(),
         control=control_times,
         timings=timings,
         memory=memory,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arvbench.files import write_whole
-from arvbench.harness.jobs import Event, EventListener, Finished, Job, Result
+from arvbench.harness.jobs import COMPILER_CACHES, Event, EventListener, Finished, Job, Result
 from arvbench.harness.machine.processes import receive
 from arvbench.harness.run.fingerprint import fingerprint
 
@@ -48,22 +48,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_job(job: Job, listener: EventListener) -> Result:
     """Run a job in this process; every failure of the case becomes its outcome."""
     listener(Event(phase="import", pid=os.getpid()))
+    _name_compiler_caches(job)
+    begin, forked = time.perf_counter_ns(), "torch" in sys.modules
     # torch is imported here and not above: the parent's death must be noticed from the start.
     from arvbench.adapters.loading import usable_device
     from arvbench.harness.machine.failures import failed
     from arvbench.harness.machine.limits import lift_memory_limit, set_memory_limit, set_threads
     from arvbench.harness.measure.case import measure_case
 
+    import_ns = None if forked else time.perf_counter_ns() - begin
     case = job.case
     try:
         set_threads(case.threads)
         device = usable_device(case.device)
         if case.memory_limit_bytes is not None:
             set_memory_limit(case.memory_limit_bytes, device)
-        return measure_case(job, listener)
+        return measure_case(job, listener, import_ns=import_ns)
     except Exception as error:
         lift_memory_limit()
         return Result(outcome=failed(error, case))
+
+
+def _name_compiler_caches(job: Job) -> None:
+    """Give this launch compiler caches of its own, before a compiler is imported; those of the user stay."""
+    if job.compiler_cache is not None:
+        for name in COMPILER_CACHES:
+            os.environ.setdefault(name, str(job.compiler_cache / name.partition("_")[0].lower()))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ Shapes   N images
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -158,14 +158,20 @@ class LiveSource(ImageSource):
         return self._caches[batch]
 
 
-def load_case_sampler(case: CaseConfig) -> tuple[Sampler, SamplingSettings]:
-    """Load a case's model, and return it with its official settings as overridden by those of the case."""
+def load_case_sampler(
+    case: CaseConfig, weights_read: Callable[[], None] | None = None
+) -> tuple[Sampler, SamplingSettings]:
+    """Load a case's model, and return it with its official settings as overridden by those of the case.
+
+    `weights_read` is called when the weights are read and the modules are not built yet.
+    """
     sampler = load_sampler(
         case.model,
         weights=case.weights,
         device=case.device,
         dtype=getattr(torch, case.dtype),
         backend=case.backend,
+        weights_read=weights_read,
     )
     return sampler, sampler.spec.settings.replace(**case.settings)
 

@@ -68,6 +68,7 @@ class SpawnEngine:
             if job.part is not Part.QUALITY:  # else its speed is there, until the whole result takes its place
                 finished.unlink(missing_ok=True)
             log_path = scratch / "output.txt"
+            job = job.model_copy(update={"compiler_cache": scratch / "compiler"})
             with self._started(job, finished, log_path, deadline) as (worker, events):
                 in_time = _follow(events, watched.listener(listener), deadline) and _exited(worker, deadline)
             output = log_path.read_text(encoding="utf-8", errors="replace")[-_KEPT_OUTPUT:]
