@@ -20,7 +20,7 @@ from arvbench.harness.check.judge import detectable, findings, screen_detectable
 from arvbench.harness.check.launch_tests import Comparison, Floats, compare, holm
 from arvbench.harness.check.rule import Rule, can_alarm, launches_needed
 from arvbench.harness.check.seeds import SeedComparison, compare_seeds, seeds_change
-from arvbench.harness.check.wording import launches_change, steady_change, unusable_change
+from arvbench.harness.check.wording import launches_change, percent, steady_change, unusable_change
 from arvbench.results.verdict import Change, Verdict, worst
 
 
@@ -182,7 +182,7 @@ def _too_few(base: int, head: int, family: int, rule: Rule) -> str:
     needed = launches_needed(family, rule)
     numbers = "1 gated number needs" if family == 1 else f"{family} gated numbers need"
     return (
-        f"{numbers} {needed} launches per side before any can be blamed at a level of {rule.level:.0%}; "
+        f"{numbers} {needed} launches per side before any can be blamed at a level of {percent(rule.level)}; "
         f"base has {base} and head has {head}: give --launches {needed} or more"
     )
 

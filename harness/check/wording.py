@@ -16,9 +16,10 @@ _WORDS = {"time": ("slower", "faster"), "memory": ("more", "less"), "cache": ("m
 
 
 def percent(change: float) -> str:
-    """Write a relative change without its sign, with one or two digits after the point."""
-    share = abs(change)
-    return "any size" if math.isinf(share) else f"{share:.2%}" if share < 0.0095 else f"{share:.1%}"
+    """Write a relative change without its sign, to two digits or three."""
+    share = 100 * abs(change)
+    digits = 0 if share >= 99.5 else 1 if share >= 0.95 else 2
+    return "any size" if math.isinf(share) else f"{share:.{digits}f} %"
 
 
 def unusable_change(pair: Pair, fault: str) -> Change:
@@ -73,7 +74,8 @@ def _reason(
     counts = f"{len(base)} and {len(head)} launches"
     modes = ""
     if shares:
-        modes = f" The launches have two modes; slow are {shares[0]:.0%} of base and {shares[1]:.0%} of head."
+        slow_base, slow_head = (f"{100 * share:.0f} %" for share in shares)
+        modes = f" The launches have two modes; slow are {slow_base} of base and {slow_head} of head."
     if verdict is Verdict.MACHINE:
         return f"The machine moved, so that a time says nothing about the code.{modes}"
     if verdict is Verdict.INCONCLUSIVE:

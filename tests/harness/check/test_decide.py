@@ -6,12 +6,14 @@ from dataclasses import replace
 from math import inf, nan
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from arvbench.errors import ContractError, UserError
 from arvbench.harness.check.decide import conclude, decide, screen, verdict_of
 from arvbench.harness.check.gated import Judgement, Series, keep
 from arvbench.harness.check.rule import Rule, launches_needed
-from arvbench.results.verdict import Verdict
+from arvbench.results.verdict import Change, Verdict
 
 RULE = Rule()
 QUIET = (0.991, 1.004, 0.997, 1.008, 1.001, 0.994, 1.011, 0.999, 1.003, 0.987)
@@ -268,3 +270,17 @@ def test_the_whole_is_as_bad_as_its_worst_number_and_never_passes_without_one():
     assert verdict_of([passed], unusable=["case demo was skipped"]) is Verdict.UNUSABLE
     assert verdict_of([slower], unusable=["case demo was skipped"]) is Verdict.REGRESSION
     assert verdict_of([]) is Verdict.UNUSABLE
+
+
+SIDES_SWAPPED = {Verdict.REGRESSION: Verdict.IMPROVEMENT, Verdict.IMPROVEMENT: Verdict.REGRESSION}
+POSITIVE = st.one_of(st.sampled_from([1.0, 1.03, 1.1, 2.0]), st.floats(1e-6, 1e18), st.floats(0.9, 1.1))
+
+
+@pytest.mark.fuzz
+@given(st.lists(POSITIVE, min_size=6, max_size=6), st.lists(POSITIVE, min_size=10, max_size=10))
+def test_any_launches_have_a_verdict_that_turns_with_the_sides(base, head):
+    one, other = (only(replace(time(), values=tuple(b)), replace(time(), values=tuple(h)))
+                  for b, h in ((base, head), (head, base)))  # fmt: skip
+    assert other.verdict is SIDES_SWAPPED.get(one.verdict, one.verdict)
+    assert one.verdict is not Verdict.PASS or (one.smallest_detectable or 1) <= RULE.blind
+    assert Change.model_validate_json(one.model_dump_json()) == one
