@@ -11,6 +11,7 @@ import typer
 
 from arvbench.harness.commands.options import case_settings, comma_list
 from arvbench.harness.commands.run import RUNS_FOLDER, SUITE_HELP
+from arvbench.harness.commands.verdicts import AllowInconclusive, VerdictJson, conclude
 from arvbench.interrupts import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
@@ -54,9 +55,8 @@ def check(
         str | None,
         typer.Option("--weights", metavar="DIR", help="Folder of official files, or demo, hub, random:SEED."),
     ] = None,
-    allow_inconclusive: Annotated[
-        bool, typer.Option("--allow-inconclusive", help="Exit with 0 when the noise hides changes that matter.")
-    ] = False,
+    allow_inconclusive: AllowInconclusive = False,
+    as_json: VerdictJson = False,
 ) -> None:
     """Compare the checkout that arvbench runs from with commit REF of it, and say whether it is slower or worse.
 
@@ -77,7 +77,6 @@ def check(
     from arvbench.harness.check.against import CheckRequest
     from arvbench.harness.check.rule import Rule
     from arvbench.harness.suites.suite import load_suite
-    from arvbench.results.verdict import Verdict
 
     chosen = load_suite(suite, models=comma_list(models), overrides=case_settings(settings, device, weights))
     rule = Rule() if launches is None else Rule(launches=launches)
@@ -85,8 +84,7 @@ def check(
     command = _command({"against": against, "head": head, "suite": suite, **given})
     folder = out or RUNS_FOLDER / f"check-{chosen.name}"
     verdict = _check(CheckRequest(against=against, head=head, suite=chosen, rule=rule, folder=folder, command=command))
-    allowed = allow_inconclusive and verdict.verdict is Verdict.INCONCLUSIVE
-    raise typer.Exit(0 if allowed else verdict.exit_code)
+    conclude(verdict, as_json=as_json, allow_inconclusive=allow_inconclusive)
 
 
 def _command(options: dict[str, object]) -> str:
@@ -100,11 +98,10 @@ def _command(options: dict[str, object]) -> str:
 
 
 def _check(request: CheckRequest) -> Check:
-    """Make a check under a progress bar, write its files and print it."""
+    """Make a check under a progress bar, and write its files."""
     from rich.console import Console
 
     from arvbench.harness.check.against import check_against
-    from arvbench.harness.check.outputs.terminal import check_table
     from arvbench.harness.check.outputs.write import write_outputs
     from arvbench.harness.commands.progress import ProgressBar
 
@@ -129,7 +126,5 @@ def _check(request: CheckRequest) -> Check:
             raise typer.Exit(EXIT_INTERRUPTED) from None
     for warning in write_outputs(verdict, request.folder):
         say(f"warning: {warning}")
-    printed = Console()
-    printed.print(check_table(verdict, width=printed.width))
     say(f"{verdict.verdict.value}: see {request.folder}/verdict.json")
     return verdict

@@ -70,9 +70,10 @@ def test_a_planted_regression_ends_with_1_and_only_its_case_has_more_launches(pa
     assert verdict.command.startswith(f"arvbench check --against 'HEAD~1' --suite {tmp_path}/s.yaml --out ")
 
 
-def test_equal_speed_passes_with_the_first_look_alone(package, options, tmp_path):
+def test_equal_speed_passes_with_the_first_look_alone(package, options, tmp_path, capsys):
     launches = Launches()
-    assert check(package, launches, options) == 0
+    assert check(package, launches, [*options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "pass"
     assert len(launches.jobs) == 2 * 2 * 4
     verdict = read_verdict(tmp_path / "check" / "verdict.json")
     assert verdict.verdict is Verdict.PASS and verdict.exit_code == 0
@@ -234,6 +235,7 @@ def run_real(top: Path, *options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, cwd=top, capture_output=True, text=True, timeout=1200, check=False)
 
 
+@pytest.mark.slow
 def test_a_base_whose_samplers_do_not_fit_the_harness_of_head_is_unusable(real, tmp_path):
     now = {path: path.read_text() for path in (real / "adapters").rglob("*.py")}
     for path, text in now.items():
