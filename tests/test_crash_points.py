@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from crash_points import DIED, ENDINGS, PASSED, REFUSED, TORN, WRONG, crashes
-from run_helpers import ScriptedEngine, SilentListener, case, failure, record, suite
+from run_helpers import ScriptedEngine, SilentListener, TwoPartEngine, asking, case, failure, record, suite
 
 from arvbench import files
 from arvbench.disk import cannot_write
@@ -85,6 +85,31 @@ def test_the_runner(folder, ending):
         run()
         left = [name for name in names(folder) if ending != TORN or name != DAMAGED_NAME]
         assert len(ids(RecordStore(folder))) == 1 and left == ["records.jsonl"], step
+
+
+@pytest.mark.parametrize("ending", [*ENDINGS, TORN])
+def test_the_runner_between_the_parts_of_a_case(folder, ending):
+    def run() -> list[str]:
+        store = RecordStore(folder)
+        store.prepare()
+        engine = TwoPartEngine()
+        run_suite(suite(asking("a")), store, engine, SilentListener(), options=RunOptions())
+        return engine.parts
+
+    halves = 0
+    for step, ended in crashes(lambda: emptied(folder), run, ending):
+        assert ended != WRONG, step
+        store = RecordStore(folder)
+        kept, recorded = (
+            any(name.startswith(".result-") and name.endswith(".json") for name in names(folder)),
+            ids(store),
+        )
+        expected = [] if recorded else ["quality a"] if kept else ["speed a", "quality a"]
+        assert run() == expected and run() == [], step
+        left = [name for name in names(folder) if ending != TORN or name != DAMAGED_NAME]
+        assert len(ids(RecordStore(folder))) == 1 and left == ["records.jsonl"], step
+        halves += kept and not recorded
+    assert halves, "a runner that dies between the parts leaves the first"
 
 
 def write_text(path: Path, text: str, block) -> None:

@@ -34,10 +34,9 @@ class Halves:
         )
 
     def keep(self, half: Finished) -> None:
-        """Put a half on disk, unless its worker has done so."""
+        """Put a half on disk, in the place of what its worker wrote, which does not know its telemetry."""
         with suppress(OSError):  # a full disk: this run goes on, and only a kill would cost the speed
-            if finished_result(self._path(half.job.record_id)) is None:
-                write_whole(self._path(half.job.record_id), half.model_dump_json())
+            write_whole(self._path(half.job.record_id), half.model_dump_json())
 
     def forget(self, identity: str) -> None:
         """Remove the halves of ended runs that have this fingerprint."""

@@ -85,6 +85,18 @@ def check_records(path: Path, before: Sequence[str]) -> list[str]:
     return now
 
 
+def check_halves(out: Path, before: set[str]) -> set[str]:
+    """Check that no speed that was finished before is lost; return the identities of those that wait for their quality.
+
+    One that is gone became a record, or is part of a whole result that becomes one.
+    """
+    found = [json.loads(path.read_bytes()) for path in out.glob(".result-*.json")]
+    recorded = {json.loads(line)["fingerprint"] for line in lines(out / "records.jsonl")}
+    there = {finished["fingerprint"] for finished in found}
+    assert before <= there | recorded, "a finished speed is lost"
+    return {f["fingerprint"] for f in found if f["job"].get("part") == "speed"} - recorded
+
+
 def left_behind(*folders: Path) -> list[str]:
     """Return what a finished run must not leave."""
     found = [path for folder in folders for path in folder.rglob("*")]

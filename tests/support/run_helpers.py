@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import records
-from records import environment
+from records import environment, measured
 
-from arvbench.harness.jobs import EventListener, Job, Result
+from arvbench.harness.jobs import Event, EventListener, Job, Part, Result
 from arvbench.harness.run.runner import RunListener
 from arvbench.harness.suites.suite import Case, Suite
-from arvbench.results.schema import CaseConfig, Environment, Failed, Record, Status
+from arvbench.results.schema import CaseConfig, Environment, Failed, Finding, Record, Status
 
 
 def failure(reason: str = "made up", status: Any = Status.ERROR) -> Failed:
@@ -58,6 +59,45 @@ class ScriptedEngine:
         return Result(outcome=outcome, environment=environment())
 
     def close(self) -> None: ...
+
+
+DIGITS = {"protocols": ["digits-cnn"], "reference": "digits", "images": 10}
+FINDING = Finding(code="made-up", severity="note", text="of the second part")
+
+
+class TwoPartEngine:
+    """Measures both parts of a case at once, on a machine of two cores; `then` is called with a second part."""
+
+    def __init__(self, then: Callable[[Job], None] | None = None, **where) -> None:
+        self.where: Environment = environment(**({"cores": 2} | where))
+        self.then, self.jobs, self.closed, self.weights_random = then, [], 0, False
+
+    @property
+    def parts(self) -> list[str]:
+        return [f"{job.part} {job.case_id}" for job in self.jobs]
+
+    def environment(self, device: str) -> Environment:
+        return self.where
+
+    def run(self, job: Job, listener: EventListener) -> Result:
+        self.jobs.append(job)
+        listener(Event(phase="load"))
+        if job.part is Part.QUALITY:
+            if self.then is not None:
+                self.then(job)
+            return job.speed.model_copy(
+                update={"outcome": job.speed.outcome.model_copy(update={"findings": (FINDING,)})}
+            )
+        outcome = measured(job.case.model, job.case, seed=1, speed=1.0, gpu=None)
+        setup = outcome.setup.model_copy(update={"weights_random": self.weights_random})
+        return Result(outcome=outcome.model_copy(update={"setup": setup}), environment=self.where)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def asking(case_id: str, **changes):
+    return case(case_id, **({"weights": "demo", "threads": 1, "quality": DIGITS} | changes))
 
 
 def write_suite(path: Path, **content: Any) -> Path:

@@ -12,7 +12,7 @@ import os
 import random
 
 import pytest
-from kill_trials import check_records, duration_s, finish, killed, left_behind, start
+from kill_trials import check_halves, check_records, duration_s, finish, killed, left_behind, start
 from run_helpers import write_suite
 
 pytestmark = pytest.mark.slow
@@ -50,17 +50,18 @@ def test_kills_of_the_runner(tmp_path):
     suite, drawn = suite_file(tmp_path), random.Random(SEED)
     whole_s = duration_s(["run", suite, "--out", tmp_path / "first", "--no-report"], tmp_path)
     check_finished(tmp_path / "first", tmp_path / "tmp")
-    kills = rounds = 0
+    kills = rounds = between = 0
     while kills < RUNNER_KILLS:
-        out, before, rounds = tmp_path / f"run{rounds}", [], rounds + 1
+        out, before, halves, rounds = tmp_path / f"run{rounds}", [], set(), rounds + 1
         command = ["run", suite, "--out", out, "--no-report"]
         while kills < RUNNER_KILLS and not killed(command, tmp_path, drawn.uniform(0, whole_s)):
             kills += 1
-            before = check_records(out / "records.jsonl", before)
+            before, halves = check_records(out / "records.jsonl", before), check_halves(out, halves)
+            between += len(halves)
         finish(command, tmp_path)
         check_records(out / "records.jsonl", before)
         check_finished(out, tmp_path / "tmp")
-    print(f"{kills} kills in {rounds} runs of {whole_s:.1f} s")
+    print(f"{kills} kills in {rounds} runs of {whole_s:.1f} s, {between} speeds kept between the parts")
 
 
 def test_kills_of_an_evaluation_that_keeps_its_features(tmp_path):

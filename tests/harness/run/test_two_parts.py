@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from records import environment, measured
-from run_helpers import SilentListener, case, failure, suite
+from records import environment
+from run_helpers import DIGITS, FINDING, SilentListener, TwoPartEngine, asking, case, failure, suite
 
 from arvbench.errors import HostError
 from arvbench.files import hidden, locked
 from arvbench.harness.jobs import (
     FEATURES_FOLDER,
     SHARED_PREFIX,
-    Event,
-    EventListener,
     Finished,
     Job,
     Part,
@@ -27,41 +24,7 @@ from arvbench.harness.run.fingerprint import fingerprint
 from arvbench.harness.run.leftovers import living, turn
 from arvbench.harness.run.runner import RunOptions, run_suite
 from arvbench.harness.run.store import RecordStore
-from arvbench.results.schema import Environment, Finding, Status
-
-DIGITS = {"protocols": ["digits-cnn"], "reference": "digits", "images": 10}
-FINDING = Finding(code="made-up", severity="note", text="of the second part")
-
-
-class TwoPartEngine:
-    """Measures both parts of a case at once, on a machine of two cores; `then` is called with a second part."""
-
-    def __init__(self, then: Callable[[Job], None] | None = None, **where) -> None:
-        self.where: Environment = environment(**({"cores": 2} | where))
-        self.then, self.jobs, self.closed, self.weights_random = then, [], 0, False
-
-    @property
-    def parts(self) -> list[str]:
-        return [f"{job.part} {job.case_id}" for job in self.jobs]
-
-    def environment(self, device: str) -> Environment:
-        return self.where
-
-    def run(self, job: Job, listener: EventListener) -> Result:
-        self.jobs.append(job)
-        listener(Event(phase="load"))
-        if job.part is Part.QUALITY:
-            if self.then is not None:
-                self.then(job)
-            return job.speed.model_copy(
-                update={"outcome": job.speed.outcome.model_copy(update={"findings": (FINDING,)})}
-            )
-        outcome = measured(job.case.model, job.case, seed=1, speed=1.0, gpu=None)
-        setup = outcome.setup.model_copy(update={"weights_random": self.weights_random})
-        return Result(outcome=outcome.model_copy(update={"setup": setup}), environment=self.where)
-
-    def close(self) -> None:
-        self.closed += 1
+from arvbench.results.schema import Environment, Status
 
 
 @pytest.fixture
@@ -69,10 +32,6 @@ def store(tmp_path) -> RecordStore:
     ready = RecordStore(tmp_path / "run")
     ready.prepare()
     return ready
-
-
-def asking(case_id: str, **changes):
-    return case(case_id, **({"weights": "demo", "threads": 1, "quality": DIGITS} | changes))
 
 
 A, B, SPEED_ALONE = asking("a"), asking("b", batch=2), case("c", weights="demo", threads=1)
