@@ -1,7 +1,8 @@
 """Products with weights that lie in oneDNN's own order, for few rows on a CPU.
 
 `F.linear` takes the weight row by row as it lies in memory. Where x has few rows, reading the weight is most of the
-work, and oneDNN reads its own order (blocks of channels) up to twice as fast. From 64 rows on the two are equally fast.
+work, and oneDNN reads its own order (blocks of channels) up to twice as fast. Of many rows `F.linear` is faster by up
+to a tenth; where the two meet depends on outputs and threads (arvbench.adapters.common.linear).
 
 A packed weight is an opaque tensor with the shape and dtype of the plain one. It may take more bytes, since blocks are
 filled up with zeros. `to_dense` returns exactly the plain values.

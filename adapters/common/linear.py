@@ -18,13 +18,15 @@ from arvbench.adapters.schedule import Schedule
 from arvbench.kernels import onednn
 from arvbench.kernels.backends import backend_named
 
-# Measured on AVX2, fp32, plain over packed. Weights of 6 to 16 MiB: 1.3 to 1.8 at 2 rows, 1.0 to 1.6 at 16, 1.0 to 1.2
-# at 48, 0.9 to 1.1 from 64 on. Weights of 48 and 80 MiB: 2.0 at 2 rows, 1.4 at 64, 1.2 at 128. A call of oneDNN itself
-# takes some microseconds longer.
-FEW_ROWS = ((2**18, 48), (2**23, 128))
-"""(elements of a weight, largest mean number of rows per pass for which it is packed); smaller weights stay plain. The
-sizes are 1 MiB, beyond the caches next to a core, and 32 MiB, beyond those that cores share.
-"""
+SMALLEST = 2**18
+"""Elements of a weight, 1 MiB: smaller ones stay in the caches next to a core, and plain."""
+
+# Measured on AVX2, fp32, weights from memory. The time of a product is nearly linear in its rows, and so is the gain of
+# packing: the mean over the passes decides. Gain in ps per element at 16, 32, 64 and 128 rows, one thread: 768 outputs
+# 70, 0, -200, -360; 2,048 to 4,096 outputs 200, 140, 50, -150; 16,384 outputs 340, 350, 410, 420. In CPU seconds of two
+# threads, to which plain products spread worse: 300, 230, 50, -200; 300, 360, 320, 180; 1100, 1290, 1100, 1300.
+FEW_ROWS = {1: ((8192, 256), (2048, 48), (0, 28)), 2: ((8192, 256), (2048, 128), (0, 72))}
+"""By threads (2 stands for more): (least outputs, largest mean number of rows per pass for which they are packed)."""
 
 
 class PackableLinear(nn.Linear):
@@ -34,9 +36,10 @@ class PackableLinear(nn.Linear):
     def packed(self) -> bool:
         return self.weight.is_mkldnn
 
-    def gains(self, rows: float) -> bool:
-        """True when products of `rows` rows are faster with the packed weight."""
-        return any(self.weight.numel() >= elements and rows <= most for elements, most in FEW_ROWS)
+    def gains(self, rows: float, threads: int) -> bool:
+        """True when passes of `rows` rows on average are faster with the packed weight."""
+        most = next(most for outputs, most in FEW_ROWS[min(threads, 2)] if self.out_features >= outputs)
+        return self.weight.numel() >= SMALLEST and rows <= most
 
     def pack(self) -> None:
         """Pack the weight unless it is packed."""
@@ -86,7 +89,8 @@ def packed_layers(module: nn.Module, schedule: Schedule, backend: str, dtype: to
     if not backend_named(backend).packs_weights or dtype != torch.float32:
         return []
     rows = sum(step.rows * step.new_tokens for step in schedule) / len(schedule)
-    layers = [layer for layer in _layers(module) if layer.weight.device.type == "cpu" and layer.gains(rows)]
+    threads = torch.get_num_threads()
+    layers = [layer for layer in _layers(module) if layer.weight.device.type == "cpu" and layer.gains(rows, threads)]
     return layers if layers and onednn.usable() else []
 
 

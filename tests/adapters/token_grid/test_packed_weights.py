@@ -54,24 +54,47 @@ def test_a_call_of_few_rows_packs_all_large_weights_and_draws_the_tokens_of_the_
     assert not packed_layers(reference)
 
 
-def test_the_rows_of_a_call_decide_and_a_later_call_may_decide_otherwise(packed):
-    settings = packed.spec.settings
-    most = 24  # two rows per image and one token per pass
-    assert packed.packed(packed.schedule(settings, batch=most))
-    assert not packed.packed(packed.schedule(settings, batch=most + 1))
-    draw(packed, [1] * (most + 1))
-    assert not packed_layers(packed)
-    draw(packed, [1])
-    assert packed_layers(packed)
+@pytest.fixture
+def threads():
+    """A function that sets torch's threads; they are as before after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(
-    ("size", "most"), [((511, 512), 0), ((512, 512), 48), ((8191, 1024), 48), ((8192, 1024), 128)], ids=str
-)
-def test_larger_weights_are_packed_for_more_rows(size, most):
-    layer = PackableLinear(*size, bias=False, device="meta")
-    assert layer.gains(most) == (most > 0)
-    assert not layer.gains(most + 1)
+@pytest.mark.parametrize(("count", "narrow", "wide"), [(1, 14, 24), (2, 36, 64)], ids=["one", "two"])
+def test_rows_and_threads_of_a_call_decide_and_a_later_call_may_decide_otherwise(threads, count, narrow, wide):
+    threads(count)
+    sampler = build_sampler(tiny_token_grid("llamagen", dim=704, n_head=11), weights="random:1", backend="optimized")
+    settings = sampler.spec.settings
+
+    def chosen(batch: int) -> set[str]:
+        """Names of the projections packed for two rows per image and one token per pass."""
+        layers_ = sampler.packed(sampler.schedule(settings, batch=batch))
+        return {name.rsplit(".")[-1] for name, layer in layers(sampler).items() if layer in set(layers_)}
+
+    assert chosen(narrow) == {"wqkv", "wo", "w1", "w2", "w3"}
+    assert chosen(narrow + 1) == {"wqkv"}  # 2,112 outputs
+    assert chosen(wide) == {"wqkv"}
+    assert chosen(wide + 1) == set()
+    draw(sampler, [1])
+    assert packed_layers(sampler)
+    draw(sampler, [1] * (wide + 1))
+    assert not packed_layers(sampler)
+    draw(sampler, [1])
+    assert packed_layers(sampler)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 64])
+def test_small_weights_are_never_packed_and_wide_ones_for_more_rows_than_narrow_ones(threads):
+    def most(inputs: int, outputs: int) -> int:
+        layer = PackableLinear(inputs, outputs, bias=False, device="meta")
+        gains = [layer.gains(rows, threads) for rows in range(1, 300)]
+        assert gains == sorted(gains, reverse=True)
+        return sum(gains)
+
+    assert most(511, 512) == 0
+    assert 0 < most(512, 512) == most(4096, 2047) < most(512, 2048) == most(4096, 8191) < most(64, 8192)
 
 
 @pytest.mark.parametrize("options", [{"backend": "reference"}, {"dtype": torch.bfloat16}], ids=str)

@@ -56,7 +56,7 @@ def test_setup_describes_the_model_that_ran(measured):
 def test_a_record_names_packed_weights_and_counts_their_bytes(tmp_path, monkeypatch):
     request = job(tmp_path, model="demo/nar", backend="optimized", batch=1, repeats=1, max_warmup=1)
     plain = measure_case(request, lambda event: None).outcome
-    monkeypatch.setattr("arvbench.adapters.common.linear.FEW_ROWS", ((0, 48),))
+    monkeypatch.setattr("arvbench.adapters.common.linear.SMALLEST", 0)
     packed = measure_case(request, lambda event: None).outcome
     assert packed.setup.kernels == plain.setup.kernels | {"linear": "onednn"}
     assert packed.setup.transformer_parameters == plain.setup.transformer_parameters
