@@ -65,7 +65,7 @@ def check_against(request: CheckRequest, listener: EventListener, say: Callable[
     with built_sides(request.against, request.head) as (base, head):
         engines = SideEngine(base), SideEngine(head)
         check_host(request.suite, engines[1], {})
-        wanted = new_run(request.suite.name, _identity(request, engines[1]), base, head)
+        wanted = new_run(request.suite.name, identity_of(request.suite, engines[1]), base, head)
         hardware = hardware_class(engines[1].environment(request.suite.cases[0].config.device))
         with check_folder(request.folder) as stores:
             run, notice = open_run(request.folder, wanted)
@@ -76,7 +76,7 @@ def check_against(request: CheckRequest, listener: EventListener, say: Callable[
                 Lane(name="base", built=base, store=stores["base"], engine=engines[0]),
                 Lane(name="head", built=head, store=stores["head"], engine=engines[1]),
             )
-            return _check(_measured(Interleaved(run, *lanes, listener), run, request), run, hardware, request.command)
+            return _check(_measured(Interleaved(run, lanes, listener), run, request), run, hardware, request.command)
 
 
 def _require_launches(rule: Rule) -> None:
@@ -87,10 +87,10 @@ def _require_launches(rule: Rule) -> None:
         )
 
 
-def _identity(request: CheckRequest, engine: Engine) -> dict[str, str]:
+def identity_of(suite: Suite, engine: Engine) -> dict[str, str]:
     """Return what else the launches of one run have in common."""
     files_and_machine = hashlib.sha256()
-    for case in request.suite.cases:
+    for case in suite.cases:
         files_and_machine.update(fingerprint(case.config, engine.environment(case.config.device)).encode())
     return {"case, machine, library or file of weights": files_and_machine.hexdigest()}
 
@@ -103,7 +103,7 @@ def _described(base: BuiltSide, head: BuiltSide) -> str:
 
 def _measured(interleaved: Interleaved, run: CheckRun, request: CheckRequest) -> _Findings:
     """Measure the first stage, then fresh launches of the cases that it suspects; judge them."""
-    rule, cases = request.rule, _cases(request.suite)
+    rule, cases = request.rule, cases_of(request.suite)
     launches = range(1, 1 + rule.screen_launches)
     first = Stage(name="first look", cases=cases, launches=launches, seeded=[case.case_id for case in cases])
     # Says how many launches so many numbers need, before all the others are made.
@@ -156,7 +156,7 @@ def _stage(interleaved: Interleaved, run: CheckRun, stage: Stage) -> _Measured:
     )
 
 
-def _cases(suite: Suite) -> list[Case]:
+def cases_of(suite: Suite) -> list[Case]:
     """Return each case of a suite once; the check has launches of its own."""
     first = {case.case_id: case for case in reversed(suite.cases)}
     once = [first[case_id] for case_id in dict.fromkeys(case.case_id for case in suite.cases)]

@@ -162,10 +162,10 @@ def _unfinished(folder: Path) -> CheckRun | None:
 
 
 class Interleaved:
-    """Measures launches of both sides in turns. What the run has measured is not measured again."""
+    """Measures launches of one side, or of both in turns. What the run has measured is not measured again."""
 
-    def __init__(self, run: CheckRun, base: Lane, head: Lane, listener: EventListener) -> None:
-        self._run, self._lanes, self._listener = run, (base, head), listener
+    def __init__(self, run: CheckRun, lanes: Sequence[Lane], listener: EventListener) -> None:
+        self._run, self._lanes, self._listener = run, tuple(lanes), listener
         known = {record.record_id: record for lane in self._lanes for record in lane.store.records()}
         self._known = {name: record for name, record in known.items() if name.startswith(run.run_id)}
         self._failures: dict[tuple[SideName, str], list[str]] = {}

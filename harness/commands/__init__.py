@@ -17,6 +17,10 @@ VERBS: Registry[Callable[..., None]] = Registry(
         "train": "arvbench.harness.commands.train:train",
         "convert": "arvbench.harness.commands.convert:convert",
         "compare": "arvbench.harness.commands.compare:compare",
+        "baseline calibrate": "arvbench.harness.commands.baseline:calibrate",
+        "baseline audit": "arvbench.harness.commands.baseline:audit",
+        "baseline update": "arvbench.harness.commands.baseline:update",
+        "baseline show": "arvbench.harness.commands.baseline:show",
         "report": "arvbench.harness.commands.report:report",
         "doctor": "arvbench.harness.commands.doctor:doctor",
         "eval": "arvbench.harness.commands.evaluate:evaluate",
@@ -30,6 +34,7 @@ GROUPS: Registry[str] = Registry(
     "group of verbs",
     {
         "reference": "arvbench.harness.commands.reference:GROUP_HELP",
+        "baseline": "arvbench.harness.commands.baseline:GROUP_HELP",
     },
 )
 """Help texts of the groups."""

@@ -74,7 +74,7 @@ class Rig:
                 Lane(name=name, built=side, store=stores[name], engine=CountingEngine(self.log, name, self.ends))
                 for name, side in (("base", BASE), ("head", head))
             ]
-            yield run, notice, Interleaved(run, *lanes, self.events.append)
+            yield run, notice, Interleaved(run, lanes, self.events.append)
 
     def recorded(self, side: str) -> list[Record]:
         return list(read_records(self.folder / side))
