@@ -276,7 +276,6 @@ SIDES_SWAPPED = {Verdict.REGRESSION: Verdict.IMPROVEMENT, Verdict.IMPROVEMENT: V
 POSITIVE = st.one_of(st.sampled_from([1.0, 1.03, 1.1, 2.0]), st.floats(1e-6, 1e18), st.floats(0.9, 1.1))
 
 
-@pytest.mark.fuzz
 @given(st.lists(POSITIVE, min_size=6, max_size=6), st.lists(POSITIVE, min_size=10, max_size=10))
 def test_any_launches_have_a_verdict_that_turns_with_the_sides(base, head):
     one, other = (only(replace(time(), values=tuple(b)), replace(time(), values=tuple(h)))
