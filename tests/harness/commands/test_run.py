@@ -19,11 +19,11 @@ import torch
 from run_helpers import environment, failure, warm_processes_of, workers_of, write_suite
 
 from arvbench.harness.cli import main
-from arvbench.harness.jobs import EventListener, Job, Result, result_path
+from arvbench.harness.jobs import EventListener, Finished, Job, Result, result_path
 from arvbench.harness.run.engines import ENGINES
 from arvbench.harness.run.engines.spawn import SpawnEngine
 from arvbench.results.records import read_records
-from arvbench.results.schema import Correctness, Environment, Incorrect, Outcome, Record, Setup, Status
+from arvbench.results.schema import Correctness, Environment, Incorrect, Measured, Outcome, Record, Setup, Status
 
 T = TypeVar("T")
 
@@ -312,3 +312,29 @@ def test_ctrl_c_and_kill_lose_nothing_and_the_same_command_resumes(suite, out):
     assert records[0]["record_id"] == first.record_id
     assert "already measured" in err_text
     assert [r.record_id for r in read_records(out)] == [record["record_id"] for record in records]
+
+
+def test_ctrl_c_between_speed_and_quality_ends_all_workers_and_keeps_the_speeds(tmp_path, out):
+    request = {"protocols": ["digits-cnn"], "reference": "digits", "images": 260, "metrics": ["label-accuracy"]}
+    case = CASE | {"model": "demo/nar", "weights": "demo", "batch": [20, 26], "quality": request | {"bootstrap": 0}}
+    command = ["run", str(write_suite(tmp_path / "s.yaml", cases=[case])), "--out", str(out), "--no-report"]
+
+    def speeds() -> list[Path]:
+        return sorted(out.glob(".result-*.json"))
+
+    run = start(*command)
+    workers = wait_for(lambda: len(speeds()) == 2 and list(out.glob("features/*/*")) and workers_of(run.pid))
+    run.send_signal(signal.SIGINT)
+    _, printed = run.communicate(timeout=60)
+    assert run.returncode == 130 and "0 record(s) in" in printed and all(gone(worker) for worker in workers)
+    kept = [Finished.model_validate_json(path.read_bytes()) for path in speeds()]
+    assert [half.job.part for half in kept] == ["speed", "speed"]
+
+    run = start(*command, "--json")
+    text, printed = run.communicate(timeout=300)
+    assert run.returncode == 0, printed
+    records = json.loads(text)
+    timed = [Measured.model_validate(record["outcome"]).timings for record in records]
+    assert sorted(timed, key=str) == sorted((half.result.outcome.timings for half in kept), key=str)
+    assert all(record["outcome"]["quality"] for record in records)
+    assert sorted(path.name for path in out.iterdir()) == ["records.jsonl"]
