@@ -62,7 +62,7 @@ def merge_launches(records: Iterable[Record]) -> list[Record]:
         case = case_key(record)
         seen[case, record.launch] += 1
         groups.setdefault((case, _end(record), seen[case, record.launch]), []).append(record)
-    return [_merged(launches) for launches in groups.values()]
+    return [_merged(sorted(launches, key=lambda record: record.launch)) for launches in groups.values()]
 
 
 def _end(record: Record) -> tuple[str, str]:

@@ -110,6 +110,12 @@ def test_what_depends_on_the_launch_is_of_all_and_the_rest_of_the_first() -> Non
     assert (record.started, record.finished) == (first.started, third.finished)
 
 
+def test_launches_are_in_their_order_whatever_the_order_in_the_file() -> None:
+    record = merged(launch(3, 30), launch(1, 10), launch(2, 20))
+    assert [own.launch for own in launches_of(record)] == [1, 2, 3]
+    assert launch_medians(images(record)) == (10 * MS, 20 * MS, 30 * MS)
+
+
 def test_launches_that_ended_differently_stay_apart() -> None:
     lost = [make.failed(Status.OOM, reason, number=n, launch=n, case_id="c", batch=1) for n, reason in
             ((2, "too large"), (4, "too large"), (5, "other"))]  # fmt: skip

@@ -2,9 +2,8 @@
 
 Every case still has a process of its own, with its own group, limits and timeout. CUDA does not survive a fork.
 
-Forks of one process share its memory layout, which alone can make a program some percent slower or faster. Launches of
-one case would then agree with each other and miss the truth together: each round of launches has a warm process of its
-own.
+Forks of one process share its memory layout. Whatever that does to speed, launches of one case would have in common,
+and their interval would miss it: each round of launches has a warm process of its own.
 """
 
 from __future__ import annotations
