@@ -16,7 +16,7 @@ from arvbench.reports.numbers import plain
 from arvbench.reports.reproduction import SUITE_FILE, reproduction_commands, reproduction_suite
 from arvbench.reports.svg import Draw
 from arvbench.reports.table import MISSING, Table
-from arvbench.reports.tables.measures import cache_table, memory_table, scopes_table, step_tables
+from arvbench.reports.tables.measures import cache_table, memory_table, scopes_table, step_tables, steps_left_out
 from arvbench.reports.tables.provenance import (
     correctness_table,
     deviations_table,
@@ -85,9 +85,9 @@ def _failure_details(records: Sequence[Record]) -> list[Passage]:
     ]
 
 
-def _folded_steps(records: Sequence[Record]) -> list[FoldedTables]:
-    tables = tuple(step_tables(records))
-    return [FoldedTables(tables)] if tables else []
+def _folded_steps(records: Sequence[Record]) -> list[Block]:
+    tables, left_out = tuple(step_tables(records)), steps_left_out(records)
+    return [FoldedTables(tables), *([Text(left_out)] if left_out else [])] if tables else []
 
 
 def _deviations(records: Sequence[Record]) -> Table | Text:

@@ -138,17 +138,34 @@ _STEP_COLUMNS: tuple[Column[_Step], ...] = (
 )
 
 
+MOST_STEPS = 1_000
+"""Rows of all tables of steps together; a page of more is slow to open, and nobody reads it."""
+
+
 def step_tables(records: Sequence[Record]) -> list[Table]:
-    """One table for each case with planned steps: the plan beside the measurements."""
+    """One table for each case with planned steps: the plan beside the measurements; the first `MOST_STEPS` rows."""
     names = case_names(records)
-    tables = []
+    tables, room = list[Table](), MOST_STEPS
     for record, outcome in measured(records):
+        steps = _steps(outcome, room)
+        room -= len(steps)
         mark = f" ({RANDOM_WEIGHTS})" if has_random_weights(record) else ""
-        tables.append(make_table(f"Steps of {names[record.record_id]}{mark}", _STEP_COLUMNS, _steps(outcome)))
+        tables.append(make_table(f"Steps of {names[record.record_id]}{mark}", _STEP_COLUMNS, steps))
     return [table for table in tables if table]
 
 
-def _steps(outcome: Measured) -> list[_Step]:
+def steps_left_out(records: Sequence[Record]) -> str:
+    """Say how many rows `step_tables` leaves out, and where they are; "" for none."""
+    count = sum(len(outcome.setup.plan) for _, outcome in measured(records))
+    if count <= MOST_STEPS:
+        return ""
+    return (
+        f"Shown: the first {MOST_STEPS:,} of {count:,} steps. The other {count - MOST_STEPS:,} are in the records, "
+        "under `outcome`: `setup.plan`, `timings` and `cache`."
+    )
+
+
+def _steps(outcome: Measured, most: int) -> list[_Step]:
     cache = {step.step: step for step in outcome.cache}
     tokens = find_timing(outcome, "tokens")
     return [
@@ -159,7 +176,7 @@ def _steps(outcome: Measured) -> list[_Step]:
             live_bytes=cache[plan.index].live_bytes if plan.index in cache else None,
             allocated_bytes=cache[plan.index].allocated_bytes if plan.index in cache else None,
         )
-        for plan in outcome.setup.plan
+        for plan in outcome.setup.plan[:most]
     ]
 
 

@@ -8,10 +8,11 @@ import pytest
 import records as make
 from report_text import column, in_terminal
 
+from arvbench.reports.build import build_report
 from arvbench.reports.content import make_report
 from arvbench.reports.numbers import significant
 from arvbench.reports.table import Cell, Column, Table, make_table
-from arvbench.reports.tables.measures import cache_table, memory_table, step_tables
+from arvbench.reports.tables.measures import MOST_STEPS, cache_table, memory_table, step_tables
 from arvbench.reports.tables.provenance import (
     deviations_table,
     environment_tables,
@@ -129,6 +130,40 @@ def test_the_steps_of_a_case_compare_plan_and_measurement() -> None:
     assert column(table, "Time")[3].sort == pytest.approx(float(np.median(step.samples_ns)) / 1e6)
     seconds = float(np.median(step.samples_ns)) / 1e9
     assert column(table, "Rate")[3].sort == pytest.approx(plan.flops / 1e9 / seconds)
+
+
+def with_steps(count: int, number: int) -> Record:
+    """A record of `count` steps, which repeat those of a usual one."""
+    record = make.record(number=number, batch=number + 1)
+    plan = record.outcome.setup.plan
+    steps = tuple(plan[i % len(plan)].model_copy(update={"index": i}) for i in range(count))
+    setup = record.outcome.setup.model_copy(update={"plan": steps})
+    return record.model_copy(update={"outcome": record.outcome.model_copy(update={"setup": setup})})
+
+
+@pytest.mark.parametrize(
+    ("counts", "shown", "left_out"),
+    [
+        ((600, 400), (600, 400), None),
+        ((600, 401), (600, 400), "Shown: the first 1,000 of 1,001 steps. The other 1 are in the records"),
+        ((1000, 1), (1000,), "Shown: the first 1,000 of 1,001 steps."),
+        ((300, 300, 300, 300, 300), (300, 300, 300, 100), "The other 500 are in the records"),
+    ],
+    ids=str,
+)
+def test_a_page_shows_so_many_steps_and_says_where_the_others_are(tmp_path, counts, shown, left_out) -> None:
+    assert MOST_STEPS == 1000
+    records = [with_steps(count, number) for number, count in enumerate(counts)]
+    tables = step_tables(records)
+    assert tuple(len(table.rows) for table in tables) == shown
+    first_of_last = column(tables[-1], "Step")[0]
+    assert first_of_last.sort == 0
+    path = make.write_records(tmp_path / "records.jsonl", records)
+    build_report([path], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert ("Shown: the first" in page) == (left_out is not None)
+    if left_out:
+        assert left_out in page
 
 
 def test_a_cache_that_leaves_its_plan_is_reported() -> None:
