@@ -30,7 +30,7 @@ from arvbench.files import locked, write_whole
 from arvbench.harness.check.sides import BuiltSide
 from arvbench.harness.jobs import Event, EventListener, Job
 from arvbench.harness.run.engines.engine import Engine
-from arvbench.harness.run.leftovers import recover
+from arvbench.harness.run.leftovers import clear_shared, recover
 from arvbench.harness.run.runner import measure
 from arvbench.harness.run.store import RecordStore
 from arvbench.harness.suites.suite import Case
@@ -109,6 +109,7 @@ def check_folder(folder: Path) -> Iterator[dict[SideName, RecordStore]]:
         if not mine:
             raise UserError(f"another check runs in {folder}; wait for it, or choose another folder with --out")
         for store in stores.values():
+            stack.callback(clear_shared, store)
             recover(store)
         yield stores
 
