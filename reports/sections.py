@@ -16,6 +16,7 @@ from arvbench.reports.numbers import plain
 from arvbench.reports.reproduction import SUITE_FILE, reproduction_commands, reproduction_suite
 from arvbench.reports.svg import Draw
 from arvbench.reports.table import MISSING, Table
+from arvbench.reports.tables.machine import machine_table, start_table
 from arvbench.reports.tables.measures import cache_table, memory_table, scopes_table, step_tables, steps_left_out
 from arvbench.reports.tables.provenance import (
     correctness_table,
@@ -220,7 +221,7 @@ SECTIONS: tuple[Section, ...] = (
         ),
     ),
     Section("Settings", (_deviations, _recipes, settings_table, weights_table)),
-    Section("Environment", (environment_tables,)),
+    Section("Environment", (environment_tables, machine_table, start_table)),
     Section("How to reproduce", (_reproduction,)),
     Section("How to read the numbers", (_terms,)),
 )

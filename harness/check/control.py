@@ -6,7 +6,7 @@ Speed      the control probe of one side took longer than that of the other. Com
 Clock      the SM clock while busy, median of the launches, is below 93 % of the other side's
 Throttle   one reason in more than 5 % of a side's busy samples
 Neighbour  a foreign process on the GPU in any launch; or, in the median launch, other processes and other machines took
-           more than three quarters of the cores, or a quarter of them more than beside the other side
+           more than nine tenths of the cores, or a quarter of them more than beside the other side
 
 Units    _ns nanoseconds, _mhz megahertz, _c degrees Celsius
 """
@@ -28,7 +28,7 @@ LEVEL = 0.01
 """Chance that a machine that did not move is said to have, over all control times of a check."""
 LEAST_CLOCK = 0.93
 MOST_THROTTLED = 0.05
-MOST_OTHERS = 0.75
+MOST_OTHERS = 0.9
 """Share of the cores that others may take in the median launch."""
 MOST_OTHERS_APART = 0.25
 """Difference of these shares between the sides."""

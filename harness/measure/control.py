@@ -51,7 +51,7 @@ class ControlProbe:
     @property
     def work(self) -> str:
         sizes = self._sizes
-        threads = f", {torch.get_num_threads()} threads" if self._device.type == "cpu" else ""
+        threads = f", threads {torch.get_num_threads()}" if self._device.type == "cpu" else ""
         return (
             f"{self._device.type}: {str(sizes.dtype).removeprefix('torch.')} product of side {sizes.side}, copy of "
             f"{sizes.copied_bytes} bytes, loop of {LOOP_TURNS} turns{threads}"

@@ -131,8 +131,8 @@ def test_a_foreign_process_in_one_launch_is_a_sign():
 @pytest.mark.parametrize(
     ("base", "head", "words"),
     [
-        ({"other_cores": 3.0}, {"other_cores": 3.5}, None),
-        ({"other_cores": 6.5}, {"other_cores": 6.5}, "limit 75%"),
+        ({"other_cores": 6.5}, {"other_cores": 7.0}, None),
+        ({"other_cores": 7.5}, {"other_cores": 7.5}, "limit 90%"),
         ({"other_cores": 0.1}, {"stolen_cores": 2.4}, "differ by 25%"),
     ],
 )
