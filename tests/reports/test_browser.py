@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import records as make
 from figures import FIGURES
+from verdicts import every_verdict
 
 from arvbench.reports.build import build_report
 
@@ -168,3 +170,17 @@ def test_printing_opens_closed_details(page: Any) -> None:
     assert before > 0 and page.evaluate(closed) == 0
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert page.evaluate(closed) == before
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_verdict_fits_its_window_and_begins_with_the_worst(browser: Any, tmp_path: Path, width: int) -> None:
+    make.write_records(tmp_path / "records.jsonl", [make.record()])
+    (tmp_path / "verdict.json").write_text(every_verdict().model_dump_json())
+    build_report([tmp_path], tmp_path / "report.html")
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((tmp_path / "report.html").as_uri())
+    section = page.locator("#changes")
+    assert section.is_visible() and page.evaluate("document.documentElement.scrollWidth") <= width
+    first = section.locator("table", has=page.locator("caption", has_text="head over base")).locator("tbody tr").first
+    assert "regression" in first.inner_text() and "+31.0 %" in first.inner_text()
+    page.close()

@@ -30,13 +30,15 @@ def baseline_table(baseline: Baseline, *, width: int = 80) -> RenderableType:
         Column("Within", note="a launch", cell=lambda one: _share(one.within_cv), numeric=True),
         Column("Modes", cell=lambda one: Cell(text=str(one.modes), tone="warn" if one.modes > 1 else "plain")),
     ]
+    one_case = len(cases) == 1
+    table = make_table("Noise", columns[one_case:], noise)
     title = f"Noise of {len(baseline.calibration.launches)} launches, {baseline.calibration.at:%Y-%m-%d}"
     return Group(
         Text(f"suite {plain(baseline.suite)} on {plain(baseline.hardware)}", style="bold"),
         Text(f"accepted: {_anchor(baseline, baseline.accepted)}"),
         Text(f"release:  {_anchor(baseline, baseline.release)}"),
         Text(),
-        *titled_table(f"{title}: {shared}" if shared else title, make_table("Noise", columns, noise), width, naming=2),
+        *titled_table(f"{title}: {shared}" if shared else title, table, width, naming=1 if one_case else 2),
         Text("MDE: smallest change that a check would show, with 95 % power", style="dim"),
     )
 
