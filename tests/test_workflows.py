@@ -199,8 +199,6 @@ def test_verbs_and_options_of_the_steps_exist(runner, name):
     commands = typer.main.get_command(program())
     assert runner.calls
     for _, verb, *rest in runner.calls:
-        if verb not in commands.commands:
-            pytest.skip(f"this version has no verb {verb}")
         command, words = commands.commands[verb], rest
         while hasattr(command, "commands"):
             command, words = command.commands[words[0]], words[1:]
