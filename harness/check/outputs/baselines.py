@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 from arvbench.harness.check.audit import Audit, Share
+from arvbench.harness.check.rule import Rule
 from arvbench.reports.numbers import plain, shorten
 from arvbench.reports.table import NOTHING, Cell, Column, make_table
 from arvbench.reports.tables.changes import percent, short_names
@@ -13,6 +15,8 @@ from arvbench.results.baselines import Anchor, Baseline, Noise
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+_RULE: Final = Rule()
 
 
 def baseline_table(baseline: Baseline, *, width: int = 80) -> RenderableType:
@@ -40,6 +44,19 @@ def baseline_table(baseline: Baseline, *, width: int = 80) -> RenderableType:
         Text(),
         *titled_table(f"{title}: {shared}" if shared else title, table, width, naming=1 if one_case else 2),
         Text("MDE: smallest change that a check would show, with 95 % power", style="dim"),
+        *([Text(_blind(noise), style="yellow")] if _blind(noise) else []),
+    )
+
+
+def _blind(noise: Sequence[Noise]) -> str:
+    """Say of how many numbers a check on this machine could say nothing; "" for none."""
+    known = [one for one in noise if one.mde is not None]
+    blind = [one for one in known if one.mde is not None and one.mde > _RULE.blind]
+    if not blind:
+        return ""
+    return (
+        f"{len(blind)} of {len(known)} numbers that vary have an MDE above {_RULE.blind:.0%}: with this noise a check "
+        "is inconclusive about them"
     )
 
 

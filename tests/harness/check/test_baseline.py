@@ -107,12 +107,14 @@ def test_a_calibration_stores_noise_and_accepts_its_launches_once(path: Path) ->
     assert again.accepted == first.accepted and again.calibration.launches != first.calibration.launches
 
 
-def test_two_modes_and_exact_numbers_are_told_in_the_noise(tmp_path: Path) -> None:
+def test_two_modes_and_exact_numbers_are_told_in_the_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = [*launches(10), *[record.model_copy(update={"launch": 10 + record.launch, "record_id": f"slow{n}"})
                                 for n, record in enumerate(launches(10, speed=1.12))]]  # fmt: skip
     made = calibrate(tmp_path / "b.json", "imagenet256", records, RULE)
     noise = {one.number: one for one in made.calibration.noise}
     assert noise["images"].modes == 2 and noise["weights_bytes"].mde is None
+    assert cli.main(["baseline", "show", str(tmp_path / "b.json")]) == 0
+    assert "6 of 7 numbers that vary have an MDE above 10%" in " ".join(capsys.readouterr().out.split())
 
 
 def test_equal_code_passes_and_slower_code_is_a_regression(path: Path) -> None:
