@@ -74,14 +74,14 @@ def test_what_is_within_two_percent_is_no_sign():
 
 
 def test_a_noisy_machine_is_not_taken_for_one_that_moved():
-    """A processor of two speeds that differ by 2, at random: 40 checks of equal sides."""
+    """A processor of two speeds that differ by 2, at random: 15 checks of equal sides."""
     said = 0
-    for seed in range(40):
+    for seed in range(15):
         rng = np.random.default_rng(seed)
         sides = [[r for _ in range(8) for r in launches(int(rng.integers(1e9)), 1, gemm=1 + rng.integers(2))]
                  for _ in range(2)]  # fmt: skip
         said += bool(machine_moved(*sides))
-    assert said <= 1
+    assert said == 0
 
 
 def test_a_noisy_machine_that_moves_far_is_seen():
@@ -147,11 +147,11 @@ def test_one_disturbed_launch_is_no_sign():
 
 def test_an_interval_holds_the_true_ratio_as_often_as_it_says():
     rng, inside = np.random.default_rng(5), 0
-    for _ in range(120):
+    for _ in range(50):
         base, head = rng.lognormal(0, 0.2, 8), 1.1 * rng.lognormal(0, 0.2, 8)
         low, high = ratio_interval(base.tolist(), head.tolist(), level=0.025)
         inside += low <= 1.1 <= high
-    assert inside >= 108
+    assert inside >= 45
 
 
 def test_too_few_values_give_no_bound():
