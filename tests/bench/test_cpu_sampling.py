@@ -76,7 +76,7 @@ def test_time_of_the_token_loop(benchmark, family: str, batch: int) -> None:
         ours.append(loop_seconds(optimized, batch))
 
     try:
-        benchmark.pedantic(both, warmup_rounds=1 if benchmark.enabled else 0, rounds=5 if benchmark.enabled else 1)
+        benchmark.pedantic(both, warmup_rounds=0, rounds=3 if benchmark.enabled else 1)
     finally:
         torch.set_num_threads(threads)
     benchmark.extra_info |= {
@@ -84,4 +84,5 @@ def test_time_of_the_token_loop(benchmark, family: str, batch: int) -> None:
         "optimized_s": median(ours),
         "reference_s": median(theirs),
         "ratio": median(theirs) / median(ours),
+        "bar": ">= 1.2 for few rows",
     }

@@ -1,7 +1,7 @@
 """CPU seconds of reports and records files: `pytest tests/bench/test_reports.py --benchmark-enable`; peers run in turn.
 
-Enabled, sizes are those of large sweeps; disabled, every benchmark runs once on a few records. Nothing is timed before
-it has agreed with its peer.
+Enabled, sizes are those of large sweeps, the largest with `-m slow`; disabled, every benchmark runs once on a few
+records. Nothing is timed before it has agreed with its peer.
 
 Bars     report of 100 records <= 5 s and 2 MB, of 1,000 <= 20 s; 10,000 records read in 3 s; an append costs the same
          at any size
@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import pytest
 import records as make
 from figures import FIGURES
 from matplotlib.figure import Figure
+from turns import in_turn
 
 from arvbench.files import write_whole
 from arvbench.harness.run.store import RecordStore
@@ -30,22 +29,6 @@ from arvbench.results.records import read_records
 
 _FEW = 3
 _APPENDS = 3
-
-
-def cpu_s(call: Callable[[], object]) -> float:
-    """Return the CPU seconds of a call, children of this process left out."""
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
-def in_turn(benchmark, ours: Callable[[], object], peer: Callable[[], object]) -> None:
-    """Time `ours` and `peer` in turn; report the medians of their CPU seconds and the ratio."""
-    pairs: list[tuple[float, float]] = []
-    rounds = 3 if benchmark.enabled else 1
-    benchmark.pedantic(lambda: pairs.append((cpu_s(ours), cpu_s(peer))), rounds=rounds, warmup_rounds=0)
-    our_s, peer_s = (median(values) for values in zip(*pairs, strict=True))
-    benchmark.extra_info |= {"cpu_s": our_s, "peer_cpu_s": peer_s, "peer_over_ours": peer_s / our_s}
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +57,16 @@ def by_constrained_layout(drawings: list[Drawing]) -> None:
         figure.savefig(io.BytesIO(), format="svg")
 
 
-@pytest.mark.parametrize("count", [100, 1000])
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_report(benchmark, files, tmp_path, count):
     benchmark.group = "report, peer: the lines of its figures in matplotlib's constrained layout, nothing else"
+    bar = "<= 5 CPU s and 2 MB" if count == 100 else "<= 20 CPU s"
     path = files(count if benchmark.enabled else _FEW)
     records = read_records(path).records
     out = tmp_path / "r.html"
     drawings = [drawing for name in FIGURES if (drawing := draw_figure(name, FIGURES[name], records)) is not None]
     assert len(drawings) == len(FIGURES) and build_report([path], out).records == len(records)
-    in_turn(benchmark, lambda: build_report([path], out), lambda: by_constrained_layout(drawings))
+    in_turn(benchmark, lambda: build_report([path], out), lambda: by_constrained_layout(drawings), bar=bar, rounds=1)
     benchmark.extra_info |= {"records": len(records), "html_bytes": out.stat().st_size}
 
 
@@ -91,7 +75,7 @@ def test_reading(benchmark, files):
     path = files(10_000 if benchmark.enabled else _FEW)
     lines = path.read_bytes().splitlines()
     assert [r.record_id for r in read_records(path)] == [json.loads(line)["record_id"] for line in lines]
-    in_turn(benchmark, lambda: read_records(path), lambda: [json.loads(line) for line in lines])
+    in_turn(benchmark, lambda: read_records(path), lambda: [json.loads(line) for line in lines], bar="<= 3 CPU s")
     benchmark.extra_info |= {"records": len(lines), "bytes": path.stat().st_size}
 
 
@@ -117,5 +101,5 @@ def test_appends(benchmark, files, tmp_path, count):
     appended()
     rewritten()
     assert store.path.read_bytes() == anew.read_bytes()
-    in_turn(benchmark, appended, rewritten)
+    in_turn(benchmark, appended, rewritten, bar="the same at 10 and 10,000")
     benchmark.extra_info["records"] = count

@@ -1,7 +1,7 @@
 """Table of `make bench`: `python tests/support/bench_table.py RUN.json` prints each benchmark with its ratio to a peer.
 
 A benchmark notes its peer, measured in the same run, in `extra_info`: names that begin with `times_as_fast_as` and
-`peer_over_ours` or `ratio` are above 1 where ours is faster.
+`peer_over_ours` or `ratio` are above 1 where ours is faster. `bar` says in words what is demanded.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rich.table import Table
 RATIOS = ("times_as_fast_as", "peer_over_ours", "ratio")
 
 
-def rows(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Return (group, benchmark, median in ms, ratios) of every benchmark, sorted by group."""
+def rows(run: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """Return (group, benchmark, median in ms, ratios, bar) of every benchmark, sorted by group."""
     found = []
     for benchmark in run["benchmarks"]:
         ratios = [
@@ -27,15 +27,16 @@ def rows(run: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             if key.startswith(RATIOS)
         ]
         median_ms = f"{1e3 * benchmark['stats']['median']:,.3g}"
-        found.append((benchmark["group"] or "", benchmark["name"].removeprefix("test_"), median_ms, "\n".join(ratios)))
+        name, bar = benchmark["name"].removeprefix("test_"), benchmark["extra_info"].get("bar", "")
+        found.append((benchmark["group"] or "", name, median_ms, "\n".join(ratios), bar))
     return sorted(found)
 
 
 def main() -> None:
     run = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    table = Table(
-        "group", "benchmark", "median, ms", "ratio", title=f"Benchmarks on {run['machine_info']['cpu']['brand_raw']}"
-    )
+    table = Table(title=f"Benchmarks on {run['machine_info']['cpu']['brand_raw']}", show_lines=True)
+    for heading in ("group", "benchmark", "median, ms", "ratio", "bar"):
+        table.add_column(heading, overflow="fold")
     for row in rows(run):
         table.add_row(*row)
     Console().print(table)

@@ -17,11 +17,11 @@ def cpu_s(call: Callable[[], object]) -> float:
 
 
 def in_turn(
-    benchmark: BenchmarkFixture, ours: Callable[[], object], peer: Callable[[], object], *, rounds: int = 3
+    benchmark: BenchmarkFixture, ours: Callable[[], object], peer: Callable[[], object], *, bar: str, rounds: int = 3
 ) -> None:
-    """Time `ours` and `peer` in turn; note the medians of their CPU seconds and the ratio."""
+    """Time `ours` and `peer` in turn; note the medians of their CPU seconds, the ratio, and the bar in words."""
     pairs: list[tuple[float, float]] = []
     rounds = rounds if benchmark.enabled else 1
     benchmark.pedantic(lambda: pairs.append((cpu_s(ours), cpu_s(peer))), rounds=rounds, warmup_rounds=0)
     our_s, peer_s = (median(values) for values in zip(*pairs, strict=True))
-    benchmark.extra_info |= {"cpu_s": our_s, "peer_cpu_s": peer_s, "peer_over_ours": peer_s / our_s}
+    benchmark.extra_info |= {"cpu_s": our_s, "peer_cpu_s": peer_s, "peer_over_ours": peer_s / our_s, "bar": bar}

@@ -9,10 +9,15 @@ Bootstrap   The distance of resamples with replacement. Each has about 63 % dist
             the true one at N = 2.5 D (D = 128), four times at N = 0.8 D.
 
 The jackknife counts the second-order part of the variance twice (Efron & Stein 1981). That part is all of it when both
-sets come from one distribution. Second differences, from pairs of images left out, estimate it, and a share of it is
-subtracted. The share and the logarithmic scale of the interval are chosen by simulation for N from 0.5 D to 25 D: 94 to
-98 % of the intervals hold the expected distance for Gaussians, 91 to 98 % for the long-tailed features of the demo
-models (pytest -m slow tests/harness/quality/metrics/test_frechet_spread.py).
+sets come from one distribution. Second differences Q, from pairs of images left out, estimate it; 1 - 2^(-N/D) of it is
+subtracted, since terms of higher order make up for more and more of it at and below N = D.
+
+The interval is skewed as the distance is: long-tailed features give sets without the rare images a small distance with
+a small error. The third cumulant, sum of d_i^3 + 3 N (N - 1) mean of d_i d_j Q_ij with d_i the change by image i, shows
+it (0.8 of a true 0.9). The ends are those of a constant plus a gamma variable of the same variance and half of that
+skewness, whose scale is unknown, with Student's quantile. Both choices were made by simulation for N from 0.5 D to
+25 D, once for all distributions; docs/performance.md has the coverage by cell (pytest -m slow
+tests/harness/quality/metrics/test_frechet_spread.py).
 
 Shapes   N samples, D features, P pairs of samples, U nodes of the integral
 Source   Efron & Stein 1981, "The jackknife estimate of variance"; the integral: log det(1 + l/u^2) over u is pi sqrt(l)
@@ -42,6 +47,20 @@ _STEP = 0.5
 _FEWEST = 8
 """Fewest images that show a spread."""
 _TINY = 1e-300
+_LEAST_SKEWNESS, _MOST_SKEWNESS = 0.01, 0.5
+"""Below the first an interval is symmetric; the second is that of a distance with a skewness of 1."""
+
+
+class _Cumulants(NamedTuple):
+    """What the jackknife tells of a distance or of a mean of independent ones."""
+
+    value: float
+    variance: float
+    first_order: float
+    """Variance before the second-order excess is subtracted, the scale of the skewness."""
+    third: float
+    freedom: int
+    """Degrees of freedom of the variance."""
 
 
 class Spread(NamedTuple):
@@ -51,7 +70,8 @@ class Spread(NamedTuple):
     """95 %, of the distance expected for this number of samples; not below 0."""
     std: float
     """Standard deviation."""
-    method: Literal["jackknife", "bootstrap"]
+    method: Literal["skewed jackknife", "bootstrap"]
+    """In records also "jackknife": a log-normal interval, with another share of the second-order part."""
 
 
 def jackknife_frechet(
@@ -73,8 +93,7 @@ def jackknife_frechet(
         return None
     moments = root.moments
     against = Against(root.root_DD, moments.mean_D, float(moments.cov_DD.trace()), torch.device(device))
-    variance, value = _jackknife(LeaveOut(features_ND, against), strata_N)
-    return Spread(_log_interval(value, math.sqrt(variance)), math.sqrt(variance), "jackknife")
+    return _spread(_jackknife(LeaveOut(features_ND, against), strata_N))
 
 
 def mean_over_classes(classes: Sequence[tuple[Tensor, Tensor]], *, device: torch.device | str = "cpu") -> Spread | None:
@@ -82,24 +101,31 @@ def mean_over_classes(classes: Sequence[tuple[Tensor, Tensor]], *, device: torch
 
     Numbers per class count as fixed. None when a class has fewer than 8 samples. Raises as `jackknife_frechet`.
     """
-    variance = mean = 0.0
+    parts = []
     for samples_nD, reference_mD in classes:
         if len(samples_nD) < _FEWEST:
             return None
-        own, value = _jackknife(LeaveOut(samples_nD, against_images(reference_mD, torch.device(device))), None)
-        variance, mean = variance + own / len(classes) ** 2, mean + value / len(classes)
-    return Spread(_log_interval(mean, math.sqrt(variance)), math.sqrt(variance), "jackknife")
+        parts.append(_jackknife(LeaveOut(samples_nD, against_images(reference_mD, torch.device(device))), None))
+    count = len(parts)
+    mean = _Cumulants(
+        value=sum(part.value for part in parts) / count,
+        variance=sum(part.variance for part in parts) / count**2,
+        first_order=sum(part.first_order for part in parts) / count**2,
+        third=sum(part.third for part in parts) / count**3,
+        freedom=sum(part.freedom for part in parts),
+    )
+    return _spread(mean)
 
 
-def _jackknife(sets: LeaveOut, strata_N: Tensor | None) -> tuple[float, float]:
-    """Return the variance of the distance, and the distance."""
+def _jackknife(sets: LeaveOut, strata_N: Tensor | None) -> _Cumulants:
     count, device = sets.count, sets.device
     singles_N = sets.without_each()
     groups_N = torch.zeros(count, dtype=torch.int64) if strata_N is None else strata_N.cpu()
     _, groups_N, sizes_C = groups_N.unique(return_inverse=True, return_counts=True)
     groups_N, sizes_C = groups_N.to(device), sizes_C.to(device, torch.float64)
     means_C = torch.zeros_like(sizes_C).index_add_(0, groups_N, singles_N) / sizes_C
-    squares_C = torch.zeros_like(sizes_C).index_add_(0, groups_N, (singles_N - means_C[groups_N]).square())
+    changes_N = means_C[groups_N] - singles_N
+    squares_C = torch.zeros_like(sizes_C).index_add_(0, groups_N, changes_N.square())
     # A class of one image has no spread of its own.
     scale_C = torch.where(sizes_C > 1, sizes_C / (sizes_C - 1), 0.0) * ((count - 1) / count) ** 2
     first = float((squares_C * scale_C).sum())
@@ -109,33 +135,31 @@ def _jackknife(sets: LeaveOut, strata_N: Tensor | None) -> tuple[float, float]:
     j_P = (i_P + 1 + torch.randint(count - 1, (_PAIRS,), generator=generator)) % count
     pairs_P2 = torch.stack([i_P, j_P], dim=1).to(device)
     differences_P = sets.value - singles_N[pairs_P2].sum(dim=1) + sets.without_pairs(pairs_P2)
-    second = float(differences_P.square().mean()) * count * (count - 1) / 2
-    return _without_excess(first, second, count / sets.dims), sets.value
+    pairs = count * (count - 1)
+    second = float(differences_P.square().mean()) * pairs / 2
+    crossed = float((changes_N[pairs_P2].prod(dim=1) * differences_P).mean())
+    # Of terms up to the second order, the jackknife finds at most twice the variance.
+    variance = max(first - (1 - 2 ** (-count / sets.dims)) * second, first / 2)
+    third = float(changes_N.pow(3).sum()) + 3 * pairs * crossed
+    return _Cumulants(sets.value, variance, first, third, count - len(sizes_C))
 
 
-def _without_excess(first: float, second: float, per_dim: float) -> float:
-    """Return the variance from the jackknife's (`first`) and that of second differences; `per_dim` is N / D.
-
-    The excess is subtracted where it makes up nearly half of the jackknife's, as for two sets from one distribution.
-    Where it is smaller, its own error would make the intervals of long-tailed features too short. Near and below N = D,
-    third-order terms make up for most of it.
-    """
-    if first == 0:
-        return 0.0
-    share = 0.25 if per_dim <= 1 else 0.5
-    if per_dim >= 2:
-        share = min(1.0, max(0.0, 5 * second / first - 1.6))
-    return max(first - share * second, first / 2)
+def _spread(found: _Cumulants) -> Spread:
+    std = math.sqrt(found.variance)
+    skewness = found.third / found.first_order**1.5 if found.first_order > 0 else 0.0
+    return Spread(_interval(found.value, std, skewness / 2, max(1, found.freedom)), std, "skewed jackknife")
 
 
-def _log_interval(value: float, std: float) -> tuple[float, float]:
-    """Return the interval on a logarithmic scale, linear above a relative reach of 1; [0, reach] for a value of 0."""
-    reach = NORMAL_95 * std
-    if value <= 0:
-        return 0.0, max(0.0, value) + reach
-    relative = reach / value
-    high = value * math.exp(min(relative, 1.0)) * (1 + max(0.0, relative - 1))
-    return value * math.exp(-relative), high
+def _interval(value: float, std: float, skewness: float, freedom: int) -> tuple[float, float]:
+    """Return the 95 % interval of c + m, when value = c + g and g is a gamma variable of mean m and known shape."""
+    from scipy.special import gammaincinv, stdtrit
+
+    std *= float(stdtrit(freedom, 0.975)) / NORMAL_95
+    shape = 4 / min(max(skewness, _LEAST_SKEWNESS), _MOST_SKEWNESS) ** 2
+    mean = std * math.sqrt(shape)
+    low, high = (value + mean * (shape / float(gammaincinv(shape, share)) - 1) for share in (0.975, 0.025))
+    # A distance is not negative: near 0 the lower end is that of a log-normal variable.
+    return max(0.0, low, value * math.exp(-NORMAL_95 * std / value) if value > 0 else 0.0), max(0.0, high)
 
 
 class Against(NamedTuple):
@@ -170,10 +194,12 @@ class LeaveOut:
         self._shift_D = self._mean_D - against.mean_D.to(self.device)
         self._few = self.count <= len(root_KD)
         if self._few:
-            # The smallest eigenvalue is that of the vector of ones: centred rows add up to zero.
+            # Centred rows add up to zero. The vector of ones is made the last eigenvector, apart from other null ones,
+            # which repeated images or features without variance bring.
             projected_NK = self._centred(slice(None)) @ root_KD.T
-            values_K, vectors_NK = torch.linalg.eigh(projected_NK @ projected_NK.T)
-            values_K, self._vectors_NK = values_K[1:].clamp(min=0), vectors_NK[:, 1:]
+            products_NN = projected_NK @ projected_NK.T
+            values_K, vectors_NK = torch.linalg.eigh(products_NN + (2 * products_NN.trace() / self.count + _TINY))
+            values_K, self._vectors_NK = values_K[:-1].clamp(min=0), vectors_NK[:, :-1]
         else:
             scatter_KK = torch.zeros(len(root_KD), len(root_KD), dtype=torch.float64, device=self.device)
             for start in range(0, self.count, _BLOCK):

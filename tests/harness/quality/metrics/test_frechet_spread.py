@@ -74,6 +74,23 @@ def test_leaving_out_gives_the_distance_of_the_rest(count: int, reference_count:
     assert sets.without_pairs(pairs_P2).tolist() == pytest.approx(doubles, rel=1e-5)
 
 
+@pytest.mark.parametrize("count", [10, 16, 40])
+def test_leaving_out_among_repeated_images_and_features_without_variance(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    x_ND, y_MD = torch.randn(count, 16, generator=generator), torch.randn(200, 16, generator=generator)
+    x_ND[:, 12:], x_ND[1], x_ND[-1] = 0, x_ND[0], x_ND[3]
+    root = ReferenceRoot.of(moments_of([y_MD]))
+    sets = LeaveOut(x_ND, Against(root.root_DD, root.moments.mean_D, float(root.moments.cov_DD.trace()), CPU))
+    everything = torch.arange(count)
+    singles = [frechet_of_features(x_ND[everything != i], y_MD).value for i in range(count)]
+    assert sets.without_each().tolist() == pytest.approx(singles, rel=1e-5)
+    pairs_P2 = torch.tensor([[0, 1], [3, 2]])
+    rests = [x_ND[(everything != i) & (everything != j)] for i, j in pairs_P2.tolist()]
+    assert sets.without_pairs(pairs_P2).tolist() == pytest.approx(
+        [frechet_of_features(rest_nD, y_MD).value for rest_nD in rests], rel=1e-5
+    )
+
+
 def coverage(draw: Draw, root: ReferenceRoot, count: int, sets: int) -> float:
     """Share of intervals of `sets` sets that hold the mean distance of all of them."""
     generator = torch.Generator().manual_seed(count)
@@ -81,6 +98,11 @@ def coverage(draw: Draw, root: ReferenceRoot, count: int, sets: int) -> float:
     expected = sum(frechet_distance(moments_of([x_ND]), root).value for x_ND in drawn) / sets
     intervals = [spread.interval for x_ND in drawn if (spread := jackknife_frechet(x_ND, root)) is not None]
     return sum(low <= expected <= high for low, high in intervals) / sets
+
+
+def assert_covered(share: float) -> None:
+    """93 to 97 %, and two standard errors of a share of 1,000 sets."""
+    assert 0.93 - 0.014 <= share <= 0.97 + 0.014
 
 
 REFERENCES = {"another": (0.6, 1.5, 0.0), "the same": (1.0, 1.0, 0.1)}
@@ -103,9 +125,9 @@ def test_95_percent_intervals_cover_the_expected_distance(reference: str, per_di
 def test_coverage_on_gaussians(reference: str, per_dim: float) -> None:
     dims = 64
     low, high, mean = REFERENCES[reference]
-    covered = coverage(gaussian(dims), root_of(covariance(dims, low, high), mean), int(per_dim * dims), sets=600)
+    covered = coverage(gaussian(dims), root_of(covariance(dims, low, high), mean), int(per_dim * dims), sets=1000)
     print(f"{reference} distribution, N = {per_dim} D: {covered:.3f}")
-    assert 0.92 <= covered <= 0.99
+    assert_covered(covered)
 
 
 @pytest.fixture(scope="module")
@@ -128,10 +150,9 @@ def test_coverage_on_features_of_a_demo_model(model: str, digit_features: Callab
         return population_ND[torch.randint(len(population_ND), (count,), generator=generator)]
 
     for per_dim in (0.5, 1, 2.5, 8, 25):
-        covered = coverage(draw, root, int(per_dim * 64), sets=500)
+        covered = coverage(draw, root, int(per_dim * 64), sets=1000)
         print(f"{model}, N = {per_dim} D: {covered:.3f}")
-        # Single images of these long-tailed features move a distance by more than its standard deviation.
-        assert 0.89 <= covered <= 0.99
+        assert_covered(covered)
 
 
 def test_the_spread_is_that_of_fresh_samples() -> None:
@@ -140,7 +161,7 @@ def test_the_spread_is_that_of_fresh_samples() -> None:
     distances = torch.tensor([frechet_distance(moments_of([x_ND]), root).value for x_ND in sets])
     spreads = [spread for x_ND in sets[:40] if (spread := jackknife_frechet(x_ND, root)) is not None]
     assert sum(spread.std for spread in spreads) / len(spreads) == pytest.approx(float(distances.std()), rel=0.15)
-    assert {spread.method for spread in spreads} == {"jackknife"}
+    assert {spread.method for spread in spreads} == {"skewed jackknife"}
 
 
 def test_the_mean_over_classes_has_the_spread_of_its_parts() -> None:
@@ -168,7 +189,7 @@ def test_an_interval_is_of_positive_distances() -> None:
 
 def test_features_that_do_not_vary_have_no_spread() -> None:
     root = root_of(torch.eye(3, dtype=torch.float64))
-    assert jackknife_frechet(torch.ones(20, 3), root) == Spread((4.0 + 2, 4.0 + 2), 0.0, "jackknife")
+    assert jackknife_frechet(torch.ones(20, 3), root) == Spread((4.0 + 2, 4.0 + 2), 0.0, "skewed jackknife")
 
 
 def test_too_few_or_unusable_features() -> None:

@@ -63,7 +63,7 @@ def test_without_replicates_the_interval_is_the_jackknifes():
     number, features_ND = numbers.frechet(inputs, "pool"), inputs.samples.features("pool")
     spread = jackknife_frechet(features_ND, ReferenceRoot.of(inputs.reference.moments("pool")))
     assert (number.interval, number.detail["sampling_std"]) == (spread.interval, spread.std)
-    assert number.detail["interval_method"] == "jackknife" and "replicates" not in number.detail
+    assert number.detail["interval_method"] == "skewed jackknife" and "replicates" not in number.detail
     assert number.interval[0] < number.value < number.interval[1]
 
 
