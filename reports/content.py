@@ -52,7 +52,9 @@ def _shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path
     """
     shown: dict[str, tuple[Record, Path]] = {}
     for file in files:
-        for record in merge_launches(newest_of_each_case(file.records)):
+        # Cases that were measured side by side stand in the order of their ends.
+        in_order = sorted(newest_of_each_case(file.records), key=lambda record: in_utc(record.started))
+        for record in merge_launches(in_order):
             shown.setdefault(record.record_id, (record, file.path.parent))
     return shown
 

@@ -43,6 +43,12 @@ def test_throughput_is_that_of_the_images_scope() -> None:
     assert cell.sort == images_per_second(timing).value
 
 
+def test_cases_stand_in_the_order_in_which_they_began_whichever_ended_first(tmp_path: Path) -> None:
+    ended = tuple(make.record(number=number, batch=number + 1) for number in (0, 2, 1))
+    report = make_report([RecordsFile(path=tmp_path / "records.jsonl", records=ended, damaged_lines=())])
+    assert [shown.case.batch for shown in report.records] == [1, 2, 3]
+
+
 def test_random_weights_are_marked_on_every_row_and_no_others_are(tmp_path: Path) -> None:
     pair = (make.record(number=0, case_id="random"), make.record(number=1, case_id="own", weights="demo"))
     report = make_report([RecordsFile(path=tmp_path / "records.jsonl", records=pair, damaged_lines=())])
