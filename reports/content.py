@@ -52,11 +52,15 @@ def _shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path
     """
     shown: dict[str, tuple[Record, Path]] = {}
     for file in files:
-        # Cases that were measured side by side stand in the order of their ends.
-        in_order = sorted(newest_of_each_case(file.records), key=lambda record: in_utc(record.started))
-        for record in merge_launches(in_order):
+        for record in merge_launches(_in_order(newest_of_each_case(file.records))):
             shown.setdefault(record.record_id, (record, file.path.parent))
     return shown
+
+
+def _in_order(records: Sequence[Record]) -> list[Record]:
+    """Order the cases of each suite by their begin: those that ran side by side lie in the file as they ended."""
+    suites = list(dict.fromkeys(record.suite for record in records))
+    return sorted(records, key=lambda record: (suites.index(record.suite), in_utc(record.started)))
 
 
 def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECTIONS) -> Report:
