@@ -202,8 +202,8 @@ def test_no_summary_is_cut_in_mid_sentence(width, monkeypatch, capsys):
     assert cli.main(["--help"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "..." not in out.partition("Commands:")[2]
-    for verb in VERBS.values():
-        if verb.__name__ != "make":
+    for name, verb in VERBS.items():
+        if " " not in name:  # the help of a group names its own verbs
             assert " ".join(verb.__doc__.split("\n\n")[0].split()) in out
 
 
