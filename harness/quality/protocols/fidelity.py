@@ -113,7 +113,7 @@ def isc_in_float64(inputs: MetricInputs, layer: str, *, splits: int) -> MetricVa
 
 
 def _isc_value(mean: float, std: float, splits: int, by: Mapping[str, str]) -> MetricValue:
-    """With ten splits it has Student's interval of their mean."""
+    """Return the score; with ten splits it has Student's interval of their mean."""
     return MetricValue(
         value=mean,
         library=library(),
