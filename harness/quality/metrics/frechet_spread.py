@@ -52,7 +52,7 @@ _LEAST_SKEWNESS, _MOST_SKEWNESS = 0.01, 0.5
 
 
 class _Cumulants(NamedTuple):
-    """What the jackknife tells of a distance or of a mean of independent ones."""
+    """Moments that the jackknife finds of a distance, or of a mean of independent ones."""
 
     value: float
     variance: float
