@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from arvbench.interrupts import EXIT_INTERRUPTED, interrupted, listen
+from arvbench.interrupts import EXIT_INTERRUPTED, interrupted, listen, stop_listening
 
 
 def main() -> int:
     """Run the command line; return its exit code."""
     listen()
+    code = None
     try:
         for stream in (sys.stdout, sys.stderr):
             # Names of files are bytes, and a terminal may have another encoding: neither ends a run.
@@ -19,13 +20,15 @@ def main() -> int:
         # A library that swallowed Ctrl-C while it was imported does not make the work go on.
         if not interrupted():
             code = run()
-            if code != 0 or not interrupted():
-                return code
+        stop_listening()
     except BaseException as error:
+        stop_listening()
         if not (isinstance(error, KeyboardInterrupt) or interrupted()):
             raise
-    sys.stderr.write("interrupted\n")
-    return EXIT_INTERRUPTED
+    if code is None or (code == 0 and interrupted()):
+        sys.stderr.write("interrupted\n")
+        return EXIT_INTERRUPTED
+    return code
 
 
 if __name__ == "__main__":

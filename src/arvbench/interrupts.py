@@ -20,6 +20,12 @@ def listen() -> None:
         signal.signal(signal.SIGINT, _hear)
 
 
+def stop_listening() -> None:
+    """Leave Ctrl-C to the system: the work is done, and there is nothing to say about its end."""
+    if signal.getsignal(signal.SIGINT) is _hear:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted() -> bool:
     """Return whether Ctrl-C was heard in this process."""
     return bool(_heard)
