@@ -25,7 +25,7 @@ SMALLEST = 2**18
 # packing: the mean over the passes decides. Gain in ps per element at 16, 32, 64 and 128 rows, one thread: 768 outputs
 # 70, 0, -200, -360; 2,048 to 4,096 outputs 200, 140, 50, -150; 16,384 outputs 340, 350, 410, 420. In CPU seconds of two
 # threads, to which plain products spread worse: 300, 230, 50, -200; 300, 360, 320, 180; 1100, 1290, 1100, 1300.
-FEW_ROWS = {1: ((8192, 256), (2048, 48), (0, 28)), 2: ((8192, 256), (2048, 128), (0, 72))}
+FEW_ROWS = {1: ((8192, 256), (2048, 48), (0, 36)), 2: ((8192, 256), (2048, 128), (0, 72))}
 """By threads (2 stands for more): (least outputs, largest mean number of rows per pass for which they are packed)."""
 
 
