@@ -61,7 +61,20 @@ class WarmProcess:
         """Wait until it can fork; False when it has ended, or is still importing at `deadline` (`time.monotonic`)."""
         if not self._ready:
             self._ready = _received(self._requests, deadline) == _READY
-        return self._ready and self._process.poll() is None
+        return self._ready and not self._ended()
+
+    def _ended(self) -> bool:
+        """Return whether the process is gone, or going: its sockets close some time before it can be waited for."""
+        self._requests.setblocking(False)
+        try:
+            gone = not self._requests.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            gone = False
+        except ConnectionResetError:
+            gone = True
+        finally:
+            self._requests.setblocking(True)
+        return gone or self._process.poll() is not None
 
     @contextlib.contextmanager
     def running(
