@@ -32,11 +32,14 @@ _POINTERS = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
+    torch.float64: "*fp64",
     torch.int64: "*i64",
     torch.int32: "*i32",
+    torch.int16: "*i16",
     torch.uint8: "*u8",
     torch.bool: "*i1",
 }
+_TENSOR_CORE = re.compile(r"^\s*(?:@%p\d+\s+)?(?:mma\.sync|wgmma\.mma_async\.|tcgen05\.mma)", re.MULTILINE)
 _ALIGNED = [["tt.divisibility", 16]]
 CAN_COMPILE = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
 """False before Triton 3.3, which launches kernels but describes the specialisation of arguments in another way."""
@@ -52,6 +55,8 @@ class CompiledLaunch:
     """Spilled registers and local arrays; 0 when everything stays in registers."""
     local_bytes: int
     shared_bytes: int
+    tensor_core_instructions: int
+    """Matrix multiplications on tensor cores in the text of the program, loops counted once."""
     ptx: str
 
 
@@ -74,7 +79,10 @@ def compile_workload(
     if not kernels:
         raise HostError(f"{module.__name__} was imported with TRITON_INTERPRET set: unset it to compile its kernels")
     with _recorded(kernels) as launches, torch.no_grad():
-        spec.implementations["triton"](**spec.inputs(workload, dtype=dtype, device="cpu"))
+        inputs = spec.inputs(workload, dtype=dtype, device="cpu")
+        if reason := spec.unsupported(inputs):
+            raise ContractError(f"{spec.name} cannot take workload {workload!r} in {dtype}: {reason}")
+        spec.implementations["triton"](**inputs)
     if not launches:
         raise ContractError(f"the wrapper of {spec.name} launches no kernel of {module.__name__}")
     return tuple(compile_launch(launch, capability=capability) for launch in launches)
@@ -110,7 +118,7 @@ def compile_launch(launch: Launch, *, capability: int) -> CompiledLaunch:
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int, ...], Any] = {}
     for index, parameter in enumerate(kernel.params):
-        value = arguments[parameter.name]
+        value = arguments.get(parameter.name, parameter.default)
         number = value.data_ptr() if isinstance(value, Tensor) else value
         specialised = isinstance(number, int) and not isinstance(number, bool) and not parameter.do_not_specialize
         is_one = specialised and not isinstance(value, Tensor) and value == 1
@@ -135,6 +143,7 @@ def compile_launch(launch: Launch, *, capability: int) -> CompiledLaunch:
         local_bytes=usage["LOCAL"],
         # From the metadata: the binary does not show shared memory that a launch requests.
         shared_bytes=compiled.metadata.shared,
+        tensor_core_instructions=len(_TENSOR_CORE.findall(compiled.asm["ptx"])),
         ptx=compiled.asm["ptx"],
     )
 

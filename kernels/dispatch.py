@@ -1,22 +1,27 @@
-"""The kernels of one sampler, chosen by backend and device and by nothing else (`arvbench.kernels.backends`).
+"""The kernels of one sampler, chosen by backend and device (`arvbench.kernels.backends`), call by call where needed.
 
 A missing Triton is an error rather than a silent fallback, and so is an environment that would run the kernels in
-Triton's interpreter.
+Triton's interpreter unasked. Operands that a kernel cannot take go to the implementation that its spec names, and
+`KernelSet.fallbacks` says so.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from arvbench.errors import HostError
+from arvbench.errors import HostError, UserError
 from arvbench.kernels import KERNELS
-from arvbench.kernels.backends import BACKENDS, backend_named
-from arvbench.kernels.contract import Operation
+from arvbench.kernels.backends import BACKENDS, Kernels, backend_named
+from arvbench.kernels.contract import KernelSpec, Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +29,10 @@ class KernelSet:
     """The kernels that one sampler calls, as attributes: `kernels.adaln_residual(x, gate, branch)`."""
 
     names: Mapping[str, str]
-    """Operation -> implementation ("torch" or "triton"), for the record."""
+    """Operation -> implementation, for the record."""
     operations: Mapping[str, Operation]
+    fallbacks: dict[str, str] = field(default_factory=dict)
+    """Operation -> implementation that took operands which the one in `names` cannot, and why; calls add to it."""
 
     def __getattr__(self, operation: str) -> Operation:
         # Python calls this only for names that are not fields. copy and pickle ask an instance without fields for
@@ -35,28 +42,99 @@ class KernelSet:
         raise AttributeError(f"no kernel {operation!r}; known: {', '.join(KERNELS)}")
 
 
-def select(backend: str, device: torch.device | str) -> KernelSet:
-    """Return the kernels of `backend` on `device`.
+def select(backend: str, device: torch.device | str, kernels: Kernels = "backend") -> KernelSet:
+    """Return the kernels of `backend` on `device`; "interpreter" needs `interpret_kernels` before.
 
-    Raises UnknownName for an unknown backend, HostError when Triton is needed and cannot be used.
+    Raises UnknownName for an unknown backend, HostError when Triton is needed and cannot be used, UserError when the
+    interpreter is asked for on another device than the CPU or of a backend without Triton kernels.
     """
-    chosen = backend_named(backend).implementation(torch.device(device).type)
-    if chosen == "triton":
-        _require_triton(backend)
-    return KernelSet(
-        names=dict.fromkeys(KERNELS, chosen),
-        operations={name: spec.implementations[chosen] for name, spec in KERNELS.items()},
-    )
+    device_type = torch.device(device).type
+    if kernels == "interpreter":
+        _check_interpreter(backend, device_type)
+        chosen = "triton"
+    else:
+        chosen = backend_named(backend).implementation(device_type)
+        if chosen == "triton":
+            _require_triton(backend)
+            _refuse_interpreter()
+    fallbacks: dict[str, str] = {}
+    names, operations = {}, {}
+    for name, spec in KERNELS.items():
+        # An operation without an implementation of that name has the reference.
+        names[name] = chosen if chosen in spec.implementations else "torch"
+        operations[name] = spec.implementations[names[name]]
+        if names[name] == "triton" and spec.supports:
+            operations[name] = _Guarded(spec, fallbacks)
+    return KernelSet(names=names, operations=operations, fallbacks=fallbacks)
+
+
+class _Guarded:
+    """A Triton kernel that hands operands which it cannot take to another implementation, and notes it."""
+
+    def __init__(self, spec: KernelSpec, fallbacks: dict[str, str]) -> None:
+        self.spec, self.fallbacks = spec, fallbacks
+        self.fast, self.other = spec.implementations["triton"], spec.implementations[spec.fallback]
+        self.signature = signature(self.fast)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        operands = self.signature.bind(*args, **kwargs)
+        operands.apply_defaults()
+        reason = self.spec.unsupported(operands.arguments)
+        if reason is None:
+            return self.fast(*args, **kwargs)
+        dtype = next((str(o.dtype) for o in operands.arguments.values() if isinstance(o, Tensor)), "")
+        self.fallbacks.setdefault(self.spec.name, f"{self.spec.fallback}: {reason} ({dtype})")
+        return self.other(*args, **kwargs)
+
+
+INTERPRET = "TRITON_INTERPRET"
+
+
+def interpret_kernels() -> None:
+    """Make this process run its Triton kernels in Triton's interpreter, from now to its end.
+
+    Triton decides when a kernel is imported. Raises HostError when one has been imported before, compiled.
+    """
+    compiled = [spec.fast.partition(":")[0] for spec in KERNELS.values()]
+    if not _interpreted() and (before := sorted(set(compiled) & sys.modules.keys())):
+        raise HostError(f"kernels cannot be interpreted any more, {before[0]} is imported: ask in a fresh process")
+    os.environ[INTERPRET] = "1"
+
+
+def _interpreted() -> bool:
+    # Triton reads this variable when a kernel is imported, and knows more words for "on" than for "off".
+    return os.environ.get(INTERPRET, "").lower() not in ("", "0", "false", "off", "no", "n")
+
+
+def _check_interpreter(backend: str, device_type: str) -> None:
+    if "triton" not in (backend_named(backend).cuda, backend_named(backend).elsewhere):
+        raise UserError(f"the {backend} backend has no Triton kernels for the interpreter to run")
+    if device_type != "cpu":
+        raise UserError(f"Triton's interpreter runs kernels on the CPU, not on {device_type}: choose device cpu")
+    _require_triton(backend)
+    if not _interpreted():
+        raise HostError(f"Triton's interpreter must be asked for before kernels are imported: set {INTERPRET}=1")
+
+
+def _refuse_interpreter() -> None:
+    if _interpreted():
+        raise HostError(f"{INTERPRET} is set, so kernels would run in Triton's interpreter; unset it")
+
+
+OLDEST_TRITON = (3, 0)
 
 
 def _require_triton(backend: str) -> None:
+    without = " or ".join(repr(name) for name, other in BACKENDS.items() if other.cuda != "triton")
     try:
-        importlib.import_module("triton")
+        triton = importlib.import_module("triton")
     except ImportError as error:
-        without = " or ".join(repr(name) for name, other in BACKENDS.items() if other.cuda != "triton")
         raise HostError(
             f"the {backend} backend needs Triton on CUDA ({error}); install triton or choose backend {without}"
         ) from error
-    # Triton reads this variable when a kernel is imported, and knows more words for "on" than for "off".
-    if os.environ.get("TRITON_INTERPRET", "").lower() not in ("", "0", "false", "off", "no", "n"):
-        raise HostError("TRITON_INTERPRET is set, so kernels would run in Triton's interpreter; unset it")
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
+        oldest = ".".join(map(str, OLDEST_TRITON))
+        raise HostError(
+            f"the {backend} backend needs Triton {oldest} or newer, this is {triton.__version__}; upgrade triton or "
+            f"choose backend {without}"
+        )

@@ -126,7 +126,8 @@ class MvarBlock(nn.Module):
         mixed_RlC = mix(x_RlC, None)[0] if cache is None else cache.mix(layer, x_RlC, mix)
         x_RlC = kernels.adaln_residual(x_RlC, gate2, mixed_RlC)
         h = kernels.adaln_modulate(x_RlC, scale3, shift3, self.norm_eps)
-        return kernels.adaln_residual(x_RlC, gate3, self.ffn(h))
+        out_RlC: Tensor = kernels.adaln_residual(x_RlC, gate3, self.ffn(h))
+        return out_RlC
 
 
 class Mvar(NextScaleTransformer):

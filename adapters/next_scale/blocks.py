@@ -112,7 +112,8 @@ class AdaLNBlock(nn.Module):
         h = kernels.adaln_modulate(x_RlC, scale1, shift1, self.norm_eps)
         x_RlC = kernels.adaln_residual(x_RlC, gate1, self.attn(h, layer=layer, cache=cache, bias_llT=bias_llT))
         h = kernels.adaln_modulate(x_RlC, scale2, shift2, self.norm_eps)
-        return kernels.adaln_residual(x_RlC, gate2, self.ffn(h))
+        out_RlC: Tensor = kernels.adaln_residual(x_RlC, gate2, self.ffn(h))
+        return out_RlC
 
 
 class HeadNorm(nn.Module):

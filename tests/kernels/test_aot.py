@@ -29,11 +29,16 @@ COMPILED = [
 def test_compiled_kernel_stays_within_its_limits(
     spec: KernelSpec, workload: str, dtype: torch.dtype, capability: int
 ) -> None:
-    for launch in aot.compile_workload(spec, workload, dtype=dtype, capability=capability):
+    if reason := spec.unsupported(spec.inputs(workload, dtype=dtype, device="cpu")):
+        pytest.skip(f"{spec.fallback} takes it: {reason}")
+    launches = aot.compile_workload(spec, workload, dtype=dtype, capability=capability)
+    for launch in launches:
         assert f".target sm_{capability}" in launch.ptx
         assert (launch.stack_bytes, launch.local_bytes) == (0, 0), "registers are spilled"
         assert 0 < launch.registers <= spec.limits.registers
         assert launch.shared_bytes <= spec.limits.shared_bytes
+    if spec.limits.tensor_cores and dtype.itemsize == 2:
+        assert sum(launch.tensor_core_instructions for launch in launches) > 0
 
 
 def test_official_width_is_read_in_16_byte_loads_and_rounded_to_nearest() -> None:
@@ -41,6 +46,17 @@ def test_official_width_is_read_in_16_byte_loads_and_rounded_to_nearest() -> Non
     (launch,) = aot.compile_workload(spec, "d36-512px-first", dtype=torch.bfloat16, capability=90)
     assert "ld.global.v4.b32" in launch.ptx
     assert "cvt.rn.bf16" in launch.ptx
+
+
+def test_a_matrix_product_of_16_bit_numbers_runs_on_tensor_cores_of_every_generation(module_of) -> None:
+    """The count of the limits test is a reading: 0 without a product."""
+    kernel = module_of("product", PRODUCT)
+    for capability in CAPABILITIES:
+        launch = aot.compile_launch((kernel, {"x": torch.zeros(1, dtype=torch.float16)}), capability=capability)
+        assert launch.tensor_core_instructions > 0
+    spec = KERNELS["adaln_residual"]
+    (launch,) = aot.compile_workload(spec, "ragged", dtype=torch.float16, capability=90)
+    assert launch.tensor_core_instructions == 0
 
 
 def test_compiling_leaves_the_kernels_launchable() -> None:
@@ -52,11 +68,21 @@ def test_compiling_leaves_the_kernels_launchable() -> None:
 
 
 @pytest.fixture
-def spilling(tmp_path, monkeypatch):
-    """A kernel that needs more registers than a thread has."""
-    (tmp_path / "spilling.py").write_text(SPILLING)
+def module_of(tmp_path, monkeypatch):
+    """Function from a module's name and text to the kernel in it."""
     monkeypatch.syspath_prepend(tmp_path)
-    return importlib.import_module("spilling").kernel
+
+    def kernel(name: str, text: str):
+        (tmp_path / f"{name}.py").write_text(text)
+        return importlib.import_module(name).kernel
+
+    return kernel
+
+
+@pytest.fixture
+def spilling(module_of):
+    """A kernel that needs more registers than a thread has."""
+    return module_of("spilling", SPILLING)
 
 
 def test_a_register_array_that_spills_is_seen(spilling) -> None:
@@ -81,4 +107,16 @@ def kernel(x, BLOCK: tl.constexpr):
     col = tl.arange(0, BLOCK)
     a = tl.load(x + col)
     tl.store(x + col, a / tl.sum(a))
+"""
+
+PRODUCT = """
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def kernel(x):
+    at = tl.arange(0, 64)[:, None] * 64 + tl.arange(0, 64)[None, :]
+    a = tl.load(x + at)
+    tl.store(x + at, tl.dot(a, a).to(tl.float16))
 """

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
 import sys
+import types
+from dataclasses import replace
 
 import pytest
 import torch
 
-from arvbench.errors import HostError, UnknownName
+from arvbench.errors import HostError, UnknownName, UserError
 from arvbench.kernels import KERNELS
 from arvbench.kernels.adaln import reference
+from arvbench.kernels.adaln import spec as adaln
 from arvbench.kernels.dispatch import select
 
 pytestmark = pytest.mark.usefixtures("compiled_triton")
@@ -38,7 +43,8 @@ def test_backend_and_device_choose_the_implementation(backend, device, chosen):
     kernels = select(backend, torch.device(device))
     assert kernels.names == dict.fromkeys(KERNELS, chosen)
     for name, spec in KERNELS.items():
-        assert getattr(kernels, name) is spec.implementations[chosen]
+        operation = getattr(kernels, name)
+        assert getattr(operation, "fast", operation) is spec.implementations[chosen]
 
 
 def test_kernels_are_called_as_attributes():
@@ -56,7 +62,7 @@ def test_a_kernel_set_can_be_copied_and_compiled_into_one_graph():
 
 
 def test_an_unknown_kernel_is_an_attribute_error_that_names_the_known_ones():
-    with pytest.raises(AttributeError, match=r"no kernel 'adaln'; known: adaln_modulate, adaln_residual"):
+    with pytest.raises(AttributeError, match=r"no kernel 'adaln'; known: adaln_modulate, adaln_residual.*"):
         _ = select("reference", "cpu").adaln
 
 
@@ -78,3 +84,79 @@ def test_an_environment_that_would_interpret_the_kernels_is_refused(monkeypatch)
     with pytest.raises(HostError, match="TRITON_INTERPRET is set"):
         select("optimized", "cuda")
     assert set(select("optimized", "cpu").names.values()) == {"torch"}
+
+
+@pytest.mark.parametrize("version", ["2.3.1", "1.0"])
+def test_a_triton_that_is_too_old_is_named(monkeypatch, version):
+    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(__version__=version))
+    with pytest.raises(HostError, match=rf"needs Triton \d\.\d or newer, this is {version}; .*backend 'reference'"):
+        select("optimized", "cuda")
+
+
+def no_wide_rows(x_RlC, **operands):
+    return f"{x_RlC.shape[-1]} channels, at most 8" if x_RlC.shape[-1] > 8 else None
+
+
+def doubled(x_RlC, gate_R1C, branch_RlC):
+    return 2 * reference.adaln_residual(x_RlC, gate_R1C, branch_RlC)
+
+
+NARROW = replace(
+    adaln.RESIDUAL, name="narrow", fast=f"{__name__}:doubled", supports=no_wide_rows, make_inputs=adaln._residual_inputs
+)
+
+
+def test_operands_that_a_kernel_cannot_take_go_to_the_named_implementation_and_are_noted(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(__version__="3.8.0"))
+    with KERNELS.scoped("narrow", f"{__name__}:NARROW"):
+        kernels = select("optimized", "cuda")
+    x, gate = torch.randn(2, 3, 8), torch.randn(2, 1, 8)
+    assert torch.equal(kernels.narrow(x, gate, x), 2 * reference.adaln_residual(x, gate, x))
+    assert kernels.fallbacks == {}
+    x, gate = torch.randn(2, 3, 9), torch.randn(2, 1, 9)
+    assert torch.equal(kernels.narrow(x, gate, branch_RlC=x), reference.adaln_residual(x, gate, x))
+    assert kernels.fallbacks == {"narrow": "torch: 9 channels, at most 8 (torch.float32)"}
+    assert kernels.names["narrow"] == "triton"
+
+
+def test_the_interpreter_runs_the_kernels_of_the_cpu():
+    pytest.importorskip("triton", reason="needs triton")
+    done = in_a_fresh_process(INTERPRETED)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "error", "message"),
+    [
+        ("optimized", "cuda", UserError, "interpreter runs kernels on the CPU, not on cuda"),
+        ("reference", "cpu", UserError, "the reference backend has no Triton kernels"),
+        ("optimized", "cpu", HostError, "must be asked for before kernels are imported: set TRITON_INTERPRET=1"),
+    ],
+)
+def test_an_interpreter_that_cannot_be_had_is_refused(backend, device, error, message):
+    pytest.importorskip("triton", reason="needs triton")
+    with pytest.raises(error, match=message):
+        select(backend, device, kernels="interpreter")
+
+
+def test_kernels_that_are_compiled_already_cannot_be_interpreted():
+    pytest.importorskip("triton", reason="needs triton")
+    done = in_a_fresh_process("import arvbench.kernels.adaln.triton\n" + INTERPRETED)
+    assert "HostError" in done.stderr
+    assert "arvbench.kernels.adaln.triton is imported: ask in a fresh process" in done.stderr
+
+
+def in_a_fresh_process(code):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+INTERPRETED = """
+import torch
+from arvbench.kernels.dispatch import interpret_kernels, select
+interpret_kernels()
+kernels = select("optimized", "cpu", kernels="interpreter")
+assert set(kernels.names.values()) == {"triton"}
+x, gate = torch.randn(2, 3, 8), torch.randn(2, 1, 8)
+torch.testing.assert_close(kernels.adaln_residual(x, gate, x), x + gate * x)
+"""

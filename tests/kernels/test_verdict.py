@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from arvbench.errors import ContractError, UserError
 from arvbench.kernels import KERNELS
 from arvbench.kernels.adaln import reference
-from arvbench.kernels.contract import max_abs_err, verified_call
+from arvbench.kernels.contract import KernelSpec, Limits, Tol, Workload, max_abs_err, verified_call
 
 WORKLOAD = "no-power-of-two"
 
@@ -81,3 +82,104 @@ def test_a_dtype_without_a_tolerance_is_refused():
 def test_an_unknown_workload_is_refused():
     with pytest.raises(UserError, match=r"no workload 'huge'; known: d16-first"):
         max_abs_err(with_fast(right), "huge", dtype=torch.float32, device="cpu")
+
+
+def pick(x_BV: Tensor, cache_BT: Tensor, at: int) -> tuple[Tensor, Tensor]:
+    """Return the largest value and its place; write it into the cache at `at`."""
+    top_B, token_B = x_BV.max(dim=-1)
+    cache_BT[:, at] = top_B
+    return top_B, token_B
+
+
+def pick_the_place_before(x_BV: Tensor, cache_BT: Tensor, at: int) -> tuple[Tensor, Tensor]:
+    top_B, token_B = pick(x_BV, cache_BT, at)
+    return top_B, token_B - (token_B > 0).long()
+
+
+def pick_and_forget(x_BV: Tensor, cache_BT: Tensor, at: int) -> tuple[Tensor, Tensor]:
+    return pick(x_BV, cache_BT.clone(), at)
+
+
+def pick_and_smear(x_BV: Tensor, cache_BT: Tensor, at: int) -> tuple[Tensor, Tensor]:
+    outputs = pick(x_BV, cache_BT, at)
+    cache_BT[:, at + 1] = 0
+    return outputs
+
+
+def pick_and_spoil(x_BV: Tensor, cache_BT: Tensor, at: int) -> tuple[Tensor, Tensor]:
+    outputs = pick(x_BV, cache_BT, at)
+    x_BV[0, 0] = 0
+    return outputs
+
+
+def pick_one(x_BV: Tensor, cache_BT: Tensor, at: int) -> Tensor:
+    return pick(x_BV, cache_BT, at)[0]
+
+
+def pick_coarsely(x_BV: Tensor, cache_BT: Tensor, at: int) -> tuple[Tensor, Tensor]:
+    top_B, token_B = pick(x_BV, cache_BT, at)
+    return top_B + 1e-3, token_B
+
+
+def pick_inputs(shape: Any, *, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> dict[str, Any]:
+    x = torch.randn(shape["B"], 9, generator=generator).to(device, dtype)
+    return {"x_BV": x, "cache_BT": torch.full((shape["B"], 4), torch.nan, dtype=dtype), "at": 1}
+
+
+PICK = KernelSpec(
+    name="pick",
+    reference=f"{__name__}:pick",
+    fast=f"{__name__}:pick",
+    make_inputs=pick_inputs,
+    workloads={"small": Workload(shape={"B": 5})},
+    tolerance={torch.float32: Tol(1e-6, 0)},
+    flops=lambda shape: 9 * shape["B"],
+    bytes_moved=lambda shape, itemsize: 10 * shape["B"] * itemsize,
+    limits=Limits(registers=32, shared_bytes=0),
+    mutates=("cache_BT",),
+)
+
+
+def picked(function: Any, **changes: Any) -> Any:
+    spec = replace(PICK, fast=f"{__name__}:{function.__name__}", **changes)
+    return max_abs_err(spec, "small", dtype=torch.float32, device="cpu")
+
+
+def test_all_outputs_and_written_operands_are_compared():
+    """The cache is NaN but for one column, and stays so in both."""
+    assert picked(pick) == (True, 0.0)
+
+
+@pytest.mark.parametrize("wrong", [pick_the_place_before, pick_and_forget, pick_and_smear, pick_coarsely])
+def test_one_wrong_output_of_several_is_found(wrong):
+    assert not picked(wrong).ok
+
+
+def test_integers_are_equal_whatever_the_tolerance():
+    assert not picked(pick_the_place_before, tolerance={torch.float32: Tol(10, 10)}).ok
+
+
+def test_an_output_may_have_its_own_tolerance():
+    loose = {torch.float32: Tol(1e-2, 0)}
+    assert picked(pick_coarsely, output_tolerance={"0": loose}).ok
+    assert not picked(pick_coarsely, output_tolerance={"cache_BT": loose}).ok
+
+
+def test_an_operand_that_is_written_unnamed_breaks_the_contract():
+    with pytest.raises(ContractError, match=r"pick \(triton\) wrote operand x_BV, which `mutates` does not name"):
+        picked(pick_and_spoil)
+
+
+def test_a_missing_output_breaks_the_contract():
+    with pytest.raises(ContractError, match="has 2 outputs, the reference 3"):
+        picked(pick_one)
+
+
+def test_a_further_implementation_is_under_the_same_contract():
+    spec = replace(PICK, others={"twin": f"{__name__}:pick", "coarse": f"{__name__}:pick_coarsely"})
+    assert list(spec.implementations) == ["torch", "triton", "twin", "coarse"]
+    verdicts = {
+        name: max_abs_err(spec, "small", dtype=torch.float32, device="cpu", implementation=name).ok
+        for name in spec.implementations
+    }
+    assert verdicts == {"torch": True, "triton": True, "twin": True, "coarse": False}
