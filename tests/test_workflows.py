@@ -118,7 +118,7 @@ def test_code_of_a_fork_never_runs_on_the_runner_of_a_user():
 
 @pytest.mark.parametrize(("where", "text"), SCRIPTS, ids=[where for where, _ in SCRIPTS])
 def test_no_expression_is_pasted_into_a_shell(where, text):
-    """What others write, such as the title of a pull request, reaches a shell through the environment only."""
+    """Text by others, such as the title of a pull request, reaches a shell only through the environment."""
     assert not EXPRESSION.search(text)
 
 

@@ -106,7 +106,7 @@ def _measured(interleaved: Interleaved, run: CheckRun, request: CheckRequest) ->
     rule, cases = request.rule, cases_of(request.suite)
     launches = range(1, 1 + rule.screen_launches)
     first = Stage(name="first look", cases=cases, launches=launches, seeded=[case.case_id for case in cases])
-    # Says how many launches so many numbers need, before all the others are made.
+    # Refuses too few launches for this count of numbers after the first of them, before the others are made.
     screen(*_stage(interleaved, run, replace(first, launches=launches[:1])).series, rule)
     one = _stage(interleaved, run, first)
     screening = screen(*one.series, rule, machine=one.machine)

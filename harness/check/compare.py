@@ -23,6 +23,7 @@ from arvbench.harness.check.gated import keep, pairs_of
 from arvbench.harness.check.numbers import gated_numbers
 from arvbench.harness.check.pairing import CasePair, pair_cases, read_run
 from arvbench.harness.check.rule import Rule
+from arvbench.harness.check.wording import change_of
 from arvbench.paths import printable
 from arvbench.results.comparison import hardware_class
 from arvbench.results.schema import Record
@@ -117,20 +118,9 @@ def _on_two_machines(pair: CasePair) -> list[Change]:
     for both in pairs_of(*sides):
         if both.base is None or both.head is None:
             continue
-        base, head, shown = both.base.values, both.head.values, both.shown
-        change = Change(
-            case=pair.name,
-            number=shown.number,
-            kind=shown.kind,
-            unit=shown.unit,
-            lower_is_better=shown.lower_is_better,
-            base=base,
-            head=head,
-            ratio=None if both.fault() or not median(base) else median(head) / median(base),
-            verdict=Verdict.MACHINE,
-            reason=reason,
-        )
-        changes.append(with_cause(change, pair))
+        base, head = both.values
+        ratio = None if both.fault() or not median(base) else median(head) / median(base)
+        changes.append(with_cause(change_of(both, Verdict.MACHINE, reason, ratio=ratio), pair))
     return changes
 
 

@@ -11,6 +11,7 @@ from arvbench.harness.check.gated import Judgement, Pair, Series, pairs_of
 from arvbench.harness.check.launch_tests import ratio_interval
 from arvbench.harness.check.numbers import gated_numbers
 from arvbench.harness.check.rule import Rule, can_alarm, launches_needed
+from arvbench.harness.check.wording import change_of
 from arvbench.results.schema import Measured, Record
 from arvbench.results.verdict import Change, Verdict
 
@@ -41,7 +42,7 @@ def few_changes(
 
 def _change(pair: Pair, base_calls: Series | None, head_calls: Series | None, needed: int, moved: bool) -> Change:
     series = pair.shown
-    base, head = _values(pair)
+    base, head = pair.values
     counts = (len(base), len(head))
     within = counts == (1, 1) and series.kind == "time" and base_calls is not None and head_calls is not None
     if within and base_calls and head_calls:
@@ -57,19 +58,7 @@ def _change(pair: Pair, base_calls: Series | None, head_calls: Series | None, ne
     reason = f"{said}; {needed} per side are needed."
     if verdict is Verdict.MACHINE:
         reason = f"The machine moved, so that a time says nothing about the code. {reason}"
-    return Change(
-        case=series.case,
-        number=series.number,
-        kind=series.kind,
-        unit=series.unit,
-        lower_is_better=series.lower_is_better,
-        base=base,
-        head=head,
-        ratio=median(head) / median(base),
-        interval=interval,
-        verdict=verdict,
-        reason=reason,
-    )
+    return change_of(pair, verdict, reason, ratio=median(head) / median(base), interval=interval)
 
 
 def calls_of(records: Iterable[Record]) -> tuple[Series, ...]:
@@ -84,7 +73,7 @@ def calls_of(records: Iterable[Record]) -> tuple[Series, ...]:
 
 
 def _call(outcome: Measured, number: int) -> Measured:
-    """Return an outcome with one call of every timing that has so many."""
+    """Return an outcome with one call of each timing; timings with fewer calls have none left."""
     timings = tuple(
         timing.model_copy(update={"samples_ns": timing.samples_ns[number : number + 1]}) for timing in outcome.timings
     )
@@ -97,9 +86,5 @@ def _family(pairs: Iterable[Pair]) -> int:
 
 
 def _can_alarm(pair: Pair, family: int, rule: Rule) -> bool:
-    base, head = _values(pair)
+    base, head = pair.values
     return can_alarm(len(base), len(head), family, rule)
-
-
-def _values(pair: Pair) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return (pair.base.values if pair.base else (), pair.head.values if pair.head else ())

@@ -76,6 +76,11 @@ class Pair:
     def key(self) -> Key:
         return self.shown.key
 
+    @property
+    def values(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Values of base and of head; none for a side that lacks the number."""
+        return (self.base.values if self.base else (), self.head.values if self.head else ())
+
     def fault(self) -> str | None:
         """Return why nothing can be said about the number, as a sentence; None when it can be judged."""
         if self.base is None or self.head is None:

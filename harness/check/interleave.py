@@ -173,7 +173,7 @@ class Interleaved:
         """(side, what happened) -> names of the cases that failed so."""
 
     def measure(self, stage: Stage) -> None:
-        """Measure the launches of a stage. A case of which one fails has no further ones."""
+        """Measure the launches of a stage. After a failed launch, its case has no further ones."""
         places = list(self._places(stage))
         for done, (lane, case, launch) in enumerate(places):
             if case.case_id in self.failed:

@@ -4,8 +4,8 @@ Shapes     `base` and `head` have the launches of a number in their last axis; a
            a simulation. Values are positive.
 Direction  "up" asks whether head is larger than base, "down" whether it is smaller
 Tests      Mann-Whitney compares all pairs of launches. The precedence test compares second-smallest launches: its
-           p is the probability that so many launches of the other side come before. Both are exact under "which
-           launch belongs to which side makes no difference", whatever the distribution
+           p is the probability that at least as many launches of the other side come before as did. Both are exact
+           under "which launch belongs to which side makes no difference", whatever the distribution
 """
 
 from __future__ import annotations

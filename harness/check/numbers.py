@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any, Final
@@ -175,21 +176,11 @@ def _memory(case: str, launches: Sequence[Measured]) -> Iterator[Series]:
 def _correctness(case: str, records: Sequence[Record]) -> Iterator[Series]:
     """Yield the share of launches with a correct backend, and in float32 the tokens that equal the judge's."""
     checks = [record.outcome.correctness for record in records if isinstance(record.outcome, Measured | Incorrect)]
-    numbers = {"correct": [float(check.passed) for check in checks]}
+    share = partial(Series, case=case, kind="quality", unit="share", basis=f"{checks[0].images} images")
+    exact = partial(share, judgement=Judgement.EXACT, lower_is_better=False, may_be_zero=True)
+    yield exact(number="correct", values=tuple(float(check.passed) for check in checks))
     if records[0].case.dtype == "float32":
-        numbers["equal tokens"] = [check.equal_tokens for check in checks]
-    for number, values in numbers.items():
-        yield Series(
-            case=case,
-            number=number,
-            kind="quality",
-            unit="share",
-            basis=f"{checks[0].images} images",
-            values=tuple(values),
-            judgement=Judgement.EXACT,
-            lower_is_better=False,
-            may_be_zero=True,
-        )
+        yield exact(number="equal tokens", values=tuple(check.equal_tokens for check in checks))
 
 
 def _quality(case: str, records: Sequence[Record]) -> Iterator[Series]:

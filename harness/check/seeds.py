@@ -14,7 +14,7 @@ import numpy as np
 from arvbench.harness.check.gated import Pair
 from arvbench.harness.check.launch_tests import Floats
 from arvbench.harness.check.rule import Rule
-from arvbench.harness.check.wording import percent
+from arvbench.harness.check.wording import change_of, percent
 from arvbench.results.verdict import Change, Verdict
 
 
@@ -69,8 +69,7 @@ def seeds_change(pair: Pair, found: SeedComparison, p: tuple[float, float], fami
     from scipy.stats import t
 
     series = pair.shown
-    base, head = (side.values if side else () for side in (pair.base, pair.head))
-    seeds = min(len(base), len(head))
+    seeds = min(map(len, pair.values))
     quantiles = t.ppf(1 - rule.level / family, found.freedom) + t.ppf(rule.power, found.freedom)
     seen = max(rule.quality_change, float(quantiles * found.error)) if found.error else rule.quality_change
     smallest = min(p)
@@ -88,18 +87,12 @@ def seeds_change(pair: Pair, found: SeedComparison, p: tuple[float, float], fami
     else:
         verdict = Verdict.PASS
         reason = f"Within the window of {seeds} run seeds; {percent(seen)} would be found."
-    return Change(
-        case=series.case,
-        number=series.number,
-        kind=series.kind,
-        unit=series.unit,
-        lower_is_better=series.lower_is_better,
-        base=base,
-        head=head,
+    return change_of(
+        pair,
+        verdict,
+        reason,
         ratio=found.ratio,
         interval=found.interval,
         smallest_detectable=seen if np.isfinite(seen) else None,
         p=smallest,
-        verdict=verdict,
-        reason=reason,
     )

@@ -24,7 +24,7 @@ def percent(change: float) -> str:
 
 def unusable_change(pair: Pair, fault: str) -> Change:
     """Return the change of a number that nothing can be said about."""
-    return _change(pair, Verdict.UNUSABLE, fault)
+    return change_of(pair, Verdict.UNUSABLE, fault)
 
 
 def steady_change(pair: Pair, rule: Rule) -> Change | None:
@@ -32,9 +32,9 @@ def steady_change(pair: Pair, rule: Rule) -> Change | None:
 
     None for a number that varies: by its kind, or because its launches disagree although it should be exact.
     """
-    base, head = _values(pair)
+    base, head = pair.values
     if pair.shown.judgement is Judgement.SEEDS:
-        return _change(pair, Verdict.PASS, "Equal on both sides, seed by seed.", ratio=1.0) if base == head else None
+        return change_of(pair, Verdict.PASS, "Equal on both sides, seed by seed.", ratio=1.0) if base == head else None
     if pair.shown.judgement is Judgement.LAUNCHES:
         return None
     in_bytes = pair.shown.unit == "bytes"
@@ -45,17 +45,17 @@ def steady_change(pair: Pair, rule: Rule) -> Change | None:
     before, after = worst(base), worst(head)
     ratio = after / before if before else None
     if abs(after - before) <= counts * before:
-        return _change(pair, Verdict.PASS, "Equal on both sides.", ratio=ratio)
+        return change_of(pair, Verdict.PASS, "Equal on both sides.", ratio=ratio)
     worse = (after > before) == pair.shown.lower_is_better
     verdict = Verdict.REGRESSION if worse else Verdict.IMPROVEMENT
-    return _change(pair, verdict, f"{_moved(pair.shown, before, after)}; the number is exact.", ratio=ratio)
+    return change_of(pair, verdict, f"{_moved(pair.shown, before, after)}; the number is exact.", ratio=ratio)
 
 
 def launches_change(pair: Pair, found: Comparison, verdict: Verdict, *, p: float, seen: float, rule: Rule) -> Change:
     """Return the change of a number that varies from launch to launch; `p` adjusted, `seen` its detectable change."""
-    base, head = (np.array(values) for values in _values(pair))
+    base, head = (np.array(values) for values in pair.values)
     shares = (slow_share(base, rule), slow_share(head, rule)) if found.two_modes else None
-    return _change(
+    return change_of(
         pair,
         verdict,
         _reason(pair, found, verdict, p, seen, shares),
@@ -70,7 +70,7 @@ def launches_change(pair: Pair, found: Comparison, verdict: Verdict, *, p: float
 def _reason(
     pair: Pair, found: Comparison, verdict: Verdict, p: float, seen: float, shares: tuple[float, float] | None
 ) -> str:
-    base, head = _values(pair)
+    base, head = pair.values
     counts = f"{len(base)} and {len(head)} launches"
     modes = ""
     if shares:
@@ -98,12 +98,9 @@ def _word(series: Series, ratio: float) -> str:
     return larger if ratio > 1 else smaller
 
 
-def _values(pair: Pair) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return (pair.base.values if pair.base else (), pair.head.values if pair.head else ())
-
-
-def _change(pair: Pair, verdict: Verdict, reason: str, **measured: object) -> Change:
-    series, (base, head) = pair.shown, _values(pair)
+def change_of(pair: Pair, verdict: Verdict, reason: str, **measured: object) -> Change:
+    """Return the change of a number with its verdict; `measured` are the other fields of a `Change`."""
+    series, (base, head) = pair.shown, pair.values
     return Change.model_validate(
         {
             "case": series.case,

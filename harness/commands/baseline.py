@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from arvbench.harness.commands.options import comma_list
+from arvbench.harness.commands.options import CaseDevice, CaseModels, CaseSettings, case_settings, comma_list
 from arvbench.harness.commands.run import RUNS_FOLDER, SUITE_HELP
 from arvbench.interrupts import EXIT_INTERRUPTED
 
@@ -32,11 +32,6 @@ GROUP_HELP = """Stored baselines of a machine: calibrate, audit, update, show.
     arvbench baseline show
 """
 SuiteOption = Annotated[str, typer.Option("--suite", metavar="SUITE", help=SUITE_HELP)]
-Models = Annotated[list[str] | None, typer.Option("--models", metavar="PATTERN", help="Only these models; repeatable.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Setting for every case; repeatable.")
-]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N, for every case.")]
 File = Annotated[
     Path | None,
     typer.Option("--file", metavar="FILE", help="Baseline file.  [default: that of this machine in results/baselines]"),
@@ -56,9 +51,9 @@ def calibrate(
         int, typer.Option("--launches", metavar="N", min=2, max=1000, help="Launches of every case.")
     ] = 20,
     suite: SuiteOption = "gate",
-    models: Models = None,
-    device: DeviceOption = None,
-    settings: Settings = None,
+    models: CaseModels = None,
+    device: CaseDevice = None,
+    settings: CaseSettings = None,
     file: File = None,
     out: Out = None,
 ) -> None:
@@ -117,9 +112,9 @@ def update(
         typer.Option("--launches", metavar="N", min=2, max=1000, help="Launches of every case.  [default: 10]"),
     ] = None,
     suite: SuiteOption = "gate",
-    models: Models = None,
-    device: DeviceOption = None,
-    settings: Settings = None,
+    models: CaseModels = None,
+    device: CaseDevice = None,
+    settings: CaseSettings = None,
     file: File = None,
     out: Out = None,
 ) -> None:
@@ -166,7 +161,6 @@ def show(
 
 
 def _suite(name: str, models: list[str] | None, device: str | None, settings: list[str] | None) -> Suite:
-    from arvbench.harness.commands.options import case_settings
     from arvbench.harness.suites.suite import load_suite
 
     return load_suite(name, models=comma_list(models), overrides=case_settings(settings, device, None))

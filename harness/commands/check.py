@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from arvbench.errors import UserError
-from arvbench.harness.commands.options import case_settings, comma_list
+from arvbench.harness.commands.options import (
+    CaseDevice,
+    CaseModels,
+    CaseSettings,
+    CaseWeights,
+    case_settings,
+    comma_list,
+)
 from arvbench.harness.commands.run import RUNS_FOLDER, SUITE_HELP
 from arvbench.harness.commands.verdicts import AllowInconclusive, VerdictJson, conclude
 from arvbench.interrupts import EXIT_INTERRUPTED
@@ -38,10 +45,7 @@ def check(
         str | None, typer.Option("--head", metavar="REF", help="Commit to check.  [default: the working tree as it is]")
     ] = None,
     suite: Annotated[str, typer.Option("--suite", metavar="SUITE", help=SUITE_HELP)] = "gate",
-    models: Annotated[
-        list[str] | None,
-        typer.Option("--models", metavar="PATTERN", help="Only these models, such as 'var-*,demo/var'; repeatable."),
-    ] = None,
+    models: CaseModels = None,
     launches: Annotated[
         int | None,
         typer.Option(
@@ -56,15 +60,9 @@ def check(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Folder of the check.  [default: results/runs/check-SUITE]"),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, for every case.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Setting for every case, as in `arvbench run`; repeatable."),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", metavar="DIR", help="Folder of official files, or demo, hub, random:SEED."),
-    ] = None,
+    device: CaseDevice = None,
+    settings: CaseSettings = None,
+    weights: CaseWeights = None,
     allow_inconclusive: AllowInconclusive = False,
     as_json: VerdictJson = False,
 ) -> None:

@@ -12,6 +12,18 @@ from arvbench.errors import UserError, shown
 from arvbench.paths import user_path
 
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+CaseModels = Annotated[
+    list[str] | None,
+    typer.Option("--models", metavar="PATTERN", help="Only these models, such as 'var-*,demo/var'; repeatable."),
+]
+CaseDevice = Annotated[str | None, typer.Option("--device", help="cpu, cuda or cuda:N, for every case.")]
+CaseSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Setting for every case, as in `arvbench run`; repeatable."),
+]
+CaseWeights = Annotated[
+    str | None, typer.Option("--weights", metavar="DIR", help="Folder of official files, or demo, hub, random:SEED.")
+]
 InceptionWeights = Annotated[
     Path | None, typer.Option("--inception-weights", metavar="PATH", help="Weights of the Inception networks.")
 ]

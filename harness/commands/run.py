@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from arvbench.harness.commands.options import (
+    CaseDevice,
+    CaseModels,
+    CaseWeights,
     ExtractorWeights,
     InceptionWeights,
     case_settings,
@@ -30,14 +33,11 @@ EXIT_FAILURES = 1
 
 def run(
     suite: Annotated[str, typer.Argument(help=SUITE_HELP)],
-    models: Annotated[
-        list[str] | None,
-        typer.Option("--models", metavar="PATTERN", help="Only these models, such as 'var-*,demo/var'; repeatable."),
-    ] = None,
+    models: CaseModels = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder of the records.  [default: results/runs/SUITE]")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, for every case.")] = None,
+    device: CaseDevice = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,10 +47,7 @@ def run(
             "(batch=[1,8]) makes one case per element; repeatable.",
         ),
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", metavar="DIR", help="Folder of official files, or demo, hub, random:SEED."),
-    ] = None,
+    weights: CaseWeights = None,
     inception_weights: InceptionWeights = None,
     extractor_weights: ExtractorWeights = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is already recorded.")] = False,

@@ -31,7 +31,7 @@ BUSY_PERCENT = 50
 _READ_CLOCKS = 8
 """Processors whose clock is read: reading that of each of hundreds would cost more than the rest together."""
 _CLOCK_EVERY = 5
-"""Samples of which one holds the processors' clock, for the same reason."""
+"""Every fifth sample holds the processors' clock, for the same reason."""
 
 
 class GpuReader(Protocol):

@@ -1,4 +1,4 @@
-"""Control probe: fixed work around the timed calls, by which a slower machine is told from slower code.
+"""Control probe: fixed work around the timed calls, which shows whether the machine or the code became slower.
 
 No commit changes this work. It is a matrix product, a copy beyond the caches and a loop of the interpreter, together
 about 0.1 s before and 0.1 s after the calls. What the times mean is decided where records are compared

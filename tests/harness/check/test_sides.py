@@ -6,24 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-from tiny_checkout import PYPROJECT, commit, git, make_checkout
+from tiny_checkout import PYPROJECT, commit, git
 
 import arvbench
 from arvbench.errors import HostError, UserError
 from arvbench.harness.check.sides import WORKING_TREE, BuiltSide, built_sides
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch) -> Path:
-    """The package of a tiny checkout; scratch folders are in tmp_path/tmp."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return make_checkout(tmp_path / "checkout")
 
 
 @pytest.fixture

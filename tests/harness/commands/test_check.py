@@ -9,13 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 from made_up_checks import Launches, check
 from run_helpers import write_suite
-from tiny_checkout import commit, git, make_checkout
+from tiny_checkout import commit, git
 
 import arvbench
 from arvbench.results.records import read_records
@@ -23,15 +22,6 @@ from arvbench.results.verdict import Verdict, read_verdict
 
 ROOT = Path(arvbench.__file__).parents[2]
 CASE = {"model": "demo/var", "weights": "demo", "threads": 1, "repeats": 1, "max_warmup": 1}
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch) -> Path:
-    """The package of a tiny checkout; scratch folders are in tmp_path/tmp."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    return make_checkout(tmp_path / "checkout")
 
 
 @pytest.fixture

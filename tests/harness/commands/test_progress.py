@@ -1,4 +1,4 @@
-"""What a run shows while it works: part, case k of n and time left, on terminals and in files."""
+"""Progress of a run: part, case k of n and time left, on terminals and in files."""
 
 from __future__ import annotations
 
