@@ -249,9 +249,7 @@ def _check_keys(where: str, layer: Mapping[str, Any]) -> None:
             raise UserError(f"{where}: unknown key {key!r}; {hint}")
 
 
-def _merge_layers(
-    suite: _SuiteFile, entry: Mapping[str, Any], command_line: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def _merge_layers(suite: _SuiteFile, entry: Mapping[str, Any], command_line: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Merge defaults < recipe < case < model < command line, lists not yet expanded.
 
     A case with recipes, or with settings of models, gives one result per model and recipe.
@@ -268,12 +266,12 @@ def _merge_layers(
     for model, name in itertools.product(_matching_models(models), recipes if isinstance(recipes, list) else [recipes]):
         if name and not isinstance(name, str):
             raise UserError(f"recipe: {shown(name)} is not the name of a recipe")
-        below, above = [recipe_for(model, name).layer() if name else {}], settings_of_model(model, suite.models)
+        recipe, above = recipe_for(model, name).layer() if name else {}, settings_of_model(model, suite.models)
         if not has_quality:
-            below, above = ([without_key(layer, "quality") for layer in layers] for layers in (below, above))
+            recipe, above = without_key(recipe, "quality"), [without_key(layer, "quality") for layer in above]
         # The model is now a name, not a pattern.
         single = {"model": glob.escape(model)} | ({"recipe": name} if "recipe" in merged else {})
-        results.append(merge(defaults, *below, entry, *above, command_line, single))
+        results.append(merge(defaults, recipe, entry, *above, command_line, single))
     return results
 
 
