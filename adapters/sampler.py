@@ -34,7 +34,7 @@ from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import ContractError, UnknownName, UserError
-from arvbench.kernels.backends import backend_named
+from arvbench.kernels.backends import Kernels, backend_named
 from arvbench.kernels.dispatch import KernelSet, select
 
 NULL_LABEL = -1
@@ -125,7 +125,7 @@ class Sampler(ABC):
     weights   identity of the loaded weights
     backend   name in arvbench.kernels.backends
     official  True when the backend repeats even the redundant work of the official code
-    kernels   operation -> implementation in use ("torch" or "triton"); `packed` tells that of linear layers
+    kernels   operation -> implementation in use; `packed` tells that of linear layers
     """
 
     family: ClassVar[str]
@@ -164,7 +164,11 @@ class Sampler(ABC):
 
     @property
     def kernels(self) -> Mapping[str, str]:
-        return self._kernels.names
+        return self._kernels.described()
+
+    def use_kernels(self, kernels: Kernels) -> None:
+        """Run the kernels in another way than the backend says (arvbench.kernels.dispatch.select; errors as there)."""
+        self._kernels = select(self.backend, self.device, kernels)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The modules with weights, by name: "transformer" and "tokenizer"."""

@@ -34,6 +34,10 @@ class KernelSet:
     fallbacks: dict[str, str] = field(default_factory=dict)
     """Operation -> implementation that took operands which the one in `names` cannot, and why; calls add to it."""
 
+    def described(self) -> dict[str, str]:
+        """Return operation -> implementation, with the one that took other operands and the reason: for the record."""
+        return {name: "; ".join(filter(None, (used, self.fallbacks.get(name)))) for name, used in self.names.items()}
+
     def __getattr__(self, operation: str) -> Operation:
         # Python calls this only for names that are not fields. copy and pickle ask an instance without fields for
         # underscored names.
@@ -50,7 +54,10 @@ def select(backend: str, device: torch.device | str, kernels: Kernels = "backend
     """
     device_type = torch.device(device).type
     if kernels == "interpreter":
-        _check_interpreter(backend, device_type)
+        _check_interpretable(backend, device_type)
+        _require_triton(backend)
+        if not _interpreted():
+            raise HostError(f"Triton's interpreter must be asked for before Triton is imported: set {INTERPRET}=1")
         chosen = "triton"
     else:
         chosen = backend_named(backend).implementation(device_type)
@@ -90,15 +97,17 @@ class _Guarded:
 INTERPRET = "TRITON_INTERPRET"
 
 
-def interpret_kernels() -> None:
+def interpret_kernels(backend: str, device: torch.device | str = "cpu") -> None:
     """Make this process run its Triton kernels in Triton's interpreter, from now to its end.
 
-    Triton decides when a kernel is imported. Raises HostError when one has been imported before, compiled.
+    Raises UserError unless `backend` has Triton kernels and `device` is the CPU, HostError when Triton has been
+    imported before (it decides then whether its functions are interpreted) or cannot be used.
     """
-    compiled = [spec.fast.partition(":")[0] for spec in KERNELS.values()]
-    if not _interpreted() and (before := sorted(set(compiled) & sys.modules.keys())):
-        raise HostError(f"kernels cannot be interpreted any more, {before[0]} is imported: ask in a fresh process")
+    _check_interpretable(backend, torch.device(device).type)
+    if not _interpreted() and "triton" in sys.modules:
+        raise HostError("kernels cannot be interpreted any more, Triton is imported already: ask in a fresh process")
     os.environ[INTERPRET] = "1"
+    _require_triton(backend)
 
 
 def _interpreted() -> bool:
@@ -106,14 +115,11 @@ def _interpreted() -> bool:
     return os.environ.get(INTERPRET, "").lower() not in ("", "0", "false", "off", "no", "n")
 
 
-def _check_interpreter(backend: str, device_type: str) -> None:
+def _check_interpretable(backend: str, device_type: str) -> None:
     if "triton" not in (backend_named(backend).cuda, backend_named(backend).elsewhere):
         raise UserError(f"the {backend} backend has no Triton kernels for the interpreter to run")
     if device_type != "cpu":
         raise UserError(f"Triton's interpreter runs kernels on the CPU, not on {device_type}: choose device cpu")
-    _require_triton(backend)
-    if not _interpreted():
-        raise HostError(f"Triton's interpreter must be asked for before kernels are imported: set {INTERPRET}=1")
 
 
 def _refuse_interpreter() -> None:

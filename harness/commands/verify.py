@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from arvbench.harness.commands.options import Device
-from arvbench.kernels.backends import BackendName
+from arvbench.kernels.backends import BackendName, Kernels
 
 if TYPE_CHECKING:
     from arvbench.harness.verify.fixture import Check, FixtureError
@@ -29,6 +29,9 @@ def verify(
     fixtures: Annotated[list[Path], typer.Argument(metavar="FIXTURE.json...", help="Fixtures, full or recipe.")],
     backend: Annotated[BackendName, typer.Option(help="Which implementation to put to the test.")] = "reference",
     device: Device = "cpu",
+    kernels: Annotated[
+        Kernels, typer.Option(help="Triton kernels as the backend says, or on a CPU in Triton's interpreter.")
+    ] = "backend",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of the table.")] = False,
 ) -> None:
     """Rebuild the model of each FIXTURE, replay every recorded run and compare each recorded output.
@@ -42,8 +45,10 @@ def verify(
       arvbench verify tests/golden/recipe/var_tiny_a.json
 
       arvbench verify fixtures/*.json --backend optimized --json
+
+      arvbench verify fixtures/*.json --backend optimized --kernels interpreter
     """
-    checks, unusable = _replay(fixtures, backend=backend, device=device)
+    checks, unusable = _replay(fixtures, backend=backend, device=device, kernels=kernels)
     if as_json and (checks or not unusable):
         typer.echo(json.dumps([asdict(check) for check in checks], indent=2, allow_nan=False))
     elif checks:
@@ -56,16 +61,21 @@ def verify(
         raise typer.Exit(EXIT_MISMATCH)
 
 
-def _replay(fixtures: Sequence[Path], *, backend: str, device: str) -> tuple[list[Check], list[FixtureError]]:
+def _replay(
+    fixtures: Sequence[Path], *, backend: str, device: str, kernels: Kernels
+) -> tuple[list[Check], list[FixtureError]]:
     """Return the checks of all fixtures that can be replayed, and the errors of the others."""
     from arvbench.harness.verify import verify
     from arvbench.harness.verify.fixture import FixtureError
+    from arvbench.kernels.dispatch import interpret_kernels
 
+    if kernels == "interpreter":
+        interpret_kernels(backend, device)
     checks: list[Check] = []
     unusable: list[FixtureError] = []
     for path in fixtures:
         try:
-            checks += verify(path, backend=backend, device=device)
+            checks += verify(path, backend=backend, device=device, kernels=kernels)
         except FixtureError as error:
             unusable.append(error)
     return checks, unusable

@@ -9,12 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arvbench.kernels.backends import Kernels
+
 if TYPE_CHECKING:
     from arvbench.harness.verify.fixture import Check
 
 
-def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> list[Check]:
+def verify(path: Path, *, backend: str = "reference", device: str = "cpu", kernels: Kernels = "backend") -> list[Check]:
     """Replay one fixture with `backend` on `device` and return one check per recorded output.
+
+    `kernels` "interpreter" needs `arvbench.kernels.dispatch.interpret_kernels` before.
 
     Raises FixtureError for a fixture that cannot be used, HostError for a device that this machine lacks.
     """
@@ -27,7 +31,7 @@ def verify(path: Path, *, backend: str = "reference", device: str = "cpu") -> li
     target = usable_device(device)
     fixture = read_fixture(path)
     try:
-        return compare(fixture, replay_of(fixture.kind).outputs(fixture, backend, target))
+        return compare(fixture, replay_of(fixture.kind).outputs(fixture, backend, target, kernels))
     except FixtureError:
         raise
     except UserError as error:

@@ -22,6 +22,7 @@ from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import shown
 from arvbench.harness.verify.fixture import Fixture, FixtureError
+from arvbench.kernels.backends import Kernels
 
 Outputs = dict[str, Tensor]
 """Name of an output -> its values."""
@@ -45,7 +46,7 @@ class Replay(ABC):
     """For floats, on any CPU, in fixtures that state none; integers are exact unless they are bytes ("_u8")."""
 
     @abstractmethod
-    def outputs(self, fixture: Fixture, backend: str, device: torch.device) -> Outputs:
+    def outputs(self, fixture: Fixture, backend: str, device: torch.device, kernels: Kernels = "backend") -> Outputs:
         """Return every output that `fixture` may have recorded."""
 
 
@@ -103,8 +104,9 @@ class FamilyReplay(Replay):
     def pass_outputs(self, sampler: Any, fixture: Fixture) -> Outputs:
         """Return the outputs that belong to no run, under their full names."""
 
-    def outputs(self, fixture: Fixture, backend: str, device: torch.device) -> Outputs:
+    def outputs(self, fixture: Fixture, backend: str, device: torch.device, kernels: Kernels = "backend") -> Outputs:
         sampler = load(fixture, self.spec(fixture), backend, device)
+        sampler.use_kernels(kernels)
         outputs: Outputs = {}
         for name, run in fixture.runs.items():
             run_outputs = self.run_outputs(sampler, fixture, run)

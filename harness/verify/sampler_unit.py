@@ -11,6 +11,7 @@ from torch import Tensor
 from arvbench.adapters.sampling import UpstreamNoise, filter_logits, gumbel_softmax
 from arvbench.harness.verify.fixture import Fixture
 from arvbench.harness.verify.replay import Outputs, Replay, Tolerances
+from arvbench.kernels.backends import Kernels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,7 @@ class SamplerUnitReplay(Replay):
 
     tolerances: Tolerances = (("", 1e-5),)
 
-    def outputs(self, fixture: Fixture, backend: str, device: torch.device) -> Outputs:
+    def outputs(self, fixture: Fixture, backend: str, device: torch.device, kernels: Kernels = "backend") -> Outputs:
         logits = fixture.inputs["logits"].to(device)
         return _draws(fixture, logits) | _gumbel(fixture, logits)
 

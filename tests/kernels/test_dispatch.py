@@ -116,7 +116,8 @@ def test_operands_that_a_kernel_cannot_take_go_to_the_named_implementation_and_a
     x, gate = torch.randn(2, 3, 9), torch.randn(2, 1, 9)
     assert torch.equal(kernels.narrow(x, gate, branch_RlC=x), reference.adaln_residual(x, gate, x))
     assert kernels.fallbacks == {"narrow": "torch: 9 channels, at most 8 (torch.float32)"}
-    assert kernels.names["narrow"] == "triton"
+    assert kernels.described()["narrow"] == "triton; torch: 9 channels, at most 8 (torch.float32)"
+    assert kernels.described()["adaln_modulate"] == "triton"
 
 
 def test_the_interpreter_runs_the_kernels_of_the_cpu():
@@ -130,7 +131,7 @@ def test_the_interpreter_runs_the_kernels_of_the_cpu():
     [
         ("optimized", "cuda", UserError, "interpreter runs kernels on the CPU, not on cuda"),
         ("reference", "cpu", UserError, "the reference backend has no Triton kernels"),
-        ("optimized", "cpu", HostError, "must be asked for before kernels are imported: set TRITON_INTERPRET=1"),
+        ("optimized", "cpu", HostError, "must be asked for before Triton is imported: set TRITON_INTERPRET=1"),
     ],
 )
 def test_an_interpreter_that_cannot_be_had_is_refused(backend, device, error, message):
@@ -139,11 +140,11 @@ def test_an_interpreter_that_cannot_be_had_is_refused(backend, device, error, me
         select(backend, device, kernels="interpreter")
 
 
-def test_kernels_that_are_compiled_already_cannot_be_interpreted():
+def test_after_an_import_of_triton_kernels_cannot_be_interpreted():
     pytest.importorskip("triton", reason="needs triton")
-    done = in_a_fresh_process("import arvbench.kernels.adaln.triton\n" + INTERPRETED)
+    done = in_a_fresh_process("import triton\n" + INTERPRETED)
     assert "HostError" in done.stderr
-    assert "arvbench.kernels.adaln.triton is imported: ask in a fresh process" in done.stderr
+    assert "Triton is imported already: ask in a fresh process" in done.stderr
 
 
 def in_a_fresh_process(code):
@@ -154,7 +155,7 @@ def in_a_fresh_process(code):
 INTERPRETED = """
 import torch
 from arvbench.kernels.dispatch import interpret_kernels, select
-interpret_kernels()
+interpret_kernels("optimized")
 kernels = select("optimized", "cpu", kernels="interpreter")
 assert set(kernels.names.values()) == {"triton"}
 x, gate = torch.randn(2, 3, 8), torch.randn(2, 1, 8)
