@@ -21,6 +21,10 @@ VERBS: Registry[Callable[..., None]] = Registry(
         "baseline audit": "arvbench.harness.commands.baseline:audit",
         "baseline update": "arvbench.harness.commands.baseline:update",
         "baseline show": "arvbench.harness.commands.baseline:show",
+        "records ls": "arvbench.harness.commands.records:ls",
+        "records show": "arvbench.harness.commands.records:show",
+        "records merge": "arvbench.harness.commands.records:merge",
+        "records prune": "arvbench.harness.commands.records:prune",
         "report": "arvbench.harness.commands.report:report",
         "doctor": "arvbench.harness.commands.doctor:doctor",
         "eval": "arvbench.harness.commands.evaluate:evaluate",
@@ -35,6 +39,7 @@ GROUPS: Registry[str] = Registry(
     {
         "reference": "arvbench.harness.commands.reference:GROUP_HELP",
         "baseline": "arvbench.harness.commands.baseline:GROUP_HELP",
+        "records": "arvbench.harness.commands.records:GROUP_HELP",
     },
 )
 """Help texts of the groups."""

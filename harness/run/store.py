@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from arvbench.errors import HostError, UserError
@@ -20,6 +21,8 @@ from arvbench.results.records import RECORDS_NAME, read_records
 from arvbench.results.schema import Record
 
 DAMAGED_NAME = f"{RECORDS_NAME}.damaged"
+PRUNED_NAME = "records.pruned.jsonl"
+"""File beside the records that `remove` takes away."""
 
 
 class RecordStore:
@@ -97,6 +100,22 @@ class RecordStore:
                 "intact: make room and run the same command again"
             ) from error
 
+    def remove(self, ids: Collection[str]) -> int:
+        """Move the records with these ids to `records.pruned.jsonl`; return their number. Other lines stay as they are.
+
+        The lines are there before they are gone here: a kill in between doubles them, and loses none.
+        """
+        try:
+            with self._locked():
+                lines = _content(self.path).splitlines(keepends=True)
+                gone = [line for line in lines if _id_of(line) in ids]
+                pruned = self.folder / PRUNED_NAME
+                write_whole(pruned, _content(pruned) + b"".join(gone))
+                write_whole(self.path, b"".join(line for line in lines if _id_of(line) not in ids))
+        except OSError as error:
+            raise HostError(f"cannot prune {self.path}: {error.strerror or error}; nothing was removed") from error
+        return len(gone)
+
     def _locked(self) -> contextlib.AbstractContextManager[bool]:
         """Keep other processes from writing meanwhile."""
         return locked(hidden(self.path, "lock"))
@@ -124,6 +143,15 @@ def _content(path: Path) -> bytes:
     if path.is_dir() or not path.is_file():
         raise OSError(errno.EINVAL, f"{path.name} is no file", str(path))
     return path.read_bytes()
+
+
+def _id_of(line: bytes) -> str:
+    """Return the record id of a line; "" for a damaged one."""
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return ""
+    return str(content.get("record_id", "")) if isinstance(content, dict) else ""
 
 
 def _split(content: bytes) -> tuple[bytes, bytes]:
