@@ -11,7 +11,7 @@ from pathlib import Path
 from arvbench.errors import UserError
 from arvbench.harness.check.control import machine_moved
 from arvbench.harness.check.decide import conclude, screen, verdict_of
-from arvbench.harness.check.engine import SideEngine
+from arvbench.harness.check.engine import side_engines
 from arvbench.harness.check.gated import Judgement, Series
 from arvbench.harness.check.interleave import SIDES, CheckRun, Interleaved, Lane, Stage, check_folder, new_run, open_run
 from arvbench.harness.check.numbers import gated_numbers, other_cases
@@ -25,6 +25,10 @@ from arvbench.harness.suites.suite import Case, Suite
 from arvbench.results.comparison import hardware_class
 from arvbench.results.schema import Record
 from arvbench.results.verdict import EXIT_CODES, Change, Check
+
+
+_LAUNCHES_OF_A_LAYOUT = 8
+"""Launches, of all cases and both sides, that share a memory layout at least: its import is then a small part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +66,10 @@ def check_against(request: CheckRequest, listener: EventListener, say: Callable[
     or worse ends this call counts when the same check is made again.
     """
     _require_launches(request.rule)
-    with built_sides(request.against, request.head) as (base, head):
-        engines = SideEngine(base), SideEngine(head)
+    with (
+        built_sides(request.against, request.head) as (base, head),
+        side_engines(base, head, least=_LAUNCHES_OF_A_LAYOUT) as engines,
+    ):
         check_host(request.suite, engines[1], {})
         wanted = new_run(request.suite.name, identity_of(request.suite, engines[1]), base, head)
         hardware = hardware_class(engines[1].environment(request.suite.cases[0].config.device))

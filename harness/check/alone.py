@@ -1,6 +1,6 @@
 """Launches of the running program alone: for a calibration, and for head where base is a stored baseline.
 
-They are measured as in a check, each in a fresh process, with its control. A run that was interrupted goes on; one that
+They are measured as in a check, each in a process of its own, with its control. A run that was interrupted goes on; one that
 is over counts no more.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from arvbench.errors import UnusableError
 from arvbench.harness.check.against import cases_of, identity_of
-from arvbench.harness.check.engine import SideEngine
+from arvbench.harness.check.engine import side_engines
 from arvbench.harness.check.interleave import (
     RUN_NAME,
     CheckRun,
@@ -78,8 +78,8 @@ def measure_alone(request: LaunchRequest, listener: EventListener, say: Callable
     Raises UserError for a folder that cannot be written and for refused settings, HostError for what the machine lacks.
     """
     built = running_side()
-    engine = SideEngine(built)
-    with check_folder(request.folder) as stores:
+    # A layout in every round: base was measured with others, so that what one does is no difference of the code.
+    with side_engines(built, least=1) as (engine,), check_folder(request.folder) as stores:
         check_host(request.suite, engine, {})
         identity = identity_of(request.suite, engine)
         run, notice = open_run(request.folder, new_run(request.suite.name, identity, built, built))

@@ -1,4 +1,4 @@
-"""Base and head measured in turns in one job, each launch in a fresh process of its side.
+"""Base and head measured in turns in one job, each launch in a process of its own.
 
 Order    base head, head base, base head, ...: a machine that drifts slows both sides alike
 Stages   a few launches of every case say which are suspected, and fresh launches of these are judged (decide.py)

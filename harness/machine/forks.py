@@ -1,7 +1,8 @@
 """Children forked from one warm process, which has imported their libraries once. Linux only.
 
-Parent   `WarmProcess` starts `python -m MODULE`; each `running` asks it for one more child.
-Warm     `serve` imports, then forks a child per request. It stays without threads: a fork would not copy them.
+Parent   `start_warm` runs `python -m MODULE`; each `WarmProcess.running` asks it for one more child.
+Warm     `serve` imports, then forks a child per request. It stays without threads: a fork would not copy them. A child
+         may become a warm process itself (`WarmProcess.forked`), with the imports and the memory layout of its parent.
 Child    runs in a session and process group of its own, with one message on stdin, as a child of `processes.running`.
 
 A request is one datagram: arguments, and the child's file descriptors. Parent and warm process share a socket, the
@@ -23,6 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from pydantic import BaseModel
@@ -40,21 +42,16 @@ Work = Callable[[list[str], list[int]], int]
 """Function of a child: arguments and passed file descriptors to an exit code."""
 
 
+class _Nothing(BaseModel):
+    """Message to a child that gets what it does by requests."""
+
+
 class WarmProcess:
     """A running warm process; `close` ends it, and the end of this process does."""
 
-    def __init__(self, module: str) -> None:
-        """Start `python -m module`, which must call `serve`."""
-        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                env=this_python().environment(),
-            )
+    def __init__(self, requests: socket.socket, life: contextlib.ExitStack) -> None:
+        """Take the socket of its requests, and what ends it."""
+        self._requests, self._life = requests, life
         self._ready = False
 
     def ready(self, deadline: float) -> bool:
@@ -74,7 +71,7 @@ class WarmProcess:
             gone = True
         finally:
             self._requests.setblocking(True)
-        return gone or self._process.poll() is not None
+        return gone
 
     @contextlib.contextmanager
     def running(
@@ -103,11 +100,37 @@ class WarmProcess:
                 _write_all(write_fd, message.model_dump_json().encode() + b"\n")
             yield child
 
+    def forked(self, arguments: Sequence[str]) -> WarmProcess:
+        """Start a child whose work is to `serve`, with its one passed file descriptor as stdin."""
+        requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        life = contextlib.ExitStack()
+        with theirs, Path(os.devnull).open("wb") as nowhere:
+            child = self.running(_Nothing(), output=nowhere, arguments=arguments, pass_fds=(theirs.fileno(),))
+            life.enter_context(child)
+        return WarmProcess(requests, life)
+
     def close(self) -> None:
         """End the process and its children."""
         self._requests.close()
-        end_group(self._process.pid)
-        self._process.wait()
+        self._life.close()
+
+
+def start_warm(module: str) -> WarmProcess:
+    """Start `python -m module`, which must call `serve`."""
+    requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=this_python().environment(),
+        )
+    life = contextlib.ExitStack()
+    life.callback(process.wait)
+    life.callback(end_group, process.pid)
+    return WarmProcess(requests, life)
 
 
 class ForkedChild:

@@ -1,4 +1,7 @@
-"""The process that workers of CPU cases are forked from: `python -m arvbench.harness.run.warm` (machine/forks.py)."""
+"""The process that workers of CPU cases are forked from: `python -m arvbench.harness.run.warm` (machine/forks.py).
+
+In a check it is itself forked from a process that has imported the libraries (check/libraries.py).
+"""
 
 from __future__ import annotations
 
@@ -30,5 +33,10 @@ def work(arguments: list[str], fds: list[int]) -> int:
     return worker.main([*arguments, "--events-fd", str(fds[0])])
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Import the harness and fork workers, until the parent is gone."""
     serve(import_harness, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,16 @@ from arvbench.harness.machine.processes import receive
 
 
 def work(arguments: list[str], fds: list[int]) -> int:
+    """Become a warm process, or be a parrot."""
+    if arguments != ["serve"]:
+        return repeat(arguments, fds)
+    os.dup2(fds[0], 0)
+    os.close(fds[0])
+    serve(lambda: None, repeat)
+    return 0
+
+
+def repeat(arguments: list[str], fds: list[int]) -> int:
     """Print the message, the process, group and session ids and the threads; then end, or wait for the end."""
     message = receive().decode().strip()
     print(message, os.getpid(), os.getpgrp(), os.getsid(0), threading.active_count())

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from arvbench.harness.jobs import Job, Part
-from arvbench.harness.machine.forks import CAN_FORK, WarmProcess
+from arvbench.harness.machine.forks import CAN_FORK, WarmProcess, start_warm
 from arvbench.harness.run.engines.spawn import SpawnEngine, Worker
 
 
@@ -31,7 +31,7 @@ class LocalEngine(SpawnEngine):
     @contextlib.contextmanager
     def worker(self, job: Job, arguments: list[str], output: IO[Any], events: int, deadline: float) -> Iterator[Worker]:
         on_cpu = job.case.device.partition(":")[0] == "cpu"
-        warm = self._warm_process(job, deadline) if on_cpu and CAN_FORK else None
+        warm = self.warm_process(job, deadline) if on_cpu and CAN_FORK else None
         if warm is None:
             with super().worker(job, arguments, output, events, deadline) as fresh:
                 yield fresh
@@ -44,7 +44,7 @@ class LocalEngine(SpawnEngine):
         with self._starting:
             self._end_warm()
 
-    def _warm_process(self, job: Job, deadline: float) -> WarmProcess | None:
+    def warm_process(self, job: Job, deadline: float) -> WarmProcess | None:
         """Return the warm process, started anew if it has died or was for other launches; quality takes that of any.
 
         None when it is not ready before the deadline.
@@ -55,7 +55,7 @@ class LocalEngine(SpawnEngine):
             if self._warm is not None and (other or not self._warm.ready(deadline)):
                 self._end_warm()
             if self._warm is None:
-                self._warm, self._launch = WarmProcess("arvbench.harness.run.warm"), job.launch
+                self._warm, self._launch = start_warm("arvbench.harness.run.warm"), job.launch
             if not self._warm.ready(deadline):
                 return None
             unless_ready.pop_all()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from pydantic import BaseModel
 
-from arvbench.harness.machine.forks import CAN_FORK, WarmProcess
+from arvbench.harness.machine.forks import CAN_FORK, WarmProcess, start_warm
 from arvbench.harness.machine.resident import make_resident, resident_file_ranges
 from arvbench.harness.machine.system_files import status_bytes
 
@@ -31,7 +31,7 @@ class Word(BaseModel):
 @pytest.fixture
 def warm(monkeypatch) -> Iterator[WarmProcess]:
     monkeypatch.setenv("PYTHONPATH", SUPPORT, prepend=os.pathsep)
-    with closing(WarmProcess("forked_parrot")) as process:
+    with closing(start_warm("forked_parrot")) as process:
         assert process.ready(time.monotonic() + 60)
         yield process
 
@@ -110,11 +110,40 @@ def test_children_end_with_a_warm_process_that_is_killed(warm, tmp_path):
             assert child.wait(60) == -signal.SIGKILL
 
 
+def test_a_child_may_be_a_warm_process_and_ends_with_its_own_children(warm, tmp_path):
+    with closing(warm.forked(["serve"])) as other, (tmp_path / "out.txt").open("wb") as output:
+        assert other.ready(time.monotonic() + 60) and warm.ready(0)
+        with other.running(Word(text="a"), output=output, arguments=["exit", "7"]) as child:
+            assert child.wait(60) == 7
+        (process,) = [p for p in psutil.Process().children() if "forked_parrot" in p.cmdline()]
+        (forked,) = process.children()
+        with other.running(Word(text="b"), output=output, arguments=["wait"]) as child:
+            wait_for(lambda: (tmp_path / "out.txt").read_text().count("\n") == 3)
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(0.01)
+            assert psutil.Process(child.pid).ppid() == forked.pid
+            process.kill()
+            forked.kill()
+            assert child.wait(60) == -signal.SIGKILL
+        wait_for(lambda: not running(child.pid))
+        assert not other.ready(time.monotonic() + 60)
+    assert not warm.ready(time.monotonic() + 60)
+
+
+def test_a_warm_process_that_was_forked_ends_when_it_is_closed(warm):
+    other = warm.forked(["serve"])
+    assert other.ready(time.monotonic() + 60)
+    family = psutil.Process().children(recursive=True)
+    other.close()
+    _, alive = psutil.wait_procs(family, timeout=0.01)
+    assert len(family) == 2 and len(alive) == 1 and warm.ready(0)
+
+
 def test_everything_ends_with_a_parent_that_is_killed(tmp_path):
     code = (
-        "import sys, time; from arvbench.harness.machine.forks import WarmProcess; from pydantic import BaseModel\n"
+        "import sys, time; from arvbench.harness.machine.forks import start_warm; from pydantic import BaseModel\n"
         "class Word(BaseModel): text: str\n"
-        "warm = WarmProcess('forked_parrot'); assert warm.ready(time.monotonic() + 60)\n"
+        "warm = start_warm('forked_parrot'); assert warm.ready(time.monotonic() + 60)\n"
         "with warm.running(Word(text='a'), output=sys.stdout, arguments=['wait']): time.sleep(600)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([SUPPORT, *sys.path])}
@@ -129,7 +158,7 @@ def test_everything_ends_with_a_parent_that_is_killed(tmp_path):
 
 
 def test_a_module_that_cannot_be_imported_is_never_ready():
-    with closing(WarmProcess("arvbench.no_such_module")) as process:
+    with closing(start_warm("arvbench.no_such_module")) as process:
         assert not process.ready(time.monotonic() + 60)
 
 
