@@ -26,7 +26,6 @@ from arvbench.results.comparison import hardware_class
 from arvbench.results.schema import Record
 from arvbench.results.verdict import EXIT_CODES, Change, Check
 
-
 _LAUNCHES_OF_A_LAYOUT = 8
 """Launches, of all cases and both sides, that share a memory layout at least: its import is then a small part."""
 

@@ -1,7 +1,7 @@
 """Launches of the running program alone: for a calibration, and for head where base is a stored baseline.
 
-They are measured as in a check, each in a process of its own, with its control. A run that was interrupted goes on; one that
-is over counts no more.
+They are measured as in a check, each in a process of its own, with its control. A run that was interrupted goes on;
+one that is over counts no more.
 """
 
 from __future__ import annotations

@@ -69,9 +69,9 @@ def check(
     """Compare the checkout that arvbench runs from with commit REF of it, and say whether it is slower or worse.
 
     Base has the samplers, kernels and demo weights of REF, head those of the working tree, uncommitted changes
-    included; the harness of the working tree measures both, in turns, each launch in a process of its own. REF lies in a git
-    worktree in a scratch folder, with an environment of its own only where its dependencies differ; both are gone at
-    the end. After an interruption, the same command goes on. DIR gets the records, verdict.json, verdict.md and
+    included; the harness of the working tree measures both, in turns, each launch in a process of its own. REF lies
+    in a git worktree in a scratch folder, with an environment of its own only where its dependencies differ; both are
+    gone at the end. After an interruption, the same command goes on. DIR gets the records, verdict.json, verdict.md and
     junit.xml. With --baseline only head is measured, in a single stage (`arvbench baseline --help`).
 
     Examples:
