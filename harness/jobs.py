@@ -77,8 +77,6 @@ class Result(_Message):
 
     outcome: Outcome
     environment: Environment | None = None
-    lost: bool = False
-    """True when the worker or its machine was lost from outside: another attempt may go well."""
 
 
 class Part(StrEnum):

@@ -18,5 +18,6 @@ KERNELS: Registry[KernelSpec] = Registry(
     {
         "adaln_modulate": "arvbench.kernels.adaln.spec:MODULATE",
         "adaln_residual": "arvbench.kernels.adaln.spec:RESIDUAL",
+        "scale_attention": "arvbench.kernels.scale_attention.spec:SPEC",
     },
 )

@@ -27,6 +27,7 @@ from triton.runtime.jit import JITFunction
 from arvbench.errors import ContractError, HostError
 from arvbench.files import scratch_folder
 from arvbench.kernels.contract import KernelSpec
+from arvbench.kernels.target import compiling_for
 
 _POINTERS = {
     torch.float32: "*fp32",
@@ -78,7 +79,7 @@ def compile_workload(
     kernels = [value for value in vars(module).values() if isinstance(value, JITFunction)]
     if not kernels:
         raise HostError(f"{module.__name__} was imported with TRITON_INTERPRET set: unset it to compile its kernels")
-    with _recorded(kernels) as launches, torch.no_grad():
+    with _recorded(kernels) as launches, compiling_for(capability), torch.no_grad():
         inputs = spec.inputs(workload, dtype=dtype, device="cpu")
         if reason := spec.unsupported(inputs):
             raise ContractError(f"{spec.name} cannot take workload {workload!r} in {dtype}: {reason}")

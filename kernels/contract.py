@@ -170,7 +170,8 @@ def _widened(value: Any) -> Any:
 
 def _outputs(spec: KernelSpec, result: Result | None, inputs: Mapping[str, Any]) -> Outputs:
     returned = () if result is None else (result,) if isinstance(result, Tensor) else result
-    return {str(place): value for place, value in enumerate(returned)} | {name: inputs[name] for name in spec.mutates}
+    written = {name: inputs[name] for name in spec.mutates if inputs[name] is not None}
+    return {str(place): value for place, value in enumerate(returned)} | written
 
 
 def _check_form(results: Outputs, expected: Outputs, where: tuple[str, str]) -> None:

@@ -50,6 +50,7 @@ LONGER_FUNCTIONS: dict[str, str] = {}
 MORE_PARAMETERS = {
     "kernels/adaln/triton.py:_adaln_modulate_kernel": "a Triton kernel takes pointers, strides and block sizes",
     "kernels/adaln/triton.py:_adaln_residual_kernel": "a Triton kernel takes pointers, strides and block sizes",
+    "kernels/scale_attention/triton.py:_scale_attention_kernel": "a Triton kernel takes pointers, strides, block sizes",
 }
 """Function -> why it may have more than six parameters."""
 

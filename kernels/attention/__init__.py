@@ -1,0 +1,1 @@
+"""Steps that the attention kernels share; no operation of its own."""
