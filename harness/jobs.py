@@ -3,7 +3,8 @@
 Their places in the run folder stand here too, for both sides:
 
   features/NAME/                 features of a case, until its record is stored; features/.NAME.lock while they are read
-  features/shared-NAME/          features that several cases read, until the end of a run
+  features/shared-NAME/          features that several cases read, or images from the speed of a case for its quality,
+                                 until the end of a run
   samples/RECORD.png             the sample sheet of a record
   .result-RECORD.json            a finished result, until its record is stored; of half a case, its speed
   .job-RECORD.lock               held by the runner while a process measures for that record

@@ -16,8 +16,6 @@ from functools import partial
 
 import torch
 
-from arvbench.adapters.cache.policy import Cache
-from arvbench.adapters.call import Observer, Samples
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
@@ -29,10 +27,10 @@ from arvbench.harness.machine.load import LoadMeter
 from arvbench.harness.machine.memory import probe_for
 from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
 from arvbench.harness.machine.source import source_sha256
+from arvbench.harness.measure.calls import CaseCalls
 from arvbench.harness.measure.clocks import clock_for
 from arvbench.harness.measure.control import ControlProbe
-from arvbench.harness.measure.correctness import check_correctness, spread_labels
-from arvbench.harness.measure.integrity import FreshNoise
+from arvbench.harness.measure.correctness import check_correctness
 from arvbench.harness.measure.memory import measure_memory
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
 from arvbench.harness.measure.start import StartClock
@@ -48,9 +46,6 @@ from arvbench.results.schema import (
     Setup,
     StepPlan,
 )
-
-TIMING_SEED = 0
-"""Run seed of the noise in warm-up, timed and memory calls: each draws the next images, so that no answer is kept."""
 
 
 def measure_case(
@@ -109,22 +104,23 @@ def _measure_speed(
         incorrect = Incorrect(setup=setup, correctness=correctness)
         return Result(outcome=incorrect, environment=read_environment(sampler.device, probe))
 
-    make_cache, call, noise = _sampling_call(case, sampler, settings)
+    calls = CaseCalls(job, sampler, settings)
     control = ControlProbe(sampler.device, asked=job.control).begin()
-    timed, clock, load = partial(call, make_cache()), clock_for(sampler.device), LoadMeter()
+    timed, clock, load = partial(calls, calls.make_cache()), clock_for(sampler.device), LoadMeter()
     progress = _counter(listener, "warm-up", case.max_warmup, load)
     warmup = warm_up(timed, clock, most=case.max_warmup, progress=progress)
     progress = _counter(listener, "timing", case.repeats, load)
     timings = measure_times(timed, clock, schedule, repeats=case.repeats, progress=progress)
-    noise.check(schedule)
+    calls.check(schedule)
     host_load = load.read()
     environment = read_environment(sampler.device, probe)
     control_times = control.end()
+    calls.hand_over()
 
     del timed  # and its cache: the memory pass makes one of its own
     listener(Event(phase="memory"))
     memory_probe = probe_for(sampler.device)
-    memory, cache_steps = measure_memory(sampler, schedule, make_cache=make_cache, call=call, probe=memory_probe)
+    memory, cache_steps = measure_memory(sampler, schedule, make_cache=calls.make_cache, call=calls, probe=memory_probe)
     if case.quality is not None and sampler.weights.random:
         listener(Event(phase="quality", note="random weights have no quality: none is reported"))
     outcome = Measured(
@@ -139,22 +135,6 @@ def _measure_speed(
         cache=cache_steps,
     )
     return Result(outcome=outcome, environment=environment)
-
-
-def _sampling_call(
-    case: CaseConfig, sampler: Sampler, settings: SamplingSettings
-) -> tuple[Callable[[], Cache], Callable[[Cache, Observer], Samples], FreshNoise]:
-    """Return the maker of the case's cache; one sampling call with a cache, labels in, uint8 images out; its noise."""
-    noise, labels = FreshNoise(TIMING_SEED, case.batch), spread_labels(case.batch, sampler.spec.num_classes)
-
-    def make_cache() -> Cache:
-        return sampler.make_cache(case.cache, settings, batch=case.batch)
-
-    def call(cache: Cache, observer: Observer) -> Samples:
-        # Setting up the noise is part of a call.
-        return sampler.sample(labels, settings, noise=noise.next(), cache=cache, observer=observer)
-
-    return make_cache, call, noise
 
 
 def _quality(

@@ -17,7 +17,8 @@ from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import HostError
 from arvbench.files import hidden, locked
-from arvbench.harness.jobs import FEATURES_FOLDER, SHARED_PREFIX, Event, EventListener, Job, features_mark
+from arvbench.harness.jobs import FEATURES_FOLDER, SHARED_PREFIX, Event, EventListener, Job, Part, features_mark
+from arvbench.harness.measure.calls import drawn_batches
 from arvbench.harness.measure.reconstructions import Reconstructions
 from arvbench.harness.quality.evaluation import Evaluation, EvaluationRequest, evaluate
 from arvbench.harness.quality.features.chunks import folder_name
@@ -38,6 +39,8 @@ def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings,
     request = job.case.quality
     assert request is not None
     source = live_source(sampler, settings, job.case)
+    if job.part is Part.QUALITY:
+        source.drawn = drawn_batches(job.folder, source)
     works = job.folder / FEATURES_FOLDER
     work_folder = works / folder_name(f"{source.key} {request.model_dump_json()}")
     features = FeaturePass(device=sampler.device, extractor_files=job.extractor_files)

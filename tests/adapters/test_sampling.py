@@ -132,10 +132,13 @@ def test_replayed_tokens_ignore_the_logits_and_cannot_be_smoothed():
         noise.exponential(torch.zeros(1, 2, 5), step=0)
 
 
-@pytest.mark.parametrize(("entries", "top_k"), [(24, 12), (130, 64), (1000, 333), (4096, 900), (256, 256), (16, 1)])
+@pytest.mark.parametrize(
+    ("entries", "top_k"),
+    [(24, 12), (130, 64), (1000, 333), (4096, 900), (256, 256), (16, 1), (256, None), (1000, None)],
+)
 @pytest.mark.parametrize("top_p", [1e-9, 0.5, 0.96, 1.0])
 @pytest.mark.parametrize("grid", [None, 4], ids=["distinct", "tied"])
-def test_a_sort_of_the_survivors_filters_bit_by_bit_as_a_sort_of_all(entries, top_k, top_p, grid):
+def test_a_sort_of_logits_filters_bit_by_bit_as_a_sort_of_all(entries, top_k, top_p, grid):
     logits = 3 * torch.randn(2, 20, entries, generator=torch.Generator().manual_seed(entries))
     if grid is not None:
         logits = (grid * logits).round() / grid
@@ -143,11 +146,12 @@ def test_a_sort_of_the_survivors_filters_bit_by_bit_as_a_sort_of_all(entries, to
     assert torch.equal(filter_logits(logits, top_k, top_p, sort_all=False), expected)
 
 
-def test_a_sort_of_the_survivors_keeps_rows_without_a_softmax():
+@pytest.mark.parametrize("top_k", [37, None])
+def test_a_sort_of_logits_keeps_rows_without_a_softmax(top_k):
     logits = torch.randn(2, 4, 256, generator=torch.Generator().manual_seed(0))
     logits[0, 0, 3], logits[1, 2, 5] = torch.nan, torch.inf
-    expected = filter_logits(logits, 37, 0.9)
-    filtered = filter_logits(logits, 37, 0.9, sort_all=False)
+    expected = filter_logits(logits, top_k, 0.9)
+    filtered = filter_logits(logits, top_k, 0.9, sort_all=False)
     torch.testing.assert_close(filtered, expected, rtol=0, atol=0, equal_nan=True)
 
 

@@ -11,7 +11,7 @@ Shapes   N images
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,7 @@ from arvbench.harness.machine.failures import is_out_of_memory
 from arvbench.harness.quality.images.resize import NO_RESIZE, parse_resize
 from arvbench.harness.quality.images.source import UNKNOWN, ImageSource, ModelImages, Provenance
 from arvbench.harness.quality.images.stored import check_range
-from arvbench.results.schema import CaseConfig
+from arvbench.results.schema import CaseConfig, QualityRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +71,11 @@ class LiveSource(ImageSource):
         if batch < 1:
             raise UserError(f"batch {batch}: at least one image is sampled at a time")
         self.sampler, self.settings, self._labels = sampler, settings, list(seeded.labels)
-        self._run_seed, self._batch, self._resize = seeded.run_seed, batch, parse_resize(resize)
+        self._run_seed, self.batch, self._resize = seeded.run_seed, batch, parse_resize(resize)
         self._policy = sampler.make_cache(cache_policy, settings, batch=1).policy
         self._caches: dict[int, Cache] = {}
+        self.drawn: Mapping[int, Tensor] = {}
+        """Number of a batch -> its images, where an equal call has drawn them before."""
         self._latest: tuple[int, Tensor] | None = None
         """Number and images of the latest batch, so that the next read inside it samples nothing."""
         self.name, self.count = sampler.spec.name, len(self._labels)
@@ -91,13 +93,18 @@ class LiveSource(ImageSource):
             seeds=f"noise of image i is a hash of run seed {seeded.run_seed} and i",
         )
 
+    @property
+    def plain(self) -> bool:
+        """True when images stay as sampling calls return them."""
+        return self._resize is None
+
     def read(self, start: int, stop: int) -> Tensor:
         """Sample images start..stop-1. Raises UserError for NaN, HostError when memory does not suffice."""
         check_range(start, stop, self.count, self.name)
         images_n3HW = torch.empty(stop - start, 3, *self.shape, dtype=torch.uint8)
-        for number in range(start // self._batch, -(-stop // self._batch) if stop > start else 0):
-            first = number * self._batch
-            low, high = max(start, first), min(stop, first + self._batch)
+        for number in range(start // self.batch, -(-stop // self.batch) if stop > start else 0):
+            first = number * self.batch
+            low, high = max(start, first), min(stop, first + self.batch)
             images_n3HW[low - start : high - start] = self._batch_images(number)[low - first : high - first]
         return images_n3HW
 
@@ -109,7 +116,7 @@ class LiveSource(ImageSource):
             (
                 f"model {self.name} weights {weights}",
                 f"{self._precision()}, kernels {sorted(self.sampler.kernels.items())}",
-                f"cache {self._policy} batch {self._batch} matmul {torch.get_float32_matmul_precision()}",
+                f"cache {self._policy} batch {self.batch} matmul {torch.get_float32_matmul_precision()}",
                 f"settings {self.settings.model_dump_json()}",
                 f"run seed {self._run_seed} labels {self.provenance.labels} {labels}",
                 f"resize {self.provenance.resize}",
@@ -124,8 +131,8 @@ class LiveSource(ImageSource):
         """Return all images of a batch, sampled unless it is the latest one."""
         if self._latest is None or self._latest[0] != number:
             self._latest = None  # never two batches in memory
-            numbers = range(number * self._batch, min(self.count, (number + 1) * self._batch))
-            self._latest = (number, self._sample(numbers))
+            numbers = range(number * self.batch, min(self.count, (number + 1) * self.batch))
+            self._latest = (number, self.drawn[number] if number in self.drawn else self._sample(numbers))
         return self._latest[1]
 
     def _sample(self, numbers: range) -> Tensor:
@@ -148,7 +155,7 @@ class LiveSource(ImageSource):
             if not is_out_of_memory(error):
                 raise
             raise HostError(
-                f"batch {self._batch} of {self.name} does not fit into memory: take a smaller one"
+                f"batch {self.batch} of {self.name} does not fit into memory: take a smaller one"
             ) from error
 
     def _cache(self, batch: int) -> Cache:
@@ -185,7 +192,7 @@ def live_source(sampler: Sampler, settings: SamplingSettings, case: CaseConfig) 
     """Return the source of a case's quality request; its address is the case, by which other processes open it."""
     request = case.quality
     assert request is not None
-    labels = labels_for(request.labels, request.images, sampler.spec.num_classes, seed=request.seed)
+    labels = labels_of(request, sampler.spec.num_classes)
     source = LiveSource(
         sampler,
         settings,
@@ -196,3 +203,8 @@ def live_source(sampler: Sampler, settings: SamplingSettings, case: CaseConfig) 
     )
     source.address = ModelImages(case=case)
     return source
+
+
+def labels_of(request: QualityRequest, classes: int) -> list[int]:
+    """Return the label of every image of a quality request."""
+    return labels_for(request.labels, request.images, classes, seed=request.seed)
