@@ -16,6 +16,7 @@ VERBS: Registry[Callable[..., None]] = Registry(
         "verify": "arvbench.harness.commands.verify:verify",
         "train": "arvbench.harness.commands.train:train",
         "convert": "arvbench.harness.commands.convert:convert",
+        "versus": "arvbench.harness.commands.versus:versus",
         "compare": "arvbench.harness.commands.compare:compare",
         "baseline calibrate": "arvbench.harness.commands.baseline:calibrate",
         "baseline audit": "arvbench.harness.commands.baseline:audit",
