@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -66,27 +66,10 @@ def versus(
 
       arvbench versus var-d16 --weights ~/ckpts --upstream-root ~/VAR --device cuda --dtype bfloat16 --batch 64
     """
-    from arvbench.adapters.registry import MODELS
-    from arvbench.harness.versus.trial import VersusRequest
-    from arvbench.results.schema import CaseConfig
-
-    spec = MODELS[model]
-    if weights is None and not spec.demo:
-        raise UserError(f"{model} has no demo weights: say --weights DIR, or random:SEED")
-    case = CaseConfig(
-        model=model,
-        weights=weights or "demo",
-        device=device,
-        dtype=dtype,
-        backend=backend,
-        batch=batch,
-        settings=settings_by_key(settings, prefix="settings.", example="settings.cfg=2"),
-        launches=launches,
-        repeats=repeats,
-        threads=threads,
-    )
-    spec.sampler.check_settings(spec, spec.settings.replace(**case.settings))
-    request = VersusRequest(case=case, root=upstream_root, variant=variant, seed=seed)
+    overrides = settings_by_key(settings, prefix="settings.", example="settings.cfg=2")
+    choice = {"model": model, "weights": weights, "device": device, "dtype": dtype, "backend": backend, "batch": batch}
+    case = choice | {"settings": overrides, "launches": launches, "repeats": repeats, "threads": threads}
+    request = _request(case, upstream_root, variant, seed)
     folder = out or Path("results/runs") / f"versus-{model.replace('/', '-')}"
     done = _compare(request, folder)
     if as_json:
@@ -95,6 +78,20 @@ def versus(
         _show(done, folder)
     if code := _EXIT[done.status]:
         raise typer.Exit(code)
+
+
+def _request(case: dict[str, Any], root: Path, variant: Literal["as-is", "quiet"], seed: int) -> VersusRequest:
+    """Return the request of a case. Raises UserError for settings or weights that its model does not have."""
+    from arvbench.adapters.registry import MODELS
+    from arvbench.harness.versus.trial import VersusRequest
+    from arvbench.results.schema import CaseConfig
+
+    spec = MODELS[case["model"]]
+    if case["weights"] is None and not spec.demo:
+        raise UserError(f"{spec.name} has no demo weights: say --weights DIR, or random:SEED")
+    config = CaseConfig(**case | {"weights": case["weights"] or "demo"})
+    spec.sampler.check_settings(spec, spec.settings.replace(**config.settings))
+    return VersusRequest(case=config, root=root, variant=variant, seed=seed)
 
 
 def _compare(request: VersusRequest, folder: Path) -> Versus:

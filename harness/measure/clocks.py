@@ -97,13 +97,17 @@ def scatter_ns(clock: Clock) -> int:
     return intervals[30] - intervals[10]
 
 
+class ClocksDisagree(ContractError):
+    """A call whose time differs between the device clock and the wall clock."""
+
+
 def check_against_wall(device_ns: int, wall_ns: int) -> None:
-    """Raise ContractError when a device clock and the synchronised wall clock disagree about one call.
+    """Raise ClocksDisagree when a device clock and the synchronised wall clock disagree about one call.
 
     They disagree when work ran on a stream that the events did not see; that time must not be reported.
     """
     if abs(device_ns - wall_ns) > CLOCK_TOLERANCE * wall_ns + CLOCK_SLACK_NS:
-        raise ContractError(
+        raise ClocksDisagree(
             f"the device clock says {device_ns / 1e6:.2f} ms and the wall clock {wall_ns / 1e6:.2f} ms for the same "
             "call: part of the work ran on another stream, so this time cannot be defended"
         )

@@ -37,7 +37,7 @@ class _Message(BaseModel):
 
 
 class VersusJob(_Message):
-    """What a process measures."""
+    """Work of one process."""
 
     side: SideName
     case: CaseConfig
@@ -74,7 +74,7 @@ class Times(_Message):
 
 
 class LaunchResult(_Message):
-    """What a process found; either `failure` or the part of its side."""
+    """Findings of one process; either `failure` or the part of its side."""
 
     failure: str = ""
     status: Literal["ok", "unsupported", "error"] = "ok"

@@ -77,7 +77,7 @@ class Versus(_Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersusRequest:
-    """What to compare."""
+    """One comparison to make."""
 
     case: CaseConfig
     """The case of `arvbench run` that our side is; `launches` counts per side."""
