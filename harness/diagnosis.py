@@ -26,8 +26,8 @@ from arvbench.adapters.sampler import Checkpoint
 from arvbench.errors import ArvbenchError
 from arvbench.harness.machine.attention import AttentionRecorder
 from arvbench.harness.machine.cores import usable_cores
-from arvbench.harness.machine.environment import LIBRARIES, cpu_name
 from arvbench.harness.machine.failures import one_line
+from arvbench.harness.machine.installed import LIBRARIES, cpu_name
 from arvbench.harness.machine.memory import ProcessMemoryProbe
 from arvbench.harness.machine.nvml import NvmlProbe
 from arvbench.harness.quality.extractors.weights import WEIGHTS, find_weights

@@ -78,6 +78,8 @@ class Result(_Message):
 
     outcome: Outcome
     environment: Environment | None = None
+    lost: bool = False
+    """True when the worker or its machine was lost from outside: another attempt may go well."""
 
 
 class Part(StrEnum):

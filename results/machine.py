@@ -5,7 +5,7 @@ Units    _ns nanoseconds, _bytes bytes, _mhz megahertz, _c degrees Celsius, _w w
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -166,3 +166,23 @@ class Environment(Frozen):
     cuda: str | None
     tf32: bool
     """True when fp32 matrix products or convolutions may run in TF32."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what of a machine and its software is part of a measurement's fingerprint."""
+        gpu = self.gpu
+        return machine_identity(
+            self.source_sha256, self.libraries, self.cpu, self.cores, (gpu.name, gpu.driver) if gpu else None
+        )
+
+
+def machine_identity(
+    source_sha256: str, libraries: dict[str, str], cpu: str, cores: int, gpu: tuple[str, str | None] | None
+) -> dict[str, Any]:
+    """Return the machine's part of a fingerprint; of a GPU its name and driver."""
+    return {
+        "source": source_sha256,
+        "libraries": libraries,
+        "cpu": cpu,
+        "cores": cores,
+        "gpu": list(gpu) if gpu else None,
+    }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from arvbench.harness.commands.engines import Devices, Engine, EngineOptions, Retries, Workers
 from arvbench.harness.commands.options import (
     CaseDevice,
     CaseModels,
@@ -17,11 +19,11 @@ from arvbench.harness.commands.options import (
     comma_list,
     extractor_files,
 )
+from arvbench.harness.commands.plans import print_plan
 from arvbench.harness.suites.built_in import built_in_suites
 from arvbench.interrupts import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from arvbench.harness.run.runner import RunOptions
     from arvbench.harness.run.store import RecordStore
     from arvbench.harness.suites.suite import Suite
     from arvbench.results.schema import Record
@@ -52,15 +54,17 @@ def run(
     extractor_weights: ExtractorWeights = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is already recorded.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure again what is not ok.")] = False,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine",
-            metavar="NAME",
-            help="local: CPU cases fork from one process that has imported the libraries; spawn: every case starts "
-            "fresh.  [default: local]",
-        ),
+    engine: Engine = None,
+    workers: Workers = None,
+    devices: Devices = None,
+    retries: Retries = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="K/N", help="Only part K of N equal parts of the cases.")
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what would be measured or reused, and what it took last; do nothing."),
+    ] = False,
     control: Annotated[
         bool,
         typer.Option(
@@ -87,18 +91,33 @@ def run(
 
       arvbench run speed256 --models 'var-d16,var-d3*' --set batch=[1,64]
 
+      arvbench run imagenet256 --dry-run
+
+      arvbench run speed256 --shard 2/8 --out runs/2
+
       arvbench run my.yaml --weights ~/ckpts --device cuda:1 --json > records.json
     """
-    from arvbench.harness.run.runner import RunOptions
     from arvbench.harness.run.store import RecordStore
     from arvbench.harness.suites.suite import load_suite
-    from arvbench.results.schema import Status
+    from arvbench.harness.suites.sweep import parse_shard
 
     chosen = load_suite(suite, models=comma_list(models), overrides=case_settings(settings, device, weights))
-    files = extractor_files(inception_weights, extractor_weights)
-    options = RunOptions(fresh=fresh, retry_failed=retry_failed, extractor_files=files, control=control)
+    chosen = chosen.shard(parse_shard(shard)) if shard is not None else chosen
     store = RecordStore(out or RUNS_FOLDER / chosen.name)
-    records = _measure(chosen, store, engine, options)
+    if dry_run:
+        print_plan(chosen, store, fresh=fresh, retry_failed=retry_failed, as_json=as_json)
+        return
+    measuring = EngineOptions(engine, workers, comma_list(devices), retries)
+    files = extractor_files(inception_weights, extractor_weights)
+    options = {"fresh": fresh, "retry_failed": retry_failed, "extractor_files": files, "control": control}
+    records = _measure(chosen, store, measuring, options)
+    _finish(records, store, as_json=as_json, report=report)
+
+
+def _finish(records: list[Record], store: RecordStore, *, as_json: bool, report: bool) -> None:
+    """Print the records and write the report. Exit code 1 when a case is not ok."""
+    from arvbench.results.schema import Status
+
     _print(records, as_json=as_json)
     if report:
         _write_report(store, to_stderr=as_json)
@@ -106,24 +125,24 @@ def run(
         raise typer.Exit(EXIT_FAILURES)
 
 
-def _measure(suite: Suite, store: RecordStore, engine_name: str | None, options: RunOptions) -> list[Record]:
+def _measure(suite: Suite, store: RecordStore, measuring: EngineOptions, options: Mapping[str, Any]) -> list[Record]:
     """Run the suite under a progress bar; Ctrl-C ends with a line that says how to resume."""
     from rich.console import Console
 
     from arvbench.harness.commands.progress import ProgressBar
-    from arvbench.harness.run.engines import DEFAULT_ENGINE, ENGINES
     from arvbench.harness.run.leftovers import unreadable_results
     from arvbench.harness.run.ready import check_host
-    from arvbench.harness.run.runner import run_suite
+    from arvbench.harness.run.runner import RunOptions, run_suite
 
-    engine = ENGINES[engine_name or DEFAULT_ENGINE]()
-    check_host(suite, engine, options.extractor_files)
+    engine = measuring.open()
+    chosen = RunOptions(**options, retries=measuring.attempts_more)
+    check_host(suite, engine, chosen.extractor_files)
     console = Console(stderr=True)
     for notice in [*store.prepare(), *unreadable_results(store)]:
         console.print(f"warning: {notice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
         with ProgressBar(console, cases=suite.cases) as listener:
-            return run_suite(suite, store, engine, listener, options=options)
+            return run_suite(suite, store, engine, listener, options=chosen)
     except KeyboardInterrupt:
         console.print(
             f"interrupted; what is finished is kept: {len(store.records())} record(s) in {store.path}. Run the same "

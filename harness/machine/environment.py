@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -16,23 +14,10 @@ import torch
 
 import arvbench
 from arvbench.harness.machine.cores import usable_cores
+from arvbench.harness.machine.installed import cpu_name, library_versions
 from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
 from arvbench.harness.machine.source import method_sha256, source_sha256
-from arvbench.harness.machine.system_files import lines_of
 from arvbench.results.schema import Environment
-
-LIBRARIES = (
-    "torch",
-    "torchvision",
-    "triton",
-    "torch-fidelity",
-    "numpy",
-    "scikit-learn",
-    "pillow",
-    "safetensors",
-    "pydantic",
-)
-"""Distributions that can change a number."""
 
 
 def read_environment(device: torch.device, probe: GpuProbe | None = None) -> Environment:
@@ -66,24 +51,6 @@ def tf32_allowed(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     return torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
-
-
-def library_versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Return distribution -> version of those that are installed."""
-    versions = {}
-    for name in libraries:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def cpu_name() -> str:
-    """Return the model name of the processor, from /proc/cpuinfo on Linux, else from `platform`."""
-    lines = lines_of(Path("/proc/cpuinfo"))
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _git_state() -> tuple[str | None, bool | None]:

@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,11 +34,13 @@ class Python:
 
     executable: str
     package_root: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the child beside ours, such as the devices that it may see."""
 
     def environment(self) -> dict[str, str]:
-        """Return our environment, with that folder first on the child's path."""
+        """Return our environment and `variables`, with that folder first on the child's path."""
         paths = [str(self.package_root), os.environ.get("PYTHONPATH", "")]
-        return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+        return os.environ | dict(self.variables) | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 def this_python() -> Python:

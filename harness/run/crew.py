@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from queue import SimpleQueue
 from types import TracebackType
 
-from arvbench.harness.jobs import Event, Job, Result
+from arvbench.harness.jobs import Event, Job, Part, Result
 from arvbench.harness.run.engines.engine import Engine
 from arvbench.results.schema import CaseConfig
 
 
-def cores_taken(case: CaseConfig, cores: int) -> int:
-    """Return how many of `cores` the second part of a case takes: all on a GPU, which serves one case at a time."""
+def cores_taken(case: CaseConfig, cores: int, devices: int = 1) -> int:
+    """Return how many of `cores` the second part of a case takes; a GPU, which serves one case at a time, its share."""
     if case.device.partition(":")[0] != "cpu":
-        return cores
+        return max(1, cores // devices)
     return min(cores, max(case.threads or cores, case.quality.workers if case.quality else 1))
+
+
+def room_on_machine(job: Job, others: Sequence[Job], cores: int, devices: int = 1) -> bool:
+    """Return whether one machine of so many cores and GPUs has room for a job beside others; a timed one is alone."""
+    if any(one.part is not Part.QUALITY for one in (job, *others)):
+        return False
+    if job.case.device != "cpu" and sum(other.case.device != "cpu" for other in others) >= devices:
+        return False
+    return sum(cores_taken(one.case, cores, devices) for one in (job, *others)) <= cores
 
 
 class _StoppedError(Exception):

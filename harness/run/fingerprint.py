@@ -24,17 +24,12 @@ def fingerprint(
     `extractor_files` are weights that the user named. The number of launches is not part of it: a rerun with more of
     them measures those that are missing.
     """
-    gpu = environment.gpu
     identity = {
         "case": case.model_dump(mode="json", exclude={"launches"}),
         "launch": launch,
         "weight_files": _file_states(lambda: case_files(case)),
         "quality_files": _file_states(lambda: quality_files(case.quality, extractor_files)),
-        "source": environment.source_sha256,
-        "libraries": environment.libraries,
-        "cpu": environment.cpu,
-        "cores": environment.cores,
-        "gpu": [gpu.name, gpu.driver] if gpu else None,
+        **environment.identity(),
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

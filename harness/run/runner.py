@@ -11,14 +11,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from arvbench.errors import HostError
 from arvbench.harness.jobs import Event, EventListener, Finished, Job, Part, Result, has_second_part, result_path
-from arvbench.harness.run.crew import Crew, cores_taken
+from arvbench.harness.run.crew import Crew
 from arvbench.harness.run.engines.engine import Engine
 from arvbench.harness.run.fingerprint import fingerprint
 from arvbench.harness.run.halves import Halves
@@ -52,6 +52,8 @@ class RunOptions:
     """Extractor weights given by the user: name in the table of weights -> file."""
     control: bool = False
     """Time the control probe in every case (harness/measure/control.py)."""
+    retries: int = 0
+    """Further attempts after a worker or its machine was lost from outside; the record of every attempt stays."""
 
 
 def run_suite(
@@ -74,24 +76,31 @@ def run_suite(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Second:
-    """The second part of a case, to be measured."""
+class _Task:
+    """A case to be measured, or its second part."""
 
     place: int
     """Place of the case in the suite."""
     case: Case
     identity: str
     """Fingerprint of the case before it was measured."""
-    half: Finished
+    half: Finished | None = None
+    """The first part, for the second."""
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """A task that runs, its job, and the locks that it holds."""
+
+    task: _Task
     job: Job
-
-
-_Running = dict[str, tuple[_Second, contextlib.ExitStack]]
-"""Record id -> second part that runs, and its locks."""
+    locks: contextlib.ExitStack
+    begin: float
 
 
 class _Run:
-    """One run over a suite: first the speed of all cases, one after another, then their quality, side by side."""
+    """One run over a suite: first the speed of all cases, then their quality, as many side by side as there is room."""
 
     def __init__(
         self, run: str, suite: Suite, store: RecordStore, engine: Engine, listener: RunListener, options: RunOptions
@@ -102,47 +111,81 @@ class _Run:
         """Fingerprint -> latest record."""
         self._records: dict[int, Record] = {}
         """Place in the suite -> record."""
+        self._attempts: set[str] = set()
+        """Ids of the records of attempts that are made again."""
+        self._seconds: list[_Task] = []
+        """Second parts of the cases whose speed is known."""
 
     def records(self) -> list[Record]:
         """Return one record per case, in order."""
         self._read_records()
         self._halves.clear(self._is_stale)
-        left = [self._measure_first(place, case) for place, case in enumerate(self._suite.cases)]
-        self._measure_rest([second for second in left if second is not None])
+        self._measure([self._first(place, case) for place, case in enumerate(self._suite.cases)])
+        self._measure(sorted(self._seconds, key=lambda task: task.place))
         clear_shared(self._store)
         return [self._records[place] for place in range(len(self._suite.cases))]
 
-    def _measure_first(self, place: int, case: Case) -> _Second | None:
-        """Reuse or measure a case, or the speed of one that has more; return the part that is left."""
+    def _first(self, place: int, case: Case) -> _Task:
         environment, files = self._engine.environment(case.config.device), self._options.extractor_files
-        identity = fingerprint(case.config, environment, files, launch=case.launch)
-        if self._reused(place, case, identity):
-            return None
-        with turn(self._store, identity):
-            self._read_records()  # a run beside this one may have measured it while we waited
-            if self._reused(place, case, identity):
-                return None
-            half = self._kept_half(case, identity) or self._measured_half(place, case)
-        if half is None:
-            return None
-        return _Second(place=place, case=case, identity=identity, half=half, job=_second_job(half))
+        return _Task(place=place, case=case, identity=fingerprint(case.config, environment, files, launch=case.launch))
 
-    def _measured_half(self, place: int, case: Case) -> Finished | None:
-        """Measure the speed of a case; None when that was all of it, which is recorded then."""
-        self._listener.case_started(case, Part.SPEED)
-        job, begin = self._job(case), time.monotonic()
-        with owned(self._store, job.record_id):
-            result = self._engine.run(job, lambda event: self._listener.case_event(case, event))
-            seconds = time.monotonic() - begin
-            half = Finished(job=job, result=result, seconds=seconds)
-            if not half.half:
-                self._record(place, case, job, result)
+    def _measure(self, waiting: list[_Task]) -> None:
+        """Measure cases, or their second parts, as many side by side as the engine has room for."""
+        running: dict[str, _Running] = {}
+        with contextlib.ExitStack() as at_end, Crew(self._engine) as crew:
+
+            def begin(task: _Task, *, wait: bool) -> bool:
+                locks = self._taken(task, wait=wait)
+                if locks is None:
+                    return False
+                at_end.push(locks)
+                job = self._begun(task)
+                if job is None:
+                    locks.close()
+                    return True
+                locks.enter_context(owned(self._store, job.record_id, wait=True))
+                running[job.record_id] = _Running(task=task, job=job, locks=locks, begin=time.monotonic())
+                self._listener.case_started(task.case, job.part if task.half else Part.SPEED)
+                crew.start(job)
+                return True
+
+            def try_to_begin(task: _Task) -> bool:
+                others = [other.job for other in running.values()]
+                if others and not self._engine.room(_with_part(task), others):
+                    return False
+                # Who holds nothing may wait for another run: two of them measure no speed at once.
+                return begin(task, wait=task.half is None and not others)
+
+            while waiting or running:
+                waiting = [task for task in waiting if not try_to_begin(task)]
+                if running:
+                    waiting += self._hear(crew, running)
+                elif waiting:  # other runs are at all of them
+                    begin(waiting.pop(0), wait=True)
+
+    def _taken(self, task: _Task, *, wait: bool) -> contextlib.ExitStack | None:
+        """Take a task on; None when another run is at it.
+
+        Nobody waits who holds another case: two runs could wait for each other.
+        """
+        with contextlib.ExitStack() as locks:
+            return locks.pop_all() if locks.enter_context(turn(self._store, task.identity, wait=wait)) else None
+
+    def _begun(self, task: _Task) -> Job | None:
+        """Return the job of a task; None when it is done already: by this run or an earlier one, or one beside it."""
+        if task.half is not None:
+            self._read_records()
+            if self._reused(task):
+                self._halves.drop(task.half)
                 return None
-            environment = result.environment or self._engine.environment(case.config.device)
-            identity = fingerprint(case.config, environment, job.extractor_files, launch=case.launch)
-            self._halves.keep(half := half.model_copy(update={"fingerprint": identity}))
-        self._listener.case_half_finished(case, seconds, reused=False)
-        return half
+            return _second_job(task.half)
+        self._read_records()
+        if self._reused(task):
+            return None
+        if (half := self._kept_half(task.case, task.identity)) is not None:
+            self._seconds.append(replace(task, half=half))
+            return None
+        return self._job(task.case)
 
     def _kept_half(self, case: Case, identity: str) -> Finished | None:
         """Return the speed that an interrupted run left, as one of this run's own."""
@@ -154,67 +197,39 @@ class _Run:
         self._halves.forget(identity)
         return None if left is None else kept
 
-    def _measure_rest(self, waiting: list[_Second]) -> None:
-        """Measure the second parts, as many side by side as the cores allow."""
-        running: _Running = {}
-        with contextlib.ExitStack() as at_end, Crew(self._engine) as crew:
-
-            def begin(second: _Second, *, wait: bool = False) -> bool:
-                locks = self._taken(second, wait=wait)
-                if locks is None:
-                    return False
-                at_end.push(locks)
-                if self._made_beside(second):
-                    locks.close()
-                else:
-                    running[second.job.record_id] = second, locks
-                    self._listener.case_started(second.case, Part.QUALITY)
-                    crew.start(second.job)
-                return True
-
-            while waiting or running:
-                waiting = [second for second in waiting if not (self._fits(second, running) and begin(second))]
-                if running:
-                    self._hear(crew, running)
-                elif waiting:  # other runs are at all of them
-                    begin(waiting.pop(0), wait=True)
-
-    def _fits(self, second: _Second, running: _Running) -> bool:
-        """Return whether the machine has cores for one more; always for the first."""
-        cores = self._engine.environment(second.case.config.device).cores
-        others = sum(cores_taken(other.case.config, cores) for other, _ in running.values())
-        return not others or others + cores_taken(second.case.config, cores) <= cores
-
-    def _taken(self, second: _Second, *, wait: bool) -> contextlib.ExitStack | None:
-        """Take a second part on; None when another run is at it.
-
-        Nobody waits who holds another case: two runs could wait for each other.
-        """
-        with contextlib.ExitStack() as locks:
-            if not locks.enter_context(turn(self._store, second.identity, wait=wait)):
-                return None
-            locks.enter_context(owned(self._store, second.job.record_id, wait=True))
-            return locks.pop_all()
-
-    def _made_beside(self, second: _Second) -> bool:
-        """Reuse the record that a run beside this one has made of the whole case; False when there is none."""
-        self._read_records()
-        reused = self._reused(second.place, second.case, second.identity)
-        if reused:
-            self._halves.drop(second.half)
-        return reused
-
-    def _hear(self, crew: Crew, running: _Running) -> None:
-        """Wait for the next word from a worker: pass an event on, record a result."""
+    def _hear(self, crew: Crew, running: dict[str, _Running]) -> list[_Task]:
+        """Wait for the next word from a worker: pass an event on, settle a result. Return the task to do again."""
         record_id, said = crew.hear()
-        second, locks = running[record_id]
+        at = running[record_id]
         if isinstance(said, Event):
-            self._listener.case_event(second.case, said)
-            return
+            self._listener.case_event(at.task.case, said)
+            return []
         del running[record_id]
-        with locks:
-            described = said.environment or second.half.result.environment
-            self._record(second.place, second.case, second.job, said.model_copy(update={"environment": described}))
+        with at.locks:
+            if said.lost and at.task.attempt <= self._options.retries:
+                # The record of the failure has an id of its own: what the job has left stays for the next attempt.
+                failed = at.job.model_copy(update={"record_id": uuid.uuid4().hex})
+                self._attempts.add(_recorded(failed, said, self._store, self._engine).record_id)
+                return [replace(at.task, attempt=at.task.attempt + 1)]
+            self._settle(at, said)
+        return []
+
+    def _settle(self, at: _Running, result: Result) -> None:
+        """Record the result of a case, or keep the first part of one that has more."""
+        task, seconds = at.task, time.monotonic() - at.begin
+        half = Finished(job=at.job, result=result, seconds=seconds)
+        if task.half is not None:
+            described = result.environment or task.half.result.environment
+            self._record(task, at.job, result.model_copy(update={"environment": described}))
+        elif not half.half:
+            self._record(task, at.job, result)
+        else:
+            environment = result.environment or self._engine.environment(task.case.config.device)
+            files = at.job.extractor_files
+            identity = fingerprint(task.case.config, environment, files, launch=task.case.launch)
+            self._halves.keep(half := half.model_copy(update={"fingerprint": identity}))
+            self._listener.case_half_finished(task.case, seconds, reused=False)
+            self._seconds.append(_Task(place=task.place, case=task.case, identity=task.identity, half=half))
 
     def _job(self, case: Case) -> Job:
         return Job(
@@ -231,20 +246,22 @@ class _Run:
             part=Part.SPEED if has_second_part(case.config) else Part.WHOLE,
         )
 
-    def _reused(self, place: int, case: Case, identity: str) -> bool:
+    def _reused(self, task: _Task) -> bool:
         """Take the record of a measurement that need not be made again, and forget its half."""
-        old = self._recorded.get(identity)
-        if old is None or self._options.fresh or (self._options.retry_failed and old.status is not Status.OK):
+        old = self._recorded.get(task.identity)
+        if old is None or self._options.fresh or old.record_id in self._attempts:
             return False
-        self._halves.forget(identity)
-        self._records[place] = old
-        self._listener.case_reused(case, old)
+        if self._options.retry_failed and old.status is not Status.OK:
+            return False
+        self._halves.forget(task.identity)
+        self._records[task.place] = old
+        self._listener.case_reused(task.case, old)
         return True
 
-    def _record(self, place: int, case: Case, job: Job, result: Result) -> None:
+    def _record(self, task: _Task, job: Job, result: Result) -> None:
         record = _recorded(job, result, self._store, self._engine)
-        self._recorded[record.fingerprint] = self._records[place] = record
-        self._listener.case_finished(case, record)
+        self._recorded[record.fingerprint] = self._records[task.place] = record
+        self._listener.case_finished(task.case, record)
 
     def _read_records(self) -> None:
         self._recorded = {record.fingerprint: record for record in self._store.records()}
@@ -258,6 +275,12 @@ class _Run:
             environment = self._engine.environment(job.case.device)
             return fingerprint(job.case, environment, job.extractor_files, launch=job.launch) != half.fingerprint
         return False
+
+
+def _with_part(task: _Task) -> Job:
+    """Return a job with the case and the part of a task, to ask for room; it is never run."""
+    part = Part.QUALITY if task.half else Part.SPEED
+    return Job(record_id="", case=task.case.config, folder=Path(), part=part)
 
 
 def _second_job(half: Finished) -> Job:

@@ -10,6 +10,10 @@ number of images, labels, resize, seed and reference behind the model's publishe
 (arvbench.harness.suites.recipes). It lies above the suite's defaults, so that a default for all models changes no
 recipe. Changes of it by case and command line are recorded as deviations. `recipe: null` removes the layer.
 
+`exclude` of a suite is a list of rules: a case that has every value of one is taken out (a list of values: any of them;
+`model`: a pattern). `include` is a list of further cases, which no rule takes out. `models` lays settings over a case
+for models by pattern (`models: {var-d30: {batch: [1, 8]}}`): above the case, below the command line.
+
 `launches: N` measures a case in N processes. They come in rounds, the first launches of all cases before the second
 ones, so that a machine that slows down in the meantime slows all cases alike.
 
@@ -24,7 +28,7 @@ import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,6 +37,15 @@ from arvbench.errors import UnknownName, UserError, complaint, near_misses, show
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
 from arvbench.harness.suites.built_in import built_in_suites
 from arvbench.harness.suites.recipes import recipe_for
+from arvbench.harness.suites.sweep import (
+    MAPPINGS,
+    Shard,
+    check_settings_of_models,
+    merge,
+    settings_of_model,
+    without,
+    without_key,
+)
 from arvbench.harness.suites.yaml_files import read_yaml
 from arvbench.kernels.backends import BACKENDS
 from arvbench.paths import printable, user_path
@@ -45,9 +58,6 @@ if TYPE_CHECKING:
 MOST_CASES = 10_000
 """Limit of cases in a suite, and of the launches of all of them."""
 
-_MAPPINGS = ("settings", "quality")
-"""Keys of a case whose values are mappings, merged key by key."""
-
 
 class _SuiteFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,7 +65,10 @@ class _SuiteFile(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
     defaults: dict[str, Any] = Field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     cases: list[dict[str, Any]] = Field(min_length=1)
+    include: list[dict[str, Any]] = Field(default_factory=list)
+    exclude: list[Annotated[dict[str, Any], Field(min_length=1)]] = Field(default_factory=list)
 
 
 class Case(BaseModel):
@@ -90,6 +103,11 @@ class Suite(BaseModel):
         """Each case once."""
         return tuple(case for case in self.cases if case.launch == 1)
 
+    def shard(self, shard: Shard) -> Suite:
+        """Return the cases of one shard, each with all of its launches: they are compared on one machine."""
+        names = {case.case_id for place, case in enumerate(self.first_launches) if shard.has(place)}
+        return self.model_copy(update={"cases": tuple(case for case in self.cases if case.case_id in names)})
+
 
 def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapping[str, Any] | None = None) -> Suite:
     """Read a built-in suite by name, or a YAML file by path, and expand it.
@@ -103,21 +121,48 @@ def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapp
     command_line = _nest(overrides or {})
     if command_line.get("quality") and not any(_asks_for_quality(suite.defaults, entry) for entry in suite.cases):
         raise UserError(f"{path}: no case asks for quality, so quality settings have nothing to change")
+    _check_layers(path, suite)
+    configs = _expand(path, suite, "cases", command_line, room=MOST_CASES)
+    try:
+        configs = without(configs, suite.exclude, strict=not command_line)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    configs += _expand(path, suite, "include", command_line, room=MOST_CASES - len(configs))
+    cases = _in_rounds(_name_cases(_choose(configs, models)), path)
+    return Suite(name=suite.name, description=suite.description, cases=cases, source=printable(name_or_path))
+
+
+def _check_layers(path: Path, suite: _SuiteFile) -> None:
+    """Raise UserError for unknown keys anywhere but in cases."""
     _check_keys(f"{path}: defaults", suite.defaults)
+    for pattern, layer in suite.models.items():
+        _matching_models(pattern)
+        _check_keys(f"{path}: models[{pattern}]", layer)
+    for number, rule in enumerate(suite.exclude):
+        _check_keys(f"{path}: exclude[{number}]", rule)
+    try:
+        check_settings_of_models(suite.models)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _expand(
+    path: Path, suite: _SuiteFile, section: str, command_line: Mapping[str, Any], *, room: int
+) -> list[CaseConfig]:
+    """Return the cases of a section of the file, at most `room`. UserError names the entry."""
     configs: list[CaseConfig] = []
-    for number, entry in enumerate(suite.cases):
-        where = f"{path}: cases[{number}]"
+    for number, entry in enumerate(getattr(suite, section)):
+        where = f"{path}: {section}[{number}]"
         _check_keys(where, entry)
         try:
-            for merged in _merge_layers(suite.defaults, entry, command_line):
-                axes = _axes(merged, room=MOST_CASES - len(configs))
+            for merged in _merge_layers(suite, entry, command_line):
+                axes = _axes(merged, room=room - len(configs))
                 products = itertools.product(*axes.values())
                 configs += [_validate(dict(zip(axes, values, strict=True))) for values in products]
         except UserError as error:
             error.args = (f"{where}: {error}",)
             raise
-    cases = _in_rounds(_name_cases(_choose(configs, models)), path)
-    return Suite(name=suite.name, description=suite.description, cases=cases, source=printable(name_or_path))
+    return configs
 
 
 def check_cases(cases: Iterable[Case]) -> None:
@@ -183,12 +228,12 @@ def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
         head, dot, tail = key.partition(".")
         if not dot and key not in nested:
             nested[key] = value
-        elif head in _MAPPINGS and tail and isinstance(nested.setdefault(head, {}), dict):
+        elif head in MAPPINGS and tail and isinstance(nested.setdefault(head, {}), dict):
             nested[head][tail] = value
-        elif head in _MAPPINGS:
+        elif head in MAPPINGS:
             raise UserError(f"{head} is set as a whole, and by key ({shown(key)}): write one of them")
         else:
-            raise UserError(f"unknown setting {key!r}: only {' and '.join(_MAPPINGS)} have keys of their own")
+            raise UserError(f"unknown setting {key!r}: only {' and '.join(MAPPINGS)} have keys of their own")
     _check_keys("command line", nested)
     return nested
 
@@ -204,57 +249,36 @@ def _check_keys(where: str, layer: Mapping[str, Any]) -> None:
             raise UserError(f"{where}: unknown key {key!r}; {hint}")
 
 
-def _merge_layers(
-    defaults: Mapping[str, Any], entry: Mapping[str, Any], command_line: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Merge defaults < recipe < case < command line, lists not yet expanded.
+def _merge_layers(suite: _SuiteFile, entry: Mapping[str, Any], command_line: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Merge defaults < recipe < case < model < command line, lists not yet expanded.
 
-    A case with recipes gives one result per model and recipe, each with settings of its own.
+    A case with recipes, or with settings of models, gives one result per model and recipe.
     """
+    defaults = suite.defaults
     has_quality = _asks_for_quality(defaults, entry)
     if not has_quality:
-        command_line = {key: value for key, value in command_line.items() if key != "quality"}
-    merged = _merge(defaults, entry, command_line)
+        command_line = without_key(command_line, "quality")
+    merged = merge(defaults, entry, command_line)
     models, recipes = merged.get("model"), merged.get("recipe")
-    if not recipes or not isinstance(models, str | list):
+    if not (recipes or suite.models) or not isinstance(models, str | list):
         return [merged]
     results = []
     for model, name in itertools.product(_matching_models(models), recipes if isinstance(recipes, list) else [recipes]):
         if name and not isinstance(name, str):
             raise UserError(f"recipe: {shown(name)} is not the name of a recipe")
-        recipe = recipe_for(model, name).layer() if name else {}
+        recipe, above = recipe_for(model, name).layer() if name else {}, settings_of_model(model, suite.models)
         if not has_quality:
-            recipe.pop("quality", None)
+            recipe, above = without_key(recipe, "quality"), [without_key(layer, "quality") for layer in above]
         # The model is now a name, not a pattern.
-        single = {"model": glob.escape(model), "recipe": name}
-        results.append(_merge(defaults, recipe, entry, command_line, single))
+        single = {"model": glob.escape(model)} | ({"recipe": name} if "recipe" in merged else {})
+        results.append(merge(defaults, recipe, entry, *above, command_line, single))
     return results
 
 
 def _asks_for_quality(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     """Return whether a case, or one of those that a list stands for, has a quality request."""
-    quality = _merge(defaults, entry).get("quality")
+    quality = merge(defaults, entry).get("quality")
     return any(quality) if isinstance(quality, list) else bool(quality)
-
-
-def _merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge layers of settings; later ones win."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            merged[key] = _merge_mappings(merged.get(key), value) if key in _MAPPINGS else value
-    return merged
-
-
-def _merge_mappings(below: Any, above: Any) -> Any:
-    """Merge mappings key by key, and a mapping with each mapping in a list; anything else is replaced."""
-    if isinstance(above, dict) and isinstance(below, dict):
-        return below | above
-    if isinstance(above, dict) and isinstance(below, list):
-        return [element | above if isinstance(element, dict) else element for element in below]
-    if isinstance(above, list) and isinstance(below, dict):
-        return [below | element if isinstance(element, dict) else element for element in above]
-    return above
 
 
 def _axes(merged: Mapping[str, Any], *, room: int) -> dict[str, list[Any]]:

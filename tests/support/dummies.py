@@ -107,6 +107,9 @@ class DummyEngine:
     def environment(self, device: str) -> Environment:
         return read_environment(torch.device(device))
 
+    def room(self, job: Job, others: Sequence[Job]) -> bool:
+        return True
+
     def run(self, job: Job, listener: EventListener) -> Result:
         return Result(outcome=Failed(status=Status.SKIPPED, reason="a dummy engine runs nothing"))
 

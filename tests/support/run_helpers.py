@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import records
 from records import environment, measured
 
 from arvbench.harness.jobs import Event, EventListener, Job, Part, Result
+from arvbench.harness.run.crew import room_on_machine
 from arvbench.harness.run.runner import RunListener
 from arvbench.harness.suites.suite import Case, Suite
 from arvbench.results.schema import CaseConfig, Environment, Failed, Finding, Record, Status
@@ -51,6 +52,9 @@ class ScriptedEngine:
     def environment(self, device: str) -> Environment:
         return self._where
 
+    def room(self, job: Job, others: Sequence[Job]) -> bool:
+        return False
+
     def run(self, job: Job, listener: EventListener) -> Result:
         self.jobs.append(job)
         outcome = self._outcomes.pop(0)
@@ -78,6 +82,9 @@ class TwoPartEngine:
 
     def environment(self, device: str) -> Environment:
         return self.where
+
+    def room(self, job: Job, others: Sequence[Job]) -> bool:
+        return room_on_machine(job, others, self.where.cores)
 
     def run(self, job: Job, listener: EventListener) -> Result:
         self.jobs.append(job)

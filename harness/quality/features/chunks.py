@@ -26,7 +26,7 @@ from torch import Tensor
 from arvbench.disk import cannot_write, utf8_name
 from arvbench.errors import UserError
 from arvbench.files import hidden, is_temporary, locked, remove_dead, write_whole
-from arvbench.harness.machine.environment import library_versions
+from arvbench.harness.machine.installed import library_versions
 from arvbench.harness.machine.source import source_sha256
 from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.sets import FeatureSet

@@ -27,7 +27,7 @@ from arvbench.disk import cannot_write
 from arvbench.errors import UserError
 from arvbench.files import claimed
 from arvbench.harness.data import DATA_SETS
-from arvbench.harness.machine.environment import library_versions
+from arvbench.harness.machine.installed import library_versions
 from arvbench.harness.quality.extractors.extractor import Extractor
 from arvbench.harness.quality.features.chunks import FEATURE_LIBRARIES, Progress, Scan
 from arvbench.harness.quality.features.feature_pass import FeaturePass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from arvbench.harness.jobs import EventListener, Job, Result
@@ -20,6 +21,13 @@ class Engine(Protocol):
         The description identifies recorded cases, which are then not measured again, and goes into the record of a
         worker that died before describing its machine; its cores are what CPU cases share. The runner calls this a few
         times per case, so cache it. Raises HostError when the machine has no such device.
+        """
+        ...
+
+    def room(self, job: Job, others: Sequence[Job]) -> bool:
+        """Return whether `job` may begin while `others`, at least one, run.
+
+        A timed job shares nothing that its times depend on. An engine without other jobs has room for any.
         """
         ...
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from arvbench.harness.jobs import Job, Part
@@ -21,8 +21,8 @@ from arvbench.harness.run.engines.spawn import SpawnEngine, Worker
 class LocalEngine(SpawnEngine):
     """Starts the warm process with the first CPU case; without one (another system, a failed start) all start fresh."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, workers: int | None = None, devices: Sequence[str] = ()) -> None:
+        super().__init__(workers=workers, devices=devices)
         self._warm: WarmProcess | None = None
         self._launch = 0
         """Number of the launches that the warm process is for."""

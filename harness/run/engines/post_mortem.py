@@ -31,6 +31,11 @@ def explain_death(returncode: int, output: str, oom_kills_before: int, oom_kills
     return Failed(status=Status.ERROR, reason=reason, detail=output)
 
 
+def is_lost(returncode: int, died: Failed) -> bool:
+    """Return whether a worker was killed from outside, and not for memory: the case is not to blame."""
+    return returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP) and died.status is Status.ERROR
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name

@@ -11,7 +11,8 @@ import selectors
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -21,8 +22,10 @@ from pydantic import ValidationError
 from arvbench.errors import HostError
 from arvbench.files import scratch_folder
 from arvbench.harness.jobs import Event, EventListener, Finished, Job, Part, Result, result_path
-from arvbench.harness.machine.processes import Python, end_group, running
-from arvbench.harness.run.engines.post_mortem import explain_death, oom_kills
+from arvbench.harness.machine.processes import Python, end_group, running, this_python
+from arvbench.harness.run.crew import room_on_machine
+from arvbench.harness.run.engines.devices import Devices
+from arvbench.harness.run.engines.post_mortem import explain_death, is_lost, oom_kills
 from arvbench.harness.run.engines.watching import watching
 from arvbench.results.schema import Environment, Failed, Status
 
@@ -52,12 +55,23 @@ class SpawnEngine:
     python: Python | None = None
     """Interpreter and package of the workers; None for our own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, workers: int | None = None, devices: Sequence[str] = ()) -> None:
+        """Run at most `workers` untimed jobs at once, None as many as the cores allow, and one on each of `devices`."""
         self._groups: set[int] = set()
         """Process groups of the fresh workers that run."""
+        self._workers, self._devices = workers, Devices(devices)
+        self._devices.show_to_us()
 
     def environment(self, device: str) -> Environment:
-        return _this_machine(device)
+        environment = _this_machine(device)
+        if environment.gpu is not None:
+            self._devices.check(_gpus())
+        return environment
+
+    def room(self, job: Job, others: Sequence[Job]) -> bool:
+        if self._workers is not None and len(others) >= self._workers:
+            return False
+        return room_on_machine(job, others, self.environment(job.case.device).cores, self._devices.count)
 
     def run(self, job: Job, listener: EventListener) -> Result:
         deadline = time.monotonic() + job.case.timeout_s - job.spent_s
@@ -77,19 +91,23 @@ class SpawnEngine:
         if not in_time:
             reason = f"not finished after timeout_s {job.case.timeout_s:g}; raise it, or make the case smaller"
             return Result(outcome=Failed(status=Status.TIMEOUT, reason=reason, detail=output))
-        return Result(outcome=explain_death(worker.wait(), output, kills_before, oom_kills()))
+        code = worker.wait()
+        died = explain_death(code, output, kills_before, oom_kills())
+        return Result(outcome=died, lost=is_lost(code, died))
 
     @contextlib.contextmanager
     def worker(self, job: Job, arguments: list[str], output: IO[Any], events: int, deadline: float) -> Iterator[Worker]:
         """Yield a worker of `job`, which writes its events to a file descriptor; on exit its whole group is gone."""
         arguments = [*arguments, "--events-fd", str(events)]
-        started = running(_MODULE, job, output=output, arguments=arguments, pass_fds=(events,), python=self.python)
-        with started as process:
-            self._groups.add(process.pid)
-            try:
-                yield process
-            finally:
-                self._groups.discard(process.pid)
+        with self._devices.one(job.case.device) as pinned:
+            python = replace(self.python or this_python(), variables=pinned)
+            fds = (events,)
+            with running(_MODULE, job, output=output, arguments=arguments, pass_fds=fds, python=python) as process:
+                self._groups.add(process.pid)
+                try:
+                    yield process
+                finally:
+                    self._groups.discard(process.pid)
 
     @contextlib.contextmanager
     def _started(self, job: Job, result_path: Path, log_path: Path, deadline: float) -> Iterator[tuple[Worker, int]]:
@@ -117,6 +135,12 @@ def _this_machine(device: str) -> Environment:
     from arvbench.harness.machine.environment import read_environment
 
     return read_environment(usable_device(device))
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 @contextlib.contextmanager
