@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arvbench.errors import UserError
+from arvbench.kernels.counter import image_keys, inverted, uniforms
 
 EXCLUDED = -100.0
 """Logit, before guidance, of tokens that a model must not draw (FlexVAR's `invalid_ids`)."""
@@ -160,6 +161,10 @@ class UpstreamNoise:
         return fresh.exponential_(generator=self._generator).to(like_BlV.device)
 
 
+_LABELS, _TOKENS, _EXPONENTIAL = 1, 2, 3
+"""Streams of `PerImageNoise`."""
+
+
 class PerImageNoise:
     """Counter-based noise: the noise of image i does not depend on batch, order or number of workers.
 
@@ -184,13 +189,11 @@ class PerImageNoise:
     def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
         self._check_batch(len(logits_BlV))
         u_Bl = self._uniform(logits_BlV.shape[1:2], stream=_TOKENS, step=step, device=logits_BlV.device)
-        cumulative_BlV = logits_BlV.double().softmax(dim=-1).cumsum(dim=-1)
-        # The sum ends near 1, not at 1: scale u to it, and stay below it, so that the first token whose sum exceeds the
-        # target exists and has a probability above zero.
-        total_Bl1 = cumulative_BlV[..., -1:]
-        # A NaN lies beyond every sum: searchsorted returns V.
-        target_Bl1 = torch.minimum(u_Bl.unsqueeze(-1) * total_Bl1, total_Bl1.nextafter(torch.zeros_like(total_Bl1)))
-        return torch.searchsorted(cumulative_BlV, target_Bl1, right=True).squeeze(-1)
+        return inverted(logits_BlV, u_Bl)
+
+    def token_keys(self, device: torch.device) -> Tensor:
+        """Keys (B,) int64 of the images' tokens, for a kernel that draws the numbers itself."""
+        return image_keys(self._seed, _TOKENS, self._images(device))
 
     def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
         return positions_Bn
@@ -209,14 +212,14 @@ class PerImageNoise:
         count = 1
         for size in shape:
             count *= size
-        key = _mix64_int(_mix64_int(self._seed) ^ stream)
+        keys_B = image_keys(self._seed, stream, self._images(device))
+        return uniforms(keys_B, step, count).view(-1, *shape)
+
+    def _images(self, device: torch.device) -> Tensor:
         if device not in self._on_device:
             # Once per device: a copy from the host in every step would stall it.
             self._on_device[device] = self._images_B.to(device)
-        key_B1 = _mix64(_mix64(self._on_device[device] ^ key) ^ step).unsqueeze(1)
-        positions_1n = torch.arange(1, count + 1, device=device).unsqueeze(0)
-        bits_Bn = _mix64(key_B1 + positions_1n * _GOLDEN_GAMMA)
-        return (_shift_right(bits_Bn, 11).double() * 2.0**-53).view(-1, *shape)
+        return self._on_device[device]
 
 
 class ReplayTokens:
@@ -246,31 +249,3 @@ def _integer(what: str, value: Any) -> int:
     except TypeError:
         pass
     raise UserError(f"{what} {value!r} is no whole number: pass an int")
-
-
-# SplitMix64 (Steele, Lea, Flood 2014): a 64-bit finaliser over a Weyl sequence. int64 arithmetic wraps in torch, so
-# every device computes equal bits; constants above 2**63 are written as their two's complement.
-_GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
-_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_2 = 0x94D049BB133111EB - 2**64
-_LABELS, _TOKENS, _EXPONENTIAL = 1, 2, 3
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift right of int64 (torch's >> copies the sign)."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _mix64(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _MIX_1
-    x = (x ^ _shift_right(x, 27)) * _MIX_2
-    return x ^ _shift_right(x, 31)
-
-
-def _mix64_int(x: int) -> int:
-    """`_mix64` of x + 1, a Python integer taken modulo 2**64, as a signed 64-bit integer."""
-    x = (x + 1) % 2**64
-    x = (x ^ x >> 30) * _MIX_1 % 2**64
-    x = (x ^ x >> 27) * _MIX_2 % 2**64
-    x ^= x >> 31
-    return x - 2**64 if x >= 2**63 else x

@@ -19,5 +19,6 @@ KERNELS: Registry[KernelSpec] = Registry(
         "adaln_modulate": "arvbench.kernels.adaln.spec:MODULATE",
         "adaln_residual": "arvbench.kernels.adaln.spec:RESIDUAL",
         "scale_attention": "arvbench.kernels.scale_attention.spec:SPEC",
+        "guided_sample": "arvbench.kernels.guided_sample.spec:SAMPLE",
     },
 )

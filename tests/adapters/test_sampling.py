@@ -7,12 +7,11 @@ from arvbench.adapters.sampling import (
     PerImageNoise,
     ReplayTokens,
     UpstreamNoise,
-    _mix64_int,
     cfg_mix,
     filter_logits,
 )
-from arvbench.adapters.sampling import _mix64 as mix64
 from arvbench.errors import UserError
+from arvbench.kernels.counter import mix64, mix64_int
 
 
 def test_guidance_extrapolates_from_the_unconditional_rows():
@@ -158,4 +157,4 @@ def test_a_sort_of_logits_keeps_rows_without_a_softmax(top_k):
 def test_the_key_of_a_stream_is_the_hash_of_the_tensor_arithmetic():
     for number in (0, 1, -1, 2**62, 2**64 - 1, -(2**63), 2**70 + 3):
         wrapped = (number + 2**63) % 2**64 - 2**63
-        assert _mix64_int(number) == int(mix64(torch.tensor(wrapped + 1)))
+        assert mix64_int(number) == int(mix64(torch.tensor(wrapped + 1)))

@@ -1,0 +1,1 @@
+"""Drawing of tokens from logits: guidance, temperature, top-k, top-p and the draw as one operation."""
