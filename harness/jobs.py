@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -92,6 +93,25 @@ class Part(StrEnum):
     """Quality numbers and sample sheet of a case whose speed is known; cases side by side do not change them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `index` of `count` equal parts, from 1."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def has(self, place: int) -> bool:
+        """Return whether the case at a place, from 0, is of this shard; neighbours are of different ones."""
+        return place % self.count == self.index - 1
+
+    def range_of(self, total: int) -> range:
+        """Return this shard's range of 0..total-1: ranges are consecutive, and differ by one in length at most."""
+        return range(total * (self.index - 1) // self.count, total * self.index // self.count)
+
+
 class Job(_Message):
     """One launch of a case to measure, or a part of it."""
 
@@ -119,12 +139,14 @@ class Job(_Message):
     """Result of the first part, for the second."""
     spent_s: float = Field(default=0.0, ge=0)
     """Time that the first part took: it counts in the case's timeout."""
+    shard: Shard | None = None
+    """Of the second part, only the features of this part of the images, kept in the run folder; no numbers."""
 
     @model_serializer(mode="wrap")
     def _without_parts(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave the fields of parts out of a whole case: a worker of an older version knows none."""
         fields: dict[str, Any] = write(self)
-        for name in ("run", "part", "speed", "spent_s") if self.part is Part.WHOLE and not self.run else ():
+        for name in ("run", "part", "speed", "spent_s", "shard") if self.part is Part.WHOLE and not self.run else ():
             del fields[name]
         return fields
 

@@ -29,6 +29,7 @@ VERBS: Registry[Callable[..., None]] = Registry(
         "report": "arvbench.harness.commands.report:report",
         "doctor": "arvbench.harness.commands.doctor:doctor",
         "eval": "arvbench.harness.commands.evaluate:evaluate",
+        "merge": "arvbench.harness.commands.merge:merge",
         "reference make": "arvbench.harness.commands.reference:make",
     },
 )

@@ -10,7 +10,10 @@ import typer
 from arvbench.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from arvbench.harness.run.engines.engine import Engine as AnyEngine
+    from arvbench.harness.suites.suite import Suite
 
 Engine = Annotated[
     str | None,
@@ -18,7 +21,8 @@ Engine = Annotated[
         "--engine",
         metavar="NAME",
         help="local: CPU cases fork from one process that has imported the libraries; spawn: every case starts "
-        "fresh.  [default: local]",
+        "fresh; torchrun: the shard of this rank, as torchrun or SLURM number it, in a folder of its own below --out.  "
+        "[default: local]",
     ),
 ]
 Workers = Annotated[
@@ -66,6 +70,15 @@ class EngineOptions:
         if options and not (isinstance(engine, type) and issubclass(engine, SpawnEngine)):
             raise UserError(f"engine {name} has no --{next(iter(options))}")
         return engine(**options)
+
+    def place(self, suite: Suite, out: Path) -> tuple[Suite, Path]:
+        """Return the cases that this process measures, and the folder of their records: under torchrun, its shard."""
+        if self.name != "torchrun":
+            return suite, out
+        from arvbench.harness.run.ranks import this_rank
+
+        rank = this_rank()
+        return suite.shard(rank.shard), out / rank.folder
 
     @property
     def attempts_more(self) -> int:

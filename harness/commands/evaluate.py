@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from arvbench.errors import UnknownName, UserError
+from arvbench.harness.commands.evaluation_parts import EvaluationPart, extract_part, part_of
 from arvbench.harness.commands.options import (
     Device,
     ExtractorWeights,
@@ -62,6 +63,14 @@ def evaluate(
         typer.Option(min=1, help="Processes that share the images.  [default: one per core on cpu, else 1]"),
     ] = None,
     work: WorkFolder = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="K/N", help="Only features, of part K of N of the images, below --work."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="NAME", help="torchrun: the shard of this rank.  [default: this process]"),
+    ] = None,
     bootstrap: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Intervals of FID by N resamples, not by jackknife; 0 for none."),
@@ -105,6 +114,8 @@ def evaluate(
       arvbench eval pngs --reference ref.npz --protocol adm-v1,torch-fidelity,clean-fid --json
 
       arvbench eval demo.npz --reference digits --protocol digits-cnn
+
+      arvbench eval samples.npz --reference ref.npz --shard 2/8 --work shards
     """
     from arvbench.harness.quality.evaluation import EvaluationRequest
     from arvbench.harness.quality.features.feature_pass import FeaturePass
@@ -113,9 +124,12 @@ def evaluate(
     protocols, options = comma_list(protocol) or ("adm-v1",), Options(bootstrap=bootstrap, seed=seed)
     request = EvaluationRequest(protocols=protocols, reference=reference, metrics=comma_list(metrics), options=options)
     files = extractor_files(inception_weights, extractor_weights)
-    features = FeaturePass(device=device, workers=workers, extractor_files=files, work=work)
+    part = part_of(shard, engine, device, work)
+    features = FeaturePass(device=part.device, workers=workers, extractor_files=files, work=part.work)
     stated = Statements(model, labels, uint8_rule, class_folders=class_folders, reconstructions=reconstructions)
-    evaluation = _evaluate(samples, resize, stated, request, features)
+    evaluation = _evaluate(samples, resize, stated, request, (features, part))
+    if evaluation is None:
+        return
     _print(evaluation, samples, as_json=as_json)
     raise typer.Exit(_exit_code(evaluation, strict=strict))
 
@@ -160,9 +174,13 @@ class Statements:
 
 
 def _evaluate(
-    samples: Path, resize: str | None, stated: Statements, request: EvaluationRequest, features: FeaturePass
-) -> Evaluation:
-    """Check everything that needs no image, then measure under a progress bar."""
+    samples: Path,
+    resize: str | None,
+    stated: Statements,
+    request: EvaluationRequest,
+    extracting: tuple[FeaturePass, EvaluationPart],
+) -> Evaluation | None:
+    """Check everything that needs no image, then measure under a progress bar; a shard has no numbers."""
     from rich.console import Console
 
     from arvbench.adapters.loading import usable_device
@@ -176,12 +194,15 @@ def _evaluate(
         request = replace(request, reference=find_reference(request.reference))
     request = replace(request, class_folders=stated.class_folders)
     choose_metrics(request)
-    recipe = stated.recipe()
+    recipe, (features, part) = stated.recipe(), extracting
     usable_device(features.device)
     set_threads(None)
     with ProgressBar(Console(stderr=True)) as listener:
         source = open_images(samples, resize=resize, class_folders=stated.class_folders)
         stated.add_to(source)
+        if part.shard is not None:
+            extract_part(source, request, part.shard, features, listener)
+            return None
         return evaluate(source, request, features=features, recipe=recipe, listener=listener)
 
 

@@ -103,11 +103,12 @@ def run(
 
     chosen = load_suite(suite, models=comma_list(models), overrides=case_settings(settings, device, weights))
     chosen = chosen.shard(parse_shard(shard)) if shard is not None else chosen
-    store = RecordStore(out or RUNS_FOLDER / chosen.name)
+    measuring = EngineOptions(engine, workers, comma_list(devices), retries)
+    chosen, folder = measuring.place(chosen, out or RUNS_FOLDER / chosen.name)
+    store = RecordStore(folder)
     if dry_run:
         print_plan(chosen, store, fresh=fresh, retry_failed=retry_failed, as_json=as_json)
         return
-    measuring = EngineOptions(engine, workers, comma_list(devices), retries)
     files = extractor_files(inception_weights, extractor_weights)
     options = {"fresh": fresh, "retry_failed": retry_failed, "extractor_files": files, "control": control}
     records = _measure(chosen, store, measuring, options)

@@ -62,6 +62,9 @@ def measure_case(
     sampler.check_settings(sampler.spec, settings)
     if job.part is Part.QUALITY:
         result = _speed_of(job, sampler)
+        if job.shard is not None:
+            _features(job, sampler, settings, listener)
+            return result
     else:
         probe = probe or probe_gpu(sampler.device)
         result = _measure_speed(job, sampler, settings, listener, probe, start)
@@ -148,6 +151,12 @@ def _quality(
 
     evaluation = measure_case_quality(job, sampler, settings, listener)
     return evaluation.numbers, evaluation.findings
+
+
+def _features(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> None:
+    from arvbench.harness.measure.case_quality import measure_case_features
+
+    measure_case_features(job, sampler, settings, listener)
 
 
 def _counter(listener: EventListener, phase: str, total: int, load: LoadMeter) -> Callable[[int], None]:

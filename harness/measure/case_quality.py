@@ -20,7 +20,7 @@ from arvbench.files import hidden, locked
 from arvbench.harness.jobs import FEATURES_FOLDER, SHARED_PREFIX, Event, EventListener, Job, Part, features_mark
 from arvbench.harness.measure.calls import drawn_batches
 from arvbench.harness.measure.reconstructions import Reconstructions
-from arvbench.harness.quality.evaluation import Evaluation, EvaluationRequest, evaluate
+from arvbench.harness.quality.evaluation import Evaluation, EvaluationRequest, evaluate, extract_shard
 from arvbench.harness.quality.features.chunks import folder_name
 from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.images.live import live_source
@@ -56,6 +56,24 @@ def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings,
         shared = works if job.run else None
         reconstructed = reconstruction_quality(sampler, request, settings, job.case.batch, features, shared=shared)
     return replace(evaluation, numbers=evaluation.numbers + reconstructed)
+
+
+def measure_case_features(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> None:
+    """Draw the images of the job's shard, and keep their features where `measure_case_quality` looks for them."""
+    request, shard = job.case.quality, job.shard
+    assert request is not None and shard is not None
+    source = live_source(sampler, settings, job.case)
+    work_folder = job.folder / FEATURES_FOLDER / folder_name(f"{source.key} {request.model_dump_json()}")
+    features = FeaturePass(device=sampler.device, extractor_files=job.extractor_files)
+    features = replace(features, workers=request.workers, work=work_folder, folder_per_task=True)
+    with _kept(work_folder):
+        extract_shard(
+            source,
+            evaluation_request(request),
+            shard,
+            features=features,
+            listener=lambda event: listener(_renamed(event)),
+        )
 
 
 @contextmanager

@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
 from arvbench.errors import ContractError, HostError, UnknownName, UserError
-from arvbench.harness.jobs import Event, EventListener
+from arvbench.harness.jobs import Event, EventListener, Shard
 from arvbench.harness.machine.environment import tf32_allowed
 from arvbench.harness.quality.detectors import Evidence, MetricFacts, find
 from arvbench.harness.quality.detectors.evidence import FRECHET
 from arvbench.harness.quality.extractors.extractor import Extractor
-from arvbench.harness.quality.features.chunks import LayerRequest, Scan
+from arvbench.harness.quality.features.chunks import CHUNK, LayerRequest, Scan, chunk_count
 from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.identity import Identity
 from arvbench.harness.quality.images.class_folders import renumbered
@@ -90,6 +91,47 @@ def evaluate(
     """
     tell: EventListener = listener or (lambda _event: None)
     features = features or FeaturePass()
+    runs, reference, left_out = _prepared(source, request, features, tell)
+    scanned = features.scan(
+        source, _sample_layers(runs), lambda done: tell(Event(phase="samples", done=done, total=source.count))
+    )
+    measured, failed = _measure_all(runs, request, source, scanned, reference, tell)
+    evidence = _evidence(source, scanned, reference, measured, recipe, [run.extractor for run in runs])
+    return Evaluation(numbers=tuple(evidence.numbers), findings=(*failed, *left_out, *find(evidence)))
+
+
+def extract_shard(
+    source: ImageSource,
+    request: EvaluationRequest,
+    shard: Shard,
+    *,
+    features: FeaturePass,
+    listener: EventListener,
+) -> Path:
+    """Extract what `evaluate` reads of one shard of the images into the work folder, and return the folder of chunks.
+
+    With the chunks of all shards in one folder, `evaluate` reads no image. Raises as `evaluate`.
+    """
+    runs, _, _ = _prepared(source, request, features, listener)
+    images = shard_images(source.count, shard)
+    return features.scan_part(
+        source,
+        _sample_layers(runs),
+        shard,
+        lambda done: listener(Event(phase="samples", done=done, total=len(images))),
+    )
+
+
+def shard_images(count: int, shard: Shard) -> range:
+    """Return the image numbers of a shard of `count` images: whole chunks."""
+    chunks = shard.range_of(chunk_count(count))
+    return range(min(count, chunks.start * CHUNK), min(count, chunks.stop * CHUNK))
+
+
+def _prepared(
+    source: ImageSource, request: EvaluationRequest, features: FeaturePass, tell: EventListener
+) -> tuple[list[ProtocolRun], Reference | None, list[Finding]]:
+    """Load extractors and reference, and leave out what cannot be computed; return that as findings."""
     chosen = choose_metrics(request)
     _check_before_reading(chosen, request, source)
     tell(Event(phase="extractors"))
@@ -104,12 +146,7 @@ def evaluate(
     ]
     reference = _reference(runs, request, source, features, tell)
     runs, left_out = _computable(runs, request, source, reference)
-    scanned = features.scan(
-        source, _sample_layers(runs), lambda done: tell(Event(phase="samples", done=done, total=source.count))
-    )
-    measured, failed = _measure_all(runs, request, source, scanned, reference, tell)
-    evidence = _evidence(source, scanned, reference, measured, recipe, extractors.values())
-    return Evaluation(numbers=tuple(evidence.numbers), findings=(*failed, *left_out, *find(evidence)))
+    return runs, reference, left_out
 
 
 def choose_metrics(request: EvaluationRequest) -> list[tuple[EvaluationProtocol, tuple[Metric, ...]]]:

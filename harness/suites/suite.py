@@ -34,12 +34,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UnknownName, UserError, complaint, near_misses, shown
+from arvbench.harness.jobs import Shard
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
 from arvbench.harness.suites.built_in import built_in_suites
 from arvbench.harness.suites.recipes import recipe_for
 from arvbench.harness.suites.sweep import (
     MAPPINGS,
-    Shard,
     check_settings_of_models,
     merge,
     settings_of_model,

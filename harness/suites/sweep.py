@@ -8,39 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from arvbench.errors import UserError, shown
+from arvbench.harness.jobs import Shard
 from arvbench.results.schema import CaseConfig
 
 MAPPINGS = ("settings", "quality")
 """Keys of a case whose values are mappings, merged key by key."""
 _FIXED = ("model", "recipe")
 """Keys that settings of a model cannot change: they are chosen before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Part `index` of `count` equal parts, from 1."""
-
-    index: int
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-    def has(self, place: int) -> bool:
-        """Return whether the case at a place, from 0, is of this shard; neighbours are of different ones."""
-        return place % self.count == self.index - 1
-
-    def range_of(self, total: int) -> range:
-        """Return this shard's range of 0..total-1: ranges are consecutive, and differ by one in length at most."""
-        return range(total * (self.index - 1) // self.count, total * self.index // self.count)
-
-
-WHOLE = Shard(1, 1)
 
 
 def parse_shard(text: str) -> Shard:

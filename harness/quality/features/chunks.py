@@ -43,7 +43,7 @@ FEATURE_LIBRARIES = (
 _DIGESTS, _HISTOGRAM = "digests", "histogram"
 _SHA256 = "sha256"
 """Metadata of a chunk: JSON of tensor -> digest."""
-_TASK_NAME = "task.txt"
+TASK_NAME = "task.txt"
 _POLL_S = 0.2
 
 LayerRequest = Sequence[tuple[Extractor, frozenset[str]]]
@@ -93,12 +93,12 @@ def stored_scan(source: ImageSource, layers: LayerRequest, work: Path) -> Scan:
 
     def features_of(extractor: Extractor) -> FeatureSet:
         def load(chunk: int, layer: str) -> Tensor:
-            return _read(_chunk_path(work, chunk), f"{extractor.name}/{layer}")
+            return _read(chunk_path(work, chunk), f"{extractor.name}/{layer}")
 
         return FeatureSet(load, chunks=len(chunks), count=source.count)
 
     features = {extractor.name: features_of(extractor) for extractor, _ in layers}
-    digests, histograms = ([_read(_chunk_path(work, c), name) for c in chunks] for name in (_DIGESTS, _HISTOGRAM))
+    digests, histograms = ([_read(chunk_path(work, c), name) for c in chunks] for name in (_DIGESTS, _HISTOGRAM))
     return _scan(source, features, digests, histograms)
 
 
@@ -191,7 +191,7 @@ def claim_folder(work: Path, source: ImageSource, layers: LayerRequest) -> None:
     Processes that claim it at once wait for one another. A folder whose chunks are finished may be read-only.
     """
     key = task_key(source, layers).encode(errors="surrogateescape")  # names of files are bytes
-    task = work / _TASK_NAME
+    task = work / TASK_NAME
     lock = hidden(task, "lock")
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ def claim_folder(work: Path, source: ImageSource, layers: LayerRequest) -> None:
 
 def _is_claimed(work: Path, key: bytes) -> bool:
     """Return whether a work folder has this task already. Raises UserError for a folder that may not be used."""
-    task = work / _TASK_NAME
+    task = work / TASK_NAME
     if task.is_file():
         if task.read_bytes() != key:
             raise UserError(
@@ -222,13 +222,20 @@ def _is_claimed(work: Path, key: bytes) -> bool:
     return False
 
 
-def run_chunks(source: ImageSource, layers: LayerRequest, work: Path, progress: Progress | None = None) -> None:
-    """Extract missing chunks in a work folder; return when all are finished, by this process or others.
+def run_chunks(
+    source: ImageSource,
+    layers: LayerRequest,
+    work: Path,
+    progress: Progress | None = None,
+    *,
+    chunks: range | None = None,
+) -> None:
+    """Extract missing chunks in a work folder, all or some; return when they are finished, by this process or others.
 
     A process locks its chunk; the lock ends with the process. An unreadable image raises UserError, and finished
     chunks stay.
     """
-    paths = {chunk: _chunk_path(work, chunk) for chunk in range(chunk_count(source.count))}
+    paths = {chunk: chunk_path(work, chunk) for chunk in chunks or range(chunk_count(source.count))}
     missing = [chunk for chunk, path in paths.items() if not path.is_file()]
     with single_thread(layers):
         while missing:
@@ -247,7 +254,7 @@ def run_chunks(source: ImageSource, layers: LayerRequest, work: Path, progress: 
     for path in paths.values():
         _clear(path.with_suffix(".lock"), path)
     if progress is not None:
-        progress(source.count)
+        progress(sum(len(chunk_range(chunk, source.count)) for chunk in paths))
 
 
 def _clear(lock: Path, path: Path) -> None:
@@ -280,8 +287,19 @@ def _write_chunk(path: Path, source: ImageSource, layers: LayerRequest, chunk: i
         raise cannot_write(path, error, kept="finished chunks are intact") from error
 
 
-def _chunk_path(work: Path, chunk: int) -> Path:
+def chunk_path(work: Path, chunk: int) -> Path:
     return work / f"chunk-{chunk:06d}.safetensors"
+
+
+def check_chunk(path: Path) -> None:
+    """Raise UserError where a tensor of a finished chunk is not the one that was written."""
+    try:
+        with utf8_name(path) as opened, safe_open(opened, framework="pt") as stored:
+            names = list(stored.keys())
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and run the same command again") from error
+    for name in names:
+        _read(path, name)
 
 
 def _digest(tensor: Tensor) -> str:

@@ -18,9 +18,9 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from arvbench.errors import ArvbenchError, HostError
+from arvbench.errors import ArvbenchError, ContractError, HostError
 from arvbench.files import remove_dead_scratch, scratch_folder
-from arvbench.harness.jobs import MessagePath
+from arvbench.harness.jobs import MessagePath, Shard
 from arvbench.harness.machine.cores import usable_cores
 from arvbench.harness.machine.processes import receive, running
 from arvbench.harness.quality.extractors.extractor import Extractor, load_extractor
@@ -73,29 +73,47 @@ class FeaturePass:
         Raises UserError for an image that cannot be used and for a work folder of another task, HostError for a full
         disk.
         """
-        helpers = self._helper_devices(source, layers)
+        helpers = self._helper_devices(source, layers, chunk_count(source.count))
         if self.work is None and not helpers:
             return scan_in_memory(source, layers, progress)
         remove_dead_scratch()
         with contextlib.ExitStack() as stack:
-            if self.work is None:
-                folder = _scratch(stack) / "chunks"
-            else:
-                folder = self.work / folder_name(task_key(source, layers)) if self.folder_per_task else self.work
-            claim_folder(folder, source, layers)
-            with contextlib.ExitStack() as processes:
-                for device in helpers:
-                    job = self._job(source, layers, folder, device)
-                    processes.enter_context(running(_MODULE, job, output=sys.stderr))
-                run_chunks(source, layers, folder, progress)
+            folder = _scratch(stack) / "chunks" if self.work is None else self._folder(self.work, source, layers)
+            self._extract(source, layers, folder, progress, chunks=range(chunk_count(source.count)))
             scan = stored_scan(source, layers, folder)
             return scan if self.work else _in_memory(scan, layers)
 
-    def _helper_devices(self, source: ImageSource, layers: LayerRequest) -> list[str]:
+    def scan_part(
+        self, source: ImageSource, layers: LayerRequest, shard: Shard, progress: Progress | None = None
+    ) -> Path:
+        """Extract the chunks of one shard into the work folder, and return that folder. Raises as `scan`."""
+        if self.work is None:
+            raise ContractError("a shard needs a work folder")
+        folder, chunks = self._folder(self.work, source, layers), shard.range_of(chunk_count(source.count))
+        claim_folder(folder, source, layers)
+        if chunks:
+            self._extract(source, layers, folder, progress, chunks=chunks)
+        return folder
+
+    def _folder(self, work: Path, source: ImageSource, layers: LayerRequest) -> Path:
+        return work / folder_name(task_key(source, layers)) if self.folder_per_task else work
+
+    def _extract(
+        self, source: ImageSource, layers: LayerRequest, folder: Path, progress: Progress | None, *, chunks: range
+    ) -> None:
+        """Extract chunks into a folder, with helpers."""
+        claim_folder(folder, source, layers)
+        with contextlib.ExitStack() as processes:
+            for device in self._helper_devices(source, layers, len(chunks)):
+                job = self._job(source, layers, folder, device)
+                job = job.model_copy(update={"chunks": (chunks.start, chunks.stop)})
+                processes.enter_context(running(_MODULE, job, output=sys.stderr))
+            run_chunks(source, layers, folder, progress, chunks=chunks)
+
+    def _helper_devices(self, source: ImageSource, layers: LayerRequest, chunks: int) -> list[str]:
         """Return the device of each helper; none for images that only this process can read."""
         if source.address is None:
             return []
-        chunks = chunk_count(source.count)
         processes = self.workers or 1
         if self.workers is None and torch.device(self.device).type == "cpu":
             drawn_s = _DRAWN_IMAGE_S if isinstance(source.address, ModelImages) else 0.0
@@ -128,6 +146,8 @@ class HelperJob(BaseModel):
     extractor_files: dict[str, MessagePath]
     device: str
     work: MessagePath
+    chunks: tuple[int, int] | None = None
+    """First chunk, and the one behind the last; None for all."""
 
 
 def _scratch(stack: contextlib.ExitStack) -> Path:
@@ -169,7 +189,7 @@ def main() -> int:
         source = _open(job)
         if isinstance(job.images, FileImages) and folder_name(source.key) != job.images_key:
             return 1  # the files have changed meanwhile: the main process extracts those that it listed
-        run_chunks(source, layers, job.work)
+        run_chunks(source, layers, job.work, chunks=range(*job.chunks) if job.chunks else None)
     except ArvbenchError:
         return 1  # the main process meets the same error and reports it
     return 0

@@ -14,6 +14,7 @@ ENGINES: Registry[type[Engine]] = Registry(
     {
         "local": "arvbench.harness.run.engines.local:LocalEngine",
         "spawn": "arvbench.harness.run.engines.spawn:SpawnEngine",
+        "torchrun": "arvbench.harness.run.engines.torchrun:TorchrunEngine",
     },
 )
 DEFAULT_ENGINE = "local"
