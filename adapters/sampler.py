@@ -23,12 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.cache import CACHE_POLICIES
-from arvbench.adapters.cache.policy import Cache, Memory
+from arvbench.adapters.cache.policy import Cache, Memory, TokenOrder
+from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import Observer, Samples, SamplingCall, SilentObserver
 from arvbench.adapters.common.linear import PackableLinear, arrange, packed_layers
 from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.editing import KnownPixels, KnownTokens
 from arvbench.adapters.labels import as_integers
+from arvbench.adapters.model_files import Checkpoint as Checkpoint
+from arvbench.adapters.model_files import WeightsInfo as WeightsInfo
 from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
@@ -39,20 +42,6 @@ from arvbench.kernels.dispatch import KernelSet, select
 
 NULL_LABEL = -1
 """Label of the null class (generation without a class)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """Official weights: published file names and their Hugging Face repository."""
-
-    transformer_file: str
-    tokenizer_file: str
-    hub_repo: str
-    tokenizer_repo: str = ""
-    """Repository of the tokenizer's file; empty means `hub_repo`."""
-    transformer_nesting: tuple[tuple[str, ...], ...] = ()
-    """Key paths of the transformer in training checkpoints, tried in order after a flat state dict."""
-    tokenizer_nesting: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,17 +91,6 @@ class ModelSpec:
     @property
     def family(self) -> str:
         return self.sampler.family
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsInfo:
-    """Identity of the loaded weights."""
-
-    source: str
-    """The `weights=` argument: "demo", "hub", "random:SEED" or a path."""
-    random: bool
-    sha256: Mapping[str, str] = field(default_factory=dict)
-    """File name -> digest; empty for random weights, which the seed identifies."""
 
 
 class Sampler(ABC):
@@ -230,16 +208,34 @@ class Sampler(ABC):
 
     @classmethod
     def cache_policies(cls) -> tuple[str, ...]:
-        """Names of the cache policies that the family supports, in the order of `memory`."""
-        return tuple(name for kind in cls.memory for name in CACHE_POLICIES if CACHE_POLICIES[name].memory == kind)
+        """Names of the exact cache policies that the family supports, in the order of `memory`."""
+        return cls._policies(lossy=False)
+
+    @classmethod
+    def _policies(cls, *, lossy: bool) -> tuple[str, ...]:
+        """Names of the policies for the kinds of memory of the family, exact or lossy."""
+        classes = {name: CACHE_POLICIES[name] for name in CACHE_POLICIES}
+        return tuple(n for kind in cls.memory for n, c in classes.items() if c.memory == kind and c.lossy == lossy)
+
+    @classmethod
+    def token_order(cls, spec: ModelSpec, settings: SamplingSettings) -> TokenOrder | None:
+        """Order in which the steps feed tokens; None for a family that runs with exact policies alone."""
+        return None
 
     @classmethod
     def check_cache(cls, spec: ModelSpec, policy: str, settings: SamplingSettings) -> None:
         """Raise UnknownName or UserError for a cache policy that the family does not support with `settings`."""
-        if policy not in CACHE_POLICIES:
-            raise UnknownName("cache policy", policy, CACHE_POLICIES)
-        if policy not in (known := cls.cache_policies()):
-            raise UserError(f"{spec.name} has no cache policy {policy!r}; it has: {', '.join(known)}")
+        name, options = read_request(policy)
+        if name not in CACHE_POLICIES:
+            raise UnknownName("cache policy", name, CACHE_POLICIES)
+        kind, known = CACHE_POLICIES[name], cls.cache_policies()
+        if name not in known and not (kind.lossy and kind.memory in cls.memory):
+            runs_on = f"; it runs on: {getattr(kind, 'families', '')}" if kind.lossy else ""
+            raise UserError(f"{spec.name} has no cache policy {name!r}; it has: {', '.join(known)}{runs_on}")
+        try:
+            kind.check(cls.token_order(spec, settings), options)
+        except UserError as error:
+            raise UserError(f"{spec.name}: {error}") from error
 
     def cache_policy(self, name: str | None, settings: SamplingSettings) -> str:
         """Return `name`, or the backend's default policy for None; errors as `check_cache`."""
@@ -254,7 +250,10 @@ class Sampler(ABC):
     def make_cache(self, policy: str | None, settings: SamplingSettings, *, batch: int) -> Cache:
         """Build the cache `policy` (None: the backend's default) for `batch` images; errors as `check_cache`."""
         policy = self.cache_policy(policy, settings)
-        return CACHE_POLICIES[policy](self.cache_shape(policy, settings, batch=batch))
+        name, options = read_request(policy)
+        cache = CACHE_POLICIES[name].make(self.cache_shape(policy, settings, batch=batch), options)
+        cache.policy = policy
+        return cache
 
     @torch.no_grad()
     def sample(

@@ -17,5 +17,11 @@ CACHE_POLICIES: Registry[type[Cache]] = Registry(
         "none": "arvbench.adapters.cache.none:NoCache",
         "history": "arvbench.adapters.mvar.history_cache:HistoryCache",
         "state": "arvbench.adapters.mvar.state_cache:StateCache",
+        "int8": "arvbench.adapters.cache.quantised:Int8Cache",
+        "fp8": "arvbench.adapters.cache.quantised:Fp8Cache",
+        "window": "arvbench.adapters.cache.window:WindowCache",
+        "scalekv": "arvbench.adapters.cache.scalekv:ScaleKvCache",
+        "hack": "arvbench.adapters.cache.hack:HackCache",
+        "linear": "arvbench.adapters.cache.linear:LinearCache",
     },
 )

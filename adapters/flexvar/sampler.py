@@ -33,6 +33,7 @@ from arvbench.adapters.next_scale.transformer import (
 )
 from arvbench.adapters.sampler import Checkpoint, ModelSpec
 from arvbench.adapters.sampling import EXCLUDED, cfg_mix, filter_logits
+from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.tokenizers.tokenizer import Sides, area_tokens
 from arvbench.adapters.tokenizers.vq import VqConfig
@@ -169,12 +170,12 @@ class FlexVarSampler(NextScaleSampler):
         trained = self.spec.transformer.trained_sides
         return 1 if _beyond(side, settings.max_pn) or any(pn not in trained for pn in side) else settings.top_k
 
-    def filter(self, logits_BlV: Tensor, side: tuple[int, int], settings: SamplingSettings) -> Tensor:
+    def filter(self, logits_BlV: Tensor, step: Step, settings: SamplingSettings) -> Tensor:
         settings = cast(FlexVarSettings, settings)
         if settings.invalid_ids:
             # The official code uses -100, which leaves a small probability; -inf excludes the token.
             logits_BlV = logits_BlV.index_fill(2, _index(settings.invalid_ids, logits_BlV.device), -torch.inf)
-        return filter_logits(logits_BlV, self.top_k(side, settings), settings.top_p, sort_all=self.official)
+        return filter_logits(logits_BlV, self.top_k(step.side, settings), settings.top_p, sort_all=self.official)
 
     def random_scales(self, generator: torch.Generator) -> FlexVarSettings:
         """Return the official settings with scales drawn at random for one training step."""

@@ -184,7 +184,7 @@ class HmarSampler(NextScaleSampler):
         x_RlC = (x_BlC.repeat(2, 1, 1) if run.call.guided else x_BlC) + self.position(run, scale)
         logits_RlV = model.masked_logits(x_RlC, run.condition, self._kernels)
         logits_BlV = cfg_mix(logits_RlV, run.call.settings.cfg * MASK_GUIDANCE) if run.call.guided else logits_RlV
-        filtered_BlV = self.filter(logits_BlV, step.side, run.call.settings)
+        filtered_BlV = self.filter(logits_BlV, step, run.call.settings)
         return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, run.call.draw(filtered_BlV, step))
 
     def masked_input(self, tokens_Bl: Tensor, scale: int, run: ScaleRun) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,7 @@ from arvbench.adapters.sampler import Checkpoint, ModelSpec
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.tokenizers.multiscale_vq import DEMO_TOKENIZER, VqVaeConfig
+from arvbench.adapters.work import StepWork
 from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet
 
@@ -158,6 +159,10 @@ class MvarCost(StepCost):
     def flops(self, *, rows: int, images: int, new: int, context: int, first: bool) -> int:
         """FLOPs without the mixer, whose work depends on the cache policy."""
         return super().flops(rows=rows, images=images, new=new, context=new, first=first)
+
+    def beyond_the_mean(self, work: StepWork, context: int) -> int:
+        """Nothing: `flops` counts attention inside the scale."""
+        return 0
 
     def mixer_flops(self, *, rows: int, tokens: int) -> int:
         """FLOPs of all mixers over `tokens` tokens per row."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.cache.policy import KVCache
+from arvbench.adapters.cache.policy import AttentionInput, KVCache
 from arvbench.kernels.dispatch import KernelSet
 
 MAX_LOG_SCALE = math.log(100)
@@ -54,10 +54,19 @@ class SelfAttention(nn.Module):
         if self.l2_norm:
             q_RHlD = F.normalize(q_RHlD, dim=-1) * self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp()
             k_RHlD = F.normalize(k_RHlD, dim=-1)
-        k_RHTD, v_RHTD = (k_RHlD, v_RHlD) if cache is None else cache.extend(layer, k_RHlD, v_RHlD)
-        out = F.scaled_dot_product_attention(q_RHlD, k_RHTD, v_RHTD, attn_mask=bias_llT, scale=self.softmax_scale)
+        if cache is None:
+            out = F.scaled_dot_product_attention(q_RHlD, k_RHlD, v_RHlD, attn_mask=bias_llT, scale=self.softmax_scale)
+        else:
+            new = AttentionInput(q_RHlD, k_RHlD, v_RHlD, self.softmax_scale, bias_llT, lambda: self.queries(x_RlC))
+            out = cache.attend(layer, new)
         projected_RlC: Tensor = self.proj(out.transpose(1, 2).reshape(rows, tokens, width))
         return projected_RlC
+
+    def queries(self, x_RlC: Tensor) -> Tensor:
+        """Bare projection (R, H, l, D) of x to queries, without bias and norm, by which ScaleKV scores keys."""
+        q_RlC = F.linear(x_RlC, self.mat_qkv.weight[: self.heads * self.head_dim])
+        rows, tokens = x_RlC.shape[:2]
+        return q_RlC.view(rows, tokens, self.heads, self.head_dim).transpose(1, 2)
 
 
 class FeedForward(nn.Module):

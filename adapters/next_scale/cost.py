@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from arvbench.adapters.next_scale.transformer import NextScaleConfig
+from arvbench.adapters.work import StepWork
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost:
@@ -14,6 +19,7 @@ class StepCost:
 
     depth: int
     width: int
+    head_dim: int
     hidden: int
     vocab_size: int
     code_dim: int
@@ -30,6 +36,20 @@ class StepCost:
             return total + rows * 2 * self.width * self._adaln_outputs
         return total + images * new * 2 * self.code_dim * self.width
 
+    def beyond_the_mean(self, work: StepWork, context: int) -> int:
+        """FLOPs of `work` beyond those of `flops` for all new tokens at `context`; 0 where all layers do the same."""
+        heads = self.width // self.head_dim
+        pairs = work.pairs - work.rows * self.depth * work.new * context * heads
+        layer_tokens = work.rows * (sum(work.queries) - self.depth * work.new)
+        return 4 * self.head_dim * pairs + layer_tokens * (8 * self.width**2 + 4 * self.width * self.hidden)
+
+    def entry_flops(self, *, rows: int, images: int, embedded: int, headless: int) -> int:
+        """FLOPs that a first pass over several scales has beyond `flops`.
+
+        It embeds `embedded` codes per image, and has no logits for `headless` of its tokens.
+        """
+        return 2 * self.width * (images * embedded * self.code_dim - rows * headless * self.vocab_size)
+
     def weight_bytes(self, *, first: bool) -> int:
         """Bytes of the weights that a step reads once."""
         block = self.width * (4 * self.width + 2 * self.hidden) + 5 * self.width + self.hidden
@@ -44,3 +64,17 @@ class StepCost:
     def _adaln_outputs(self) -> int:
         """Output columns of all adaLN projections: six vectors per block (or in total, if shared), two for the head."""
         return (6 * (1 if self.shared_aln else self.depth) + 2) * self.width
+
+
+def step_cost(config: NextScaleConfig, dtype: torch.dtype) -> StepCost:
+    """Cost of the steps of a transformer with weights of `dtype`."""
+    return StepCost(
+        depth=config.depth,
+        width=config.embed_dim,
+        head_dim=config.embed_dim // config.num_heads,
+        hidden=config.hidden,
+        vocab_size=config.vocab_size,
+        code_dim=config.code_dim,
+        shared_aln=config.shared_aln,
+        itemsize=dtype.itemsize,
+    )

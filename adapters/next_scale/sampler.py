@@ -19,10 +19,12 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from arvbench.adapters.cache.policy import CacheShape
+from arvbench.adapters.cache import CACHE_POLICIES
+from arvbench.adapters.cache.policy import CachePlan, CacheShape, KVCache, TokenOrder
+from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import SamplingCall, StepOutput
 from arvbench.adapters.editing import KnownPixels, KnownTokens, keep_per_scale
-from arvbench.adapters.next_scale.cost import StepCost
+from arvbench.adapters.next_scale.cost import StepCost, step_cost
 from arvbench.adapters.next_scale.smoothing import SmoothSettings, mix_codes
 from arvbench.adapters.next_scale.transformer import NextScaleConfig, NextScaleTransformer
 from arvbench.adapters.pixels import to_unit_range
@@ -32,6 +34,7 @@ from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae
 from arvbench.adapters.tokenizers.tokenizer import Canvas, ScaleTokenizer, Sides, check_tokens, decode_flops
+from arvbench.adapters.work import StepWork, planned_work
 from arvbench.kernels.dispatch import KernelSet
 
 
@@ -104,44 +107,56 @@ class NextScaleSampler(Sampler):
         return height * downsample, width * downsample
 
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
-        shape, rows = self.cache_shape(policy, settings, batch=batch), self.rows(settings, batch)
+        shape = self.cache_shape(policy, settings, batch=batch)
+        works = self.scale_work(policy, settings, batch=batch)
+        sides = self.sides(settings)
         steps: list[Step] = []
         seen = 0
-        for index, side in enumerate(self.sides(settings)):
-            new, first = side[0] * side[1], index == 0
-            seen += new
-            context, cached = (new, 0) if policy == "none" else (seen, seen)
-            bytes_moved = self.cost.weight_bytes(first=first) + 4 * rows * new * self.spec.vocab_size
-            if cached:
-                bytes_moved += shape.bytes_of(cached) + shape.bytes_of(new)
+        for index, work in enumerate(works):
+            new, seen = work.new, seen + work.new
+            context, cached, cache_bytes, traffic = self._contents(work, shape, seen)
+            flops = self.cost.flops(rows=work.rows, images=batch, new=new, context=context, first=index == 0)
+            read = self.cost.weight_bytes(first=index == 0)
             steps.append(
                 Step(
                     index=index,
                     kind="scale",
-                    side=side,
+                    side=sides[index],
                     new_tokens=new,
                     context_tokens=context,
                     cached_tokens=cached,
-                    rows=rows,
-                    flops=self.cost.flops(rows=rows, images=batch, new=new, context=context, first=first),
-                    bytes_moved=bytes_moved,
-                    cache_bytes=shape.bytes_of(cached),
+                    rows=work.rows,
+                    flops=flops + self.cost.beyond_the_mean(work, context),
+                    bytes_moved=read + 4 * work.rows * new * self.spec.vocab_size + traffic,
+                    cache_bytes=cache_bytes,
                 )
             )
         return steps
 
+    def scale_work(self, policy: str, settings: SamplingSettings, *, batch: int) -> list[StepWork]:
+        """Work of one pass per scale."""
+        shape, rows = self.cache_shape(policy, settings, batch=batch), self.rows(settings, batch)
+        tokens = [height * width for height, width in self.sides(settings)]
+        heads, layers = self.spec.transformer.num_heads, self.spec.transformer.depth
+        if policy == "none" or not isinstance(shape, CacheShape):  # nothing is cached per head
+            nothing = CachePlan(((0,) * layers,) * len(tokens), 0)
+            return planned_work(tokens, rows, heads, nothing)
+        name, options = read_request(policy)
+        plan = cast(type[KVCache], CACHE_POLICIES[name]).plan(shape, options)
+        return planned_work(tokens, rows, heads, plan)
+
+    def _contents(self, work: StepWork, shape: Any, seen: int) -> tuple[int, int, int, int]:
+        """Tokens attended to and cached, means over layers and heads, with the bytes in the cache and its traffic."""
+        if not isinstance(shape, CacheShape):
+            return seen, seen, shape.bytes_of(seen), shape.bytes_of(seen) + shape.bytes_of(work.new)
+        entries = shape.layers * shape.heads
+        written = sum(work.queries) * shape.heads
+        traffic = (sum(work.reads) + written) * work.entry_bytes
+        return round(sum(work.reads) / entries), round(sum(work.held) / entries), work.cache_bytes, traffic
+
     @cached_property
     def cost(self) -> StepCost:
-        config: NextScaleConfig = self.spec.transformer
-        return StepCost(
-            depth=config.depth,
-            width=config.embed_dim,
-            hidden=config.hidden,
-            vocab_size=config.vocab_size,
-            code_dim=config.code_dim,
-            shared_aln=config.shared_aln,
-            itemsize=self.dtype.itemsize,
-        )
+        return step_cost(self.spec.transformer, self.dtype)
 
     def decode_flops(self, settings: SamplingSettings) -> int:
         return decode_flops(self.tokenizer_class, self.spec.tokenizer, self.sides(settings)[-1])
@@ -163,12 +178,21 @@ class NextScaleSampler(Sampler):
             capacity_tokens=sum(h * w for h, w in self.sides(settings)),
             dtype=self.dtype,
             device=self.device,
+            order=self.token_order(self.spec, settings),
         )
 
+    @classmethod
+    def token_order(cls, spec: ModelSpec, settings: SamplingSettings) -> TokenOrder:
+        return TokenOrder(kind="scales", steps=cls.sides_of(spec.transformer, settings))
+
     def generate(self, call: SamplingCall) -> tuple[Sequence[Tensor], Tensor]:
-        run = ScaleRun(call=call, canvas=self.tokenizer.canvas(self.sides(call.settings), call.schedule.images))
+        run = self.new_run(call)
         tokens = [self.draw_scale(steps, scale, run) for scale, steps in enumerate(call.schedule.groups())]
         return tokens, run.canvas.state
+
+    def new_run(self, call: SamplingCall) -> ScaleRun:
+        """Return the state of a call that begins."""
+        return ScaleRun(call=call, canvas=self.tokenizer.canvas(self.sides(call.settings), call.schedule.images))
 
     def draw_scale(self, steps: Sequence[Step], scale: int, run: ScaleRun) -> Tensor:
         """Draw the tokens (B, l) of one scale and place them on the canvas; one step, unless a family refines them."""
@@ -180,8 +204,19 @@ class NextScaleSampler(Sampler):
 
     def draw(self, step: Step, scale: int, run: ScaleRun) -> ScaleDraw:
         """Start `step` and draw the tokens of its scale."""
-        call, model = run.call, self.transformer
+        call = run.call
         call.observer.step_begin(step)
+        logits_RlV = self.forward(self.step_input(scale, run), step, run)
+        logits_BlV = self.guide(logits_RlV, scale, run)
+        filtered_BlV = self.filter(logits_BlV, step, call.settings)
+        tokens_Bl = call.draw(filtered_BlV, step)
+        if call.known is not None:
+            tokens_Bl = call.known.apply(tokens_Bl, scale)
+        return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, tokens_Bl)
+
+    def step_input(self, scale: int, run: ScaleRun) -> Tensor:
+        """Input (R, l, C) of the transformer for one scale."""
+        model, call = self.transformer, run.call
         if run.condition is None:
             # Computed once per call; its cost counts towards the first step.
             run.condition, run.positions_1LC = model.condition(call.labels_R), model.positions(run.canvas.sides)
@@ -189,14 +224,12 @@ class NextScaleSampler(Sampler):
         else:
             x_BlC = model.embed(run.canvas.input(scale))
             x_RlC = x_BlC.repeat(2, 1, 1) if call.guided else x_BlC
-        x_RlC = x_RlC + self.position(run, scale)
-        logits_RlV = model.logits(x_RlC, run.condition, self._kernels, cache=call.cache)
-        logits_BlV = self.guide(logits_RlV, scale, run)
-        filtered_BlV = self.filter(logits_BlV, step.side, call.settings)
-        tokens_Bl = call.draw(filtered_BlV, step)
-        if call.known is not None:
-            tokens_Bl = call.known.apply(tokens_Bl, scale)
-        return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, tokens_Bl)
+        placed_RlC: Tensor = x_RlC + self.position(run, scale)
+        return placed_RlC
+
+    def forward(self, x_RlC: Tensor, step: Step, run: ScaleRun) -> Tensor:
+        """Logits (R, l, V) fp32 of the tokens of one scale, which attend to the cache."""
+        return self.transformer.logits(x_RlC, run.condition, self._kernels, cache=run.call.cache)
 
     def position(self, run: ScaleRun, scale: int) -> Tensor:
         """Position embeddings (1, l, C) of one scale."""
@@ -214,7 +247,7 @@ class NextScaleSampler(Sampler):
         """Strength t in (1 + t) cond - t uncond, ramped up linearly from 0 at the first scale to cfg at the last."""
         return settings.cfg * scale / (scales - 1)
 
-    def filter(self, logits_BlV: Tensor, side: tuple[int, int], settings: SamplingSettings) -> Tensor:
+    def filter(self, logits_BlV: Tensor, step: Step, settings: SamplingSettings) -> Tensor:
         """Logits (B, l, V) after top-k and top-p, -inf for excluded tokens."""
         return filter_logits(logits_BlV, settings.top_k, settings.top_p, sort_all=self.official)
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.cache.policy import KVCache
+from arvbench.adapters.cache.policy import AttentionInput, KVCache
 from arvbench.adapters.common.linear import PackableLinear
 
 # File entries that are not weights: the rotary table of old versions, and caches left by a generation.
@@ -150,8 +150,10 @@ class Attention(nn.Module):
         qkv = self.wqkv(x_RlC).view(rows, tokens, 3, self.heads, width // self.heads)
         qkv_3RHlD = qkv.permute(2, 0, 3, 1, 4)
         (q_RHlD, k_RHlD), v_RHlD = rotate(qkv_3RHlD[:2], rope_lP2), qkv_3RHlD[2]
-        k_RHTD, v_RHTD = (k_RHlD, v_RHlD) if cache is None else cache.extend(layer, k_RHlD, v_RHlD)
-        out = F.scaled_dot_product_attention(q_RHlD, k_RHTD, v_RHTD, attn_mask=mask_lT)
+        if cache is None:
+            out = F.scaled_dot_product_attention(q_RHlD, k_RHlD, v_RHlD, attn_mask=mask_lT)
+        else:
+            out = cache.attend(layer, AttentionInput(q_RHlD, k_RHlD, v_RHlD, bias_llT=mask_lT))
         projected_RlC: Tensor = self.wo(out.transpose(1, 2).reshape(rows, tokens, width))
         return projected_RlC
 

@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from arvbench.adapters.cache.policy import CacheShape, KVCache
+from arvbench.adapters.cache import CACHE_POLICIES
+from arvbench.adapters.cache.policy import CacheShape, KVCache, TokenOrder
+from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import SamplingCall, StepOutput
 from arvbench.adapters.pixels import to_unit_range
 from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec, Sampler
@@ -32,6 +34,7 @@ from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.token_grid.llama import Llama, LlamaConfig, rope_table
 from arvbench.adapters.tokenizers.tokenizer import decode_flops
 from arvbench.adapters.tokenizers.vq import VqConfig, VqModel
+from arvbench.adapters.work import StepWork, planned_work
 from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet
 
@@ -98,6 +101,17 @@ def make_pass_plan(config: LlamaConfig, passes: Sequence[Pass], unfed: Sequence[
         trained_rope_LP2=table[list(trained)],
         trained_mask_LL=number_L[:, None] >= number_L[None],
     )
+
+
+def line_ends(passes: Sequence[Pass], grid: int) -> tuple[int, ...]:
+    """Passes that feed the last tokens of a line: those after which the next pass feeds a new line's first one.
+
+    The tokens that are fed together lie at equal places in their regions, so the smallest position tells the line.
+    PAR begins with one token of every region, on lines that do not follow each other.
+    """
+    columns = [min((at for at in p.feeds if at != LEARNT), default=LEARNT) for p in passes]
+    lines = [at // grid if at != LEARNT else -1 for at in columns]
+    return tuple(n for n in range(1, len(lines) - 1) if lines[n + 1] == lines[n] + 1 > 0)
 
 
 def guide(logits_RlV: Tensor, cfg: float, *, on: bool) -> Tensor:
@@ -178,27 +192,44 @@ class TokenGridSampler(Sampler):
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
         config: LlamaConfig = self.spec.transformer
         shape = self.cache_shape(policy, settings, batch=batch)
+        entries = shape.layers * shape.heads
         steps: list[Step] = []
-        seen = 0
-        for index, p in enumerate(self.plan.passes):
-            new, seen = len(p.feeds), seen + len(p.feeds)
+        for index, (p, work) in enumerate(zip(self.plan.passes, self.pass_work(policy, shape), strict=True)):
+            new, context = work.new, round(sum(work.reads) / entries)
             logits_bytes = 4 * shape.rows * len(p.draws) * config.vocab_size
-            cache_traffic = shape.bytes_of(seen) + shape.bytes_of(new)
+            cache_traffic = (sum(work.reads) + new * entries) * work.entry_bytes
+            beyond = work.pairs - shape.rows * new * context * entries
             steps.append(
                 Step(
                     index=index,
                     kind=p.kind,
                     side=self._side,
                     new_tokens=new,
-                    context_tokens=seen,
-                    cached_tokens=seen,
+                    context_tokens=context,
+                    cached_tokens=round(sum(work.held) / entries),
                     rows=shape.rows,
-                    flops=config.flops(rows=shape.rows, new=new, context=seen),
+                    flops=config.flops(rows=shape.rows, new=new, context=context) + 4 * config.head_dim * beyond,
                     bytes_moved=config.weight_bytes(self.dtype.itemsize) + cache_traffic + logits_bytes,
-                    cache_bytes=shape.bytes_of(seen),
+                    cache_bytes=work.cache_bytes,
                 )
             )
         return steps
+
+    @staticmethod
+    def pass_work(policy: str, shape: CacheShape) -> list[StepWork]:
+        """Work of every pass."""
+        name, options = read_request(policy)
+        plan = cast(type[KVCache], CACHE_POLICIES[name]).plan(shape, options)
+        return planned_work(cast(TokenOrder, shape.order).tokens, shape.rows, shape.heads, plan)
+
+    @classmethod
+    def token_order(cls, spec: ModelSpec, settings: SamplingSettings) -> TokenOrder:
+        """Lines are those of the token map, or in PAR those of all regions; an anti-diagonal is no line."""
+        passes = cls.passes(spec.transformer)
+        fed = tuple((1, len(p.feeds)) for p in passes)
+        if any(p.kind == "wavefront" for p in passes):
+            return TokenOrder(kind="other", steps=fed)
+        return TokenOrder(kind="lines", steps=fed, line_ends=line_ends(passes, spec.transformer.grid))
 
     def decode_flops(self, settings: SamplingSettings) -> int:
         return decode_flops(self.tokenizer_class, self.spec.tokenizer, self._side)
@@ -214,6 +245,7 @@ class TokenGridSampler(Sampler):
             capacity_tokens=sum(len(p.feeds) for p in self.plan.passes),
             dtype=self.dtype,
             device=self.device,
+            order=self.token_order(self.spec, settings),
         )
 
     def generate(self, call: SamplingCall) -> tuple[Sequence[Tensor], Tensor]:

@@ -69,6 +69,8 @@ class Fixture:
     constructed: frozenset[str] = frozenset()
     """Full names of buffers made by the constructor; empty when `weights` holds them."""
     expectations: tuple[Expectation, ...] = ()
+    remark: str = ""
+    """Note on every check: what a pass does not prove."""
     rng_probe: Mapping[str, tuple[int, Tensor]] = field(default_factory=dict)
     """Run name -> (seed, first Exp(1) variates of torch's CPU generator with that seed where it was recorded)."""
 
@@ -78,6 +80,11 @@ class Fixture:
         if probe is not None and not _same_stream(*probe):
             return "this build of torch draws another exponential stream than the recorded one"
         return ""
+
+
+def padded(values: Tensor, length: int) -> Tensor:
+    """Fill the last dimension up to `length` with -1: positions of rows that keep different numbers of tokens."""
+    return torch.nn.functional.pad(values, (0, length - values.shape[-1]), value=-1)
 
 
 def compare(fixture: Fixture, produced: Mapping[str, Tensor]) -> list[Check]:
@@ -93,7 +100,7 @@ def _check(fixture: Fixture, expected: Expectation, ours: Tensor | None) -> Chec
             max_abs_diff=diff,
             tolerance=expected.tolerance,
             passed=passed,
-            note=note,
+            note="; ".join(filter(None, (note, fixture.remark))),
         )
 
     if reason := fixture.skip_reason(expected.name):

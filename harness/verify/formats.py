@@ -2,6 +2,7 @@
 
 full     <case>.json + <case>.safetensors with every weight ("model.", "vae."), input ("in.") and output ("out.")
 recipe   the same files, but weights are generated from their names and outputs subsampled (every stride-th element)
+unit     functions on given tensors, generated and subsampled in the same way: cases instead of a model and runs
 
 Shapes   B images, L tokens of all scales, V codebook entries
 """
@@ -23,13 +24,14 @@ from torch import Tensor
 
 from arvbench.disk import utf8_name
 from arvbench.errors import UnknownName, UserError, shown
-from arvbench.harness.verify.fixture import FAULTS, Expectation, Fixture, FixtureError
+from arvbench.harness.verify.fixture import FAULTS, Expectation, Fixture, FixtureError, padded
 from arvbench.harness.verify.generated_weights import check_sizes, recipe_v1
 from arvbench.harness.verify.replays import replay_of
 from arvbench.paths import regular_file
 
 _MOST_BYTES = 2**26
 """Size of the JSON part."""
+PAPER_REMARK = "agreement with the paper's text, not parity with official code, which could not be had"
 _SAMPLER_UNIT_PROBE_SEED = 5000
 """Stated in the description of the stored probe."""
 _TOKEN_GRID_INPUTS = {"class_ids": "labels", "tf_tokens": "tf_ids"}
@@ -45,6 +47,8 @@ def read_fixture(path: Path) -> Fixture:
             return _read_sampler_unit(description, stored)
         if str(description.get("format", "")).startswith("recipe-fixture"):
             return _read_recipe(description, stored)
+        if str(description.get("format", "")).startswith("unit-fixture"):
+            return _read_unit(description, stored)
         if "model_args" in description:
             return _read_full(description, stored)
         if "gpt_config" in description:
@@ -53,7 +57,7 @@ def read_fixture(path: Path) -> Fixture:
         raise FixtureError(f"{path} cannot be replayed: {error}") from error
     except FAULTS as error:
         raise FixtureError(f"{path} is not a complete fixture: {type(error).__name__} {error}") from error
-    raise FixtureError(f"{path} is neither a full nor a recipe fixture")
+    raise FixtureError(f"{path} is neither a full nor a recipe fixture, nor one of units")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -155,9 +159,7 @@ def _read_recipe(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixt
         name: torch.from_numpy(recipe_v1(seed_string, name, *entry)) for name, entry in description["params"].items()
     }
     for probe in description["recipe_check"]:
-        values = weights[probe["name"]].numpy().astype("<f4")
-        if hashlib.sha256(values.tobytes()).hexdigest() != probe["sha256_le_f32"]:
-            raise FixtureError(f"the recipe gives other values for {probe['name']} here: NumPy's generator differs")
+        _check_recipe(probe, weights[probe["name"]].numpy())
     config = description["config"]
     return Fixture(
         name=description["case"],
@@ -172,9 +174,41 @@ def _read_recipe(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixt
         expectations=(*_recipe_integers(description), *_recipe_floats(description, stored)),
         rng_probe={
             run: (probe.get("g_seed", probe.get("torch_seed")), torch.tensor(probe["exponential8"]))
-            for run, probe in description["rng_probe"].items()
+            for run, probe in description.get("rng_probe", {}).items()
         },
     )
+
+
+def _check_recipe(probe: Mapping[str, Any], values: np.ndarray) -> None:
+    if hashlib.sha256(values.astype("<f4").tobytes()).hexdigest() != probe["sha256_le_f32"]:
+        raise FixtureError(f"the recipe gives other values for {probe['name']} here: NumPy's generator differs")
+
+
+def _read_unit(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixture:
+    """Read the cases of a unit fixture; inputs are named "<case>.<input>", or "<case>.<input>.<number>" in lists."""
+    entries: dict[str, tuple[str, list[Any]]] = {}
+    for case, content in description["cases"].items():
+        for name, given in content["inputs"].items():
+            listed = (
+                {f".{number}": entry for number, entry in enumerate(given)} if _is_list_of_lists(given) else {"": given}
+            )
+            entries |= {f"{case}.{name}{end}": (content["seed_string"], entry) for end, entry in listed.items()}
+    probes = description["recipe_check"]
+    check_sizes([*(entry[1] for _, entry in entries.values()), *(probe["shape"] for probe in probes)])
+    for probe in probes:
+        _check_recipe(probe, recipe_v1(probe["seed_string"], *(probe[k] for k in ("name", "shape", "low", "high"))))
+    return Fixture(
+        name=description["case"],
+        kind=description["family"],
+        description=description,
+        inputs={name: torch.from_numpy(recipe_v1(seed, *entry)) for name, (seed, entry) in entries.items()},
+        expectations=(*_recipe_integers(description), *_recipe_floats(description, stored)),
+        remark=PAPER_REMARK if description.get("kind") == "paper" else "",
+    )
+
+
+def _is_list_of_lists(given: list[Any]) -> bool:
+    return bool(given) and all(isinstance(entry, list) for entry in given)
 
 
 def _recipe_inputs(description: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -197,8 +231,17 @@ def _recipe_inputs(description: Mapping[str, Any]) -> dict[str, Tensor]:
 def _recipe_integers(description: Mapping[str, Any]) -> Iterator[Expectation]:
     for name, numbers in description["expected"].items():
         for full_name, values in _mask_sets(name, numbers) if name.endswith(".mask_idx") else [(name, numbers)]:
-            tensor = torch.as_tensor(values)
+            tensor = _rectangular(values)
             yield Expectation(name=full_name, values=tensor, shape=tuple(tensor.shape))
+
+
+def _rectangular(values: Any) -> Tensor:
+    """Tensor of nested lists; the innermost may differ in length and are filled up with -1."""
+    if not isinstance(values, list) or not values or not isinstance(values[0], list):
+        return torch.as_tensor(values)
+    rows = [_rectangular(row) for row in values]
+    longest = max(row.shape[-1] for row in rows)
+    return torch.stack([padded(row, longest) for row in rows])
 
 
 def _mask_sets(name: str, steps: list[Any]) -> Iterator[tuple[str, Tensor]]:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from arvbench.adapters.cache.policy import Cache
 from arvbench.adapters.call import Samples, StepOutput
 from arvbench.adapters.next_scale.sampler import NextScaleSampler
 from arvbench.adapters.sampler import NULL_LABEL
@@ -145,8 +146,9 @@ class NextScaleReplay(FamilyReplay):
         if "label_B" in run and run["label_B"] is None:
             # Recorded without labels: they are drawn before any token.
             labels = noise.labels(len(fixture.inputs["labels"]), sampler.spec.num_classes)
+        cache, kept = self.compressed(sampler, settings, run, len(labels))
         with recorded(sampler.transformer, self.watched) as calls:
-            samples = sampler.sample(labels, settings, noise=noise, observer=recorder)
+            samples = sampler.sample(labels, settings, noise=noise, observer=recorder, cache=cache)
         replayed = ReplayedRun(
             sampler=sampler,
             settings=settings,
@@ -155,7 +157,13 @@ class NextScaleReplay(FamilyReplay):
             step_outputs=recorder.outputs,
             calls=calls,
         )
-        return self.collect(replayed)
+        return self.collect(replayed) | kept
+
+    def compressed(
+        self, sampler: NextScaleSampler, settings: SamplingSettings, run: Run, batch: int
+    ) -> tuple[Cache | None, Outputs]:
+        """Return the cache of a run (None: the backend's own), and outputs that the run adds to while it goes on."""
+        return None, {}
 
     def pass_outputs(self, sampler: NextScaleSampler, fixture: Fixture) -> Outputs:
         outputs: Outputs = {}

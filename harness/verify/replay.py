@@ -33,6 +33,8 @@ Call = tuple[Tensor, Any]
 Tolerances = tuple[tuple[str, float], ...]
 """(end of an output's name, largest absolute difference allowed) pairs; the first match wins."""
 
+PREFIXES = {"transformer": "model.", "refiner": "refiner.", "tokenizer": "vae."}
+"""Part of a model -> prefix of its tensors in fixtures."""
 _LAYERS = frozenset({"depth", "n_layer", "n_layers_train", "num_res_blocks"})
 """Arguments that count modules."""
 _MOST_LAYERS, _MOST_SIZE = 1_000, 2**20
@@ -125,7 +127,8 @@ def _check_size(name: str, value: Any) -> None:
 def load(fixture: Fixture, spec: ModelSpec, backend: str, device: torch.device) -> Sampler:
     """Return the sampler of `spec` with the fixture's weights."""
     state: dict[str, dict[str, Tensor]] = {}
-    for (part, module), prefix in zip(meta_modules(spec).items(), ("model.", "vae."), strict=True):
+    for part, module in meta_modules(spec).items():
+        prefix = PREFIXES[part]
         state[part] = {k.removeprefix(prefix): t for k, t in fixture.weights.items() if k.startswith(prefix)}
         constants: dict[str, Tensor] = cast(Any, module).constant_buffers()
         state[part] |= {k: t for k, t in constants.items() if prefix + k in fixture.constructed}
@@ -158,6 +161,14 @@ def recorded(root: nn.Module, names: str) -> Iterator[dict[str, list[Call]]]:
                 )
                 stack.callback(hook.remove)
         yield calls
+
+
+def unit_outputs(fixture: Fixture, replay: Callable[[str, Mapping[str, Any]], Outputs]) -> Outputs:
+    """Return the outputs of every case of a unit fixture under its name; `replay` gets (name, description)."""
+    outputs: Outputs = {}
+    for name, case in fixture.description["cases"].items():
+        outputs |= prefixed(name, replay(name, case))
+    return outputs
 
 
 def numbered(name: str, tensors: Iterable[Tensor]) -> Outputs:

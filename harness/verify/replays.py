@@ -9,6 +9,8 @@ from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler
 from arvbench.adapters.hmar.sampler import HmarSettings
 from arvbench.adapters.hmar.transformer import HmarConfig
 from arvbench.adapters.llamagen import LlamaGenSampler
+from arvbench.adapters.methods.code import CodeSampler, CodeSettings
+from arvbench.adapters.methods.fastvar import FastVarSettings
 from arvbench.adapters.mvar.sampler import MvarConfig, MvarSampler, MvarSettings
 from arvbench.adapters.nar import NarConfig, NarSampler
 from arvbench.adapters.next_scale.smoothing import SmoothSettings
@@ -17,7 +19,7 @@ from arvbench.adapters.token_grid.llama import LlamaConfig
 from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.adapters.var import VarConfig, VarSampler, VarSettings
 from arvbench.errors import UnknownName
-from arvbench.harness.verify import flexvar, hmar, mvar, next_scale
+from arvbench.harness.verify import code, compression, flexvar, hmar, mvar, next_scale
 from arvbench.harness.verify.next_scale import NextScaleReplay
 from arvbench.harness.verify.replay import Replay, Run
 from arvbench.harness.verify.sampler_unit import SamplerUnitReplay
@@ -78,6 +80,29 @@ REPLAYS: Mapping[str, Replay] = {
     "nar": TokenGridReplay(sampler=NarSampler, transformer=NarConfig),
     "par": TokenGridReplay(sampler=ParSampler, transformer=ParConfig, in_generation_order=True),
     "sampler_unit": SamplerUnitReplay(),
+    "code": code.CodeReplay(
+        sampler=CodeSampler,
+        transformer=VarConfig,
+        spec_settings=lambda _: CodeSettings(cfg=0, draft_steps=1),
+        run_settings=code.run_settings,
+        collect=code.both_models_outputs,
+        passes=(next_scale.residual_tokenizer,),
+    ),
+    "scalekv": compression.ScaleKvReplay(
+        sampler=VarSampler,
+        transformer=VarConfig,
+        spec_settings=lambda _: VarSettings(cfg=0),
+        run_settings=partial(_smooth_settings, VarSettings),
+    ),
+    "scalekv_unit": compression.ScaleKvUnitReplay(),
+    "fastvar": compression.FastVarReplay(
+        sampler=compression.RecordedFastVar,
+        transformer=VarConfig,
+        spec_settings=lambda _: FastVarSettings(cfg=0),
+        run_settings=compression.fastvar_settings,
+    ),
+    "fastvar_unit": compression.FastVarUnitReplay(),
+    "hack_unit": compression.HackUnitReplay(),
 }
 """Kind of fixture -> its replay."""
 

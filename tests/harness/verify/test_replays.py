@@ -12,7 +12,7 @@ from arvbench.harness.verify.formats import read_fixture
 from arvbench.harness.verify.replays import REPLAYS
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-TINY = sorted(path.stem for path in (GOLDEN / "recipe").glob("*_tiny_*.json"))
+TINY = sorted(path.stem for kind in ("tiny", "paper") for path in (GOLDEN / "recipe").glob(f"*_{kind}_*.json"))
 # Greedy runs, training passes and tokenizers need no random stream: they are compared on every platform.
 VAR = {"greedy.ids", "greedy.image", "tf.logits", "tf.hidden", "vae.enc_ids", "vae.rec"}
 FLEXVAR_RUN = ("ids", "effective_top_k", "next_quant", "logits_cfg", "image")
@@ -33,6 +33,14 @@ COMPARED = {
         {"greedy.tokens", "greedy_interval.tokens", "greedy.image", "tf.logits", "tf.hidden"}
         | {"order", "step_raster", "num_forward_passes", "vq.ids", "vq.recon"},
     ),
+    "code": {"vae.enc_ids"},
+    "code_tiny_a": {f"greedy_n{n}.{name}" for n in (2, 4) for name in ("ids", "logits_pre_cfg", "f_hat.all", "image")},
+    "code_tiny_b": {f"greedy_n{n}.{name}" for n in (1, 5) for name in ("ids", "logits_pre_cfg", "f_hat.all", "image")},
+    "scalekv_tiny_a": {"max5.kept.6", "avg3.kept.4", "small_scale.kept.3", "official_2b_refiner.k.12"},
+    "scalekv_tiny_b": {"greedy.ids", "greedy.kept.3.1", "greedy.kept.4.3", "greedy.logits_cfg", "greedy.image"},
+    "fastvar_tiny_a": {"wide.kept", "infinity_32.restored", "hart_48.restored"},
+    "fastvar_tiny_b": {"greedy.ids", "greedy.kept.4.1.attn", "greedy.kept.5.2.ffn", "greedy.image"},
+    "hack_paper_a": {"small.kept.4", "var.head_order", "var.column_variance"},
     "hmar_full_d16": {"greedy_mask.ids", "greedy_nomask.ids", "greedy_mask.mask_idx.2.3.set"},
 }
 """Family or fixture -> outputs that must have been compared, and not skipped."""
@@ -48,6 +56,13 @@ COUNTS = {
     "nar_tiny_a": 31,
     "nar_tiny_b": 31,
     **dict.fromkeys(("llamagen_tiny_a", "llamagen_tiny_b", "par_tiny_a", "par_tiny_b"), 27),
+    "code_tiny_a": 22,
+    "code_tiny_b": 15,
+    "fastvar_tiny_a": 8,
+    "fastvar_tiny_b": 34,
+    "hack_paper_a": 10,
+    "scalekv_tiny_a": 21,
+    "scalekv_tiny_b": 22,
     "var_full_d16": 16,
     "mvar_full_d12": 16,
     "hmar_full_d16": 28,

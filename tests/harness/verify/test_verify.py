@@ -94,7 +94,7 @@ def test_all_pass_is_exit_code_0(fixture, capsys):
         (lambda j, s: s.unlink(), "cannot read"),
         (lambda j, s: j.write_text("{"), "not JSON"),
         (lambda j, s: j.write_text("[]"), "not an object"),
-        (lambda j, s: j.write_text("{}"), "neither a full nor a recipe fixture"),
+        (lambda j, s: j.write_text("{}"), "neither a full nor a recipe fixture, nor one of units"),
         (lambda j, s: s.write_bytes(s.read_bytes()[:-4]), "sha256 differs"),
         (lambda j, s: edit(j, lambda d: d.pop("params")), "not a complete fixture"),
         (lambda j, s: edit(j, lambda d: d.update(seed_string="other")), "recipe gives other values"),

@@ -1,0 +1,31 @@
+"""Files of a model: those published with it, and those that a sampler was loaded from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Official weights: published file names and their Hugging Face repository."""
+
+    transformer_file: str
+    tokenizer_file: str
+    hub_repo: str
+    tokenizer_repo: str = ""
+    """Repository of the tokenizer's file; empty means `hub_repo`."""
+    transformer_nesting: tuple[tuple[str, ...], ...] = ()
+    """Key paths of the transformer in training checkpoints, tried in order after a flat state dict."""
+    tokenizer_nesting: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsInfo:
+    """Identity of the loaded weights."""
+
+    source: str
+    """The `weights=` argument: "demo", "hub", "random:SEED" or a path."""
+    random: bool
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """File name -> digest; empty for random weights, which the seed identifies."""
