@@ -26,6 +26,7 @@ from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.verify.fixture import Fixture, padded
 from arvbench.harness.verify.next_scale import NextScaleReplay
 from arvbench.harness.verify.replay import Outputs, Replay, Run, Tolerances, unit_outputs
+from arvbench.kernels.backends import Kernels
 
 
 class PositionedCache(SelectingCache):
@@ -92,7 +93,7 @@ class ScaleKvUnitReplay(Replay):
 
     tolerances: Tolerances = (("", 1e-6),)
 
-    def outputs(self, fixture: Fixture, backend: str, device: torch.device) -> Outputs:
+    def outputs(self, fixture: Fixture, backend: str, device: torch.device, kernels: Kernels = "backend") -> Outputs:
         def replay(name: str, case: Mapping[str, Any]) -> Outputs:
             budgets = {int(step): (budget,) for step, budget in case["budget_after_scale"].items()}
             cache = RecordedScaleKv(_unit_shape(case, device), scalekv_options(case, budgets), outputs := Outputs())
@@ -126,7 +127,7 @@ class HackUnitReplay(Replay):
 
     tolerances: Tolerances = (("", 1e-5),)
 
-    def outputs(self, fixture: Fixture, backend: str, device: torch.device) -> Outputs:
+    def outputs(self, fixture: Fixture, backend: str, device: torch.device, kernels: Kernels = "backend") -> Outputs:
         def replay(name: str, case: Mapping[str, Any]) -> Outputs:
             options = HackOptions(
                 contextual=(tuple(case["contextual_heads"]),),
@@ -221,7 +222,7 @@ class FastVarUnitReplay(Replay):
 
     tolerances: Tolerances = (("", 1e-6),)
 
-    def outputs(self, fixture: Fixture, backend: str, device: torch.device) -> Outputs:
+    def outputs(self, fixture: Fixture, backend: str, device: torch.device, kernels: Kernels = "backend") -> Outputs:
         def replay(name: str, case: Mapping[str, Any]) -> Outputs:
             x, cached, y = (fixture.inputs[f"{name}.{part}"].to(device) for part in ("x", "cache", "y"))
             kept_Rn = distinct_tokens(x, kept_count(x.shape[1], case["ratio"]))
