@@ -105,6 +105,15 @@ class Change(_Frozen):
         return self.ratio if self.lower_is_better else 1 / self.ratio
 
 
+class Look(_Frozen):
+    """One look at the launches of a check, by which numbers were decided."""
+
+    launches: int
+    """Launches per side that it judged, those of the looks before it included."""
+    level: float
+    """Its part of the probability that a check of equal code blames anything."""
+
+
 class Check(_Frozen):
     """A whole check."""
 
@@ -127,6 +136,8 @@ class Check(_Frozen):
     changes: tuple[Change, ...]
     command: str
     """Command that makes the check again."""
+    looks: tuple[Look, ...] = ()
+    """Of a check against a commit, in their order; later ones judged what was inconclusive before."""
 
 
 SEVERITY: Final = (

@@ -10,12 +10,23 @@ from pathlib import Path
 
 from arvbench.errors import UserError
 from arvbench.harness.check.control import machine_moved
-from arvbench.harness.check.decide import conclude, screen, verdict_of
+from arvbench.harness.check.decide import conclude, decide_again, require_launches, screen, verdict_of
 from arvbench.harness.check.engine import side_engines
 from arvbench.harness.check.gated import Judgement, Series
-from arvbench.harness.check.interleave import SIDES, CheckRun, Interleaved, Lane, Stage, check_folder, new_run, open_run
+from arvbench.harness.check.interleave import (
+    SIDES,
+    CheckRun,
+    Interleaved,
+    Lane,
+    Stage,
+    check_folder,
+    new_run,
+    open_finished,
+    open_run,
+    write_run,
+)
 from arvbench.harness.check.numbers import gated_numbers, other_cases
-from arvbench.harness.check.rule import Rule, can_alarm, launches_needed
+from arvbench.harness.check.rule import Rule, can_alarm, launches_needed, of_look
 from arvbench.harness.check.sides import BuiltSide, built_sides
 from arvbench.harness.jobs import EventListener
 from arvbench.harness.run.engines.engine import Engine
@@ -24,7 +35,7 @@ from arvbench.harness.run.ready import check_host
 from arvbench.harness.suites.suite import Case, Suite
 from arvbench.results.comparison import hardware_class
 from arvbench.results.schema import Record
-from arvbench.results.verdict import EXIT_CODES, Change, Check
+from arvbench.results.verdict import EXIT_CODES, VERDICT_NAME, Change, Check, Look, Verdict, read_verdict
 
 _LAUNCHES_OF_A_LAYOUT = 8
 """Launches, of all cases and both sides, that share a memory layout at least: its import is then a small part."""
@@ -44,6 +55,8 @@ class CheckRequest:
     """Folder of the records and the verdict."""
     command: str
     """Command that makes the check again."""
+    more: int | None = None
+    """Launches per side that another look at a finished check adds to what is inconclusive; None for a new check."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +64,7 @@ class _Findings:
     """Outcome of the measurement."""
 
     changes: tuple[Change, ...]
+    looks: tuple[Look, ...]
     machine: tuple[str, ...]
     unusable: tuple[str, ...]
     records: tuple[tuple[Record, ...], tuple[Record, ...]]
@@ -61,10 +75,10 @@ def check_against(request: CheckRequest, listener: EventListener, say: Callable[
     """Measure and judge; `say` gets what the user should know meanwhile, a line at a time.
 
     Raises UserError before anything is measured for a commit that is unknown or does not build, a folder that cannot be
-    written, refused settings, and too few launches; HostError for what the machine lacks. What is measured when Ctrl-C
-    or worse ends this call counts when the same check is made again.
+    written, refused settings, too few launches, and for a check that takes no further look; HostError for what the
+    machine lacks. What is measured when Ctrl-C or worse ends this call counts when the same check is made again.
     """
-    _require_launches(request.rule)
+    _require_launches(of_look(request.rule, 1))
     with (
         built_sides(request.against, request.head) as (base, head),
         side_engines(base, head, least=_LAUNCHES_OF_A_LAYOUT) as engines,
@@ -73,7 +87,7 @@ def check_against(request: CheckRequest, listener: EventListener, say: Callable[
         wanted = new_run(request.suite.name, identity_of(request.suite, engines[1]), base, head)
         hardware = hardware_class(engines[1].environment(request.suite.cases[0].config.device))
         with check_folder(request.folder) as stores:
-            run, notice = open_run(request.folder, wanted)
+            run, notice = _opened(request, wanted)
             for line in (notice, _described(base, head)):
                 if line:
                     say(line)
@@ -82,6 +96,17 @@ def check_against(request: CheckRequest, listener: EventListener, say: Callable[
                 Lane(name="head", built=head, store=stores["head"], engine=engines[1]),
             )
             return _check(_measured(Interleaved(run, lanes, listener), run, request), run, hardware, request.command)
+
+
+def _opened(request: CheckRequest, wanted: CheckRun) -> tuple[CheckRun, str]:
+    if request.more is None:
+        return open_run(request.folder, wanted)
+    run, notice = open_finished(request.folder, wanted, request.more)
+    looks = read_verdict(request.folder / VERDICT_NAME).looks
+    if not looks or looks[0].launches != request.rule.launches:
+        had = f"{looks[0].launches} launches per side: give --launches {looks[0].launches}" if looks else "no looks"
+        raise UserError(f"the check in {request.folder} had {had}, or make a new one, without --more")
+    return run, notice
 
 
 def _require_launches(rule: Rule) -> None:
@@ -108,7 +133,7 @@ def _described(base: BuiltSide, head: BuiltSide) -> str:
 
 def _measured(interleaved: Interleaved, run: CheckRun, request: CheckRequest) -> _Findings:
     """Measure the first stage, then fresh launches of the cases that it suspects; judge them."""
-    rule, cases = request.rule, cases_of(request.suite)
+    rule, cases = of_look(request.rule, 1), cases_of(request.suite)
     launches = range(1, 1 + rule.screen_launches)
     first = Stage(name="first look", cases=cases, launches=launches, seeded=[case.case_id for case in cases])
     # Refuses too few launches for this count of numbers after the first of them, before the others are made.
@@ -125,11 +150,50 @@ def _measured(interleaved: Interleaved, run: CheckRun, request: CheckRequest) ->
         seeds=rule.quality_seeds,
     )
     two = _stage(interleaved, run, second)
-    return _Findings(
+    found = _Findings(
         changes=conclude(screening, *two.series, rule, machine=two.machine),
+        looks=(Look(launches=rule.launches, level=rule.level),),
         machine=two.machine,
         unusable=(*interleaved.failures, *one.faults, *two.faults),
         records=((*one.records[0], *two.records[0]), (*one.records[1], *two.records[1])),
+    )
+    for _ in run.looks:
+        found = _looked_again(interleaved, run, request, (screening.family, second), found)
+    return found
+
+
+def _looked_again(
+    interleaved: Interleaved, run: CheckRun, request: CheckRequest, first: tuple[int, Stage], found: _Findings
+) -> _Findings:
+    """Make one more look: measure more launches of inconclusive numbers, and judge these by all their launches.
+
+    `first` is the size of the family, and the stage that the first look judged.
+    """
+    family, second = first
+    look = 1 + len(found.looks)
+    rule, launches = of_look(request.rule, look), second.launches.stop + sum(run.looks[: look - 1])
+    require_launches(launches - second.launches.start, family, rule)
+    write_run(request.folder, run)
+    undecided = {change.case for change in found.changes if change.verdict is Verdict.INCONCLUSIVE}
+    of_quality = {c.case for c in found.changes if c.verdict is Verdict.INCONCLUSIVE and c.kind == "quality"}
+    stage = Stage(
+        name=f"look {look}",
+        cases=[case for case in cases_of(request.suite) if case.case_id in undecided],
+        launches=range(second.launches.start, launches),
+        seeded=of_quality,
+        seeds=len(second.launches) + sum(run.looks),
+    )
+    measured = _stage(interleaved, run, stage)
+    base, head = (
+        tuple({record.record_id: record for record in (*before, *now)}.values())
+        for before, now in zip(found.records, measured.records, strict=True)
+    )
+    return _Findings(
+        changes=decide_again(found.changes, family, measured.series, rule, machine=measured.machine),
+        looks=(*found.looks, Look(launches=len(stage.launches), level=rule.level)),
+        machine=tuple(dict.fromkeys((*found.machine, *measured.machine))),
+        unusable=tuple(dict.fromkeys((*found.unusable, *interleaved.failures, *measured.faults))),
+        records=(base, head),
     )
 
 
@@ -188,4 +252,5 @@ def _check(found: _Findings, run: CheckRun, hardware: str, command: str) -> Chec
         unusable=found.unusable,
         changes=found.changes,
         command=command,
+        looks=found.looks,
     )

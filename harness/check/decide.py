@@ -2,6 +2,7 @@
 
 First stage   `screen`: few launches of everything; says which numbers are suspected, and clears the others
 Second stage  `conclude`: fresh launches of the suspected numbers, which alone decide about them
+More looks    `decide_again`: more launches of what was inconclusive
 One stage     `decide`: launches of everything, such as a run against a stored baseline
 
 Units         times in ns, memory in bytes, quality in the metric's own unit; changes are fractions
@@ -47,8 +48,7 @@ def screen(base: Sequence[Series], head: Sequence[Series], rule: Rule, *, machin
     """
     pairs = pairs_of(base, head)
     family = _family(pairs, rule)
-    if not can_alarm(rule.launches, rule.launches, family, rule):
-        raise UserError(_too_few(rule.launches, rule.launches, family, rule))
+    require_launches(rule.launches, family, rule)
     changes: dict[Key, Change] = {}
     again: dict[Key, Pair] = {}
     for pair in pairs:
@@ -77,6 +77,30 @@ def conclude(
         if key not in fresh:
             decided[key] = unusable_change(pair, "the second stage does not have this number.")
     return tuple(decided[key] for key in screening.order)
+
+
+def decide_again(
+    changes: Sequence[Change],
+    family: int,
+    sides: tuple[Sequence[Series], Sequence[Series]],
+    rule: Rule,
+    *,
+    machine: Sequence[str] = (),
+) -> tuple[Change, ...]:
+    """Judge the inconclusive numbers of a check again, by all launches since its second stage; the others stay.
+
+    `family` counts the numbers that share the level, and `rule` is that of the look (`rule.of_look`).
+    """
+    undecided = {(change.case, change.number) for change in changes if change.verdict is Verdict.INCONCLUSIVE}
+    pairs = tuple(pair for pair in pairs_of(*sides) if pair.key in undecided)
+    new = {(change.case, change.number): change for change in _decided(pairs, family, rule, machine)}
+    return tuple(new.get((change.case, change.number), change) for change in changes)
+
+
+def require_launches(launches: int, family: int, rule: Rule) -> None:
+    """Raise UserError when so many launches of each side cannot blame one of `family` numbers."""
+    if not can_alarm(launches, launches, family, rule):
+        raise UserError(_too_few(launches, launches, family, rule))
 
 
 def decide(

@@ -34,8 +34,9 @@ from arvbench.harness.run.leftovers import clear_shared, recover
 from arvbench.harness.run.runner import measure
 from arvbench.harness.run.store import RecordStore
 from arvbench.harness.suites.suite import Case
+from arvbench.paths import printable
 from arvbench.results.schema import CaseConfig, Failed, Record
-from arvbench.results.verdict import VERDICT_NAME, Side
+from arvbench.results.verdict import VERDICT_NAME, Side, Verdict, read_verdict
 
 RUN_NAME = "check.json"
 SideName = Literal["base", "head"]
@@ -54,6 +55,8 @@ class CheckRun(BaseModel):
     """All that its launches have in common, by name; a run goes on only where all of it is as before."""
     base: Side
     head: Side
+    looks: tuple[int, ...] = ()
+    """Launches per side that each look after the first one adds."""
 
     def record_id(self, side: SideName, case: Case, launch: int) -> str:
         """Return the id of a launch's record: 16 digits of the run, 16 of the launch."""
@@ -121,15 +124,43 @@ def open_run(folder: Path, wanted: CheckRun) -> tuple[CheckRun, str]:
     """
     notice = ""
     if (old := _unfinished(folder)) is not None:
-        other = [name for name, value in wanted.identity.items() if old.identity.get(name) != value]
-        if not other and old.identity.keys() == wanted.identity.keys():
+        other = _other(old, wanted)
+        if not other:
             return old, f"going on with run {old.run_id}, which was interrupted"
-        notice = f"the unfinished run {old.run_id} had another {' and '.join(other) or 'form'}: this one starts anew"
+        notice = f"the unfinished run {old.run_id} had another {other}: this one starts anew"
+    write_run(folder, wanted)
+    return wanted, notice
+
+
+def open_finished(folder: Path, wanted: CheckRun, more: int) -> tuple[CheckRun, str]:
+    """Return the finished, inconclusive run of a folder with one more look of `more` launches; and what was found.
+
+    A look that was interrupted goes on. Raises UserError where there is no such run, or where it is decided or is not
+    the wanted one.
+    """
+    run = _read_run(folder)
+    if run is None:
+        raise UserError(f"{printable(folder)} holds no check to continue; make it without --more first")
+    if other := _other(run, wanted):
+        raise UserError(f"the check in {printable(folder)} had another {other}: make a new one, without --more")
+    if _unfinished(folder) is None:
+        verdict = read_verdict(folder / VERDICT_NAME).verdict
+        if verdict is not Verdict.INCONCLUSIVE:
+            raise UserError(f"the check in {printable(folder)} is decided ({verdict.value}): no look at it is left")
+        return run.model_copy(update={"looks": (*run.looks, more)}), ""
+    if not run.looks:
+        raise UserError(f"the check in {printable(folder)} is not finished: run the same command without --more first")
+    if run.looks[-1] != more:
+        raise UserError(f"the last look of {printable(folder)} is not finished: go on with --more {run.looks[-1]}")
+    return run, f"going on with look {1 + len(run.looks)} of run {run.run_id}, which was interrupted"
+
+
+def write_run(folder: Path, run: CheckRun) -> None:
+    """Write a run down, so that it goes on after a kill. Raises UserError for a folder that cannot be written."""
     try:
-        write_whole(folder / RUN_NAME, wanted.model_dump_json(indent=2))
+        write_whole(folder / RUN_NAME, run.model_dump_json(indent=2))
     except OSError as error:
         raise cannot_write(folder / RUN_NAME, error) from error
-    return wanted, notice
 
 
 def new_run(suite: str, identity: Mapping[str, str], base: BuiltSide, head: BuiltSide) -> CheckRun:
@@ -149,15 +180,31 @@ def new_run(suite: str, identity: Mapping[str, str], base: BuiltSide, head: Buil
     )
 
 
-def _unfinished(folder: Path) -> CheckRun | None:
-    """Return the run of a folder that has no verdict yet; None where there is none, or where its file is damaged."""
+def _other(run: CheckRun, wanted: CheckRun) -> str:
+    """Return what two runs do not have in common, for a message; "" when they are of the same things."""
+    other = [name for name, value in wanted.identity.items() if run.identity.get(name) != value]
+    if not other and run.identity.keys() != wanted.identity.keys():
+        return "form"
+    return " and ".join(other)
+
+
+def _read_run(folder: Path) -> CheckRun | None:
+    """Return the run of a folder; None where there is none, or where its file is damaged."""
     try:
-        run = CheckRun.model_validate_json((folder / RUN_NAME).read_bytes())
+        return CheckRun.model_validate_json((folder / RUN_NAME).read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def _unfinished(folder: Path) -> CheckRun | None:
+    """Return the run of a folder where its last look has no verdict yet."""
+    run = _read_run(folder)
+    if run is None:
+        return None
     try:
-        finished = json.loads((folder / VERDICT_NAME).read_bytes())["run_id"] == run.run_id
-    except (OSError, ValueError, TypeError, KeyError):
+        verdict = json.loads((folder / VERDICT_NAME).read_bytes())
+        finished = verdict["run_id"] == run.run_id and len(verdict.get("looks", ())) in (0, 1 + len(run.looks))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         finished = False
     return None if finished else run
 

@@ -5,7 +5,7 @@ docs/gate.md says it in words and has the table of what it does to five kinds of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
 
@@ -44,6 +44,15 @@ class Rule:
     and more than `gap_change` of the value."""
     floor_launches: int = 10
     """Launches per side from which two modes are judged by their second-fastest launches."""
+
+
+def of_look(rule: Rule, look: int) -> Rule:
+    """Return the rule of one look at the launches of a check, 1 for the first: a part of the level is spent by each.
+
+    The first one spends nine tenths, each later one half of what is left: 5 %, 2.5 %, ... of the level. However many
+    looks there are, their parts together are at most the level.
+    """
+    return replace(rule, level=rule.level * (0.9 if look == 1 else 0.1 * 0.5 ** (look - 1)))
 
 
 def launches_needed(numbers: int, rule: Rule) -> int:

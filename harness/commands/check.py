@@ -56,6 +56,16 @@ def check(
             help="Fresh launches per side of suspected cases, beside 4 of every case.  [default: 10]",
         ),
     ] = None,
+    more: Annotated[
+        int | None,
+        typer.Option(
+            "--more",
+            metavar="N",
+            min=1,
+            max=50,
+            help="Continue a finished check that is inconclusive, with N more launches per side of what it left open.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Folder of the check.  [default: results/runs/check-SUITE]"),
@@ -78,6 +88,8 @@ def check(
 
       arvbench check --against main
 
+      arvbench check --against main --more 10
+
       arvbench check --against HEAD~1 --models demo/var
 
       arvbench check --baseline results/baselines/h200.json --device cuda
@@ -91,7 +103,9 @@ def check(
     rule = Rule() if launches is None else Rule(launches=launches)
     given = {"models": models, "launches": launches, "device": device, "set": settings, "weights": weights, "out": out}
     command = _command({"against": against, "baseline": baseline, "head": head, "suite": suite, **given})
-    request = _Request(suite=chosen, rule=rule, folder=out or RUNS_FOLDER / f"check-{chosen.name}", command=command)
+    request = _Request(
+        suite=chosen, rule=rule, folder=out or RUNS_FOLDER / f"check-{chosen.name}", command=command, more=more
+    )
     verdict = _check(_maker(request, against, baseline, head), request.folder)
     conclude(verdict, as_json=as_json, allow_inconclusive=allow_inconclusive)
 
@@ -104,6 +118,7 @@ class _Request:
     rule: Rule
     folder: Path
     command: str
+    more: int | None
 
 
 _Maker = Callable[["EventListener", Callable[[str], None]], "Check"]
@@ -125,10 +140,13 @@ def _maker(request: _Request, against: str | None, baseline: Path | None, head: 
                 rule=request.rule,
                 folder=request.folder,
                 command=request.command,
+                more=request.more,
             ),
         )
     if baseline is None or against is not None or head is not None:
         raise UserError("say what to compare with: --against REF, with --head REF or without, or --baseline FILE")
+    if request.more is not None:
+        raise UserError("--more continues a check with --against; one with --baseline is made again with --launches")
     launches = LaunchRequest(
         suite=request.suite, launches=request.rule.launches, folder=request.folder, rule=request.rule
     )

@@ -50,6 +50,7 @@ def whole_table(check: Check) -> Table:
     facts = [
         ("Verdict", Cell(text=check.verdict.value, tone=_TONES.get(check.verdict, "good"))),
         ("Numbers", text_cell(counts_text(check.changes))),
+        *(("Looks", text_cell(looks_text(check))) for _ in check.looks[1:2]),
         ("Run", text_cell(f"{check.run_id}, suite {check.suite}, {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC")),
         ("On", text_cell(check.hardware)),
         *(("Unusable", text_cell(sentence)) for sentence in check.unusable),
@@ -144,6 +145,12 @@ def sides_text(check: Check) -> str:
         name = shorten(side.name, 60)
         sides.append(f"{name} ({commit}{dirty})" if commit and commit not in name else f"{name}{dirty}")
     return f"{sides[0]} → {sides[1]}"
+
+
+def looks_text(check: Check) -> str:
+    """Say how often a check looked at its launches, and at which levels; "" for one look."""
+    looks = [f"{look.launches} launches per side at a level of {100 * look.level:.2g} %" for look in check.looks]
+    return f"{len(looks)} looks: {', then '.join(looks)}" if len(looks) > 1 else ""
 
 
 def counts_text(changes: Sequence[Change]) -> str:

@@ -19,6 +19,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from tiny_checkout import commit, git
 
@@ -38,7 +40,8 @@ PLACE = Path("adapters") / "next_scale" / "sampler.py"
 LINE = "        return to_unit_range(self.tokenizer.decode_map(state))"
 SLEEPING = '        return __import__("time").sleep({seconds}) or to_unit_range(self.tokenizer.decode_map(state))'
 SHARE = 0.10
-BRANCH = "planted"
+MEDIANS = ("launches", "seconds", "cpu_s")
+BASE, BRANCH = "base", "planted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +86,10 @@ class Trials:
     def __init__(self, folder: Path, options: Sequence[str]) -> None:
         self.folder, self.options = folder, tuple(options)
         self.clone, self._done = folder / "clone", folder / "trials.jsonl"
-        if not (self.clone / ".git").exists():
+        if not (self.clone / ".git").exists() or not git(self.clone, "tag", "--list", BASE):
             shutil.rmtree(self.clone, ignore_errors=True)
             git(ROOT, "clone", "--quiet", str(ROOT), str(self.clone))
+            git(self.clone, "tag", BASE)
 
     def finished(self) -> list[Trial]:
         """Return the trials of this and of earlier calls."""
@@ -104,29 +108,29 @@ class Trials:
         path = self.clone / PLACE
         if BRANCH not in git(self.clone, "branch", "--list", BRANCH):
             change = _scope(read_verdict(self._folder("equal", 1) / "verdict.json"))
+            git(self.clone, "checkout", "--quiet", "--force", "--detach", BASE)
             seconds = f"{SHARE * median(change.base) / 1e9:.6f}"
             text = path.read_text(encoding="utf-8")
             if text.count(LINE) != 1:
                 raise SystemExit(f"{PLACE} no longer has the line to plant a sleep in: {LINE.strip()}")
-            git(self.clone, "checkout", "--quiet", "-b", BRANCH)
             path.write_text(text.replace(LINE, SLEEPING.format(seconds=seconds)), encoding="utf-8")
             commit(self.clone, "a sleep")
-            git(self.clone, "checkout", "--quiet", "-")
+            git(self.clone, "branch", BRANCH)
+            git(self.clone, "checkout", "--quiet", "--force", BASE)
         planted = git(self.clone, "show", f"{BRANCH}:{PLACE}")
         return float(planted.partition('__import__("time").sleep(')[2].partition(")")[0])
 
     def _trial(self, kind: str, number: int) -> Trial:
         out = self._folder(kind, number)
         head = ["--head", BRANCH] if kind == "planted" else []
-        command = [sys.executable, "-P", "-m", "arvbench", "check", "--against", "HEAD", *head, *self.options]
+        command = [sys.executable, "-P", "-m", "arvbench", "check", "--against", BASE, *head, *self.options]
         environment = os.environ | {"PYTHONPATH": str(self.clone / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
         begin, cpu = time.monotonic(), _children_s()
         out.mkdir(parents=True, exist_ok=True)
         with (out / "output.txt").open("w") as output:
-            done = subprocess.run([*command, "--out", str(out)], env=environment, cwd=self.clone, stdout=output,
-                                  stderr=output, check=False)  # fmt: skip
-        if done.returncode not in (0, 1, 4, 5, 6):
-            raise SystemExit(f"exit code {done.returncode}: see {out}/output.txt")
+            code = _finish([*command, "--out", str(out)], env=environment, cwd=self.clone, stdout=output, stderr=output)
+        if code not in (0, 1, 4, 5, 6):
+            raise SystemExit(f"exit code {code}: see {out}/output.txt")
         verdict = read_verdict(out / "verdict.json")
         trial = _trial(kind, number, verdict, time.monotonic() - begin, _children_s() - cpu)
         with self._done.open("a", encoding="utf-8") as file:
@@ -135,6 +139,17 @@ class Trials:
 
     def _folder(self, kind: str, number: int) -> Path:
         return self.folder / "checks" / f"{kind}-{number:02}"
+
+
+def _finish(command: Sequence[str], **options: Any) -> int:
+    """Run a command to its end, and return its exit code; Ctrl-C ends it in its own way, once."""
+    process = subprocess.Popen(command, start_new_session=True, **options)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
 
 
 def _trial(kind: str, number: int, verdict: Check, seconds: float, cpu_s: float) -> Trial:
@@ -171,14 +186,14 @@ def summary(trials: Sequence[Trial], command: str) -> str:
     rows = [
         f"`{command}`",
         "",
-        "| head | checks | verdicts | of the scope | as it must be | launches | seconds | CPU seconds | MDE of the scope |",
+        "| head | checks | verdicts | of the scope | as they must be | launches | seconds | CPU seconds | its MDE |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for kind, name in (("equal", "equal to base"), ("planted", f"{SHARE:.0%} sleep in `{SCOPE}`")):
         found = [trial for trial in trials if trial.kind == kind]
         if found:
             seen = [trial.scope_detectable for trial in found if trial.scope_detectable is not None]
-            middle = [f"{median(values):.0f}" for values in zip(*((t.launches, t.seconds, t.cpu_s) for t in found))]
+            middle = [f"{median(getattr(trial, name) for trial in found):.0f}" for name in MEDIANS]
             cells = [
                 name,
                 str(len(found)),
@@ -201,7 +216,7 @@ def main() -> int:
     parser.add_argument("--aa", type=int, default=40, metavar="N", help="checks of equal code")
     parser.add_argument("--planted", type=int, default=20, metavar="N", help="checks with the sleep")
     parser.add_argument("--folder", type=Path, default=ROOT / "results" / "runs" / "gate-trials")
-    parser.add_argument("--model", default="demo/var", help="a next-scale model: the sleep is planted in their decoding")
+    parser.add_argument("--model", default="demo/var", help="a next-scale model")
     parser.add_argument("--fresh", action="store_true", help="begin anew, with the commit of now")
     asked = parser.parse_args()
     if asked.fresh:

@@ -1,4 +1,4 @@
-"""Checks of a tiny checkout whose launches take no time: `python made_up_checks.py PACKAGE STOP OPTION...`.
+"""Checks of a tiny checkout whose launches take no time: `python made_up_checks.py PACKAGE STOP[:NOISE] OPTION...`.
 
 Real are the sides, the folder, the stages, the judgement and the command line; a launch is a made-up record.
 """
@@ -70,5 +70,6 @@ def _sped(outcome: Measured, factor: float) -> Measured:
 
 
 if __name__ == "__main__":
-    stop = None if sys.argv[2] == "-" else int(sys.argv[2])
-    sys.exit(check(Path(sys.argv[1]), Launches(stop=stop), sys.argv[3:]))
+    where, _, width = sys.argv[2].partition(":")
+    launches = Launches(noise=float(width or 0.005), stop=None if where == "-" else int(where))
+    sys.exit(check(Path(sys.argv[1]), launches, sys.argv[3:]))

@@ -11,7 +11,14 @@ from typing import Final
 
 from arvbench.reports.markdown import escape
 from arvbench.reports.numbers import plain, shorten
-from arvbench.reports.tables.changes import change_text, counts_text, interval_text, percent, sides_text
+from arvbench.reports.tables.changes import (
+    change_text,
+    counts_text,
+    interval_text,
+    looks_text,
+    percent,
+    sides_text,
+)
 from arvbench.results.verdict import Change, Check, Verdict, worst_first
 
 MARKER: Final = "<!-- arvbench-check -->"
@@ -47,12 +54,13 @@ def check_markdown(check: Check) -> str:
             f"{counts_text(check.changes)}. {escape(sides_text(check))}. Suite {escape(shorten(check.suite, 80))} on "
             f"{escape(shorten(check.hardware, 120))}, run {escape(shorten(check.run_id, 40))}."
         ],
+        [looks_text(check)],
         numbers,
         sentences,
         ["The same check again:"],
         [f"    {plain(check.command)}"],
     ]
-    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+    return "\n\n".join("\n".join(lines) for lines in parts if any(lines)) + "\n"
 
 
 def _row(change: Change) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from arvbench.reports.numbers import plain, shorten
-from arvbench.reports.tables.changes import counts_text, narrow_table, sides_text
+from arvbench.reports.tables.changes import counts_text, looks_text, narrow_table, sides_text
 from arvbench.reports.tables.rich_table import titled_table
 from arvbench.results.verdict import SEVERITY, Change, Check, Verdict, worst_first
 
@@ -36,6 +36,7 @@ def check_table(check: Check, *, width: int = 80) -> RenderableType:
         Text(check.verdict.value, style="bold"),
         Text(sides_text(check)),
         Text(counts_text(check.changes)),
+        *([Text(looks)] if (looks := looks_text(check)) else []),
         Text(),
         *(titled_table(table_title, table, width, naming=naming) if shown else []),
         *([Text(f"and {len(changes) - len(shown)} more that pass", style="dim")] if len(changes) > len(shown) else []),

@@ -17,6 +17,7 @@ from run_helpers import write_suite
 from tiny_checkout import commit, git
 
 import arvbench
+from arvbench.harness.cli import main
 from arvbench.results.records import read_records
 from arvbench.results.verdict import Verdict, read_verdict
 
@@ -199,6 +200,99 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_nothing(package, options, tmp_path)
     assert "what is measured is kept: run the same command again to go on" in errors
     assert len(git(package.parents[1], "worktree", "list").splitlines()) == 1
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+NOISY = 0.035
+"""Scatter that hides 10 % from 10 launches of each side, and not from 40."""
+
+
+def test_more_launches_decide_what_was_inconclusive_at_a_level_of_their_own(package, options, tmp_path, capsys):
+    first, more = Launches(SLOW, noise=NOISY), Launches(SLOW, noise=NOISY)
+    assert check(package, first, [*options, "--models", "demo/var", "--set", "batch=1"]) == 5
+    before = read_verdict(tmp_path / "check" / "verdict.json")
+    assert [(look.launches, look.level) for look in before.looks] == [(10, pytest.approx(0.009))]
+    assert "looks" not in capsys.readouterr().out
+    assert check(package, more, [*options, "--models", "demo/var", "--set", "batch=1", "--more", "30"]) == 0
+    verdict = read_verdict(tmp_path / "check" / "verdict.json")
+    assert [(look.launches, look.level) for look in verdict.looks[1:]] == [(40, pytest.approx(0.0005))]
+    assert (verdict.run_id, verdict.command) == (before.run_id, before.command)
+    assert len(more.jobs) == 2 * 30 and {job.launch for _, job in more.jobs} == set(range(15, 45))
+    decided = {change.number: change for change in verdict.changes}
+    for change in before.changes:
+        undecided = change.verdict is Verdict.INCONCLUSIVE
+        assert len(decided[change.number].head) == (40 if undecided else len(change.head))
+        assert undecided or decided[change.number] == change
+    assert len(set(verdict.base.record_ids)) == len(verdict.base.record_ids) == 4 + 10 + 30
+    said = "2 looks: 10 launches per side at a level of 0.9 %, then 40 launches per side at a level of 0.05 %"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in (tmp_path / "check" / "verdict.md").read_text()
+
+
+def test_a_look_that_was_killed_goes_on_with_the_same_command(package, options, tmp_path, capsys):
+    assert check(package, Launches(noise=0.2), options) == 5
+    before = read_verdict(tmp_path / "check" / "verdict.json")
+    killed = start(package, "7:0.2", [*options, "--more", "3"])
+    assert killed.stdout.readline() == "stopped\n"
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    capsys.readouterr()
+    assert check(package, Launches(), [*options, "--more", "4"]) == 2
+    assert "is not finished: go on with --more 3" in capsys.readouterr().err
+    launches = Launches(noise=0.2)
+    assert check(package, launches, [*options, "--more", "3"]) == 5
+    assert f"going on with look 2 of run {before.run_id}" in capsys.readouterr().err
+    assert len(launches.jobs) == 2 * 2 * 3 - 7
+    assert [look.launches for look in read_verdict(tmp_path / "check" / "verdict.json").looks] == [10, 13]
+
+
+def test_a_third_look_has_half_the_level_of_the_second(package, options, tmp_path):
+    for more in ([], ["--more", "1"], ["--more", "2"]):
+        assert check(package, Launches(noise=0.2), [*options, *more]) == 5
+    looks = read_verdict(tmp_path / "check" / "verdict.json").looks
+    assert [look.launches for look in looks] == [10, 11, 13]
+    assert [look.level for look in looks] == pytest.approx([0.009, 0.0005, 0.00025])
+
+
+def test_more_of_a_check_that_is_not_there_not_finished_decided_or_of_another_source_is_refused(
+    package, options, tmp_path, capsys
+):
+    def refused(*words: object) -> str:
+        launches = Launches()
+        assert check(package, launches, [*options, *words]) == 2 and launches.jobs == []
+        printed = capsys.readouterr().err.splitlines()
+        assert printed[-1].startswith("error: ")
+        return printed[-1]
+
+    assert "holds no check to continue" in refused("--more", "5")
+    killed = start(package, "5", options)
+    assert killed.stdout.readline() == "stopped\n"
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert "is not finished: run the same command without --more first" in refused("--more", "5")
+    assert check(package, Launches(), options) == 0
+    capsys.readouterr()
+    assert "is decided (pass): no look at it is left" in refused("--more", "5")
+    assert check(package, Launches(noise=0.2), options) == 5
+    capsys.readouterr()
+    assert "had 10 launches per side: give --launches 10" in refused("--more", "5", "--launches", "12")
+    assert "had another suite" in refused("--more", "5", "--suite", "gate")
+    (package.parents[1] / "adapters" / "new.py").write_text("")
+    assert "had another source of head and" in refused("--more", "5")
+    (package.parents[1] / "adapters" / "new.py").unlink()
+    (tmp_path / "check" / "verdict.json").write_text("{")
+    assert "is not finished" in refused("--more", "5")
+    (tmp_path / "check" / "check.json").write_text("{")
+    assert "holds no check to continue" in refused("--more", "5")
+
+
+def test_more_of_a_check_against_a_baseline_is_refused(tmp_path, suite, capsys):
+    assert main(["check", "--baseline", str(tmp_path / "b.json"), "--suite", str(suite), "--more", "5"]) == 2
+    assert "--more continues a check with --against" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", ["0", "-1", "51", "x"])
+def test_a_count_of_more_launches_that_is_none_is_refused(package, options, more):
+    assert check(package, launches := Launches(), [*options, "--more", more]) == 2 and launches.jobs == []
 
 
 @pytest.fixture
