@@ -7,7 +7,7 @@ OUT ?= results/runs/demo
 install = { command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
 	--editable $(1) 2>/dev/null; } || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable $(1)
 
-.PHONY: run test check bench fuzz clean
+.PHONY: run test check bench fuzz gpu clean
 
 # Measure the trained demo models and write the report.
 run: $(VENV)/.installed
@@ -32,6 +32,15 @@ bench: $(VENV)/.tested
 	mkdir -p build
 	$(BIN)/python -m pytest tests/bench -q --benchmark-enable --benchmark-only --benchmark-json=build/bench.json
 	$(BIN)/python tests/support/bench_table.py build/bench.json
+
+# All that only a GPU can show, in 9 minutes, with the Python that is there: no network and no virtual environment.
+# WHEELS=DIR has wheels of what it lacks, UPSTREAM=DIR checkouts of official repositories; DRY=1 rehearses on a CPU.
+gpu: GPU_OUT ?= build/gpu
+gpu:
+	mkdir -p $(GPU_OUT)
+	[ -z "$(WHEELS)" ] || $(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target build/wheels $(WHEELS)/*.whl
+	PYTHONPATH=src:build/wheels $(PYTHON) -P -m arvbench.harness.gpu --out $(GPU_OUT) \
+		$(if $(UPSTREAM),--upstream $(UPSTREAM)) $(if $(DRY),--dry)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -27,6 +27,7 @@ KERNEL_LIBRARIES = {"torch", "triton"}
 STAIR = (
     ("cli",),
     ("commands",),
+    ("gpu",),
     ("versus",),
     ("check",),
     ("run", "training"),
