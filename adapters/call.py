@@ -39,7 +39,10 @@ class StepOutput:
 
 
 class Observer(Protocol):
-    """Receiver of the events of one sampling call. Every measurement is one; adapters contain no timing code."""
+    """Receiver of the events of one sampling call. Every measurement is one; adapters contain no timing code.
+
+    One with an attribute `reads_logits` that is False may get empty logits, which saves their memory in replays.
+    """
 
     def step_begin(self, step: Step) -> None: ...
     def step_end(self, step: Step, output: StepOutput) -> None: ...
@@ -98,10 +101,34 @@ class SamplingCall:
         if not_finite:
             raise UserError(f"decoded images hold NaN or infinity, although all logits are finite; {remedy}")
 
+    def adopt(self, other: SamplingCall) -> None:
+        """Take the ids that `other` drew, for `check`."""
+        self._drawn.extend(other._drawn)
+
     @property
     def guided(self) -> bool:
         """True when there are unconditional rows."""
         return len(self.labels_R) > self.schedule.images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a call computes on the device."""
+
+    tokens: tuple[Tensor, ...]
+    decoded: Tensor
+    images: Tensor
+
+    def cloned(self) -> Outcome:
+        """Return a copy in memory of its own."""
+        tokens = tuple(ids_Bl.clone() for ids_Bl in self.tokens)
+        return Outcome(tokens=tokens, decoded=self.decoded.clone(), images=self.images.clone())
+
+    def equals(self, other: Outcome) -> bool:
+        """True when all values are equal bit for bit, NaN to NaN; waits for the device."""
+        pairs = zip((*self.tokens, self.images), (*other.tokens, other.images), strict=True)
+        same = all(torch.equal(ours, theirs) for ours, theirs in pairs)
+        return same and torch.allclose(self.decoded, other.decoded, rtol=0, atol=0, equal_nan=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from arvbench.errors import UserError
 
+NULL_LABEL = -1
+"""Label of the null class (generation without a class)."""
 _LABEL_DTYPES = frozenset(
     {torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.uint16, torch.uint32, torch.uint64}
 )
@@ -33,3 +35,19 @@ def as_integers(labels: Sequence[int] | Tensor) -> Tensor:
     if given.numel() == 0:
         return given.to(torch.int64)
     raise UserError(f"labels must be integers, got {given.dtype}")
+
+
+def checked_labels(labels: Sequence[int] | Tensor, model: str, classes: int) -> Tensor:
+    """Return the labels (B,) of `model`, with the null class for NULL_LABEL; UserError for other values."""
+    labels_B = as_integers(labels)
+    if labels_B.ndim != 1:
+        raise UserError(f"labels must be a flat list, one per image, got shape {tuple(labels_B.shape)}")
+    if labels_B.numel() == 0:
+        raise UserError("there are no labels: batch 0 cannot be sampled")
+    bad = labels_B[(labels_B < NULL_LABEL) | (labels_B >= classes)]
+    if bad.numel():
+        raise UserError(
+            f"label {int(bad[0])} is out of range: {model} has classes 0..{classes - 1} ({NULL_LABEL} asks for the "
+            "null class)"
+        )
+    return torch.where(labels_B == NULL_LABEL, classes, labels_B)

@@ -29,3 +29,16 @@ class WeightsInfo:
     random: bool
     sha256: Mapping[str, str] = field(default_factory=dict)
     """File name -> digest; empty for random weights, which the seed identifies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSizes:
+    """Sizes derived from a model's configuration and official settings."""
+
+    image_px: int
+    num_classes: int
+    vocab_size: int
+    steps: int
+    """Transformer passes of one sampling call."""
+    tokens: int
+    """Tokens of one image over all steps."""

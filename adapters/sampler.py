@@ -14,8 +14,9 @@ Range    logits natural-log, fp32; decoded images float, nominally in [0, 1]; im
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -25,12 +26,15 @@ from torch import Tensor, nn
 from arvbench.adapters.cache import CACHE_POLICIES
 from arvbench.adapters.cache.policy import Cache, Memory, TokenOrder
 from arvbench.adapters.cache.request import read_request
-from arvbench.adapters.call import Observer, Samples, SamplingCall, SilentObserver
+from arvbench.adapters.call import Observer, Outcome, Samples, SamplingCall, SilentObserver
 from arvbench.adapters.common.linear import PackableLinear, arrange, packed_layers
 from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.editing import KnownPixels, KnownTokens
-from arvbench.adapters.labels import as_integers
+from arvbench.adapters.graphs import CallGraphs, Capture, CudaCapture, GraphMode
+from arvbench.adapters.labels import NULL_LABEL as NULL_LABEL
+from arvbench.adapters.labels import checked_labels
 from arvbench.adapters.model_files import Checkpoint as Checkpoint
+from arvbench.adapters.model_files import ModelSizes as ModelSizes
 from arvbench.adapters.model_files import WeightsInfo as WeightsInfo
 from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampling import Noise
@@ -39,22 +43,6 @@ from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import ContractError, UnknownName, UserError
 from arvbench.kernels.backends import Kernels, backend_named
 from arvbench.kernels.dispatch import KernelSet, select
-
-NULL_LABEL = -1
-"""Label of the null class (generation without a class)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSizes:
-    """Sizes derived from a model's configuration and official settings."""
-
-    image_px: int
-    num_classes: int
-    vocab_size: int
-    steps: int
-    """Transformer passes of one sampling call."""
-    tokens: int
-    """Tokens of one image over all steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +91,8 @@ class Sampler(ABC):
     weights   identity of the loaded weights
     backend   name in arvbench.kernels.backends
     official  True when the backend repeats even the redundant work of the official code
+    graphs    recordings of calls that are replayed (adapters.graphs); None: every call runs
+    sort_all  True when filters may not look at logits on the host
     kernels   operation -> implementation in use; `packed` tells that of linear layers
     """
 
@@ -136,6 +126,7 @@ class Sampler(ABC):
         self.official = backend_named(backend).official
         self._modules = modules
         self._kernels = select(backend, device)
+        self.use_graphs(partial(CudaCapture, device) if backend_named(backend).graphs_on(device.type) else None)
         self._schedules: dict[tuple[str, int, str], Schedule] = {}
         for part, module in modules.items():
             cast_except(module.to(device).eval(), dtype, keep_fp32=self.keep_fp32.get(part, ()))
@@ -289,13 +280,23 @@ class Sampler(ABC):
             known=known_tokens,
         )
         arrange(self._modules["transformer"], self.packed(schedule))
+        done = self.graphs.run(call) if self.graphs else self._run(call)
+        call.check(done.decoded, self.spec.vocab_size)
+        return Samples(images=done.images, decoded=done.decoded, tokens=done.tokens, labels=labels_B)
+
+    def _run(self, call: SamplingCall) -> Outcome:
         tokens, state = self.generate(call)
-        observer.decode_begin()
+        call.observer.decode_begin()
         decoded = self.decode_state(state)
-        observer.decode_end(decoded)
-        call.check(decoded, self.spec.vocab_size)
-        images = to_uint8(decoded, settings.uint8_rule)
-        return Samples(images=images, decoded=decoded, tokens=tuple(tokens), labels=labels_B)
+        call.observer.decode_end(decoded)
+        images = to_uint8(decoded, call.settings.uint8_rule)
+        return Outcome(tokens=tuple(tokens), decoded=decoded, images=images)
+
+    def use_graphs(self, capture: Callable[[], Capture] | None, mode: GraphMode = "steps") -> None:
+        """Record calls with recorders that `capture` makes, and replay them (adapters.graphs); None: run every call."""
+        self.graphs = CallGraphs(self._run, capture, mode=mode) if capture else None
+        # On a CPU the quicker filter looks at the logits.
+        self.sort_all = self.official or capture is not None
 
     def edit(
         self, images: Tensor, keep: Tensor, labels: Sequence[int] | Tensor, settings: SamplingSettings, *, noise: Noise
@@ -316,10 +317,14 @@ class Sampler(ABC):
         raise UserError(f"{self.spec.name} cannot edit images: it draws all tokens of an image or none")
 
     def _empty_cache(self, cache: Cache | None, settings: SamplingSettings, *, batch: int) -> Cache:
-        if cache is None:
+        if cache is None and self.graphs is None:
             return self.make_cache(None, settings, batch=batch)
-        policy = self.cache_policy(cache.policy, settings)
-        if cache.shape != (needed := self.cache_shape(policy, settings, batch=batch)):
+        policy = self.cache_policy(cache.policy if cache else None, settings)
+        needed = self.cache_shape(policy, settings, batch=batch)
+        if cache is None and self.graphs:
+            cache = self.graphs.cache(policy, needed)
+        assert cache is not None
+        if cache.shape != needed:
             raise ContractError(f"this call needs a cache of {needed}, got one of {cache.shape}")
         cache.reset()
         return cache
@@ -388,16 +393,4 @@ class Sampler(ABC):
 
     def check_labels(self, labels: Sequence[int] | Tensor) -> Tensor:
         """Return labels (B,) int64 on the device, with the null class for NULL_LABEL; UserError for other values."""
-        labels_B = as_integers(labels)
-        if labels_B.ndim != 1:
-            raise UserError(f"labels must be a flat list, one per image, got shape {tuple(labels_B.shape)}")
-        if labels_B.numel() == 0:
-            raise UserError("there are no labels: batch 0 cannot be sampled")
-        bad = labels_B[(labels_B < NULL_LABEL) | (labels_B >= self.spec.num_classes)]
-        if bad.numel():
-            raise UserError(
-                f"label {int(bad[0])} is out of range: {self.spec.name} has classes 0..{self.spec.num_classes - 1} "
-                f"({NULL_LABEL} asks for the null class)"
-            )
-        labels_B = labels_B.to(self.device)
-        return torch.where(labels_B == NULL_LABEL, self.spec.num_classes, labels_B)
+        return checked_labels(labels, self.spec.name, self.spec.num_classes).to(self.device)

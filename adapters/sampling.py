@@ -53,7 +53,7 @@ def filter_logits(logits_BlV: Tensor, top_k: int | None, top_p: float | None, *,
 def _dropped(ascending_Blm: Tensor, top_p: float) -> Tensor:
     """True for the first logits of a sorted row, which lie outside its nucleus."""
     drop_Blm = ascending_Blm.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
-    drop_Blm[..., -1] = False
+    drop_Blm[..., -1].fill_(False)
     return drop_Blm
 
 
@@ -179,7 +179,7 @@ class PerImageNoise:
         self._seed = _integer("seed", run_seed)
         indices = image_indices if isinstance(image_indices, range) else [_integer("image", i) for i in image_indices]
         self._images_B = torch.tensor(indices, dtype=torch.int64)
-        self._on_device: dict[torch.device, Tensor] = {}
+        self._keys: dict[tuple[int, torch.device], Tensor] = {}
 
     def labels(self, count: int, num_classes: int) -> Tensor:
         u_B1 = self._uniform((1,), stream=_LABELS, step=0, device=torch.device("cpu"))
@@ -193,7 +193,7 @@ class PerImageNoise:
 
     def token_keys(self, device: torch.device) -> Tensor:
         """Keys (B,) int64 of the images' tokens, for a kernel that draws the numbers itself."""
-        return image_keys(self._seed, _TOKENS, self._images(device))
+        return self.keys(_TOKENS, device)
 
     def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
         return positions_Bn
@@ -212,14 +212,31 @@ class PerImageNoise:
         count = 1
         for size in shape:
             count *= size
-        keys_B = image_keys(self._seed, stream, self._images(device))
-        return uniforms(keys_B, step, count).view(-1, *shape)
+        return uniforms(self.keys(stream, device), step, count).view(-1, *shape)
 
-    def _images(self, device: torch.device) -> Tensor:
-        if device not in self._on_device:
+    def keys(self, stream: int, device: torch.device) -> Tensor:
+        """Keys (B,) int64 of the images' random numbers in one stream."""
+        if (stream, device) not in self._keys:
             # Once per device: a copy from the host in every step would stall it.
-            self._on_device[device] = self._images_B.to(device)
-        return self._on_device[device]
+            self._keys[stream, device] = image_keys(self._seed, stream, self._images_B.to(device))
+        return self._keys[stream, device]
+
+    def replayed(self, step: int) -> None:
+        """Hear that the tokens of `step` were drawn from these keys by a recorded call (arvbench.adapters.graphs)."""
+
+
+class BufferedNoise(PerImageNoise):
+    """Noise whose keys stay in one place on `device`, for recorded calls: zero until `load`."""
+
+    def __init__(self, like: PerImageNoise, device: torch.device) -> None:
+        super().__init__(0, range(len(like.keys(_TOKENS, device))))
+        for stream in (_TOKENS, _EXPONENTIAL):
+            self._keys[stream, device] = torch.zeros_like(like.keys(stream, device))
+
+    def load(self, noise: PerImageNoise) -> None:
+        """Draw the numbers of `noise` from now on."""
+        for (stream, device), keys_B in self._keys.items():
+            keys_B.copy_(noise.keys(stream, device))
 
 
 class ReplayTokens:

@@ -25,8 +25,14 @@ class Backend:
     """True when samplers follow the official code even where it wastes work: its cache policy, and unconditional rows
     whose guidance strength is 0.
     """
+    graphs: bool = False
+    """True when samplers on CUDA record their calls and replay them (arvbench.adapters.graphs)."""
     packs_weights: bool = False
     """True when samplers on a CPU pack the weights of linear layers for few rows (arvbench.kernels.onednn)."""
+
+    def graphs_on(self, device_type: str) -> bool:
+        """True when samplers on devices of `device_type` replay recorded calls."""
+        return self.graphs and device_type == "cuda"
 
     def implementation(self, device_type: str) -> Implementation:
         """Return the implementation of every kernel on devices of `device_type` ("cpu", "cuda", "mps")."""
@@ -35,7 +41,7 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "reference": Backend(cuda="torch", elsewhere="torch", official=True),
-    "optimized": Backend(cuda="triton", elsewhere="torch", official=False, packs_weights=True),
+    "optimized": Backend(cuda="triton", elsewhere="torch", official=False, graphs=True, packs_weights=True),
 }
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ class NoCache(KVCache):
     """Stores nothing, so every step has an empty context."""
 
     policy = "none"
+    in_place = True
     memory = "nothing"
 
     def extend(self, layer: int, k_RHlD: Tensor, v_RHlD: Tensor) -> tuple[Tensor, Tensor]:

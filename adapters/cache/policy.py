@@ -109,6 +109,9 @@ class Cache(ABC):
     lossy: ClassVar[bool] = False
     """True when the model reads something else than all that it was given; such a policy changes tokens."""
 
+    in_place: ClassVar[bool] = False
+    """True when steps write memory that is allocated once, so that a recorded call may be replayed."""
+
     def __init__(self, shape: Any) -> None:
         """Allocate for `shape`, a frozen dataclass; caches of equal shape are exchangeable."""
         self.shape = shape
@@ -136,6 +139,14 @@ class Cache(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Forget all tokens."""
+
+    def progress(self) -> Any:
+        """Return what the host knows of the contents, for `resume`; only of a cache that is written in place."""
+        return None
+
+    def resume(self, progress: Any) -> None:
+        """Take over what the host knew when `progress` was returned: a replay has written the contents since."""
+        assert progress is None
 
 
 class KVCache(Cache):

@@ -13,6 +13,7 @@ class StaticCache(KVCache):
     """One buffer of `capacity_tokens` for all layers; `extend` returns views of its filled part."""
 
     policy = "static"
+    in_place = True
 
     def __init__(self, shape: CacheShape) -> None:
         super().__init__(shape)
@@ -42,3 +43,9 @@ class StaticCache(KVCache):
 
     def reset(self) -> None:
         self._filled = [0] * self.shape.layers
+
+    def progress(self) -> tuple[int, ...]:
+        return tuple(self._filled)
+
+    def resume(self, progress: tuple[int, ...]) -> None:
+        self._filled = list(progress)

@@ -175,7 +175,7 @@ class FlexVarSampler(NextScaleSampler):
         if settings.invalid_ids:
             # The official code uses -100, which leaves a small probability; -inf excludes the token.
             logits_BlV = logits_BlV.index_fill(2, _index(settings.invalid_ids, logits_BlV.device), -torch.inf)
-        return filter_logits(logits_BlV, self.top_k(step.side, settings), settings.top_p, sort_all=self.official)
+        return filter_logits(logits_BlV, self.top_k(step.side, settings), settings.top_p, sort_all=self.sort_all)
 
     def random_scales(self, generator: torch.Generator) -> FlexVarSettings:
         """Return the official settings with scales drawn at random for one training step."""

@@ -36,6 +36,7 @@ class StateCache(RecurrentCache):
     """One `MambaState` per layer, allocated once and written in place."""
 
     policy = "state"
+    in_place = True
     shape: StateShape
 
     def __init__(self, shape: StateShape) -> None:
@@ -71,3 +72,9 @@ class StateCache(RecurrentCache):
         self._conv.zero_()
         self._ssm.zero_()
         self._begun = [False] * self.shape.layers
+
+    def progress(self) -> tuple[bool, ...]:
+        return tuple(self._begun)
+
+    def resume(self, progress: tuple[bool, ...]) -> None:
+        self._begun = list(progress)

@@ -249,7 +249,7 @@ class NextScaleSampler(Sampler):
 
     def filter(self, logits_BlV: Tensor, step: Step, settings: SamplingSettings) -> Tensor:
         """Logits (B, l, V) after top-k and top-p, -inf for excluded tokens."""
-        return filter_logits(logits_BlV, settings.top_k, settings.top_p, sort_all=self.official)
+        return filter_logits(logits_BlV, settings.top_k, settings.top_p, sort_all=self.sort_all)
 
     def codes(self, drawn: ScaleDraw, step: Step, scale: int, run: ScaleRun) -> Tensor:
         """Code vectors (B, K, ph, pw) to place on the canvas."""

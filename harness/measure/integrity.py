@@ -131,3 +131,6 @@ class _LoggedNoise(PerImageNoise):
     def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
         self.drawn.add(step)
         return super().tokens(logits_BlV, step, one_by_one=one_by_one)
+
+    def replayed(self, step: int) -> None:
+        self.drawn.add(step)

@@ -48,6 +48,8 @@ SamplingCall = Callable[["TimingObserver"], Samples]
 class TimingObserver:
     """Marks every event of one call."""
 
+    reads_logits = False
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._steps: list[list[Any]] = []
