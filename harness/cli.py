@@ -11,9 +11,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 import arvbench
 from arvbench.errors import ArvbenchError, ContractError, ExitCode, HostError, UserError
@@ -60,8 +61,31 @@ def program() -> typer.Typer:
                 help=GROUPS[group], no_args_is_help=True, rich_markup_mode=None, context_settings=_SHORT_HELP
             )
             root.add_typer(groups[group], name=group, short_help=_summary(GROUPS[group]))
-        groups[group].command(own_name, short_help=_summary(verb.__doc__ or ""))(_run(verb))
+        groups[group].command(own_name, cls=_command(verb), short_help=_summary(verb.__doc__ or ""))(_run(verb))
     return root
+
+
+def _command(verb: Callable[..., None]) -> type[TyperCommand]:
+    """Return the kind of command that a verb is: one that refuses empty paths.
+
+    `--out "$UNSET"` would otherwise write into the working folder, which is what a `Path` makes of nothing.
+    """
+    paths = {name for name, hint in get_type_hints(verb).items() if _is_path(hint)}
+
+    class Command(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+            for parameter in self.params:
+                texts = given.get(parameter.name)
+                if parameter.name in paths and "" in (texts if isinstance(texts, list | tuple) else [texts]):
+                    raise UserError(f"{max(parameter.opts, key=len)}: an empty path; write . for the working folder")
+            return super().parse_args(ctx, args)
+
+    return Command
+
+
+def _is_path(hint: object) -> bool:
+    return hint is Path or any(map(_is_path, get_args(hint)))
 
 
 def _summary(text: str) -> str:

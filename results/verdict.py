@@ -20,6 +20,7 @@ from arvbench.paths import regular_file
 VERDICT_SCHEMA_VERSION: Final = 1
 VERDICT_NAME: Final = "verdict.json"
 """Name of the file in a run folder."""
+_MOST_BYTES = 2**28
 
 
 class Verdict(StrEnum):
@@ -171,7 +172,7 @@ def worst_first(changes: Iterable[Change]) -> list[Change]:
 
 def read_verdict(path: Path) -> Check:
     """Read a verdict file. Raises UserError for one that is missing, damaged or of another schema."""
-    regular_file(path)
+    regular_file(path, most_bytes=_MOST_BYTES)
     try:
         return Check.model_validate_json(path.read_bytes())
     except OSError as error:

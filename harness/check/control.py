@@ -45,8 +45,8 @@ _PROBES: Mapping[str, tuple[str, Callable[[ControlTimes], tuple[int, ...]]]] = {
 def machine_moved(base_launches: Sequence[Record], head_launches: Sequence[Record]) -> list[str]:
     """Return the signs that the machine moved between two sides, one sentence each; none when there is no sign.
 
-    The launches may be of several cases. What a record does not hold is no sign: a field that is missing, or a case
-    that failed.
+    The launches may be of several cases. What a record does not hold is no sign: a field that is missing or is no
+    measurement (a time of 0, a machine without cores), or a case that failed.
     """
     base, head = _measured(base_launches), _measured(head_launches)
     return [
@@ -73,6 +73,8 @@ def _speeds(base: Sequence[Control], head: Sequence[Control]) -> list[str]:
         sides = [[control for control in side if control.work == work] for side in (base, head)]
         for name, samples_of in _PROBES.values():
             times = [_times(side, samples_of, per_launch=min(map(len, sides)) >= _FEWEST_LAUNCHES) for side in sides]
+            if not all(times):
+                continue
             # Two directions of each probe of each work share the level.
             low, high = ratio_interval(*times, level=LEVEL / (2 * len(_PROBES) * len(works)))
             if low > 1 + MOST_CONTROL or high < 1 / (1 + MOST_CONTROL):
@@ -87,9 +89,12 @@ def _speeds(base: Sequence[Control], head: Sequence[Control]) -> list[str]:
 def _times(
     side: Sequence[Control], samples_of: Callable[[ControlTimes], tuple[int, ...]], *, per_launch: bool
 ) -> list[float]:
-    """Return one median per launch, or all samples of few launches."""
-    launches = [[*samples_of(control.before), *samples_of(control.after)] for control in side]
-    return [median(launch) for launch in launches] if per_launch else [ns for launch in launches for ns in launch]
+    """Return one median per launch, or all samples of few launches; only times above 0."""
+    both = ([*samples_of(control.before), *samples_of(control.after)] for control in side)
+    launches = [[ns for ns in launch if ns > 0] for launch in both]
+    if per_launch:
+        return [median(launch) for launch in launches if launch]
+    return [ns for launch in launches for ns in launch]
 
 
 def ratio_interval(base: Sequence[float], head: Sequence[float], *, level: float) -> tuple[float, float]:
@@ -150,7 +155,8 @@ def _gpu(side: str, gpus: Sequence[GpuSeries]) -> list[str]:
 def _taken(outcomes: Iterable[Measured]) -> list[float]:
     """Return the share of the cores that other processes and machines took, for every launch that knows it."""
     loads = [outcome.host_load for outcome in outcomes if outcome.host_load is not None]
-    return [(load.other_cores + load.stolen_cores) / load.cores for load in loads]
+    shares = [(load.other_cores + load.stolen_cores) / load.cores for load in loads if load.cores > 0]
+    return [share for share in shares if math.isfinite(share)]
 
 
 def _others(base: Sequence[float], head: Sequence[float]) -> list[str]:

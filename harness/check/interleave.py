@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arvbench.disk import cannot_write
 from arvbench.errors import UserError
@@ -34,12 +34,14 @@ from arvbench.harness.run.leftovers import clear_shared, recover
 from arvbench.harness.run.runner import measure
 from arvbench.harness.run.store import RecordStore
 from arvbench.harness.suites.suite import Case
-from arvbench.paths import printable
+from arvbench.paths import printable, regular_file
 from arvbench.results.schema import CaseConfig, Failed, Record
 from arvbench.results.verdict import VERDICT_NAME, Side, Verdict, read_verdict
 
 RUN_NAME = "check.json"
 SideName = Literal["base", "head"]
+_MOST_BYTES = 2**28
+"""Of check.json and verdict.json."""
 SIDES: Final[tuple[SideName, SideName]] = ("base", "head")
 
 
@@ -48,7 +50,8 @@ class CheckRun(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run_id: str
+    run_id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Beginning of the ids of its records, which are names of files too."""
     started: datetime
     suite: str
     identity: dict[str, str]
@@ -189,7 +192,13 @@ def _other(run: CheckRun, wanted: CheckRun) -> str:
 
 
 def _read_run(folder: Path) -> CheckRun | None:
-    """Return the run of a folder; None where there is none, or where its file is damaged."""
+    """Return the run of a folder; None where there is none, or where its file is damaged.
+
+    Raises UserError for a pipe or the like in the place of one of the two files.
+    """
+    for name in (RUN_NAME, VERDICT_NAME):
+        if (folder / name).exists():
+            regular_file(folder / name, most_bytes=_MOST_BYTES)
     try:
         return CheckRun.model_validate_json((folder / RUN_NAME).read_bytes())
     except (OSError, ValidationError):
@@ -204,7 +213,7 @@ def _unfinished(folder: Path) -> CheckRun | None:
     try:
         verdict = json.loads((folder / VERDICT_NAME).read_bytes())
         finished = verdict["run_id"] == run.run_id and len(verdict.get("looks", ())) in (0, 1 + len(run.looks))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         finished = False
     return None if finished else run
 

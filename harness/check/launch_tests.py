@@ -5,7 +5,8 @@ Shapes     `base` and `head` have the launches of a number in their last axis; a
 Direction  "up" asks whether head is larger than base, "down" whether it is smaller
 Tests      Mann-Whitney compares all pairs of launches. The precedence test compares second-smallest launches: its
            p is the probability that at least as many launches of the other side come before as did. Both are exact
-           under "which launch belongs to which side makes no difference", whatever the distribution
+           under "which launch belongs to which side makes no difference", whatever the distribution;
+           Mann-Whitney up to `MOST_EXACT_PAIRS`
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from math import inf
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +24,14 @@ from arvbench.harness.check.rule import Rule
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+MOST_EXACT_PAIRS: Final = 10_000
+"""Pairs of launches up to which Mann-Whitney is exact. With more, memory and time of the exact test grow beyond those
+of the measurement, and its p is that of the normal distribution, with a correction for continuity."""
 _DRAWS = 20_000
 """Simulated comparisons behind a factor of the smallest detectable change; 0.3 % of its value."""
+_MOST_DIFFERENCES = 2 * 10**8
+"""Differences of launches in all those comparisons; of many launches, fewer are drawn."""
+_DIFFERENCES_AT_ONCE = 10**7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,17 +81,21 @@ def _direction(low: Floats, high: Floats, modes: Bools, rule: Rule) -> Direction
     With two modes, the median and the pairs follow the share of slow launches, which is luck: the second-smallest
     launches have to differ as well, and from `rule.floor_launches` on they are the test.
     """
-    from scipy.stats import mannwhitneyu
-
-    test = mannwhitneyu(high, low, alternative="greater", method="exact", axis=-1)
-    pairs = low.shape[-1] * high.shape[-1]
-    superior = np.asarray(test.statistic) >= rule.superiority * pairs
+    statistic, p = _mann_whitney(low, high)
+    superior = statistic >= rule.superiority * low.shape[-1] * high.shape[-1]
     floors = second(high) >= second(low) * (1 + rule.least_change)
     if min(low.shape[-1], high.shape[-1]) >= rule.floor_launches:
-        return Direction(
-            p=np.where(modes, precedence_p(low, high), test.pvalue), agrees=np.where(modes, floors, superior)
-        )
-    return Direction(p=np.asarray(test.pvalue), agrees=superior & (floors | ~modes))
+        return Direction(p=np.where(modes, precedence_p(low, high), p), agrees=np.where(modes, floors, superior))
+    return Direction(p=p, agrees=superior & (floors | ~modes))
+
+
+def _mann_whitney(low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Return the pairs of launches in which `high` is larger, and the p of that many."""
+    from scipy.stats import mannwhitneyu
+
+    method = "exact" if low.shape[-1] * high.shape[-1] <= MOST_EXACT_PAIRS else "asymptotic"
+    test = mannwhitneyu(high, low, alternative="greater", method=method, axis=-1)
+    return np.asarray(test.statistic), np.asarray(test.pvalue)
 
 
 def second(values: Floats) -> Floats:
@@ -143,16 +155,18 @@ def holm(p: Floats, family: int) -> Floats:
 
 
 @cache
-def exact_p(low: int, high: int) -> Floats:
-    """Return the exact Mann-Whitney p of every statistic 0..low*high, for `low` and `high` launches."""
-    from scipy.stats import mannwhitneyu
-
+def p_of_statistics(low: int, high: int) -> Floats:
+    """Return the Mann-Whitney p of every statistic 0..low*high, for `low` and `high` launches without ties."""
     u = np.arange(low * high + 1)
+    if low * high > MOST_EXACT_PAIRS:
+        from scipy.stats import norm
+
+        spread = np.sqrt(low * high * (low + high + 1) / 12)
+        return np.asarray(norm.sf((u - low * high / 2 - 0.5) / spread))
     # Launch j of `high` is placed so that it is larger than as many of `low` as its part of u says.
     beats = u[:, None] // high + (np.arange(high) < u[:, None] % high)
     placed = beats - 0.5 + np.arange(high) / (4 * high)
-    test = mannwhitneyu(placed, np.arange(low)[None].astype(float), alternative="greater", method="exact", axis=-1)
-    return np.asarray(test.pvalue)
+    return _mann_whitney(np.arange(low)[None].astype(float), placed)[1]
 
 
 def ratio_interval(base: Floats, head: Floats) -> tuple[float, float] | None:
@@ -160,7 +174,7 @@ def ratio_interval(base: Floats, head: Floats) -> tuple[float, float] | None:
 
     It is exact where head's launches are distributed as base's times a factor. `base` and `head` have one axis.
     """
-    p = exact_p(len(base), len(head))
+    p = p_of_statistics(len(base), len(head))
     outside = np.flatnonzero(p[::-1] <= 0.025)
     if not len(outside):
         return None
@@ -187,15 +201,23 @@ def factors(base: int, head: int, freedom: int, level: float, rule: Rule) -> Fac
     Simulated on normal noise with a fixed seed: the shift at which a draw is found, over a scatter that was estimated
     independently, is largest in 2.5 % of draws for each of the two (5 % together, for a power of 95 %).
     """
-    allowed = np.flatnonzero(exact_p(base, head) <= level)
+    allowed = np.flatnonzero(p_of_statistics(base, head) <= level)
     if not len(allowed):
         return Factors(test=inf, median=inf)
     pairs_needed = max(int(allowed[0]), int(np.ceil(rule.superiority * base * head)))
     rng = np.random.default_rng(0)
-    low, high = rng.standard_normal((_DRAWS, base)), rng.standard_normal((_DRAWS, head))
-    estimated = np.sqrt(rng.chisquare(freedom, _DRAWS) / freedom)
-    differences = (low[:, :, None] - high[:, None, :]).reshape(_DRAWS, -1)
-    shift = np.partition(differences, pairs_needed - 1, axis=-1)[:, pairs_needed - 1]
+    draws = min(_DRAWS, max(1, _MOST_DIFFERENCES // (base * head)))
+    low, high = rng.standard_normal((draws, base)), rng.standard_normal((draws, head))
+    estimated = np.sqrt(rng.chisquare(freedom, draws) / freedom)
+    at_once = max(1, _DIFFERENCES_AT_ONCE // (base * head))
+    parts = [slice(at, at + at_once) for at in range(0, draws, at_once)]
+    shift = np.concatenate([_smallest_differences(low[part], high[part], pairs_needed) for part in parts])
     error = np.median(low, axis=-1) - np.median(high, axis=-1)
     test, median = (float(np.quantile(found / estimated, (1 + rule.power) / 2)) for found in (shift, error))
     return Factors(test=test, median=median)
+
+
+def _smallest_differences(low: Floats, high: Floats, rank: int) -> Floats:
+    """Return, for each draw, the difference of a launch of `low` and one of `high` of this rank, from 1."""
+    differences = (low[:, :, None] - high[:, None, :]).reshape(len(low), -1)
+    return np.asarray(np.partition(differences, rank - 1, axis=-1)[:, rank - 1])

@@ -5,7 +5,7 @@ The same machine comes before another one: each machine's launches of a case are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,11 +88,10 @@ def pair_cases(base: Iterable[Record], head: Iterable[Record]) -> Pairing:
     of_base, of_head = dict(enumerate(_cases(base))), dict(enumerate(_cases(head)))
     found: dict[int, RunCase] = {}
     for same_machine in (True, False):
+        places = _Places(of_base, same_machine)
         for place, case in of_head.items():
-            if place not in found:
-                match = next((at for at, other in of_base.items() if _match(other, case, same_machine)), None)
-                if match is not None:
-                    found[place] = of_base.pop(match)
+            if place not in found and (match := places.take(case)) is not None:
+                found[place] = of_base.pop(match)
     names = _unique([of_head[place] for place in sorted(found)])
     return Pairing(
         pairs=tuple(
@@ -111,10 +110,38 @@ def _cases(records: Iterable[Record]) -> list[RunCase]:
     return [RunCase(records=tuple(launches)) for launches in groups.values()]
 
 
-def _match(base: RunCase, head: RunCase, same_machine: bool) -> bool:
-    if same_machine and base.hardware != head.hardware:
-        return False
-    return base.key == head.key if base.key and head.key else base.name == head.name
+class _Places:
+    """Places of base's cases by what they measured, and by their names."""
+
+    def __init__(self, cases: Mapping[int, RunCase], same_machine: bool) -> None:
+        self._same_machine = same_machine
+        self._free = set(cases)
+        self._by: dict[tuple[str, ...], list[int]] = {}
+        """Places, the last first."""
+        for place, case in reversed(list(cases.items())):
+            machine, key = self._machine(case), case.key
+            self._by.setdefault(("key", key, machine) if key else ("failed", case.name, machine), []).append(place)
+            self._by.setdefault(("name", case.name, machine), []).append(place)
+
+    def take(self, case: RunCase) -> int | None:
+        """Return the first place with the key of a case, or without one and with its name; None when it is gone."""
+        machine = self._machine(case)
+        like = [("key", case.key), ("failed", case.name)] if case.key else [("name", case.name)]
+        places = [place for kind in like for place in self._first((*kind, machine))]
+        if not places:
+            return None
+        self._free.remove(place := min(places))
+        return place
+
+    def _first(self, wanted: tuple[str, ...]) -> list[int]:
+        """Return the first place that is free, if there is one."""
+        places = self._by.get(wanted, [])
+        while places and places[-1] not in self._free:
+            places.pop()
+        return places[-1:]
+
+    def _machine(self, case: RunCase) -> str:
+        return case.hardware if self._same_machine else ""
 
 
 def _unique(cases: Sequence[RunCase]) -> list[str]:

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import comb
+from typing import Final
+
+_MOST_WAYS: Final = 10**15
+"""Ways to share launches among the sides beyond which there are always enough; more would not fit into a float."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,4 +73,4 @@ def launches_needed(numbers: int, rule: Rule) -> int:
 
 def can_alarm(base: int, head: int, numbers: int, rule: Rule) -> bool:
     """Return whether `base` and `head` launches suffice to blame one of `numbers` gated numbers."""
-    return min(base, head) >= 2 and numbers <= rule.level * comb(base + head, base)
+    return min(base, head) >= 2 and numbers <= rule.level * min(comb(base + head, base), _MOST_WAYS)

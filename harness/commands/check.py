@@ -24,6 +24,7 @@ from arvbench.harness.commands.options import (
 from arvbench.harness.commands.run import RUNS_FOLDER, SUITE_HELP
 from arvbench.harness.commands.verdicts import AllowInconclusive, VerdictJson, conclude
 from arvbench.interrupts import EXIT_INTERRUPTED
+from arvbench.paths import printable
 
 if TYPE_CHECKING:
     from arvbench.harness.check.rule import Rule
@@ -159,7 +160,7 @@ def _command(options: dict[str, object]) -> str:
     for name, value in options.items():
         for element in value if isinstance(value, list) else [value]:
             if element is not None:
-                words += [f"--{name}", str(element)]
+                words += [f"--{name}", printable(str(element))]
     return shlex.join(words)
 
 
@@ -191,5 +192,5 @@ def _check(make: _Maker, folder: Path) -> Check:
             raise typer.Exit(EXIT_INTERRUPTED) from None
     for warning in write_outputs(verdict, folder):
         say(f"warning: {warning}")
-    say(f"{verdict.verdict.value}: see {folder}/verdict.json")
+    say(f"{verdict.verdict.value}: see {printable(folder)}/verdict.json")
     return verdict

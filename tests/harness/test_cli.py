@@ -100,6 +100,19 @@ def test_a_user_error_is_exit_code_2_and_one_line(arguments, message, capsys):
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(("arguments", "name"), [
+    (["run", "demo", "--out", ""], "--out"), (["run", "demo", "--out="], "--out"), (["report", "a", ""], "paths"),
+    (["compare", "a", ""], "head"), (["check", "--baseline", ""], "--baseline"),
+    (["sample", "demo/var", "--out", ""], "--out"),
+    (["eval", "a", "--reference", "digits", "--inception-weights", ""], "--inception-weights"),
+])  # fmt: skip
+def test_an_empty_path_is_not_the_working_folder(arguments, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {name}: an empty path; write . for the working folder\n"
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("arguments", [["run"], ["run", "demo", "--nonsense"], ["nonsense"]])
 def test_a_malformed_command_line_is_exit_code_2(arguments, capsys):
     assert cli.main(arguments) == 2

@@ -44,7 +44,9 @@ def _append_summary(markdown: str, name: str) -> list[str]:
     if not name:
         return []
     try:
-        with Path(name).open("a", encoding="utf-8") as file:
+        # A named pipe that nobody reads would otherwise wait for ever.
+        descriptor = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
             file.write(markdown)
     except (OSError, ValueError) as error:
         return [f"cannot write ${SUMMARY_VARIABLE}, {printable(name)}: {error}"]

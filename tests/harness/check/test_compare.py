@@ -12,7 +12,8 @@ from runs import launch, launches, run
 from arvbench.errors import UserError
 from arvbench.harness import cli
 from arvbench.harness.check.compare import Comparison, compare_runs
-from arvbench.results.schema import Status
+from arvbench.harness.check.pairing import pair_cases
+from arvbench.results.schema import Record, Status
 from arvbench.results.verdict import Cause, Change, Check, Verdict
 
 EDITED = {"source_sha256": "77" * 32}
@@ -180,3 +181,31 @@ def test_inconclusive_may_be_allowed(tmp_path: Path, capsys) -> None:
     assert cli.main(["compare", str(a), str(b)]) == 5
     assert cli.main(["compare", str(a), str(b), "--allow-inconclusive"]) == 0
     assert cli.main(["compare", str(a), str(tmp_path / "none")]) == 2
+
+
+def test_many_cases_are_paired_by_key_then_by_name_in_order() -> None:
+    def case(name: str, batch: int, *, fails: bool = False, cpu: str = "a") -> Record:
+        record = launch(1, speed=1.0, batch=batch, case_id=name, environment={"cpu": cpu})
+        return record.model_copy(update={"outcome": make.failed(Status.ERROR, "no").outcome}) if fails else record
+
+    count = 300
+    base = [case(f"old {i}", i + 1) for i in range(count)] + [
+        case("x", 1, fails=True),
+        case("x", 2, fails=True, cpu="b"),
+    ]
+    head = [case(f"new {i}", i + 1) for i in reversed(range(count))] + [case("x", 900), case("y", 901, fails=True)]
+    pairing = pair_cases(base, head)
+    named = [(pair.base.name, pair.head.name) for pair in pairing.pairs]
+    assert named == [(f"old {i}", f"new {i}") for i in reversed(range(count))] + [("x", "x")]
+    assert pairing.pairs[-1].one_machine
+    assert [str(case.name) for case in pairing.only_base] == ["x"] and pairing.only_base[0].hardware.startswith("b")
+    assert [case.name for case in pairing.only_head] == ["y"]
+
+
+def test_a_launch_of_a_thousand_calls_is_compared(tmp_path: Path) -> None:
+    calls = tuple(10**8 + 1000 * i for i in range(1000))
+    record = launch(1, speed=1.0)
+    timings = tuple(timing.model_copy(update={"samples_ns": calls}) for timing in record.outcome.timings)
+    record = record.model_copy(update={"outcome": record.outcome.model_copy(update={"timings": timings})})
+    change = number(compared(tmp_path, [record], [record]))
+    assert change.interval and change.interval[0] < 1 < change.interval[1] and "one process" in change.reason

@@ -157,3 +157,20 @@ def test_an_interval_holds_the_true_ratio_as_often_as_it_says():
 def test_too_few_values_give_no_bound():
     low, high = ratio_interval([1.0], [2.0], level=0.01)
     assert (low, high) == (0, math.inf)
+
+
+@pytest.mark.parametrize("ns", [(), (0, 0), (-1,), (0, 10**6)])
+@pytest.mark.parametrize("count", [2, 8])
+def test_a_probe_that_is_no_measurement_is_no_sign(ns, count):
+    """Records are files, which anybody may edit: no division by what they hold."""
+    none = ControlTimes(gemm_ns=ns, copy_ns=(), host_ns=ns)
+    odd = [record(number=i, control=Control(work="w", before=none, after=none)) for i in range(count)]
+    for base, head in ((odd, launches(1, count)), (launches(1, count), odd), (odd, odd)):
+        assert machine_moved(base, head) == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"cores": 0}, {"cores": -2}, {"other_cores": math.nan}, {"stolen_cores": math.inf}]
+)
+def test_a_load_that_is_no_measurement_is_no_sign(changes):
+    assert machine_moved(loads(**changes), loads()) == machine_moved(loads(), loads(**changes)) == []

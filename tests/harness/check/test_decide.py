@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from arvbench.errors import ContractError, UserError
 from arvbench.harness.check.decide import conclude, decide, screen, verdict_of
 from arvbench.harness.check.gated import Judgement, Series, keep
-from arvbench.harness.check.rule import Rule, launches_needed
+from arvbench.harness.check.rule import Rule, can_alarm, launches_needed
 from arvbench.results.verdict import Change, Verdict
 
 RULE = Rule()
@@ -114,6 +114,12 @@ def test_one_family_shares_the_level():
 ])  # fmt: skip
 def test_launches_needed(numbers, launches):
     assert launches_needed(numbers, RULE) == launches
+
+
+@pytest.mark.parametrize("launches", [100, 515, 1000, 100_000])
+def test_more_launches_than_a_float_can_count_the_ways_of_are_enough(launches):
+    assert can_alarm(launches, launches, 1_000, RULE)
+    assert not can_alarm(launches, 1, 1_000, RULE)
 
 
 def test_a_number_with_fewer_launches_than_the_others_is_unusable():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -186,7 +187,7 @@ def test_a_finished_check_is_over_and_the_same_command_makes_a_new_one(rig):
         assert second.run_id != first.run_id and notice == ""
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"run_id": 3}', "\0"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"run_id": 3}', "\0", "[" * 100_000], ids=lambda text: text[:9])
 def test_a_damaged_file_of_the_run_starts_anew(rig, content):
     with rig.opened() as (first, _, _):
         (rig.folder / "verdict.json").write_text(content)
@@ -195,6 +196,24 @@ def test_a_damaged_file_of_the_run_starts_anew(rig, content):
     (rig.folder / "check.json").write_text(content)
     with rig.opened() as (third, _, _):
         assert third.run_id != first.run_id
+
+
+@pytest.mark.parametrize("run_id", ["", "../../0123456789", "0123456789ABCDEF", "0" * 500])
+def test_a_run_whose_id_is_no_beginning_of_a_file_name_starts_anew(rig, run_id):
+    with rig.opened() as (first, _, _):
+        pass
+    path = rig.folder / "check.json"
+    path.write_text(path.read_text().replace(first.run_id, run_id))
+    with rig.opened() as (second, _, _):
+        assert second.run_id not in (first.run_id, run_id)
+
+
+@pytest.mark.parametrize("name", ["check.json", "verdict.json"])
+def test_a_pipe_in_the_place_of_a_file_of_the_run_is_refused(rig, name):
+    rig.folder.mkdir(exist_ok=True)
+    os.mkfifo(rig.folder / name)
+    with pytest.raises(UserError, match=f"{name}: it is a named pipe"), rig.opened():
+        pass
 
 
 def test_records_of_another_run_in_the_folder_count_for_nothing_and_stay(rig):

@@ -192,6 +192,12 @@ def test_a_summary_that_cannot_be_written_is_a_warning(tmp_path: Path, summary: 
     assert "GITHUB_STEP_SUMMARY" in warning and (tmp_path / "verdict.json").exists()
 
 
+def test_a_summary_that_is_a_pipe_without_a_reader_is_a_warning_and_does_not_wait(tmp_path: Path):
+    os.mkfifo(tmp_path / "summary")
+    (warning,) = write_outputs(check(change()), tmp_path, {"GITHUB_STEP_SUMMARY": str(tmp_path / "summary")})
+    assert "summary" in warning and (tmp_path / "verdict.json").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_bad_input(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose another folder with --out"):
