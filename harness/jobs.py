@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +31,7 @@ from pydantic import (
     model_serializer,
 )
 
+from arvbench.results.moments import Moment
 from arvbench.results.schema import CaseConfig, Environment, Measured, Outcome
 
 FEATURES_FOLDER = "features"
@@ -124,7 +124,7 @@ class Job(_Message):
     suite: str = ""
     case_id: str = ""
     launch: int = 1
-    started: datetime | None = None
+    started: Moment | None = None
     """Start of the case, for the record. None for a job whose result nobody picks up later."""
     control: bool = False
     """Time the control probe before and after the calls; about 0.2 s."""

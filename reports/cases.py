@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from arvbench.reports.numbers import GIB, plain, significant
 from arvbench.reports.table import Cell, Column
 from arvbench.results.launches import launches_of
-from arvbench.results.records import in_utc
+from arvbench.results.moments import in_utc
 from arvbench.results.schema import Finding, Incorrect, Measured, Record, Setup
 
 RANDOM_WEIGHTS = "random weights"

@@ -26,7 +26,8 @@ from arvbench.reports.svg import inline_figure
 from arvbench.reports.table import Table
 from arvbench.reports.verdicts import load_verdicts, verdict_blocks
 from arvbench.results.launches import launches_of, merge_launches, several_launches
-from arvbench.results.records import RecordsFile, in_utc, newest_of_each_case
+from arvbench.results.moments import in_utc
+from arvbench.results.records import RecordsFile, newest_of_each_case
 from arvbench.results.schema import Measured, Record, Status
 from arvbench.results.verdict import Check
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,6 +21,7 @@ from arvbench.errors import UserError, complaint
 from arvbench.files import write_whole
 from arvbench.paths import printable, regular_file
 from arvbench.results.comparison import hardware_class
+from arvbench.results.moments import Moment
 from arvbench.results.schema import Measured, Record
 
 BASELINE_SCHEMA_VERSION: Final = 1
@@ -50,7 +50,7 @@ class Noise(_Frozen):
 class Calibration(_Frozen):
     """Launches of one commit on one machine, measured to know its noise."""
 
-    at: datetime
+    at: Moment
     launches: tuple[str, ...] = Field(min_length=1)
     """Ids of their records."""
     noise: tuple[Noise, ...]
@@ -62,7 +62,7 @@ class Anchor(_Frozen):
     by: str
     """Who accepted them."""
     reason: str = Field(min_length=1)
-    at: datetime
+    at: Moment
     run_url: str | None = None
     """CI run that measured them; None outside CI."""
     launches: tuple[str, ...] = Field(min_length=1)

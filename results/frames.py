@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from arvbench.errors import HostError, UserError
 from arvbench.files import replacing
-from arvbench.results.records import in_utc, read_records
+from arvbench.results.moments import in_utc
+from arvbench.results.records import read_records
 from arvbench.results.schema import Failed, Measured, Record
 
 if TYPE_CHECKING:

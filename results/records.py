@@ -11,7 +11,6 @@ from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -137,11 +136,6 @@ def _measurement(record: Record) -> tuple[object, ...]:
     only_first = {"launches", "quality", "sample_sheet"}
     case = record.case.model_dump(mode="json", exclude=only_first)
     return (case, environment.source_sha256, environment.libraries)
-
-
-def in_utc(moment: datetime) -> datetime:
-    """Convert to UTC; a time without a zone is taken as UTC."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _records_path(path: Path) -> Path:

@@ -9,7 +9,6 @@ Schema   1: first version. Raise SCHEMA_VERSION when a field changes its meaning
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
@@ -23,6 +22,7 @@ from arvbench.results.machine import Gpu as Gpu
 from arvbench.results.machine import HostLoad as HostLoad
 from arvbench.results.machine import Start as Start
 from arvbench.results.machine import Telemetry as Telemetry
+from arvbench.results.moments import Moment
 
 SCHEMA_VERSION: Final = 1
 
@@ -351,8 +351,8 @@ class Record(Frozen):
     """Place among the launches of the case, from 1; 1 in records from before this field."""
     fingerprint: str
     """Hash of case, launch, source and machine: a rerun skips a launch whose fingerprint is already recorded."""
-    started: datetime
-    finished: datetime
+    started: Moment
+    finished: Moment
     case: CaseConfig
     environment: Environment
     outcome: Outcome

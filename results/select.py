@@ -8,7 +8,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 
 from arvbench.errors import UserError
-from arvbench.results.records import in_utc
+from arvbench.results.moments import in_utc
 from arvbench.results.schema import Record
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from arvbench.errors import ExitCode, UserError, complaint
 from arvbench.paths import regular_file
+from arvbench.results.moments import Moment
 
 VERDICT_SCHEMA_VERSION: Final = 1
 VERDICT_NAME: Final = "verdict.json"
@@ -122,8 +122,8 @@ class Check(_Frozen):
     run_id: str
     """The records of this run, and of no other, are behind the numbers."""
     suite: str
-    started: datetime
-    finished: datetime
+    started: Moment
+    finished: Moment
     hardware: str
     """Hardware class: what stays the same when the machine is started again."""
     base: Side

@@ -35,6 +35,7 @@ from arvbench.harness.run.runner import measure
 from arvbench.harness.run.store import RecordStore
 from arvbench.harness.suites.suite import Case
 from arvbench.paths import printable, regular_file
+from arvbench.results.moments import Moment
 from arvbench.results.schema import CaseConfig, Failed, Record
 from arvbench.results.verdict import VERDICT_NAME, Side, Verdict, read_verdict
 
@@ -52,7 +53,7 @@ class CheckRun(BaseModel):
 
     run_id: str = Field(pattern=r"^[0-9a-f]{16}$")
     """Beginning of the ids of its records, which are names of files too."""
-    started: datetime
+    started: Moment
     suite: str
     identity: dict[str, str]
     """All that its launches have in common, by name; a run goes on only where all of it is as before."""

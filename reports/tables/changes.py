@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from arvbench.reports.numbers import MIB, plain, shorten, significant, text_cell
 from arvbench.reports.table import MISSING, NOTHING, Cell, Column, Table, Tone, make_table
-from arvbench.results.records import in_utc
+from arvbench.results.moments import in_utc
 from arvbench.results.statistics import NS_PER_MS
 from arvbench.results.verdict import SEVERITY, Change, Check, Verdict, worst_first
 

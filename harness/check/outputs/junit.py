@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from arvbench.reports.numbers import plain
 from arvbench.reports.tables.changes import change_text, interval_text, percent
-from arvbench.results.records import in_utc
+from arvbench.results.moments import in_utc
 from arvbench.results.verdict import Change, Check, Verdict, worst_first
 
 _ELEMENTS: Final = {
