@@ -1,4 +1,4 @@
-"""Words about unsteady times: by how much the calls differed, and the load of the machine meanwhile."""
+"""Words about unsteady times: by how much the calls differed, what moved on the machine meanwhile, and what did not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ _AGREEING = 3
 """Warm-up calls whose times have to agree."""
 _AGREEMENT = 0.05
 """Difference that they may have, relative to the shortest."""
+_BUSY_CORES = 0.1
+_STOLEN_CORES = 0.05
+"""Cores that other processes, and other machines, take before they are named as what moved."""
 
 
 def unsteady_records(records: Iterable[Record]) -> list[Record]:
@@ -30,7 +33,7 @@ def unsteady_text(records: Sequence[Record]) -> str:
     seen = [
         *several,
         *_calls(outcomes),
-        *_load([load for outcome in outcomes if (load := outcome.host_load) is not None]),
+        *_moved([load for outcome in outcomes if (load := outcome.host_load) is not None]),
     ]
     return "; ".join(seen)
 
@@ -51,18 +54,28 @@ def _calls(outcomes: Sequence[Measured]) -> list[str]:
     return texts
 
 
-def _load(loads: Sequence[HostLoad]) -> list[str]:
-    """Describe the load; nothing when it is unknown."""
+def _moved(loads: Sequence[HostLoad]) -> list[str]:
+    """Say what moved on the machine, the likeliest cause first, and what did not; nothing when it is unknown.
+
+    A fixed computation also takes longer beside other work, so the processor is blamed only where that was little.
+    """
     if not loads:
         return []
     others, stolen = [load.other_cores for load in loads], [load.stolen_cores for load in loads]
     cores, average = loads[0].cores, _range([load.load_average for load in loads])
     slowdowns = [load.slowdown for load in loads if load.slowdown is not None]
-    texts = [f"other processes kept {_range(others)} of {cores} cores busy meanwhile (load average {average})"]
-    if max(stolen) >= 0.05:
+    busy, taken = max(others) >= _BUSY_CORES, max(stolen) >= _STOLEN_CORES
+    slower = bool(slowdowns) and max(slowdowns) >= 1 + _AGREEMENT
+    texts = []
+    if slower:
+        what = "the machine was slower at times" if busy or taken else "the processor changed its speed"
+        texts.append(f"{what}: a fixed computation took up to {significant(max(slowdowns), 2)} times its shortest time")
+    if taken:
         texts.append(f"the hypervisor took {_range(stolen)} cores away")
-    if slowdowns and max(slowdowns) >= 1 + _AGREEMENT:
-        texts.append(f"a fixed computation took up to {significant(max(slowdowns), 2)} times its shortest time")
+    load = f"other processes kept {_range(others)} of {cores} cores busy meanwhile (load average {average})"
+    texts.append(load if busy else f"{load}, which is little")
+    if slowdowns and not (slower or taken or busy):
+        texts.append("nothing that moved on the machine was seen: the calls themselves vary")
     return texts
 
 

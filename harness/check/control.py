@@ -91,7 +91,7 @@ def _times(
 ) -> list[float]:
     """Return one median per launch, or all samples of few launches; only times above 0."""
     both = ([*samples_of(control.before), *samples_of(control.after)] for control in side)
-    launches = [[ns for ns in launch if ns > 0] for launch in both]
+    launches = [[float(ns) for ns in launch if ns > 0] for launch in both]
     if per_launch:
         return [median(launch) for launch in launches if launch]
     return [ns for launch in launches for ns in launch]

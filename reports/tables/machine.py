@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -66,10 +66,10 @@ def _start_column(label: str, part: Callable[[Start], int | None]) -> Column[_St
     return Column(label, "ms", numeric=True, cell=cell)
 
 
-def _control_column(label: str, samples_of: Callable[[ControlTimes], Iterable[int]]) -> Column[MeasuredCase]:
+def _control_column(label: str, samples_of: Callable[[ControlTimes], tuple[int, ...]]) -> Column[MeasuredCase]:
     def cell(case: MeasuredCase) -> Cell:
         control = case.outcome.control
-        if control is None:
+        if control is None or not (samples_of(control.before) and samples_of(control.after)):
             return NOTHING
         before, after = (median(samples_of(times)) / NS_PER_MS for times in (control.before, control.after))
         return Cell(text=f"{significant(before)}, {significant(after)}", sort=before)

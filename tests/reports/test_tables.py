@@ -11,7 +11,9 @@ from report_text import column, in_terminal
 from arvbench.reports.build import build_report
 from arvbench.reports.content import make_report
 from arvbench.reports.numbers import significant
+from arvbench.reports.steadiness import unsteady_text
 from arvbench.reports.table import Cell, Column, Table, make_table
+from arvbench.reports.tables.machine import machine_table
 from arvbench.reports.tables.measures import MOST_STEPS, cache_table, memory_table, step_tables
 from arvbench.reports.tables.provenance import (
     deviations_table,
@@ -19,6 +21,7 @@ from arvbench.reports.tables.provenance import (
 )
 from arvbench.reports.tables.quality import quality_table
 from arvbench.reports.tables.results import failures_table, results_table
+from arvbench.results.machine import Control, ControlTimes
 from arvbench.results.records import RecordsFile
 from arvbench.results.schema import HostLoad, Memory, Record, Status, WarmUp
 from arvbench.results.statistics import images_per_second
@@ -322,8 +325,24 @@ def test_unsteady_times_say_what_was_seen() -> None:
     assert "times still rose or fell in the timed calls" in text
     assert "other processes kept 1.4 of 2 cores busy meanwhile (load average 3.2)" in text
     assert "the hypervisor took 0.20 cores away" in text
-    assert "a fixed computation took up to 1.9 times its shortest time" in text
+    assert "the machine was slower at times: a fixed computation took up to 1.9 times its shortest time" in text
     assert "unsteady" not in in_terminal(records[3])
+
+
+@pytest.mark.parametrize(("load", "said", "unsaid"), [
+    ({"slowdown": 2.0}, "the processor changed its speed: a fixed computation took up to 2.0 times", "themselves"),
+    ({"slowdown": 2.0, "other_cores": 0.4}, "the machine was slower at times: a fixed computation", "which is little"),
+    ({"slowdown": 2.0, "stolen_cores": 0.1}, "the machine was slower at times: a fixed", "the processor changed"),
+    ({"slowdown": 1.01}, "0.015 of 2 cores busy meanwhile (load average 0.50), which is little", "fixed computation"),
+    ({"slowdown": 1.01}, "nothing that moved on the machine was seen: the calls themselves vary", "slower"),
+    ({"slowdown": None}, "which is little", "the calls themselves vary"),
+    ({"slowdown": 1.0, "other_cores": 1.5}, "other processes kept 1.5 of 2 cores busy", "the calls themselves vary"),
+])  # fmt: skip
+def test_unsteady_times_say_what_moved(load, said, unsaid) -> None:
+    quiet = HostLoad(cores=2, load_average=0.5, other_cores=0.015, stolen_cores=0.0, slowdown=1.0)
+    warmup = WarmUp(samples_ns=(9, 5, 7), steady=False)
+    text = unsteady_text([make.record(warmup=warmup, host_load=quiet.model_copy(update=load))])
+    assert said in text and unsaid not in text
 
 
 def test_columns_that_say_nothing_move_into_the_caption_of_the_results() -> None:
@@ -332,3 +351,10 @@ def test_columns_that_say_nothing_move_into_the_caption_of_the_results() -> None
     assert "model demo/var" in table.caption
     assert "Model" not in [column.label for column in table.columns]
     assert "Model" in [column.label for column in results_table(records[:1]).columns]
+
+
+@pytest.mark.parametrize("ns", [(), (0,), (-5, 3), (10**30,)])
+def test_a_probe_without_a_measurement_is_an_empty_cell(ns) -> None:
+    times = ControlTimes(gemm_ns=ns, copy_ns=(1, 2), host_ns=())
+    table = machine_table([make.record(control=Control(work="w", before=times, after=times))])
+    assert len(table.rows) == 1
