@@ -24,11 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.errors import UserError
-
-CHUNK = 32
-"""Q. Small chunks save work inside a chunk, which grows with Q; large ones save passes over the state. On a CPU
-core at the width of M-VAR-d12 (24 heads of 64, N = 64, two rows) 256 tokens take 13, 9, 13, 20 and 42 ms with Q = 16,
-32, 64, 128 and 256; 32 is also among the fastest for 64 to 680 tokens and for training the demo model."""
+from arvbench.kernels.ssd_scan.reference import CHUNK, ScanInputs, scan_chunked
 
 
 class MambaState(NamedTuple):
@@ -38,18 +34,6 @@ class MambaState(NamedTuple):
     """The last K columns before the convolution, oldest first (the official layout; only K - 1 of them are used)."""
     ssm_RHPN: Tensor
     """S of every head, in at least fp32."""
-
-
-class ScanInputs(NamedTuple):
-    """Inputs of the recurrence for l tokens."""
-
-    x_RlHP: Tensor
-    dt_RlH: Tensor
-    """Step sizes, > 0."""
-    A_H: Tensor
-    """Decay rates, < 0."""
-    B_RlN: Tensor
-    C_RlN: Tensor
 
 
 Scan = Callable[[ScanInputs, Tensor], tuple[Tensor, Tensor]]
@@ -66,58 +50,6 @@ def scan_recurrent(inputs: ScanInputs, state_RHPN: Tensor) -> tuple[Tensor, Tens
         state_RHPN = decay_RlH[:, t, :, None, None] * state_RHPN + new_RHPN
         outputs.append(torch.einsum("rhpn,rn->rhp", state_RHPN, C_RlN[:, t]))
     return torch.stack(outputs, dim=1), state_RHPN
-
-
-def scan_chunked(inputs: ScanInputs, state_RHPN: Tensor, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """Scan in chunks of matrix products (see `Scan`).
-
-    Work is linear in l: inside a chunk every token reads the earlier ones through a Q x Q matrix, and only
-    the state passes between chunks (section 6, "state space duality").
-    """
-    x_RlHP, dt_RlH, A_H, B_RlN, C_RlN = inputs
-    rows, tokens, heads, channels = x_RlHP.shape
-    size = min(chunk, tokens)
-    # Padding with dt = 0 neither decays the state nor adds to it.
-    x_RnQHP, dt_RnQH, B_RnQN, C_RnQN = (_in_chunks(t, size) for t in (x_RlHP, dt_RlH, B_RlN, C_RlN))
-    added_RnQHP = x_RnQHP * dt_RnQH.unsqueeze(-1)
-    log_decay_RnHQ = (dt_RnQH * A_H).transpose(2, 3)
-    kept_RnHQQ = decay_between(log_decay_RnHQ)
-
-    scores_RnQQ = C_RnQN @ B_RnQN.transpose(2, 3)
-    inside_RnHQP = (scores_RnQQ.unsqueeze(2) * kept_RnHQQ) @ added_RnQHP.transpose(2, 3)
-
-    kept_to_end_RnQH1 = kept_RnHQQ[..., -1, :].transpose(2, 3).unsqueeze(-1)
-    written_RnEN = (added_RnQHP * kept_to_end_RnQH1).flatten(3).transpose(2, 3) @ B_RnQN
-    written_RnHPN = written_RnEN.unflatten(2, (heads, channels))
-    kept_from_start_RnHQ = log_decay_RnHQ.cumsum(-1).exp()
-    entering = []
-    for i in range(written_RnHPN.shape[1]):
-        entering.append(state_RHPN)
-        state_RHPN = kept_from_start_RnHQ[:, i, :, -1, None, None] * state_RHPN + written_RnHPN[:, i]
-    read_RnQE = C_RnQN @ torch.stack(entering, dim=1).flatten(2, 3).transpose(2, 3)
-    before_RnQHP = read_RnQE.unflatten(3, (heads, channels)) * kept_from_start_RnHQ.transpose(2, 3).unsqueeze(-1)
-
-    y_RnQHP = inside_RnHQP.transpose(2, 3) + before_RnQHP
-    return y_RnQHP.reshape(rows, -1, heads, channels)[:, :tokens], state_RHPN
-
-
-def decay_between(log_decay_sQ: Tensor) -> Tensor:
-    """Decay (..., Q, Q) between the write of token j (column) and the read of token i (row): exp of the sum over
-    j < t <= i, zero above the diagonal.
-
-    Every sum is computed separately: differences of one running sum would cancel after a strong decay and lose the weak
-    decays that follow.
-    """
-    terms_sQQ = log_decay_sQ.unsqueeze(-1).expand(*log_decay_sQ.shape, log_decay_sQ.shape[-1])
-    return terms_sQQ.tril(-1).cumsum(-2).exp().tril()
-
-
-def _in_chunks(t_Rl: Tensor, size: int) -> Tensor:
-    """Split (R, l, ...) into (R, n, Q, ...), the last chunk padded with zeros."""
-    missing = -t_Rl.shape[1] % size
-    padded = F.pad(t_Rl, (0, 0) * (t_Rl.ndim - 2) + (0, missing)) if missing else t_Rl
-    chunks_Rn: Tensor = padded.unflatten(1, (-1, size))
-    return chunks_Rn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,16 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from arvbench.adapters.mvar.mamba2 import (
-    CHUNK,
-    Mamba2,
-    MambaConfig,
-    ScanInputs,
-    decay_between,
-    scan_chunked,
-    scan_recurrent,
-)
+from arvbench.adapters.mvar.mamba2 import Mamba2, MambaConfig, scan_recurrent
 from arvbench.errors import UserError
+from arvbench.kernels.ssd_scan.reference import CHUNK, ScanInputs, decay_between, scan_chunked
 
 ROWS, HEADS, CHANNELS, STATES = 2, 3, 4, 5
 
