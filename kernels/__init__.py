@@ -20,6 +20,7 @@ KERNELS: Registry[KernelSpec] = Registry(
         "adaln_residual": "arvbench.kernels.adaln.spec:RESIDUAL",
         "scale_attention": "arvbench.kernels.scale_attention.spec:SPEC",
         "guided_sample": "arvbench.kernels.guided_sample.spec:SAMPLE",
+        "next_scale_input": "arvbench.kernels.next_scale_input.spec:INPUT",
         "rms_norm_gated": "arvbench.kernels.rms_norm_gated.spec:NORM",
         "ssd_scan": "arvbench.kernels.ssd_scan.spec:SCAN",
         "swiglu": "arvbench.kernels.swiglu.spec:SWIGLU",

@@ -59,7 +59,8 @@ def ssd_scan(new_RlM: Tensor, dt_RlH: Tensor, weights: ScanWeights, conv_RMK: Te
     y_RlHP, after_RHPN = scan_chunked(inputs, ssm_RHPN)
     conv_RMK.copy_(window_RMl[:, :, -conv_RMK.shape[2] :])
     ssm_RHPN.copy_(after_RHPN)
-    return y_RlHP + weights.D_H.to(exact).unsqueeze(-1) * x_RlHP
+    skipped_RlHP: Tensor = weights.D_H.to(exact).unsqueeze(-1) * x_RlHP
+    return y_RlHP + skipped_RlHP
 
 
 def scan_chunked(inputs: ScanInputs, state_RHPN: Tensor, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
