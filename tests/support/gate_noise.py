@@ -19,7 +19,7 @@ import numpy as np
 
 from arvbench.harness.check.judge import detectable, findings, judge, screen_detectable, suspected
 from arvbench.harness.check.launch_tests import compare, holm
-from arvbench.harness.check.rule import Rule, can_alarm
+from arvbench.harness.check.rule import Rule, can_alarm, of_look
 
 DOCS = Path(__file__).parents[2] / "docs" / "gate.md"
 CHANGES = (0.0, 0.03, 0.05, 0.10)
@@ -102,6 +102,30 @@ def simulate_stages(noise: Noise, change: float, launches: int, *, numbers: int,
     p_up, p_down = (holm(np.where(again, side.p, 1.0), numbers) for side in (second.up, second.down))
     found = findings(second, p_up, p_down, detectable(second.scatter, (launches, launches), numbers, rule), rule)
     return _shares(found.up & again, found.down & again, found.blind & again)
+
+
+def simulate_looks(
+    noise: Noise, change: float, looks: int, *, numbers: int, draws: int, launches: int = 10, seed: int = 0
+) -> Shares:
+    """Judge by both stages and further looks, each with `launches` more of what is inconclusive.
+
+    Here a check goes on even when another of its numbers is decided: more looks than anyone gets.
+    """
+    rng, rule = np.random.default_rng(seed), of_look(Rule(launches=launches), 1)
+    few = (rule.screen_launches, rule.screen_launches)
+    first = compare(*times(noise, rng, (draws, numbers, rule.screen_launches), change), rule)
+    open_ = suspected(first, rule) | (screen_detectable(first.scatter, few, numbers, rule) > rule.blind)
+    parts = [times(noise, rng, (draws, numbers, launches), change) for _ in range(looks)]
+    up, down = np.zeros_like(open_), np.zeros_like(open_)
+    for look in range(1, 1 + looks):
+        rule = of_look(Rule(launches=launches), look)
+        base, head = (np.concatenate([part[side] for part in parts[:look]], axis=-1) for side in (0, 1))
+        found, counts = compare(base, head, rule), (look * launches, look * launches)
+        p_up, p_down = (holm(np.where(open_, side.p, 1.0), numbers) for side in (found.up, found.down))
+        now = findings(found, p_up, p_down, detectable(found.scatter, counts, numbers, rule), rule)
+        up, down = up | (now.up & open_), down | (now.down & open_)
+        open_ = open_ & now.blind & ~now.up & ~now.down
+    return _shares(up, down, open_)
 
 
 def _shares(up, down, blind) -> Shares:

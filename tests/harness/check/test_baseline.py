@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import made_up_checks
 import pytest
 import records as make
-from made_up_checks import Launches
+from made_up_checks import MACHINE, Launches
 from runs import launches, run
 
+import arvbench
 from arvbench.errors import UnusableError, UserError
 from arvbench.harness import cli
 from arvbench.harness.check import alone
@@ -274,12 +279,15 @@ class Program:
         self.folder, self.patch = folder, monkeypatch
         self.launches = Launches()
         monkeypatch.setattr(SideEngine, "run", lambda engine, job, listener: self.launches(engine, job, listener))
-        monkeypatch.setattr(alone, "hardware_of_device", lambda device: "AMD EPYC 9554, 64 cores")
+        monkeypatch.setattr(alone, "hardware_of_device", lambda device: MACHINE)
 
     def __call__(self, verb: str, *options: str, launches: Launches | None = None) -> int:
         self.launches = launches or Launches()
+        return cli.main(self.words(verb, *options))
+
+    def words(self, verb: str, *options: str) -> list[str]:
         cases = [] if "--suite" in options else ["--models", "demo/var", "--set", "batch=1"]
-        return cli.main([*verb.split(), *options, *cases, "--out", str(self.folder / verb.split()[0])])
+        return [*verb.split(), *options, *cases, "--out", str(self.folder / verb.split()[0])]
 
     @property
     def file(self) -> str:
@@ -329,6 +337,45 @@ def test_an_interrupted_measurement_goes_on_and_a_finished_one_begins_anew(progr
     assert [job.launch for _, job in program.launches.jobs] == [5, 6, 7, 8]
     assert program(verb, *options) == 0
     assert len(program.launches.jobs) == 8
+
+
+def kill_at(stop: str, words: list[str]) -> None:
+    """Run a command in a process of its own, and kill it where it stops."""
+    paths = [str(Path(made_up_checks.__file__).parent), str(Path(arvbench.__file__).parents[1])]
+    process = subprocess.Popen(
+        [sys.executable, made_up_checks.__file__, "alone", stop, *words],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "stopped\n"
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("verb", ["baseline calibrate", "check"])
+def test_kill_9_in_the_middle_of_launches_and_the_same_command_goes_on(program: Program, verb: str) -> None:
+    options = ["--launches", "8", "--file", program.file]
+    if verb == "check":
+        assert program("baseline calibrate", *options) == 0
+        options = ["--launches", "8", "--baseline", program.file]
+    before = Path(program.file).read_bytes() if verb == "check" else None
+    kill_at("4", program.words(verb, *options))
+    assert (Path(program.file).read_bytes() if Path(program.file).exists() else None) == before
+    assert program(verb, *options) == 0
+    assert [job.launch for _, job in program.launches.jobs] == [5, 6, 7, 8]
+    left = [path.name for path in program.folder.rglob("*") if path.name.startswith(".")]
+    assert left == []
+
+
+def test_kill_9_in_the_middle_of_an_audit_changes_nothing(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program("baseline calibrate", "--launches", "20", "--file", program.file) == 0
+    before = {path: path.read_bytes() for path in program.folder.rglob("*") if path.is_file()}
+    kill_at("audit", ["baseline", "audit", program.file])
+    assert {path: path.read_bytes() for path in program.folder.rglob("*") if path.is_file()} == before
+    assert cli.main(["baseline", "audit", program.file, "--splits", "100"]) == 0
+    assert "100 random splits into 10 + 10 launches" in capsys.readouterr().out
 
 
 def test_launches_that_fail_are_neither_a_calibration_nor_a_pass(program: Program) -> None:

@@ -13,6 +13,7 @@ from gate_noise import (
     power_at_detectable,
     rare_slow,
     simulate,
+    simulate_looks,
     simulate_stages,
     two_modes,
     wider_head,
@@ -42,6 +43,21 @@ def test_a_family_of_numbers_shares_one_level(noise, launches, draws):
     quiet = simulate_stages(noise, 0.0, launches, numbers=NUMBERS, draws=draws)
     assert quiet.any_regression <= HIGHEST[draws]
     assert quiet.any_improvement <= HIGHEST[draws]
+
+
+@pytest.mark.parametrize("draws", [FEW, MANY])
+@pytest.mark.parametrize("numbers", [1, NUMBERS])
+@KINDS
+def test_three_looks_together_rarely_blame_equal_code(noise, numbers, draws):
+    quiet = simulate_looks(noise, 0.0, 3, numbers=numbers, draws=draws)
+    assert quiet.any_regression <= HIGHEST[draws]
+    assert quiet.any_improvement <= HIGHEST[draws]
+
+
+def test_more_looks_find_what_was_inconclusive():
+    one, three = (simulate_looks(wider_head, 0.10, looks, numbers=1, draws=FEW) for looks in (1, 3))
+    assert one.inconclusive > 0.05 and three.inconclusive < one.inconclusive / 2
+    assert three.regression >= 0.97
 
 
 @pytest.mark.parametrize("draws", [FEW, MANY])

@@ -336,30 +336,36 @@ def test_a_base_whose_samplers_do_not_fit_the_harness_of_head_is_unusable(real, 
 
 
 @pytest.mark.slow
-def test_a_sleep_planted_in_a_sampler_is_found_in_its_scope(real, tmp_path):
+def test_a_tenth_planted_into_one_scope_is_found_or_said_to_be_hidden(real, tmp_path):
     sampler = real / "adapters" / "var.py"
     sampler.write_text(sampler.read_text() + PLANTED)
-    commit(real, "a sleep of 300 ms")
-    suite = write_suite(tmp_path / "s.yaml", cases=[CASE | {"repeats": 2}])
-    options = ("--against", "HEAD~1", "--suite", suite, "--launches", 6, "--out", tmp_path / "check")
-    done = run_real(real, *options)
-    verdict = read_verdict(tmp_path / "check" / "verdict.json")
-    assert done.returncode == verdict.exit_code, done.stderr
-    (decode,) = [change for change in verdict.changes if change.number == "decode"]
-    # On a machine that does other work meanwhile, no code is blamed.
-    assert decode.verdict in (Verdict.REGRESSION, Verdict.MACHINE)
-    assert min(decode.head) >= 300e6 and len(decode.head) == 6
-    assert json.loads((tmp_path / "check" / "verdict.json").read_text())["head"]["name"] == "working tree"
+    commit(real, "a sleep of a tenth of decode")
+    suite = write_suite(tmp_path / "s.yaml", cases=[CASE | {"repeats": 3}])
+    for _ in range(MOST_CHECKS):
+        done = run_real(real, "--against", "HEAD~1", "--suite", suite, "--out", tmp_path / "check")
+        verdict = read_verdict(tmp_path / "check" / "verdict.json")
+        assert done.returncode == verdict.exit_code, done.stderr
+        assert verdict.unusable == (), "a check that says nothing proves nothing"
+        (decode,) = [change for change in verdict.changes if change.number == "decode"]
+        if decode.verdict is not Verdict.MACHINE:
+            break
+    else:
+        pytest.skip(f"the machine moved in {MOST_CHECKS} checks: {verdict.machine[0]}")
+    if decode.verdict is not Verdict.REGRESSION:
+        assert decode.verdict is Verdict.INCONCLUSIVE and decode.smallest_detectable > 0.10, decode.reason
 
 
+MOST_CHECKS = 3
 PLANTED = """
 
 def _slow(decode):
     import time
 
     def slow(self, *arguments, **options):
-        time.sleep(0.3)
-        return decode(self, *arguments, **options)
+        begin = time.perf_counter()
+        images = decode(self, *arguments, **options)
+        time.sleep(0.1 * (time.perf_counter() - begin))
+        return images
 
     return slow
 
