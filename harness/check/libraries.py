@@ -14,7 +14,7 @@ import sys
 from arvbench.harness.machine.forks import serve
 
 LIBRARIES = ("PIL.Image", "psutil", "pynvml", "pydantic.functional_serializers", "safetensors.torch", "torch", "yaml")
-"""What a case on a CPU imports, the imports of these included."""
+"""Imports of a case on a CPU; the others come with them."""
 
 
 def import_libraries() -> None:
