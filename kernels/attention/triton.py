@@ -58,3 +58,22 @@ def check_operands(first: Tensor, *others: Tensor | None, scalars: Sequence[Tens
             raise ContractError(f"the Triton kernel takes float32, bfloat16 and float16, got {operand.dtype}")
         if operand.shape[-1] > 1 and operand.stride(-1) != 1:
             raise ContractError(f"channels must be adjacent in memory, got strides {operand.stride()}")
+
+
+def check_projections(qkv_Rl3HD: Tensor) -> None:
+    """Raise ContractError unless the projections are (R, l, 3, H, D), none of these 0."""
+    if qkv_Rl3HD.ndim != 5 or qkv_Rl3HD.shape[2] != 3 or 0 in qkv_Rl3HD.shape:
+        raise ContractError(f"qkv must be (rows, tokens, 3, heads, channels), got {tuple(qkv_Rl3HD.shape)}")
+
+
+def check_cache(qkv_Rl3HD: Tensor, keys_RHTD: Tensor, values_RHTD: Tensor, filled_1: Tensor) -> None:
+    """Raise ContractError unless the cache fits the projections and its length is an int32."""
+    check_projections(qkv_Rl3HD)
+    R, tokens, _, H, D = qkv_Rl3HD.shape
+    if filled_1.dtype != torch.int32 or filled_1.numel() != 1:
+        raise ContractError(f"the filled length must be one int32, got {filled_1.dtype} {tuple(filled_1.shape)}")
+    for name, buffer in (("keys", keys_RHTD), ("values", values_RHTD)):
+        if buffer.ndim != 4 or buffer.shape[:2] != (R, H) or buffer.shape[3] != D or buffer.shape[2] < tokens:
+            raise ContractError(f"{name} must be ({R}, {H}, at least {tokens}, {D}), got {tuple(buffer.shape)}")
+        if buffer.dtype != qkv_Rl3HD.dtype:
+            raise ContractError(f"{name} must be {qkv_Rl3HD.dtype} as the projections are, got {buffer.dtype}")

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from arvbench.errors import ContractError
-from arvbench.kernels.attention.triton import LOG2_E, attend, check_operands, precision
+from arvbench.kernels.attention.triton import LOG2_E, attend, check_cache, check_operands, check_projections, precision
 from arvbench.kernels.scale_attention.reference import MAX_LOG_SCALE
 from arvbench.kernels.scale_attention.spec import MAX_HEAD_DIM
 from arvbench.kernels.target import capability
@@ -165,23 +165,14 @@ def _check(
     values_RHTD: Tensor | None,
     filled_1: Tensor | None,
 ) -> None:
-    if qkv_Rl3HD.ndim != 5 or qkv_Rl3HD.shape[2] != 3 or 0 in qkv_Rl3HD.shape:
-        raise ContractError(f"qkv must be (rows, tokens, 3, heads, channels), got {tuple(qkv_Rl3HD.shape)}")
-    R, tokens, _, H, D = qkv_Rl3HD.shape
+    if (filled_1 is None) != (keys_RHTD is None) or (keys_RHTD is None) != (values_RHTD is None):
+        raise ContractError("a cache is keys, values and the number of tokens that they hold, or none of these")
+    check_projections(qkv_Rl3HD)
+    H, D = qkv_Rl3HD.shape[3:]
     if D > MAX_HEAD_DIM:
         raise ContractError(f"the Triton kernel takes heads of at most {MAX_HEAD_DIM} channels, got {D}")
     if log_scale_H is not None and (log_scale_H.numel() != H or not log_scale_H.is_contiguous()):
         raise ContractError(f"the scale must be {H} adjacent numbers, got {tuple(log_scale_H.shape)}")
-    cache = (keys_RHTD, values_RHTD)
-    if (filled_1 is None) != (keys_RHTD is None) or (keys_RHTD is None) != (values_RHTD is None):
-        raise ContractError("a cache is keys, values and the number of tokens that they hold, or none of these")
-    if filled_1 is not None and (filled_1.dtype != torch.int32 or filled_1.numel() != 1):
-        raise ContractError(f"the filled length must be one int32, got {filled_1.dtype} {tuple(filled_1.shape)}")
-    for name, buffer in zip(("keys", "values"), cache, strict=True):
-        if buffer is None:
-            continue
-        if buffer.ndim != 4 or buffer.shape[:2] != (R, H) or buffer.shape[3] != D or buffer.shape[2] < tokens:
-            raise ContractError(f"{name} must be ({R}, {H}, at least {tokens}, {D}), got {tuple(buffer.shape)}")
-        if buffer.dtype != qkv_Rl3HD.dtype:
-            raise ContractError(f"{name} must be {qkv_Rl3HD.dtype} as the projections are, got {buffer.dtype}")
-    check_operands(qkv_Rl3HD, *cache, scalars=(log_scale_H, filled_1))
+    if keys_RHTD is not None and values_RHTD is not None and filled_1 is not None:
+        check_cache(qkv_Rl3HD, keys_RHTD, values_RHTD, filled_1)
+    check_operands(qkv_Rl3HD, keys_RHTD, values_RHTD, scalars=(log_scale_H, filled_1))
