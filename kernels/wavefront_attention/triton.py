@@ -190,8 +190,8 @@ def _parts(programs: int, capacity: int) -> int:
 def _scratch(out_RlC: Tensor, size: tuple[int, int], D: int) -> tuple[Tensor | None, Tensor | None]:
     if size[1] == 1:
         return None, None
-    like = {"dtype": torch.float32, "device": out_RlC.device}
-    return torch.empty((*size, D), **like), torch.empty((*size, 2), **like)
+    part_acc = torch.empty((*size, D), dtype=torch.float32, device=out_RlC.device)
+    return part_acc, torch.empty((*size, 2), dtype=torch.float32, device=out_RlC.device)
 
 
 def _check(qkv_Rl3HD: Tensor, rope_lP2: Tensor, keys_RHTD: Tensor, values_RHTD: Tensor, filled_1: Tensor) -> None:
