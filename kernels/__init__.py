@@ -20,6 +20,8 @@ KERNELS: Registry[KernelSpec] = Registry(
         "adaln_residual": "arvbench.kernels.adaln.spec:RESIDUAL",
         "scale_attention": "arvbench.kernels.scale_attention.spec:SPEC",
         "wavefront_attention": "arvbench.kernels.wavefront_attention.spec:SPEC",
+        "block_sparse_attention": "arvbench.kernels.block_sparse_attention.spec:FORWARD",
+        "block_sparse_attention_backward": "arvbench.kernels.block_sparse_attention.spec:BACKWARD",
         "guided_sample": "arvbench.kernels.guided_sample.spec:SAMPLE",
         "next_scale_input": "arvbench.kernels.next_scale_input.spec:INPUT",
         "rms_norm_gated": "arvbench.kernels.rms_norm_gated.spec:NORM",

@@ -184,7 +184,8 @@ def _blocks(tokens: int, like: Tensor) -> dict[str, int]:
 
 def _parts(programs: int, capacity: int) -> int:
     """Choose the parts of a context of up to `capacity` tokens: as many as fill the GPU, none too short."""
-    return max(1, min(triton.cdiv(MULTIPROCESSORS, programs), capacity // SHORTEST_PART, MOST_PARTS))
+    wanted = -(-MULTIPROCESSORS // programs)
+    return max(1, min(wanted, capacity // SHORTEST_PART, MOST_PARTS))
 
 
 def _scratch(out_RlC: Tensor, size: tuple[int, int], D: int) -> tuple[Tensor | None, Tensor | None]:
