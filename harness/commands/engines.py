@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +22,8 @@ Engine = Annotated[
         "--engine",
         metavar="NAME",
         help="local: CPU cases fork from one process that has imported the libraries; spawn: every case starts "
-        "fresh; torchrun: the shard of this rank, as torchrun or SLURM number it, in a folder of its own below --out.  "
+        "fresh; torchrun: the shard of this rank, as torchrun or SLURM number it, in a folder of its own below --out; "
+        "ray: the nodes of a Ray cluster.  "
         "[default: local]",
     ),
 ]
@@ -44,9 +46,20 @@ Retries = Annotated[
         "--retries",
         min=0,
         metavar="N",
-        help="Further attempts at a case whose worker or machine was lost from outside.  [default: 0]",
+        help="Further attempts at a case whose worker or machine was lost from outside.  [default: 0, with ray 2]",
     ),
 ]
+
+
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="ADDRESS", help="Ray cluster: auto, HOST:PORT.  [default: on this machine]"),
+]
+Accelerator = Annotated[
+    str | None, typer.Option("--accelerator", metavar="TYPE", help="Only Ray nodes with this GPU, such as H100.")
+]
+RAY_RETRIES = 2
+"""Further attempts on a cluster, whose nodes may go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +70,42 @@ class EngineOptions:
     workers: int | None
     devices: tuple[str, ...]
     retries: int | None
+    address: str | None = None
+    accelerator: str | None = None
 
     def open(self) -> AnyEngine:
         """Make the engine. Raises UnknownName, and UserError for options that it does not have."""
         from arvbench.harness.run.engines import DEFAULT_ENGINE, ENGINES
-        from arvbench.harness.run.engines.spawn import SpawnEngine
 
         name = self.name or DEFAULT_ENGINE
         engine = ENGINES[name]
-        given = {"workers": self.workers, "devices": self.devices or None}
+        given = {
+            "workers": self.workers,
+            "devices": self.devices or None,
+            "address": self.address,
+            "accelerator": self.accelerator,
+        }
         options = {option: value for option, value in given.items() if value is not None}
-        if options and not (isinstance(engine, type) and issubclass(engine, SpawnEngine)):
-            raise UserError(f"engine {name} has no --{next(iter(options))}")
+        taken = signature(engine).parameters
+        if strange := [option for option in options if option not in taken]:
+            raise UserError(f"engine {name} has no --{strange[0]}")
         return engine(**options)
 
-    def place(self, suite: Suite, out: Path) -> tuple[Suite, Path]:
-        """Return the cases that this process measures, and the folder of their records: under torchrun, its shard."""
-        if self.name != "torchrun":
-            return suite, out
-        from arvbench.harness.run.ranks import this_rank
+    def place(self, suite: Suite, out: Path, shard: str | None) -> tuple[Suite, Path]:
+        """Return the cases that this process measures, those of `--shard`, and the folder of their records.
 
+        Under torchrun they are the shard of this rank, in a folder of its own. Raises UserError for both.
+        """
+        from arvbench.harness.run.ranks import this_rank
+        from arvbench.harness.suites.sweep import parse_shard
+
+        if self.name != "torchrun":
+            return (suite if shard is None else suite.shard(parse_shard(shard))), out
+        if shard is not None:
+            raise UserError("--shard and --engine torchrun both say which shard: leave one away")
         rank = this_rank()
         return suite.shard(rank.shard), out / rank.folder
 
     @property
     def attempts_more(self) -> int:
-        return self.retries or 0
+        return (RAY_RETRIES if self.name == "ray" else 0) if self.retries is None else self.retries

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arvbench.harness.commands.engines import Devices, Engine, EngineOptions, Retries, Workers
+from arvbench.harness.commands.engines import Accelerator, Address, Devices, Engine, EngineOptions, Retries, Workers
 from arvbench.harness.commands.options import (
     CaseDevice,
     CaseModels,
@@ -58,6 +58,8 @@ def run(
     workers: Workers = None,
     devices: Devices = None,
     retries: Retries = None,
+    address: Address = None,
+    accelerator: Accelerator = None,
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="K/N", help="Only part K of N equal parts of the cases.")
     ] = None,
@@ -99,12 +101,10 @@ def run(
     """
     from arvbench.harness.run.store import RecordStore
     from arvbench.harness.suites.suite import load_suite
-    from arvbench.harness.suites.sweep import parse_shard
 
     chosen = load_suite(suite, models=comma_list(models), overrides=case_settings(settings, device, weights))
-    chosen = chosen.shard(parse_shard(shard)) if shard is not None else chosen
-    measuring = EngineOptions(engine, workers, comma_list(devices), retries)
-    chosen, folder = measuring.place(chosen, out or RUNS_FOLDER / chosen.name)
+    measuring = EngineOptions(engine, workers, comma_list(devices), retries, address, accelerator)
+    chosen, folder = measuring.place(chosen, out or RUNS_FOLDER / chosen.name, shard)
     store = RecordStore(folder)
     if dry_run:
         print_plan(chosen, store, fresh=fresh, retry_failed=retry_failed, as_json=as_json)

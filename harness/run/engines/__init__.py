@@ -15,6 +15,7 @@ ENGINES: Registry[type[Engine]] = Registry(
         "local": "arvbench.harness.run.engines.local:LocalEngine",
         "spawn": "arvbench.harness.run.engines.spawn:SpawnEngine",
         "torchrun": "arvbench.harness.run.engines.torchrun:TorchrunEngine",
+        "ray": "arvbench.harness.run.engines.ray:RayEngine",
     },
 )
 DEFAULT_ENGINE = "local"

@@ -159,3 +159,8 @@ def test_untimed_cases_take_all_gpus_and_timed_ones_are_alone(monkeypatch):
     assert engine.room(untimed, [untimed]) and not engine.room(untimed, [untimed, untimed])
     assert not engine.room(timed, [untimed]) and not engine.room(untimed, [timed])
     assert not SpawnEngine(workers=1).room(job(Part.QUALITY, "cpu"), [untimed])
+
+
+def test_a_shard_beside_a_rank_is_refused(tmp_path, capsys):
+    assert main(["run", "demo", "--shard", "1/2", "--engine", "torchrun", "--out", str(tmp_path), "--dry-run"]) == 2
+    assert "leave one away" in capsys.readouterr().err

@@ -1,0 +1,265 @@
+"""A Ray cluster as this package uses it: tasks that are never retried by Ray, each with a deadline, events and an end.
+
+Ray itself would retry a task that the memory monitor killed, and wait for ever for an object that was lost. Here every
+such end is an answer: lost, out of memory, late. Only the runner tries again.
+
+Units    _s seconds
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from arvbench.errors import HostError, UserError
+from arvbench.harness.jobs import Event, EventListener, Result
+from arvbench.harness.run.engines import ray_tasks
+from arvbench.harness.run.engines.ray_tasks import Answer
+from arvbench.results.schema import Failed, Status
+
+CONNECT_S = 20.0
+"""Time for the first contact with a cluster."""
+_ANSWER_S = 5.0
+"""Time for a host to accept a connection."""
+_POLL_S = 0.2
+_UNPLACED_S = 60.0
+"""Time that a task may wait for resources that no living node has."""
+_GRACE_S = 60.0
+"""Time beyond its own limit that a task has to end by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Resources of a task."""
+
+    cpus: int
+    gpus: int = 0
+    accelerator: str | None = None
+    node: str | None = None
+    """Id of the node that it must run on."""
+
+    def options(self) -> dict[str, Any]:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        options: dict[str, Any] = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": 0}
+        if self.accelerator and self.gpus:
+            options["accelerator_type"] = self.accelerator
+        if self.node is not None:
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(self.node, soft=False)
+        return options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A living node."""
+
+    id: str
+    cpus: int
+    gpus: int
+
+
+@dataclass(slots=True)
+class Ended(Exception):
+    """A task that gave no answer, and why; `lost` when another attempt may go well."""
+
+    status: Status
+    reason: str
+    lost: bool = field(default=False)
+
+    @classmethod
+    def of(cls, result: Result) -> Ended:
+        """Return the end of a task whose job failed."""
+        reason = result.outcome.reason if isinstance(result.outcome, Failed) else "its job gave no features"
+        return cls(result.outcome.status, reason, result.lost)
+
+    @classmethod
+    def lost_node(cls, device: str) -> Ended:
+        """Return the end of a task for which no node lives."""
+        return cls(Status.ERROR, f"no living node for device {device!r}", lost=True)
+
+    def result(self) -> Result:
+        outcome = Failed.model_validate({"status": self.status, "reason": self.reason})
+        return Result(outcome=outcome, lost=self.lost)
+
+
+class Cluster:
+    """A connection to a Ray cluster; None as address starts one on this machine."""
+
+    def __init__(self, address: str | None) -> None:
+        """Raise HostError without ray, and for an address that nobody answers at, within 20 s."""
+        check_address(address)
+        self._ray = _import_ray()
+        self._running: dict[str, Any] = {}
+        """Task -> its reference."""
+        self._listeners: dict[str, EventListener] = {}
+        self._inbox: dict[str, list[Event]] = {}
+        """Task -> events that its thread has not asked for yet."""
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        if not self._ray.is_initialized():
+            self._connect(address)
+        self._board = self._ray.remote(num_cpus=0)(ray_tasks.Board).remote()
+
+    def nodes(self) -> list[Node]:
+        """Return the living nodes."""
+        return [
+            Node(
+                id=node["NodeID"], cpus=int(node["Resources"].get("CPU", 0)), gpus=int(node["Resources"].get("GPU", 0))
+            )
+            for node in self._ray.nodes()
+            if node["Alive"]
+        ]
+
+    def put(self, value: object) -> Any:
+        """Return a reference to a value that several tasks take."""
+        return self._ray.put(value)
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        need: Need,
+        listener: EventListener,
+        limit_s: float,
+    ) -> Any:
+        """Run `function(*arguments, post)` on a node and return what it returns. Raises Ended for every other end."""
+        name = uuid.uuid4().hex
+        remote = self._ray.remote(_call).options(**need.options())
+        with self._lock:
+            if self._closing.is_set():
+                raise Ended(Status.ERROR, "cancelled", lost=True)
+            reference = remote.remote(function, arguments, self._board, name)
+            self._running[name], self._listeners[name] = reference, listener
+        try:
+            return self._waited(name, reference, need, limit_s)
+        finally:
+            with self._lock:
+                del self._running[name], self._listeners[name]
+                self._inbox.pop(name, None)
+            self._cancel(reference)
+
+    def cancel(self) -> None:
+        """End all running tasks; their `run` raises. Later ones run again."""
+        with self._lock:
+            self._closing.set()
+            references = list(self._running.values())
+        for reference in references:
+            self._cancel(reference)
+        with self._lock:
+            self._closing.clear()
+
+    def _connect(self, address: str | None) -> None:
+        connected: list[BaseException | None] = []
+
+        def connect() -> None:
+            try:
+                self._ray.init(
+                    address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False
+                )
+                connected.append(None)
+            except BaseException as error:
+                connected.append(error)
+
+        thread = threading.Thread(target=connect, daemon=True, name="connect to ray")
+        thread.start()
+        thread.join(CONNECT_S)
+        if not connected or connected[0] is not None:
+            reason = " ".join(str(connected[0]).split())[:200] if connected else f"no answer in {CONNECT_S:g} s"
+            raise HostError(f"cannot use the Ray cluster at {address!r}: {reason}")
+
+    def _waited(self, name: str, reference: Any, need: Need, limit_s: float) -> Any:
+        """Wait for a task, passing its events on. Its time counts from its first event."""
+        begun: float | None = None
+        placeable = time.monotonic()
+        while True:
+            ready, _ = self._ray.wait([reference], timeout=_POLL_S)
+            for event in self._events(name):
+                begun = begun or time.monotonic()
+                self._listeners[name](event)
+            if ready:
+                return self._answer(reference)
+            now = time.monotonic()
+            if begun is not None and now - begun > limit_s + _GRACE_S:
+                raise Ended(Status.TIMEOUT, f"no answer from its node {_GRACE_S:g} s after its limit of {limit_s:g} s")
+            if begun is not None or self._placeable(need):
+                placeable = now
+            elif now - placeable > _UNPLACED_S:
+                raise Ended(Status.ERROR, f"no living node has {need.cpus} CPUs and {need.gpus} GPUs", lost=True)
+
+    def _placeable(self, need: Need) -> bool:
+        return any(
+            node.cpus >= need.cpus and node.gpus >= need.gpus and need.node in (None, node.id) for node in self.nodes()
+        )
+
+    def _events(self, name: str) -> list[Event]:
+        """Return the events of a task; those of other tasks wait until their threads ask."""
+        with self._lock:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                for task, event in self._ray.get(self._board.take.remote(), timeout=_GRACE_S):
+                    self._inbox.setdefault(task, []).append(Event.model_validate_json(event))
+            return self._inbox.pop(name, [])
+
+    def _answer(self, reference: Any) -> Any:
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(reference, timeout=_GRACE_S)
+        except errors.OutOfMemoryError as error:
+            raise Ended(Status.OOM, f"Ray's memory monitor killed the worker: {_line(error)}") from error
+        except errors.RayTaskError as error:
+            raise Ended(Status.ERROR, _line(error.cause or error)) from error
+        except errors.TaskCancelledError as error:
+            raise Ended(Status.ERROR, "cancelled", lost=True) from error
+        except (errors.RayError, TimeoutError) as error:
+            raise Ended(Status.ERROR, f"the worker or its node was lost: {_line(error)}", lost=True) from error
+
+    def _cancel(self, reference: Any) -> None:
+        with contextlib.suppress(Exception):
+            self._ray.cancel(reference, force=True)
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...], board: Any, name: str) -> Any:
+    """Run on a node."""
+    import ray
+
+    loaded = tuple(ray.get(one) if isinstance(one, ray.ObjectRef) else one for one in arguments)
+    return function(*loaded, ray_tasks.poster(board, name))
+
+
+def check_address(address: str | None) -> None:
+    """Raise UserError for what is no address of a cluster, HostError where nobody answers: Ray takes half a minute."""
+    if address in (None, "", "auto", "local"):
+        return
+    host, colon, port = str(address).removeprefix("ray://").rpartition(":")
+    if not (host and colon and port.isdigit() and int(port) < 2**16):
+        raise UserError(f"Ray address {str(address)[:100]!r}: write auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise HostError(f"nobody answers at the Ray address {address}: {error.strerror or error}") from error
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise HostError("--engine ray needs Ray: pip install 'arvbench[ray]'") from error
+    return ray
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def refused(answer: Answer) -> Answer:
+    """Return an answer that is one. Raises Ended for that of a node which lacks something."""
+    if answer.refused:
+        raise Ended(Status.ERROR, answer.refused)
+    return answer
