@@ -122,7 +122,7 @@ def workers_of_jobs() -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("disturbance", ["nothing", "a worker is killed"])
+@pytest.mark.parametrize("disturbance", ["nothing", "a worker is killed", "a node is removed"])
 def test_records_of_a_cluster_are_those_of_one_machine(cluster, suite, alone, tmp_path, disturbance):
     from arvbench.harness.run.engines.ray import RayEngine
 
