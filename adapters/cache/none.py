@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from arvbench.adapters.cache.policy import KVCache
+from arvbench.adapters.cache.policy import NO_SLOTS, CacheSlots, KVCache
 
 
 class NoCache(KVCache):
@@ -16,6 +16,9 @@ class NoCache(KVCache):
 
     def extend(self, layer: int, k_RHlD: Tensor, v_RHlD: Tensor) -> tuple[Tensor, Tensor]:
         return k_RHlD, v_RHlD
+
+    def slots(self, layer: int, tokens: int) -> CacheSlots:
+        return NO_SLOTS
 
     def live_bytes(self) -> int:
         return 0

@@ -149,6 +149,18 @@ class Cache(ABC):
         assert progress is None
 
 
+class CacheSlots(NamedTuple):
+    """Where a kernel stores the new keys and values of a layer itself; None in all for a cache that keeps nothing."""
+
+    keys_RHTD: Tensor | None
+    values_RHTD: Tensor | None
+    filled_1: Tensor | None
+    """int32 on the device: tokens that are there already."""
+
+
+NO_SLOTS = CacheSlots(None, None, None)
+
+
 class KVCache(Cache):
     """Keys and values of the tokens seen so far, per layer."""
 
@@ -164,6 +176,10 @@ class KVCache(Cache):
         assert shape.order is not None, "only a family that tells its order of tokens plans by it"
         seen = [shape.order.before(step + 1) * shape.heads for step in range(len(shape.order.steps))]
         return CachePlan(tuple((tokens,) * shape.layers for tokens in seen), shape.entry_bytes)
+
+    def slots(self, layer: int, tokens: int) -> CacheSlots | None:
+        """Count `tokens` new ones and return where a kernel stores them; None: they come through `attend`."""
+        return None
 
     @abstractmethod
     def extend(self, layer: int, k_RHlD: Tensor, v_RHlD: Tensor) -> tuple[Tensor, Tensor]:

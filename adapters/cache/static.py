@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from arvbench.adapters.cache.policy import CacheShape, KVCache
+from arvbench.adapters.cache.policy import CacheShape, CacheSlots, KVCache
 from arvbench.errors import ContractError
 
 
@@ -20,6 +20,8 @@ class StaticCache(KVCache):
         size = (shape.layers, 2, shape.rows, shape.heads, shape.capacity_tokens, shape.head_dim)
         self._kv = torch.empty(size, dtype=shape.dtype, device=shape.device)
         self._filled = [0] * shape.layers
+        # On the device, so that a kernel reads its length without a copy in every step.
+        self._lengths = torch.arange(shape.capacity_tokens + 1, dtype=torch.int32, device=shape.device)
 
     def extend(self, layer: int, k_RHlD: Tensor, v_RHlD: Tensor) -> tuple[Tensor, Tensor]:
         if k_RHlD.dtype != self._kv.dtype or k_RHlD.shape[:2] != self._kv.shape[2:4]:
@@ -33,6 +35,14 @@ class StaticCache(KVCache):
         values[:, :, start:end] = v_RHlD
         self._filled[layer] = end
         return keys[:, :, :end], values[:, :, :end]
+
+    def slots(self, layer: int, tokens: int) -> CacheSlots:
+        start = self._filled[layer]
+        if start + tokens > self.shape.capacity_tokens:
+            raise ContractError(f"layer {layer}: {start + tokens} tokens do not fit {self.shape.capacity_tokens}")
+        self._filled[layer] = start + tokens
+        keys, values = self._kv[layer]
+        return CacheSlots(keys, values, self._lengths[start : start + 1])
 
     def live_bytes(self) -> int:
         filled = (self._kv[layer, :, :, :, :end] for layer, end in enumerate(self._filled))

@@ -81,9 +81,9 @@ class ScaleAttention(SelfAttention):
         # Despite its official name, this buffer holds squared patch numbers.
         self.register_buffer("patch_nums", torch.tensor(config.scale_tokens, dtype=torch.int32))
 
-    def each_scale(self, x_RLC: Tensor) -> Tensor:
+    def each_scale(self, x_RLC: Tensor, kernels: KernelSet) -> Tensor:
         """Attend inside every scale of a whole sequence; (R, L, C)."""
-        return torch.cat([self(x_RlC) for x_RlC in x_RLC.split(self.scale_tokens, dim=1)], dim=1)
+        return torch.cat([self(x_RlC, kernels) for x_RlC in x_RLC.split(self.scale_tokens, dim=1)], dim=1)
 
 
 class MvarBlock(nn.Module):
@@ -123,7 +123,7 @@ class MvarBlock(nn.Module):
 
         attend = self.attn.each_scale if cache is None else self.attn
         h = kernels.adaln_modulate(x_RlC, scale1, shift1, self.norm_eps)
-        x_RlC = kernels.adaln_residual(x_RlC, gate1, attend(h))
+        x_RlC = kernels.adaln_residual(x_RlC, gate1, attend(h, kernels))
         mixed_RlC = mix(x_RlC, None)[0] if cache is None else cache.mix(layer, x_RlC, mix)
         x_RlC = kernels.adaln_residual(x_RlC, gate2, mixed_RlC)
         h = kernels.adaln_modulate(x_RlC, scale3, shift3, self.norm_eps)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.cache.policy import AttentionInput, KVCache
+from arvbench.adapters.cache.policy import NO_SLOTS, AttentionInput, KVCache
 from arvbench.kernels.dispatch import KernelSet
 
 MAX_LOG_SCALE = math.log(100)
@@ -44,12 +44,27 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x_RlC: Tensor, *, layer: int = 0, cache: KVCache | None = None, bias_llT: Tensor | None = None
+        self,
+        x_RlC: Tensor,
+        kernels: KernelSet | None = None,
+        *,
+        layer: int = 0,
+        cache: KVCache | None = None,
+        bias_llT: Tensor | None = None,
     ) -> Tensor:
-        """Attend to the tokens in `cache` (None: only those of x) under an additive `bias_llT`; (R, l, C)."""
+        """Attend to the tokens in `cache` (None: only those of x) under an additive `bias_llT`; (R, l, C).
+
+        A kernel of `kernels` stores keys and values itself, where the cache lets it and nothing is hidden.
+        """
         rows, tokens, width = x_RlC.shape
         qkv_bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
         qkv = F.linear(x_RlC, self.mat_qkv.weight, qkv_bias).view(rows, tokens, 3, self.heads, self.head_dim)
+        if kernels is not None and kernels.names["scale_attention"] != "torch" and bias_llT is None:
+            slots = NO_SLOTS if cache is None else cache.slots(layer, tokens)
+            if slots is not None:
+                log_scale = self.scale_mul_1H11 if self.l2_norm else None
+                attended_RlC: Tensor = self.proj(kernels.scale_attention(qkv, log_scale, *slots, self.softmax_scale))
+                return attended_RlC
         q_RHlD, k_RHlD, v_RHlD = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.l2_norm:
             q_RHlD = F.normalize(q_RHlD, dim=-1) * self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp()
@@ -119,7 +134,7 @@ class AdaLNBlock(nn.Module):
     ) -> Tensor:
         gate1, gate2, scale1, scale2, shift1, shift2 = modulation_R16C.unbind(2)
         h = kernels.adaln_modulate(x_RlC, scale1, shift1, self.norm_eps)
-        x_RlC = kernels.adaln_residual(x_RlC, gate1, self.attn(h, layer=layer, cache=cache, bias_llT=bias_llT))
+        x_RlC = kernels.adaln_residual(x_RlC, gate1, self.attn(h, kernels, layer=layer, cache=cache, bias_llT=bias_llT))
         h = kernels.adaln_modulate(x_RlC, scale2, shift2, self.norm_eps)
         out_RlC: Tensor = kernels.adaln_residual(x_RlC, gate2, self.ffn(h))
         return out_RlC
