@@ -12,9 +12,17 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from arvbench.numbers import refuse_booleans
+from arvbench.results.drift import Drift as Drift
 from arvbench.results.machine import Control as Control
 from arvbench.results.machine import Environment as Environment
 from arvbench.results.machine import Frozen
@@ -25,6 +33,7 @@ from arvbench.results.machine import Telemetry as Telemetry
 from arvbench.results.moments import Moment
 
 SCHEMA_VERSION: Final = 1
+DRIFT_IMAGES: Final = 64
 
 
 class Status(StrEnum):
@@ -103,7 +112,8 @@ class CaseConfig(_Request):
     backend: str = "optimized"
     """Name in the table of backends (arvbench.kernels.backends)."""
     cache: str | None = None
-    """Cache policy; None leaves it to the backend, and the record's `setup.cache_policy` names it."""
+    """Cache policy, with its budget and options for a lossy one ("window:4"); None leaves it to the backend, and the
+    record's `setup.cache_policy` names it."""
     batch: int = Field(default=1, ge=1, le=1_000_000)
     recipe: str | None = None
     """Official recipe that the case began with, such as "official" (arvbench.harness.suites.recipes).
@@ -128,6 +138,16 @@ class CaseConfig(_Request):
     quality: QualityRequest | None = None
     sample_sheet: int = Field(default=0, ge=0, le=1_000)
     """Images per class in the picture of samples; 0 makes no picture."""
+    drift_images: int = Field(default=DRIFT_IMAGES, ge=2, le=100_000)
+    """Images on which a lossy cache policy is compared with the static cache; written only where it is another."""
+
+    @model_serializer(mode="wrap")
+    def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out fields that earlier versions did not have: names and fingerprints of their cases stay."""
+        written: dict[str, Any] = dump(self)
+        if written.get("drift_images") == DRIFT_IMAGES:
+            del written["drift_images"]
+        return written
 
 
 class StepPlan(Frozen):
@@ -300,6 +320,8 @@ class Measured(Frozen):
     status: Literal[Status.OK] = Status.OK
     setup: Setup
     correctness: Correctness
+    drift: Drift | None = None
+    """Of a lossy cache policy; None for an exact one, and in records from before this field."""
     warmup: WarmUp
     host_load: HostLoad | None = None
     """None where the system does not tell, and in records from before this field."""

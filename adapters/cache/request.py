@@ -12,10 +12,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arvbench.adapters.cache.policy import TokenOrder
+from arvbench.adapters.cache import CACHE_POLICIES
 from arvbench.errors import UserError, shown
+
+if TYPE_CHECKING:
+    from arvbench.adapters.cache.policy import TokenOrder  # torch: a suite is read without it
 
 
 class PolicyRequest(NamedTuple):
@@ -49,6 +52,11 @@ def write_request(mapping: Mapping[str, Any]) -> str:
     budget = [str(options.pop("budget"))] if "budget" in options else []
     parts = budget + [f"{key}={value}" for key, value in options.items()]
     return str(mapping["policy"]) + (":" + ",".join(parts) if parts else "")
+
+
+def is_lossy(policy: str | None) -> bool:
+    """Return whether a policy reads something else than all that it was given; None, a backend's own, is exact."""
+    return policy is not None and CACHE_POLICIES[read_request(policy).name].lossy
 
 
 def check_keys(policy: str, options: Mapping[str, str], known: tuple[str, ...]) -> None:

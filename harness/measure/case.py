@@ -1,6 +1,7 @@
 """Measure one case, in an order that makes its numbers defensible.
 
-speed    load -> correctness -> control -> warm-up -> timing -> environment -> control -> memory and KV cache
+speed    load -> correctness -> control -> warm-up -> timing -> environment -> control -> memory and KV cache ->
+         drift (lossy cache policies)
 quality  load -> quality -> sample sheet
 
 A case that fails the correctness check ends there. The environment is read right after the timed calls, so that clocks,
@@ -16,6 +17,7 @@ from functools import partial
 
 import torch
 
+from arvbench.adapters.cache.request import is_lossy
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
@@ -31,6 +33,7 @@ from arvbench.harness.measure.calls import CaseCalls
 from arvbench.harness.measure.clocks import clock_for
 from arvbench.harness.measure.control import ControlProbe
 from arvbench.harness.measure.correctness import check_correctness
+from arvbench.harness.measure.drift import measure_drift
 from arvbench.harness.measure.memory import measure_memory
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
 from arvbench.harness.measure.start import StartClock
@@ -39,6 +42,7 @@ from arvbench.harness.quality.images.live import load_case_sampler
 from arvbench.harness.suites.recipes import recipe_deviations, recipe_for
 from arvbench.results.schema import (
     CaseConfig,
+    Drift,
     Finding,
     Incorrect,
     Measured,
@@ -98,8 +102,7 @@ def _measure_speed(
 ) -> Result:
     case = job.case
     listener(Event(phase="correctness"))
-    attention = AttentionRecorder()
-    watch = start.first_call(attention)
+    watch = start.first_call(attention := AttentionRecorder())
     correctness = check_correctness(sampler, settings, cache_policy=case.cache, batch=case.batch, watch=watch)
     schedule = sampler.schedule(settings, batch=case.batch, cache=case.cache)
     setup = _setup(case, sampler, settings, schedule, attention.description)
@@ -129,6 +132,7 @@ def _measure_speed(
     outcome = Measured(
         setup=setup,
         correctness=correctness,
+        drift=_drift(case, sampler, settings, listener),
         warmup=judge_warm_up(warmup, timings),
         host_load=host_load,
         start=start.times(),
@@ -138,6 +142,14 @@ def _measure_speed(
         cache=cache_steps,
     )
     return Result(outcome=outcome, environment=environment)
+
+
+def _drift(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Drift | None:
+    """Return the drift of a lossy cache policy; None for an exact one."""
+    if case.cache is None or not is_lossy(case.cache):
+        return None
+    listener(Event(phase="drift"))
+    return measure_drift(sampler, settings, cache_policy=case.cache, batch=case.batch, images=case.drift_images)
 
 
 def _quality(

@@ -3,6 +3,7 @@
 There are two judges:
   reference backend     judges every other backend, on the same weights: the guided logits along the reference's tokens,
                         so that one early difference does not hide the rest, and the tokens drawn there from equal noise
+                        (a lossy cache policy is judged by the reference under the same policy)
   teacher-forced pass   judges the reference under any cache policy: one pass over its own tokens, without a cache
 
 The judged call must also do its work inside its events (integrity.py), and the images that the reference and another
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from arvbench.adapters.cache.request import is_lossy
 from arvbench.adapters.call import Samples, SilentObserver, StepOutput
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.sampling import EXCLUDED, Noise, PerImageNoise
@@ -101,7 +103,8 @@ def check_correctness(
     """
     labels = spread_labels(min(batch, CHECK_IMAGES), sampler.spec.num_classes)
     tolerance = tolerance or TOLERANCES[sampler.dtype]
-    compare = _with_teacher_forcing if sampler.backend == "reference" else _with_reference
+    own_judge = sampler.backend == "reference" and not is_lossy(cache_policy)
+    compare = _with_teacher_forcing if own_judge else _with_reference
     try:
         return compare(sampler, settings, cache_policy, labels, watch or nullcontext()).verdict(tolerance)
     except _NotANumber as nan:
@@ -176,11 +179,13 @@ def _with_reference(
     watch: AbstractContextManager[object],
 ) -> Comparison:
     replayable, omitted = _replayable(settings)
-    right, expected = _run(reference_twin(sampler), replayable, None, labels)
+    # A lossy policy is not wrong where it differs from an exact one (`drift`): the reference runs it too.
+    lossy = is_lossy(cache_policy)
+    right, expected = _run(reference_twin(sampler), replayable, cache_policy if lossy else None, labels)
     noise = _GuidedNoise(expected)
     samples, actual = _run_watched(sampler, replayable, cache_policy, labels, watch, noise)
     return Comparison(
-        judge=_judge_name("reference backend", omitted, "cannot be replayed"),
+        judge=_judge_name("reference backend" + " with the same lossy cache" * lossy, omitted, "cannot be replayed"),
         expected=expected.guided,
         actual=actual.guided,
         expected_tokens=expected.drawn,

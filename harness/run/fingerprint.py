@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UserError
 from arvbench.harness.quality.extractors.extractor import ExtractorFiles, weights_of
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
 from arvbench.harness.quality.reference.official import find_reference
+from arvbench.paths import user_path
 from arvbench.results.schema import CaseConfig, Environment, QualityRequest
 
 
@@ -31,7 +33,18 @@ def fingerprint(
         "quality_files": _file_states(lambda: quality_files(case.quality, extractor_files)),
         **environment.identity(),
     }
+    if calibration := calibration_file(case.cache):
+        identity["calibration"] = _file_states(lambda: [calibration])
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def calibration_file(cache: str | None) -> Path | None:
+    """Return the calibration file of a cache policy; None without one, or for text that is no policy."""
+    try:
+        options = read_request(cache or "").options
+    except UserError:
+        return None
+    return user_path(options["calibration"]) if "calibration" in options else None
 
 
 def case_files(case: CaseConfig) -> list[Path]:

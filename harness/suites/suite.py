@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from arvbench.adapters.cache.request import write_request
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UnknownName, UserError, complaint, near_misses, shown
 from arvbench.harness.jobs import Shard
@@ -309,6 +310,8 @@ def _matching_models(patterns: str | Sequence[Any]) -> list[str]:
 
 
 def _validate(single: Mapping[str, Any]) -> CaseConfig:
+    if isinstance(single.get("cache"), dict):
+        single = {**single, "cache": write_request(single["cache"])}
     try:
         config = CaseConfig.model_validate(single)
     except ValidationError as error:

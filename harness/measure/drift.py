@@ -1,0 +1,195 @@
+"""Drift of a lossy cache policy: its tokens, logits and images beside those of the static cache, on the same noise.
+
+A lossy policy is not wrong when it draws other tokens. What it changes is measured along the static cache's own tokens
+(teacher-forced), where one difference stays local, and on its own tokens, which is what a user gets.
+
+Shapes   B images, l tokens of one step, V codebook entries, H W image height and width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arvbench.adapters.call import Samples, SilentObserver, StepOutput
+from arvbench.adapters.sampler import Sampler
+from arvbench.adapters.sampling import PerImageNoise
+from arvbench.adapters.schedule import Step
+from arvbench.adapters.settings import SamplingSettings
+from arvbench.harness.measure.correctness import spread_labels
+from arvbench.results.drift import Average, Drift, DriftStep
+
+DRIFT_SEED = 20250526
+"""Run seed of the noise, apart from those of the check, timing and quality."""
+AGAINST = "static"
+_CHUNK = 8
+"""Most images at a time: the logits of all their steps are held once."""
+_RESAMPLES = 2_000
+_SSIM_WINDOW = 7
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Numbers by image and step, (images, steps) each when stacked."""
+
+    tokens: list[int] = field(default_factory=list)
+    """Tokens that each step draws for an image: the weights of means over steps."""
+    forced: list[Tensor] = field(default_factory=list)
+    free: list[Tensor] = field(default_factory=list)
+    kl: list[Tensor] = field(default_factory=list)
+    psnr: list[float] = field(default_factory=list)
+    """Infinite for identical images."""
+    ssim: list[float] = field(default_factory=list)
+
+
+def measure_drift(sampler: Sampler, settings: SamplingSettings, *, cache_policy: str, batch: int, images: int) -> Drift:
+    """Compare `images` images of spread-out classes under `cache_policy` with the same under the static cache."""
+    replayable = settings.replayable()
+    labels, sums = spread_labels(images, sampler.spec.num_classes), _Sums()
+    chunk = min(batch, _CHUNK)
+    for start in range(0, images, chunk):
+        indices = range(start, min(images, start + chunk))
+        _compare(sampler, replayable, cache_policy, [labels[i] for i in indices], indices, sums)
+    steps = sampler.schedule(replayable, batch=1, cache=AGAINST).steps
+    return _summary(steps, replayable, sums)
+
+
+def _compare(
+    sampler: Sampler,
+    settings: SamplingSettings,
+    policy: str,
+    labels: Sequence[int],
+    indices: range,
+    sums: _Sums,
+) -> None:
+    """Add the numbers of the images `indices`."""
+    static, path = _run(sampler, settings, AGAINST, labels, _Drawing(indices))
+    along = _Drawing(indices, path.tokens)
+    reader = _LogitReader(path.logits)
+    _run(sampler, settings, policy, labels, along, reader)
+    free, drawn = _run(sampler, settings, policy, labels, _Drawing(indices))
+    sums.tokens = [ids_Bl.shape[1] for ids_Bl in path.tokens]
+    sums.forced.append(_agreement(path.tokens, along.drawn))
+    sums.free.append(_agreement(path.tokens, drawn.tokens))
+    sums.kl.append(torch.stack(reader.kl_B, dim=1))
+    for expected_3HW, actual_3HW in zip(static.images, free.images, strict=True):
+        psnr, ssim = image_likeness(expected_3HW, actual_3HW)
+        sums.psnr.append(psnr)
+        sums.ssim.append(ssim)
+
+
+class _Drawing(PerImageNoise):
+    """Records the tokens that it draws; with a path it returns that path's instead."""
+
+    def __init__(self, indices: range, path: Sequence[Tensor] | None = None) -> None:
+        super().__init__(DRIFT_SEED, indices)
+        self._path = path
+        self.drawn: list[Tensor] = []
+
+    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
+        drawn_Bl = super().tokens(logits_BlV, step, one_by_one=one_by_one)
+        self.drawn.append(drawn_Bl.cpu())
+        return drawn_Bl if self._path is None else self._path[step].to(drawn_Bl.device)
+
+
+class _Reader(SilentObserver):
+    """Keeps tokens and guided logits of every step on the CPU."""
+
+    def __init__(self) -> None:
+        self.tokens: list[Tensor] = []
+        self.logits: list[Tensor] = []
+
+    def step_end(self, step: Step, output: StepOutput) -> None:
+        self.tokens.append(output.tokens.cpu().clone())
+        self.logits.append(output.logits.to("cpu", torch.float32, copy=True))
+
+
+class _LogitReader(_Reader):
+    """Compares the logits of every step with those expected."""
+
+    def __init__(self, expected: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._expected = expected
+        self.kl_B: list[Tensor] = []
+        """Divergence of every image, a tensor (B,) per step."""
+
+    def step_end(self, step: Step, output: StepOutput) -> None:
+        p_BlV = self._expected[step.index].double().log_softmax(dim=-1)
+        q_BlV = output.logits.cpu().double().log_softmax(dim=-1)
+        self.kl_B.append((p_BlV.exp() * (p_BlV - q_BlV)).sum(dim=-1).mean(dim=1))
+
+
+def _run(
+    sampler: Sampler,
+    settings: SamplingSettings,
+    policy: str,
+    labels: Sequence[int],
+    noise: _Drawing,
+    reader: _Reader | None = None,
+) -> tuple[Samples, _Reader]:
+    reader = reader or _Reader()
+    cache = sampler.make_cache(policy, settings, batch=len(labels))
+    return sampler.sample(labels, settings, noise=noise, cache=cache, observer=reader), reader
+
+
+def _agreement(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Tensor:
+    """Share of equal tokens, (B, steps)."""
+    equal = [(a == b).double().mean(dim=1) for a, b in zip(expected, actual, strict=True)]
+    return torch.stack(equal, dim=1)
+
+
+def image_likeness(expected_3HW: Tensor, actual_3HW: Tensor) -> tuple[float, float]:
+    """PSNR in dB, infinite for identical images, and SSIM of two uint8 images, by scikit-image."""
+    # Half a second, which only lossy cases pay.
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    expected, actual = (image.permute(1, 2, 0).cpu().numpy() for image in (expected_3HW, actual_3HW))
+    if np.array_equal(expected, actual):
+        return float("inf"), 1.0
+    ssim = structural_similarity(expected, actual, channel_axis=-1, data_range=255, win_size=_SSIM_WINDOW)
+    return float(peak_signal_noise_ratio(expected, actual, data_range=255)), float(ssim)
+
+
+def _summary(steps: Sequence[Step], settings: SamplingSettings, sums: _Sums) -> Drift:
+    forced, free, kl = (torch.cat(parts).numpy() for parts in (sums.forced, sums.free, sums.kl))
+    differing = [np.flatnonzero(row < 1) for row in free]
+    finite = [value for value in sums.psnr if np.isfinite(value)]
+    return Drift(
+        against=AGAINST,
+        images=len(free),
+        seed=DRIFT_SEED,
+        temperature=float(getattr(settings, "temperature", 1.0)),
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        steps=tuple(
+            DriftStep(
+                step=step.index,
+                name=step.name,
+                forced_agreement=float(forced[:, step.index].mean()),
+                free_agreement=float(free[:, step.index].mean()),
+                kl=float(kl[:, step.index].mean()),
+            )
+            for step in steps
+        ),
+        forced_agreement=average(np.average(forced, axis=1, weights=sums.tokens)),
+        free_agreement=average(np.average(free, axis=1, weights=sums.tokens)),
+        kl=average(np.average(kl, axis=1, weights=sums.tokens)),
+        first_diverging=tuple(int(found[0]) if len(found) else None for found in differing),
+        identical_images=len(sums.psnr) - len(finite),
+        psnr_db=average(np.array(finite)) if finite else None,
+        ssim=average(np.array(sums.ssim)),
+        ssim_library=f"scikit-image {version('scikit-image')}, window {_SSIM_WINDOW}, uint8",
+        lpips_note="no weights for LPIPS are part of this package",
+    )
+
+
+def average(values_N: np.ndarray) -> Average:
+    """Mean over images, and the percentiles of means of resampled images (seeded: equal in every run)."""
+    drawn = np.random.default_rng(0).integers(len(values_N), size=(_RESAMPLES, len(values_N)))
+    low, high = np.percentile(values_N[drawn].mean(axis=1), (2.5, 97.5))
+    return Average(mean=float(values_N.mean()), interval=(float(low), float(high)))

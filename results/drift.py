@@ -1,0 +1,58 @@
+"""Distance of a lossy policy's samples from those of the static cache, image by image on the same noise.
+
+Units    _db decibels; kl nats
+"""
+
+from __future__ import annotations
+
+from arvbench.results.machine import Frozen
+
+
+class Average(Frozen):
+    """Mean over images with its 95 % interval, a bootstrap over images."""
+
+    mean: float
+    interval: tuple[float, float]
+
+
+class DriftStep(Frozen):
+    """One step; agreement is the share of equal tokens, 0..1."""
+
+    step: int
+    name: str
+    forced_agreement: float
+    """Along the static cache's tokens: one early difference does not hide the rest."""
+    free_agreement: float
+    """Each side on its own tokens."""
+    kl: float
+    """Kullback-Leibler divergence of the guided logits from the static cache's, before filters and temperature: mean
+    over tokens, along the static cache's tokens."""
+
+
+class Drift(Frozen):
+    """Comparison of a lossy case with the same case under the static cache."""
+
+    against: str
+    """Exact cache policy that it is compared with."""
+    images: int
+    seed: int
+    """Run seed of the noise."""
+    temperature: float
+    """Divides the guided logits; PSNR moves by decibels with it."""
+    top_k: int | None
+    top_p: float | None
+    steps: tuple[DriftStep, ...]
+    forced_agreement: Average
+    free_agreement: Average
+    kl: Average
+    first_diverging: tuple[int | None, ...]
+    """Per image, the first step whose freely drawn tokens differ; None for an image that never does."""
+    identical_images: int
+    """Images whose bytes are equal; their PSNR is infinite, and they are left out of `psnr_db`."""
+    psnr_db: Average | None
+    """None when all images are identical."""
+    ssim: Average
+    ssim_library: str
+    lpips: Average | None = None
+    lpips_note: str = ""
+    """Reason why there is no LPIPS."""
