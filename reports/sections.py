@@ -16,6 +16,7 @@ from arvbench.reports.numbers import plain
 from arvbench.reports.reproduction import SUITE_FILE, reproduction_commands, reproduction_suite
 from arvbench.reports.svg import Draw
 from arvbench.reports.table import MISSING, Table
+from arvbench.reports.tables.drift import drift_table
 from arvbench.reports.tables.machine import machine_table, start_table
 from arvbench.reports.tables.measures import cache_table, memory_table, scopes_table, step_tables, steps_left_out
 from arvbench.reports.tables.provenance import (
@@ -207,7 +208,7 @@ SECTIONS: tuple[Section, ...] = (
             _folded_steps,
         ),
     ),
-    Section("Cache", (Figure("kv-cache", kv_cache.draw), cache_table)),
+    Section("Cache", (Figure("kv-cache", kv_cache.draw), cache_table, drift_table)),
     Section("Memory", (Figure("memory", memory.draw), memory_table)),
     Section(
         "Correctness",

@@ -1,0 +1,66 @@
+"""Drift of lossy cache policies from the static cache."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from arvbench.reports.cases import case_column, measured
+from arvbench.reports.numbers import count_cell, mib_cell, number_cell, significant, text_cell
+from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
+from arvbench.results.drift import Average, Drift
+from arvbench.results.schema import Measured, Record
+
+
+class _CaseDrift(NamedTuple):
+    """A row of the table."""
+
+    record: Record
+    outcome: Measured
+    drift: Drift
+
+
+def drift_table(records: Sequence[Record]) -> Table:
+    """Tokens, logits and images of lossy policies beside those of the exact one, with 95 % intervals over images."""
+    columns: list[Column[_CaseDrift]] = [
+        case_column(records),
+        Column("Policy", cell=lambda row: text_cell(row.outcome.setup.cache_policy)),
+        Column("Live peak", "MiB", numeric=True, cell=lambda row: mib_cell(row.outcome.memory.cache_live_bytes)),
+        Column("Images", numeric=True, cell=lambda row: count_cell(row.drift.images)),
+        Column("Equal tokens, same path", "%", numeric=True, cell=lambda row: _cell(row.drift.forced_agreement, 100)),
+        Column("Equal tokens, own path", "%", numeric=True, cell=lambda row: _cell(row.drift.free_agreement, 100)),
+        Column("First other step, median", numeric=True, cell=lambda row: number_cell(_first(row.drift))),
+        Column("KL of logits", "nats", numeric=True, cell=lambda row: _cell(row.drift.kl)),
+        Column("PSNR", "dB", numeric=True, cell=lambda row: _cell(row.drift.psnr_db)),
+        Column("SSIM", numeric=True, cell=lambda row: _cell(row.drift.ssim)),
+        Column("Identical images", numeric=True, cell=lambda row: count_cell(row.drift.identical_images)),
+        Column("Sampling", cell=lambda row: text_cell(_sampling(row.drift))),
+    ]
+    rows = [
+        _CaseDrift(record, outcome, outcome.drift) for record, outcome in measured(records) if outcome.drift is not None
+    ]
+    return make_table(
+        "Drift of lossy caches from the static cache, on the same noise: temperature and filters move PSNR",
+        columns,
+        rows,
+    )
+
+
+def _cell(average: Average | None, scale: float = 1) -> Cell:
+    if average is None:
+        return NOTHING
+    low, high = (significant(end * scale) for end in average.interval)
+    return text_cell(f"{significant(average.mean * scale)} [{low}, {high}]")
+
+
+def _first(drift: Drift) -> float | None:
+    """Median over the images that differ; None when none does."""
+    steps = [step for step in drift.first_diverging if step is not None]
+    return float(statistics.median(steps)) if steps else None
+
+
+def _sampling(drift: Drift) -> str:
+    top_k = "all" if drift.top_k is None else drift.top_k
+    top_p = "1" if drift.top_p is None else significant(drift.top_p)
+    return f"temperature {drift.temperature:g}, top-k {top_k}, top-p {top_p}"
