@@ -200,13 +200,8 @@ class Sampler(ABC):
     @classmethod
     def cache_policies(cls) -> tuple[str, ...]:
         """Names of the exact cache policies that the family supports, in the order of `memory`."""
-        return cls._policies(lossy=False)
-
-    @classmethod
-    def _policies(cls, *, lossy: bool) -> tuple[str, ...]:
-        """Names of the policies for the kinds of memory of the family, exact or lossy."""
-        classes = {name: CACHE_POLICIES[name] for name in CACHE_POLICIES}
-        return tuple(n for kind in cls.memory for n, c in classes.items() if c.memory == kind and c.lossy == lossy)
+        exact = [(name, kind) for name, kind in CACHE_POLICIES.items() if not kind.lossy]
+        return tuple(name for memory in cls.memory for name, kind in exact if kind.memory == memory)
 
     @classmethod
     def token_order(cls, spec: ModelSpec, settings: SamplingSettings) -> TokenOrder | None:
