@@ -113,7 +113,7 @@ class SamplingCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a call computes on the device."""
+    """Results of a call on the device."""
 
     tokens: tuple[Tensor, ...]
     decoded: Tensor

@@ -96,7 +96,7 @@ class CudaCapture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphReport:
-    """What the record says of one mode."""
+    """Description of the recordings of one mode, for the record."""
 
     mode: GraphMode
     graphs: int

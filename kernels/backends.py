@@ -11,7 +11,7 @@ from arvbench.errors import UnknownName
 Implementation = str
 """Name in `KernelSpec.implementations`: "torch", "triton" and what else an operation has."""
 Kernels = Literal["backend", "interpreter"]
-"""How kernels run: as the backend says for the device, or its Triton kernels in Triton's interpreter on a CPU."""
+"""Way of running kernels: as the backend says for the device, or Triton's interpreter on a CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
