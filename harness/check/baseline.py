@@ -7,15 +7,18 @@ release", so that small steps add up. Each of the two comparisons has the level 
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from arvbench.disk import cannot_write
 from arvbench.errors import UnusableError, UserError
+from arvbench.files import hidden, locked
 from arvbench.harness.check.alone import LaunchRequest, OwnLaunches, hardware_of, measure_alone
 from arvbench.harness.check.audit import Audit, audit
 from arvbench.harness.check.control import machine_moved
@@ -40,6 +43,11 @@ def calibrate(path: Path, suite: str, records: Sequence[Record], rule: Rule) -> 
     Raises UserError when the file is of another suite or machine, or cannot be written, UnusableError for launches that
     failed.
     """
+    with _changing(path):
+        return _calibrated(path, suite, records, rule)
+
+
+def _calibrated(path: Path, suite: str, records: Sequence[Record], rule: Rule) -> Baseline:
     _require_ok(records)
     ids = tuple(record.record_id for record in records)
     calibration = Calibration(at=datetime.now(UTC), launches=ids, noise=noise_of(records, rule))
@@ -64,6 +72,11 @@ def accept(path: Path, records: Sequence[Record], *, reason: str, release: bool,
     if not reason.strip():
         raise UserError("give the reason why these launches are accepted: --reason TEXT")
     _require_ok(records)
+    with _changing(path):
+        return _accepted(path, records, reason=reason.strip(), release=release, rule=rule)
+
+
+def _accepted(path: Path, records: Sequence[Record], *, reason: str, release: bool, rule: Rule) -> Baseline:
     old = read_baseline(path)
     _require_same(old, records[0].suite, records, path)
     before = gated_numbers(old.records_of(old.accepted), side="baseline").series
@@ -71,7 +84,7 @@ def accept(path: Path, records: Sequence[Record], *, reason: str, release: bool,
     if gone := {one.key for one in before} - {one.key for one in now}:
         raise UnusableError(f"the new launches do not have {_listed(gone)}, which {printable(path)} has")
     _require_launches(now, rule.launches, rule)
-    anchor = _anchor(records, reason.strip())
+    anchor = _anchor(records, reason)
     baseline = make_baseline(
         suite=old.suite,
         calibration=old.calibration,
@@ -81,6 +94,18 @@ def accept(path: Path, records: Sequence[Record], *, reason: str, release: bool,
     )
     write_baseline(path, baseline)
     return baseline
+
+
+@contextlib.contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    """Hold the lock of a baseline file from its reading to its writing: of two changes at once, none is lost."""
+    with contextlib.ExitStack() as stack:
+        try:
+            if path.parent.is_dir():
+                stack.enter_context(locked(hidden(path, "lock")))
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        yield
 
 
 def audit_of(baseline: Baseline, *, splits: int, rule: Rule | None = None) -> Audit:

@@ -121,7 +121,8 @@ def _times(case: str, launches: Sequence[Measured]) -> Iterator[Series]:
     steps = [scope for scope in scopes[0] if scope.startswith("step[")]
     for begin, end in _parts(len(steps)):
         part = steps[begin:end]
-        whole = [timings for timings in scopes if timings.keys() >= set(part)]
+        # Steps with unequal counts of calls have no sum: the launch lacks this number.
+        whole = [t for t in scopes if t.keys() >= set(part) and len({len(t[step].samples_ns) for step in part}) == 1]
         sums = [median(map(sum, zip(*(timings[step].samples_ns for step in part), strict=True))) for timings in whole]
         yield _time(case, f"steps[{begin}:{end}]", sums, scopes[0][part[0]], readings=len(part))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arvbench.harness.run.engines.engine import Engine as AnyEngine
+    from arvbench.harness.run.store import RecordStore
     from arvbench.harness.suites.suite import Suite
 
 Engine = Annotated[
@@ -91,20 +92,21 @@ class EngineOptions:
             raise UserError(f"engine {name} has no --{strange[0]}")
         return engine(**options)
 
-    def place(self, suite: Suite, out: Path, shard: str | None) -> tuple[Suite, Path]:
-        """Return the cases that this process measures, those of `--shard`, and the folder of their records.
+    def place(self, suite: Suite, out: Path, shard: str | None) -> tuple[Suite, RecordStore]:
+        """Return the cases that this process measures, those of `--shard`, and the store of their records.
 
         Under torchrun they are the shard of this rank, in a folder of its own. Raises UserError for both.
         """
         from arvbench.harness.run.ranks import this_rank
+        from arvbench.harness.run.store import RecordStore
         from arvbench.harness.suites.sweep import parse_shard
 
         if self.name != "torchrun":
-            return (suite if shard is None else suite.shard(parse_shard(shard))), out
+            return (suite if shard is None else suite.shard(parse_shard(shard))), RecordStore(out)
         if shard is not None:
             raise UserError("--shard and --engine torchrun both say which shard: leave one away")
         rank = this_rank()
-        return suite.shard(rank.shard), out / rank.folder
+        return suite.shard(rank.shard), RecordStore(out / rank.folder)
 
     @property
     def attempts_more(self) -> int:

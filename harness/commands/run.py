@@ -99,13 +99,11 @@ def run(
 
       arvbench run my.yaml --weights ~/ckpts --device cuda:1 --json > records.json
     """
-    from arvbench.harness.run.store import RecordStore
     from arvbench.harness.suites.suite import load_suite
 
     chosen = load_suite(suite, models=comma_list(models), overrides=case_settings(settings, device, weights))
     measuring = EngineOptions(engine, workers, comma_list(devices), retries, address, accelerator)
-    chosen, folder = measuring.place(chosen, out or RUNS_FOLDER / chosen.name, shard)
-    store = RecordStore(folder)
+    chosen, store = measuring.place(chosen, out or RUNS_FOLDER / chosen.name, shard)
     if dry_run:
         print_plan(chosen, store, fresh=fresh, retry_failed=retry_failed, as_json=as_json)
         return

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from arvbench.errors import UserError
@@ -124,6 +124,8 @@ def read_image(path: Path) -> Tensor:
             check_intact(content, "PNG" if image.format == "PNG" else "JPEG", pixels_HW3)
     except (UserError, MemoryError):
         raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is not a readable image: its content is neither PNG nor JPEG") from error
     except Exception as error:  # Pillow's readers of chunks and segments raise whatever they trip over
         raise UserError(f"{path} is not a readable image: {error}") from error
     return torch.from_numpy(pixels_HW3).permute(2, 0, 1).contiguous()
