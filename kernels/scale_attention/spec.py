@@ -17,8 +17,8 @@ from torch import Tensor
 from arvbench.kernels.contract import KernelSpec, Limits, Shape, Tol, Workload
 
 
-def _shape(R: int, l: int, H: int, F: int, T: int, *, D: int = 64, N: int = 1, P: int = 0) -> dict[str, int]:  # noqa: E741
-    return {"R": R, "l": l, "H": H, "D": D, "F": F, "T": T, "N": N, "P": P}
+def _shape(R: int, l: int, H: int, F: int, T: int, **others: int) -> dict[str, int]:  # noqa: E741
+    return {"R": R, "l": l, "H": H, "F": F, "T": T, "D": 64, "N": 1, "P": 0} | others
 
 
 WORKLOADS = {
