@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol
 
 from arvbench.errors import HostError
@@ -25,7 +26,7 @@ from arvbench.harness.run.halves import Halves
 from arvbench.harness.run.leftovers import clear_features, clear_shared, living, owned, recover, turn
 from arvbench.harness.run.store import RecordStore
 from arvbench.harness.suites.suite import Case, Suite
-from arvbench.results.schema import Record, Status
+from arvbench.results.schema import Measured, Record, Status
 
 
 class RunListener(Protocol):
@@ -121,7 +122,8 @@ class _Run:
         self._read_records()
         self._halves.clear(self._is_stale)
         self._measure([self._first(place, case) for place, case in enumerate(self._suite.cases)])
-        self._measure(sorted(self._seconds, key=lambda task: task.place))
+        # The longest first, so that none is left to run alone at the end.
+        self._measure(sorted(self._seconds, key=lambda task: (-_sampling_ns(task), task.place)))
         clear_shared(self._store)
         return [self._records[place] for place in range(len(self._suite.cases))]
 
@@ -281,6 +283,15 @@ def _with_part(task: _Task) -> Job:
     """Return a job with the case and the part of a task, to ask for room; it is never run."""
     part = Part.QUALITY if task.half else Part.SPEED
     return Job(record_id="", case=task.case.config, folder=Path(), part=part)
+
+
+def _sampling_ns(task: _Task) -> float:
+    """Return how long the images of a case's quality take, by the times of its first part."""
+    case, outcome = task.case.config, task.half.result.outcome if task.half else None
+    if case.quality is None or not isinstance(outcome, Measured):
+        return 0.0
+    call_ns = next((median(timing.samples_ns) for timing in outcome.timings if timing.scope == "images"), 0)
+    return call_ns * case.quality.images / case.batch
 
 
 def _second_job(half: Finished) -> Job:

@@ -98,6 +98,13 @@ def test_a_second_part_that_takes_all_cores_or_a_gpu_runs_alone(store, changes, 
     assert engine.parts == ["speed a", "speed b", "quality a", "quality b"], "in order, since each waits for the last"
 
 
+def test_the_longest_second_part_begins_first(store):
+    few, many = asking("few"), asking("many", quality=DIGITS | {"images": 10 * DIGITS["images"]})
+    records = run(store, engine := TwoPartEngine(cores=1), few, many, asking("fewer", batch=2))
+    assert engine.parts[3:] == ["quality many", "quality few", "quality fewer"]
+    assert [r.case_id for r in records] == ["few", "many", "fewer"], "records stay in the order of the suite"
+
+
 def test_a_speed_survives_its_run_and_is_not_measured_again(store):
     first = interrupted(store, A, SPEED_ALONE)
     assert [r.case_id for r in store.records()] == ["c"] and len(halves(store)) == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import two_chunks
 from PIL import Image
 
 from arvbench.harness.data.digits import load_digits_rgb
@@ -141,3 +142,9 @@ def test_a_process_that_lists_other_images_extracts_nothing(layer_requests, tmp_
     monkeypatch.setattr(feature_pass, "receive", job.model_dump_json)
     assert feature_pass.main() == 1
     assert not list(tmp_path.glob("w/chunk-*"))
+
+
+def test_the_comparison_of_one_and_two_processes_ends_with_equal_features(capfd):
+    two_chunks.main(["--images", "257", "--px", "32", "--extractor", "digits-cnn"])
+    lines = capfd.readouterr().out.splitlines()
+    assert [line[0] for line in lines[:-1]] == ["1", "2", "1", "2"] and lines[-1].endswith("equal features: True")
