@@ -13,7 +13,16 @@ import sys
 
 from arvbench.harness.machine.forks import serve
 
-LIBRARIES = ("PIL.Image", "psutil", "pynvml", "pydantic.functional_serializers", "safetensors.torch", "torch", "yaml")
+LIBRARIES = (
+    "PIL.Image",
+    "psutil",
+    "pynvml",
+    "pydantic.dataclasses",
+    "pydantic.functional_serializers",
+    "safetensors.torch",
+    "torch",
+    "yaml",
+)
 """Imports of a case on a CPU; the others come with them."""
 
 

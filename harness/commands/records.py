@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from arvbench.results.schema import Record
     from arvbench.results.select import Filter
 
-GROUP_HELP = "List, show, merge and prune records."
+GROUP_HELP = """List, show, merge and prune records.
+
+Examples:
+
+  arvbench records ls results/runs/demo --status ok
+
+  arvbench records merge runs/1 runs/2 --out runs/all
+"""
 Paths = Annotated[list[Path], typer.Argument(help="Run folders or records files.", show_default=False)]
 OnePath = Annotated[Path, typer.Argument(help="Run folder or records file.", show_default=False)]
 Models = Annotated[

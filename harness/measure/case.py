@@ -130,7 +130,7 @@ def _measure_speed(
     if case.quality is not None and sampler.weights.random:
         listener(Event(phase="quality", note="random weights have no quality: none is reported"))
     outcome = Measured(
-        setup=setup,
+        setup=_with_graphs(setup, sampler),
         correctness=correctness,
         drift=_drift(case, sampler, settings, listener),
         warmup=judge_warm_up(warmup, timings),
@@ -210,6 +210,13 @@ def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, sched
         plan=tuple(_step_plan(step) for step in schedule),
         decode_flops=schedule.decode_flops,
     )
+
+
+def _with_graphs(setup: Setup, sampler: Sampler) -> Setup:
+    """Add how the timed calls were recorded and replayed, on devices where they are."""
+    if sampler.graphs is None:
+        return setup
+    return setup.model_copy(update={"kernels": setup.kernels | {"graphs": sampler.graphs.describe()}})
 
 
 def _step_plan(step: Step) -> StepPlan:

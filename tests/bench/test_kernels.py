@@ -10,10 +10,14 @@ import pytest
 import torch
 
 from arvbench.kernels import KERNELS
-from arvbench.kernels.contract import Implementation, KernelSpec, verified_call
+from arvbench.kernels.contract import Implementation, KernelSpec, Shape, verified_call
 
-CPU_LIMIT_BYTES = 16 * 2**20
+CPU_LIMIT_BYTES, CPU_LIMIT_FLOPS = 8 * 2**20, 2 * 10**8
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+def small(spec: KernelSpec, shape: Shape, dtype: torch.dtype) -> bool:
+    return spec.bytes_moved(shape, dtype.itemsize) <= CPU_LIMIT_BYTES and spec.flops(shape) <= CPU_LIMIT_FLOPS
 
 
 def timed() -> list[object]:
@@ -25,7 +29,7 @@ def timed() -> list[object]:
         for device in DEVICES
         for dtype in (spec.tolerance if device == "cuda" else [torch.float32])
         for implementation in (("torch", "triton") if device == "cuda" else ("torch",))
-        if device == "cuda" or spec.bytes_moved(spec.workloads[load].shape, dtype.itemsize) <= CPU_LIMIT_BYTES
+        if device == "cuda" or small(spec, spec.workloads[load].shape, dtype)
     ]
 
 

@@ -16,7 +16,15 @@ pytestmark = pytest.mark.skipif(not aot.CAN_COMPILE, reason="needs triton >= 3.3
 
 CAPABILITIES = (80, 90, 100)
 COMPILED = [
-    pytest.param(spec, workload, dtype, capability, id=f"{name}-{workload}-{dtype}-sm_{capability}")
+    pytest.param(
+        spec,
+        workload,
+        dtype,
+        capability,
+        # float16 takes the registers and the memory of bfloat16, and as long to compile.
+        marks=[pytest.mark.slow] if dtype == torch.float16 else [],
+        id=f"{name}-{workload}-{dtype}-sm_{capability}",
+    )
     for name, spec in KERNELS.items()
     for workload in spec.workloads
     if spec.workloads[workload].compile
