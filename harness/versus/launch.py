@@ -92,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = VersusJob.model_validate_json(receive())
     if not job.case.device.startswith("cuda"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # official code takes a GPU wherever it sees one
+    sys.dont_write_bytecode = True  # the checkout is the user's
     write_whole(options.result, run_launch(job).model_dump_json())
     return 0
 

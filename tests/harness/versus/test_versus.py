@@ -34,6 +34,7 @@ def test_both_sides_draw_the_same_ids_and_every_scope_has_a_ratio(tmp_path, caps
     assert done.parity.equal_reference == done.parity.equal_backend == done.parity.tokens == 260
     assert done.parity.images_max_diff < 1e-5
     assert [ratio.scope for ratio in done.ratios] == list(SCOPES)
+    assert not list((tmp_path / "VAR").rglob("__pycache__")), "nothing is written into the checkout"
     assert all(ratio.official_ns > 0 and ratio.ours_ns > 0 for ratio in done.ratios)
     assert done.ratios[0].interval is None, "one launch per side has no interval"
     assert any("iopath" in shim for shim in done.shims), "a package for logs has a stand-in, which the result names"
