@@ -98,7 +98,7 @@ def decide_again(
 
 
 def require_launches(launches: int, family: int, rule: Rule) -> None:
-    """Raise UserError when so many launches of each side cannot blame one of `family` numbers."""
+    """Raise UserError when `launches` of each side cannot blame one of `family` numbers."""
     if not can_alarm(launches, launches, family, rule):
         raise UserError(_too_few(launches, launches, family, rule))
 

@@ -20,7 +20,7 @@ def cores_taken(case: CaseConfig, cores: int, devices: int = 1) -> int:
 
 
 def room_on_machine(job: Job, others: Sequence[Job], cores: int, devices: int = 1) -> bool:
-    """Return whether one machine of so many cores and GPUs has room for a job beside others; a timed one is alone."""
+    """Return whether a machine with `cores` and `devices` has room for a job beside others; a timed one is alone."""
     if any(one.part is not Part.QUALITY for one in (job, *others)):
         return False
     if job.case.device != "cpu" and sum(other.case.device != "cpu" for other in others) >= devices:

@@ -50,7 +50,7 @@ def sentences(versus: Versus) -> list[str]:
         lines.append(
             f"{len(versus.ours)} launches per side in turns, {case.repeats} calls each after warm-up; times are "
             "medians over launches; a ratio of 2 means that ours takes half the time. Tokens: from the call to the "
-            "begin of decoding. Detects: the smallest change that so many launches find."
+            "begin of decoding. Detects: the smallest change that these launches find."
         )
         if len(versus.ours) < 4:
             lines.append("An interval needs at least 4 launches per side.")

@@ -56,7 +56,7 @@ def run_job(message: str, parcels: tuple[Parcel, ...], post: Post) -> Answer:
 
 
 def _check_files(job: Job) -> None:
-    """Raise UserError for weights or references that this node lacks: it is told before anything is loaded."""
+    """Raise UserError for weights or references that this node lacks, before anything is loaded."""
     from arvbench.harness.run.fingerprint import case_files, quality_files
 
     for path in (*case_files(job.case), *(quality_files(job.case.quality, job.extractor_files))):

@@ -93,7 +93,7 @@ def facts(records: list[Record]) -> list[Any]:
 
 
 class Disturbed(SilentListener):
-    """Calls `disturb` once, when so many images are extracted."""
+    """Calls `disturb` once, after the first images are extracted."""
 
     def __init__(self, disturb) -> None:
         self.left, self.disturb = 1, disturb
