@@ -32,6 +32,7 @@ from arvbench.adapters.token_grid.sampler import (
     official_checkpoint,
 )
 from arvbench.adapters.tokenizers.vq import VqConfig
+from arvbench.kernels.dispatch import KernelSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +57,18 @@ class Nar(Llama):
         self.medusa_output = PackableLinear(config.dim, config.vocab_size, bias=False)
 
     def forward(
-        self, x_RnC: Tensor, rope_nP2: Tensor, *, cache: KVCache | None = None, mask_lT: Tensor | None = None
+        self,
+        x_RnC: Tensor,
+        rope_nP2: Tensor,
+        kernels: KernelSet,
+        *,
+        cache: KVCache | None = None,
+        mask_lT: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Logits (R, n, V) fp32 of the right and of the below head."""
         right_RnC = x_RnC
         for layer, block in enumerate(self.layers):
-            right_RnC, x_RnC = x_RnC, block(x_RnC, rope_nP2, layer=layer, cache=cache, mask_lT=mask_lT)
+            right_RnC, x_RnC = x_RnC, block(x_RnC, rope_nP2, kernels, layer=layer, cache=cache, mask_lT=mask_lT)
         right_RnV = self.output(self.norm(right_RnC)).float()
         return right_RnV, self.medusa_output(self.medusa_norm(x_RnC)).float()
 

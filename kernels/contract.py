@@ -92,7 +92,9 @@ class KernelSpec:
     output_tolerance: Mapping[str, Mapping[torch.dtype, Tol]] = field(default_factory=dict)
     """Output (see `Outputs`) -> its own tolerances."""
     supports: Callable[..., str | None] | None = None
-    """Function of the operands of a call, by name: the reason why `fast` cannot take them, None if it can."""
+    """Function of the operands of a call, by name: the reason why `fast` cannot take them, None if it can. Without one
+    `fast` takes every dtype of `tolerance`.
+    """
     fallback: str = "torch"
     """Implementation that takes the operands that `fast` cannot."""
 
@@ -104,7 +106,10 @@ class KernelSpec:
 
     def unsupported(self, operands: Mapping[str, Any]) -> str | None:
         """Return why the Triton kernel cannot take `operands`, None if it can."""
-        return self.supports(**operands) if self.supports else None
+        if self.supports:
+            return self.supports(**operands)
+        floats = (o.dtype for o in operands.values() if isinstance(o, Tensor) and o.is_floating_point())
+        return next((str(dtype) for dtype in floats if dtype not in self.tolerance), None)
 
     def inputs(self, workload: str, *, dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
         """Return the keyword arguments of `workload`, equal numbers on every device and in every call.

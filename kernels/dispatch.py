@@ -1,8 +1,8 @@
 """The kernels of one sampler, chosen by backend and device (`arvbench.kernels.backends`), call by call where needed.
 
 A missing Triton is an error rather than a silent fallback, and so is an environment that would run the kernels in
-Triton's interpreter unasked. Operands that a kernel cannot take go to the implementation that its spec names, and
-`KernelSet.fallbacks` says so.
+Triton's interpreter unasked. Operands that a kernel cannot take, or that need more shared memory than the GPU has, go
+to the implementation that its spec names, and `KernelSet.fallbacks` says so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from inspect import signature
+from inspect import BoundArguments, signature
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ from arvbench.errors import HostError, UserError
 from arvbench.kernels import KERNELS
 from arvbench.kernels.backends import BACKENDS, Kernels, backend_named
 from arvbench.kernels.contract import KernelSpec, Operation
+
+Sizes = tuple[tuple[str, torch.Size, torch.dtype], ...]
+"""Name, shape and dtype of every tensor among the operands of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +73,73 @@ def select(backend: str, device: torch.device | str, kernels: Kernels = "backend
         # An operation without an implementation of that name has the reference.
         names[name] = chosen if chosen in spec.implementations else "torch"
         operations[name] = spec.implementations[names[name]]
-        if names[name] == "triton" and spec.supports:
+        if names[name] == "triton":
             operations[name] = _Guarded(spec, fallbacks)
     return KernelSet(names=names, operations=operations, fallbacks=fallbacks)
 
 
 class _Guarded:
-    """A Triton kernel that hands operands which it cannot take to another implementation, and notes it."""
+    """A Triton kernel that hands operands which it cannot take to another implementation, and notes it.
+
+    It cannot take what its spec says, nor what asks for more of the GPU than it has: a launch tells that, and starts
+    nothing. The other implementation then begins anew, so at the first call of each size the operands that the
+    operation writes are kept.
+    """
 
     def __init__(self, spec: KernelSpec, fallbacks: dict[str, str]) -> None:
         self.spec, self.fallbacks = spec, fallbacks
         self.fast, self.other = spec.implementations["triton"], spec.implementations[spec.fallback]
         self.signature = signature(self.fast)
+        self.fits: dict[Sizes, str | None] = {}
+        """Sizes that were launched -> the reason why the GPU could not, None if it could."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         operands = self.signature.bind(*args, **kwargs)
         operands.apply_defaults()
         reason = self.spec.unsupported(operands.arguments)
         if reason is None:
+            sizes = _sizes(operands.arguments)
+            if sizes not in self.fits:
+                return self._first(sizes, operands)
+            reason = self.fits[sizes]
+        if reason is None:
             return self.fast(*args, **kwargs)
+        return self._elsewhere(reason, operands)
+
+    def _first(self, sizes: Sizes, operands: BoundArguments) -> Any:
+        written = [operands.arguments[name] for name in self.spec.mutates]
+        kept = [(place, place.clone()) for place in written if isinstance(place, Tensor)]
+        try:
+            result = self.fast(*operands.args, **operands.kwargs)
+        except Exception as error:
+            reason = _out_of_resources(error)
+            if reason is None:
+                raise
+            for place, before in kept:
+                place.copy_(before)
+        else:
+            self.fits[sizes] = None
+            return result
+        self.fits[sizes] = reason
+        return self._elsewhere(reason, operands)
+
+    def _elsewhere(self, reason: str, operands: BoundArguments) -> Any:
         dtype = next((str(o.dtype) for o in operands.arguments.values() if isinstance(o, Tensor)), "")
         self.fallbacks.setdefault(self.spec.name, f"{self.spec.fallback}: {reason} ({dtype})")
-        return self.other(*args, **kwargs)
+        return self.other(*operands.args, **operands.kwargs)
+
+
+def _sizes(operands: Mapping[str, Any]) -> Sizes:
+    return tuple((name, o.shape, o.dtype) for name, o in operands.items() if isinstance(o, Tensor))
+
+
+def _out_of_resources(error: Exception) -> str | None:
+    """Return what a launch asked for beyond the GPU's; None for another error."""
+    # Triton is imported where this error comes from.
+    errors = sys.modules.get("triton.runtime.errors")
+    if errors is None or not isinstance(error, errors.OutOfResources):
+        return None
+    return f"needs {error.required} of {error.name}, this GPU has {error.limit}"
 
 
 INTERPRET = "TRITON_INTERPRET"

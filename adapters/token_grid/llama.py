@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import AttentionInput, KVCache
 from arvbench.adapters.common.linear import PackableLinear
+from arvbench.kernels.dispatch import KernelSet
 
 # File entries that are not weights: the rotary table of old versions, and caches left by a generation.
 _STRAY = re.compile(r"freqs_cis|layers\.\d+\.attention\.kv_cache\.[kv]_cache")
@@ -144,10 +145,26 @@ class Attention(nn.Module):
         self.wo = PackableLinear(config.dim, config.dim, bias=False)
 
     def forward(
-        self, x_RlC: Tensor, rope_lP2: Tensor, *, layer: int, cache: KVCache | None, mask_lT: Tensor | None
+        self,
+        x_RlC: Tensor,
+        rope_lP2: Tensor,
+        kernels: KernelSet,
+        *,
+        layer: int,
+        cache: KVCache | None,
+        mask_lT: Tensor | None,
     ) -> Tensor:
+        """Attend to the tokens in `cache` (None: only those of x) under a boolean `mask_lT`; (R, l, C).
+
+        A kernel of `kernels` rotates and stores keys and values itself, where the cache lets it and nothing is hidden.
+        """
         rows, tokens, width = x_RlC.shape
         qkv = self.wqkv(x_RlC).view(rows, tokens, 3, self.heads, width // self.heads)
+        if kernels.names["wavefront_attention"] != "torch" and cache is not None and mask_lT is None:
+            slots = cache.slots(layer, tokens)
+            if slots is not None:
+                attended_RlC: Tensor = self.wo(kernels.wavefront_attention(qkv, rope_lP2, *slots))
+                return attended_RlC
         qkv_3RHlD = qkv.permute(2, 0, 3, 1, 4)
         (q_RHlD, k_RHlD), v_RHlD = rotate(qkv_3RHlD[:2], rope_lP2), qkv_3RHlD[2]
         if cache is None:
@@ -167,8 +184,14 @@ class FeedForward(nn.Module):
         self.w3 = PackableLinear(config.dim, config.hidden, bias=False)
         self.w2 = PackableLinear(config.hidden, config.dim, bias=False)
 
-    def forward(self, x_RlC: Tensor) -> Tensor:
-        out_RlC: Tensor = self.w2(F.silu(self.w1(x_RlC)) * self.w3(x_RlC))
+    def forward(self, x_RlC: Tensor, kernels: KernelSet | None = None) -> Tensor:
+        gate_RlF, up_RlF = self.w1(x_RlC), self.w3(x_RlC)
+        if kernels is not None and kernels.names["swiglu"] != "torch":
+            hidden_RlF = kernels.swiglu(gate_RlF, up_RlF)
+        else:
+            # In half precisions the official code rounds once more than the operation does.
+            hidden_RlF = F.silu(gate_RlF) * up_RlF
+        out_RlC: Tensor = self.w2(hidden_RlF)
         return out_RlC
 
 
@@ -183,10 +206,18 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
     def forward(
-        self, x_RlC: Tensor, rope_lP2: Tensor, *, layer: int, cache: KVCache | None, mask_lT: Tensor | None
+        self,
+        x_RlC: Tensor,
+        rope_lP2: Tensor,
+        kernels: KernelSet,
+        *,
+        layer: int,
+        cache: KVCache | None,
+        mask_lT: Tensor | None,
     ) -> Tensor:
-        x_RlC = x_RlC + self.attention(self.attention_norm(x_RlC), rope_lP2, layer=layer, cache=cache, mask_lT=mask_lT)
-        out_RlC: Tensor = x_RlC + self.feed_forward(self.ffn_norm(x_RlC))
+        h = self.attention_norm(x_RlC)
+        x_RlC = x_RlC + self.attention(h, rope_lP2, kernels, layer=layer, cache=cache, mask_lT=mask_lT)
+        out_RlC: Tensor = x_RlC + self.feed_forward(self.ffn_norm(x_RlC), kernels)
         return out_RlC
 
 
@@ -235,12 +266,18 @@ class Llama(nn.Module):
         return torch.cat((self.cls_embedding(labels_B), self.tok_embeddings(tokens_BL)), dim=1)
 
     def forward(
-        self, x_RlC: Tensor, rope_lP2: Tensor, *, cache: KVCache | None = None, mask_lT: Tensor | None = None
+        self,
+        x_RlC: Tensor,
+        rope_lP2: Tensor,
+        kernels: KernelSet,
+        *,
+        cache: KVCache | None = None,
+        mask_lT: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """Logits (R, l, V) fp32 of each output head at every position.
 
         Attention sees the tokens in `cache` (None: only x) under a boolean `mask_lT` (True: may attend).
         """
         for layer, block in enumerate(self.layers):
-            x_RlC = block(x_RlC, rope_lP2, layer=layer, cache=cache, mask_lT=mask_lT)
+            x_RlC = block(x_RlC, rope_lP2, kernels, layer=layer, cache=cache, mask_lT=mask_lT)
         return (self.output(self.norm(x_RlC)).float(),)

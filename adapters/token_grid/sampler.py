@@ -260,7 +260,8 @@ class TokenGridSampler(Sampler):
             else:
                 x_RlC = model.step_input(tokens[-1].repeat(2, 1) if call.guided else tokens[-1], step.index)
             cache = cast(KVCache, call.cache)
-            logits_RlV = self.predict(model(x_RlC, plan.ropes[step.index], cache=cache), step.index)
+            heads = model(x_RlC, plan.ropes[step.index], self._kernels, cache=cache)
+            logits_RlV = self.predict(heads, step.index)
             on = settings.cfg_interval is None or p.clock is None or p.clock <= settings.cfg_interval
             logits_BlV = guide(logits_RlV, settings.cfg, on=on) if call.guided else logits_RlV
             filtered_BlV = filter_logits(logits_BlV / max(settings.temperature, 1e-5), settings.top_k, None)
@@ -309,7 +310,8 @@ class TokenGridSampler(Sampler):
         """Logits (B, N, V) in the order of generation, in one pass under the training mask."""
         plan = self.plan
         x_BLC = self.transformer.sequence_input(labels_B, self.state_of(tokens, settings))[:, : len(plan.trained)]
-        return self.predict(self.transformer(x_BLC, plan.trained_rope_LP2, mask_lT=plan.trained_mask_LL), None)
+        heads = self.transformer(x_BLC, plan.trained_rope_LP2, kernels, mask_lT=plan.trained_mask_LL)
+        return self.predict(heads, None)
 
     @property
     def label_drop(self) -> float:

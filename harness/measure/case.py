@@ -130,7 +130,7 @@ def _measure_speed(
     if case.quality is not None and sampler.weights.random:
         listener(Event(phase="quality", note="random weights have no quality: none is reported"))
     outcome = Measured(
-        setup=_with_graphs(setup, sampler),
+        setup=_with_calls(setup, sampler),
         correctness=correctness,
         drift=_drift(case, sampler, settings, listener),
         warmup=judge_warm_up(warmup, timings),
@@ -212,11 +212,10 @@ def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, sched
     )
 
 
-def _with_graphs(setup: Setup, sampler: Sampler) -> Setup:
-    """Add how the timed calls were recorded and replayed, on devices where they are."""
-    if sampler.graphs is None:
-        return setup
-    return setup.model_copy(update={"kernels": setup.kernels | {"graphs": sampler.graphs.describe()}})
+def _with_calls(setup: Setup, sampler: Sampler) -> Setup:
+    """Add what the timed calls told: kernels that could not take them, and how they were recorded and replayed."""
+    graphs = {"graphs": sampler.graphs.describe()} if sampler.graphs else {}
+    return setup.model_copy(update={"kernels": setup.kernels | dict(sampler.kernels) | graphs})
 
 
 def _step_plan(step: Step) -> StepPlan:

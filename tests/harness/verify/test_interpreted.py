@@ -10,18 +10,24 @@ from pathlib import Path
 
 import pytest
 
-RECIPES = Path(__file__).parents[2] / "golden" / "recipe"
+TESTS = Path(__file__).parents[2]
+RECIPES = TESTS / "golden" / "recipe"
 TINY = sorted(path.stem for path in RECIPES.glob("*_tiny_*.json"))
 QUICK = {"nar_tiny_a"}
+TOKEN_GRID = {"wavefront_attention", "swiglu"}
+CALLED = {"llamagen": TOKEN_GRID, "nar": TOKEN_GRID, "par": TOKEN_GRID}
+"""Family -> operations that its samplers hand to Triton kernels, and none of whose calls goes elsewhere."""
 
 
 def interpreted(case: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run `arvbench verify` in a process of its own, because Triton decides at its import what it interprets."""
+    """Run `arvbench verify` in a process of its own, because Triton decides at its import what it interprets.
+
+    The last line of stderr counts the calls of every kernel.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment.pop("TRITON_INTERPRET", None)
     command = [
-        "-m",
-        "arvbench",
+        str(TESTS / "support" / "counted_kernels.py"),
         "verify",
         str(RECIPES / f"{case}.json"),
         "--kernels",
@@ -41,6 +47,9 @@ def test_a_fixture_is_reproduced_by_interpreted_kernels(case):
     assert len(checks) > 20
     assert {check["passed"] for check in checks} <= {True, None}
     assert any(check["passed"] and check["tolerance"] == 0 for check in checks), "no token ids were compared"
+    calls = json.loads(done.stderr.splitlines()[-1])
+    for operation in CALLED.get(case.partition("_")[0], ()):
+        assert calls[operation].keys() == {"triton"}, f"{operation} went elsewhere: {calls[operation]}"
 
 
 @pytest.mark.parametrize(
