@@ -14,10 +14,11 @@ from torch import Tensor
 
 from arvbench.adapters.cache.policy import Cache
 from arvbench.adapters.editing import KnownTokens
-from arvbench.adapters.sampling import Noise
+from arvbench.adapters.sampling import Noise, PerImageNoise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import UserError
+from arvbench.kernels.guided_sample.rule import Draw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,8 @@ class StepOutput:
 class Observer(Protocol):
     """Receiver of the events of one sampling call. Every measurement is one; adapters contain no timing code.
 
-    One with an attribute `reads_logits` that is False may get empty logits, which saves their memory in replays.
+    One with an attribute `reads_logits` that is False may get empty logits, which saves their memory in replays, and
+    their computation where a kernel draws.
     """
 
     def step_begin(self, step: Step) -> None: ...
@@ -74,7 +76,7 @@ class SamplingCall:
     known: KnownTokens | None = None
     """Tokens that are not drawn; None outside editing."""
     _drawn: list[tuple[Step, Tensor]] = field(default_factory=list, init=False, repr=False)
-    """Ids as the noise returned them, for `check`."""
+    """Ids as the noise returned them, or where a kernel could not draw (bool), for `check`."""
 
     def draw(self, filtered_BlV: Tensor, step: Step, *, one_by_one: bool = False) -> Tensor:
         """Draw ids (B, l) int64 of `step` from softmax(logits); all families draw here.
@@ -87,13 +89,23 @@ class SamplingCall:
         self._drawn.append((step, ids_Bl))
         return ids_Bl.clamp(max=filtered_BlV.shape[-1] - 1)
 
+    def take(self, draw: Draw, step: Step) -> Tensor:
+        """Return ids (B, l) int64 of `step` that a kernel drew with the numbers of the noise."""
+        assert isinstance(self.noise, PerImageNoise)
+        self._drawn.append((step, draw.failed_Bl))
+        return self.noise.accept(draw.ids_Bl, draw.failed_Bl, step.index)
+
     def check(self, decoded: Tensor, vocab_size: int) -> None:
         """Raise UserError when logits or decoded images were not finite; waits for the device once."""
-        drawn = torch.cat([ids_Bl.flatten() for _, ids_Bl in self._drawn] or [torch.zeros(1, device=decoded.device)])
-        beyond, not_finite = torch.stack(((drawn >= vocab_size).any(), ~decoded.isfinite().all())).tolist()
+        none = [torch.zeros(1, dtype=torch.bool, device=decoded.device)]
+        failed = torch.cat([t.flatten() for _, t in self._drawn if t.dtype == torch.bool] or none)
+        drawn = torch.cat([t.flatten() for _, t in self._drawn if t.dtype != torch.bool] or none)
+        lost = failed.any() | (drawn >= vocab_size).any()
+        beyond, not_finite = torch.stack((lost, ~decoded.isfinite().all())).tolist()
         remedy = "try bfloat16 or float32 instead of float16, a smaller cfg, or other weights"
         if beyond:
-            step = next(step for step, ids_Bl in self._drawn if bool((ids_Bl >= vocab_size).any()))
+            lost_in = ((step, t if t.dtype == torch.bool else t >= vocab_size) for step, t in self._drawn)
+            step = next(step for step, lost_Bl in lost_in if bool(lost_Bl.any()))
             raise UserError(
                 f"logits are not finite in step {step.index} ({step.name}): no token can be drawn from NaN or "
                 f"infinity; {remedy}"
@@ -104,6 +116,11 @@ class SamplingCall:
     def adopt(self, other: SamplingCall) -> None:
         """Take the ids that `other` drew, for `check`."""
         self._drawn.extend(other._drawn)
+
+    @property
+    def reads_logits(self) -> bool:
+        """True when the observer reads logits."""
+        return type(self.observer) is not SilentObserver and getattr(self.observer, "reads_logits", True)
 
     @property
     def guided(self) -> bool:

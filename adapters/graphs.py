@@ -136,7 +136,7 @@ class _RecordingObserver:
     """Cuts a call into graphs at its events, and notes the events."""
 
     def __init__(self, recording: _Recording, mode: GraphMode, *, logits: bool) -> None:
-        self._recording, self._steps, self._logits = recording, mode == "steps", logits
+        self._recording, self._steps, self.reads_logits = recording, mode == "steps", logits
 
     def begin(self) -> None:
         self._recording.capture.begin()
@@ -156,7 +156,7 @@ class _RecordingObserver:
 
     def step_end(self, step: Step, output: StepOutput) -> None:
         progress, cache = self._recording.call.cache.progress(), self._recording.call.cache
-        if not self._logits:
+        if not self.reads_logits:
             # Kept, the logits of all steps would take more memory than the model.
             output = replace(output, logits_pre_cfg=output.logits_pre_cfg[:0], logits=output.logits[:0])
             output = replace(output, logits_pre_cfg=output.logits_pre_cfg.clone(), logits=output.logits.clone())
@@ -210,7 +210,7 @@ class CallGraphs:
         self._reason = _why_not(call) or self._failed
         if self._reason or not isinstance(noise, PerImageNoise):
             return self._run(call)
-        logits = type(call.observer) is not SilentObserver and getattr(call.observer, "reads_logits", True)
+        logits = call.reads_logits
         # The recording keeps the cache, so its number is not given to another.
         key = (call.settings.model_dump_json(), call.schedule.images, logits, id(call.cache), self.mode)
         if key not in self._recordings:

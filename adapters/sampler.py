@@ -135,9 +135,9 @@ class Sampler(ABC):
     def kernels(self) -> Mapping[str, str]:
         return self._kernels.described()
 
-    def use_kernels(self, kernels: Kernels) -> None:
-        """Run the kernels in another way than the backend says (arvbench.kernels.dispatch.select; errors as there)."""
-        self._kernels = select(self.backend, self.device, kernels)
+    def use_kernels(self, kernels: Kernels | KernelSet) -> None:
+        """Run other kernels than the backend's (arvbench.kernels.dispatch.select; errors as there)."""
+        self._kernels = kernels if isinstance(kernels, KernelSet) else select(self.backend, self.device, kernels)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The modules with weights, by name: "transformer" and "tokenizer"."""

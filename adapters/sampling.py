@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from arvbench.errors import UserError
 from arvbench.kernels.counter import image_keys, inverted, uniforms
+from arvbench.kernels.guided_sample.rule import Counter
 
 EXCLUDED = -100.0
 """Logit, before guidance, of tokens that a model must not draw (FlexVAR's `invalid_ids`)."""
@@ -27,6 +28,12 @@ def cfg_mix(logits_RlV: Tensor, strength: float) -> Tensor:
     """Guided logits (B, l, V) from conditional rows then unconditional rows: (1 + t) cond - t uncond."""
     cond_BlV, uncond_BlV = logits_RlV.chunk(2)
     return (1 + strength) * cond_BlV - strength * uncond_BlV
+
+
+def interpolate(logits_RlV: Tensor, scale: float) -> Tensor:
+    """LlamaGen's guided logits (B, l, V), of rows as in `cfg_mix`: uncond + scale (cond - uncond)."""
+    cond_BlV, uncond_BlV = logits_RlV.chunk(2)
+    return uncond_BlV + (cond_BlV - uncond_BlV) * scale
 
 
 def filter_logits(logits_BlV: Tensor, top_k: int | None, top_p: float | None, *, sort_all: bool = True) -> Tensor:
@@ -97,6 +104,14 @@ def _ascending_survivors(logits_BlV: Tensor, top_k: int) -> Tensor | None:
     if top_k < entries and bool((most_Blm[..., top_k:] == most_Blm[..., top_k - 1 : top_k]).any()):
         return None
     return F.pad(most_Blm[..., :top_k].flip(-1), ((entries - top_k) % _BLOCK, 0), value=-torch.inf)
+
+
+def nucleus(logits_BlV: Tensor, top_p: float) -> Tensor:
+    """Set logits outside LlamaGen's nucleus to -inf; the token that lifts the running sum above top_p stays."""
+    sorted_BlV, order_BlV = logits_BlV.sort(dim=-1, descending=True)
+    above_BlV = sorted_BlV.softmax(dim=-1).cumsum(dim=-1) > top_p
+    drop_BlV = F.pad(above_BlV[..., :-1], (1, 0), value=False)
+    return logits_BlV.masked_fill(drop_BlV.scatter(-1, order_BlV, drop_BlV), -torch.inf)
 
 
 def gumbel_softmax(logits_BlV: Tensor, exponential_BlV: Tensor, temperature: float) -> Tensor:
@@ -171,7 +186,16 @@ class PerImageNoise:
     Neither do its tokens, unless the rounding of another batch size decides between two nearly equal ones. A token is
     drawn by inverting the cumulative distribution at one uniform number, a hash of (run_seed, image, step, position),
     whose integers are equal on every device.
+
+    A kernel may draw the same numbers itself (`counter`); `accept` then hears its ids.
     """
+
+    kernels_draw: ClassVar[bool] = True
+    """False for a noise with `tokens` of its own and no `accept`: it is asked for tokens, from logits."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.kernels_draw = "accept" in vars(cls) or ("tokens" not in vars(cls) and cls.kernels_draw)
 
     def __init__(self, run_seed: int, image_indices: Sequence[int] | range) -> None:
         if len(image_indices) == 0:
@@ -194,6 +218,15 @@ class PerImageNoise:
     def token_keys(self, device: torch.device) -> Tensor:
         """Keys (B,) int64 of the images' tokens, for a kernel that draws the numbers itself."""
         return self.keys(_TOKENS, device)
+
+    def counter(self, step: int, batch: int, device: torch.device) -> Counter:
+        """Return what a kernel needs to draw the numbers of `step` itself."""
+        self._check_batch(batch)
+        return Counter(self.token_keys(device), step)
+
+    def accept(self, ids_Bl: Tensor, failed_Bl: Tensor, step: int) -> Tensor:
+        """Hear what a kernel drew with `counter`, and where it could not; return the ids to go on with."""
+        return ids_Bl
 
     def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
         return positions_Bn

@@ -41,6 +41,11 @@ class KernelSet:
         """Return operation -> implementation, with the one that took other operands and the reason: for the record."""
         return {name: "; ".join(filter(None, (used, self.fallbacks.get(name)))) for name, used in self.names.items()}
 
+    def replacing(self, operation: str, by: Operation, *, name: str) -> KernelSet:
+        """Return these kernels with another implementation, `name`, of one operation."""
+        names, operations = {**self.names, operation: name}, {**self.operations, operation: by}
+        return KernelSet(names=names, operations=operations, fallbacks=dict(self.fallbacks))
+
     def __getattr__(self, operation: str) -> Operation:
         # Python calls this only for names that are not fields. copy and pickle ask an instance without fields for
         # underscored names.

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from arvbench.adapters.drawing import Distribution, sample_rule
 from arvbench.adapters.flexvar.scale_lists import OFFICIAL_SCALES, Scales, parse_scales, random_scales
 from arvbench.adapters.flexvar.tokenizer import FlexVarTokenizer
 from arvbench.adapters.next_scale.sampler import NextScaleSampler, ScaleRun
@@ -32,7 +32,6 @@ from arvbench.adapters.next_scale.transformer import (
     levels,
 )
 from arvbench.adapters.sampler import Checkpoint, ModelSpec
-from arvbench.adapters.sampling import EXCLUDED, cfg_mix, filter_logits
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.tokenizers.tokenizer import Sides, area_tokens
@@ -145,18 +144,16 @@ class FlexVarSampler(NextScaleSampler):
         conditional = 1 if cast(FlexVarSettings, settings).cfg_style == "constant" else 0
         return batch if settings.cfg == conditional and not self.official else 2 * batch
 
-    def guide(self, logits_RlV: Tensor, scale: int, run: ScaleRun) -> Tensor:
+    def distribution(self, step: Step, scale: int, run: ScaleRun) -> Distribution:
         settings = cast(FlexVarSettings, run.call.settings)
-        if settings.invalid_ids:
-            logits_RlV = logits_RlV.index_fill(2, _index(settings.invalid_ids, logits_RlV.device), EXCLUDED)
-        if not run.call.guided:
-            return logits_RlV
-        if settings.cfg_style == "constant":
-            cond_BlV, uncond_BlV = logits_RlV.chunk(2)
-            return uncond_BlV + (cond_BlV - uncond_BlV) * settings.cfg
-        if _beyond(run.canvas.sides[scale], settings.max_pn):
-            return cfg_mix(logits_RlV, settings.cfg)
-        return cfg_mix(logits_RlV, self.guidance(scale, run.scales, settings))
+        constant, strength = settings.cfg_style == "constant", None
+        if run.call.guided:
+            full = constant or _beyond(step.side, settings.max_pn)
+            strength = settings.cfg if full else self.guidance(scale, run.scales, settings)
+        rule = sample_rule(
+            self.top_k(step.side, settings), settings.top_p, mix="interpolate" if constant else "extrapolate"
+        )
+        return Distribution(rule=rule, strength=strength, excluded=settings.invalid_ids)
 
     def guidance(self, scale: int, scales: int, settings: SamplingSettings) -> float:
         """VAR's ramp, with the slope for ten scales in longer lists, where strengths then exceed cfg."""
@@ -170,13 +167,6 @@ class FlexVarSampler(NextScaleSampler):
         trained = self.spec.transformer.trained_sides
         return 1 if _beyond(side, settings.max_pn) or any(pn not in trained for pn in side) else settings.top_k
 
-    def filter(self, logits_BlV: Tensor, step: Step, settings: SamplingSettings) -> Tensor:
-        settings = cast(FlexVarSettings, settings)
-        if settings.invalid_ids:
-            # The official code uses -100, which leaves a small probability; -inf excludes the token.
-            logits_BlV = logits_BlV.index_fill(2, _index(settings.invalid_ids, logits_BlV.device), -torch.inf)
-        return filter_logits(logits_BlV, self.top_k(step.side, settings), settings.top_p, sort_all=self.sort_all)
-
     def random_scales(self, generator: torch.Generator) -> FlexVarSettings:
         """Return the official settings with scales drawn at random for one training step."""
         scales = random_scales(self.spec.transformer.patch_nums, generator)
@@ -185,12 +175,6 @@ class FlexVarSampler(NextScaleSampler):
 
 def _beyond(side: tuple[int, int], max_pn: int | None) -> bool:
     return max_pn is not None and max(side) > max_pn
-
-
-@lru_cache(maxsize=8)
-def _index(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    # Cached, because a host-to-device copy at every step would stall the device.
-    return torch.tensor(ids, device=device)
 
 
 def _official(depth: int, epoch: int) -> ModelSpec:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from arvbench.adapters.drawing import Distribution, Drawn
 from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING, stage_of
 from arvbench.adapters.hmar.refinement import (
     NO_REFINEMENT,
@@ -34,10 +35,9 @@ from arvbench.adapters.hmar.refinement import (
     masked_counts,
 )
 from arvbench.adapters.hmar.transformer import Hmar, HmarConfig
-from arvbench.adapters.next_scale.sampler import NextScaleSampler, ScaleDraw, ScaleRun
+from arvbench.adapters.next_scale.sampler import NextScaleSampler, ScaleRun
 from arvbench.adapters.next_scale.transformer import DEMO_SIZES, PATCH_NUMS_256
 from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec
-from arvbench.adapters.sampling import cfg_mix
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.tokenizers.multiscale_vq import DEMO_TOKENIZER, ResidualCanvas, VqVaeConfig
@@ -165,16 +165,16 @@ class HmarSampler(NextScaleSampler):
         self.end(steps[-1], drawn, run, redrawn_Bn=positions_Bn)
         return tokens_Bl
 
-    def masked_positions(
-        self, drawn: ScaleDraw, among_Bn: Tensor | None, count: int, scale: int, run: ScaleRun
-    ) -> Tensor:
+    def masked_positions(self, drawn: Drawn, among_Bn: Tensor | None, count: int, scale: int, run: ScaleRun) -> Tensor:
         """Return positions (B, count) of the least confident tokens just drawn, lowest first, known ones last."""
-        confidence_Bl = confidence(drawn.filtered_BlV, drawn.tokens_Bl)
+        confidence_Bl = drawn.probability_Bl
+        if confidence_Bl is None:
+            confidence_Bl = confidence(drawn.filtered_BlV, drawn.tokens_Bl)
         if run.call.known is not None:
             confidence_Bl = confidence_Bl.masked_fill(run.call.known.keep[scale], torch.inf)
         return least_confident(confidence_Bl, among_Bn, count)
 
-    def redraw(self, step: Step, scale: int, tokens_Bl: Tensor, masked_Bl: Tensor, run: ScaleRun) -> ScaleDraw:
+    def redraw(self, step: Step, scale: int, tokens_Bl: Tensor, masked_Bl: Tensor, run: ScaleRun) -> Drawn:
         """Draw all tokens of a scale by masked prediction; only the masked ones are used."""
         model = self.transformer
         if run.condition.masked is None:
@@ -183,9 +183,13 @@ class HmarSampler(NextScaleSampler):
         x_BlC = model.embed_masked(history_BlK, own_BlK, masked_Bl)
         x_RlC = (x_BlC.repeat(2, 1, 1) if run.call.guided else x_BlC) + self.position(run, scale)
         logits_RlV = model.masked_logits(x_RlC, run.condition, self._kernels)
-        logits_BlV = cfg_mix(logits_RlV, run.call.settings.cfg * MASK_GUIDANCE) if run.call.guided else logits_RlV
-        filtered_BlV = self.filter(logits_BlV, step, run.call.settings)
-        return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, run.call.draw(filtered_BlV, step))
+        return self.drawn(logits_RlV, step, scale, run)
+
+    def distribution(self, step: Step, scale: int, run: ScaleRun) -> Distribution:
+        plain = super().distribution(step, scale, run)
+        if step.kind != "mask" or not run.call.guided:
+            return plain
+        return replace(plain, strength=run.call.settings.cfg * MASK_GUIDANCE)
 
     def masked_input(self, tokens_Bl: Tensor, scale: int, run: ScaleRun) -> tuple[Tensor, Tensor]:
         """Return the canvas input for `scale` and the codes added by its tokens, both (B, l, K)."""

@@ -26,6 +26,7 @@ from arvbench.adapters.cache import CACHE_POLICIES
 from arvbench.adapters.cache.policy import Cache, CacheShape, KVCache
 from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import SamplingCall
+from arvbench.adapters.drawing import Distribution, sample_rule
 from arvbench.adapters.next_scale.cost import StepCost, step_cost
 from arvbench.adapters.next_scale.sampler import ScaleRun
 from arvbench.adapters.next_scale.transformer import (
@@ -37,7 +38,6 @@ from arvbench.adapters.next_scale.transformer import (
     levels,
 )
 from arvbench.adapters.sampler import ModelSpec
-from arvbench.adapters.sampling import filter_logits
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.var import VarSampler, VarSettings
@@ -315,11 +315,12 @@ class CodeSampler(VarSampler):
         x_RlC = x_RlC[:, -math.prod(step.side) :]
         return head_logits(x_RlC, condition.head_R12C, model.head, self._kernels, model.config.norm_eps)
 
-    def filter(self, logits_BlV: Tensor, step: Step, settings: SamplingSettings) -> Tensor:
-        chosen = cast(CodeSettings, settings)
-        top_k = chosen.top_k if chosen.top_k_by_scale is None else chosen.top_k_by_scale[step.index] or None
-        filtered_BlV = filter_logits(logits_BlV, top_k, chosen.top_p, sort_all=self.official)
-        return filtered_BlV if chosen.temperatures is None else filtered_BlV / chosen.temperatures[step.index]
+    def distribution(self, step: Step, scale: int, run: ScaleRun) -> Distribution:
+        chosen = cast(CodeSettings, run.call.settings)
+        top_k = chosen.top_k if chosen.top_k_by_scale is None else chosen.top_k_by_scale[step.index]
+        cooling = None if chosen.temperatures is None else chosen.temperatures[step.index]
+        plain = super().distribution(step, scale, run)
+        return replace(plain, rule=sample_rule(top_k, chosen.top_p), cooling=cooling)
 
     def forced_logits(
         self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet

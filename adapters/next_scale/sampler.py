@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -23,13 +23,13 @@ from arvbench.adapters.cache import CACHE_POLICIES
 from arvbench.adapters.cache.policy import CachePlan, CacheShape, KVCache, TokenOrder
 from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import SamplingCall, StepOutput
+from arvbench.adapters.drawing import Distribution, Drawn, draw_tokens, sample_rule
 from arvbench.adapters.editing import KnownPixels, KnownTokens, keep_per_scale
 from arvbench.adapters.next_scale.cost import StepCost, step_cost
 from arvbench.adapters.next_scale.smoothing import SmoothSettings, mix_codes
 from arvbench.adapters.next_scale.transformer import NextScaleConfig, NextScaleTransformer
 from arvbench.adapters.pixels import to_unit_range
 from arvbench.adapters.sampler import ModelSizes, ModelSpec, Sampler
-from arvbench.adapters.sampling import cfg_mix, filter_logits
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae
@@ -51,17 +51,6 @@ class ScaleRun:
     @property
     def scales(self) -> int:
         return len(self.canvas.sides)
-
-
-class ScaleDraw(NamedTuple):
-    """Tokens of one pass and their logits."""
-
-    logits_RlV: Tensor
-    logits_BlV: Tensor
-    """After guidance."""
-    filtered_BlV: Tensor
-    """After top-k and top-p."""
-    tokens_Bl: Tensor
 
 
 class NextScaleSampler(Sampler):
@@ -202,17 +191,20 @@ class NextScaleSampler(Sampler):
         self.end(step, drawn, run)
         return drawn.tokens_Bl
 
-    def draw(self, step: Step, scale: int, run: ScaleRun) -> ScaleDraw:
+    def draw(self, step: Step, scale: int, run: ScaleRun) -> Drawn:
         """Start `step` and draw the tokens of its scale."""
         call = run.call
         call.observer.step_begin(step)
         logits_RlV = self.forward(self.step_input(scale, run), step, run)
-        logits_BlV = self.guide(logits_RlV, scale, run)
-        filtered_BlV = self.filter(logits_BlV, step, call.settings)
-        tokens_Bl = call.draw(filtered_BlV, step)
-        if call.known is not None:
-            tokens_Bl = call.known.apply(tokens_Bl, scale)
-        return ScaleDraw(logits_RlV, logits_BlV, filtered_BlV, tokens_Bl)
+        drawn = self.drawn(logits_RlV, step, scale, run)
+        if call.known is None:
+            return drawn
+        return drawn._replace(tokens_Bl=call.known.apply(drawn.tokens_Bl, scale))
+
+    def drawn(self, logits_RlV: Tensor, step: Step, scale: int, run: ScaleRun) -> Drawn:
+        """Draw the tokens of `step` from its logits."""
+        distribution = self.distribution(step, scale, run)
+        return draw_tokens(logits_RlV, distribution, run.call, step, self._kernels, self.sort_all)
 
     def step_input(self, scale: int, run: ScaleRun) -> Tensor:
         """Input (R, l, C) of the transformer for one scale."""
@@ -237,21 +229,20 @@ class NextScaleSampler(Sampler):
         h, w = run.canvas.sides[scale]
         return run.positions_1LC[:, before : before + h * w]
 
-    def guide(self, logits_RlV: Tensor, scale: int, run: ScaleRun) -> Tensor:
-        """Guided logits (B, l, V), before top-k and top-p."""
-        if not run.call.guided:
-            return logits_RlV
-        return cfg_mix(logits_RlV, self.guidance(scale, run.scales, run.call.settings))
+    def distribution(self, step: Step, scale: int, run: ScaleRun) -> Distribution:
+        """Distribution of the tokens of `step`."""
+        settings = run.call.settings
+        return Distribution(
+            rule=sample_rule(settings.top_k, settings.top_p),
+            strength=self.guidance(scale, run.scales, settings) if run.call.guided else None,
+            reader="more_smooth" if isinstance(settings, SmoothSettings) and settings.more_smooth else "",
+        )
 
     def guidance(self, scale: int, scales: int, settings: SamplingSettings) -> float:
         """Strength t in (1 + t) cond - t uncond, ramped up linearly from 0 at the first scale to cfg at the last."""
         return settings.cfg * scale / (scales - 1)
 
-    def filter(self, logits_BlV: Tensor, step: Step, settings: SamplingSettings) -> Tensor:
-        """Logits (B, l, V) after top-k and top-p, -inf for excluded tokens."""
-        return filter_logits(logits_BlV, settings.top_k, settings.top_p, sort_all=self.sort_all)
-
-    def codes(self, drawn: ScaleDraw, step: Step, scale: int, run: ScaleRun) -> Tensor:
+    def codes(self, drawn: Drawn, step: Step, scale: int, run: ScaleRun) -> Tensor:
         """Code vectors (B, K, ph, pw) to place on the canvas."""
         call, codes_BKpp = run.call, run.canvas.lookup(drawn.tokens_Bl, scale)
         if not isinstance(call.settings, SmoothSettings) or not call.settings.more_smooth:
@@ -266,7 +257,7 @@ class NextScaleSampler(Sampler):
         keep_B1pp = call.known.keep[scale].unflatten(1, step.side).unsqueeze(1)
         return torch.where(keep_B1pp, codes_BKpp, mixed_BKpp)
 
-    def end(self, step: Step, drawn: ScaleDraw, run: ScaleRun, *, redrawn_Bn: Tensor | None = None) -> None:
+    def end(self, step: Step, drawn: Drawn, run: ScaleRun, *, redrawn_Bn: Tensor | None = None) -> None:
         """Report the output of `step` to the observer."""
         output = StepOutput(
             logits_pre_cfg=drawn.logits_RlV,

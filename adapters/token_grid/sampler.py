@@ -18,7 +18,6 @@ from functools import cached_property
 from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -26,9 +25,9 @@ from arvbench.adapters.cache import CACHE_POLICIES
 from arvbench.adapters.cache.policy import CacheShape, KVCache, TokenOrder
 from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import SamplingCall, StepOutput
+from arvbench.adapters.drawing import Distribution, draw_tokens, sample_rule
 from arvbench.adapters.pixels import to_unit_range
 from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec, Sampler
-from arvbench.adapters.sampling import filter_logits
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.token_grid.llama import Llama, LlamaConfig, rope_table
@@ -112,20 +111,6 @@ def line_ends(passes: Sequence[Pass], grid: int) -> tuple[int, ...]:
     columns = [min((at for at in p.feeds if at != LEARNT), default=LEARNT) for p in passes]
     lines = [at // grid if at != LEARNT else -1 for at in columns]
     return tuple(n for n in range(1, len(lines) - 1) if lines[n + 1] == lines[n] + 1 > 0)
-
-
-def guide(logits_RlV: Tensor, cfg: float, *, on: bool) -> Tensor:
-    """Mix conditional and unconditional rows into guided logits (B, l, V); return the conditional rows if not `on`."""
-    cond_BlV, uncond_BlV = logits_RlV.chunk(2)
-    return uncond_BlV + (cond_BlV - uncond_BlV) * cfg if on else cond_BlV
-
-
-def nucleus(logits_BlV: Tensor, top_p: float) -> Tensor:
-    """Set logits outside LlamaGen's nucleus to -inf; the token that lifts the running sum above top_p stays."""
-    sorted_BlV, order_BlV = logits_BlV.sort(dim=-1, descending=True)
-    above_BlV = sorted_BlV.softmax(dim=-1).cumsum(dim=-1) > top_p
-    drop_BlV = F.pad(above_BlV[..., :-1], (1, 0), value=False)
-    return logits_BlV.masked_fill(drop_BlV.scatter(-1, order_BlV, drop_BlV), -torch.inf)
 
 
 class TokenGridSampler(Sampler):
@@ -249,7 +234,7 @@ class TokenGridSampler(Sampler):
         )
 
     def generate(self, call: SamplingCall) -> tuple[Sequence[Tensor], Tensor]:
-        model, plan, settings = self.transformer, self.plan, cast(TokenGridSettings, call.settings)
+        model, plan = self.transformer, self.plan
         drawn_BN = torch.empty(call.schedule.images, len(plan.order_N), dtype=torch.int64, device=self.device)
         tokens: list[Tensor] = []
         done = 0
@@ -262,19 +247,28 @@ class TokenGridSampler(Sampler):
             cache = cast(KVCache, call.cache)
             heads = model(x_RlC, plan.ropes[step.index], self._kernels, cache=cache)
             logits_RlV = self.predict(heads, step.index)
-            on = settings.cfg_interval is None or p.clock is None or p.clock <= settings.cfg_interval
-            logits_BlV = guide(logits_RlV, settings.cfg, on=on) if call.guided else logits_RlV
-            filtered_BlV = filter_logits(logits_BlV / max(settings.temperature, 1e-5), settings.top_k, None)
-            if settings.top_p is not None and settings.top_p < 1:
-                filtered_BlV = nucleus(filtered_BlV, settings.top_p)
-            tokens.append(call.draw(filtered_BlV, step, one_by_one=self.draws_one_by_one))
+            distribution = self.distribution(p, call)
+            drawn = draw_tokens(logits_RlV, distribution, call, step, self._kernels, self.sort_all)
+            tokens.append(drawn.tokens_Bl)
             done += len(p.draws)
             drawn_BN[:, done - len(p.draws) : done] = tokens[-1]
             output = StepOutput(
-                logits_pre_cfg=logits_RlV, logits=logits_BlV, tokens=tokens[-1], state=drawn_BN[:, :done]
+                logits_pre_cfg=logits_RlV, logits=drawn.logits_BlV, tokens=tokens[-1], state=drawn_BN[:, :done]
             )
             call.observer.step_end(step, output)
         return tokens, drawn_BN
+
+    def distribution(self, of: Pass, call: SamplingCall) -> Distribution:
+        """Distribution of the tokens of a pass."""
+        settings = cast(TokenGridSettings, call.settings)
+        on = settings.cfg_interval is None or of.clock is None or of.clock <= settings.cfg_interval
+        temperature = max(settings.temperature, 1e-5)
+        rule = sample_rule(
+            settings.top_k, settings.top_p, mix="interpolate", nucleus="reached", temperature=temperature
+        )
+        return Distribution(
+            rule=rule, strength=settings.cfg if call.guided and on else None, one_by_one=self.draws_one_by_one
+        )
 
     def decode_state(self, state: Tensor) -> Tensor:
         return to_unit_range(self.tokenizer.decode(state[:, self.plan.raster_N], self._side))

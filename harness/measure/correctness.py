@@ -337,6 +337,11 @@ class _CheckedNoise(PerImageNoise):
             raise _NotANumber(step)
         return super().tokens(logits_BlV, step, one_by_one=one_by_one)
 
+    def accept(self, ids_Bl: Tensor, failed_Bl: Tensor, step: int) -> Tensor:
+        if failed_Bl.any():
+            raise _NotANumber(step)
+        return super().accept(ids_Bl, failed_Bl, step)
+
 
 class _GuidedNoise(_CheckedNoise):
     """Records the tokens that it draws, and returns those of the judge, so that the sampler stays on the path."""
@@ -349,6 +354,10 @@ class _GuidedNoise(_CheckedNoise):
     def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
         self.drawn.append(super().tokens(logits_BlV, step, one_by_one=one_by_one))
         return self._path.drawn[step].to(logits_BlV.device)
+
+    def accept(self, ids_Bl: Tensor, failed_Bl: Tensor, step: int) -> Tensor:
+        self.drawn.append(super().accept(ids_Bl, failed_Bl, step))
+        return self._path.drawn[step].to(ids_Bl.device)
 
     def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
         """Return the judge's positions: with others, all later steps would have other inputs."""

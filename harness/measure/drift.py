@@ -93,8 +93,11 @@ class _Drawing(PerImageNoise):
 
     def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
         drawn_Bl = super().tokens(logits_BlV, step, one_by_one=one_by_one)
-        self.drawn.append(drawn_Bl.cpu())
-        return drawn_Bl if self._path is None else self._path[step].to(drawn_Bl.device)
+        return self.accept(drawn_Bl, drawn_Bl, step)
+
+    def accept(self, ids_Bl: Tensor, failed_Bl: Tensor, step: int) -> Tensor:
+        self.drawn.append(ids_Bl.cpu())
+        return ids_Bl if self._path is None else self._path[step].to(ids_Bl.device)
 
 
 class _Reader(SilentObserver):

@@ -132,5 +132,9 @@ class _LoggedNoise(PerImageNoise):
         self.drawn.add(step)
         return super().tokens(logits_BlV, step, one_by_one=one_by_one)
 
+    def accept(self, ids_Bl: Tensor, failed_Bl: Tensor, step: int) -> Tensor:
+        self.drawn.add(step)
+        return super().accept(ids_Bl, failed_Bl, step)
+
     def replayed(self, step: int) -> None:
         self.drawn.add(step)

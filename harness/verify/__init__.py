@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 def verify(path: Path, *, backend: str = "reference", device: str = "cpu", kernels: Kernels = "backend") -> list[Check]:
     """Replay one fixture with `backend` on `device` and return one check per recorded output.
 
+    Where a kernel draws tokens, a check per run follows, of its draws.
+
     `kernels` "interpreter" needs `arvbench.kernels.dispatch.interpret_kernels` before.
 
     Raises FixtureError for a fixture that cannot be used, HostError for a device that this machine lacks.
     """
     from arvbench.adapters.loading import usable_device
     from arvbench.errors import UserError
+    from arvbench.harness.verify.draws import drawn_by_kernel
     from arvbench.harness.verify.fixture import FAULTS, FixtureError, compare
     from arvbench.harness.verify.formats import read_fixture
     from arvbench.harness.verify.replays import replay_of
@@ -31,7 +34,9 @@ def verify(path: Path, *, backend: str = "reference", device: str = "cpu", kerne
     target = usable_device(device)
     fixture = read_fixture(path)
     try:
-        return compare(fixture, replay_of(fixture.kind).outputs(fixture, backend, target, kernels))
+        replay = replay_of(fixture.kind)
+        checks = compare(fixture, replay.outputs(fixture, backend, target, kernels))
+        return checks + drawn_by_kernel(replay, fixture, backend, target, kernels)
     except FixtureError:
         raise
     except UserError as error:

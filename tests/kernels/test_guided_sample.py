@@ -9,8 +9,7 @@ import sys
 import pytest
 import torch
 
-from arvbench.adapters.sampling import PerImageNoise, cfg_mix, filter_logits
-from arvbench.adapters.token_grid.sampler import guide, nucleus
+from arvbench.adapters.sampling import PerImageNoise, cfg_mix, filter_logits, interpolate, nucleus
 from arvbench.errors import ContractError
 from arvbench.kernels.counter import image_keys
 from arvbench.kernels.guided_sample.reference import guided_sample
@@ -52,7 +51,7 @@ def test_the_reference_draws_the_tokens_of_the_next_scale_models(levels, top_k, 
 @pytest.mark.parametrize("top_p", [None, 0.9])
 def test_the_reference_draws_the_tokens_of_the_token_grid_models(levels, top_k, top_p):
     x, cfg, temperature = logits(levels=levels), 1.75, 0.7
-    filtered = filter_logits(guide(x, cfg, on=True) / temperature, top_k, None)
+    filtered = filter_logits(interpolate(x, cfg) / temperature, top_k, None)
     if top_p is not None:
         filtered = nucleus(filtered, top_p)
     rule = SampleRule(

@@ -11,8 +11,8 @@ from tiny_models import TOKEN_GRID_FAMILIES, TOKEN_GRID_SETTINGS, tiny_token_gri
 
 from arvbench.adapters.loading import build_sampler, load_sampler, meta_modules
 from arvbench.adapters.sampler import NULL_LABEL, Checkpoint
-from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise, filter_logits
-from arvbench.adapters.token_grid.sampler import LEARNT, TokenGridSettings, guide, nucleus, official_checkpoint
+from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise, filter_logits, interpolate, nucleus
+from arvbench.adapters.token_grid.sampler import LEARNT, TokenGridSettings, official_checkpoint
 from arvbench.errors import UserError
 
 UNGUIDED = TOKEN_GRID_SETTINGS.model_copy(update={"cfg": 1.0})
@@ -146,10 +146,8 @@ def test_above_the_interval_logits_are_the_conditional_ones(sampler):
     assert 0 < unguided < len(observer.outputs) - 1
 
 
-def test_guide_takes_conditional_rows_first():
-    logits = torch.tensor([3.0, 1.0]).view(2, 1, 1)
-    assert guide(logits, 4.0, on=True).item() == 9.0
-    assert guide(logits, 4.0, on=False).item() == 3.0
+def test_guidance_takes_conditional_rows_first():
+    assert interpolate(torch.tensor([3.0, 1.0]).view(2, 1, 1), 4.0).item() == 9.0
 
 
 def test_the_nucleus_keeps_the_token_that_crosses_the_threshold():
