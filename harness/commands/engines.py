@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from inspect import signature
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arvbench.harness.run.engines.engine import Engine as AnyEngine
+    from arvbench.harness.run.engines.ray_evaluation import ClusterOptions
+    from arvbench.harness.run.ranks import Rank
     from arvbench.harness.run.store import RecordStore
     from arvbench.harness.suites.suite import Suite
 
@@ -59,6 +61,13 @@ Address = Annotated[
 Accelerator = Annotated[
     str | None, typer.Option("--accelerator", metavar="TYPE", help="Only Ray nodes with this GPU, such as H100.")
 ]
+Share = Annotated[
+    Literal["cases", "images"],
+    typer.Option(
+        help="What --shard and torchrun share out: whole cases, or the images of every case, of which only features "
+        "are kept; join them by `arvbench merge`.",
+    ),
+]
 RAY_RETRIES = 2
 """Further attempts on a cluster, whose nodes may go."""
 
@@ -73,6 +82,8 @@ class EngineOptions:
     retries: int | None
     address: str | None = None
     accelerator: str | None = None
+    share: Literal["cases", "images"] = "cases"
+    """Parts that a shard is made of."""
 
     def open(self) -> AnyEngine:
         """Make the engine. Raises UnknownName, and UserError for options that it does not have."""
@@ -95,18 +106,44 @@ class EngineOptions:
     def place(self, suite: Suite, out: Path, shard: str | None) -> tuple[Suite, RecordStore]:
         """Return the cases that this process measures, those of `--shard`, and the store of their records.
 
-        Under torchrun they are the shard of this rank, in a folder of its own. Raises UserError for both.
+        Under torchrun they are the shard of this rank, in a folder of its own, and so are shards of images. Raises
+        UserError for both.
         """
-        from arvbench.harness.run.ranks import this_rank
         from arvbench.harness.run.store import RecordStore
         from arvbench.harness.suites.sweep import parse_shard
 
+        if self.share == "images":
+            return suite, RecordStore(out / self.rank(shard).folder)
         if self.name != "torchrun":
             return (suite if shard is None else suite.shard(parse_shard(shard))), RecordStore(out)
-        if shard is not None:
-            raise UserError("--shard and --engine torchrun both say which shard: leave one away")
-        rank = this_rank()
+        rank = self.rank(shard)
         return suite.shard(rank.shard), RecordStore(out / rank.folder)
+
+    def rank(self, shard: str | None) -> Rank:
+        """Return the place of this process: by `--shard`, or as a launcher numbers it. Raises UserError for both."""
+        from arvbench.harness.run.ranks import Rank, this_rank
+        from arvbench.harness.suites.sweep import parse_shard
+
+        if self.name in ("torchrun", "ray") and shard is not None:
+            raise UserError(f"--shard and --engine {self.name} both say which shard: leave one away")
+        if shard is not None:
+            part = parse_shard(shard)
+            return Rank(part.index - 1, part.count, None)
+        if self.name != "torchrun":
+            raise UserError("--share images needs --shard K/N or --engine torchrun; other engines share images anyway")
+        return this_rank()
+
+    @property
+    def given_of_clusters(self) -> list[str]:
+        """Names of the given options that an evaluation has on a cluster alone."""
+        given = {"address": self.address, "accelerator": self.accelerator, "retries": self.retries}
+        return [name for name, value in given.items() if value is not None]
+
+    def connect(self) -> ClusterOptions:
+        """Connect to the Ray cluster. Raises HostError, UserError as `Cluster`."""
+        from arvbench.harness.run.engines.ray_evaluation import ClusterOptions, open_cluster
+
+        return ClusterOptions(open_cluster(self.address), self.workers, self.attempts_more, self.accelerator)
 
     @property
     def attempts_more(self) -> int:

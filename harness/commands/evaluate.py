@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from arvbench.errors import UnknownName, UserError
-from arvbench.harness.commands.evaluation_parts import EvaluationPart, extract_part, part_of
+from arvbench.harness.commands.engines import Accelerator, Address, EngineOptions, Retries
+from arvbench.harness.commands.evaluation_parts import EvaluationPart, extract_part, part_of, shared_features
 from arvbench.harness.commands.options import (
     Device,
     ExtractorWeights,
@@ -60,7 +61,11 @@ def evaluate(
     device: Device = "cpu",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that share the images.  [default: one per core on cpu, else 1]"),
+        typer.Option(
+            min=1,
+            help="Processes that share the images; with ray, tasks.  [default: one per core on cpu, else 1; with ray "
+            "as many as there is room for]",
+        ),
     ] = None,
     work: WorkFolder = None,
     shard: Annotated[
@@ -69,8 +74,16 @@ def evaluate(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option("--engine", metavar="NAME", help="torchrun: the shard of this rank.  [default: this process]"),
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="local: this machine; torchrun: only the shard of this rank, below --work; ray: the nodes of a Ray "
+            "cluster extract features, and this process makes the numbers.  [default: local]",
+        ),
     ] = None,
+    retries: Retries = None,
+    address: Address = None,
+    accelerator: Accelerator = None,
     bootstrap: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Intervals of FID by N resamples, not by jackknife; 0 for none."),
@@ -116,6 +129,8 @@ def evaluate(
       arvbench eval demo.npz --reference digits --protocol digits-cnn
 
       arvbench eval samples.npz --reference ref.npz --shard 2/8 --work shards
+
+      arvbench eval samples.npz --reference ref.npz --engine ray --address 10.0.0.1:6379 --device cuda
     """
     from arvbench.harness.quality.evaluation import EvaluationRequest
     from arvbench.harness.quality.features.feature_pass import FeaturePass
@@ -124,7 +139,7 @@ def evaluate(
     protocols, options = comma_list(protocol) or ("adm-v1",), Options(bootstrap=bootstrap, seed=seed)
     request = EvaluationRequest(protocols=protocols, reference=reference, metrics=comma_list(metrics), options=options)
     files = extractor_files(inception_weights, extractor_weights)
-    part = part_of(shard, engine, device, work)
+    part = part_of(shard, EngineOptions(engine, workers, (), retries, address, accelerator), device, work)
     features = FeaturePass(device=part.device, workers=workers, extractor_files=files, work=part.work)
     stated = Statements(model, labels, uint8_rule, class_folders=class_folders, reconstructions=reconstructions)
     evaluation = _evaluate(samples, resize, stated, request, (features, part))
@@ -197,13 +212,15 @@ def _evaluate(
     recipe, (features, part) = stated.recipe(), extracting
     usable_device(features.device)
     set_threads(None)
+    part = part.connected()
     with ProgressBar(Console(stderr=True)) as listener:
         source = open_images(samples, resize=resize, class_folders=stated.class_folders)
         stated.add_to(source)
         if part.shard is not None:
             extract_part(source, request, part.shard, features, listener)
             return None
-        return evaluate(source, request, features=features, recipe=recipe, listener=listener)
+        with shared_features(source, request, part, features, listener) as found:
+            return evaluate(source, request, features=found, recipe=recipe, listener=listener)
 
 
 def _exit_code(evaluation: Evaluation, *, strict: bool) -> int:

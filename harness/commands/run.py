@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from arvbench.harness.commands.engines import Accelerator, Address, Devices, Engine, EngineOptions, Retries, Workers
+from arvbench.harness.commands.engines import (
+    Accelerator,
+    Address,
+    Devices,
+    Engine,
+    EngineOptions,
+    Retries,
+    Share,
+    Workers,
+)
 from arvbench.harness.commands.options import (
     CaseDevice,
     CaseModels,
@@ -20,6 +29,7 @@ from arvbench.harness.commands.options import (
     extractor_files,
 )
 from arvbench.harness.commands.plans import print_plan
+from arvbench.harness.commands.shares import draw_shares
 from arvbench.harness.suites.built_in import built_in_suites
 from arvbench.interrupts import EXIT_INTERRUPTED
 
@@ -63,6 +73,7 @@ def run(
     shard: Annotated[
         str | None, typer.Option("--shard", metavar="K/N", help="Only part K of N equal parts of the cases.")
     ] = None,
+    share: Share = "cases",
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print what would be measured or reused, and what it took last; do nothing."),
@@ -102,12 +113,15 @@ def run(
     from arvbench.harness.suites.suite import load_suite
 
     chosen = load_suite(suite, models=comma_list(models), overrides=case_settings(settings, device, weights))
-    measuring = EngineOptions(engine, workers, comma_list(devices), retries, address, accelerator)
+    measuring = EngineOptions(engine, workers, comma_list(devices), retries, address, accelerator, share)
     chosen, store = measuring.place(chosen, out or RUNS_FOLDER / chosen.name, shard)
     if dry_run:
         print_plan(chosen, store, fresh=fresh, retry_failed=retry_failed, as_json=as_json)
         return
     files = extractor_files(inception_weights, extractor_weights)
+    if share == "images":
+        draw_shares(chosen, measuring.rank(shard), store.folder, files)
+        return
     options = {"fresh": fresh, "retry_failed": retry_failed, "extractor_files": files, "control": control}
     records = _measure(chosen, store, measuring, options)
     _finish(records, store, as_json=as_json, report=report)

@@ -58,8 +58,11 @@ def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings,
     return replace(evaluation, numbers=evaluation.numbers + reconstructed)
 
 
-def measure_case_features(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> None:
-    """Draw the images of the job's shard, and keep their features where `measure_case_quality` looks for them."""
+def measure_case_features(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Path:
+    """Draw the images of the job's shard, and keep their features where `measure_case_quality` looks for them.
+
+    Return the folder of their chunks.
+    """
     request, shard = job.case.quality, job.shard
     assert request is not None and shard is not None
     source = live_source(sampler, settings, job.case)
@@ -67,7 +70,7 @@ def measure_case_features(job: Job, sampler: Sampler, settings: SamplingSettings
     features = FeaturePass(device=sampler.device, extractor_files=job.extractor_files)
     features = replace(features, workers=request.workers, work=work_folder, folder_per_task=True)
     with _kept(work_folder):
-        extract_shard(
+        return extract_shard(
             source,
             evaluation_request(request),
             shard,

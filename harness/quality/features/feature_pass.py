@@ -29,6 +29,7 @@ from arvbench.harness.quality.features.chunks import (
     Progress,
     Scan,
     chunk_count,
+    chunk_path,
     claim_folder,
     folder_name,
     in_chunks,
@@ -101,10 +102,11 @@ class FeaturePass:
     def _extract(
         self, source: ImageSource, layers: LayerRequest, folder: Path, progress: Progress | None, *, chunks: range
     ) -> None:
-        """Extract chunks into a folder, with helpers."""
+        """Extract chunks into a folder, with helpers where some are not there yet."""
         claim_folder(folder, source, layers)
+        missing = sum(not chunk_path(folder, chunk).is_file() for chunk in chunks)
         with contextlib.ExitStack() as processes:
-            for device in self._helper_devices(source, layers, len(chunks)):
+            for device in self._helper_devices(source, layers, missing):
                 job = self._job(source, layers, folder, device)
                 job = job.model_copy(update={"chunks": (chunks.start, chunks.stop)})
                 processes.enter_context(running(_MODULE, job, output=sys.stderr))

@@ -51,6 +51,8 @@ class ShardNote(BaseModel):
     index: int = Field(ge=1)
     count: int = Field(ge=1)
     machine: Machine
+    case: str = ""
+    """Case of a suite whose images they are; "" for images in files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,8 @@ class Coverage:
     damaged: tuple[str, ...]
     machines: tuple[Machine, ...]
     """Each once, in the order of the shards."""
+    case: str = ""
+    """Case of a suite whose images they are; "" for images in files."""
 
     @property
     def whole(self) -> bool:
@@ -73,15 +77,21 @@ class Coverage:
         """Different processors or GPUs; with more than one, last bits may differ from those of one machine."""
         return tuple(dict.fromkeys(machine.hardware for machine in self.machines))
 
+    @property
+    def mixture(self) -> str:
+        """Sentence about different hardware."""
+        kinds = "; ".join(self.hardware)
+        return f"{len(self.hardware)} kinds of hardware ({kinds}): last bits may differ from those of one machine"
 
-def note_shard(folder: Path, images: int, shard: Shard, device: torch.device | str) -> None:
+
+def note_shard(folder: Path, images: int, shard: Shard, device: torch.device | str, *, case: str = "") -> None:
     """Write `shard.json` into a finished shard. Raises HostError for a full disk."""
     device = torch.device(device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     machine = Machine(host=platform.node(), cpu=cpu_name(), gpu=gpu)
-    note = ShardNote(images=images, index=shard.index, count=shard.count, machine=machine)
+    note = ShardNote(images=images, index=shard.index, count=shard.count, machine=machine, case=case)
     try:
-        write_whole(folder / NOTE_NAME, note.model_dump_json(indent=1))
+        write_whole(folder / NOTE_NAME, note.model_dump_json(indent=1, exclude_defaults=True))
     except OSError as error:
         raise cannot_write(folder / NOTE_NAME, error, kept="finished chunks are intact") from error
 
@@ -128,6 +138,7 @@ def check_shards(folders: Sequence[Path]) -> Coverage:
         doubled=tuple(doubled),
         damaged=tuple(damaged),
         machines=tuple(dict.fromkeys(note.machine for note in notes)),
+        case=notes[0].case,
     )
 
 

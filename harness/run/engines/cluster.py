@@ -14,8 +14,9 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from arvbench.errors import HostError, UserError
@@ -24,6 +25,8 @@ from arvbench.harness.run.engines import ray_tasks
 from arvbench.harness.run.engines.ray_tasks import Answer
 from arvbench.results.schema import Failed, Status
 
+ADDRESS = "RAY_ADDRESS"
+"""Variable of the address of a cluster."""
 CONNECT_S = 20.0
 """Time for the first contact with a cluster."""
 _ANSWER_S = 5.0
@@ -31,8 +34,14 @@ _ANSWER_S = 5.0
 _POLL_S = 0.2
 _UNPLACED_S = 60.0
 """Time that a task may wait for resources that no living node has."""
+_INTERRUPT_S = 10.0
+"""Time that an interrupted task has to end by itself."""
 _GRACE_S = 60.0
 """Time beyond its own limit that a task has to end by itself."""
+
+
+_TYPE = "accelerator_type:"
+"""Begin of the name of a resource of Ray that says the type of a node's GPUs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +53,10 @@ class Need:
     accelerator: str | None = None
     node: str | None = None
     """Id of the node that it must run on."""
+
+    def __str__(self) -> str:
+        kind = f" of type {self.accelerator}" if self.accelerator else ""
+        return f"{self.cpus} CPUs and {self.gpus} GPUs{kind}" if self.gpus else f"{self.cpus} CPUs"
 
     def options(self) -> dict[str, Any]:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -63,6 +76,13 @@ class Node:
     id: str
     cpus: int
     gpus: int
+    accelerators: frozenset[str] = frozenset()
+    """Types of its GPUs, as Ray names them."""
+
+    def fits(self, need: Need) -> bool:
+        """Return whether a task with this need could ever run here."""
+        known = need.accelerator is None or not need.gpus or need.accelerator in self.accelerators
+        return known and self.cpus >= need.cpus and self.gpus >= need.gpus and need.node in (None, self.id)
 
 
 @dataclass(slots=True)
@@ -109,13 +129,14 @@ class Cluster:
 
     def nodes(self) -> list[Node]:
         """Return the living nodes."""
-        return [
-            Node(
-                id=node["NodeID"], cpus=int(node["Resources"].get("CPU", 0)), gpus=int(node["Resources"].get("GPU", 0))
-            )
-            for node in self._ray.nodes()
-            if node["Alive"]
-        ]
+        return [_node(node) for node in self._ray.nodes() if node["Alive"]]
+
+    def slots(self, need: Need) -> int:
+        """Return how many tasks with this need run at once; 0 where no node fits."""
+        fitting = [node for node in self.nodes() if node.fits(need)]
+        if need.gpus:
+            return sum(min(node.gpus // need.gpus, node.cpus // need.cpus) for node in fitting)
+        return sum(node.cpus // need.cpus for node in fitting)
 
     def put(self, value: object) -> Any:
         """Return a reference to a value that several tasks take."""
@@ -143,36 +164,40 @@ class Cluster:
             with self._lock:
                 del self._running[name], self._listeners[name]
                 self._inbox.pop(name, None)
-            self._cancel(reference)
+            self._end([reference])
 
     def cancel(self) -> None:
         """End all running tasks; their `run` raises. Later ones run again."""
         with self._lock:
             self._closing.set()
             references = list(self._running.values())
-        for reference in references:
-            self._cancel(reference)
+        self._end(references)
         with self._lock:
             self._closing.clear()
 
     def _connect(self, address: str | None) -> None:
-        connected: list[BaseException | None] = []
+        """Connect in a thread that stays: a cluster that it starts on this machine ends with it."""
+        connected: SimpleQueue[BaseException | None] = SimpleQueue()
 
         def connect() -> None:
             try:
                 self._ray.init(
                     address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False
                 )
-                connected.append(None)
             except BaseException as error:
-                connected.append(error)
+                connected.put(error)
+                return
+            connected.put(None)
+            threading.Event().wait()
 
-        thread = threading.Thread(target=connect, daemon=True, name="connect to ray")
-        thread.start()
-        thread.join(CONNECT_S)
-        if not connected or connected[0] is not None:
-            reason = " ".join(str(connected[0]).split())[:200] if connected else f"no answer in {CONNECT_S:g} s"
-            raise HostError(f"cannot use the Ray cluster at {address!r}: {reason}")
+        threading.Thread(target=connect, daemon=True, name="connect to ray").start()
+        try:
+            error = connected.get(timeout=CONNECT_S)
+        except Empty:
+            raise HostError(f"cannot use the Ray cluster at {address!r}: no answer in {CONNECT_S:g} s") from None
+        if error is not None:
+            reason = " ".join(str(error).split())[:200]
+            raise HostError(f"cannot use the Ray cluster at {address!r}: {reason}") from error
 
     def _waited(self, name: str, reference: Any, need: Need, limit_s: float) -> Any:
         """Wait for a task, passing its events on. Its time counts from its first event."""
@@ -191,12 +216,10 @@ class Cluster:
             if begun is not None or self._placeable(need):
                 placeable = now
             elif now - placeable > _UNPLACED_S:
-                raise Ended(Status.ERROR, f"no living node has {need.cpus} CPUs and {need.gpus} GPUs", lost=True)
+                raise Ended(Status.ERROR, f"no living node has {need}", lost=True)
 
     def _placeable(self, need: Need) -> bool:
-        return any(
-            node.cpus >= need.cpus and node.gpus >= need.gpus and need.node in (None, node.id) for node in self.nodes()
-        )
+        return any(node.fits(need) for node in self.nodes())
 
     def _events(self, name: str) -> list[Event]:
         """Return the events of a task; those of other tasks wait until their threads ask."""
@@ -219,9 +242,14 @@ class Cluster:
         except (errors.RayError, TimeoutError) as error:
             raise Ended(Status.ERROR, f"the worker or its node was lost: {_line(error)}", lost=True) from error
 
-    def _cancel(self, reference: Any) -> None:
+    def _end(self, references: list[Any]) -> None:
+        """Interrupt tasks, so that they remove their scratch folders, and kill those that do not end by that."""
         with contextlib.suppress(Exception):
-            self._ray.cancel(reference, force=True)
+            for reference in references:
+                self._ray.cancel(reference, force=False)
+            _, busy = self._ray.wait(references, num_returns=len(references), timeout=_INTERRUPT_S)
+            for reference in busy:
+                self._ray.cancel(reference, force=True)
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], board: Any, name: str) -> Any:
@@ -243,6 +271,14 @@ def check_address(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
     except OSError as error:
         raise HostError(f"nobody answers at the Ray address {address}: {error.strerror or error}") from error
+
+
+def _node(described: Mapping[str, Any]) -> Node:
+    resources = described["Resources"]
+    types = frozenset(name.removeprefix(_TYPE) for name in resources if name.startswith(_TYPE))
+    return Node(
+        id=described["NodeID"], cpus=int(resources.get("CPU", 0)), gpus=int(resources.get("GPU", 0)), accelerators=types
+    )
 
 
 def _import_ray() -> Any:

@@ -18,12 +18,11 @@ from arvbench.harness.jobs import FEATURES_FOLDER, Event, EventListener, Job, Pa
 from arvbench.harness.quality.features.chunks import chunk_count
 from arvbench.harness.run.crew import cores_taken
 from arvbench.harness.run.engines import ray_tasks
-from arvbench.harness.run.engines.cluster import Cluster, Ended, Need, Node, refused
+from arvbench.harness.run.engines.cluster import ADDRESS, Cluster, Ended, Need, Node, refused
 from arvbench.harness.run.engines.parcels import Parcel, pack, unpack
 from arvbench.results.schema import Environment, Measured
 
 _DESCRIBE_S = 120.0
-_ADDRESS = "RAY_ADDRESS"
 
 
 class RayEngine:
@@ -33,7 +32,7 @@ class RayEngine:
         self, *, workers: int | None = None, address: str | None = None, accelerator: str | None = None
     ) -> None:
         """Share images among `workers` tasks, None as many as the cluster has room for."""
-        self._cluster = Cluster(address or os.environ.get(_ADDRESS))
+        self._cluster = Cluster(address or os.environ.get(ADDRESS))
         self._workers, self._accelerator = workers, accelerator
         self._described: dict[str, Environment] = {}
         self._timed: set[str] = set()
@@ -43,8 +42,8 @@ class RayEngine:
     def environment(self, device: str) -> Environment:
         if device not in self._described:
             need = Need(cpus=1, gpus=_gpus(device), accelerator=self._accelerator)
-            if not self._nodes(device):
-                raise HostError(f"the Ray cluster has no living node for device {device!r}")
+            if not self._cluster.slots(need):
+                raise HostError(f"the Ray cluster has no living node for device {device!r}: none has {need}")
             try:
                 text = self._cluster.run(_described, (device,), need, lambda _event: None, _DESCRIBE_S)
             except Ended as ended:
@@ -142,7 +141,8 @@ class RayEngine:
 
     def _nodes(self, device: str) -> list[Node]:
         """Return the living nodes for cases on a device."""
-        return [node for node in self._cluster.nodes() if node.cpus >= 1 and node.gpus >= _gpus(device)]
+        need = Need(cpus=1, gpus=_gpus(device), accelerator=self._accelerator)
+        return [node for node in self._cluster.nodes() if node.fits(need)]
 
 
 def _gpus(device: str) -> int:

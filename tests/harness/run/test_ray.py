@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+from engine_facts import facts
 from run_helpers import SilentListener, write_suite
 
 from arvbench.errors import HostError
@@ -18,7 +19,7 @@ from arvbench.harness.run.engines.parcels import pack, unpack
 from arvbench.harness.run.runner import RunOptions, run_suite
 from arvbench.harness.run.store import RecordStore
 from arvbench.harness.suites.suite import Suite, load_suite
-from arvbench.results.schema import Measured, Record, Status
+from arvbench.results.schema import Record, Status
 
 QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": 600, "bootstrap": 0}
 CASE = {"weights": "demo", "threads": 1, "repeats": 1, "max_warmup": 1, "batch": 50}
@@ -76,20 +77,6 @@ def alone(suite, tmp_path_factory) -> list[Record]:
     store = RecordStore(tmp_path_factory.mktemp("alone"))
     store.prepare()
     return run_suite(suite, store, LocalEngine(), SilentListener())
-
-
-def facts(records: list[Record]) -> list[Any]:
-    """All of records that does not depend on time."""
-    found = []
-    for record in records:
-        assert isinstance(record.outcome, Measured), record.outcome
-        outcome = record.outcome
-        sheet = outcome.sample_sheet and outcome.sample_sheet.sha256
-        correct = outcome.correctness
-        found.append(
-            (record.case_id, record.fingerprint, outcome.setup, correct, outcome.quality, outcome.findings, sheet)
-        )
-    return found
 
 
 class Disturbed(SilentListener):
