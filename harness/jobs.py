@@ -6,6 +6,7 @@ Their places in the run folder stand here too, for both sides:
   features/shared-NAME/          features that several cases read, or images from the speed of a case for its quality,
                                  until the end of a run
   samples/RECORD.png             the sample sheet of a record
+  memory/RECORD.pickle           CUDA's allocator history of the step with the largest transient
   .result-RECORD.json            a finished result, until its record is stored; of half a case, its speed
   .job-RECORD.lock               held by the runner while a process measures for that record
   .run-RUN.lock                  held by a runner from its begin to its end
@@ -178,6 +179,11 @@ def has_second_part(case: CaseConfig) -> bool:
 def result_path(folder: Path, record_id: str) -> Path:
     """Return the file of a finished result, in the run folder until its record is stored."""
     return folder / f".result-{record_id}.json"
+
+
+def memory_snapshot(folder: Path, record_id: str) -> Path:
+    """Return the file of a record's allocator history."""
+    return folder / "memory" / f"{record_id}.pickle"
 
 
 def job_lock(folder: Path, record_id: str) -> Path:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from arvbench.reports.blocks import Block, Code, FoldedTables, Passage, Terms, Text
 from arvbench.reports.cases import case_names, measured
-from arvbench.reports.figures import kv_cache, memory, quality_throughput, step_latency
+from arvbench.reports.figures import capacity, kv_cache, memory, quality_throughput, step_latency
 from arvbench.reports.numbers import plain
 from arvbench.reports.reproduction import SUITE_FILE, reproduction_commands, reproduction_suite
 from arvbench.reports.svg import Draw
 from arvbench.reports.table import MISSING, Table
+from arvbench.reports.tables.capacity import capacity_table, tried_table
+from arvbench.reports.tables.definitions import allocators_table, counts_table, definitions_table, transients_table
 from arvbench.reports.tables.drift import drift_table
 from arvbench.reports.tables.machine import machine_table, start_table
 from arvbench.reports.tables.measures import cache_table, memory_table, scopes_table, step_tables, steps_left_out
@@ -209,7 +211,18 @@ SECTIONS: tuple[Section, ...] = (
         ),
     ),
     Section("Cache", (Figure("kv-cache", kv_cache.draw), cache_table, drift_table)),
-    Section("Memory", (Figure("memory", memory.draw), memory_table)),
+    Section(
+        "Memory",
+        (
+            Figure("memory", memory.draw),
+            memory_table,
+            definitions_table,
+            transients_table,
+            allocators_table,
+            counts_table,
+        ),
+    ),
+    Section("Capacity", (Figure("capacity", capacity.draw), capacity_table, tried_table)),
     Section(
         "Correctness",
         (

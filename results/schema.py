@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from arvbench.numbers import refuse_booleans
+from arvbench.results.capacity import Capacity as Capacity
 from arvbench.results.drift import Drift as Drift
 from arvbench.results.machine import Control as Control
 from arvbench.results.machine import Environment as Environment
@@ -30,6 +31,8 @@ from arvbench.results.machine import Gpu as Gpu
 from arvbench.results.machine import HostLoad as HostLoad
 from arvbench.results.machine import Start as Start
 from arvbench.results.machine import Telemetry as Telemetry
+from arvbench.results.memory import CacheStep as CacheStep
+from arvbench.results.memory import Memory as Memory
 from arvbench.results.moments import Moment
 
 SCHEMA_VERSION: Final = 1
@@ -97,6 +100,13 @@ class QualityRequest(_Request):
         return given
 
 
+class CapacityRequest(_Request):
+    """Request for the largest batch that runs within the memory, by doubling and bisection."""
+
+    most: int = Field(default=1024, ge=1, le=1_000_000)
+    """Largest batch to try; a search that gets there has found no limit."""
+
+
 class CaseConfig(_Request):
     """One measurement. Every field is part of the record; none is read from globals."""
 
@@ -140,6 +150,23 @@ class CaseConfig(_Request):
     """Images per class in the picture of samples; 0 makes no picture."""
     drift_images: int = Field(default=DRIFT_IMAGES, ge=2, le=100_000)
     """Images on which a lossy cache policy is compared with the static cache; written only where it is another."""
+    trace_memory: bool = False
+    """Count the tensors of every step in a pass of its own: what concatenation and activations need for a moment.
+    Written only where it is true."""
+    capacity: CapacityRequest | None = None
+    """Search for the largest batch, from `batch` on; written only where it is asked for."""
+
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> CaseConfig:
+        if self.capacity is None:
+            return self
+        if self.quality is not None or self.sample_sheet:
+            raise ValueError("capacity: a search for the largest batch has no quality and no sample_sheet")
+        if self.batch > self.capacity.most:
+            raise ValueError(f"capacity: the search begins at batch {self.batch}, above most: {self.capacity.most}")
+        if self.memory_limit_bytes is None and self.device.partition(":")[0] == "cpu":
+            raise ValueError("capacity on the CPU needs memory_limit_bytes: the search would take the whole machine")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -147,6 +174,9 @@ class CaseConfig(_Request):
         written: dict[str, Any] = dump(self)
         if written.get("drift_images") == DRIFT_IMAGES:
             del written["drift_images"]
+        for name, default in (("trace_memory", False), ("capacity", None)):
+            if name in written and written[name] == default:
+                del written[name]
         return written
 
 
@@ -243,37 +273,6 @@ class WarmUp(Frozen):
     """
 
 
-class Memory(Frozen):
-    """Memory by component; None is unknown on this machine."""
-
-    weights_bytes: int
-    cache_planned_bytes: int
-    """Analytic peak of the live cache."""
-    cache_live_bytes: int
-    """Measured peak of the live cache."""
-    cache_allocated_bytes: int
-    tokens_peak_bytes: int | None
-    """Peak during the autoregressive loop above the use before the call (cache and activations)."""
-    decode_peak_bytes: int | None
-    """Peak during decode above the use before the call."""
-    source: Literal["cuda-allocator", "process-rss"]
-    peak_bytes: int | None
-    """Peak of the allocator (CUDA) or of the process's resident set (CPU)."""
-    reserved_bytes: int | None
-    """Reserved by the allocator; None on the CPU."""
-    device_used_bytes: int | None
-    """In use on the whole device, other processes included; None on the CPU."""
-
-
-class CacheStep(Frozen):
-    """Cache after one step: keys and values, or in M-VAR the mixers' state or history."""
-
-    step: int
-    planned_bytes: int
-    live_bytes: int
-    allocated_bytes: int
-
-
 class Quality(Frozen):
     """One quality number; numbers with different protocol ids are never compared."""
 
@@ -334,6 +333,8 @@ class Measured(Frozen):
     timings: tuple[Timing, ...]
     memory: Memory
     cache: tuple[CacheStep, ...]
+    capacity: Capacity | None = None
+    """Search for the largest batch; the other numbers are those of the batch that it began with."""
     quality: tuple[Quality, ...] = ()
     findings: tuple[Finding, ...] = ()
     """Findings about the images behind the quality numbers."""

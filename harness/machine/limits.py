@@ -5,8 +5,10 @@ Units    _bytes bytes
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -53,6 +55,17 @@ def lift_memory_limit() -> None:
     """Remove the CPU limit, so that a failure can still be recorded."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
+@contextlib.contextmanager
+def without_memory_limit() -> Iterator[None]:
+    """Lift the CPU limit for the block: for instruments, whose memory is not the case's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def _start_thread_pool() -> None:

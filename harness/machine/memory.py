@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
-from arvbench.harness.machine.system_files import status_bytes
-
-MemorySource = Literal["cuda-allocator", "process-rss"]
+from arvbench.harness.machine.system_files import kilobytes, status_bytes
+from arvbench.results.memory import MemorySource
 
 
 class MemoryProbe(Protocol):
@@ -40,6 +41,10 @@ class MemoryProbe(Protocol):
     def reserved_bytes(self) -> int | None: ...
 
     def device_used_bytes(self) -> int | None: ...
+
+    def machine_used_bytes(self) -> int | None: ...
+
+    def allocation_retries(self) -> int | None: ...
 
 
 class CudaMemoryProbe:
@@ -72,6 +77,12 @@ class CudaMemoryProbe:
     def device_used_bytes(self) -> int:
         free, total = torch.cuda.mem_get_info(self._device)
         return total - free
+
+    def machine_used_bytes(self) -> None:
+        return None
+
+    def allocation_retries(self) -> int:
+        return int(torch.cuda.memory_stats(self._device).get("num_alloc_retries", 0))
 
 
 class ProcessMemoryProbe:
@@ -109,6 +120,38 @@ class ProcessMemoryProbe:
     def device_used_bytes(self) -> None:
         return None
 
+    def machine_used_bytes(self) -> int | None:
+        sizes = kilobytes(Path("/proc/meminfo"))
+        if "MemTotal" not in sizes or "MemAvailable" not in sizes:
+            return None
+        return sizes["MemTotal"] - sizes["MemAvailable"]
+
+    def allocation_retries(self) -> None:
+        return None
+
 
 def probe_for(device: torch.device) -> MemoryProbe:
     return CudaMemoryProbe(device) if device.type == "cuda" else ProcessMemoryProbe()
+
+
+ALLOCATOR_VARIABLES = (
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "GLIBC_TUNABLES",
+    "LD_PRELOAD",
+)
+"""Variables that change peaks: settings of CUDA's allocator, of the C library's, or another one in its place."""
+_LONGEST_SETTING = 200
+
+
+def allocator_settings(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return those of `ALLOCATOR_VARIABLES` that are set; of files, the names alone."""
+    found = {name: variables[name] for name in ALLOCATOR_VARIABLES if variables.get(name)}
+    if "LD_PRELOAD" in found:
+        found["LD_PRELOAD"] = ":".join(Path(file).name for file in found["LD_PRELOAD"].replace(":", " ").split())
+    return {name: value[:_LONGEST_SETTING] for name, value in found.items()}

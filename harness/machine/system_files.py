@@ -18,5 +18,10 @@ def lines_of(path: Path) -> list[str]:
 
 def status_bytes(process: Path = Path("/proc/self")) -> dict[str, int]:
     """Return the sizes in a process's `status`, by field ("VmRSS", "VmHWM"); empty where it cannot be read."""
-    entries = (line.split() for line in lines_of(process / "status"))
+    return kilobytes(process / "status")
+
+
+def kilobytes(path: Path) -> dict[str, int]:
+    """Return the sizes in a file whose lines read "Name:  123 kB", in bytes by name; empty where it cannot be read."""
+    entries = (line.split() for line in lines_of(path))
     return {entry[0].rstrip(":"): int(entry[1]) * 1024 for entry in entries if entry[2:] == ["kB"]}

@@ -22,13 +22,16 @@ from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import UserError
-from arvbench.harness.jobs import Event, EventListener, Job, Part, Result
+from arvbench.harness.jobs import Event, EventListener, Job, Part, Result, memory_snapshot
 from arvbench.harness.machine.attention import AttentionRecorder
 from arvbench.harness.machine.environment import read_environment
+from arvbench.harness.machine.failures import is_out_of_memory
+from arvbench.harness.machine.limits import without_memory_limit
 from arvbench.harness.machine.load import LoadMeter
 from arvbench.harness.machine.memory import probe_for
 from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
 from arvbench.harness.machine.source import source_sha256
+from arvbench.harness.measure.allocations import trace_tensors
 from arvbench.harness.measure.calls import CaseCalls
 from arvbench.harness.measure.clocks import clock_for
 from arvbench.harness.measure.control import ControlProbe
@@ -61,7 +64,7 @@ def measure_case(
     """
     listener(Event(phase="load"))
     start = StartClock(job.case, import_ns=import_ns)
-    sampler, settings = load_case_sampler(job.case, start.weights_read)
+    sampler, settings = _loaded(job.case, start)
     start.loaded()
     sampler.check_settings(sampler.spec, settings)
     if job.part is Part.QUALITY:
@@ -78,6 +81,16 @@ def measure_case(
     sheet = draw_sample_sheet(job, sampler, settings, listener) if job.case.sample_sheet else None
     more = {"quality": quality, "findings": findings, "sample_sheet": sheet}
     return result.model_copy(update={"outcome": result.outcome.model_copy(update=more)})
+
+
+def _loaded(case: CaseConfig, start: StartClock) -> tuple[Sampler, SamplingSettings]:
+    """Return the case's sampler and settings. Raises MemoryError when the weights do not fit."""
+    try:
+        return load_case_sampler(case, start.weights_read)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise MemoryError(f"the weights of {case.model} do not fit") from error
+        raise
 
 
 def _speed_of(job: Job, sampler: Sampler) -> Result:
@@ -127,6 +140,11 @@ def _measure_speed(
     listener(Event(phase="memory"))
     memory_probe = probe_for(sampler.device)
     memory, cache_steps = measure_memory(sampler, schedule, make_cache=calls.make_cache, call=calls, probe=memory_probe)
+    if case.trace_memory:
+        file = memory_snapshot(job.folder, job.record_id)
+        with without_memory_limit():  # the profiler alone takes 100 MB
+            traced = trace_tensors(sampler.device, calls.make_cache, calls, snapshot=file)
+        memory = memory.model_copy(update={"tensors": traced})
     if case.quality is not None and sampler.weights.random:
         listener(Event(phase="quality", note="random weights have no quality: none is reported"))
     outcome = Measured(

@@ -7,7 +7,7 @@ Units    _bytes bytes, the cache's over all layers
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -15,9 +15,9 @@ from arvbench.adapters.cache.policy import Cache
 from arvbench.adapters.call import Observer, SilentObserver, StepOutput
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.schedule import Schedule, Step
-from arvbench.harness.machine.memory import MemoryProbe
+from arvbench.harness.machine.memory import MemoryProbe, allocator_settings
 from arvbench.kernels.onednn import stored_bytes
-from arvbench.results.schema import CacheStep, Memory
+from arvbench.results.memory import CacheStep, Memory, absent_of, counts_of
 
 
 class MemoryObserver(SilentObserver):
@@ -77,6 +77,11 @@ def measure_memory(
         peak_bytes=max(peaks, default=None),
         reserved_bytes=probe.reserved_bytes(),
         device_used_bytes=probe.device_used_bytes(),
+        machine_used_bytes=probe.machine_used_bytes(),
+        counts=counts_of(probe.source) | {"cache_live_bytes": _what_is_live(schedule, observer.cache_steps, probe)},
+        absent=absent_of(probe.source),
+        allocator_settings=allocator_settings(),
+        allocation_retries=probe.allocation_retries(),
     )
     return memory, tuple(observer.cache_steps)
 
@@ -87,6 +92,14 @@ def weight_bytes(module: nn.Module) -> int:
     # A packed weight has no address; parameters() names a shared one once.
     by_place = {id(tensor) if tensor.is_mkldnn else tensor.data_ptr(): tensor for tensor in tensors}
     return sum(stored_bytes(tensor) for tensor in by_place.values())
+
+
+def _what_is_live(schedule: Schedule, steps: Sequence[CacheStep], probe: MemoryProbe) -> str:
+    """Say what the live bytes of this call count, with the step of the peak."""
+    peak = max(steps, key=lambda step: (step.live_bytes, -step.step))
+    rows = max(step.rows for step in schedule)
+    where = f"here after step {peak.step} of {len(steps)}, {rows} forward rows of {schedule.images} images"
+    return f"{counts_of(probe.source)['cache_live_bytes'].removesuffix('.')}; {where}."
 
 
 def _above(peak: int | None, before: int | None) -> int | None:

@@ -59,6 +59,10 @@ def run_job(job: Job, listener: EventListener) -> Result:
     import_ns = None if forked else time.perf_counter_ns() - begin
     case = job.case
     try:
+        if case.capacity is not None:
+            from arvbench.harness.run.capacity import measure_capacity
+
+            return measure_capacity(job, listener)
         set_threads(case.threads)
         device = usable_device(case.device)
         if case.memory_limit_bytes is not None:

@@ -50,7 +50,7 @@ from arvbench.harness.suites.sweep import (
 from arvbench.harness.suites.yaml_files import read_yaml
 from arvbench.kernels.backends import BACKENDS
 from arvbench.paths import printable, user_path
-from arvbench.results.schema import CaseConfig, QualityRequest
+from arvbench.results.schema import CapacityRequest, CaseConfig, QualityRequest
 
 if TYPE_CHECKING:
     from arvbench.adapters.sampler import ModelSpec
@@ -315,7 +315,8 @@ def _validate(single: Mapping[str, Any]) -> CaseConfig:
     try:
         config = CaseConfig.model_validate(single)
     except ValidationError as error:
-        known = {"": CaseConfig.model_fields, "quality": QualityRequest.model_fields}
+        kinds: dict[str, type[BaseModel]] = {"": CaseConfig, "quality": QualityRequest, "capacity": CapacityRequest}
+        known = {place: kind.model_fields for place, kind in kinds.items()}
         raise UserError(complaint(error, known)) from error
     if config.backend not in BACKENDS:
         raise UserError(f"backend: {UnknownName('backend', config.backend, BACKENDS)}")
@@ -391,4 +392,6 @@ def case_name(config: CaseConfig) -> str:
     parts += [config.recipe or "", *(f"{key}={value}" for key, value in sorted(changed.items()))]
     if config.quality is not None:
         parts.append(f"quality({'+'.join(config.quality.protocols)})")
+    if config.capacity is not None:
+        parts.append("capacity")
     return " ".join(part for part in parts if part)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from arvbench.results.capacity import Capacity, Probe
 from arvbench.results.schema import (
     CacheStep,
     CaseConfig,
@@ -215,6 +216,27 @@ def correctness(*, passed: bool = True) -> Correctness:
     )
 
 
+def capacity(*, per_image: int = 2_000_000, limit: int = 300_000_000, **changes: Any) -> Capacity:
+    """Make a search whose held bytes lie on a line from 200 MB, and whose throughput levels off at 8 images."""
+
+    def probe(batch: int) -> Probe:
+        held = 200_000_000 + per_image * batch
+        if held > limit:
+            return Probe(batch=batch, status="oom", reason="out of memory on cpu: made up")
+        call_ns = 10_000_000 * (8 + batch)
+        return Probe(
+            batch=batch, status="ok", held_bytes=held, cache_live_bytes=1000 * batch, samples_ns=(call_ns,) * 3
+        )
+
+    most = (limit - 200_000_000) // per_image
+    fields: dict[str, Any] = {
+        "limit_bytes": limit,
+        "ended": "found",
+        "probes": tuple(probe(batch) for batch in (1, 2, 4, 8, 16, 32, 64, 48, most, most + 1)),
+    }
+    return Capacity(**(fields | changes))
+
+
 def measured(model: str, case: CaseConfig, *, seed: int, speed: float, gpu: Gpu | None, **changes: Any) -> Measured:
     rng = np.random.default_rng(seed)
     steps = plan(case.batch)
@@ -246,13 +268,14 @@ def measured(model: str, case: CaseConfig, *, seed: int, speed: float, gpu: Gpu 
             )
             for step in steps
         ),
+        "capacity": capacity(),
     }
     return Measured(**(fields | changes))
 
 
-# `quality` and `sample_sheet` are fields of both a case and its outcome: as options they mean the outcome's.
+# `quality`, `sample_sheet` and `capacity` are fields of a case and of its outcome: as options they mean the outcome's.
 # `cache` means the policy of the case, `cache_steps` the measured cache.
-_CASE_FIELDS = CaseConfig.model_fields.keys() - {"quality", "sample_sheet"}
+_CASE_FIELDS = CaseConfig.model_fields.keys() - {"quality", "sample_sheet", "capacity"}
 
 
 def record(model: str = "var-d16", *, number: int = 0, gpu: Gpu | None = None, **options: Any) -> Record:

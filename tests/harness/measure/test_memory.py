@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from arvbench.adapters import PerImageNoise
-from arvbench.harness.machine.memory import ProcessMemoryProbe
+from arvbench.harness.machine.memory import ProcessMemoryProbe, allocator_settings
 from arvbench.harness.measure.memory import measure_memory, weight_bytes
 
 MIB = 2**20
@@ -45,6 +45,12 @@ class ScriptedProbe:
 
     def device_used_bytes(self) -> int:
         return 1000
+
+    def machine_used_bytes(self) -> None:
+        return None
+
+    def allocation_retries(self) -> int:
+        return 3
 
 
 def measure(sampler, probe, policy="grow", batch=2):
@@ -88,6 +94,30 @@ def test_live_cache_bytes_equal_the_plan_at_every_step(reference, policy):
     assert memory.cache_live_bytes == memory.cache_planned_bytes == schedule.peak_cache_bytes
     if policy == "static":
         assert {step.allocated_bytes for step in steps} == {schedule.peak_cache_bytes}
+
+
+def test_every_number_of_a_record_says_what_it_counts_or_why_it_is_absent(reference):
+    for probe in (ScriptedProbe(100, 350, 220), ProcessMemoryProbe()):
+        probe.log = []
+        memory, _, _ = measure(reference, probe, batch=3)
+        numbers = {name for name in type(memory).model_fields if name.endswith("_bytes")}
+        assert memory.counts.keys() | memory.absent.keys() == numbers
+        assert not memory.counts.keys() & memory.absent.keys()
+        assert all(getattr(memory, name) is None for name in memory.absent)
+    assert memory.counts["cache_live_bytes"].endswith("here after step 5 of 6, 6 forward rows of 3 images.")
+
+
+def test_retries_and_settings_of_allocators_are_recorded(reference, monkeypatch):
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    memory, _, _ = measure(reference, ScriptedProbe(100, 350, 220))
+    assert memory.allocation_retries == 3
+    assert memory.allocator_settings["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+
+
+def test_settings_name_no_folder_and_have_a_bound():
+    set_to = {"LD_PRELOAD": "/home/me/libjemalloc.so.2 /x/y.so", "MALLOC_ARENA_MAX": "1" * 999, "HOME": "/home/me"}
+    found = allocator_settings(set_to)
+    assert found == {"LD_PRELOAD": "libjemalloc.so.2:y.so", "MALLOC_ARENA_MAX": "1" * 200}
 
 
 def test_weights_are_parameters_and_buffers_and_shared_ones_count_once():

@@ -1,0 +1,89 @@
+"""Largest batch, fitted bytes per image and knee of throughput; and every batch that was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from arvbench.reports.cases import case_column, case_names, measured
+from arvbench.reports.numbers import MIB, count_cell, mib_cell, number_cell, significant, text_cell
+from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
+from arvbench.results.capacity import Capacity, Line, Probe
+from arvbench.results.schema import Record
+
+
+class _Searched(NamedTuple):
+    """A row of the table."""
+
+    record: Record
+    capacity: Capacity
+
+
+class _Tried(NamedTuple):
+    """A row of the table of tried batches."""
+
+    record: Record
+    probe: Probe
+
+
+def _searched(records: Sequence[Record]) -> list[_Searched]:
+    return [
+        _Searched(record, outcome.capacity) for record, outcome in measured(records) if outcome.capacity is not None
+    ]
+
+
+def capacity_table(records: Sequence[Record]) -> Table:
+    """The largest batch of every search, with the line through the tried ones."""
+    columns: list[Column[_Searched]] = [
+        case_column(records),
+        Column("Limit", "MiB", numeric=True, cell=lambda row: mib_cell(row.capacity.limit_bytes)),
+        Column("Largest batch", "images", numeric=True, cell=lambda row: count_cell(row.capacity.max_batch)),
+        Column("Does not fit", "images", numeric=True, cell=lambda row: count_cell(row.capacity.too_large)),
+        Column("Which is", cell=lambda row: text_cell(row.capacity.verdict())),
+        Column("Fixed", "MiB", numeric=True, cell=lambda row: _fixed(row.capacity.line())),
+        Column("Per image", "MiB", numeric=True, cell=lambda row: _per_image(row.capacity.line())),
+        Column("Knee", "images", numeric=True, cell=lambda row: _batch(row.capacity.knee())),
+        Column("At the knee", "images/s", numeric=True, cell=lambda row: _rate(row.capacity.knee())),
+        Column("Best", "images/s", numeric=True, cell=lambda row: _rate(row.capacity.best())),
+        Column("Tried", "batches", numeric=True, cell=lambda row: count_cell(len(row.capacity.probes))),
+    ]
+    caption = (
+        "Capacity: the largest batch within the limit, the line through what each batch held (± its largest distance), "
+        "and the knee, the smallest batch with 95 % of the best throughput"
+    )
+    return make_table(caption, columns, _searched(records))
+
+
+def _fixed(line: Line | None) -> Cell:
+    if line is None:
+        return NOTHING
+    return text_cell(f"{significant(line.fixed_bytes / MIB)} ± {significant(line.error_bytes / MIB)}")
+
+
+def _per_image(line: Line | None) -> Cell:
+    return number_cell(None if line is None else line.bytes_per_image / MIB)
+
+
+def _batch(probe: Probe | None) -> Cell:
+    return count_cell(probe.batch if probe is not None else None)
+
+
+def _rate(probe: Probe | None) -> Cell:
+    return number_cell(probe.images_per_second if probe is not None else None)
+
+
+def tried_table(records: Sequence[Record]) -> Table:
+    """Every batch that a search tried, in its order."""
+    names = case_names(records)
+    columns: list[Column[_Tried]] = [
+        Column("Case", cell=lambda row: text_cell(names[row.record.record_id])),
+        Column("Batch", "images", numeric=True, cell=lambda row: count_cell(row.probe.batch)),
+        Column("Ended", cell=lambda row: text_cell(row.probe.status)),
+        Column("Held", "MiB", numeric=True, cell=lambda row: mib_cell(row.probe.held_bytes)),
+        Column("Cache live", "MiB", numeric=True, cell=lambda row: mib_cell(row.probe.cache_live_bytes)),
+        Column("Throughput", "images/s", numeric=True, cell=lambda row: _rate(row.probe)),
+        Column("Calls", numeric=True, cell=lambda row: count_cell(len(row.probe.samples_ns))),
+        Column("Reason", prose=True, cell=lambda row: text_cell(row.probe.reason)),
+    ]
+    rows = [_Tried(row.record, probe) for row in _searched(records) for probe in row.capacity.probes]
+    return make_table("Batches tried, in order", columns, rows)
