@@ -88,7 +88,7 @@ class StepPeak(Frozen):
 
     @property
     def transient_bytes(self) -> int:
-        """What the step needed beyond what it left."""
+        """Bytes that the step needed beyond those it left."""
         return self.peak_bytes - self.after_bytes
 
 
@@ -161,7 +161,7 @@ class Definition(NamedTuple):
 
     label: str
     meaning: str
-    """What it counts, in a few words."""
+    """Contents, in a few words."""
     of: Callable[[Memory], int | None]
 
 

@@ -44,11 +44,13 @@ from arvbench.harness.measure.timing import judge_warm_up, measure_times, warm_u
 from arvbench.harness.quality.images.live import load_case_sampler
 from arvbench.harness.suites.recipes import recipe_deviations, recipe_for
 from arvbench.results.schema import (
+    CacheStep,
     CaseConfig,
     Drift,
     Finding,
     Incorrect,
     Measured,
+    Memory,
     Quality,
     Setup,
     StepPlan,
@@ -138,13 +140,7 @@ def _measure_speed(
 
     del timed  # and its cache: the memory pass makes one of its own
     listener(Event(phase="memory"))
-    memory_probe = probe_for(sampler.device)
-    memory, cache_steps = measure_memory(sampler, schedule, make_cache=calls.make_cache, call=calls, probe=memory_probe)
-    if case.trace_memory:
-        file = memory_snapshot(job.folder, job.record_id)
-        with without_memory_limit():  # the profiler alone takes 100 MB
-            traced = trace_tensors(sampler.device, calls.make_cache, calls, snapshot=file)
-        memory = memory.model_copy(update={"tensors": traced})
+    memory, cache_steps = _memory(job, sampler, schedule, calls)
     if case.quality is not None and sampler.weights.random:
         listener(Event(phase="quality", note="random weights have no quality: none is reported"))
     outcome = Measured(
@@ -160,6 +156,18 @@ def _measure_speed(
         cache=cache_steps,
     )
     return Result(outcome=outcome, environment=environment)
+
+
+def _memory(job: Job, sampler: Sampler, schedule: Schedule, calls: CaseCalls) -> tuple[Memory, tuple[CacheStep, ...]]:
+    """Return the peaks of a call and its cache by step, with the tensors of another call where asked for."""
+    probe = probe_for(sampler.device)
+    memory, steps = measure_memory(sampler, schedule, make_cache=calls.make_cache, call=calls, probe=probe)
+    if not job.case.trace_memory:
+        return memory, steps
+    file = memory_snapshot(job.folder, job.record_id)
+    with without_memory_limit():  # the profiler alone takes 100 MB
+        traced = trace_tensors(sampler.device, calls.make_cache, calls, snapshot=file)
+    return memory.model_copy(update={"tensors": traced}), steps
 
 
 def _drift(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Drift | None:

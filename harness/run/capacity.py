@@ -70,9 +70,8 @@ def measure_capacity(job: Job, listener: EventListener, engine: Engine | None = 
                 return Probe(batch=batch, status="timeout", reason=f"timeout_s {job.case.timeout_s:g} was up")
             tried = _job(job, batch, left_s, folder)
             results[batch] = engine.run(tried, listener)
-            listener(
-                Event(phase="capacity", note=f"batch {batch}: {(probe := probe_of(batch, results[batch])).status}")
-            )
+            probe = probe_of(batch, results[batch])
+            listener(Event(phase="capacity", note=f"batch {batch}: {probe.status}"))
             return probe
 
         found = search(attempt, first=job.case.batch, most=request.most)

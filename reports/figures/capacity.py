@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arvbench.reports.cases import case_names, conditions, group_by, has_random_weights, measured
 from arvbench.reports.figures.drawing import (
-    INK,
     MARKERS,
-    MUTED,
     SERIES,
     Drawing,
     first_of,
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-_KNEE, _OOM = "knee", "out of memory"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Curve:
@@ -48,7 +44,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         return None
     curves = [curve for members in groups.values() for curve in members]
     names = [curve.name for curve in curves]
-    figure, axes = panels(len(groups), [*names, _KNEE, _OOM])
+    figure, axes = panels(len(groups), names)
     handles: dict[str, Artist] = {}
     for ax, (where, members) in zip(axes, groups.items(), strict=True):
         set_title(ax, *(label(line) for line in where))
@@ -57,10 +53,9 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter("{x:g}")
         for curve in members:
-            _draw_curve(ax, curve, names.index(curve.name), handles)
+            handles[curve.name] = _draw_curve(ax, curve, names.index(curve.name))
         ax.set_ylim(bottom=0)
-    shown = [name for name in (*names, _KNEE, _OOM) if name in handles]
-    legend(figure, [handles[name] for name in shown], shown)
+    legend(figure, [handles[name] for name in names], names)
     return Drawing(
         figure=figure,
         title="Throughput against batch",
@@ -83,18 +78,16 @@ def _curves(records: Sequence[Record]) -> list[_Curve]:
     return curves
 
 
-def _draw_curve(ax: Axes, curve: _Curve, number: int, handles: dict[str, Artist]) -> None:
+def _draw_curve(ax: Axes, curve: _Curve, number: int) -> Artist:
     color, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
     points = [(p.batch, rate) for p in curve.capacity.fitting if (rate := p.images_per_second) is not None]
-    handles[curve.name] = ax.plot(*zip(*points, strict=True), color=color, marker=marker)[0]
+    line = ax.plot(*zip(*points, strict=True), color=color, marker=marker)[0]
     if (knee := curve.capacity.knee()) is not None and (rate := knee.images_per_second) is not None:
-        ring: dict[str, Any] = {"markersize": 11, "markerfacecolor": "none", "linestyle": "none"}
-        ax.plot([knee.batch], [rate], "o", color=color, **ring)
-        handles[_KNEE] = ax.plot([], [], "o", color=INK, **ring)[0]
+        ax.plot([knee.batch], [rate], "o", color=color, markersize=11, markerfacecolor="none", linestyle="none")
     if (beyond := curve.capacity.too_large) is not None:
         ax.plot([points[-1][0], beyond], [points[-1][1]] * 2, color=color, linestyle=":", linewidth=1.2)
         ax.plot([beyond], [points[-1][1]], "x", color=color, markersize=7)
-        handles[_OOM] = ax.plot([], [], "x", color=MUTED, linestyle="none", markersize=7)[0]
+    return line
 
 
 def _in_words(curve: _Curve) -> str:

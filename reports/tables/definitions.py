@@ -22,7 +22,7 @@ def definitions_table(records: Sequence[Record]) -> Table:
             Column(kind.label, "MiB", numeric=True, cell=partial(_definition_cell, definition=kind))
             for kind in DEFINITIONS
         ),
-        Column("Largest of smallest", "times", numeric=True, cell=lambda case: number_cell(_spread(case))),
+        Column("Largest over smallest", "times", numeric=True, cell=lambda case: number_cell(_spread(case))),
     ]
     return make_table("The same run by five definitions of its memory", columns, measured(records))
 
