@@ -6,42 +6,40 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from arvbench.errors import HostError
+from arvbench.harness.cli import main
+
 TESTS = Path(__file__).parents[2]
 RECIPES = TESTS / "golden" / "recipe"
 TINY = sorted(path.stem for path in RECIPES.glob("*_tiny_*.json"))
-QUICK = {"nar_tiny_a"}
 TOKEN_GRID = {"wavefront_attention", "swiglu"}
 CALLED = {"llamagen": TOKEN_GRID, "nar": TOKEN_GRID, "par": TOKEN_GRID}
 """Family -> operations that its samplers hand to Triton kernels, and none of whose calls goes elsewhere."""
 
 
-def interpreted(case: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run `arvbench verify` in a process of its own, because Triton decides at its import what it interprets.
+ARVBENCH = ["-m", "arvbench"]
+COUNTED = [str(TESTS / "support" / "counted_kernels.py")]
+"""The same program, whose last line of stderr counts the calls of every kernel."""
 
-    The last line of stderr counts the calls of every kernel.
-    """
+
+def interpreted(program: list[str], case: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `arvbench verify` in a process of its own, because Triton decides at its import what it interprets."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment.pop("TRITON_INTERPRET", None)
-    command = [
-        str(TESTS / "support" / "counted_kernels.py"),
-        "verify",
-        str(RECIPES / f"{case}.json"),
-        "--kernels",
-        "interpreter",
-        "--json",
-        *options,
-    ]
+    command = [*program, "verify", str(RECIPES / f"{case}.json"), "--kernels", "interpreter", "--json", *options]
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in TINY])
+@pytest.mark.slow  # about a minute each: the interpreter takes 20 ms per program of attention
+@pytest.mark.parametrize("case", TINY)
 def test_a_fixture_is_reproduced_by_interpreted_kernels(case):
     pytest.importorskip("triton", reason="needs triton")
-    done = interpreted(case, "--backend", "optimized")
+    done = interpreted(COUNTED, case, "--backend", "optimized")
     assert done.returncode == 0, done.stdout + done.stderr
     checks = json.loads(done.stdout)
     assert len(checks) > 20
@@ -60,6 +58,24 @@ def test_a_fixture_is_reproduced_by_interpreted_kernels(case):
     ],
 )
 def test_an_interpreter_that_cannot_be_had_is_bad_input(options, message):
-    done = interpreted("var_tiny_a", *options)
+    done = interpreted(ARVBENCH, "var_tiny_a", *options)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("triton", "message"),
+    [
+        (None, "needs Triton on CUDA (import of triton halted"),
+        (types.SimpleNamespace(__version__="2.1.0"), "needs Triton 3.0 or newer, this is 2.1.0; upgrade triton"),
+    ],
+    ids=["missing", "old"],
+)
+def test_a_triton_that_cannot_be_used_is_named_and_the_reference_does_without(monkeypatch, capsys, triton, message):
+    monkeypatch.setitem(sys.modules, "triton", triton)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    fixture = str(RECIPES / "nar_tiny_a.json")
+    assert main(["verify", fixture, "--backend", "optimized", "--kernels", "interpreter"]) == HostError.exit_code
+    assert message in (error := capsys.readouterr().err)
+    assert "choose backend 'reference'" in error
+    assert main(["verify", fixture, "--backend", "reference"]) == 0
