@@ -13,6 +13,7 @@ Range    logits natural-log, fp32; decoded images float, nominally in [0, 1]; im
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -40,6 +41,7 @@ from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
+from arvbench.adapters.tokenizers.tokenizer import decode_traffic
 from arvbench.errors import ContractError, UnknownName, UserError
 from arvbench.kernels.backends import Kernels, backend_named
 from arvbench.kernels.dispatch import KernelSet, select
@@ -182,7 +184,11 @@ class Sampler(ABC):
         key = (settings.model_dump_json(), batch, policy)
         if key not in self._schedules:
             steps = tuple(self.steps(policy, settings, batch=batch))
-            self._schedules[key] = Schedule(steps=steps, images=batch, decode_flops=batch * self.decode_flops(settings))
+            flops = batch * self.decode_flops(settings)
+            read, dtype = decode_traffic(self._modules["tokenizer"], 3 * batch * math.prod(self.image_shape(settings)))
+            self._schedules[key] = Schedule(
+                steps=steps, images=batch, decode_flops=flops, decode_bytes=read, decode_dtype=dtype
+            )
         return self._schedules[key]
 
     def packed(self, schedule: Schedule) -> list[PackableLinear]:

@@ -47,6 +47,10 @@ class Schedule:
     images: int
     decode_flops: int
     """Convolutions and matrix products of the tokenizer's decoder, all images."""
+    decode_bytes: int | None = None
+    """Compulsory traffic of the decode: weights read once, images written once; None for a tokenizer without parts."""
+    decode_dtype: str | None = None
+    """Data type of the decoder's weights, such as "float32"; None as for `decode_bytes`."""
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from arvbench.reports.blocks import Block, Code, FoldedTables, Passage, Terms, Text
 from arvbench.reports.cases import case_names, measured
-from arvbench.reports.figures import capacity, kv_cache, memory, quality_throughput, step_latency
+from arvbench.reports.figures import capacity, kv_cache, memory, quality_throughput, roofline, step_latency
 from arvbench.reports.numbers import plain
 from arvbench.reports.reproduction import SUITE_FILE, reproduction_commands, reproduction_suite
 from arvbench.reports.svg import Draw
@@ -31,6 +31,7 @@ from arvbench.reports.tables.provenance import (
 )
 from arvbench.reports.tables.quality import findings_table, protocols_table, quality_table
 from arvbench.reports.tables.results import failures_table, results_table
+from arvbench.reports.tables.roofline import ceilings_table, floor_table, no_floors_table
 from arvbench.results.launches import several_launches
 from arvbench.results.schema import Failed, Record
 
@@ -208,6 +209,23 @@ SECTIONS: tuple[Section, ...] = (
             scopes_table,
             Figure("step-latency", step_latency.draw),
             _folded_steps,
+        ),
+    ),
+    Section(
+        "Roofline",
+        (
+            Text(
+                "The floor of a step is the longer of its FLOPs over the measured rate of matrix products and its "
+                "bytes over the measured rate of a copy, with the launches on top where a tiny kernel was timed. It "
+                "counts matrix products, and weights, cache and logits once. A floor above the time means that a "
+                "ceiling was measured too low, on a machine that had other work. Floors of single steps stand with "
+                "their times under [Latency](#latency).",
+                short="Floors of single steps stand with their times.",
+            ),
+            Figure("roofline", roofline.draw),
+            floor_table,
+            ceilings_table,
+            no_floors_table,
         ),
     ),
     Section("Cache", (Figure("kv-cache", kv_cache.draw), cache_table, drift_table)),

@@ -23,6 +23,7 @@ from pydantic import (
 
 from arvbench.numbers import refuse_booleans
 from arvbench.results.capacity import Capacity as Capacity
+from arvbench.results.ceilings import Ceilings as Ceilings
 from arvbench.results.drift import Drift as Drift
 from arvbench.results.machine import Control as Control
 from arvbench.results.machine import Environment as Environment
@@ -230,6 +231,9 @@ class Setup(Frozen):
     threads: int
     plan: tuple[StepPlan, ...]
     decode_flops: int
+    decode_bytes: int | None = None
+    """Weights of the decoder and images, each once; None where unknown, as the next, and in older records."""
+    decode_dtype: str | None = None
 
 
 class Correctness(Frozen):
@@ -328,6 +332,8 @@ class Measured(Frozen):
     """None when no probe was asked for, and in records from before this field."""
     start: Start | None = None
     """None in records from before this field."""
+    ceilings: Ceilings | None = None
+    """None when there was no room to measure them, and in records from before this field."""
     telemetry: Telemetry | None = None
     """None when the calls were too short for a sample, and in records from before this field."""
     timings: tuple[Timing, ...]

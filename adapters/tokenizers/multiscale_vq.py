@@ -292,6 +292,9 @@ class VqVae(ScaleTokenizer):
         images_B3HW: Tensor = self.decoder(self.post_quant_conv(map_BKhw.to(weight.dtype))).clamp(-1, 1)
         return images_B3HW
 
+    def decode_parts(self) -> tuple[nn.Module, ...]:
+        return (self.post_quant_conv, self.decoder)
+
     def decode_flops(self, side: tuple[int, int]) -> int:
         return path_flops((self.post_quant_conv, *self.decoder.path()), side[0] * side[1])
 

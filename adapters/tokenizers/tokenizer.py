@@ -48,6 +48,10 @@ class Tokenizer(nn.Module, ABC):
     def decode_map(self, map_BKhw: Tensor) -> Tensor:
         """Images (B, 3, H, W), nominally in [-1, 1], of a map of code vectors."""
 
+    def decode_parts(self) -> tuple[nn.Module, ...]:
+        """Modules whose weights `decode_map` reads; none when the tokenizer does not tell."""
+        return ()
+
     def decode_flops(self, side: tuple[int, int]) -> int:
         """FLOPs of `decode_map` per map of `side` (height, width); only for a tokenizer on the meta device.
 
@@ -61,6 +65,19 @@ class Tokenizer(nn.Module, ABC):
 def decode_flops(kind: type[Tokenizer], config: Any, side: tuple[int, int]) -> int:
     """FLOPs to decode one map of `side` (height, width) by a tokenizer of class `kind`."""
     return on_meta(lambda: kind(config)).decode_flops(side)
+
+
+def decode_traffic(tokenizer: nn.Module, values: int) -> tuple[int | None, str | None]:
+    """Compulsory bytes of a decode into `values` numbers, with the data type of its weights; None where unknown.
+
+    Weights are read once and the images written once; activations between the layers are not counted.
+    """
+    parts = tokenizer.decode_parts() if isinstance(tokenizer, Tokenizer) else ()
+    weights = [weight for part in parts for weight in part.parameters()]
+    if not weights:
+        return None, None
+    written = values * weights[-1].dtype.itemsize
+    return sum(weight.nbytes for weight in weights) + written, str(weights[-1].dtype).removeprefix("torch.")
 
 
 class ScaleTokenizer(Tokenizer):

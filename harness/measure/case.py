@@ -1,7 +1,7 @@
 """Measure one case, in an order that makes its numbers defensible.
 
 speed    load -> correctness -> control -> warm-up -> timing -> environment -> control -> memory and KV cache ->
-         drift (lossy cache policies)
+         drift (lossy cache policies) -> ceilings of the machine
 quality  load -> quality -> sample sheet
 
 A case that fails the correctness check ends there. The environment is read right after the timed calls, so that clocks,
@@ -33,6 +33,7 @@ from arvbench.harness.machine.nvml import GpuProbe, probe_gpu
 from arvbench.harness.machine.source import source_sha256
 from arvbench.harness.measure.allocations import trace_tensors
 from arvbench.harness.measure.calls import CaseCalls
+from arvbench.harness.measure.ceilings import measure_ceilings
 from arvbench.harness.measure.clocks import clock_for
 from arvbench.harness.measure.control import ControlProbe
 from arvbench.harness.measure.correctness import check_correctness
@@ -141,8 +142,7 @@ def _measure_speed(
     del timed  # and its cache: the memory pass makes one of its own
     listener(Event(phase="memory"))
     memory, cache_steps = _memory(job, sampler, schedule, calls)
-    if case.quality is not None and sampler.weights.random:
-        listener(Event(phase="quality", note="random weights have no quality: none is reported"))
+    _tell_of_quality(case, sampler, listener)
     outcome = Measured(
         setup=_with_calls(setup, sampler),
         correctness=correctness,
@@ -151,6 +151,7 @@ def _measure_speed(
         host_load=host_load,
         start=start.times(),
         control=control_times,
+        ceilings=measure_ceilings(sampler.device, (sampler.dtype, torch.float32)),
         timings=timings,
         memory=memory,
         cache=cache_steps,
@@ -168,6 +169,11 @@ def _memory(job: Job, sampler: Sampler, schedule: Schedule, calls: CaseCalls) ->
     with without_memory_limit():  # the profiler alone takes 100 MB
         traced = trace_tensors(sampler.device, calls.make_cache, calls, snapshot=file)
     return memory.model_copy(update={"tensors": traced}), steps
+
+
+def _tell_of_quality(case: CaseConfig, sampler: Sampler, listener: EventListener) -> None:
+    if case.quality is not None and sampler.weights.random:
+        listener(Event(phase="quality", note="random weights have no quality: none is reported"))
 
 
 def _drift(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Drift | None:
@@ -235,6 +241,8 @@ def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, sched
         threads=torch.get_num_threads(),
         plan=tuple(_step_plan(step) for step in schedule),
         decode_flops=schedule.decode_flops,
+        decode_bytes=schedule.decode_bytes,
+        decode_dtype=schedule.decode_dtype,
     )
 
 

@@ -119,19 +119,21 @@ def label(text: object, *, random: bool = False) -> str:
     return f"{short} (random)" if random else short
 
 
-def first_of(groups: Mapping[Key, Sequence[Item]], things: str) -> tuple[dict[Key, list[Item]], str]:
+def first_of(
+    groups: Mapping[Key, Sequence[Item]], things: str, *, most: int = MOST_ITEMS
+) -> tuple[dict[Key, list[Item]], str]:
     """Return the panels (key -> items) that a figure has room for, and a sentence about the others, "" for none.
 
-    `things` names the items in the sentence, such as "cases".
+    `things` names the items in the sentence, such as "cases"; `most` of them are shown.
     """
     shown: dict[Key, list[Item]] = {}
-    room = MOST_ITEMS
+    room = most
     for key, items in groups.items():
         if room == 0 or len(shown) == MOST_PANELS:
             break
         shown[key] = list(items[:room])
         room -= len(shown[key])
-    drawn, count = MOST_ITEMS - room, sum(map(len, groups.values()))
+    drawn, count = most - room, sum(map(len, groups.values()))
     if drawn == count:
         return shown, ""
     among = f" and {len(shown)} of {len(groups)} panels" if len(shown) < len(groups) else ""

@@ -24,7 +24,9 @@ from arvbench.reports.numbers import (
     yes_no_cell,
 )
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
+from arvbench.reports.tables.roofline import floor_cell, percent_cell
 from arvbench.results.launches import launches_of, several_launches
+from arvbench.results.roofline import Floor, scope_works
 from arvbench.results.schema import CacheStep, Measured, Record, StepPlan, Timing, WarmUp
 from arvbench.results.statistics import (
     NS_PER_S,
@@ -104,6 +106,8 @@ class _Step(NamedTuple):
     timing: Timing | None
     tokens: Timing | None
     """The whole token loop."""
+    floor: Floor | None
+    """None in a record without ceilings."""
     live_bytes: int | None
     allocated_bytes: int | None
 
@@ -117,6 +121,11 @@ class _Step(NamedTuple):
         tokens_ns = nanoseconds(self.tokens).value
         return 100 * nanoseconds(self.timing).value / tokens_ns if tokens_ns > 0 else None
 
+    def floor_share(self) -> float | None:
+        """Floor over time."""
+        step_ns = 0 if self.timing is None else nanoseconds(self.timing).value
+        return self.floor.ns / step_ns if self.floor is not None and step_ns > 0 else None
+
     def gflop_per_second(self) -> float | None:
         step_ns = 0 if self.timing is None else nanoseconds(self.timing).value
         return self.plan.flops / 1e9 / (step_ns / NS_PER_S) if step_ns > 0 else None
@@ -129,6 +138,9 @@ _STEP_COLUMNS: tuple[Column[_Step], ...] = (
     Column("Context", "tokens", numeric=True, cell=lambda step: count_cell(step.plan.context_tokens)),
     Column("Rows", "sequences", numeric=True, cell=lambda step: count_cell(step.plan.rows)),
     Column("Time", "ms", numeric=True, cell=lambda step: estimate_cell(step.milliseconds())),
+    Column("Floor", "ms", numeric=True, cell=lambda step: floor_cell(step.floor)),
+    Column("Floor of time", "%", numeric=True, cell=lambda step: percent_cell(step.floor_share())),
+    Column("Bound by", cell=lambda step: text_cell(step.floor.bound if step.floor else None)),
     Column("Share of tokens scope", "%", numeric=True, cell=lambda step: number_cell(step.share())),
     Column("Planned work", "GFLOP", numeric=True, cell=lambda step: number_cell(step.plan.flops / 1e9)),
     Column("Rate", "GFLOP/s", numeric=True, cell=lambda step: number_cell(step.gflop_per_second())),
@@ -147,7 +159,7 @@ def step_tables(records: Sequence[Record]) -> list[Table]:
     names = case_names(records)
     tables, room = list[Table](), MOST_STEPS
     for record, outcome in measured(records):
-        steps = _steps(outcome, room)
+        steps = _steps(record, outcome, room)
         room -= len(steps)
         mark = f" ({RANDOM_WEIGHTS})" if has_random_weights(record) else ""
         tables.append(make_table(f"Steps of {names[record.record_id]}{mark}", _STEP_COLUMNS, steps))
@@ -165,14 +177,15 @@ def steps_left_out(records: Sequence[Record]) -> str:
     )
 
 
-def _steps(outcome: Measured, most: int) -> list[_Step]:
+def _steps(record: Record, outcome: Measured, most: int) -> list[_Step]:
     cache = {step.step: step for step in outcome.cache}
-    tokens = find_timing(outcome, "tokens")
+    tokens, works = find_timing(outcome, "tokens"), scope_works(record, outcome)
     return [
         _Step(
             plan=plan,
             timing=find_timing(outcome, f"step[{plan.index}]"),
             tokens=tokens,
+            floor=work.floor if (work := works.get(f"step[{plan.index}]")) else None,
             live_bytes=cache[plan.index].live_bytes if plan.index in cache else None,
             allocated_bytes=cache[plan.index].allocated_bytes if plan.index in cache else None,
         )

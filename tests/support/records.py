@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from arvbench.results.capacity import Capacity, Probe
+from arvbench.results.ceilings import Ceilings, Series
 from arvbench.results.schema import (
     CacheStep,
     CaseConfig,
@@ -200,6 +201,8 @@ def setup(model: str, case: CaseConfig, **changes: Any) -> Setup:
         "threads": 2,
         "plan": plan(case.batch),
         "decode_flops": case.batch * 10**11,
+        "decode_bytes": 200_000_000,
+        "decode_dtype": case.dtype,
     }
     return Setup(**(fields | changes))
 
@@ -237,6 +240,18 @@ def capacity(*, per_image: int = 2_000_000, limit: int = 300_000_000, **changes:
     return Capacity(**(fields | changes))
 
 
+def ceilings(dtype: str, *, gpu: bool) -> Ceilings:
+    """Make ceilings: 60 GFLOP/s, 50 and 10 GB/s; on a GPU 600 TFLOP/s, 6 and 4 TB/s, kernels of 1 us."""
+    products = {dtype: 600_000 if gpu else 60} | {"float32": 50_000 if gpu else 60}
+    copies = [(2**24, 6000), (2**31, 4000)] if gpu else [(2**23, 50), (2**26, 10)]
+    return Ceilings(
+        method="made up",
+        copies=tuple(Series(work=size, samples_ns=(size // rate, size // rate + 5)) for size, rate in copies),
+        matmul={name: Series(work=rate * 10**6, samples_ns=(1_000_000,)) for name, rate in products.items()},
+        kernels=Series(work=256, samples_ns=(256_000,)) if gpu else None,
+    )
+
+
 def measured(model: str, case: CaseConfig, *, seed: int, speed: float, gpu: Gpu | None, **changes: Any) -> Measured:
     rng = np.random.default_rng(seed)
     steps = plan(case.batch)
@@ -245,6 +260,7 @@ def measured(model: str, case: CaseConfig, *, seed: int, speed: float, gpu: Gpu 
     fields: dict[str, Any] = {
         "setup": setup(model, case),
         "correctness": correctness(),
+        "ceilings": ceilings(case.dtype, gpu=gpu is not None),
         "warmup": WarmUp(samples_ns=(900_000_000, 310_000_000, 305_000_000), steady=True),
         "timings": timings(rng, case.batch, speed, "cuda-event" if gpu else "wall"),
         "memory": Memory(

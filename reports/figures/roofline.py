@@ -1,0 +1,166 @@
+"""Roofline: achieved rate against arithmetic intensity, under the measured ceilings. A panel holds one machine.
+
+Units    FLOP per byte, GFLOP/s; both axes logarithmic
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log10
+from typing import TYPE_CHECKING, Any
+
+from arvbench.reports.cases import arithmetic, case_names, group_by, hardware, has_random_weights
+from arvbench.reports.figures.drawing import (
+    INK,
+    MARKERS,
+    MUTED,
+    PAPER,
+    SERIES,
+    Drawing,
+    first_of,
+    label,
+    legend,
+    listed,
+    panels,
+    set_title,
+)
+from arvbench.reports.numbers import significant
+from arvbench.reports.tables.roofline import GIGA, scope_floors
+from arvbench.results.roofline import Machine, machine_of
+from arvbench.results.schema import Record
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+MOST_CASES = 16
+"""Each has a point for every step."""
+_DASHES = ("--", ":", "-.")
+_ROOM = 3.0
+"""Room beside the outermost points, as a factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    intensity: float
+    rate: float
+    """GFLOP/s."""
+    decode: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    number: int
+    """Place among all cases of the figure."""
+    name: str
+    random: bool
+    where: tuple[str, str]
+    """Hardware and arithmetic."""
+    dtype: str
+    machine: Machine
+    points: tuple[_Point, ...]
+
+
+def draw(records: Sequence[Record]) -> Drawing | None:
+    """Draw a point for every timed step, and one for the decode, of every case with ceilings."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    cases = _cases(records)
+    if not cases:
+        return None
+    groups, left_out = first_of(group_by(cases, lambda case: case.where), "cases", most=MOST_CASES)
+    cases = [case for members in groups.values() for case in members]
+    labels = [label(case.name, random=case.random) for case in cases]
+    figure, axes = panels(len(groups), labels)
+    handles: dict[int, Artist] = {}
+    for ax, (where, members) in zip(axes, groups.items(), strict=True):
+        set_title(ax, label(where[0]), label(where[1]))
+        for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
+            scale("log")
+            axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+            axis.set_minor_locator(NullLocator())
+        ax.set_xlabel("Intensity (FLOP/byte)")
+        ax.set_ylabel("Achieved (GFLOP/s)")
+        _draw_ceilings(ax, members)
+        for case in members:
+            handles[case.number] = _draw_case(ax, case)
+    legend(figure, [handles[case.number] for case in cases], labels)
+    best = listed(
+        f"{name}: up to {significant(max(point.rate for point in case.points))} GFLOP/s"
+        for name, case in zip(labels, cases, strict=True)
+    )
+    return Drawing(
+        figure=figure,
+        title="Roofline",
+        caption="One filled point per step, and one open point for the decode. The flat line is the measured rate of "
+        "matrix products of the case\N{RIGHT SINGLE QUOTATION MARK}s data type, the sloped ones are the measured rates "
+        "of copies, small (from caches) and large (from memory); of several cases in a panel, each is the highest. "
+        f"A point can lie at most on the lines, and its distance below them is what is left.{left_out}",
+        alt=f"Plot of achieved GFLOP/s against FLOP per byte, both logarithmic, under measured ceilings. {best}.",
+    )
+
+
+def _tick(value: float) -> str:
+    """Name a power of ten in a few characters."""
+    return f"{value:g}" if 0.01 <= value < 1e4 else f"1e{round(log10(value))}"
+
+
+def _cases(records: Sequence[Record]) -> list[_Case]:
+    names, cases = case_names(records), list[_Case]()
+    for rows in group_by(scope_floors(records, None), lambda row: row.record.record_id).values():
+        record, machine = rows[0].record, machine_of(rows[0].record, rows[0].outcome)
+        points = tuple(
+            _Point(row.work.intensity, row.flops_per_s / GIGA, row.work.scope == "decode")
+            for row in rows
+            if row.work.scope not in ("tokens", "images") and row.work.intensity and row.flops_per_s
+        )
+        if machine is None or not points:
+            continue
+        cases.append(
+            _Case(
+                number=len(cases),
+                name=names[record.record_id],
+                random=has_random_weights(record),
+                where=(hardware(record), arithmetic(record)),
+                dtype=record.case.dtype,
+                machine=machine,
+                points=points,
+            )
+        )
+    return cases
+
+
+def _draw_ceilings(ax: Axes, cases: Sequence[_Case]) -> None:
+    """Draw the lines over the whole panel, from left of the points to right of them."""
+    intensities = [point.intensity for case in cases for point in case.points]
+    rates = [point.rate for case in cases for point in case.points]
+    peak = max(case.machine.flops_per_s[case.dtype] for case in cases) / GIGA
+    left, right = min(intensities) / _ROOM, max(intensities) * _ROOM
+    copies = [
+        max(rates) / GIGA for rates in zip(*([r for _, r in case.machine.copies] for case in cases), strict=False)
+    ]
+    right = max(right, *(_ROOM * peak / rate for rate in copies))
+    for rate, dashes in zip(copies, _DASHES, strict=False):
+        ax.plot([left, peak / rate], [left * rate, peak], color=MUTED, linestyle=dashes, linewidth=1)
+    ax.plot([min(peak / rate for rate in copies), right], [peak, peak], color=INK, linewidth=1.2)
+    style: dict[str, Any] = {"color": MUTED, "fontsize": 8}
+    ax.text(right, 1.15 * peak, f"{significant(peak)} GFLOP/s ", ha="right", va="bottom", **style)
+    ax.text(left, 0.8 * left * min(copies), f" {significant(min(copies))} GB/s", ha="left", va="top", **style)
+    ax.set_xlim(left, right)
+    ax.set_ylim(min(*rates, left * min(copies)) / _ROOM, max(*rates, peak) * _ROOM)
+
+
+def _draw_case(ax: Axes, case: _Case) -> Artist:
+    color = SERIES[case.number % len(SERIES)]
+    marker = MARKERS[(case.number + case.number // len(SERIES)) % len(MARKERS)]
+    steps = [point for point in case.points if not point.decode]
+    drawn = ax.plot(
+        [point.intensity for point in steps], [point.rate for point in steps], marker, color=color, linestyle="none"
+    )[0]
+    for point in case.points:
+        if point.decode:
+            ax.plot(
+                [point.intensity], [point.rate], marker, markeredgecolor=color, markerfacecolor=PAPER, linestyle="none"
+            )
+    return drawn

@@ -1,0 +1,193 @@
+"""Roofline: the least time that a piece of work can take on a machine, and which ceiling sets it.
+
+Floor        the longer of FLOPs over the rate of matrix products and bytes over the rate of a copy, and on top the
+             launches, each as long as a tiny kernel that waits for the one before it (where that is known)
+Units        _ns nanoseconds; intensity FLOPs per byte
+
+Floors of pieces that run one after another add up. A floor counts what every implementation must do: matrix products,
+and the traffic of weights, cache and logits once. Activations that stay in caches, sampling and normalisation are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from arvbench.results.ceilings import Ceilings
+from arvbench.results.gpus import StatedGpu
+from arvbench.results.schema import Measured, Record, Setup, StepPlan
+
+_NS_PER_S = 1e9
+Bound = Literal["compute", "memory", "launches"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Work of a step or of the decode."""
+
+    flops: int
+    bytes_moved: int | None
+    """None where only the FLOPs are known."""
+    dtype: str
+    """Data type of its matrix products."""
+    fp32_flops: int = 0
+    """Of `flops`, those that run in float32 whatever `dtype` is."""
+    launches: int = 0
+    """Kernels that wait for each other, at least; 0 where they are not counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Ceilings of one machine."""
+
+    name: str
+    flops_per_s: Mapping[str, float]
+    """Data type -> rate of matrix products."""
+    copies: tuple[tuple[float, float], ...]
+    """(bytes, bytes per second) of copies, small to large."""
+    launch_ns: float | None = None
+
+    def bytes_per_s(self, size: int) -> float:
+        """Return the rate of the smallest copy that moves `size` bytes or more, else that of the largest."""
+        return next((rate for copied, rate in self.copies if copied >= size), self.copies[-1][1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Floor:
+    """Least time of some work by cause; each cause is that of the pieces it binds."""
+
+    ns: float
+    compute_ns: float
+    """FLOPs over their ceilings."""
+    memory_ns: float
+    """Bytes over their ceiling."""
+    launch_ns: float
+    """Launches, on top of the longer of both."""
+
+    @property
+    def bound(self) -> Bound:
+        """The cause that takes most of it."""
+        times: dict[Bound, float] = {
+            "compute": self.compute_ns,
+            "memory": self.memory_ns,
+            "launches": self.launch_ns,
+        }
+        return max(times, key=times.__getitem__)
+
+
+def floor_of(piece: Piece, machine: Machine) -> Floor | None:
+    """Return the floor of one piece; None where the machine has no ceiling for its data type."""
+    by_dtype = {piece.dtype: piece.flops}
+    if piece.fp32_flops and piece.dtype != "float32":
+        by_dtype = {piece.dtype: piece.flops - piece.fp32_flops, "float32": piece.fp32_flops}
+    if any(dtype not in machine.flops_per_s for dtype in by_dtype):
+        return None
+    compute = sum(flops * _NS_PER_S / machine.flops_per_s[dtype] for dtype, flops in by_dtype.items())
+    moved = piece.bytes_moved or 0
+    memory = moved * _NS_PER_S / machine.bytes_per_s(moved)
+    launches = piece.launches * (machine.launch_ns or 0.0)
+    return Floor(ns=max(compute, memory) + launches, compute_ns=compute, memory_ns=memory, launch_ns=launches)
+
+
+def total(floors: Iterable[Floor | None]) -> Floor | None:
+    """Add up the floors of pieces that run one after another; None when one is not known, or there is none.
+
+    Of a piece that is bound by compute, memory counts nothing, and the other way round.
+    """
+    listed = list(floors)
+    known = [floor for floor in listed if floor is not None]
+    if not known or len(known) < len(listed):
+        return None
+    return Floor(
+        ns=sum(floor.ns for floor in known),
+        compute_ns=sum(floor.compute_ns for floor in known if floor.compute_ns >= floor.memory_ns),
+        memory_ns=sum(floor.memory_ns for floor in known if floor.compute_ns < floor.memory_ns),
+        launch_ns=sum(floor.launch_ns for floor in known),
+    )
+
+
+def step_piece(plan: StepPlan, dtype: str) -> Piece:
+    """Return the work of a planned step of a case with data type `dtype`."""
+    return Piece(flops=plan.flops, bytes_moved=plan.bytes_moved, dtype=dtype)
+
+
+def decode_piece(setup: Setup, dtype: str) -> Piece:
+    """Return the work of the decode of a case with data type `dtype`."""
+    return Piece(flops=setup.decode_flops, bytes_moved=setup.decode_bytes, dtype=setup.decode_dtype or dtype)
+
+
+def measured_machine(name: str, ceilings: Ceilings) -> Machine:
+    """Return the machine that the ceilings were measured on."""
+    return Machine(
+        name=name,
+        flops_per_s={dtype: series.per_second for dtype, series in ceilings.matmul.items()},
+        copies=tuple((float(series.work), series.per_second) for series in ceilings.copies),
+        launch_ns=ceilings.launch_ns,
+    )
+
+
+def stated_machine(gpu: StatedGpu) -> Machine:
+    """Return the machine that the maker's document describes; launches are in none."""
+    return Machine(
+        name=gpu.name,
+        flops_per_s={
+            "float32": gpu.float32_tflop_s * 1e12,
+            "bfloat16": gpu.bfloat16_tflop_s * 1e12,
+            "float16": gpu.float16_tflop_s * 1e12,
+        },
+        copies=((0.0, gpu.bandwidth_gb_s * 1e9),),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScopeWork:
+    """Pieces of a measured scope, with their floor."""
+
+    scope: str
+    pieces: tuple[Piece, ...]
+    floor: Floor
+    compute_ns: float
+    """FLOPs of all pieces over their ceilings, whatever binds each piece."""
+
+    @property
+    def flops(self) -> int:
+        return sum(piece.flops for piece in self.pieces)
+
+    @property
+    def bytes_moved(self) -> int:
+        return sum(piece.bytes_moved or 0 for piece in self.pieces)
+
+    @property
+    def intensity(self) -> float | None:
+        """FLOPs per byte; None where a piece's bytes are not known."""
+        if self.bytes_moved == 0 or any(piece.bytes_moved is None for piece in self.pieces):
+            return None
+        return self.flops / self.bytes_moved
+
+
+def machine_of(record: Record, outcome: Measured) -> Machine | None:
+    """Return the machine of a record by its own ceilings; None for a record without."""
+    gpu = record.environment.gpu
+    name = record.environment.cpu if gpu is None else gpu.name
+    return None if outcome.ceilings is None else measured_machine(name, outcome.ceilings)
+
+
+def scope_works(record: Record, outcome: Measured) -> dict[str, ScopeWork]:
+    """Return floors by scope: every step, then tokens, decode and images; empty for a record without ceilings."""
+    machine, setup = machine_of(record, outcome), outcome.setup
+    if machine is None:
+        return {}
+    steps = [step_piece(plan, record.case.dtype) for plan in setup.plan]
+    decode = decode_piece(setup, record.case.dtype)
+    scopes: dict[str, Sequence[Piece]] = {
+        f"step[{plan.index}]": [piece] for plan, piece in zip(setup.plan, steps, strict=True)
+    }
+    scopes |= {"tokens": steps, "decode": [decode], "images": [*steps, decode]}
+    works: dict[str, ScopeWork] = {}
+    for scope, pieces in scopes.items():
+        floors = [floor_of(piece, machine) for piece in pieces]
+        if (floor := total(floors)) is not None:
+            compute = sum(known.compute_ns for known in floors if known is not None)
+            works[scope] = ScopeWork(scope=scope, pieces=tuple(pieces), floor=floor, compute_ns=compute)
+    return works
