@@ -218,6 +218,10 @@ class CallGraphs:
         self._last = self._recordings[key] = self._recordings.pop(key)
         return self._last.replay(call, noise)
 
+    def forget(self) -> None:
+        """Drop all recordings: calls run in another way from now on."""
+        self._recordings, self._last = {}, None
+
     def describe(self) -> str:
         """Return how the last call ran, in a phrase for the record."""
         report = self.report()

@@ -41,7 +41,7 @@ from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.adapters.tokenizers.tokenizer import decode_traffic
+from arvbench.adapters.tokenizers.tokenizer import HALF_DECODE, decode_traffic
 from arvbench.errors import ContractError, UnknownName, UserError
 from arvbench.kernels.backends import Kernels, backend_named
 from arvbench.kernels.dispatch import KernelSet, select
@@ -94,6 +94,7 @@ class Sampler(ABC):
     backend   name in arvbench.kernels.backends
     official  True when the backend repeats even the redundant work of the official code
     graphs    recordings of calls that are replayed (adapters.graphs); None: every call runs
+    half_decoder  decoder of calls in bfloat16 (adapters.decoding); None: the tokenizer's own
     sort_all  True when filters may not look at logits on the host
     kernels   operation -> implementation in use; `packed` tells that of linear layers
     """
@@ -128,6 +129,7 @@ class Sampler(ABC):
         self.official = backend_named(backend).official
         self._modules = modules
         self._kernels = select(backend, device)
+        self.half_decoder: Sampler | None = None
         self.use_graphs(partial(CudaCapture, device) if backend_named(backend).graphs_on(device.type) else None)
         self._schedules: dict[tuple[str, int, str], Schedule] = {}
         for part, module in modules.items():
@@ -135,7 +137,7 @@ class Sampler(ABC):
 
     @property
     def kernels(self) -> Mapping[str, str]:
-        return self._kernels.described()
+        return self._kernels.described() | ({"decode": HALF_DECODE} if self.half_decoder else {})
 
     def use_kernels(self, kernels: Kernels | KernelSet) -> None:
         """Run other kernels than the backend's (arvbench.kernels.dispatch.select; errors as there)."""
@@ -288,7 +290,7 @@ class Sampler(ABC):
     def _run(self, call: SamplingCall) -> Outcome:
         tokens, state = self.generate(call)
         call.observer.decode_begin()
-        decoded = self.decode_state(state)
+        decoded = (self.half_decoder or self).decode_state(state)
         call.observer.decode_end(decoded)
         images = to_uint8(decoded, call.settings.uint8_rule)
         return Outcome(tokens=tuple(tokens), decoded=decoded, images=images)

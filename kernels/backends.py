@@ -27,12 +27,20 @@ class Backend:
     """
     graphs: bool = False
     """True when samplers on CUDA record their calls and replay them (arvbench.adapters.graphs)."""
+    half_decode: bool = False
+    """True when samplers on CUDA decode in bfloat16 where the check of their images allows it
+    (arvbench.adapters.decoding).
+    """
     packs_weights: bool = False
     """True when samplers on a CPU pack the weights of linear layers for few rows (arvbench.kernels.onednn)."""
 
     def graphs_on(self, device_type: str) -> bool:
         """True when samplers on devices of `device_type` replay recorded calls."""
         return self.graphs and device_type == "cuda"
+
+    def half_decode_on(self, device_type: str) -> bool:
+        """True when samplers on devices of `device_type` try to decode in bfloat16."""
+        return self.half_decode and device_type == "cuda"
 
     def implementation(self, device_type: str) -> Implementation:
         """Return the implementation of every kernel on devices of `device_type` ("cpu", "cuda", "mps")."""
@@ -41,7 +49,9 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "reference": Backend(cuda="torch", elsewhere="torch", official=True),
-    "optimized": Backend(cuda="triton", elsewhere="torch", official=False, graphs=True, packs_weights=True),
+    "optimized": Backend(
+        cuda="triton", elsewhere="torch", official=False, graphs=True, half_decode=True, packs_weights=True
+    ),
 }
 
 if TYPE_CHECKING:

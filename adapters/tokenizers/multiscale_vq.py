@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -249,6 +249,8 @@ class ResidualCanvas(Canvas):
 
 class VqVae(ScaleTokenizer):
     """Encoder, residual quantizer and decoder; state-dict names equal the official file's."""
+
+    decoding: ClassVar = ("post_quant_conv", "decoder")
 
     def __init__(self, config: VqVaeConfig) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +25,16 @@ Sides = tuple[tuple[int, int], ...]
 """Height and width of every scale's token map, in the order of generation."""
 
 
+HALF_DECODE = "bfloat16, channels last"
+"""Name of the decoder of `arvbench.adapters.decoding` in records."""
+
+
 class Tokenizer(nn.Module, ABC):
     """Encoder, codebook and decoder. `config` has `vocab_size`, `code_dim` (K) and `downsample` (pixels per token)."""
 
     config: Any
+    decoding: ClassVar[tuple[str, ...]] = ()
+    """Names of the modules with which `decode_map` decodes; none: it runs in the sampler's dtype alone."""
 
     @abstractmethod
     def features(self, images_B3HW: Tensor) -> Tensor:

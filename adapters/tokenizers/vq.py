@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -207,6 +208,8 @@ class Codebook(nn.Module):
 
 class VqModel(Tokenizer):
     """Encoder, codebook and decoder; state-dict names equal the official file's."""
+
+    decoding: ClassVar = ("post_quant_conv", "decoder")
 
     def __init__(self, config: VqConfig) -> None:
         super().__init__()

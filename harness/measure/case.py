@@ -18,6 +18,7 @@ from functools import partial
 import torch
 
 from arvbench.adapters.cache.request import is_lossy
+from arvbench.adapters.decoding import HALF_DECODE, decode_in_half
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
@@ -37,6 +38,7 @@ from arvbench.harness.measure.ceilings import measure_ceilings
 from arvbench.harness.measure.clocks import clock_for
 from arvbench.harness.measure.control import ControlProbe
 from arvbench.harness.measure.correctness import check_correctness
+from arvbench.harness.measure.decoding import choose_decoder
 from arvbench.harness.measure.drift import measure_drift
 from arvbench.harness.measure.memory import measure_memory
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
@@ -44,9 +46,11 @@ from arvbench.harness.measure.start import StartClock
 from arvbench.harness.measure.timing import judge_warm_up, measure_times, warm_up
 from arvbench.harness.quality.images.live import load_case_sampler
 from arvbench.harness.suites.recipes import recipe_deviations, recipe_for
+from arvbench.kernels.backends import backend_named
 from arvbench.results.schema import (
     CacheStep,
     CaseConfig,
+    Correctness,
     Drift,
     Finding,
     Incorrect,
@@ -100,6 +104,9 @@ def _speed_of(job: Job, sampler: Sampler) -> Result:
     """Return the result of the first part. Raises UserError when the source or the weights are others by now."""
     assert job.speed is not None and job.speed.environment is not None
     assert isinstance(job.speed.outcome, Measured)
+    # Images of the quality part are those of the timed calls.
+    if job.speed.outcome.setup.kernels.get("decode") == HALF_DECODE:
+        decode_in_half(sampler)
     now = source_sha256(), dict(sampler.weights.sha256)
     if now != (job.speed.environment.source_sha256, job.speed.outcome.setup.weights_sha256):
         raise UserError(
@@ -126,6 +133,7 @@ def _measure_speed(
         incorrect = Incorrect(setup=setup, correctness=correctness)
         return Result(outcome=incorrect, environment=read_environment(sampler.device, probe))
 
+    decode, correctness = _decoder(case, sampler, settings, correctness)
     calls = CaseCalls(job, sampler, settings)
     control = ControlProbe(sampler.device, asked=job.control).begin()
     timed, clock, load = partial(calls, calls.make_cache()), clock_for(sampler.device), LoadMeter()
@@ -144,7 +152,7 @@ def _measure_speed(
     memory, cache_steps = _memory(job, sampler, schedule, calls)
     _tell_of_quality(case, sampler, listener)
     outcome = Measured(
-        setup=_with_calls(setup, sampler),
+        setup=_with_calls(setup, sampler, decode),
         correctness=correctness,
         drift=_drift(case, sampler, settings, listener),
         warmup=judge_warm_up(warmup, timings),
@@ -246,10 +254,23 @@ def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, sched
     )
 
 
-def _with_calls(setup: Setup, sampler: Sampler) -> Setup:
+def _with_calls(setup: Setup, sampler: Sampler, decode: dict[str, str]) -> Setup:
     """Add what the timed calls told: kernels that could not take them, and how they were recorded and replayed."""
     graphs = {"graphs": sampler.graphs.describe()} if sampler.graphs else {}
-    return setup.model_copy(update={"kernels": setup.kernels | dict(sampler.kernels) | graphs})
+    return setup.model_copy(update={"kernels": setup.kernels | dict(sampler.kernels) | decode | graphs})
+
+
+def _decoder(
+    case: CaseConfig, sampler: Sampler, settings: SamplingSettings, correctness: Correctness
+) -> tuple[dict[str, str], Correctness]:
+    """Choose the decoder of a checked sampler; return it for the record, and the check with its images."""
+    if not backend_named(sampler.backend).half_decode_on(sampler.device.type):
+        return {}, correctness
+    choice = choose_decoder(sampler, settings, batch=case.batch)
+    if sampler.half_decoder is not None:
+        differences = [d for d in (correctness.image_diff, choice.image_diff) if d is not None]
+        correctness = correctness.model_copy(update={"image_diff": max(differences)})
+    return {"decode": choice.used}, correctness
 
 
 def _step_plan(step: Step) -> StepPlan:

@@ -190,7 +190,7 @@ def _with_reference(
         actual=actual.guided,
         expected_tokens=expected.drawn,
         actual_tokens=noise.drawn,
-        image_diff=_image_diff(right.decoded, samples.decoded),
+        image_diff=image_difference(right.decoded, samples.decoded),
     )
 
 
@@ -275,7 +275,8 @@ def _run_watched(
     return run
 
 
-def _image_diff(expected_B3HW: Tensor, actual_B3HW: Tensor) -> float:
+def image_difference(expected_B3HW: Tensor, actual_B3HW: Tensor) -> float:
+    """Mean absolute difference of the floats, of the image with the largest."""
     difference = (expected_B3HW.float() - actual_B3HW.float()).abs().flatten(1).mean(dim=1)
     return float(difference.max())
 

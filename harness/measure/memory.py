@@ -67,7 +67,7 @@ def measure_memory(
     call(cache, observer)
     peaks = [peak for peak in (observer.tokens_peak, observer.decode_peak) if peak is not None]
     memory = Memory(
-        weights_bytes=sum(weight_bytes(module) for module in sampler.modules().values()),
+        weights_bytes=sum(weight_bytes(module) for module in _with_copies(sampler)),
         cache_planned_bytes=schedule.peak_cache_bytes,
         cache_live_bytes=max(step.live_bytes for step in observer.cache_steps),
         cache_allocated_bytes=max(step.allocated_bytes for step in observer.cache_steps),
@@ -84,6 +84,12 @@ def measure_memory(
         allocation_retries=probe.allocation_retries(),
     )
     return memory, tuple(observer.cache_steps)
+
+
+def _with_copies(sampler: Sampler) -> list[nn.Module]:
+    """Modules of a sampler, with the copy of its decoder in another dtype."""
+    half = sampler.half_decoder
+    return [*sampler.modules().values(), *([half.modules()["tokenizer"]] if half else [])]
 
 
 def weight_bytes(module: nn.Module) -> int:

@@ -41,7 +41,7 @@ def _check(name: str, settings: SamplingSettings, fixture: Fixture, sampler: Sam
         return torch.cat(sampler.sample(labels, settings, noise=PerImageNoise(0, [0])).tokens, dim=1)
 
     difference = float((ids(by_operators) - ids(by_kernel)).abs().max())
-    used = sampler.kernels[OPERATION]
+    used = "; ".join(filter(None, (sampler.kernels[OPERATION], chosen.fallbacks.get(OPERATION))))
     return Check(
         fixture=fixture.name,
         check=f"{name}.{OPERATION}",

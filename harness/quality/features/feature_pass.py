@@ -204,7 +204,8 @@ def _open(job: HelperJob) -> ImageSource:
         return open_images(job.images.path, resize=job.images.resize)
     from arvbench.harness.quality.images.live import load_live_source
 
-    return load_live_source(job.images.case.model_copy(update={"device": job.device}))
+    case = job.images.case.model_copy(update={"device": job.device})
+    return load_live_source(case, half_decode=job.images.half_decode)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from arvbench.adapters.cache.policy import Cache
+from arvbench.adapters.decoding import decode_in_half
 from arvbench.adapters.loading import load_sampler
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.sampling import PerImageNoise
@@ -111,11 +112,13 @@ class LiveSource(ImageSource):
     @property
     def key(self) -> str:
         weights = sorted(self.sampler.weights.sha256.items()) or self.sampler.weights.source
+        # Without what calls have told so far.
+        kernels = sorted((name, used.split("; ")[0]) for name, used in self.sampler.kernels.items())
         labels = hashlib.sha256(repr(self._labels).encode()).hexdigest()
         return "\n".join(
             (
                 f"model {self.name} weights {weights}",
-                f"{self._precision()}, kernels {sorted(self.sampler.kernels.items())}",
+                f"{self._precision()}, kernels {kernels}",
                 f"cache {self._policy} batch {self.batch} matmul {torch.get_float32_matmul_precision()}",
                 f"settings {self.settings.model_dump_json()}",
                 f"run seed {self._run_seed} labels {self.provenance.labels} {labels}",
@@ -183,9 +186,12 @@ def load_case_sampler(
     return sampler, sampler.spec.settings.replace(**case.settings)
 
 
-def load_live_source(case: CaseConfig) -> LiveSource:
+def load_live_source(case: CaseConfig, *, half_decode: bool = False) -> LiveSource:
     """Load a case's model, and return the source of its quality request."""
-    return live_source(*load_case_sampler(case), case)
+    sampler, settings = load_case_sampler(case)
+    if half_decode:
+        decode_in_half(sampler)
+    return live_source(sampler, settings, case)
 
 
 def live_source(sampler: Sampler, settings: SamplingSettings, case: CaseConfig) -> LiveSource:
@@ -201,7 +207,7 @@ def live_source(sampler: Sampler, settings: SamplingSettings, case: CaseConfig) 
         cache_policy=case.cache,
         resize=request.resize,
     )
-    source.address = ModelImages(case=case)
+    source.address = ModelImages(case=case, half_decode=sampler.half_decoder is not None)
     return source
 
 

@@ -56,6 +56,8 @@ class ModelImages(BaseModel):
 
     kind: Literal["model"] = "model"
     case: CaseConfig
+    half_decode: bool = False
+    """Decoded in bfloat16 (arvbench.adapters.decoding)."""
 
 
 class ImageSource(ABC):
