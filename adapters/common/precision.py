@@ -20,7 +20,7 @@ def cast_except(module: nn.Module, dtype: torch.dtype, *, keep_fp32: Collection[
         if tensor.is_floating_point():
             kept = any(part in keep_fp32 for part in path.split("."))
             cast = tensor.data.to(torch.float32 if kept else dtype)
-            if torch.finfo(cast.dtype).max < torch.finfo(tensor.dtype).max:
+            if not tensor.is_meta and torch.finfo(cast.dtype).max < torch.finfo(tensor.dtype).max:
                 _check_range(path, tensor.data, cast)
             tensor.data = cast
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from arvbench.adapters.registry import MODELS
-from arvbench.errors import ArvbenchError
+from arvbench.errors import ArvbenchError, UserError
 from arvbench.paths import printable
 
 KEPT_ROWS = Path(__file__).with_name("models.json")
@@ -48,6 +48,12 @@ class ModelRow:
 
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of the table.")] = False,
+    floors: Annotated[
+        bool, typer.Option("--floors", help="Print the least time of an image instead, on this processor.")
+    ] = False,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --floors: on a GPU of the table, such as H200-SXM.")
+    ] = None,
 ) -> None:
     """List the known models with their size, steps and official sampling settings.
 
@@ -56,7 +62,15 @@ def models(
       arvbench models
 
       arvbench models --json
+
+      arvbench models --floors --gpu H200-SXM
     """
+    _check_options(as_json=as_json, floors=floors, gpu=gpu)
+    if floors:
+        from arvbench.harness.commands.floors import print_floors
+
+        print_floors(gpu)
+        return
     rows, unusable = model_rows()
     for reason in unusable:
         typer.echo(f"left out: {printable(reason)}", err=True)
@@ -64,6 +78,13 @@ def models(
         typer.echo(as_json_list(rows))
     else:
         _print_table(rows)
+
+
+def _check_options(*, as_json: bool, floors: bool, gpu: str | None) -> None:
+    if gpu is not None and not floors:
+        raise UserError("--gpu names the GPU of --floors: give both")
+    if floors and as_json:
+        raise UserError("--floors has no JSON list: leave out --json")
 
 
 def model_rows() -> tuple[list[ModelRow], list[str]]:

@@ -1,0 +1,95 @@
+"""Planned FLOPs and traffic of every demo model, against torch's own count of real calls and the weights they read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sampling_calls import counted_flops, draw
+from torch.overrides import TorchFunctionMode
+
+from arvbench.adapters.call import SilentObserver
+from arvbench.adapters.loading import demo_models, load_sampler
+from arvbench.adapters.tokenizers.multiscale_vq import Phi, VqVae
+
+
+@pytest.fixture(scope="module", params=demo_models())
+def sampler(request):
+    return load_sampler(request.param, weights="demo")
+
+
+class PhiFlops:
+    """FLOPs of the phi convolutions between scales, by step: the plan leaves them out."""
+
+    def __init__(self, sampler, flops) -> None:
+        self.steps, self._now = [], 0
+        for module in sampler.tokenizer.modules():
+            if isinstance(module, Phi):
+                module.register_forward_hook(self._ran)
+        begin, end = flops.step_begin, flops.step_end
+
+        def step_begin(step):
+            self._now = 0
+            begin(step)
+
+        def step_end(step, output):
+            end(step, output)
+            self.steps.append(self._now)
+
+        flops.step_begin, flops.step_end = step_begin, step_end
+
+    def _ran(self, module, inputs, output) -> None:
+        self._now += 2 * output.numel() * module.weight[0].numel()
+
+
+def test_flops_of_every_step_and_of_the_decode_are_those_that_torch_counts(sampler):
+    with counted_flops() as flops:
+        phi = PhiFlops(sampler, flops)
+        draw(sampler, observer=flops)
+    plan = sampler.schedule(sampler.spec.settings, batch=3)
+    assert flops.steps == [step.flops + extra for step, extra in zip(plan, phi.steps, strict=True)]
+    assert flops.counted[-1] == plan.decode_flops
+    assert any(phi.steps) is isinstance(sampler.tokenizer, VqVae)
+
+
+class _Read(TorchFunctionMode):
+    """Notes the weights that matrix products read."""
+
+    def __init__(self) -> None:
+        self.weights = {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        for value in args:
+            if isinstance(value, torch.nn.Parameter) and value.dim() == 2 and "embedding" not in func.__name__:
+                self.weights[value.data_ptr()] = value.nbytes
+        return func(*args, **(kwargs or {}))
+
+
+class _StepWeights(SilentObserver):
+    """Bytes of the matrices that every step reads."""
+
+    def __init__(self) -> None:
+        self.bytes = []
+
+    def step_begin(self, step):
+        self.mode = _Read()
+        self.mode.__enter__()
+
+    def step_end(self, step, output):
+        self.mode.__exit__(None, None, None)
+        self.bytes.append(sum(self.mode.weights.values()))
+
+
+def test_planned_traffic_of_a_step_holds_the_weights_that_it_reads_and_little_more(sampler):
+    observer = _StepWeights()
+    draw(sampler, observer=observer)
+    plan = sampler.schedule(sampler.spec.settings, batch=3)
+    logits = [4 * step.rows * step.new_tokens * sampler.spec.vocab_size for step in plan]
+    for step, read, drawn in zip(plan, observer.bytes, logits, strict=True):
+        # Biases, norms and tables beside the matrices; logits of a pass may be fewer than its tokens.
+        assert read <= step.bytes_moved <= 1.1 * read + 4 * max(other.cache_bytes for other in plan) + drawn, step.index
+
+
+def test_the_traffic_of_a_decode_is_its_weights_and_its_images(sampler):
+    plan = sampler.schedule(sampler.spec.settings, batch=3)
+    weights = sum(p.nbytes for part in sampler.tokenizer.decode_parts() for p in part.parameters())
+    assert plan.decode_bytes == weights + 3 * 3 * 32 * 32 * 4 and plan.decode_dtype == "float32"
