@@ -11,9 +11,11 @@ the calls. One process measures both parts, or one each: the second part needs n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -40,7 +42,7 @@ from arvbench.harness.measure.control import ControlProbe
 from arvbench.harness.measure.correctness import check_correctness
 from arvbench.harness.measure.decoding import choose_decoder
 from arvbench.harness.measure.drift import measure_drift
-from arvbench.harness.measure.memory import measure_memory
+from arvbench.harness.measure.memory import measure_memory, weight_bytes
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
 from arvbench.harness.measure.start import StartClock
 from arvbench.harness.measure.timing import judge_warm_up, measure_times, warm_up
@@ -133,7 +135,7 @@ def _measure_speed(
         incorrect = Incorrect(setup=setup, correctness=correctness)
         return Result(outcome=incorrect, environment=read_environment(sampler.device, probe))
 
-    decode, correctness = _decoder(case, sampler, settings, correctness)
+    setup, correctness = _decoder(case, sampler, settings, setup, correctness)
     calls = CaseCalls(job, sampler, settings)
     control = ControlProbe(sampler.device, asked=job.control).begin()
     timed, clock, load = partial(calls, calls.make_cache()), clock_for(sampler.device), LoadMeter()
@@ -152,7 +154,7 @@ def _measure_speed(
     memory, cache_steps = _memory(job, sampler, schedule, calls)
     _tell_of_quality(case, sampler, listener)
     outcome = Measured(
-        setup=_with_calls(setup, sampler, decode),
+        setup=_with_calls(setup, sampler),
         correctness=correctness,
         drift=_drift(case, sampler, settings, listener),
         warmup=judge_warm_up(warmup, timings),
@@ -254,23 +256,27 @@ def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, sched
     )
 
 
-def _with_calls(setup: Setup, sampler: Sampler, decode: dict[str, str]) -> Setup:
+def _with_calls(setup: Setup, sampler: Sampler) -> Setup:
     """Add what the timed calls told: kernels that could not take them, and how they were recorded and replayed."""
     graphs = {"graphs": sampler.graphs.describe()} if sampler.graphs else {}
-    return setup.model_copy(update={"kernels": setup.kernels | dict(sampler.kernels) | decode | graphs})
+    return setup.model_copy(update={"kernels": setup.kernels | dict(sampler.kernels) | graphs})
 
 
 def _decoder(
-    case: CaseConfig, sampler: Sampler, settings: SamplingSettings, correctness: Correctness
-) -> tuple[dict[str, str], Correctness]:
-    """Choose the decoder of a checked sampler; return it for the record, and the check with its images."""
+    case: CaseConfig, sampler: Sampler, settings: SamplingSettings, setup: Setup, correctness: Correctness
+) -> tuple[Setup, Correctness]:
+    """Choose the decoder of a checked sampler; return its description with that, and the check with its images."""
     if not backend_named(sampler.backend).half_decode_on(sampler.device.type):
-        return {}, correctness
+        return setup, correctness
     choice = choose_decoder(sampler, settings, batch=case.batch)
+    update: dict[str, Any] = {"kernels": setup.kernels | {"decode": choice.used}}
     if sampler.half_decoder is not None:
         differences = [d for d in (correctness.image_diff, choice.image_diff) if d is not None]
         correctness = correctness.model_copy(update={"image_diff": max(differences)})
-    return {"decode": choice.used}, correctness
+        images = case.batch * 3 * math.prod(sampler.image_shape(settings))
+        weights = weight_bytes(sampler.half_decoder.modules()["tokenizer"])
+        update |= {"decode_dtype": "bfloat16", "decode_bytes": weights + images * torch.float32.itemsize}
+    return setup.model_copy(update=update), correctness
 
 
 def _step_plan(step: Step) -> StepPlan:

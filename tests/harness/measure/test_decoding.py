@@ -137,6 +137,9 @@ def test_a_record_says_which_decoder_ran_and_its_second_part_takes_it_too(
     speed = measure(job(tmp_path, part=Part.SPEED))
     assert speed.outcome.setup.kernels["decode"] == HALF_DECODE
     assert 0 < speed.outcome.correctness.image_diff < 0.02
+    assert speed.outcome.setup.decode_dtype == "bfloat16"
+    plain = load("var").schedule(load("var").spec.settings, batch=1)
+    assert 0 < speed.outcome.setup.decode_bytes < plain.decode_bytes
     seen = []
     monkeypatch.setattr(
         "arvbench.harness.measure.case._quality", lambda job, sampler, *_: (seen.append(sampler), ((), ()))[1]
