@@ -161,7 +161,7 @@ class HmarSampler(NextScaleSampler):
                 masked_Bl = masked_Bl & ~run.call.known.keep[scale]
             drawn = self.redraw(step, scale, tokens_Bl, masked_Bl, run)
             tokens_Bl = torch.where(masked_Bl, drawn.tokens_Bl, tokens_Bl)
-        run.canvas.place(run.canvas.lookup(tokens_Bl, scale), scale)
+        run.canvas.place_ids(tokens_Bl, scale, self._kernels)
         self.end(steps[-1], drawn, run, redrawn_Bn=positions_Bn)
         return tokens_Bl
 

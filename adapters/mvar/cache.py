@@ -17,7 +17,10 @@ from arvbench.adapters.cache.policy import Cache, Memory
 from arvbench.adapters.mvar.mamba2 import MambaConfig, MambaState
 
 Branch = Callable[[Tensor, MambaState | None], tuple[Tensor, MambaState]]
-"""(x (R, l, W), state before it) -> (output (R, l, W), state after it); causal, and one function for all steps."""
+"""(x (R, l, W), state before it) -> (output (R, l, W), state after it); causal, and one function for all steps.
+
+The state before may be overwritten by the one after.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

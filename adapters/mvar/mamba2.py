@@ -1,11 +1,11 @@
 """Mamba-2: a sequence mixer that stores all earlier tokens in one state matrix per head.
 
 Per head, with a decay a_t = exp(A dt_t) in (0, 1]:  S_t = a_t S_(t-1) + dt_t x_t B_t^T  and  y_t = S_t C_t.  The
-token-by-token definition (`scan_recurrent`) and chunks of matrix products (`scan_chunked`) give equal results, and a
-sequence may be cut anywhere if the state is carried over.
+token-by-token definition (`scan_recurrent`) and chunks of matrix products (arvbench.kernels.ssd_scan) give equal
+results, and a sequence may be cut anywhere if the state is carried over.
 
 Shapes   R forward rows, l tokens, W width, E inner width, H heads, P head channels (E = H P), N state channels,
-         M convolved channels (E + 2 N), K convolution taps, n chunks of Q tokens
+         M convolved channels (E + 2 N), K convolution taps
 Range    dt > 0, A < 0; the scan and the norm compute in at least fp32 for any dtype of the weights
 Names    parameters have the names of the official state dicts
 Source   Mamba-2 (arXiv:2405.21060): recurrence section 2, chunked form section 6, block section 7; behaviour of
@@ -15,16 +15,17 @@ Source   Mamba-2 (arXiv:2405.21060): recurrence section 2, chunked form section 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.errors import UserError
-from arvbench.kernels.ssd_scan.reference import CHUNK, ScanInputs, scan_chunked
+from arvbench.kernels.dispatch import KernelSet
+from arvbench.kernels.rms_norm_gated.reference import rms_norm_gated
+from arvbench.kernels.ssd_scan.reference import CHUNK, Scan, ScanInputs, ssd_scan_from
+from arvbench.kernels.ssd_scan.weights import ScanWeights
 
 
 class MambaState(NamedTuple):
@@ -34,10 +35,6 @@ class MambaState(NamedTuple):
     """The last K columns before the convolution, oldest first (the official layout; only K - 1 of them are used)."""
     ssm_RHPN: Tensor
     """S of every head, in at least fp32."""
-
-
-Scan = Callable[[ScanInputs, Tensor], tuple[Tensor, Tensor]]
-"""(inputs, state (R, H, P, N) before the first token) -> (y (R, l, H, P), state after the last token)."""
 
 
 def scan_recurrent(inputs: ScanInputs, state_RHPN: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,9 +103,10 @@ class GatedRMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, y_RlE: Tensor, z_RlE: Tensor) -> Tensor:
-        gated_RlE = y_RlE * F.silu(z_RlE.to(y_RlE.dtype))
-        return F.rms_norm(gated_RlE, gated_RlE.shape[-1:], self.weight.to(y_RlE.dtype), self.eps)
+    def forward(self, y_RlE: Tensor, z_RlE: Tensor, kernels: KernelSet | None = None) -> Tensor:
+        operation = rms_norm_gated if kernels is None else kernels.rms_norm_gated
+        normed_RlE: Tensor = operation(y_RlE, z_RlE, self.weight, self.eps)
+        return normed_RlE
 
 
 class Mamba2(nn.Module):
@@ -153,27 +151,33 @@ class Mamba2(nn.Module):
         ssm_RHPN = weight.new_zeros(rows, config.heads, config.headdim, config.d_state, dtype=ssm_dtype)
         return MambaState(conv_RMK, ssm_RHPN)
 
+    @property
+    def _conv_bias(self) -> Tensor:
+        bias_M = self.conv1d.bias
+        assert bias_M is not None
+        return bias_M
+
     def forward(
-        self, x_RlW: Tensor, state: MambaState | None = None, *, scan: Scan = scan_chunked
+        self,
+        x_RlW: Tensor,
+        state: MambaState | None = None,
+        kernels: KernelSet | None = None,
+        *,
+        scan: Scan | None = None,
     ) -> tuple[Tensor, MambaState]:
         """Mix l new tokens, continuing from `state` (None: no earlier tokens); return (R, l, W) and the new state.
 
-        The cost does not depend on the number of earlier tokens.
+        The cost does not depend on the number of earlier tokens. Outside autograd `kernels` (None: the reference, by
+        `scan`) write the new state over `state`.
         """
         config = self.config
         state = state or self.initial_state(len(x_RlW))
         z_RlE, new_RlM, dt_RlH = self.in_proj(x_RlW).split((config.d_inner, config.conv_channels, config.heads), dim=2)
-        window_RMl = torch.cat((state.conv_RMK, new_RlM.transpose(1, 2)), dim=2)
-        # A convolution of K taps does not reach the oldest column of the state.
-        mixed_RMl = F.silu(self.conv1d(window_RMl[:, :, 1:]))
-        exact = state.ssm_RHPN.dtype
-        x_RlE, B_RlN, C_RlN = (
-            mixed_RMl.transpose(1, 2).to(exact).split((config.d_inner, config.d_state, config.d_state), dim=2)
-        )
-        x_RlHP = x_RlE.unflatten(2, (config.heads, config.headdim))
-        dt_RlH = F.softplus(dt_RlH.to(exact) + self.dt_bias.to(exact))
-        inputs = ScanInputs(x_RlHP, dt_RlH, -self.A_log.to(exact).exp(), B_RlN, C_RlN)
-        y_RlHP, ssm_RHPN = scan(inputs, state.ssm_RHPN)
-        y_RlHP = y_RlHP + self.D.to(exact).unsqueeze(-1) * x_RlHP
-        out_RlW = self.out_proj(self.norm(y_RlHP.flatten(2), z_RlE).to(x_RlW.dtype))
-        return out_RlW, MambaState(window_RMl[:, :, -config.d_conv :], ssm_RHPN)
+        weights = ScanWeights(self.conv1d.weight, self._conv_bias, self.dt_bias, self.A_log, self.D)
+        if kernels is None or torch.is_grad_enabled():
+            y_RlHP, *after = ssd_scan_from(new_RlM, dt_RlH, weights, state, scan)
+            state = MambaState(*after)
+        else:
+            y_RlHP = kernels.ssd_scan(new_RlM, dt_RlH, weights, *state)
+        out_RlW: Tensor = self.out_proj(self.norm(y_RlHP.flatten(2), z_RlE, kernels).to(x_RlW.dtype))
+        return out_RlW, state

@@ -116,9 +116,8 @@ class MvarBlock(nn.Module):
         gate1, gate2, gate3, scale1, scale2, scale3, shift1, shift2, shift3 = modulation_R19C.unbind(2)
 
         def mix(history_RTC: Tensor, state: MambaState | None) -> tuple[Tensor, MambaState]:
-            mixed: tuple[Tensor, MambaState] = self.mamba(
-                kernels.adaln_modulate(history_RTC, scale2, shift2, self.norm_eps), state
-            )
+            h_RTC = kernels.adaln_modulate(history_RTC, scale2, shift2, self.norm_eps)
+            mixed: tuple[Tensor, MambaState] = self.mamba(h_RTC, state, kernels)
             return mixed
 
         attend = self.attn.each_scale if cache is None else self.attn

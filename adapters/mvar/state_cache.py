@@ -58,7 +58,8 @@ class StateCache(RecurrentCache):
         for stored, new in zip(before, after, strict=True):
             if new.shape != stored.shape or new.dtype != stored.dtype:
                 raise ContractError(f"layer {layer}: state {new.dtype} {tuple(new.shape)} for a cache of {self.shape}")
-            stored.copy_(new)
+            if new is not stored:
+                stored.copy_(new)
         self._begun[layer] = True
         return out_RlW
 

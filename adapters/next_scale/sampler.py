@@ -187,7 +187,7 @@ class NextScaleSampler(Sampler):
         """Draw the tokens (B, l) of one scale and place them on the canvas; one step, unless a family refines them."""
         (step,) = steps
         drawn = self.draw(step, scale, run)
-        run.canvas.place(self.codes(drawn, step, scale, run), scale)
+        self.place(drawn, step, scale, run)
         self.end(step, drawn, run)
         return drawn.tokens_Bl
 
@@ -242,11 +242,16 @@ class NextScaleSampler(Sampler):
         """Strength t in (1 + t) cond - t uncond, ramped up linearly from 0 at the first scale to cfg at the last."""
         return settings.cfg * scale / (scales - 1)
 
-    def codes(self, drawn: Drawn, step: Step, scale: int, run: ScaleRun) -> Tensor:
-        """Code vectors (B, K, ph, pw) to place on the canvas."""
-        call, codes_BKpp = run.call, run.canvas.lookup(drawn.tokens_Bl, scale)
-        if not isinstance(call.settings, SmoothSettings) or not call.settings.more_smooth:
-            return codes_BKpp
+    def place(self, drawn: Drawn, step: Step, scale: int, run: ScaleRun) -> None:
+        """Place the tokens of one scale on the canvas, or, with `more_smooth`, a mixture of code vectors."""
+        if isinstance(run.call.settings, SmoothSettings) and run.call.settings.more_smooth:
+            run.canvas.place(self.smooth_codes(drawn, step, scale, run), scale)
+        else:
+            run.canvas.place_ids(drawn.tokens_Bl, scale, self._kernels)
+
+    def smooth_codes(self, drawn: Drawn, step: Step, scale: int, run: ScaleRun) -> Tensor:
+        """Mixed code vectors (B, K, ph, pw) of one scale."""
+        call = run.call
         exponential_BlV = call.noise.exponential(drawn.filtered_BlV, step.index)
         progress = scale / (run.scales - 1)
         mixed_BlK = mix_codes(drawn.filtered_BlV, exponential_BlV, progress, self.tokenizer.codebook_VK)
@@ -254,6 +259,7 @@ class NextScaleSampler(Sampler):
         if call.known is None:
             return mixed_BKpp
         # Known tokens keep their own code vectors.
+        codes_BKpp = run.canvas.lookup(drawn.tokens_Bl, scale)
         keep_B1pp = call.known.keep[scale].unflatten(1, step.side).unsqueeze(1)
         return torch.where(keep_B1pp, codes_BKpp, mixed_BKpp)
 
@@ -279,18 +285,19 @@ class NextScaleSampler(Sampler):
     def tokens_of(self, images: Tensor, settings: SamplingSettings) -> tuple[Tensor, ...]:
         return self.tokenizer.encode_scales(images, self.sides(settings))
 
+    @torch.no_grad()
     def state_of(self, tokens: Sequence[Tensor], settings: SamplingSettings) -> Tensor:
         sides = self.sides(settings)
         check_tokens(tokens, sides)
         canvas = self.tokenizer.canvas(sides, len(tokens[0]))
-        canvas.place_tokens(tokens)
+        canvas.place_tokens(tokens, self._kernels)
         return canvas.state
 
     @torch.no_grad()
     def forced_input(self, tokens: Sequence[Tensor], sides: Sides) -> Tensor:
         """Teacher-forced input (B, L - l_first, K) of every scale but the first; UserError for wrong shapes."""
         check_tokens(tokens, sides)
-        return self.tokenizer.canvas(sides, len(tokens[0])).place_tokens(tokens)
+        return self.tokenizer.canvas(sides, len(tokens[0])).place_tokens(tokens, self._kernels)
 
     def forced_logits(
         self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet

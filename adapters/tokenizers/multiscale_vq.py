@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from arvbench.adapters.tokenizers.autoencoder import Decoder, Encoder, path_flops
 from arvbench.adapters.tokenizers.tokenizer import Canvas, ScaleTokenizer, Sides, area_tokens
+from arvbench.kernels.dispatch import KernelSet
+from arvbench.kernels.next_scale_input.plan import Blend, ScalePlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +224,8 @@ class ResidualCanvas(Canvas):
         self._f_hat = torch.zeros(
             batch, quantize.config.z_channels, *sides[-1], device=quantize.embedding.weight.device
         )
+        self._ahead: tuple[int, Tensor] | None = None
+        """A scale and its input (B, l, K), where a kernel has made it together with the sum."""
 
     @property
     def state(self) -> Tensor:
@@ -231,20 +235,37 @@ class ResidualCanvas(Canvas):
         return self._quantize.lookup(ids_Bl, self.sides[scale])
 
     def place(self, codes_BKpp: Tensor, scale: int) -> None:
+        self._ahead = None
         self._f_hat = self._f_hat + self.contribution(codes_BKpp, scale)
 
     def contribution(self, codes_BKpp: Tensor, scale: int) -> Tensor:
         """Summand (B, K, h, w) of f_hat for the code vectors of `scale`."""
         return self._quantize.contribution(codes_BKpp, scale, len(self.sides), self.sides[-1])
 
+    def place_ids(self, ids_Bl: Tensor, scale: int, kernels: KernelSet | None = None) -> None:
+        if kernels is None or kernels.names["next_scale_input"] == "torch":
+            return super().place_ids(ids_Bl, scale)
+        phi = self._quantize.phi(scale, len(self.sides))
+        assert phi.bias is not None
+        blend = Blend(phi.weight, phi.bias, phi.ratio)
+        plan = ScalePlan(self.sides[scale], (*self.sides, None)[scale + 1])
+        # The kernel adds in place, but observers keep the sum of every scale.
+        self._f_hat = self._f_hat.clone()
+        codebook_VC = self._quantize.embedding.weight
+        self._ahead = scale + 1, kernels.next_scale_input(ids_Bl, self._f_hat, codebook_VC, blend, plan)
+        return None
+
     def input(self, scale: int) -> Tensor:
+        if self._ahead is not None and self._ahead[0] == scale:
+            return self._ahead[1]
         return area_tokens(self._f_hat, self.sides[scale])
 
-    def place_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
-        # A scalar zero leaves the sum in the memory layout of its codes. Rounding depends on the layout, and the demo
-        # models were trained with this one.
-        self._f_hat = self._f_hat.new_zeros(())
-        return super().place_tokens(tokens)
+    def place_tokens(self, tokens: Sequence[Tensor], kernels: KernelSet | None = None) -> Tensor:
+        if kernels is None or kernels.names["next_scale_input"] == "torch":
+            # A scalar zero leaves the sum in the memory layout of its codes. Rounding depends on the layout, and the
+            # demo models were trained with this one.
+            self._f_hat = self._f_hat.new_zeros(())
+        return super().place_tokens(tokens, kernels)
 
 
 class VqVae(ScaleTokenizer):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from arvbench.adapters.common.meta import count_flops, on_meta
 from arvbench.errors import UserError
+from arvbench.kernels.dispatch import KernelSet
 
 Sides = tuple[tuple[int, int], ...]
 """Height and width of every scale's token map, in the order of generation."""
@@ -126,13 +127,17 @@ class Canvas(ABC):
     def input(self, scale: int) -> Tensor:
         """(B, l, K): input of the transformer for predicting `scale` (not the first)."""
 
-    def place_tokens(self, tokens: Sequence[Tensor]) -> Tensor:
+    def place_ids(self, ids_Bl: Tensor, scale: int, kernels: KernelSet | None = None) -> None:
+        """Add the code vectors of a scale's ids, by a kernel where there is one."""
+        self.place(self.lookup(ids_Bl, scale), scale)
+
+    def place_tokens(self, tokens: Sequence[Tensor], kernels: KernelSet | None = None) -> Tensor:
         """Place known tokens of all scales; return the inputs of every scale but the first, (B, L - l_first, K)."""
         inputs = []
         for scale, ids_Bl in enumerate(tokens):
             if scale > 0:
                 inputs.append(self.input(scale))
-            self.place(self.lookup(ids_Bl, scale), scale)
+            self.place_ids(ids_Bl, scale, kernels)
         return torch.cat(inputs, dim=1)
 
 

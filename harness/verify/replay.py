@@ -9,6 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
@@ -150,14 +151,17 @@ class Recorder(SilentObserver):
 
 @contextmanager
 def recorded(root: nn.Module, names: str) -> Iterator[dict[str, list[Call]]]:
-    """Record the calls of the submodules whose names match the regular expression `names`, by name."""
+    """Record the calls of the submodules whose names match the regular expression `names`, by name.
+
+    Results are copied: the next step may continue a state in place.
+    """
     calls: dict[str, list[Call]] = {}
     with ExitStack() as stack:
         for name, module in root.named_modules():
             if name and re.fullmatch(names, name):
                 own = calls[name] = []
                 hook = module.register_forward_hook(
-                    lambda _module, args, output, own=own: own.append((args[0], output))
+                    lambda _module, args, output, own=own: own.append((args[0], deepcopy(output)))
                 )
                 stack.callback(hook.remove)
         yield calls

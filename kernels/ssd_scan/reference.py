@@ -12,6 +12,7 @@ Source   Mamba-2 (arXiv:2405.21060): recurrence section 2, chunked form section 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,10 @@ class ScanInputs(NamedTuple):
     C_RlN: Tensor
 
 
+Scan = Callable[[ScanInputs, Tensor], tuple[Tensor, Tensor]]
+"""(inputs, state (R, H, P, N) before the first token) -> (y (R, l, H, P), state after the last token)."""
+
+
 def ssd_scan(new_RlM: Tensor, dt_RlH: Tensor, weights: ScanWeights, conv_RMK: Tensor, ssm_RHPN: Tensor) -> Tensor:
     """Return y (R, l, H, P) of l new tokens in the state's dtype; the two states are continued in place.
 
@@ -46,6 +51,20 @@ def ssd_scan(new_RlM: Tensor, dt_RlH: Tensor, weights: ScanWeights, conv_RMK: Te
     conv_RMK   the last K columns before the convolution, oldest first, of which K - 1 are used
     ssm_RHPN   S of every head
     """
+    y_RlHP, conv_after_RMK, ssm_after_RHPN = ssd_scan_from(new_RlM, dt_RlH, weights, (conv_RMK, ssm_RHPN))
+    conv_RMK.copy_(conv_after_RMK)
+    ssm_RHPN.copy_(ssm_after_RHPN)
+    return y_RlHP
+
+
+def ssd_scan_from(
+    new_RlM: Tensor, dt_RlH: Tensor, weights: ScanWeights, state: tuple[Tensor, Tensor], scan: Scan | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y and both states of `ssd_scan` after the tokens, and leave `state` as it is: with a gradient.
+
+    `scan` None means `scan_chunked`.
+    """
+    conv_RMK, ssm_RHPN = state
     _, heads, channels, states = ssm_RHPN.shape
     window_RMl = torch.cat((conv_RMK, new_RlM.transpose(1, 2)), dim=2)
     taps_M1K, bias_M = weights.conv_M1K.to(window_RMl.dtype), weights.conv_bias_M.to(window_RMl.dtype)
@@ -56,11 +75,9 @@ def ssd_scan(new_RlM: Tensor, dt_RlH: Tensor, weights: ScanWeights, conv_RMK: Te
     x_RlHP = x_RlE.unflatten(2, (heads, channels))
     dt_RlH = F.softplus(dt_RlH.to(exact) + weights.dt_bias_H.to(exact))
     inputs = ScanInputs(x_RlHP, dt_RlH, -weights.A_log_H.to(exact).exp(), B_RlN, C_RlN)
-    y_RlHP, after_RHPN = scan_chunked(inputs, ssm_RHPN)
-    conv_RMK.copy_(window_RMl[:, :, -conv_RMK.shape[2] :])
-    ssm_RHPN.copy_(after_RHPN)
+    y_RlHP, after_RHPN = (scan or scan_chunked)(inputs, ssm_RHPN)
     skipped_RlHP: Tensor = weights.D_H.to(exact).unsqueeze(-1) * x_RlHP
-    return y_RlHP + skipped_RlHP
+    return y_RlHP + skipped_RlHP, window_RMl[:, :, -conv_RMK.shape[2] :], after_RHPN
 
 
 def scan_chunked(inputs: ScanInputs, state_RHPN: Tensor, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
