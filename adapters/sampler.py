@@ -128,8 +128,8 @@ class Sampler(ABC):
         self.spec, self.weights, self.backend, self.device, self.dtype = spec, weights, backend, device, dtype
         self.official = backend_named(backend).official
         self._modules = modules
-        self._kernels = select(backend, device)
         self.half_decoder: Sampler | None = None
+        self.use_kernels("backend")
         self.use_graphs(partial(CudaCapture, device) if backend_named(backend).graphs_on(device.type) else None)
         self._schedules: dict[tuple[str, int, str], Schedule] = {}
         for part, module in modules.items():
@@ -376,8 +376,7 @@ class Sampler(ABC):
     ) -> Tensor:
         """Mean cross-entropy of all tokens (natural log); in training mode `generator` draws the label drop."""
         labels_B = self.training_labels(labels, generator)
-        # Triton kernels are forward only.
-        kernels = select("reference", self.device)
+        kernels = self._kernels.trainable()
         logits_BLV = self.forced_logits(tokens, labels_B, settings or self.spec.settings, kernels)
         return F.cross_entropy(logits_BLV.flatten(0, 1), torch.cat(tuple(tokens), dim=1).flatten())
 

@@ -95,6 +95,8 @@ class KernelSpec:
     """Function of the operands of a call, by name: the reason why `fast` cannot take them, None if it can. Without one
     `fast` takes every dtype of `tolerance`.
     """
+    gradient: bool = False
+    """True when `fast` passes gradients to its operands; other operations train with their reference."""
     fallback: str = "torch"
     """Implementation that takes the operands that `fast` cannot."""
 

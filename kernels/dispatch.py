@@ -46,6 +46,16 @@ class KernelSet:
         names, operations = {**self.names, operation: name}, {**self.operations, operation: by}
         return KernelSet(names=names, operations=operations, fallbacks=dict(self.fallbacks))
 
+    def trainable(self) -> KernelSet:
+        """Return these kernels where they pass gradients, and references for all other operations."""
+        lacking = [name for name, spec in KERNELS.items() if self.names.get(name) != "torch" and not spec.gradient]
+        references = {name: KERNELS[name].implementations["torch"] for name in lacking}
+        return KernelSet(
+            names={**self.names, **dict.fromkeys(lacking, "torch")},
+            operations={**self.operations, **references},
+            fallbacks=self.fallbacks,
+        )
+
     def __getattr__(self, operation: str) -> Operation:
         # Python calls this only for names that are not fields. copy and pickle ask an instance without fields for
         # underscored names.

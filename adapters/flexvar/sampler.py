@@ -87,9 +87,7 @@ class FlexVar(NextScaleTransformer):
         return torch.cat([area_tokens(self.pos_1LC, side) for side in sides], dim=1)
 
     def training_bias(self, sides: Sides) -> Tensor:
-        if sides == self.config.sides:
-            return self.attn_bias_for_masking
-        return block_causal_bias(levels(sides)).to(self.attn_bias_for_masking.device)
+        return super().training_bias(sides) if sides == self.config.sides else block_causal_bias(levels(sides))
 
     def adapt_state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Replace the file's mask, which has the scales of the last training step, by our own."""

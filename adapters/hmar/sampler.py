@@ -43,7 +43,7 @@ from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.tokenizers.multiscale_vq import DEMO_TOKENIZER, ResidualCanvas, VqVaeConfig
 from arvbench.adapters.tokenizers.tokenizer import Sides, area_tokens
 from arvbench.errors import CheckpointError, UserError
-from arvbench.kernels.dispatch import KernelSet, select
+from arvbench.kernels.dispatch import KernelSet
 
 MASK_GUIDANCE = 1e-6
 """Guidance strength in every refinement, relative to cfg: practically unguided."""
@@ -279,7 +279,7 @@ class HmarSampler(NextScaleSampler):
         if share is None:
             share = float(torch.rand((), generator=generator))
         positions_n = mask_at_random([ids.shape[1] for ids in tokens[1:]], share, generator).to(self.device)
-        logits_BLV = self._masked(tokens, labels_B, positions_n, select("reference", self.device))
+        logits_BLV = self._masked(tokens, labels_B, positions_n, self._kernels.trainable())
         at_n = positions_n + tokens[0].shape[1]
         targets_BL = torch.cat(tuple(tokens), dim=1)
         return F.cross_entropy(logits_BLV[:, at_n].flatten(0, 1), targets_BL[:, at_n].flatten())

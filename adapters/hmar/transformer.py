@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import Cache
-from arvbench.adapters.next_scale.blocks import AdaLNBlock, HeadNorm
+from arvbench.adapters.next_scale.blocks import AdaLNBlock, HeadNorm, Mask
 from arvbench.adapters.next_scale.transformer import (
     Condition,
     NextScaleConfig,
@@ -22,6 +22,7 @@ from arvbench.adapters.next_scale.transformer import (
     block_causal_bias,
     block_diagonal_bias,
     head_logits,
+    kernel_scales,
     levels,
 )
 from arvbench.adapters.tokenizers.tokenizer import Sides
@@ -55,6 +56,7 @@ class Hmar(NextScaleTransformer):
     """Two paths through one transformer; state-dict names equal the official files'."""
 
     config: HmarConfig
+    sees_coarser: ClassVar = False
 
     def add_blocks(self) -> None:
         config = self.config
@@ -111,22 +113,22 @@ class Hmar(NextScaleTransformer):
         kernels: KernelSet,
         *,
         cache: Cache | None = None,
-        bias_llT: Tensor | None = None,
+        mask: Mask | None = None,
     ) -> Tensor:
         """Logits (R, l, V) fp32 of next-scale prediction."""
         blocks = (*self.base_blocks, *self.ns_blocks)
         for layer, (block, modulation) in enumerate(zip(blocks, condition.blocks, strict=True)):
-            x_RlC = block(x_RlC, modulation, kernels, layer=layer, cache=cache, bias_llT=bias_llT)
+            x_RlC = block(x_RlC, modulation, kernels, layer=layer, cache=cache, mask=mask)
         return head_logits(x_RlC, condition.head_R12C, self.ns_head, kernels, self.config.norm_eps)
 
     def masked_logits(
-        self, x_RlC: Tensor, condition: HmarCondition, kernels: KernelSet, *, bias_llT: Tensor | None = None
+        self, x_RlC: Tensor, condition: HmarCondition, kernels: KernelSet, *, mask: Mask | None = None
     ) -> Tensor:
         """Logits (R, l, V) fp32 of masked prediction; `condition` must come from `with_masked`."""
         assert condition.masked is not None
         blocks = (*self.base_blocks, *self.mask_blocks)
         for block, modulation in zip(blocks, condition.masked.blocks, strict=True):
-            x_RlC = block(x_RlC, modulation, kernels, bias_llT=bias_llT)
+            x_RlC = block(x_RlC, modulation, kernels, mask=mask)
         return head_logits(x_RlC, condition.masked.head_R12C, self.mask_head, kernels, self.config.norm_eps)
 
     def forward(
@@ -135,8 +137,11 @@ class Hmar(NextScaleTransformer):
         """Teacher-forced logits (B, L, V) of next-scale prediction; with `history`, attention as under `kv_cache`."""
         condition = self.condition(labels_B)
         x_BLC = self._sequence(condition, self.embed(codes_BLK), sides)
-        bias = block_causal_bias(self.lvl_1L.cpu()) if history else self.training_bias(sides)
-        return self.logits(x_BLC, condition, kernels, bias_llT=bias.to(x_BLC))
+        if history:
+            mask = kernel_scales(kernels, sides, causal=True) or block_causal_bias(self.lvl_1L.cpu()).to(x_BLC)
+        else:
+            mask = self.training_mask(sides, kernels, x_BLC)
+        return self.logits(x_BLC, condition, kernels, mask=mask)
 
     def masked_forward(
         self,
@@ -150,7 +155,7 @@ class Hmar(NextScaleTransformer):
         """Logits (B, L, V) of masked prediction, all scales at once; the codes and the mask omit the first scale."""
         condition = self.with_masked(self.condition(labels_B), labels_B)
         x_BLC = self._sequence(condition, self.embed_masked(history_BLK, own_BLK, masked_BL), sides)
-        return self.masked_logits(x_BLC, condition, kernels, bias_llT=self.training_bias(sides).to(x_BLC))
+        return self.masked_logits(x_BLC, condition, kernels, mask=self.training_mask(sides, kernels, x_BLC))
 
     def _sequence(self, condition: HmarCondition, later_BLC: Tensor, sides: Sides) -> Tensor:
         """Return the input (B, L, C) of all scales; the first one contains the class."""

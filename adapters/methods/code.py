@@ -310,7 +310,7 @@ class CodeSampler(VarSampler):
         bias = block_causal_bias(levels(run.canvas.sides[: drafted + 1])).to(x_RlC)
         condition: Condition = run.condition
         for layer, (block, modulation) in enumerate(zip(model.blocks, condition.blocks, strict=True)):
-            x_RlC = block(x_RlC, modulation, self._kernels, layer=layer, cache=run.call.cache, bias_llT=bias)
+            x_RlC = block(x_RlC, modulation, self._kernels, layer=layer, cache=run.call.cache, mask=bias)
         # The earlier scales are drawn: only the logits of the last one are needed.
         x_RlC = x_RlC[:, -math.prod(step.side) :]
         return head_logits(x_RlC, condition.head_R12C, model.head, self._kernels, model.config.norm_eps)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from arvbench.adapters.mvar.cache import RecurrentCache, RecurrentShape
 from arvbench.adapters.mvar.history_cache import HistoryShape
 from arvbench.adapters.mvar.mamba2 import Mamba2, MambaConfig, MambaState
 from arvbench.adapters.mvar.state_cache import StateShape
-from arvbench.adapters.next_scale.blocks import FeedForward, SelfAttention
+from arvbench.adapters.next_scale.blocks import FeedForward, Mask, SelfAttention
 from arvbench.adapters.next_scale.cost import StepCost
 from arvbench.adapters.next_scale.sampler import NextScaleSampler
 from arvbench.adapters.next_scale.smoothing import SmoothSettings
@@ -41,6 +41,7 @@ from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.tokenizers.multiscale_vq import DEMO_TOKENIZER, VqVaeConfig
 from arvbench.adapters.work import StepWork
 from arvbench.errors import UserError
+from arvbench.kernels.block_sparse_attention.reference import Scales
 from arvbench.kernels.dispatch import KernelSet
 
 
@@ -81,8 +82,10 @@ class ScaleAttention(SelfAttention):
         # Despite its official name, this buffer holds squared patch numbers.
         self.register_buffer("patch_nums", torch.tensor(config.scale_tokens, dtype=torch.int32))
 
-    def each_scale(self, x_RLC: Tensor, kernels: KernelSet) -> Tensor:
-        """Attend inside every scale of a whole sequence; (R, L, C)."""
+    def each_scale(self, x_RLC: Tensor, kernels: KernelSet, mask: Mask | None) -> Tensor:
+        """Attend inside every scale of a whole sequence; (R, L, C). Only scales in `mask`, for a kernel, are read."""
+        if isinstance(mask, Scales):
+            return cast(Tensor, self(x_RLC, kernels, mask=mask))
         return torch.cat([self(x_RlC, kernels) for x_RlC in x_RLC.split(self.scale_tokens, dim=1)], dim=1)
 
 
@@ -110,9 +113,9 @@ class MvarBlock(nn.Module):
         *,
         layer: int = 0,
         cache: RecurrentCache | None = None,
-        bias_llT: Tensor | None = None,
+        mask: Mask | None = None,
     ) -> Tensor:
-        """Run one scale that follows those in `cache`, or (None) the whole sequence; attention needs no mask."""
+        """Run one scale that follows those in `cache`, or (None) the whole sequence; attention needs no bias."""
         gate1, gate2, gate3, scale1, scale2, scale3, shift1, shift2, shift3 = modulation_R19C.unbind(2)
 
         def mix(history_RTC: Tensor, state: MambaState | None) -> tuple[Tensor, MambaState]:
@@ -120,9 +123,9 @@ class MvarBlock(nn.Module):
             mixed: tuple[Tensor, MambaState] = self.mamba(h_RTC, state, kernels)
             return mixed
 
-        attend = self.attn.each_scale if cache is None else self.attn
         h = kernels.adaln_modulate(x_RlC, scale1, shift1, self.norm_eps)
-        x_RlC = kernels.adaln_residual(x_RlC, gate1, attend(h, kernels))
+        attended_RlC = self.attn.each_scale(h, kernels, mask) if cache is None else self.attn(h, kernels)
+        x_RlC = kernels.adaln_residual(x_RlC, gate1, attended_RlC)
         mixed_RlC = mix(x_RlC, None)[0] if cache is None else cache.mix(layer, x_RlC, mix)
         x_RlC = kernels.adaln_residual(x_RlC, gate2, mixed_RlC)
         h = kernels.adaln_modulate(x_RlC, scale3, shift3, self.norm_eps)
@@ -134,6 +137,7 @@ class Mvar(NextScaleTransformer):
     """The transformer; state-dict names equal the official files'."""
 
     config: MvarConfig
+    sees_coarser: ClassVar = False
 
     def block(self) -> nn.Module:
         return MvarBlock(self.config)

@@ -15,9 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import NO_SLOTS, AttentionInput, KVCache
+from arvbench.kernels.block_sparse_attention.reference import Scales
 from arvbench.kernels.dispatch import KernelSet
 
 MAX_LOG_SCALE = math.log(100)
+Mask = Tensor | Scales
+"""Limits of attention: an additive bias (1, 1, l, T), or, for a kernel, the scales of a whole sequence."""
 
 
 class SelfAttention(nn.Module):
@@ -50,16 +53,16 @@ class SelfAttention(nn.Module):
         *,
         layer: int = 0,
         cache: KVCache | None = None,
-        bias_llT: Tensor | None = None,
+        mask: Mask | None = None,
     ) -> Tensor:
-        """Attend to the tokens in `cache` (None: only those of x) under an additive `bias_llT`; (R, l, C).
+        """Attend to the tokens in `cache` (None: only those of x) under `mask`; (R, l, C). Scales need `kernels`.
 
         A kernel of `kernels` stores keys and values itself, where the cache lets it and nothing is hidden.
         """
         rows, tokens, width = x_RlC.shape
         qkv_bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
         qkv = F.linear(x_RlC, self.mat_qkv.weight, qkv_bias).view(rows, tokens, 3, self.heads, self.head_dim)
-        if kernels is not None and kernels.names["scale_attention"] != "torch" and bias_llT is None:
+        if kernels is not None and kernels.names["scale_attention"] != "torch" and mask is None:
             slots = NO_SLOTS if cache is None else cache.slots(layer, tokens)
             if slots is not None:
                 log_scale = self.scale_mul_1H11 if self.l2_norm else None
@@ -69,10 +72,13 @@ class SelfAttention(nn.Module):
         if self.l2_norm:
             q_RHlD = F.normalize(q_RHlD, dim=-1) * self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp()
             k_RHlD = F.normalize(k_RHlD, dim=-1)
-        if cache is None:
-            out = F.scaled_dot_product_attention(q_RHlD, k_RHlD, v_RHlD, attn_mask=bias_llT, scale=self.softmax_scale)
+        if isinstance(mask, Scales):
+            assert kernels is not None and cache is None
+            out = kernels.block_sparse_attention(q_RHlD, k_RHlD, v_RHlD, mask, self.softmax_scale)
+        elif cache is None:
+            out = F.scaled_dot_product_attention(q_RHlD, k_RHlD, v_RHlD, attn_mask=mask, scale=self.softmax_scale)
         else:
-            new = AttentionInput(q_RHlD, k_RHlD, v_RHlD, self.softmax_scale, bias_llT, lambda: self.queries(x_RlC))
+            new = AttentionInput(q_RHlD, k_RHlD, v_RHlD, self.softmax_scale, mask, lambda: self.queries(x_RlC))
             out = cache.attend(layer, new)
         projected_RlC: Tensor = self.proj(out.transpose(1, 2).reshape(rows, tokens, width))
         return projected_RlC
@@ -130,11 +136,11 @@ class AdaLNBlock(nn.Module):
         *,
         layer: int = 0,
         cache: KVCache | None = None,
-        bias_llT: Tensor | None = None,
+        mask: Mask | None = None,
     ) -> Tensor:
         gate1, gate2, scale1, scale2, shift1, shift2 = modulation_R16C.unbind(2)
         h = kernels.adaln_modulate(x_RlC, scale1, shift1, self.norm_eps)
-        x_RlC = kernels.adaln_residual(x_RlC, gate1, self.attn(h, kernels, layer=layer, cache=cache, bias_llT=bias_llT))
+        x_RlC = kernels.adaln_residual(x_RlC, gate1, self.attn(h, kernels, layer=layer, cache=cache, mask=mask))
         h = kernels.adaln_modulate(x_RlC, scale2, shift2, self.norm_eps)
         out_RlC: Tensor = kernels.adaln_residual(x_RlC, gate2, self.ffn(h))
         return out_RlC

@@ -35,6 +35,7 @@ from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.tokenizers.multiscale_vq import VqVae
 from arvbench.adapters.tokenizers.tokenizer import Canvas, ScaleTokenizer, Sides, check_tokens, decode_flops
 from arvbench.adapters.work import StepWork, planned_work
+from arvbench.kernels.backends import Kernels
 from arvbench.kernels.dispatch import KernelSet
 
 
@@ -69,6 +70,13 @@ class NextScaleSampler(Sampler):
     @property
     def tokenizer(self) -> ScaleTokenizer:
         return cast(ScaleTokenizer, self._modules["tokenizer"])
+
+    def use_kernels(self, kernels: Kernels | KernelSet) -> None:
+        super().use_kernels(kernels)
+        if self._kernels.names["block_sparse_attention"] != "torch":
+            for module in self._modules.values():
+                if isinstance(module, NextScaleTransformer):
+                    module.drop_mask()
 
     @classmethod
     def sizes(cls, spec: ModelSpec) -> ModelSizes:

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from itertools import accumulate
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import Cache
-from arvbench.adapters.next_scale.blocks import AdaLNBlock, HeadNorm
+from arvbench.adapters.next_scale.blocks import AdaLNBlock, HeadNorm, Mask
 from arvbench.adapters.tokenizers.tokenizer import Sides
+from arvbench.kernels.block_sparse_attention.reference import Scales
 from arvbench.kernels.dispatch import KernelSet
 
 PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -76,7 +78,9 @@ class NextScaleTransformer(nn.Module):
 
     pos_1LC: nn.Parameter
     lvl_1L: Tensor
-    attn_bias_for_masking: Tensor
+    attn_bias_for_masking: Tensor | None
+    sees_coarser: ClassVar[bool] = True
+    """True when tokens of a teacher-forced pass see all scales up to their own, False for their own alone."""
 
     def __init__(self, config: NextScaleConfig) -> None:
         super().__init__()
@@ -157,11 +161,11 @@ class NextScaleTransformer(nn.Module):
         kernels: KernelSet,
         *,
         cache: Cache | None = None,
-        bias_llT: Tensor | None = None,
+        mask: Mask | None = None,
     ) -> Tensor:
-        """Logits (R, l, V) fp32; tokens attend to the cache (None: to each other under `bias_llT`)."""
+        """Logits (R, l, V) fp32; tokens attend to the cache (None: to each other under `mask`)."""
         for layer, (block, modulation) in enumerate(zip(self.blocks, condition.blocks, strict=True)):
-            x_RlC = block(x_RlC, modulation, kernels, layer=layer, cache=cache, bias_llT=bias_llT)
+            x_RlC = block(x_RlC, modulation, kernels, layer=layer, cache=cache, mask=mask)
         return head_logits(x_RlC, condition.head_R12C, self.head, kernels, self.config.norm_eps)
 
     def forward(self, labels_B: Tensor, codes_BLK: Tensor, sides: Sides, kernels: KernelSet) -> Tensor:
@@ -172,11 +176,32 @@ class NextScaleTransformer(nn.Module):
         condition = self.condition(labels_B)
         first = condition.start_R1C.expand(-1, sides[0][0] * sides[0][1], -1)
         x_BLC = torch.cat((first, self.embed(codes_BLK)), dim=1) + self.positions(sides)
-        return self.logits(x_BLC, condition, kernels, bias_llT=self.training_bias(sides).to(x_BLC.dtype))
+        return self.logits(x_BLC, condition, kernels, mask=self.training_mask(sides, kernels, x_BLC))
+
+    def training_mask(self, sides: Sides, kernels: KernelSet, like: Tensor) -> Mask:
+        """Mask of the teacher-forced pass; a bias has the dtype and device of `like`."""
+        return kernel_scales(kernels, sides, causal=self.sees_coarser) or self.training_bias(sides).to(like)
 
     def training_bias(self, sides: Sides) -> Tensor:
         """Additive mask (1, 1, L, L) of the teacher-forced pass."""
-        return self.attn_bias_for_masking
+        kept = self.attn_bias_for_masking
+        return self.position_buffers()["attn_bias_for_masking"] if kept is None else kept
+
+    def drop_mask(self) -> None:
+        """Keep no (L, L) mask: a kernel needs none, and other passes make their own. State dicts still hold it."""
+        self.attn_bias_for_masking = None
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.attn_bias_for_masking is None:
+            destination[f"{prefix}attn_bias_for_masking"] = self.position_buffers()["attn_bias_for_masking"]
+
+
+def kernel_scales(kernels: KernelSet, sides: Sides, *, causal: bool) -> Scales | None:
+    """Scales of a teacher-forced pass, for a kernel without a mask; None where `kernels` has no such kernel."""
+    if kernels.names["block_sparse_attention"] == "torch":
+        return None
+    return Scales((0, *accumulate(h * w for h, w in sides)), causal=causal)
 
 
 def head_logits(x_RlC: Tensor, head_R12C: Tensor, head: nn.Linear, kernels: KernelSet, norm_eps: float) -> Tensor:

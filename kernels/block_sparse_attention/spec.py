@@ -143,6 +143,7 @@ FORWARD = KernelSpec(
     bytes_moved=_bytes,
     limits=Limits(registers=255, shared_bytes=72 * 1024, tensor_cores=True),
     supports=_supports,
+    gradient=True,
 )
 
 BACKWARD = KernelSpec(

@@ -2,7 +2,8 @@
 
     python counted_kernels.py verify FIXTURE.json --backend optimized --kernels interpreter --json
 
-The last line of stderr is a JSON object: operation -> implementation -> calls, those that were called alone.
+The last line of stderr is a JSON object: operation -> implementation -> calls, those that were called alone. Calls
+that a Triton kernel handed to another implementation count once more, as "elsewhere".
 """
 
 from __future__ import annotations
@@ -41,11 +42,18 @@ def main() -> int:
     """Run the command line; return its exit code."""
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
     from arvbench.harness.cli import main as run
-    from arvbench.kernels import KERNELS
+    from arvbench.kernels import KERNELS, dispatch
 
     calls = count(
         {name: {"torch": spec.reference, "triton": spec.fast, **spec.others} for name, spec in KERNELS.items()}
     )
+    elsewhere = dispatch._Guarded._elsewhere
+
+    def counted(guarded: Any, *args: Any) -> Any:
+        calls[guarded.spec.name]["elsewhere"] += 1
+        return elsewhere(guarded, *args)
+
+    dispatch._Guarded._elsewhere = counted  # type: ignore[method-assign]
     code = run()
     print(json.dumps({name: by_name for name, by_name in calls.items() if by_name}), file=sys.stderr)
     return code
