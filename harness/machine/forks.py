@@ -201,6 +201,12 @@ def serve(prepare: Callable[[], None], work: Work) -> None:
             pass
 
 
+def _end(pid: int) -> None:
+    """Kill a child that was not waited for, with its group; right after the fork it has none yet."""
+    end_group(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
 class _Nursery:
     """The children of the warm process. On exit of the `with` block they are gone."""
 
@@ -217,7 +223,7 @@ class _Nursery:
 
     def __exit__(self, *_: object) -> None:
         for pid in self._links:
-            end_group(pid)
+            _end(pid)
 
     def turn(self) -> bool:
         """Do what is due: a request, a child to end, one that has ended. False when the parent is gone."""
@@ -233,7 +239,7 @@ class _Nursery:
                     self._bury(key.data)
                 else:  # its end: nothing is ever sent this way
                     self._selector.unregister(link)
-                    end_group(key.data)
+                    _end(key.data)
         return True
 
     def _fork(self, arguments: list[str], fds: list[int]) -> None:

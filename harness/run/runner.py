@@ -110,6 +110,8 @@ class _Run:
         self._listener, self._options, self._halves = listener, options, Halves(store)
         self._recorded: dict[str, Record] = {}
         """Fingerprint -> latest record."""
+        self._read: list[Record] = []
+        """Records of the store, as they were read last."""
         self._records: dict[int, Record] = {}
         """Place in the suite -> record."""
         self._attempts: set[str] = set()
@@ -266,7 +268,13 @@ class _Run:
         self._listener.case_finished(task.case, record)
 
     def _read_records(self) -> None:
-        self._recorded = {record.fingerprint: record for record in self._store.records()}
+        """Take note of the records that came since the last time; of all where the file is another one by now."""
+        found, known = self._store.records(), len(self._read)
+        grown = known > 0 and len(found) >= known and found[known - 1] is self._read[-1]
+        if not grown:
+            self._recorded.clear()
+        self._recorded |= {record.fingerprint: record for record in (found[known:] if grown else found)}
+        self._read = found
 
     def _is_stale(self, half: Finished) -> bool:
         """Return whether a half can no longer become a record, or has become one."""

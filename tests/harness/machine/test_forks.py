@@ -96,6 +96,14 @@ def test_the_end_of_the_block_ends_the_whole_group_and_no_other_child(warm, tmp_
         file.close()
 
 
+def test_a_child_is_ended_before_it_has_a_group(warm, tmp_path):
+    with (tmp_path / "out.txt").open("wb") as output:
+        for _ in range(20):  # the end may come before the child leads a group, or after
+            with warm.running(Word(text="a"), output=output, arguments=["wait"]) as child:
+                pass
+            assert child.returncode == -signal.SIGKILL
+
+
 def test_children_end_with_a_warm_process_that_is_killed(warm, tmp_path):
     with (tmp_path / "out.txt").open("wb") as output:
         with warm.running(Word(text="a"), output=output, arguments=["wait"]) as child:
