@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -17,17 +17,42 @@ if TYPE_CHECKING:
 _GIB = 2**30
 
 
-def print_plan(suite: Suite, store: RecordStore, *, fresh: bool, retry_failed: bool, as_json: bool) -> None:
+class PlanOptions(NamedTuple):
+    """Treatment of recorded cases, and form of the plan."""
+
+    fresh: bool
+    retry_failed: bool
+    as_json: bool
+    predict: bool
+    """Predict the memory of every case, which imports torch."""
+
+
+def print_plan(suite: Suite, store: RecordStore, options: PlanOptions) -> None:
     """Print every case of a run, what would be done with it, and its time and memory when it was measured last."""
     from arvbench.harness.run.plan import plan
 
+    fresh, retry_failed, as_json, predict = options
     planned = plan(suite.cases, store.records(), _identity, fresh=fresh, retry_failed=retry_failed)
+    predicted = [_predicted(case) if predict else None for case in planned.cases]
     if as_json:
-        typer.echo(json.dumps([_as_json(case) for case in planned.cases], indent=2))
+        rows = [_as_json(case) for case in planned.cases]
+        more = [{"predicted_bytes": size} if predict else {} for size in predicted]
+        typer.echo(json.dumps([row | extra for row, extra in zip(rows, more, strict=True)], indent=2))
         return
-    for case in planned.cases:
-        typer.echo(_line(case))
+    for case, size in zip(planned.cases, predicted, strict=True):
+        typer.echo(_line(case) + (f"; tensors, predicted: {size / 2**20:.1f} MiB" if size is not None else ""))
     typer.echo(_summary(planned))
+
+
+def _predicted(planned: PlannedCase) -> int | None:
+    """Return the predicted bytes of all tensors of a case; None where they cannot be predicted."""
+    from arvbench.errors import UserError
+    from arvbench.harness.measure.footprint import predict
+
+    try:
+        return predict(planned.case.config).total_bytes
+    except UserError:
+        return None
 
 
 @cache

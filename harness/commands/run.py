@@ -28,7 +28,7 @@ from arvbench.harness.commands.options import (
     comma_list,
     extractor_files,
 )
-from arvbench.harness.commands.plans import print_plan
+from arvbench.harness.commands.plans import PlanOptions, print_plan
 from arvbench.harness.commands.shares import draw_shares
 from arvbench.harness.suites.built_in import built_in_suites
 from arvbench.interrupts import EXIT_INTERRUPTED
@@ -78,6 +78,9 @@ def run(
         bool,
         typer.Option("--dry-run", help="Print what would be measured or reused, and what it took last; do nothing."),
     ] = False,
+    predict: Annotated[
+        bool, typer.Option("--predict", help="With --dry-run: predict the memory of all tensors of every case.")
+    ] = False,
     control: Annotated[
         bool,
         typer.Option(
@@ -116,7 +119,7 @@ def run(
     measuring = EngineOptions(engine, workers, comma_list(devices), retries, address, accelerator, share)
     chosen, store = measuring.place(chosen, out or RUNS_FOLDER / chosen.name, shard)
     if dry_run:
-        print_plan(chosen, store, fresh=fresh, retry_failed=retry_failed, as_json=as_json)
+        print_plan(chosen, store, PlanOptions(fresh, retry_failed, as_json, predict))
         return
     files = extractor_files(inception_weights, extractor_weights)
     if share == "images":

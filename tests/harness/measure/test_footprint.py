@@ -1,0 +1,38 @@
+"""Predicted memory beside the measured one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from arvbench.adapters import PerImageNoise
+from arvbench.adapters.loading import load_sampler
+from arvbench.errors import UserError
+from arvbench.harness.measure.allocations import trace_tensors
+from arvbench.harness.measure.footprint import predict
+from arvbench.harness.measure.memory import weight_bytes
+from arvbench.results.schema import CaseConfig
+
+CASES = [("demo/var", "static", 8), ("demo/var", "grow", 1), ("demo/mvar", "state", 2), ("demo/par", "grow", 8)]
+
+
+@pytest.mark.parametrize(("name", "policy", "batch"), CASES)
+def test_a_prediction_is_within_ten_percent_of_the_measured_tensors(name, policy, batch):
+    sampler = load_sampler(name, weights="demo", backend="optimized")
+    settings = sampler.spec.settings
+
+    def call(cache, observer) -> None:
+        noise = PerImageNoise(0, range(batch))
+        sampler.sample([0] * batch, settings, noise=noise, cache=cache, observer=observer)
+
+    peaks = trace_tensors(torch.device("cpu"), lambda: sampler.make_cache(policy, settings, batch=batch), call)
+    weights = sum(weight_bytes(module) for module in sampler.modules().values())
+    measured = weights + max(peaks.tokens_peak_bytes, peaks.decode_peak_bytes)
+    found = predict(CaseConfig(model=name, weights="demo", cache=policy, batch=batch))
+    assert found.total_bytes == pytest.approx(measured, rel=0.1)
+    assert found.weights_bytes == weights
+
+
+def test_a_sampler_that_looks_at_values_is_said_so():
+    with pytest.raises(UserError, match="demo/nar: its sampler looks at values"):
+        predict(CaseConfig(model="demo/nar", weights="demo"))
