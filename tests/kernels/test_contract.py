@@ -29,7 +29,7 @@ def outcomes(mode: str) -> tuple[dict[Key, dict[str, Any]], str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]

@@ -60,10 +60,10 @@ def test_the_transformer_learns_and_overfits_a_handful_of_images():
 @pytest.mark.parametrize("name", demo_models())
 def test_the_same_seed_gives_the_same_weights(name, tmp_path):
     digits = load_digits_rgb()
-    few = replace(digits, images_N3HW=digits.images_N3HW[:48], labels_N=digits.labels_N[:48])
+    few = replace(digits, images_N3HW=digits.images_N3HW[:16], labels_N=digits.labels_N[:16])
     settings = TRAININGS[name].settings
     one_epoch = {
-        part: replace(getattr(settings, part), epochs=1, batch=16)
+        part: replace(getattr(settings, part), epochs=1, batch=8)
         for part in ("tokenizer", "transformer", "refinement")
         if getattr(settings, part) is not None
     }
