@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from arvbench.reports.cases import case_column, case_names, measured
+from arvbench.reports.cases import case_column, measured
 from arvbench.reports.numbers import MIB, count_cell, mib_cell, number_cell, significant, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.capacity import Capacity, Line, Probe
@@ -74,9 +74,8 @@ def _rate(probe: Probe | None) -> Cell:
 
 def tried_table(records: Sequence[Record]) -> Table:
     """Every batch that a search tried, in its order."""
-    names = case_names(records)
     columns: list[Column[_Tried]] = [
-        Column("Case", cell=lambda row: text_cell(names[row.record.record_id])),
+        case_column(records),
         Column("Batch", "images", numeric=True, cell=lambda row: count_cell(row.probe.batch)),
         Column("Ended", cell=lambda row: text_cell(row.probe.status)),
         Column("Held", "MiB", numeric=True, cell=lambda row: mib_cell(row.probe.held_bytes)),
