@@ -216,7 +216,7 @@ SECTIONS: tuple[Section, ...] = (
         (
             Text(
                 "The floor of a step is the longer of its FLOPs over the measured rate of matrix products and its "
-                "bytes over the measured rate of a copy, with the launches on top where a tiny kernel was timed. It "
+                "bytes over the measured rate of a copy, plus the start of every kernel where a tiny one was timed. It "
                 "counts matrix products, and weights, cache and logits once. A floor above the time means that a "
                 "ceiling was measured too low, on a machine that had other work. Floors of single steps stand with "
                 "their times under [Latency](#latency).",

@@ -115,7 +115,8 @@ def _cases(records: Sequence[Record]) -> list[_Case]:
             for row in rows
             if row.work.scope not in ("tokens", "images") and row.work.intensity and row.flops_per_s
         )
-        if machine is None or not points:
+        # Records of an older schema, and edited ones, may lack the rate of their dtype.
+        if machine is None or not points or record.case.dtype not in machine.flops_per_s:
             continue
         cases.append(
             _Case(

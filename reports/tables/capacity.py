@@ -1,4 +1,4 @@
-"""Largest batch, fitted bytes per image and knee of throughput; and every batch that was tried."""
+"""Largest batch, fitted bytes per image and knee of throughput; and the batches that were tried."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from arvbench.reports.numbers import MIB, count_cell, mib_cell, number_cell, sig
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.capacity import Capacity, Line, Probe
 from arvbench.results.schema import Record
+
+MOST_TRIED = 120
+"""Rows of the table of tried batches: some eight searches."""
 
 
 class _Searched(NamedTuple):
@@ -73,7 +76,7 @@ def _rate(probe: Probe | None) -> Cell:
 
 
 def tried_table(records: Sequence[Record]) -> Table:
-    """Every batch that a search tried, in its order."""
+    """Batches that the searches tried, in their order; of many searches the first ones."""
     columns: list[Column[_Tried]] = [
         case_column(records),
         Column("Batch", "images", numeric=True, cell=lambda row: count_cell(row.probe.batch)),
@@ -85,4 +88,7 @@ def tried_table(records: Sequence[Record]) -> Table:
         Column("Reason", prose=True, cell=lambda row: text_cell(row.probe.reason)),
     ]
     rows = [_Tried(row.record, probe) for row in _searched(records) for probe in row.capacity.probes]
-    return make_table("Batches tried, in order", columns, rows)
+    caption = "Batches tried, in order"
+    if len(rows) > MOST_TRIED:
+        caption += f" (the first {MOST_TRIED} of {len(rows):,}; the records have all)"
+    return make_table(caption, columns, rows[:MOST_TRIED])

@@ -150,7 +150,7 @@ _STEP_COLUMNS: tuple[Column[_Step], ...] = (
 )
 
 
-MOST_STEPS = 1_000
+MOST_STEPS = 500
 """Rows of all tables of steps together; a page of more is slow to open, and nobody reads it."""
 
 
