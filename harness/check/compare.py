@@ -97,9 +97,9 @@ def _judge(pairs: Sequence[CasePair], rule: Rule) -> _Judged:
     machine = machine_moved(*sides)
     base, head = gated_numbers(sides[0], side="base"), gated_numbers(sides[1], side="head")
     few = few_launches(base.series, head.series, rule)
-    enough = {one.key for one in (*base.series, *head.series)} - {pair.key for pair in few}
+    enough = {one.key for one in (*base.series, *head.series)} - {pair.key for pair in few.pairs}
     changes = [
-        *few_changes(few, sides, rule, machine=machine),
+        *few_changes(few, sides, machine=machine),
         *decide(keep(base.series, enough), keep(head.series, enough), rule, machine=machine),
     ]
     by_name = {pair.name: pair for pair in pairs}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,28 +17,38 @@ from arvbench.results.schema import Measured, Record
 from arvbench.results.verdict import Change, Verdict
 
 
-def few_launches(base: Sequence[Series], head: Sequence[Series], rule: Rule) -> tuple[Pair, ...]:
+class Few(NamedTuple):
+    """Numbers of too few launches."""
+
+    pairs: tuple[Pair, ...]
+    needed: int
+    """Launches per side with which all numbers of the comparison could be judged together."""
+
+
+def few_launches(base: Sequence[Series], head: Sequence[Series], rule: Rule) -> Few:
     """Select the numbers that vary and have too few launches for any verdict, at least one on each side."""
     pairs = pairs_of(base, head)
-    family = _family(pairs)
-    return tuple(
+    # At least 1: a comparison of exact numbers alone needs no launches.
+    family = max(1, sum(pair.shown.judgement is not Judgement.EXACT for pair in pairs))
+    few = tuple(
         pair
         for pair in pairs
         if pair.shown.judgement is Judgement.LAUNCHES and not pair.fault() and not _can_alarm(pair, family, rule)
     )
+    return Few(few, launches_needed(family, rule))
 
 
 def few_changes(
-    pairs: Sequence[Pair],
+    few: Few,
     records: tuple[Sequence[Record], Sequence[Record]],
-    rule: Rule,
     *,
     machine: Sequence[str] = (),
 ) -> list[Change]:
     """Return the changes of such numbers; `records` are those of base and of head. None of them is a regression."""
     calls = [{one.key: one for one in calls_of(side)} for side in records]
-    needed = launches_needed(_family(pairs), rule)
-    return [_change(pair, calls[0].get(pair.key), calls[1].get(pair.key), needed, bool(machine)) for pair in pairs]
+    return [
+        _change(pair, calls[0].get(pair.key), calls[1].get(pair.key), few.needed, bool(machine)) for pair in few.pairs
+    ]
 
 
 def _change(pair: Pair, base_calls: Series | None, head_calls: Series | None, needed: int, moved: bool) -> Change:
@@ -78,11 +89,6 @@ def _call(outcome: Measured, number: int) -> Measured:
         timing.model_copy(update={"samples_ns": timing.samples_ns[number : number + 1]}) for timing in outcome.timings
     )
     return outcome.model_copy(update={"timings": timings})
-
-
-def _family(pairs: Iterable[Pair]) -> int:
-    """Count the numbers that may vary, at least 1."""
-    return max(1, sum(pair.shown.judgement is not Judgement.EXACT for pair in pairs))
 
 
 def _can_alarm(pair: Pair, family: int, rule: Rule) -> bool:

@@ -116,6 +116,17 @@ def test_few_launches_have_no_interval_and_say_how_many_are_needed(tmp_path: Pat
     assert change.reason.startswith("3 and 3 launches are too few to blame anything; ")
 
 
+def test_the_launches_that_are_needed_suffice_beside_numbers_that_have_enough(tmp_path: Path) -> None:
+    def changes(count: int) -> list[Change]:
+        sides = [[*launches(20, **side), *launches(count, batch=4, **side)] for side in ({}, {"speed": 1.3})]
+        return [change for change in compared(tmp_path, *sides).check.changes if "b4" in change.case]
+
+    few = [change for change in changes(3) if "are too few" in change.reason]
+    (needed,) = {int(change.reason.split("; ")[1].split()[0]) for change in few}
+    assert not any("are too few" in change.reason for change in changes(needed))
+    assert any("are too few" in change.reason for change in changes(needed - 1))
+
+
 def test_more_bytes_are_a_regression_even_of_one_launch(tmp_path: Path) -> None:
     record = launch(1, speed=1, environment=EDITED)
     memory = record.outcome.memory.model_copy(update={"cache_allocated_bytes": 2**30})
