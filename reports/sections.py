@@ -19,6 +19,7 @@ from arvbench.reports.table import MISSING, Table
 from arvbench.reports.tables.capacity import capacity_table, tried_table
 from arvbench.reports.tables.definitions import allocators_table, counts_table, definitions_table, transients_table
 from arvbench.reports.tables.drift import drift_table
+from arvbench.reports.tables.energy import energy_blocks
 from arvbench.reports.tables.machine import machine_table, start_table
 from arvbench.reports.tables.measures import cache_table, memory_table, scopes_table, step_tables, steps_left_out
 from arvbench.reports.tables.provenance import (
@@ -241,6 +242,7 @@ SECTIONS: tuple[Section, ...] = (
         ),
     ),
     Section("Capacity", (Figure("capacity", capacity.draw), capacity_table, tried_table)),
+    Section("Energy", (energy_blocks,)),
     Section(
         "Correctness",
         (

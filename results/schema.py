@@ -25,6 +25,8 @@ from arvbench.numbers import refuse_booleans
 from arvbench.results.capacity import Capacity as Capacity
 from arvbench.results.ceilings import Ceilings as Ceilings
 from arvbench.results.drift import Drift as Drift
+from arvbench.results.energy import Energy as Energy
+from arvbench.results.energy import EnergyRequest as EnergyRequest
 from arvbench.results.machine import Control as Control
 from arvbench.results.machine import Environment as Environment
 from arvbench.results.machine import Frozen
@@ -156,6 +158,8 @@ class CaseConfig(_Request):
     Written only where it is true."""
     capacity: CapacityRequest | None = None
     """Search for the largest batch, from `batch` on; written only where it is asked for."""
+    energy: EnergyRequest | None = None
+    """Written only where it is asked for."""
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> CaseConfig:
@@ -175,7 +179,7 @@ class CaseConfig(_Request):
         written: dict[str, Any] = dump(self)
         if written.get("drift_images") == DRIFT_IMAGES:
             del written["drift_images"]
-        for name, default in (("trace_memory", False), ("capacity", None)):
+        for name, default in (("trace_memory", False), ("capacity", None), ("energy", None)):
             if name in written and written[name] == default:
                 del written[name]
         return written
@@ -341,6 +345,8 @@ class Measured(Frozen):
     cache: tuple[CacheStep, ...]
     capacity: Capacity | None = None
     """Search for the largest batch; the other numbers are those of the batch that it began with."""
+    energy: Energy | None = None
+    """None when it was not asked for, and in records from before this field."""
     quality: tuple[Quality, ...] = ()
     findings: tuple[Finding, ...] = ()
     """Findings about the images behind the quality numbers."""

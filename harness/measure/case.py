@@ -1,7 +1,7 @@
 """Measure one case, in an order that makes its numbers defensible.
 
 speed    load -> correctness -> control -> warm-up -> timing -> environment -> control -> memory and KV cache ->
-         drift (lossy cache policies) -> ceilings of the machine
+         energy (where asked for) -> drift (lossy cache policies) -> ceilings of the machine
 quality  load -> quality -> sample sheet
 
 A case that fails the correctness check ends there. The environment is read right after the timed calls, so that clocks,
@@ -42,6 +42,7 @@ from arvbench.harness.measure.control import ControlProbe
 from arvbench.harness.measure.correctness import check_correctness
 from arvbench.harness.measure.decoding import choose_decoder
 from arvbench.harness.measure.drift import measure_drift
+from arvbench.harness.measure.energy_calls import energy_of_case
 from arvbench.harness.measure.memory import measure_memory, weight_bytes
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
 from arvbench.harness.measure.start import StartClock
@@ -54,6 +55,7 @@ from arvbench.results.schema import (
     CaseConfig,
     Correctness,
     Drift,
+    Energy,
     Finding,
     Incorrect,
     Measured,
@@ -145,8 +147,7 @@ def _measure_speed(
     timings = measure_times(timed, clock, schedule, repeats=case.repeats, progress=progress)
     calls.check(schedule)
     host_load = load.read()
-    environment = read_environment(sampler.device, probe)
-    control_times = control.end()
+    environment, control_times = read_environment(sampler.device, probe), control.end()
     calls.hand_over()
 
     del timed  # and its cache: the memory pass makes one of its own
@@ -165,6 +166,7 @@ def _measure_speed(
         timings=timings,
         memory=memory,
         cache=cache_steps,
+        energy=_energy(case, sampler, calls, listener),
     )
     return Result(outcome=outcome, environment=environment)
 
@@ -184,6 +186,17 @@ def _memory(job: Job, sampler: Sampler, schedule: Schedule, calls: CaseCalls) ->
 def _tell_of_quality(case: CaseConfig, sampler: Sampler, listener: EventListener) -> None:
     if case.quality is not None and sampler.weights.random:
         listener(Event(phase="quality", note="random weights have no quality: none is reported"))
+
+
+def _energy(case: CaseConfig, sampler: Sampler, calls: CaseCalls, listener: EventListener) -> Energy | None:
+    """Return the energy of repeated calls; None for a case that does not ask for it."""
+    if case.energy is None:
+        return None
+    listener(Event(phase="energy"))
+    energy = energy_of_case(case.energy, sampler, calls, batch=case.batch)
+    if energy.source is None:
+        listener(Event(phase="energy", note=f"energy is absent: {energy.reason}"))
+    return energy
 
 
 def _drift(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Drift | None:

@@ -50,7 +50,7 @@ from arvbench.harness.suites.sweep import (
 from arvbench.harness.suites.yaml_files import read_yaml
 from arvbench.kernels.backends import BACKENDS
 from arvbench.paths import printable, user_path
-from arvbench.results.schema import CapacityRequest, CaseConfig, QualityRequest
+from arvbench.results.schema import CapacityRequest, CaseConfig, EnergyRequest, QualityRequest
 
 if TYPE_CHECKING:
     from arvbench.adapters.sampler import ModelSpec
@@ -315,7 +315,8 @@ def _validate(single: Mapping[str, Any]) -> CaseConfig:
     try:
         config = CaseConfig.model_validate(single)
     except ValidationError as error:
-        kinds: dict[str, type[BaseModel]] = {"": CaseConfig, "quality": QualityRequest, "capacity": CapacityRequest}
+        kinds: dict[str, type[BaseModel]] = {"": CaseConfig, "quality": QualityRequest}
+        kinds |= {"capacity": CapacityRequest, "energy": EnergyRequest}
         known = {place: kind.model_fields for place, kind in kinds.items()}
         raise UserError(complaint(error, known)) from error
     if config.backend not in BACKENDS:

@@ -18,6 +18,7 @@ from arvbench.reports.numbers import interval_text as number_interval
 from arvbench.reports.row_names import RowNames, row_names
 from arvbench.reports.steadiness import unsteady_records, unsteady_text
 from arvbench.reports.table import MISSING, NOTHING, Cell, Column, Table, make_table
+from arvbench.reports.tables.energy import energy_lines
 from arvbench.reports.tables.provenance import UNRECORDED, deviations
 from arvbench.reports.tables.quality import (
     QualityKey,
@@ -65,6 +66,7 @@ def terminal_table(records: Sequence[Record], *, width: int = 80) -> RenderableT
     remarks = [
         *_interval_kinds(records),
         *_reasons(records, names),
+        *energy_lines(records),
         *_recipe_changes(records, names),
         *_warnings(records, names),
     ]
