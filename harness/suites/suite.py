@@ -234,7 +234,8 @@ def _nest(overrides: Mapping[str, Any]) -> dict[str, Any]:
         elif head in MAPPINGS:
             raise UserError(f"{head} is set as a whole, and by key ({shown(key)}): write one of them")
         else:
-            raise UserError(f"unknown setting {key!r}: only {' and '.join(MAPPINGS)} have keys of their own")
+            heads = f"{', '.join(MAPPINGS[:-1])} and {MAPPINGS[-1]}"
+            raise UserError(f"unknown setting {key!r}: only {heads} have keys of their own")
     _check_keys("command line", nested)
     return nested
 
