@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -138,6 +139,15 @@ def locate_weights(spec: ModelSpec, weights: str) -> dict[str, Path]:
     Empty for random weights, and for "hub", whose files are known once they are downloaded. Raises CheckpointError for
     a missing file or a model without such weights, UserError for a malformed `random:SEED`.
     """
+    files = _locate_own(spec, weights)
+    for other in spec.borrows:
+        theirs = _locate_own(other.spec, other.weights or weights)
+        files |= {f"{other.part} {part}": file for part, file in theirs.items()}
+    return files
+
+
+def _locate_own(spec: ModelSpec, weights: str) -> dict[str, Path]:
+    """Return the files of transformer and tokenizer of one model; errors as `locate_weights`."""
     if _random_seed(weights) is not None:
         return {}
     if weights == "hub":
@@ -220,12 +230,32 @@ def _random_seed(weights: str) -> int | None:
 
 
 def _read(spec: ModelSpec, weights: str, device: torch.device) -> tuple[State, WeightsInfo]:
-    """Read or draw the tensors that `weights` stands for, with their identity."""
+    """Read or draw the tensors that `weights` stands for, with their identity; also those of borrowed parts.
+
+    Raises UserError for a borrowed part whose model has another tokenizer.
+    """
+    state, info = _read_own(spec, weights, device)
+    digests = dict(info.sha256)
+    for other in spec.borrows:
+        theirs, about = _read_own(other.spec, other.weights or weights, device)
+        ours = state["tokenizer"]
+        same = ours.keys() == theirs["tokenizer"].keys()
+        if not same or any(not torch.equal(tensor, theirs["tokenizer"][name]) for name, tensor in ours.items()):
+            raise UserError(f"the weights of {spec.name} and {other.spec.name} have different tokenizers")
+        state[other.part], digests = theirs["transformer"], {**digests, **about.sha256}
+        info = replace(info, random=info.random or about.random, sha256=digests)
+    return state, info
+
+
+def _read_own(spec: ModelSpec, weights: str, device: torch.device) -> tuple[State, WeightsInfo]:
+    """Read or draw the tensors of one model, without borrowed parts."""
     seed = _random_seed(weights)
     if seed is not None:
-        state = {part: random_tensors(module, seed, device) for part, module in meta_modules(spec).items()}
+        borrowed = {other.part for other in spec.borrows}
+        modules = {part: module for part, module in meta_modules(spec).items() if part not in borrowed}
+        state = {part: random_tensors(module, seed, device) for part, module in modules.items()}
         return state, WeightsInfo(source=weights, random=True)
-    files = _download(spec) if weights == "hub" else locate_weights(spec, weights)
+    files = _download(spec) if weights == "hub" else _locate_own(spec, weights)
     if spec.checkpoint:
         state = {
             "transformer": read_tensors(files["transformer"], spec.checkpoint.transformer_nesting),

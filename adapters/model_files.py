@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,17 @@ class WeightsInfo:
     random: bool
     sha256: Mapping[str, str] = field(default_factory=dict)
     """File name -> digest; empty for random weights, which the seed identifies."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Borrowed:
+    """A part that a model has from another one: the transformer of `spec`."""
+
+    part: str
+    spec: Any
+    """The other model's ModelSpec."""
+    weights: str | None
+    """Of the other model, both of its files; None takes the same source as the model itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.cache import CACHE_POLICIES
+from arvbench.adapters.cache.check import check_policy
 from arvbench.adapters.cache.policy import Cache, Memory, TokenOrder
 from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import Observer, Outcome, Samples, SamplingCall, SilentObserver
@@ -34,6 +35,7 @@ from arvbench.adapters.editing import KnownPixels, KnownTokens
 from arvbench.adapters.graphs import CallGraphs, Capture, CudaCapture, GraphMode
 from arvbench.adapters.labels import NULL_LABEL as NULL_LABEL
 from arvbench.adapters.labels import checked_labels
+from arvbench.adapters.model_files import Borrowed
 from arvbench.adapters.model_files import Checkpoint as Checkpoint
 from arvbench.adapters.model_files import ModelSizes as ModelSizes
 from arvbench.adapters.model_files import WeightsInfo as WeightsInfo
@@ -42,7 +44,8 @@ from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.tokenizers.tokenizer import HALF_DECODE, decode_traffic
-from arvbench.errors import ContractError, UnknownName, UserError
+from arvbench.adapters.work import StepWork
+from arvbench.errors import ContractError, UserError
 from arvbench.kernels.backends import Kernels, backend_named
 from arvbench.kernels.dispatch import KernelSet, select
 
@@ -68,6 +71,9 @@ class ModelSpec:
     """True when this package contains trained weights."""
     no_recipe: str = ""
     """Reason why this model has no official sampling recipe; empty when it has one."""
+    plain: ModelSpec | None = None
+    """The model whose schedule a method changes (adapters.methods); None without a method."""
+    borrows: tuple[Borrowed, ...] = ()
     image_px: int = field(init=False)
     num_classes: int = field(init=False)
     vocab_size: int = field(init=False)
@@ -201,6 +207,10 @@ class Sampler(ABC):
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
         """Plan the forward passes for `batch` images under the cache policy `policy`."""
 
+    def work(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[StepWork]:
+        """Work of every pass; empty for a family that does not state it."""
+        return ()
+
     @abstractmethod
     def decode_flops(self, settings: SamplingSettings) -> int:
         """FLOPs of the tokenizer's decoder for one image."""
@@ -219,17 +229,8 @@ class Sampler(ABC):
     @classmethod
     def check_cache(cls, spec: ModelSpec, policy: str, settings: SamplingSettings) -> None:
         """Raise UnknownName or UserError for a cache policy that the family does not support with `settings`."""
-        name, options = read_request(policy)
-        if name not in CACHE_POLICIES:
-            raise UnknownName("cache policy", name, CACHE_POLICIES)
-        kind, known = CACHE_POLICIES[name], cls.cache_policies()
-        if name not in known and not (kind.lossy and kind.memory in cls.memory):
-            runs_on = f"; it runs on: {getattr(kind, 'families', '')}" if kind.lossy else ""
-            raise UserError(f"{spec.name} has no cache policy {name!r}; it has: {', '.join(known)}{runs_on}")
-        try:
-            kind.check(cls.token_order(spec, settings), options)
-        except UserError as error:
-            raise UserError(f"{spec.name}: {error}") from error
+        order = partial(cls.token_order, spec, settings)
+        check_policy(spec.name, policy, exact=cls.cache_policies(), memory=cls.memory, order=order)
 
     def cache_policy(self, name: str | None, settings: SamplingSettings) -> str:
         """Return `name`, or the backend's default policy for None; errors as `check_cache`."""

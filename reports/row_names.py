@@ -74,6 +74,7 @@ def _parts(record: Record, name: str) -> dict[str, str]:
         "Batch": str(case.batch),
         "Backend": case.backend,
         "Cache": plain(case.cache or ""),
+        "Method": plain(case.method or ""),
         "Dtype": arithmetic(record),
         "Device": plain(case.device),
         "Weights": plain(case.weights),

@@ -33,6 +33,7 @@ from arvbench.reports.tables.provenance import (
 from arvbench.reports.tables.quality import findings_table, protocols_table, quality_table
 from arvbench.reports.tables.results import failures_table, results_table
 from arvbench.reports.tables.roofline import ceilings_table, floor_table, no_floors_table
+from arvbench.reports.tables.work import work_table
 from arvbench.results.launches import several_launches
 from arvbench.results.schema import Failed, Record
 
@@ -229,7 +230,7 @@ SECTIONS: tuple[Section, ...] = (
             no_floors_table,
         ),
     ),
-    Section("Cache", (Figure("kv-cache", kv_cache.draw), cache_table, drift_table)),
+    Section("Cache", (Figure("kv-cache", kv_cache.draw), cache_table, drift_table, work_table)),
     Section(
         "Memory",
         (

@@ -1,4 +1,4 @@
-"""Distance of a lossy policy's samples from those of the static cache, image by image on the same noise.
+"""Distance of a lossy case's samples from those of an exact one, image by image on the same noise.
 
 Units    _db decibels; kl nats
 """
@@ -30,15 +30,18 @@ class DriftStep(Frozen):
 
 
 class Drift(Frozen):
-    """Comparison of a lossy case with the same case under the static cache."""
+    """Comparison of a lossy case with an exact one."""
 
     against: str
-    """Exact cache policy that it is compared with."""
+    """Exact case that it is compared with: its cache policy, and where these differ the method that is left out or the
+    dtype."""
     images: int
     seed: int
     """Run seed of the noise."""
     temperature: float
     """Divides the guided logits; PSNR moves by decibels with it."""
+    temperatures: tuple[float, ...] | None = None
+    """Of every step, where a method has them; they replace `temperature`."""
     top_k: int | None
     top_p: float | None
     steps: tuple[DriftStep, ...]

@@ -37,6 +37,9 @@ from arvbench.results.machine import Telemetry as Telemetry
 from arvbench.results.memory import CacheStep as CacheStep
 from arvbench.results.memory import Memory as Memory
 from arvbench.results.moments import Moment
+from arvbench.results.timing import Timing as Timing
+from arvbench.results.timing import WarmUp as WarmUp
+from arvbench.results.work import CaseWork as CaseWork
 
 SCHEMA_VERSION: Final = 1
 DRIFT_IMAGES: Final = 64
@@ -127,6 +130,9 @@ class CaseConfig(_Request):
     cache: str | None = None
     """Cache policy, with its budget and options for a lossy one ("window:4"); None leaves it to the backend, and the
     record's `setup.cache_policy` names it."""
+    method: str | None = None
+    """Method over the schedule, such as "code:6,refiner=var-d16" (arvbench.adapters.methods.request); None runs the
+    model as it is. Written only where there is one."""
     batch: int = Field(default=1, ge=1, le=1_000_000)
     recipe: str | None = None
     """Official recipe that the case began with, such as "official" (arvbench.harness.suites.recipes).
@@ -152,7 +158,7 @@ class CaseConfig(_Request):
     sample_sheet: int = Field(default=0, ge=0, le=1_000)
     """Images per class in the picture of samples; 0 makes no picture."""
     drift_images: int = Field(default=DRIFT_IMAGES, ge=2, le=100_000)
-    """Images on which a lossy cache policy is compared with the static cache; written only where it is another."""
+    """Images on which a lossy case is compared with an exact one; written only where it is another number."""
     trace_memory: bool = False
     """Count the tensors of every step in a pass of its own: what concatenation and activations need for a moment.
     Written only where it is true."""
@@ -179,7 +185,7 @@ class CaseConfig(_Request):
         written: dict[str, Any] = dump(self)
         if written.get("drift_images") == DRIFT_IMAGES:
             del written["drift_images"]
-        for name, default in (("trace_memory", False), ("capacity", None), ("energy", None)):
+        for name, default in (("trace_memory", False), ("capacity", None), ("energy", None), ("method", None)):
             if name in written and written[name] == default:
                 del written[name]
         return written
@@ -228,6 +234,9 @@ class Setup(Frozen):
     recipe_notes: tuple[str, ...] = ()
     """Deviations that no setting can remove, and the defaults used where the source is silent."""
     cache_policy: str
+    lossy: tuple[str, ...] | None = None
+    """Parts of the case that draw other tokens than float32, an exact cache and no method would, such as "cache int8";
+    empty for an exact case, None in records from before this field."""
     kernels: dict[str, str]
     """Operation -> implementation that ran ("torch" or "triton")."""
     attention: str
@@ -255,30 +264,6 @@ class Correctness(Frozen):
     image_diff: float | None = None
     """Largest mean absolute difference of an image's floats; None under the other judge, and in older records."""
     passed: bool
-
-
-class Timing(Frozen):
-    """Raw times of one scope, in the order taken; warm-up not included."""
-
-    scope: str
-    """"step[i]", "tokens" (the autoregressive loop), "decode" or "images" (labels in, uint8 images out)."""
-    samples_ns: tuple[int, ...]
-    images: int
-    """Images per sample."""
-    forward_rows: int
-    """Transformer rows per sample; guidance doubles images. 0 for decode."""
-    clock: Literal["wall", "cuda-event"]
-
-
-class WarmUp(Frozen):
-    """Calls before the timed ones."""
-
-    samples_ns: tuple[int, ...]
-    """Times of the warm-up calls, scope images."""
-    steady: bool
-    """True if the last three calls agreed before `max_warmup` was reached, and the last six calls, timed ones included,
-    show no trend. Records from before 2026-11-29: agreement alone, within 5 % or 5 ms.
-    """
 
 
 class Quality(Frozen):
@@ -328,7 +313,11 @@ class Measured(Frozen):
     setup: Setup
     correctness: Correctness
     drift: Drift | None = None
-    """Of a lossy cache policy; None for an exact one, and in records from before this field."""
+    """Of a lossy cache policy, method or dtype; None for an exact case, and in records from before this field."""
+    drift_note: str = ""
+    """Reason why a lossy case has no drift."""
+    work: CaseWork | None = None
+    """None for a family that does not state it, and in records from before this field."""
     warmup: WarmUp
     host_load: HostLoad | None = None
     """None where the system does not tell, and in records from before this field."""

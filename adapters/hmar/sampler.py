@@ -42,6 +42,7 @@ from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.tokenizers.multiscale_vq import DEMO_TOKENIZER, ResidualCanvas, VqVaeConfig
 from arvbench.adapters.tokenizers.tokenizer import Sides, area_tokens
+from arvbench.adapters.work import StepWork
 from arvbench.errors import CheckpointError, UserError
 from arvbench.kernels.dispatch import KernelSet
 
@@ -132,6 +133,10 @@ class HmarSampler(NextScaleSampler):
                 steps.append(replace(step, index=len(steps), kind="mask", flops=flops, bytes_moved=read))
                 refined = True
         return steps
+
+    def work(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[StepWork]:
+        scales = zip(self.scale_work(policy, settings, batch=batch), self.refinement(settings), strict=True)
+        return [work for work, entry in scales for _ in entry]
 
     def refinement(self, settings: SamplingSettings) -> MaskSchedule:
         """Return the mask schedule of `settings`."""

@@ -14,7 +14,7 @@ Source   CoDe (arXiv:2411.17787); behaviour of czg1225/CoDe at bfb204d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, cast
 
@@ -27,6 +27,8 @@ from arvbench.adapters.cache.policy import Cache, CacheShape, KVCache
 from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import SamplingCall
 from arvbench.adapters.drawing import Distribution, sample_rule
+from arvbench.adapters.graphs import Capture, GraphMode
+from arvbench.adapters.model_files import Borrowed
 from arvbench.adapters.next_scale.cost import StepCost, step_cost
 from arvbench.adapters.next_scale.sampler import ScaleRun
 from arvbench.adapters.next_scale.transformer import (
@@ -94,6 +96,17 @@ class CodeSettings(VarSettings):
     )
 
 
+class ByScaleSampler(VarSampler):
+    """VAR with filters and a temperature for every scale: the model that CoDe is compared with."""
+
+    def distribution(self, step: Step, scale: int, run: ScaleRun) -> Distribution:
+        chosen = cast(CodeSettings, run.call.settings)
+        top_k = chosen.top_k if chosen.top_k_by_scale is None else chosen.top_k_by_scale[step.index]
+        cooling = None if chosen.temperatures is None else chosen.temperatures[step.index]
+        plain = super().distribution(step, scale, run)
+        return replace(plain, rule=sample_rule(top_k, chosen.top_p), cooling=cooling)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeShape:
     """Caches of the two models; one of them exists at a time."""
@@ -144,7 +157,7 @@ class CodeRun(ScaleRun):
     """(B, l, K) of every scale but the first, up to the present one."""
 
 
-class CodeSampler(VarSampler):
+class CodeSampler(ByScaleSampler):
     """A drafter and a refiner behind the sampling interface."""
 
     family: ClassVar = "code"
@@ -275,6 +288,10 @@ class CodeSampler(VarSampler):
         config = cast(CodeConfig, self.spec.transformer)
         return step_cost(config.drafter if drafting else config.refiner, self.dtype)
 
+    def use_graphs(self, capture: Callable[[], Capture] | None, mode: GraphMode = "steps") -> None:
+        """Run every call: the refiner's cache is made in its middle."""
+        super().use_graphs(None, mode)
+
     def new_run(self, call: SamplingCall) -> CodeRun:
         return CodeRun(call=call, canvas=super().new_run(call).canvas)
 
@@ -315,13 +332,6 @@ class CodeSampler(VarSampler):
         x_RlC = x_RlC[:, -math.prod(step.side) :]
         return head_logits(x_RlC, condition.head_R12C, model.head, self._kernels, model.config.norm_eps)
 
-    def distribution(self, step: Step, scale: int, run: ScaleRun) -> Distribution:
-        chosen = cast(CodeSettings, run.call.settings)
-        top_k = chosen.top_k if chosen.top_k_by_scale is None else chosen.top_k_by_scale[step.index]
-        cooling = None if chosen.temperatures is None else chosen.temperatures[step.index]
-        plain = super().distribution(step, scale, run)
-        return replace(plain, rule=sample_rule(top_k, chosen.top_p), cooling=cooling)
-
     def forced_logits(
         self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet
     ) -> Tensor:
@@ -334,13 +344,19 @@ class CodeSampler(VarSampler):
         return torch.cat((drafted_BLV[:, :split], refined_BLV[:, split:]), dim=1)
 
 
-def code_spec(drafter: ModelSpec, refiner: ModelSpec, draft_steps: int) -> ModelSpec:
-    """Spec of CoDe with two models of VAR. Raises UserError unless they share tokenizer, scales and classes."""
+def code_spec(
+    drafter: ModelSpec, refiner: ModelSpec, draft_steps: int, *, refiner_weights: str | None = None
+) -> ModelSpec:
+    """Spec of CoDe with two models of VAR. Raises UserError unless they share tokenizer, scales and classes.
+
+    `refiner_weights` None: from the same source as the drafter's.
+    """
     for spec in (drafter, refiner):
         if spec.sampler is not VarSampler:
             raise UserError(f"CoDe runs two models of the family var, and {spec.name} is none")
     if drafter.tokenizer != refiner.tokenizer:
         raise UserError(f"CoDe needs two models that share a tokenizer: {drafter.name} and {refiner.name} do not")
+    settings = CodeSettings(**drafter.settings.model_dump(), draft_steps=draft_steps)
     config = CodeConfig(
         drafter=drafter.transformer,
         refiner=refiner.transformer,
@@ -349,8 +365,9 @@ def code_spec(drafter: ModelSpec, refiner: ModelSpec, draft_steps: int) -> Model
     )
     return replace(
         drafter,
-        name=drafter.name,
         sampler=CodeSampler,
         transformer=config,
-        settings=CodeSettings(**drafter.settings.model_dump(), draft_steps=draft_steps),
+        settings=settings,
+        plain=replace(drafter, sampler=ByScaleSampler, settings=settings),
+        borrows=(Borrowed(part="refiner", spec=refiner, weights=refiner_weights),),
     )

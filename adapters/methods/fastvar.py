@@ -14,7 +14,7 @@ Source   FastVAR (arXiv:2503.23367); behaviour of csguoh/FastVAR at 34cdd65
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple, cast
 
@@ -25,6 +25,7 @@ from arvbench.adapters.cache import CACHE_POLICIES
 from arvbench.adapters.cache.policy import KVCache
 from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import SamplingCall
+from arvbench.adapters.graphs import Capture, GraphMode
 from arvbench.adapters.methods.pruning import distinct_tokens, gather_tokens, kept_count, restore
 from arvbench.adapters.next_scale.blocks import AdaLNBlock
 from arvbench.adapters.next_scale.sampler import ScaleRun
@@ -95,6 +96,10 @@ class FastVarSampler(VarSampler):
         super().check_cache(spec, policy, settings)
         if CACHE_POLICIES[read_request(policy).name].lossy:
             raise UserError(f"{spec.name} prunes tokens: it runs with exact cache policies alone, not with {policy}")
+
+    def use_graphs(self, capture: Callable[[], Capture] | None, mode: GraphMode = "steps") -> None:
+        """Run every call: outputs that stand in are kept from step to step."""
+        super().use_graphs(None, mode)
 
     def new_run(self, call: SamplingCall) -> PrunedRun:
         plain = super().new_run(call)
@@ -168,3 +173,41 @@ class FastVarSampler(VarSampler):
 
     def chose(self, step: Step, sublayer: Sublayer, kept_Rn: Tensor) -> None:
         """Take note of a selection; a recorder overrides this."""
+
+
+class SkipSampler(FastVarSampler):
+    """VAR without its finest scales: the honest control of pruning."""
+
+    family: ClassVar = "skip"
+
+
+def pruned_spec(
+    plain: ModelSpec, shares: Sequence[float], *, skip: int = 0, first_layer: int = 0, cache_side: int | None = None
+) -> ModelSpec:
+    """Spec of a model whose finest scales are pruned by `shares`, the finest last, after `skip` scales are left out.
+
+    Layers before `first_layer` compute all tokens. `cache_side` None is the scale before the first pruned one. Raises
+    UserError for shares, scales and layers that the model does not have.
+    """
+    sides = [height for height, _ in plain.sampler.sides_of(plain.transformer, plain.settings)]  # type: ignore[attr-defined]
+    left = sides[: max(0, len(sides) - skip)]
+    if len(shares) >= max(1, len(left)):
+        raise UserError(
+            f"{len(shares)} pruned scales: {plain.name} has {len(left)} that run, and the first ones stay whole"
+        )
+    pruned = left[len(left) - len(shares) :]
+    if shares and cache_side is None:
+        cache_side = left[len(left) - len(shares) - 1]
+    depth = plain.transformer.depth
+    if not 0 <= first_layer < depth:
+        raise UserError(f"from {first_layer}: {plain.name} has layers 0..{depth - 1}")
+    settings = FastVarSettings(
+        **plain.settings.model_dump(),
+        prune=dict(zip(pruned, shares, strict=True)),
+        prune_layers=tuple(range(first_layer, depth)) if first_layer else None,
+        cache_side=cache_side,
+        skip_scales=skip,
+    )
+    spec = replace(plain, sampler=FastVarSampler if shares else SkipSampler, settings=settings, plain=plain)
+    spec.sampler.check_settings(spec, settings)
+    return spec

@@ -142,6 +142,9 @@ class NextScaleSampler(Sampler):
         plan = cast(type[KVCache], CACHE_POLICIES[name]).plan(shape, options)
         return planned_work(tokens, rows, heads, plan)
 
+    def work(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[StepWork]:
+        return self.scale_work(policy, settings, batch=batch)
+
     def _contents(self, work: StepWork, shape: Any, seen: int) -> tuple[int, int, int, int]:
         """Tokens attended to and cached, means over layers and heads, with the bytes in the cache and its traffic."""
         if not isinstance(shape, CacheShape):

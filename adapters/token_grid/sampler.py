@@ -200,6 +200,9 @@ class TokenGridSampler(Sampler):
             )
         return steps
 
+    def work(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[StepWork]:
+        return self.pass_work(policy, self.cache_shape(policy, settings, batch=batch))
+
     @staticmethod
     def pass_work(policy: str, shape: CacheShape) -> list[StepWork]:
         """Work of every pass."""

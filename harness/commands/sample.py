@@ -48,6 +48,9 @@ def sample(
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model.")] = "float32",
     backend: Annotated[BackendName, typer.Option(help="Implementation.")] = "optimized",
     cache: Annotated[str | None, typer.Option(help="Cache policy.  [default: the backend's]")] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME:...", help="Method, such as skip:2 or code:3,refiner=var-d16.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace samples that are there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written, as JSON.")] = False,
 ) -> None:
@@ -66,7 +69,8 @@ def sample(
     from arvbench.harness.quality.images.write import check_target
 
     overrides = settings_by_key(settings, prefix="settings.", example="settings.cfg=2")
-    choice = ModelChoice(name=model, weights=weights, settings=overrides, device=device, dtype=dtype, backend=backend)
+    how = {"device": device, "dtype": dtype, "backend": backend}
+    choice = ModelChoice(name=model, method=method, weights=weights, settings=overrides, **how)
     request = ImageRequest(count=images, labels=labels, seed=seed, resize=resize, batch=batch, cache=cache)
     check_target(out, replace=force)
     written = _write(_open(choice, request), out, replace=force) | {"seed": seed, "batch": batch}
@@ -83,6 +87,8 @@ class ModelChoice:
     """A model to load, and its sampling settings."""
 
     name: str
+    method: str | None
+    """Method over its schedule."""
     weights: str | None
     """None takes the demo weights, for a model that has them."""
     settings: Mapping[str, Any]
@@ -110,15 +116,15 @@ def _open(choice: ModelChoice, request: ImageRequest) -> LiveSource:
     """Check the options, then load the model; images are drawn when they are read."""
     import torch
 
-    from arvbench.adapters import MODELS
     from arvbench.adapters.loading import build_sampler, usable_device
+    from arvbench.adapters.methods.request import spec_of
     from arvbench.harness.data.labels import labels_for
     from arvbench.harness.machine.limits import set_threads
     from arvbench.harness.quality.images.live import LiveSource, SeededLabels
     from arvbench.harness.quality.images.resize import parse_resize
     from arvbench.harness.suites.suite import sampling_settings
 
-    spec = MODELS[choice.name]
+    spec = spec_of(choice.name, choice.method)
     parse_resize(request.resize)
     settings = sampling_settings(spec, choice.settings)
     labels = labels_for(request.labels, request.count, spec.num_classes, request.seed)

@@ -1,7 +1,7 @@
 """Measure one case, in an order that makes its numbers defensible.
 
 speed    load -> correctness -> control -> warm-up -> timing -> environment -> control -> memory and KV cache ->
-         energy (where asked for) -> drift (lossy cache policies) -> ceilings of the machine
+         energy (where asked for) -> drift (lossy cases) -> ceilings of the machine
 quality  load -> quality -> sample sheet
 
 A case that fails the correctness check ends there. The environment is read right after the timed calls, so that clocks,
@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 
-from arvbench.adapters.cache.request import is_lossy
 from arvbench.adapters.decoding import HALF_DECODE, decode_in_half
+from arvbench.adapters.exactness import lossy_parts
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
+from arvbench.adapters.work import total_work
 from arvbench.errors import UserError
 from arvbench.harness.jobs import Event, EventListener, Job, Part, Result, memory_snapshot
 from arvbench.harness.machine.attention import AttentionRecorder
@@ -53,8 +54,8 @@ from arvbench.kernels.backends import backend_named
 from arvbench.results.schema import (
     CacheStep,
     CaseConfig,
+    CaseWork,
     Correctness,
-    Drift,
     Energy,
     Finding,
     Incorrect,
@@ -151,13 +152,13 @@ def _measure_speed(
     calls.hand_over()
 
     del timed  # and its cache: the memory pass makes one of its own
-    listener(Event(phase="memory"))
-    memory, cache_steps = _memory(job, sampler, schedule, calls)
+    memory, cache_steps = _memory(job, sampler, schedule, calls, listener)
     _tell_of_quality(case, sampler, listener)
     outcome = Measured(
         setup=_with_calls(setup, sampler),
         correctness=correctness,
-        drift=_drift(case, sampler, settings, listener),
+        **_drift(case, sampler, settings, listener),
+        work=_work(case, sampler, settings),
         warmup=judge_warm_up(warmup, timings),
         host_load=host_load,
         start=start.times(),
@@ -171,8 +172,11 @@ def _measure_speed(
     return Result(outcome=outcome, environment=environment)
 
 
-def _memory(job: Job, sampler: Sampler, schedule: Schedule, calls: CaseCalls) -> tuple[Memory, tuple[CacheStep, ...]]:
+def _memory(
+    job: Job, sampler: Sampler, schedule: Schedule, calls: CaseCalls, listener: EventListener
+) -> tuple[Memory, tuple[CacheStep, ...]]:
     """Return the peaks of a call and its cache by step, with the tensors of another call where asked for."""
+    listener(Event(phase="memory"))
     probe = probe_for(sampler.device)
     memory, steps = measure_memory(sampler, schedule, make_cache=calls.make_cache, call=calls, probe=probe)
     if not job.case.trace_memory:
@@ -199,12 +203,24 @@ def _energy(case: CaseConfig, sampler: Sampler, calls: CaseCalls, listener: Even
     return energy
 
 
-def _drift(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Drift | None:
-    """Return the drift of a lossy cache policy; None for an exact one."""
-    if case.cache is None or not is_lossy(case.cache):
-        return None
+def _drift(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> dict[str, Any]:
+    """Return the `drift` of a lossy case, or as `drift_note` the reason why it has none; neither for an exact one."""
+    parts = lossy_parts(sampler.spec, cache=case.cache, dtype=case.dtype)
+    if not parts:
+        return {}
     listener(Event(phase="drift"))
-    return measure_drift(sampler, settings, cache_policy=case.cache, batch=case.batch, images=case.drift_images)
+    try:
+        judge = None
+        if all(part.startswith("dtype") for part in parts):
+            judge, _ = load_case_sampler(case.model_copy(update={"dtype": "float32"}))
+        drift = measure_drift(
+            sampler, settings, cache_policy=case.cache, batch=case.batch, images=case.drift_images, judge=judge
+        )
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return {"drift_note": "out of memory: the exact model and this one do not fit together"}
+    return {"drift": drift}
 
 
 def _quality(
@@ -247,7 +263,7 @@ def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, sched
         family=spec.family,
         image_px=height,
         image_width_px=None if width == height else width,
-        transformer_parameters=parameters["transformer"],
+        transformer_parameters=sum(count for part, count in parameters.items() if part != "tokenizer"),
         tokenizer_parameters=parameters["tokenizer"],
         weights_source=sampler.weights.source,
         weights_random=sampler.weights.random,
@@ -259,6 +275,7 @@ def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, sched
         recipe_deviations=recipe_deviations(case, used),
         recipe_notes=recipe_for(case.model, case.recipe).notes if case.recipe else (),
         cache_policy=sampler.make_cache(case.cache, settings, batch=1).policy,
+        lossy=lossy_parts(spec, cache=case.cache, dtype=case.dtype),
         kernels=dict(sampler.kernels) | ({"linear": "onednn"} if sampler.packed(schedule) else {}),
         attention=attention,
         threads=torch.get_num_threads(),
@@ -267,6 +284,12 @@ def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, sched
         decode_bytes=schedule.decode_bytes,
         decode_dtype=schedule.decode_dtype,
     )
+
+
+def _work(case: CaseConfig, sampler: Sampler, settings: SamplingSettings) -> CaseWork | None:
+    """Return the work of one call; None for a family that does not state it."""
+    steps = sampler.work(sampler.cache_policy(case.cache, settings), settings, batch=case.batch)
+    return CaseWork(**asdict(total_work(steps))) if steps else None
 
 
 def _with_calls(setup: Setup, sampler: Sampler) -> Setup:

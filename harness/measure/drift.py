@@ -1,7 +1,12 @@
-"""Drift of a lossy cache policy: its tokens, logits and images beside those of the static cache, on the same noise.
+"""Drift of a lossy case: its tokens, logits and images beside those of an exact one, on the same noise.
 
-A lossy policy is not wrong when it draws other tokens. What it changes is measured along the static cache's own tokens
-(teacher-forced), where one difference stays local, and on its own tokens, which is what a user gets.
+The exact case, here called the judge, is the plain model (no method) under the static cache. A lossy case is not wrong
+when it draws other tokens. What it changes is measured along the judge's own tokens (teacher-forced), where one
+difference stays local, and on its own tokens, which is what a user gets. Scales that a method leaves out have no
+tokens to compare; what they lack shows in the images.
+
+A lossy cache or method is compared in the case's own dtype, so that one thing differs; a half precision by itself is
+compared with float32 from the same weights.
 
 Shapes   B images, l tokens of one step, V codebook entries, H W image height and width
 """
@@ -11,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from arvbench.adapters.call import Samples, SilentObserver, StepOutput
+from arvbench.adapters.decoding import decode_in_half
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.schedule import Step
@@ -47,35 +54,80 @@ class _Sums:
     ssim: list[float] = field(default_factory=list)
 
 
-def measure_drift(sampler: Sampler, settings: SamplingSettings, *, cache_policy: str, batch: int, images: int) -> Drift:
-    """Compare `images` images of spread-out classes under `cache_policy` with the same under the static cache."""
+def measure_drift(
+    sampler: Sampler,
+    settings: SamplingSettings,
+    *,
+    cache_policy: str | None,
+    batch: int,
+    images: int,
+    judge: Sampler | None = None,
+) -> Drift:
+    """Compare `images` images of spread-out classes with those of `judge` under the static cache.
+
+    `judge` None is the sampler itself, without its method.
+    """
+    judge = judge or plain_twin(sampler)
     replayable = settings.replayable()
     labels, sums = spread_labels(images, sampler.spec.num_classes), _Sums()
     chunk = min(batch, _CHUNK)
     for start in range(0, images, chunk):
         indices = range(start, min(images, start + chunk))
-        _compare(sampler, replayable, cache_policy, [labels[i] for i in indices], indices, sums)
-    steps = sampler.schedule(replayable, batch=1, cache=AGAINST).steps
-    return _summary(steps, replayable, sums)
+        pair = _Pair(judge, sampler, replayable, cache_policy)
+        _compare(pair, [labels[i] for i in indices], indices, sums)
+    steps = sampler.schedule(replayable, batch=1, cache=cache_policy).steps
+    return _summary(steps, replayable, sums, against=_against(judge, sampler))
 
 
-def _compare(
-    sampler: Sampler,
-    settings: SamplingSettings,
-    policy: str,
-    labels: Sequence[int],
-    indices: range,
-    sums: _Sums,
-) -> None:
+def plain_twin(sampler: Sampler) -> Sampler:
+    """Return a sampler of the model without its method, with the same modules; the sampler itself without one."""
+    plain = sampler.spec.plain
+    if plain is None:
+        return sampler
+    twin = plain.sampler(
+        plain,
+        {part: module for part, module in sampler.modules().items() if part in ("transformer", "tokenizer")},
+        weights=sampler.weights,
+        backend=sampler.backend,
+        device=sampler.device,
+        dtype=sampler.dtype,
+    )
+    if sampler.half_decoder is not None:  # the method alone differs
+        decode_in_half(twin)
+    return twin
+
+
+def _against(judge: Sampler, sampler: Sampler) -> str:
+    method = f", without method {sampler.spec.family}" if sampler.spec.plain is not None else ""
+    dtype = f", {str(judge.dtype).removeprefix('torch.')}" if judge.dtype != sampler.dtype else ""
+    return exact_policy(judge) + method + dtype
+
+
+def exact_policy(sampler: Sampler) -> str:
+    """Return the exact cache policy of the judge: static, or the family's own where it has no such memory."""
+    return AGAINST if AGAINST in sampler.cache_policies() else sampler.default_cache
+
+
+class _Pair(NamedTuple):
+    """The two sides of a comparison."""
+
+    judge: Sampler
+    sampler: Sampler
+    settings: SamplingSettings
+    policy: str | None
+
+
+def _compare(pair: _Pair, labels: Sequence[int], indices: range, sums: _Sums) -> None:
     """Add the numbers of the images `indices`."""
-    static, path = _run(sampler, settings, AGAINST, labels, _Drawing(indices))
+    static, path = _run(pair.judge, pair.settings, exact_policy(pair.judge), labels, _Drawing(indices))
     along = _Drawing(indices, path.tokens)
     reader = _LogitReader(path.logits)
-    _run(sampler, settings, policy, labels, along, reader)
-    free, drawn = _run(sampler, settings, policy, labels, _Drawing(indices))
-    sums.tokens = [ids_Bl.shape[1] for ids_Bl in path.tokens]
-    sums.forced.append(_agreement(path.tokens, along.drawn))
-    sums.free.append(_agreement(path.tokens, drawn.tokens))
+    _run(pair.sampler, pair.settings, pair.policy, labels, along, reader)
+    free, drawn = _run(pair.sampler, pair.settings, pair.policy, labels, _Drawing(indices))
+    common = path.tokens[: len(drawn.tokens)]
+    sums.tokens = [ids_Bl.shape[1] for ids_Bl in common]
+    sums.forced.append(_agreement(common, along.drawn))
+    sums.free.append(_agreement(common, drawn.tokens))
     sums.kl.append(torch.stack(reader.kl_B, dim=1))
     for expected_3HW, actual_3HW in zip(static.images, free.images, strict=True):
         psnr, ssim = image_likeness(expected_3HW, actual_3HW)
@@ -130,7 +182,7 @@ class _LogitReader(_Reader):
 def _run(
     sampler: Sampler,
     settings: SamplingSettings,
-    policy: str,
+    policy: str | None,
     labels: Sequence[int],
     noise: _Drawing,
     reader: _Reader | None = None,
@@ -158,15 +210,16 @@ def image_likeness(expected_3HW: Tensor, actual_3HW: Tensor) -> tuple[float, flo
     return float(peak_signal_noise_ratio(expected, actual, data_range=255)), float(ssim)
 
 
-def _summary(steps: Sequence[Step], settings: SamplingSettings, sums: _Sums) -> Drift:
+def _summary(steps: Sequence[Step], settings: SamplingSettings, sums: _Sums, *, against: str) -> Drift:
     forced, free, kl = (torch.cat(parts).numpy() for parts in (sums.forced, sums.free, sums.kl))
     differing = [np.flatnonzero(row < 1) for row in free]
     finite = [value for value in sums.psnr if np.isfinite(value)]
     return Drift(
-        against=AGAINST,
+        against=against,
         images=len(free),
         seed=DRIFT_SEED,
         temperature=float(getattr(settings, "temperature", 1.0)),
+        temperatures=getattr(settings, "temperatures", None),
         top_k=settings.top_k,
         top_p=settings.top_p,
         steps=tuple(

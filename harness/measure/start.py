@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from arvbench.adapters.loading import locate_weights
-from arvbench.adapters.registry import MODELS
+from arvbench.adapters.methods.request import spec_of
 from arvbench.errors import ArvbenchError
 from arvbench.harness.jobs import COMPILER_CACHES
 from arvbench.harness.machine.page_cache import PageCache, page_cache
@@ -93,6 +93,6 @@ def compiler_cache() -> Literal["cold", "warm"]:
 
 def _weights_state(case: CaseConfig) -> PageCache:
     try:
-        return page_cache(dict.fromkeys(locate_weights(MODELS[case.model], case.weights).values()))
+        return page_cache(dict.fromkeys(locate_weights(spec_of(case.model, case.method), case.weights).values()))
     except ArvbenchError:  # the load says it better
         return "unknown"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arvbench.adapters.cache.request import read_request
-from arvbench.adapters.registry import MODELS
+from arvbench.adapters.methods.request import spec_of
 from arvbench.errors import UserError
 from arvbench.harness.quality.extractors.extractor import ExtractorFiles, weights_of
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
@@ -51,7 +51,7 @@ def case_files(case: CaseConfig) -> list[Path]:
     """Return the local files of a case's weights; none for random weights and the hub. Raises UserError."""
     from arvbench.adapters.loading import locate_weights
 
-    return list(dict.fromkeys(locate_weights(MODELS[case.model], case.weights).values()))
+    return list(dict.fromkeys(locate_weights(spec_of(case.model, case.method), case.weights).values()))
 
 
 def quality_files(quality: QualityRequest | None, extractor_files: ExtractorFiles | None = None) -> list[Path]:

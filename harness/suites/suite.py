@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arvbench.adapters.cache.request import write_request
+from arvbench.adapters.methods.request import spec_of, write_method
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import UnknownName, UserError, complaint, near_misses, shown
 from arvbench.harness.jobs import Shard
@@ -174,8 +175,8 @@ def check_cases(cases: Iterable[Case]) -> None:
     from arvbench.adapters.loading import locate_weights
 
     for case in cases:
-        spec = MODELS[case.config.model]
         try:
+            spec = spec_of(case.config.model, case.config.method)
             settings = sampling_settings(spec, case.config.settings)
             if case.config.cache is not None:
                 spec.sampler.check_cache(spec, case.config.cache, settings)
@@ -311,8 +312,9 @@ def _matching_models(patterns: str | Sequence[Any]) -> list[str]:
 
 
 def _validate(single: Mapping[str, Any]) -> CaseConfig:
-    if isinstance(single.get("cache"), dict):
-        single = {**single, "cache": write_request(single["cache"])}
+    for key, write in (("cache", write_request), ("method", write_method)):
+        if isinstance(single.get(key), dict):
+            single = {**single, key: write(single[key])}
     try:
         config = CaseConfig.model_validate(single)
     except ValidationError as error:
@@ -388,12 +390,11 @@ def case_name(config: CaseConfig) -> str:
 
     It shows only those sampling settings that differ from the case's recipe.
     """
-    parts = [config.model, config.backend, config.cache or "", f"b{config.batch}", config.dtype, config.device]
+    parts = [config.model, config.method or "", config.backend, config.cache or "", f"b{config.batch}"]
+    parts += [config.dtype, config.device]
     known = recipe_for(config.model, config.recipe).settings if config.recipe else {}
     changed = {key: value for key, value in config.settings.items() if key not in known or value != known[key]}
     parts += [config.recipe or "", *(f"{key}={value}" for key, value in sorted(changed.items()))]
-    if config.quality is not None:
-        parts.append(f"quality({'+'.join(config.quality.protocols)})")
-    if config.capacity is not None:
-        parts.append("capacity")
+    parts.append(f"quality({'+'.join(config.quality.protocols)})" if config.quality is not None else "")
+    parts.append("capacity" if config.capacity is not None else "")
     return " ".join(part for part in parts if part)

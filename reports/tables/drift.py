@@ -1,4 +1,4 @@
-"""Drift of lossy cache policies from the static cache."""
+"""Drift of lossy cases from exact ones."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class _CaseDrift(NamedTuple):
 
 
 def drift_table(records: Sequence[Record]) -> Table:
-    """Tokens, logits and images of lossy policies beside those of the exact one, with 95 % intervals over images."""
+    """Tokens, logits and images of lossy cases beside those of exact ones, with 95 % intervals over images."""
     columns: list[Column[_CaseDrift]] = [
         case_column(records),
-        Column("Policy", cell=lambda row: text_cell(row.outcome.setup.cache_policy)),
+        Column("Lossy", cell=lambda row: text_cell(_lossy(row.outcome))),
+        Column("Compared with", cell=lambda row: text_cell(row.drift.against)),
         Column("Live peak", "MiB", numeric=True, cell=lambda row: mib_cell(row.outcome.memory.cache_live_bytes)),
         Column("Images", numeric=True, cell=lambda row: count_cell(row.drift.images)),
         Column("Equal tokens, same path", "%", numeric=True, cell=lambda row: _cell(row.drift.forced_agreement, 100)),
@@ -41,7 +42,7 @@ def drift_table(records: Sequence[Record]) -> Table:
         _CaseDrift(record, outcome, outcome.drift) for record, outcome in measured(records) if outcome.drift is not None
     ]
     return make_table(
-        "Drift of lossy caches from the static cache, on the same noise: temperature and filters move PSNR",
+        "Drift of lossy cases from exact ones, on the same noise: temperature and filters move PSNR",
         columns,
         rows,
     )
@@ -54,6 +55,12 @@ def _cell(average: Average | None, scale: float = 1) -> Cell:
     return text_cell(f"{significant(average.mean * scale)} [{low}, {high}]")
 
 
+def _lossy(outcome: Measured) -> str:
+    """Lossy parts of a case; in records from before that was written, it is the cache."""
+    lossy = outcome.setup.lossy
+    return f"cache {outcome.setup.cache_policy}" if lossy is None else ", ".join(lossy)
+
+
 def _first(drift: Drift) -> float | None:
     """Median over the images that differ; None when none does."""
     steps = [step for step in drift.first_diverging if step is not None]
@@ -63,4 +70,6 @@ def _first(drift: Drift) -> float | None:
 def _sampling(drift: Drift) -> str:
     top_k = "all" if drift.top_k is None else drift.top_k
     top_p = "1" if drift.top_p is None else significant(drift.top_p)
-    return f"temperature {drift.temperature:g}, top-k {top_k}, top-p {top_p}"
+    temperatures = drift.temperatures or (drift.temperature,)
+    temperature = "/".join(f"{value:g}" for value in dict.fromkeys(temperatures))
+    return f"temperature {temperature}, top-k {top_k}, top-p {top_p}"

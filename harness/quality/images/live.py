@@ -19,7 +19,8 @@ from torch import Tensor
 
 from arvbench.adapters.cache.policy import Cache
 from arvbench.adapters.decoding import decode_in_half
-from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.loading import build_sampler
+from arvbench.adapters.methods.request import spec_of
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.settings import SamplingSettings
@@ -175,8 +176,8 @@ def load_case_sampler(
 
     `weights_read` is called when the weights are read and the modules are not built yet.
     """
-    sampler = load_sampler(
-        case.model,
+    sampler = build_sampler(
+        spec_of(case.model, case.method),
         weights=case.weights,
         device=case.device,
         dtype=getattr(torch, case.dtype),
