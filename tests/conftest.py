@@ -39,6 +39,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread_in_every_module(_one_thread: None) -> None:
+    """Use one thread again: what fixtures of the module before have set outlives their tests."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _threads_as_before(_one_thread: None) -> Iterator[None]:
     """Undo a test's own number of threads."""

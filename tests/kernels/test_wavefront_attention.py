@@ -13,6 +13,7 @@ from arvbench.adapters.cache.policy import CacheShape
 from arvbench.adapters.cache.static import StaticCache
 from arvbench.adapters.token_grid.llama import Attention, LlamaConfig, rope_table
 from arvbench.errors import ContractError
+from arvbench.kernels.dispatch import select
 from arvbench.kernels.wavefront_attention import reference, spec
 
 R, H, D, CAPACITY = 2, 3, 8, 9
@@ -22,7 +23,7 @@ R, H, D, CAPACITY = 2, 3, 8, 9
 def test_fp32_reference_equals_the_models_bit_for_bit_pass_by_pass():
     torch.manual_seed(0)
     config = LlamaConfig(dim=H * D, n_layer=1, n_head=H, block_size=16)
-    module, table = Attention(config), rope_table(config)
+    module, table, kernels = Attention(config), rope_table(config), select("reference", "cpu")
     shape = CacheShape(
         layers=1, rows=R, heads=H, head_dim=D, capacity_tokens=CAPACITY, dtype=torch.float32, device=torch.device("cpu")
     )
@@ -32,7 +33,7 @@ def test_fp32_reference_equals_the_models_bit_for_bit_pass_by_pass():
         x, rope = torch.randn(R, len(positions), H * D), table[positions]
         qkv = module.wqkv(x).view(R, len(positions), 3, H, D)
         out = reference.wavefront_attention(qkv, rope, keys, values, filled)
-        assert torch.equal(module.wo(out), module(x, rope, layer=0, cache=cache, mask_lT=None))
+        assert torch.equal(module.wo(out), module(x, rope, kernels, layer=0, cache=cache, mask_lT=None))
         filled += len(positions)
     assert torch.equal(torch.stack((keys, values)), cache._kv[0])
 

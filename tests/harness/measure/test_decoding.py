@@ -106,7 +106,7 @@ def test_images_that_are_not_finite_are_refused(monkeypatch):
 
 
 def test_recorded_calls_are_forgotten_and_recorded_anew():
-    sampler, plain = load("par"), load("par")
+    sampler, plain = load("var"), load("var")
     decode_in_half(plain)
     sampler.use_graphs(TapeCapture)
     draw(sampler)

@@ -127,7 +127,8 @@ def test_images_that_a_thread_fills_in_later_are_refused(release):
 
     class Settling(WallClock):
         def settle(self) -> None:
-            release.now()
+            if release.threads:  # not before the call, or the images may be there in time
+                release.now()
 
     with pytest.raises(ContractError, match="another thread or stream"):
         timed(build(Later), clock=Settling())
