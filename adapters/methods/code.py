@@ -353,7 +353,7 @@ def code_spec(
     """
     for spec in (drafter, refiner):
         if spec.sampler is not VarSampler:
-            raise UserError(f"CoDe runs two models of the family var, and {spec.name} is none")
+            raise UserError(f"CoDe runs two models of the family var: {spec.name} is not one")
     if drafter.tokenizer != refiner.tokenizer:
         raise UserError(f"CoDe needs two models that share a tokenizer: {drafter.name} and {refiner.name} do not")
     settings = CodeSettings(**drafter.settings.model_dump(), draft_steps=draft_steps)

@@ -152,7 +152,7 @@ def test_methods_run_with_exact_caches_alone(var):
     [
         ("var-d36", "var-d16", "share a tokenizer: var-d36 and var-d16 do not"),
         ("demo/var", "var-d16", "share a tokenizer"),
-        ("var-d30", "mvar-d16", "mvar-d16 is none"),
+        ("var-d30", "mvar-d16", "mvar-d16 is not one"),
     ],
 )
 def test_a_refiner_with_another_tokenizer_is_refused(drafter, refiner, reason):
