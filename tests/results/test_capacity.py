@@ -1,4 +1,4 @@
-"""What follows from the batches of a search."""
+"""Results of a capacity search: largest batch, line and knee."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def test_line_maximum_and_knee_of_batches_on_a_line():
     line = found.line()
     assert line is not None and line.bytes_per_image == pytest.approx(2_000_000)
     assert line.fixed_bytes == pytest.approx(200_000_000) and line.error_bytes < 1
-    assert (found.max_batch, found.too_large, found.verdict()) == (48, 50, "maximum") or found.max_batch == 50
+    assert (found.max_batch, found.too_large, found.verdict()) == (50, 51, "maximum")
     knee, best = found.knee(), found.best()
-    assert best is not None and best.batch == found.max_batch
-    assert knee is not None and knee.images_per_second >= 0.95 * best.images_per_second
+    assert best is not None and best.batch == 50
+    assert knee is not None and knee.batch == 48  # 85.7 images/s of 86.2; 32 images have 80.0
 
 
 def test_a_maximum_off_the_line_is_not_called_one():
@@ -39,7 +39,7 @@ def test_few_batches_have_no_line_and_a_falling_line_no_batch():
 @pytest.mark.parametrize(("ended", "says"), [("most", "the search ended there"), ("stopped", "batch 51 ended with")])
 def test_a_search_without_a_limit_found_says_at_least(ended, says):
     verdict = capacity(ended=ended).verdict()
-    assert verdict.startswith("at least") and (says in verdict or "ended with oom" in verdict)
+    assert verdict.startswith("at least") and says in verdict
 
 
 def test_without_times_there_is_no_knee():

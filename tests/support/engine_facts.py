@@ -1,4 +1,4 @@
-"""What records of equal cases have in common, whichever engine measured them."""
+"""Fields that records of equal cases share under every engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Energy of repeated calls, on a made-up machine whose clock moves when it is told to."""
+"""Energy of repeated calls, on a fake machine with a clock that the test sets."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ CASE = {"model": "demo/var", "threads": 1, "repeats": 1, "max_warmup": 1}
 
 @contextmanager
 def limited_files(most_bytes: int):
-    """Let files of this process grow to so many bytes only, as on a disk with no more room."""
+    """Limit the size of files of this process, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
     try:

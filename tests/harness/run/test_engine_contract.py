@@ -96,7 +96,7 @@ class Watching(SilentListener):
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run left, by all its ranks together."""
+    """Records and output of one run, of all its ranks together."""
 
     records: list[Record]
     """One of each case, in the order of the suite."""
