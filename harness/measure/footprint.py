@@ -77,7 +77,11 @@ def predict(case: CaseConfig) -> Footprint:
             sampler.decode_state(state)
             decode_peak = held.begin_phase()
     except (NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{case.model}: its sampler looks at values, so its memory cannot be predicted") from error
+        # Tensors on the meta device have no values; the cause is told, for another error would look the same.
+        cause = str(error).partition("\n")[0][:120]
+        raise UserError(
+            f"{case.model}: its sampler looks at values, so its memory cannot be predicted ({cause})"
+        ) from error
     return Footprint(
         weights_bytes=sum(storages(sampler).values()),
         cache_bytes=schedule.peak_cache_bytes,
