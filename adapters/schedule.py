@@ -28,6 +28,12 @@ class Step:
     rows: int
     flops: int
     """Matrix products of the transformer, all rows; normalisation, softmax and sampling are not counted."""
+    fp32_flops: int = 0
+    """Of `flops`, those that run in float32 whatever the model's data type is: the output head of some families."""
+    launches: int = 0
+    """Kernels that wait for each other, at least: the longest chain of matrix products, attentions and scans, each one
+    kernel, and the draw. All other work can be a part of one of them. 0 for a family that does not state it.
+    """
     bytes_moved: int
     """Compulsory traffic: weights once, cache read and written once, logits written once."""
     cache_bytes: int

@@ -109,7 +109,13 @@ def total(floors: Iterable[Floor | None]) -> Floor | None:
 
 def step_piece(plan: StepPlan, dtype: str) -> Piece:
     """Return the work of a planned step of a case with data type `dtype`."""
-    return Piece(flops=plan.flops, bytes_moved=plan.bytes_moved, dtype=dtype)
+    return Piece(
+        flops=plan.flops,
+        bytes_moved=plan.bytes_moved,
+        dtype=dtype,
+        fp32_flops=plan.fp32_flops,
+        launches=plan.launches,
+    )
 
 
 def decode_piece(setup: Setup, dtype: str) -> Piece:

@@ -202,6 +202,9 @@ class StepPlan(Frozen):
     cached_tokens: int
     rows: int
     flops: int
+    fp32_flops: int = 0
+    """0 in records from before this field, as the next."""
+    launches: int = 0
     bytes_moved: int
     cache_bytes: int
 

@@ -127,10 +127,9 @@ class HmarSampler(NextScaleSampler):
             steps.append(replace(step, index=len(steps)))
             for _ in entry[1:]:
                 # Refinement uses other blocks, but of equal size and for an equal number of tokens.
-                flops, read = step.flops, step.bytes_moved + config.embed_dim * self.dtype.itemsize
-                if not refined:
-                    flops, read = flops + step.rows * self._masked_adaln[0], read + self._masked_adaln[1]
-                steps.append(replace(step, index=len(steps), kind="mask", flops=flops, bytes_moved=read))
+                mask = replace(step, index=len(steps), kind="mask")
+                mask = replace(mask, bytes_moved=step.bytes_moved + config.embed_dim * self.dtype.itemsize)
+                steps.append(mask if refined else self._with_masked_adaln(mask))
                 refined = True
         return steps
 
@@ -142,14 +141,17 @@ class HmarSampler(NextScaleSampler):
         """Return the mask schedule of `settings`."""
         return mask_schedule(cast(HmarSettings, settings).mask_schedule, self.sides(settings))
 
-    @property
-    def _masked_adaln(self) -> tuple[int, int]:
-        """FLOPs per row and weight bytes of the masked-prediction condition, computed in the first refinement."""
+    def _with_masked_adaln(self, step: Step) -> Step:
+        """Add the condition of masked prediction, computed in the first refinement; its part for the head is fp32."""
         config = cast(HmarConfig, self.spec.transformer)
         blocks = 6 * (1 if config.shared_aln else config.n_layers_train) * config.embed_dim
-        head = 2 * config.embed_dim
-        read = (config.embed_dim + 1) * (blocks * self.dtype.itemsize + 4 * head)
-        return 2 * config.embed_dim * (blocks + head), read
+        head, per_output = 2 * config.embed_dim, step.rows * 2 * config.embed_dim
+        return replace(
+            step,
+            flops=step.flops + per_output * (blocks + head),
+            fp32_flops=step.fp32_flops + per_output * head,
+            bytes_moved=step.bytes_moved + (config.embed_dim + 1) * (blocks * self.dtype.itemsize + 4 * head),
+        )
 
     def draw_scale(self, steps: Sequence[Step], scale: int, run: ScaleRun) -> Tensor:
         """Draw a scale, refine its least confident tokens, then place it on the canvas."""

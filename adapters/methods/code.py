@@ -251,6 +251,8 @@ class CodeSampler(ByScaleSampler):
                     cached_tokens=seen,
                     rows=work.rows,
                     flops=flops,
+                    fp32_flops=cost.fp32_flops(rows=work.rows, logits=logits, first=first),
+                    launches=cost.launches,
                     bytes_moved=cost.weight_bytes(first=first)
                     + 4 * work.rows * logits * self.spec.vocab_size
                     + own.bytes_of(seen)

@@ -178,6 +178,11 @@ class MvarCost(StepCost):
         return super().weight_bytes(first=first) + mixers
 
     @property
+    def _block_launches(self) -> int:
+        """Three more than without the mixer: projection in, scan, projection out."""
+        return super()._block_launches + 3
+
+    @property
     def _adaln_outputs(self) -> int:
         return (9 * self.depth + 2) * self.width
 

@@ -36,6 +36,20 @@ class StepCost:
             return total + rows * 2 * self.width * self._adaln_outputs
         return total + images * new * 2 * self.code_dim * self.width
 
+    def fp32_flops(self, *, rows: int, logits: int, first: bool) -> int:
+        """FLOPs of the output head for `logits` tokens per row; the first step computes its modulation."""
+        return rows * 2 * self.width * (logits * self.vocab_size + (2 * self.width if first else 0))
+
+    @property
+    def launches(self) -> int:
+        """Kernels of a step that wait for each other: embedding or modulation, five in a block, head and draw."""
+        return self._block_launches * self.depth + 3
+
+    @property
+    def _block_launches(self) -> int:
+        """Projection in, attention, projection out, and two of the feed-forward."""
+        return 5
+
     def beyond_the_mean(self, work: StepWork, context: int) -> int:
         """FLOPs of `work` beyond those of `flops` for all new tokens at `context`; 0 where all layers do the same."""
         heads = self.width // self.head_dim

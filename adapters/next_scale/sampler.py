@@ -124,6 +124,8 @@ class NextScaleSampler(Sampler):
                     cached_tokens=cached,
                     rows=work.rows,
                     flops=flops + self.cost.beyond_the_mean(work, context),
+                    fp32_flops=self.cost.fp32_flops(rows=work.rows, logits=new, first=index == 0),
+                    launches=self.cost.launches,
                     bytes_moved=read + 4 * work.rows * new * self.spec.vocab_size + traffic,
                     cache_bytes=cache_bytes,
                 )

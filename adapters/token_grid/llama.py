@@ -74,6 +74,13 @@ class LlamaConfig:
         attention = self.blocks * 4 * context * self.dim
         return rows * new * (linear + attention + self.heads_out * 2 * self.dim * self.vocab_size)
 
+    @property
+    def launches(self) -> int:
+        """Kernels of a pass that wait for each other: five in a block (the two products of a gate run side by side),
+        the head and the draw.
+        """
+        return 5 * self.blocks + 2
+
     def weight_bytes(self, itemsize: int) -> int:
         """Bytes of the weights that every pass reads once."""
         block = self.dim * (4 * self.dim + 3 * self.hidden + 2)

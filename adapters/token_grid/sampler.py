@@ -194,6 +194,7 @@ class TokenGridSampler(Sampler):
                     cached_tokens=round(sum(work.held) / entries),
                     rows=shape.rows,
                     flops=config.flops(rows=shape.rows, new=new, context=context) + 4 * config.head_dim * beyond,
+                    launches=config.launches,
                     bytes_moved=config.weight_bytes(self.dtype.itemsize) + cache_traffic + logits_bytes,
                     cache_bytes=work.cache_bytes,
                 )

@@ -43,7 +43,11 @@ def print_floors(gpu: str | None) -> None:
         how = "measured just now"
     else:
         stated = gpu_named(gpu)
-        machine, dtype, how = stated_machine(stated), torch.bfloat16, f"{stated.source}; launches are not counted"
+        machine, dtype, how = (
+            stated_machine(stated),
+            torch.bfloat16,
+            f"{stated.source}; without launches",
+        )
     name = str(dtype).removeprefix("torch.")
     _print(list(floor_rows(machine, dtype)), f"Least time of one image in {name}: {machine.name}", how)
 
@@ -71,7 +75,16 @@ def floor_rows(machine: Machine, dtype: torch.dtype) -> Iterator[FloorRow]:
     name = str(dtype).removeprefix("torch.")
     for model, _ in known_specs():
         schedule = planned(model, dtype)
-        steps = [Piece(flops=step.flops, bytes_moved=step.bytes_moved, dtype=name) for step in schedule]
+        steps = [
+            Piece(
+                flops=step.flops,
+                bytes_moved=step.bytes_moved,
+                dtype=name,
+                fp32_flops=step.fp32_flops,
+                launches=step.launches,
+            )
+            for step in schedule
+        ]
         last = Piece(
             flops=schedule.decode_flops, bytes_moved=schedule.decode_bytes, dtype=schedule.decode_dtype or name
         )

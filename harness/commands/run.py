@@ -175,6 +175,7 @@ def _print(records: list[Record], *, as_json: bool) -> None:
     from rich.console import Console
 
     from arvbench.reports.tables.terminal import terminal_table
+    from arvbench.reports.tables.terminal_floors import step_floors
     from arvbench.results.schema import Record
 
     if as_json:
@@ -183,7 +184,7 @@ def _print(records: list[Record], *, as_json: bool) -> None:
         typer.echo(as_recorded.dump_json(records, indent=2).decode())
     else:
         console = Console()
-        console.print(terminal_table(records, width=console.width))
+        console.print(terminal_table(records, width=console.width), step_floors(records, width=console.width))
 
 
 def _write_report(store: RecordStore, *, to_stderr: bool) -> None:

@@ -6,10 +6,13 @@ import pytest
 import torch
 from sampling_calls import counted_flops, draw
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler
 from arvbench.adapters.tokenizers.multiscale_vq import Phi, VqVae
+from arvbench.kernels import KERNELS
 
 
 @pytest.fixture(scope="module", params=demo_models())
@@ -93,3 +96,64 @@ def test_the_traffic_of_a_decode_is_its_weights_and_its_images(sampler):
     plan = sampler.schedule(sampler.spec.settings, batch=3)
     weights = sum(p.nbytes for part in sampler.tokenizer.decode_parts() for p in part.parameters())
     assert plan.decode_bytes == weights + 3 * 3 * 32 * 32 * 4 and plan.decode_dtype == "float32"
+
+
+class _Chain(TorchDispatchMode, SilentObserver):
+    """Longest chain of matrix products and attentions in every step; convolutions between scales are not planned."""
+
+    PRODUCTS = ("mm", "scaled_dot_product")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.longest, self._longest, self._depth, self._inside = [], 0, {}, False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        done = func(*args, **(kwargs or {}))
+        if not self._inside:
+            self._link((args, kwargs), done, any(part in func.name() for part in self.PRODUCTS))
+        return done
+
+    def one(self, operation):
+        """Count `operation` as one product, whatever it does."""
+
+        def called(*args, **kwargs):
+            self._inside = True
+            done = operation(*args, **kwargs)
+            self._inside = False
+            self._link((args, kwargs), done, True)
+            return done
+
+        return called
+
+    def _link(self, read, made, counts) -> None:
+        before, after = (
+            [t.untyped_storage()._cdata for t in tree_leaves(tensors) if isinstance(t, torch.Tensor)]
+            for tensors in (read, made)
+        )
+        depth = max((self._depth.get(storage, 0) for storage in before), default=0) + counts
+        self._depth.update(dict.fromkeys(after, depth))
+        self._longest = max(self._longest, depth)
+
+    def step_begin(self, step) -> None:
+        self._longest, self._depth = 0, {}
+
+    def step_end(self, step, output) -> None:
+        self.longest.append(self._longest)
+
+
+def test_planned_launches_are_the_longest_chain_of_products_and_the_draw(sampler):
+    chain = _Chain()
+    kernels = sampler._kernels
+    scan = chain.one(KERNELS["ssd_scan"].implementations["torch"])
+    sampler.use_kernels(kernels.replacing("ssd_scan", scan, name="torch"))
+    try:
+        with chain:
+            draw(sampler, observer=chain)
+    finally:
+        sampler.use_kernels(kernels)
+    plan = sampler.schedule(sampler.spec.settings, batch=3)
+    assert [longest + 1 for longest in chain.longest] == [step.launches for step in plan]
