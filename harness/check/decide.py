@@ -18,7 +18,7 @@ import numpy as np
 from arvbench.errors import UserError
 from arvbench.harness.check.gated import Judgement, Key, Pair, Series, pairs_of
 from arvbench.harness.check.judge import detectable, findings, screen_detectable, suspected
-from arvbench.harness.check.launch_tests import Comparison, Floats, compare, holm
+from arvbench.harness.check.launch_tests import Comparison, Floats, compare
 from arvbench.harness.check.rule import Rule, can_alarm, launches_needed
 from arvbench.harness.check.seeds import SeedComparison, compare_seeds, seeds_change
 from arvbench.harness.check.wording import launches_change, percent, steady_change, unusable_change
@@ -155,11 +155,19 @@ def _decided(pairs: Sequence[Pair], family: int, rule: Rule, machine: Sequence[s
         else:
             noisy[pair.key] = (pair, compare(*_values(pair), rule))
     _require_launches(pairs, family, rule)
-    p_up = holm(np.array([float(found.up.p) for _, found in noisy.values()]), family)
-    p_down = holm(np.array([float(found.down.p) for _, found in noisy.values()]), family)
+    p_up = _holm([float(found.up.p) for _, found in noisy.values()], family)
+    p_down = _holm([float(found.down.p) for _, found in noisy.values()], family)
     for (pair, found), up, down in zip(noisy.values(), p_up, p_down, strict=True):
         changes[pair.key] = _judged(pair, found, (up, down), family, rule, machine)
     return tuple(changes[pair.key] for pair in pairs)
+
+
+def _holm(p: Sequence[float], family: int) -> Floats:
+    """Adjust `p` by Holm's method, in a family of `family` numbers; those that are not given count as p = 1."""
+    from statsmodels.stats.multitest import multipletests
+
+    given = [*p, *[1.0] * (family - len(p))]
+    return np.asarray(multipletests(given, method="holm")[1][: len(p)]) if p else np.array([])
 
 
 def _judged(

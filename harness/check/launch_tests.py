@@ -143,8 +143,8 @@ def scatter(base: Floats, head: Floats) -> Floats:
 def holm(p: Floats, family: int) -> Floats:
     """Adjust the p of the last axis by Holm's method, in a family of `family` numbers; the others count as p = 1.
 
-    statsmodels has it too: 67 MB installed, 0.25 s of import, and 32 ms a call, since each collects garbage. The
-    tests compare.
+    Serves audits and simulations, thousands of families at a time: statsmodels, which the verdicts use, takes one
+    family per call and collects garbage in each, for 32 ms. Equal to it to the last bit.
     """
     order = np.argsort(p, axis=-1)
     steps = family - np.arange(p.shape[-1])
