@@ -29,6 +29,7 @@ from arvbench.results.launches import launches_of, merge_launches, several_launc
 from arvbench.results.moments import in_utc
 from arvbench.results.records import RecordsFile, newest_of_each_case
 from arvbench.results.schema import Measured, Record, Status
+from arvbench.results.search import with_marks
 from arvbench.results.verdict import Check
 
 
@@ -53,7 +54,7 @@ def _shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path
     """
     shown: dict[str, tuple[Record, Path]] = {}
     for file in files:
-        for record in merge_launches(_in_order(newest_of_each_case(file.records))):
+        for record in with_marks(merge_launches(_in_order(newest_of_each_case(file.records)))):
             shown.setdefault(record.record_id, (record, file.path.parent))
     return shown
 

@@ -14,6 +14,8 @@ import yaml
 
 from arvbench.reports.numbers import plain
 from arvbench.results.schema import CaseConfig, Record
+from arvbench.results.search import searches
+from arvbench.results.search_request import SearchRequest
 
 SUITE_FILE = "reproduce.yaml"
 SUITE_NAME = "reproduce"
@@ -26,7 +28,7 @@ def reproduction_suite(records: Sequence[Record]) -> str:
     The text is printable ASCII, and each value of a record stays one scalar.
     """
     suites = ", ".join(dict.fromkeys(record.suite for record in records))
-    cases = [_entry(record.case) for record in records]
+    cases = [_entry(case) for case in _asked_for(records)]
     content = {
         "name": SUITE_NAME,
         "description": f"The cases of a report of {suites}",
@@ -35,15 +37,38 @@ def reproduction_suite(records: Sequence[Record]) -> str:
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
 
 
+def _asked_for(records: Sequence[Record]) -> list[CaseConfig]:
+    """Return the cases of records: of a search its first try alone, which asks for the whole of it."""
+    firsts: dict[str, CaseConfig] = {}
+    for search in searches(records):
+        requests = [record.case.search for record in search.tries if record.case.search is not None]
+        most = max(requests, key=lambda request: (request.budget, request.confirm))
+        whole = search.tries[0].case.model_copy(update={"search": most})
+        firsts |= {record.record_id: whole for record in (*search.tries, *search.confirmations)}
+    return [firsts.get(record.record_id, record.case) for record in records]
+
+
 def _entry(case: CaseConfig) -> dict[str, Any]:
     """Write a case as a suite entry. Models in a suite are patterns, so the name is escaped to match literally.
 
     With a recipe, a field at its default may be a change of the recipe: every field that a recipe can set is written.
     """
     entry = case.model_dump(exclude_defaults=True) | {"model": glob.escape(case.model)}
+    if case.search is not None:
+        entry = _search_entry(entry, case.search)
     if case.recipe is not None:
-        entry |= {"dtype": case.dtype} | ({"quality": case.quality.model_dump()} if case.quality else {})
+        if case.search is None or "dtype" not in case.search.over:
+            entry["dtype"] = case.dtype
+        entry |= {"quality": case.quality.model_dump()} if case.quality else {}
     return entry
+
+
+def _search_entry(entry: dict[str, Any], request: SearchRequest) -> dict[str, Any]:
+    """Write a try as its search, without the values of its point."""
+    settings = {key: value for key, value in entry.get("settings", {}).items() if f"settings.{key}" not in request.over}
+    asked = request.model_dump(exclude_defaults=True, exclude={"number", "tries", "confirmation"})
+    kept = {key: value for key, value in entry.items() if key not in (*request.over, "settings", "search")}
+    return kept | ({"settings": settings} if settings else {}) | {"search": asked}
 
 
 def reproduction_commands(records: Sequence[Record]) -> tuple[str, ...]:

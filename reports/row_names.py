@@ -10,6 +10,7 @@ from arvbench.reports.numbers import plain, text_cell
 from arvbench.reports.table import Column
 from arvbench.results.launches import launches_of, several_launches
 from arvbench.results.schema import Record
+from arvbench.results.search import MARK
 
 _GAP = 2
 """Spaces between columns."""
@@ -69,8 +70,10 @@ def _parts(record: Record, name: str) -> dict[str, str]:
     `name` is unique: the case, and marks behind it where several records have one case.
     """
     case = record.case
+    searched, _, mark = record.case_id.partition(MARK) if case.search is not None else (record.case_id, "", "")
     parts = {
         "Model": plain(case.model),
+        "Search": plain(mark),
         "Batch": str(case.batch),
         "Backend": case.backend,
         "Cache": plain(case.cache or ""),
@@ -80,12 +83,13 @@ def _parts(record: Record, name: str) -> dict[str, str]:
         "Weights": plain(case.weights),
         "Recipe": plain(case.recipe or ""),
     }
-    case_id = plain(record.case_id)
-    mark = name.removeprefix(case_id).removeprefix(" · ")
+    case_id = plain(searched)
+    mark = name.removeprefix(plain(record.case_id)).removeprefix(" · ")
     first, *words = case_id.split() or [""]
     if first != parts["Model"]:  # a name that was not made of the settings
         return {"Case": case_id} | parts | {"mark": mark}
-    others = [word for word in words if word not in {*parts.values(), f"b{case.batch}", case.dtype, "auto"}]
+    said = {*parts.values(), f"b{case.batch}", case.dtype, "auto"} | ({"confirmation"} if case.search else set())
+    others = [word for word in words if word not in said]
     quality = [word for word in others if word.startswith("quality(")]
     settings = dict(word.split("=", 1) for word in others if "=" in word and word not in quality)
     rest = [word for word in others if "=" not in word and word not in quality]

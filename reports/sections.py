@@ -33,6 +33,7 @@ from arvbench.reports.tables.provenance import (
 from arvbench.reports.tables.quality import findings_table, protocols_table, quality_table
 from arvbench.reports.tables.results import failures_table, results_table
 from arvbench.reports.tables.roofline import ceilings_table, floor_table, no_floors_table
+from arvbench.reports.tables.search import search_blocks
 from arvbench.reports.tables.work import work_table
 from arvbench.results.launches import several_launches
 from arvbench.results.schema import Failed, Record
@@ -177,6 +178,7 @@ _TERMS = (
 SECTIONS: tuple[Section, ...] = (
     Section("Changes", (Verdicts(),)),
     Section("Results", (_results_text, results_table)),
+    Section("Searches", (search_blocks,)),
     Section(
         "Cases without a speed",
         (

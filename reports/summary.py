@@ -14,6 +14,7 @@ from arvbench.reports.cases import case_names
 from arvbench.reports.tables.measures import SCOPES
 from arvbench.results.launches import launches_of
 from arvbench.results.schema import Measured, Record, Status, Timing
+from arvbench.results.search import MARK
 from arvbench.results.statistics import find_timing, milliseconds, variation
 
 
@@ -48,6 +49,8 @@ class CaseSummary(BaseModel):
     launches: int
     record_ids: tuple[str, ...]
     """Records behind the row, in the order of the launches."""
+    search: str | None = None
+    """Place of the row in its search, such as "best of 5"; None for a case of no search."""
     times: tuple[TimeSummary, ...]
     """Empty for a case without numbers."""
 
@@ -60,6 +63,7 @@ def summarise(records: Sequence[Record]) -> tuple[CaseSummary, ...]:
             case=names[record.record_id],
             status=record.status,
             launches=len(launches_of(record)),
+            search=record.case_id.partition(MARK)[2] if record.case.search is not None else None,
             record_ids=tuple(launch.record_id for launch in launches_of(record)),
             times=_times(record.outcome) if isinstance(record.outcome, Measured) else (),
         )

@@ -1,7 +1,8 @@
 """Records as a table: one row per record, for pandas and Parquet.
 
 Columns   _ns nanoseconds (median of the raw samples), _bytes bytes; a quality number has the column "PROTOCOL METRIC",
-          and its protocol id the same with " id" behind it: numbers of different ids are not compared
+          and its protocol id the same with " id" behind it: numbers of different ids are not compared; "search" says
+          what a record is to its search, such as "best of 5"
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from arvbench.files import replacing
 from arvbench.results.moments import in_utc
 from arvbench.results.records import read_records
 from arvbench.results.schema import Failed, Measured, Record
+from arvbench.results.search import marks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +36,10 @@ def frame_of(records: Iterable[Record]) -> DataFrame:
     """Return records as a data frame, in their order; columns without a value in any record are left out."""
     import pandas
 
-    return pandas.DataFrame.from_records([row(record) for record in records]).dropna(axis="columns", how="all")
+    records = list(records)
+    found = marks(records)
+    rows = [row(record) | {"search": found.get(record.record_id)} for record in records]
+    return pandas.DataFrame.from_records(rows).dropna(axis="columns", how="all")
 
 
 def write_parquet(records: Iterable[Record], path: Path) -> None:

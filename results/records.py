@@ -21,6 +21,7 @@ from arvbench.errors import UserError
 from arvbench.paths import regular_file
 from arvbench.results.launches import case_key
 from arvbench.results.schema import SCHEMA_VERSION, Record
+from arvbench.results.search import search_family, search_key
 
 RECORDS_NAME = "records.jsonl"
 """Name of the records file in a run folder."""
@@ -119,19 +120,26 @@ def newest_of_each_case(records: Iterable[Record]) -> tuple[Record, ...]:
     """Select the last record of each launch of each case and processor, in the order of the cases.
 
     The last record of a case decides what was measured: launches of another source, other libraries or other settings
-    are older measurements. The order of the records counts, not their times: a clock may be set back between two runs.
+    are older measurements, and so are the tries of a search over other values. The order of the records counts, not
+    their times: a clock may be set back between two runs.
     """
-    newest: dict[tuple[object, ...], dict[int, Record]] = {}
+    newest: dict[object, dict[tuple[str, int], Record]] = {}
     for record in records:
-        launches = newest.setdefault(case_key(record), {})
+        launches = newest.setdefault(search_family(record) or case_key(record), {})
         if launches and _measurement(next(iter(launches.values()))) != _measurement(record):
             launches.clear()
-        launches[record.launch] = record
-    return tuple(launches[number] for launches in newest.values() for number in sorted(launches))
+        launches[record.case_id, record.launch] = record
+    return tuple(record for launches in newest.values() for record in sorted(launches.values(), key=_place))
 
 
-def _measurement(record: Record) -> tuple[object, ...]:
+def _place(record: Record) -> tuple[int, int]:
+    return (record.case.search.number if record.case.search else 0, record.launch)
+
+
+def _measurement(record: Record) -> object:
     """Return what is equal for all launches of one measurement, whatever the first launch does besides."""
+    if (key := search_key(record, with_quality=False)) is not None:
+        return key
     environment = record.environment
     only_first = {"launches", "quality", "sample_sheet"}
     case = record.case.model_dump(mode="json", exclude=only_first)

@@ -37,12 +37,15 @@ from arvbench.results.machine import Telemetry as Telemetry
 from arvbench.results.memory import CacheStep as CacheStep
 from arvbench.results.memory import Memory as Memory
 from arvbench.results.moments import Moment
+from arvbench.results.search_request import SearchRequest as SearchRequest
 from arvbench.results.timing import Timing as Timing
 from arvbench.results.timing import WarmUp as WarmUp
 from arvbench.results.work import CaseWork as CaseWork
 
 SCHEMA_VERSION: Final = 1
 DRIFT_IMAGES: Final = 64
+_NEWER: Final = {"trace_memory": False, "capacity": None, "energy": None, "method": None, "search": None}
+"""Fields of a case that earlier versions did not have, with their defaults."""
 
 
 class Status(StrEnum):
@@ -165,14 +168,16 @@ class CaseConfig(_Request):
     capacity: CapacityRequest | None = None
     """Search for the largest batch, from `batch` on; written only where it is asked for."""
     energy: EnergyRequest | None = None
-    """Written only where it is asked for."""
+    """Written only where it is asked for, as the next."""
+    search: SearchRequest | None = None
+    """Search that this case is a try of; the case holds the values of that try."""
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> CaseConfig:
         if self.capacity is None:
             return self
-        if self.quality is not None or self.sample_sheet:
-            raise ValueError("capacity: a search for the largest batch has no quality and no sample_sheet")
+        if self.quality is not None or self.sample_sheet or self.search is not None:
+            raise ValueError("capacity: a search for the largest batch has no quality, no sample_sheet and no search")
         if self.batch > self.capacity.most:
             raise ValueError(f"capacity: the search begins at batch {self.batch}, above most: {self.capacity.most}")
         if self.memory_limit_bytes is None and self.device.partition(":")[0] == "cpu":
@@ -185,7 +190,7 @@ class CaseConfig(_Request):
         written: dict[str, Any] = dump(self)
         if written.get("drift_images") == DRIFT_IMAGES:
             del written["drift_images"]
-        for name, default in (("trace_memory", False), ("capacity", None), ("energy", None), ("method", None)):
+        for name, default in _NEWER.items():
             if name in written and written[name] == default:
                 del written[name]
         return written

@@ -161,9 +161,12 @@ def show(
 
 
 def _suite(name: str, models: list[str] | None, device: str | None, settings: list[str] | None) -> Suite:
+    from arvbench.harness.suites.searches import refuse_searches
     from arvbench.harness.suites.suite import load_suite
 
-    return load_suite(name, models=comma_list(models), overrides=case_settings(settings, device, None))
+    chosen = load_suite(name, models=comma_list(models), overrides=case_settings(settings, device, None))
+    refuse_searches(chosen, "two runs would try different points: name the point that you mean")
+    return chosen
 
 
 def _default_file(device: str) -> Path:

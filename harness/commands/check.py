@@ -98,9 +98,11 @@ def check(
       arvbench check --against v1.2 --suite speed256 --device cuda --weights ~/ckpts
     """
     from arvbench.harness.check.rule import Rule
+    from arvbench.harness.suites.searches import refuse_searches
     from arvbench.harness.suites.suite import load_suite
 
     chosen = load_suite(suite, models=comma_list(models), overrides=case_settings(settings, device, weights))
+    refuse_searches(chosen, "two sides would try different points: name the point that you mean")
     rule = Rule() if launches is None else Rule(launches=launches)
     given = {"models": models, "launches": launches, "device": device, "set": settings, "weights": weights, "out": out}
     command = _command({"against": against, "baseline": baseline, "head": head, "suite": suite, **given})

@@ -73,6 +73,7 @@ def _identity(device: str) -> Mapping[str, Any] | None:
 
 def _as_json(planned: PlannedCase) -> dict[str, Any]:
     case = planned.case
+    to_come = {"further": planned.further} if case.config.search is not None else {}
     return {
         "case": case.case_id,
         "launch": case.launch,
@@ -80,6 +81,7 @@ def _as_json(planned: PlannedCase) -> dict[str, Any]:
         "status": planned.status,
         "seconds": planned.seconds,
         "peak_bytes": planned.peak_bytes,
+        **to_come,
     }
 
 
@@ -87,7 +89,8 @@ def _line(planned: PlannedCase) -> str:
     seconds = "time unknown" if planned.seconds is None else f"{planned.seconds:.1f} s"
     memory = "memory unknown" if planned.peak_bytes is None else f"{planned.peak_bytes / _GIB:.2f} GiB"
     status = f" ({planned.status})" if planned.status else ""
-    return f"{planned.will + status:<16} {seconds:>12} {memory:>14}  {planned.case.title}"
+    to_come = f"; then up to {planned.further} more, whose points follow from its numbers" if planned.further else ""
+    return f"{planned.will + status:<16} {seconds:>12} {memory:>14}  {planned.case.title}{to_come}"
 
 
 def _summary(planned: Plan) -> str:
@@ -96,4 +99,7 @@ def _summary(planned: Plan) -> str:
     unknown = f"{planned.unknown} of unknown time" if planned.unknown else ""
     times = "; ".join(filter(None, (known, unknown)))
     reused = len(planned.cases) - measured
-    return f"{len(planned.cases)} case(s): {reused} reused, {measured} to measure" + (f" ({times})" if times else "")
+    further = sum(case.further for case in planned.cases)
+    searched = f", and up to {further} more of searches" if further else ""
+    counts = f"{len(planned.cases)} case(s): {reused} reused, {measured} to measure{searched}"
+    return counts + (f" ({times})" if times else "")

@@ -91,8 +91,9 @@ class ProgressBar(Progress):
 
     def _show(self, case: Case, part: Part, doing: str) -> None:
         """Show the part, which of how many cases it is at, what it does, and the time that is left."""
-        number = self._halves.get(case.title, 0) if part is Part.QUALITY else self._cases.get(case.title, 0)
-        of = len(self._halves) if part is Part.QUALITY else len(self._cases)
+        here = self._cases.setdefault(case.title, len(self._cases) + 1)
+        number = self._halves.get(case.title, 0) if part is Part.QUALITY else here
+        of = len(self._halves) if part is Part.QUALITY else len(self._cases) + self._work.coming
         left_s = self._work.left_s()
         self.update(
             self._bar,

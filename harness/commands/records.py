@@ -50,11 +50,17 @@ def ls(
       arvbench records ls results/runs/* --models 'var-*' --parquet all.parquet
     """
     from arvbench.results.frames import write_parquet
-    from arvbench.results.records import read_records
+    from arvbench.results.records import newest_of_each_case, read_records
+    from arvbench.results.search import marks
 
-    chosen = [r for path in paths for r in _filter(models, suites, status, before).choose(read_records(path))]
-    for record in chosen:
-        typer.echo(_line(record))
+    chosen = []
+    for path in paths:
+        found = read_records(path)
+        # Of all records of the folder: a choice among them makes no search shorter.
+        what = marks(newest_of_each_case(found))
+        for record in _filter(models, suites, status, before).choose(found):
+            chosen.append(record)
+            typer.echo(_line(record) + (f", {what[record.record_id]}" if record.record_id in what else ""))
     if parquet is not None:
         write_parquet(chosen, parquet)
 

@@ -22,13 +22,17 @@ def draw_shares(suite: Suite, rank: Rank, folder: Path, files: Mapping[str, Path
     """Keep the features of one shard of the images of every case of a suite that asks for quality.
 
     A case that fails is named, and the next one follows. Exit code 1 then. Raises UserError where no case asks for
-    quality.
+    quality, and for a search.
     """
     from rich.console import Console
 
     from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.run.shares import draw_share
+    from arvbench.harness.suites.searches import refuse_searches
 
+    refuse_searches(
+        suite, "its next point follows from the images of the one before, which cannot be shared beforehand"
+    )
     cases = [case for case in suite.first_launches if case.config.quality is not None]
     if not cases:
         raise UserError(f"no case of {suite.source} asks for quality: there are no images to share")

@@ -15,6 +15,7 @@ from arvbench.harness.jobs import Event, Part, has_second_part
 from arvbench.harness.machine.cores import usable_cores
 from arvbench.harness.measure.timing import STEADY_CALLS
 from arvbench.harness.run.crew import cores_taken
+from arvbench.harness.suites.searches import further
 from arvbench.harness.suites.suite import Case
 from arvbench.results.schema import CaseConfig
 
@@ -30,19 +31,29 @@ class Work:
     """Work of a suite by case and part. `done` and `total` do not include what was measured before."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
-        cores = usable_cores()
         self._begin = time.monotonic()
-        self._parts = {(case.title, Part.SPEED): speed_work(case.config) for case in cases} | {
-            (case.title, Part.QUALITY): quality_work(case.config, cores)
-            for case in cases
-            if has_second_part(case.config)
-        }
+        self._cores = usable_cores()
+        self._known: set[str] = set()
+        self._parts: dict[tuple[str, Part], float] = {}
+        self._coming: list[float] = []
+        """Work of the tries of searches whose points are not known yet, as that of their first ones."""
+        for case in cases:
+            self._add(case)
+        for case in cases:
+            if case.config.search is not None:
+                work = sum(self._parts.get((case.title, part), 0.0) for part in Part)
+                self._coming += [work] * further(case, found=1)
         self._shares: dict[tuple[str, Part], float] = {}
         """Part of a case that was begun -> share that is done."""
 
     @property
     def total(self) -> float:
-        return sum(self._parts.values())
+        return sum(self._parts.values()) + sum(self._coming)
+
+    @property
+    def coming(self) -> int:
+        """Number of tries whose points are not known yet."""
+        return len(self._coming)
 
     @property
     def done(self) -> float:
@@ -54,6 +65,7 @@ class Work:
         return (time.monotonic() - self._begin) * (self.total - done) / done if done else None
 
     def begin(self, case: Case, part: Part) -> None:
+        self._meet(case)
         self._shares[case.title, part] = 0.0
 
     def advance(self, case: Case, part: Part, event: Event) -> None:
@@ -68,8 +80,21 @@ class Work:
 
     def skip(self, case: Case, *parts: Part) -> None:
         """Take parts of a case, or all of it, out of the work."""
+        self._meet(case)
         for part in parts or tuple(Part):
             self._parts.pop((case.title, part), None)
+
+    def _add(self, case: Case) -> None:
+        self._known.add(case.title)
+        self._parts[case.title, Part.SPEED] = speed_work(case.config)
+        if has_second_part(case.config):
+            self._parts[case.title, Part.QUALITY] = quality_work(case.config, self._cores)
+
+    def _meet(self, case: Case) -> None:
+        """Take note of a try whose point is known by now, in the place of one to come."""
+        if case.title not in self._known:
+            self._add(case)
+            del self._coming[:1]
 
 
 def speed_work(case: CaseConfig) -> float:

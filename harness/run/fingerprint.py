@@ -16,6 +16,7 @@ from arvbench.harness.quality.protocols.protocol import PROTOCOLS
 from arvbench.harness.quality.reference.official import find_reference
 from arvbench.paths import user_path
 from arvbench.results.schema import CaseConfig, Environment, QualityRequest
+from arvbench.results.search import identity_of
 
 
 def fingerprint(
@@ -23,11 +24,11 @@ def fingerprint(
 ) -> str:
     """Return a sha256 over a launch of the case, its files, the package's source, the libraries and the hardware.
 
-    `extractor_files` are weights that the user named. The number of launches is not part of it: a rerun with more of
-    them measures those that are missing.
+    `extractor_files` are weights that the user named. The number of launches is not part of it, nor are the budget and
+    the confirmation of a search: a rerun with more of them measures those that are missing.
     """
     identity = {
-        "case": case.model_dump(mode="json", exclude={"launches"}),
+        "case": identity_of(case),
         "launch": launch,
         "weight_files": _file_states(lambda: case_files(case)),
         "quality_files": _file_states(lambda: quality_files(case.quality, extractor_files)),

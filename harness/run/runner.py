@@ -25,6 +25,7 @@ from arvbench.harness.run.fingerprint import fingerprint
 from arvbench.harness.run.halves import Halves
 from arvbench.harness.run.leftovers import clear_features, clear_shared, living, owned, recover, turn
 from arvbench.harness.run.store import RecordStore
+from arvbench.harness.suites.searches import next_tries
 from arvbench.harness.suites.suite import Case, Suite
 from arvbench.results.schema import Measured, Record, Status
 
@@ -67,6 +68,8 @@ def run_suite(
 ) -> list[Record]:
     """Measure the cases of `suite` and return one record per case, in their order, reused ones included.
 
+    A search has one per try, each begun when the one before it is recorded.
+
     A case is recorded once its quality is there, or has failed. On KeyboardInterrupt every finished case is in the
     store, and every finished speed is in the run folder, for the next run.
     """
@@ -80,8 +83,8 @@ def run_suite(
 class _Task:
     """A case to be measured, or its second part."""
 
-    place: int
-    """Place of the case in the suite."""
+    place: tuple[int, int]
+    """Place of the case in the suite; behind it, that of the try among those of its search."""
     case: Case
     identity: str
     """Fingerprint of the case before it was measured."""
@@ -112,7 +115,7 @@ class _Run:
         """Fingerprint -> latest record."""
         self._read: list[Record] = []
         """Records of the store, as they were read last."""
-        self._records: dict[int, Record] = {}
+        self._records: dict[tuple[int, int], Record] = {}
         """Place in the suite -> record."""
         self._attempts: set[str] = set()
         """Ids of the records of attempts that are made again."""
@@ -123,13 +126,29 @@ class _Run:
         """Return one record per case, in order."""
         self._read_records()
         self._halves.clear(self._is_stale)
-        self._measure([self._first(place, case) for place, case in enumerate(self._suite.cases)])
-        # The longest first, so that none is left to run alone at the end.
-        self._measure(sorted(self._seconds, key=lambda task: (-_sampling_ns(task), task.place)))
+        plain = [(place, case) for place, case in enumerate(self._suite.cases) if case.config.search is None]
+        waiting = _in_rounds([self._first((place, 0), case) for place, case in plain] + self._next_tries())
+        while waiting:
+            self._measure(waiting)
+            # The longest first, so that none is left to run alone at the end.
+            seconds, self._seconds = sorted(self._seconds, key=lambda task: (-_sampling_ns(task), task.place)), []
+            self._measure(seconds)
+            waiting = _in_rounds(self._next_tries())
         clear_shared(self._store)
-        return [self._records[place] for place in range(len(self._suite.cases))]
+        return [self._records[place] for place in sorted(self._records)]
 
-    def _first(self, place: int, case: Case) -> _Task:
+    def _next_tries(self) -> list[_Task]:
+        """Return the launches of the next try of every search."""
+        tasks = []
+        for place, case in enumerate(self._suite.cases):
+            if case.config.search is None:
+                continue
+            found = [self._records[known] for known in sorted(self._records) if known[0] == place]
+            tries = next_tries(case, found)
+            tasks += [self._first((place, len(found) + count), one) for count, one in enumerate(tries)]
+        return tasks
+
+    def _first(self, place: tuple[int, int], case: Case) -> _Task:
         environment, files = self._engine.environment(case.config.device), self._options.extractor_files
         return _Task(place=place, case=case, identity=fingerprint(case.config, environment, files, launch=case.launch))
 
@@ -285,6 +304,11 @@ class _Run:
             environment = self._engine.environment(job.case.device)
             return fingerprint(job.case, environment, job.extractor_files, launch=job.launch) != half.fingerprint
         return False
+
+
+def _in_rounds(tasks: list[_Task]) -> list[_Task]:
+    """Return the first launches of all cases before the second ones."""
+    return sorted(tasks, key=lambda task: (task.case.launch, task.place))
 
 
 def _with_part(task: _Task) -> Job:

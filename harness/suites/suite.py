@@ -39,6 +39,9 @@ from arvbench.errors import UnknownName, UserError, complaint, near_misses, show
 from arvbench.harness.jobs import Shard
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS
 from arvbench.harness.suites.built_in import built_in_suites
+from arvbench.harness.suites.names import case_name as case_name
+from arvbench.harness.suites.names import unique_names
+from arvbench.harness.suites.points import check_layers, check_metric_of_search, check_objective, check_rules, points_of
 from arvbench.harness.suites.recipes import recipe_for
 from arvbench.harness.suites.sweep import (
     MAPPINGS,
@@ -51,7 +54,7 @@ from arvbench.harness.suites.sweep import (
 from arvbench.harness.suites.yaml_files import read_yaml
 from arvbench.kernels.backends import BACKENDS
 from arvbench.paths import printable, user_path
-from arvbench.results.schema import CapacityRequest, CaseConfig, EnergyRequest, QualityRequest
+from arvbench.results.schema import CapacityRequest, CaseConfig, EnergyRequest, QualityRequest, SearchRequest
 
 if TYPE_CHECKING:
     from arvbench.adapters.sampler import ModelSpec
@@ -126,11 +129,14 @@ def load_suite(name_or_path: str, *, models: Sequence[str] = (), overrides: Mapp
     _check_layers(path, suite)
     configs = _expand(path, suite, "cases", command_line, room=MOST_CASES)
     try:
+        check_rules(configs, suite.exclude)
         configs = without(configs, suite.exclude, strict=not command_line)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     configs += _expand(path, suite, "include", command_line, room=MOST_CASES - len(configs))
-    cases = _in_rounds(_name_cases(_choose(configs, models)), path)
+    chosen = _choose(configs, models)
+    named = [Case(case_id=name, config=config) for name, config in zip(unique_names(chosen), chosen, strict=True)]
+    cases = _in_rounds(named, path)
     return Suite(name=suite.name, description=suite.description, cases=cases, source=printable(name_or_path))
 
 
@@ -158,6 +164,7 @@ def _expand(
         _check_keys(where, entry)
         try:
             for merged in _merge_layers(suite, entry, command_line):
+                check_layers(merged, command_line)
                 axes = _axes(merged, room=room - len(configs))
                 products = itertools.product(*axes.values())
                 configs += [_validate(dict(zip(axes, values, strict=True))) for values in products]
@@ -172,20 +179,25 @@ def check_cases(cases: Iterable[Case]) -> None:
 
     Weights are located, not read; nothing is downloaded. Imports the families and protocols of the cases.
     """
-    from arvbench.adapters.loading import locate_weights
-
     for case in cases:
         try:
-            spec = spec_of(case.config.model, case.config.method)
-            settings = sampling_settings(spec, case.config.settings)
-            if case.config.cache is not None:
-                spec.sampler.check_cache(spec, case.config.cache, settings)
-            spec.sampler.check_settings(spec, settings)
-            locate_weights(spec, case.config.weights)
-            if case.config.quality is not None:
-                _check_metrics(case.config.quality)
+            for config in points_of(case.config):
+                _check_case(config)
         except UserError as error:
             raise UserError(f"case {case.case_id[:200]!r}: {error}") from error
+
+
+def _check_case(config: CaseConfig) -> None:
+    from arvbench.adapters.loading import locate_weights
+
+    spec = spec_of(config.model, config.method)
+    settings = sampling_settings(spec, config.settings)
+    if config.cache is not None:
+        spec.sampler.check_cache(spec, config.cache, settings)
+    spec.sampler.check_settings(spec, settings)
+    locate_weights(spec, config.weights)
+    if config.quality is not None:
+        _check_metrics(config, config.quality)
 
 
 def sampling_settings(spec: ModelSpec, overrides: Mapping[str, Any]) -> SamplingSettings:
@@ -196,11 +208,12 @@ def sampling_settings(spec: ModelSpec, overrides: Mapping[str, Any]) -> Sampling
         raise UserError(f"sampling settings of {spec.name}: {error}") from error
 
 
-def _check_metrics(quality: QualityRequest) -> None:
+def _check_metrics(config: CaseConfig, quality: QualityRequest) -> None:
     # torch and the metric libraries: only a case that asks for quality pays for them.
     from arvbench.harness.quality.evaluation import EvaluationRequest, choose_metrics
 
-    choose_metrics(EvaluationRequest(protocols=quality.protocols, metrics=quality.metrics))
+    chosen = choose_metrics(EvaluationRequest(protocols=quality.protocols, metrics=quality.metrics))
+    check_metric_of_search(config, {protocol.name: [m.name for m in metrics] for protocol, metrics in chosen})
 
 
 def _find(name_or_path: str) -> Path:
@@ -261,6 +274,8 @@ def _merge_layers(suite: _SuiteFile, entry: Mapping[str, Any], command_line: Map
     has_quality = _asks_for_quality(defaults, entry)
     if not has_quality:
         command_line = without_key(command_line, "quality")
+    if not merge(defaults, entry).get("search"):
+        command_line = without_key(command_line, "search")
     merged = merge(defaults, entry, command_line)
     models, recipes = merged.get("model"), merged.get("recipe")
     if not (recipes or suite.models) or not isinstance(models, str | list):
@@ -317,9 +332,12 @@ def _validate(single: Mapping[str, Any]) -> CaseConfig:
             single = {**single, key: write(single[key])}
     try:
         config = CaseConfig.model_validate(single)
+        if config.search is not None:
+            check_objective(config)
+            config, *_ = points_of(config)  # all of them are values that a case may have
     except ValidationError as error:
         kinds: dict[str, type[BaseModel]] = {"": CaseConfig, "quality": QualityRequest}
-        kinds |= {"capacity": CapacityRequest, "energy": EnergyRequest}
+        kinds |= {"capacity": CapacityRequest, "energy": EnergyRequest, "search": SearchRequest}
         known = {place: kind.model_fields for place, kind in kinds.items()}
         raise UserError(complaint(error, known)) from error
     if config.backend not in BACKENDS:
@@ -357,19 +375,11 @@ def _hashable(value: Any) -> Hashable:
     return value if isinstance(value, Hashable) else repr(value)
 
 
-def _name_cases(configs: Sequence[CaseConfig]) -> tuple[Case, ...]:
-    """Give every case a readable name; cases with equal names, which differ in minor fields, are numbered."""
-    seen: dict[str, int] = {}
-    cases = []
-    for config in configs:
-        name = case_name(config)
-        seen[name] = seen.get(name, 0) + 1
-        cases.append(Case(case_id=name if seen[name] == 1 else f"{name} #{seen[name]}", config=config))
-    return tuple(cases)
-
-
 def _in_rounds(cases: Sequence[Case], path: Path) -> tuple[Case, ...]:
-    """Return every launch of the cases, round by round; only the first asks for quality and a picture of samples."""
+    """Return every launch of the cases, round by round; only the first asks for quality and a picture of samples.
+
+    A search stands for its tries: of those the first one, once.
+    """
     if (count := sum(case.config.launches for case in cases)) > MOST_CASES:
         raise UserError(f"{path}: its cases have {count:,} launches together; a suite has at most {MOST_CASES:,}")
     later = [case.config.model_copy(update={"quality": None, "sample_sheet": 0}) for case in cases]
@@ -380,21 +390,6 @@ def _in_rounds(cases: Sequence[Case], path: Path) -> tuple[Case, ...]:
             Case(case_id=case.case_id, config=config, launch=launch)
             for launch in rounds
             for case, config in zip(cases, later, strict=True)
-            if launch <= config.launches
+            if launch <= config.launches and config.search is None
         ),
     )
-
-
-def case_name(config: CaseConfig) -> str:
-    """Return a name such as "demo/var optimized static b16 float32 cpu".
-
-    It shows only those sampling settings that differ from the case's recipe.
-    """
-    parts = [config.model, config.method or "", config.backend, config.cache or "", f"b{config.batch}"]
-    parts += [config.dtype, config.device]
-    known = recipe_for(config.model, config.recipe).settings if config.recipe else {}
-    changed = {key: value for key, value in config.settings.items() if key not in known or value != known[key]}
-    parts += [config.recipe or "", *(f"{key}={value}" for key, value in sorted(changed.items()))]
-    parts.append(f"quality({'+'.join(config.quality.protocols)})" if config.quality is not None else "")
-    parts.append("capacity" if config.capacity is not None else "")
-    return " ".join(part for part in parts if part)

@@ -34,6 +34,7 @@ from arvbench.reports.tables.rich_table import titled_table
 from arvbench.results.launches import merge_launches, several_launches
 from arvbench.results.metrics import TERMINAL_METRICS
 from arvbench.results.schema import Measured, Record
+from arvbench.results.search import with_marks
 from arvbench.results.statistics import Estimate, find_timing, images_per_second
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def terminal_table(records: Sequence[Record], *, width: int = 80) -> RenderableT
     from rich.console import Group
     from rich.text import Text
 
-    records = merge_launches(records)
+    records = with_marks(merge_launches(records))
     names, letters = case_names(records), _Letters()
     speed_names, unsteady = row_names(records, width // 2), unsteady_records(records)
     seen = {record.record_id: f"unsteady: {unsteady_text(unsteady)}" for record in unsteady}
