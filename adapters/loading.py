@@ -146,6 +146,13 @@ def locate_weights(spec: ModelSpec, weights: str) -> dict[str, Path]:
     return files
 
 
+def weights_info(spec: ModelSpec, weights: str) -> WeightsInfo:
+    """Return the identity of local weights, whose files are read for their digests; errors as `locate_weights`."""
+    files = locate_weights(spec, weights)
+    digests = {path.name: sha256_of(path) for path in dict.fromkeys(files.values())}
+    return WeightsInfo(source=weights, random=_random_seed(weights) is not None, sha256=digests)
+
+
 def _locate_own(spec: ModelSpec, weights: str) -> dict[str, Path]:
     """Return the files of transformer and tokenizer of one model; errors as `locate_weights`."""
     if _random_seed(weights) is not None:

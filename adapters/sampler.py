@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.cache import CACHE_POLICIES
-from arvbench.adapters.cache.check import check_policy
+from arvbench.adapters.cache.check import check_policy, check_weights
 from arvbench.adapters.cache.policy import Cache, Memory, TokenOrder
 from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import Observer, Outcome, Samples, SamplingCall, SilentObserver
@@ -246,6 +246,7 @@ class Sampler(ABC):
         """Build the cache `policy` (None: the backend's default) for `batch` images; errors as `check_cache`."""
         policy = self.cache_policy(policy, settings)
         name, options = read_request(policy)
+        check_weights(self.spec.name, options, self.weights)
         cache = CACHE_POLICIES[name].make(self.cache_shape(policy, settings, batch=batch), options)
         cache.policy = policy
         return cache

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from arvbench.adapters.cache import CACHE_POLICIES
+from arvbench.adapters.cache import calibration as files
 from arvbench.adapters.cache.policy import Memory, TokenOrder
 from arvbench.adapters.cache.request import read_request
+from arvbench.adapters.model_files import WeightsInfo
 from arvbench.errors import UnknownName, UserError
 
 
@@ -31,5 +33,13 @@ def check_policy(
         raise UserError(f"{model} has no cache policy {name!r}; it has: {', '.join(exact)}{runs_on}")
     try:
         kind.check(order(), options)
+        if "calibration" in options:
+            files.check_model(options["calibration"], model)
     except UserError as error:
         raise UserError(f"{model}: {error}") from error
+
+
+def check_weights(model: str, options: Mapping[str, str], weights: WeightsInfo) -> None:
+    """Raise UserError for options with a calibration file of other weights than those of `model`."""
+    if "calibration" in options:
+        files.check_weights(options["calibration"], model, files.weights_identity(weights))

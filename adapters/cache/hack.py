@@ -6,8 +6,8 @@ attention. A structural head keeps the first two scales and the current one alwa
 keys between. Attention is summed over at most 32 queries of the scale, spread uniformly. The cut follows a scale's
 attention, and never the last one's; dropped keys are not merged into kept ones.
 
-A head is contextual when the calibration file says so (`calibration.py`: the lowest variance of attention over
-queries); without a file all heads are structural. A contextual head has a quarter of the mean budget, our choice, and
+A head is contextual when the calibration file says so (`calibrate.py`: the lowest variance of attention over queries);
+without a file all heads are structural. A contextual head has a quarter of the mean budget, our choice, and
 the structural heads share the rest: B = alpha B_C + (1 - alpha) B_S over all heads of the model.
 
 Shapes   R forward rows, H heads, l new tokens, T cached tokens with the new ones, D head channels, o observed queries
@@ -120,9 +120,10 @@ def observed_queries(tokens: int, most: int) -> list[int]:
     return list(range(tokens)) if tokens <= most else [i * tokens // most for i in range(most)]
 
 
-def attention_weights(q_RHlD: Tensor, k_RHTD: Tensor, scale: float) -> Tensor:
+def attention_weights(q_RHlD: Tensor, k_RHTD: Tensor, scale: float, bias_llT: Tensor | None = None) -> Tensor:
     """Softmax attention (R, H, l, T), fp32."""
-    return (q_RHlD.float() @ k_RHTD.float().transpose(2, 3) * scale).softmax(dim=-1)
+    scores_RHlT = q_RHlD.float() @ k_RHTD.float().transpose(2, 3) * scale
+    return (scores_RHlT if bias_llT is None else scores_RHlT + bias_llT).softmax(dim=-1)
 
 
 def column_variance(weights_RHlT: Tensor) -> Tensor:

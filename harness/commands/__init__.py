@@ -18,6 +18,7 @@ VERBS: Registry[Callable[..., None]] = Registry(
         "convert": "arvbench.harness.commands.convert:convert",
         "versus": "arvbench.harness.commands.versus:versus",
         "compare": "arvbench.harness.commands.compare:compare",
+        "cache calibrate": "arvbench.harness.commands.cache:calibrate",
         "baseline calibrate": "arvbench.harness.commands.baseline:calibrate",
         "baseline audit": "arvbench.harness.commands.baseline:audit",
         "baseline update": "arvbench.harness.commands.baseline:update",
@@ -41,6 +42,7 @@ GROUPS: Registry[str] = Registry(
     {
         "reference": "arvbench.harness.commands.reference:GROUP_HELP",
         "baseline": "arvbench.harness.commands.baseline:GROUP_HELP",
+        "cache": "arvbench.harness.commands.cache:GROUP_HELP",
         "records": "arvbench.harness.commands.records:GROUP_HELP",
     },
 )

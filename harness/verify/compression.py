@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from arvbench.adapters.cache.calibrate import AttentionStatistics
 from arvbench.adapters.cache.hack import HackCache, HackOptions, attention_weights, column_variance
 from arvbench.adapters.cache.policy import AttentionInput, Cache, CacheShape, TokenOrder
 from arvbench.adapters.cache.scalekv import ScaleKvCache, ScaleKvOptions
@@ -106,17 +107,19 @@ class ScaleKvUnitReplay(Replay):
 
 
 class RecordedHack(PositionedCache, HackCache):
-    """Notes the variance of the last scale's attention."""
+    """Notes the variance of the last scale's attention, head by head since they keep different tokens."""
 
     def reset(self) -> None:
         super().reset()
         self.variance: dict[int, Tensor] = {}
+        self.statistics = AttentionStatistics(len(self.order.steps), self.shape.layers, self.shape.heads)
 
     def attend(self, layer: int, new: AttentionInput) -> Tensor:
         step = self._steps[layer]
         for heads in self.groups(layer) if step == len(self.order.steps) - 1 else ():
             k_RHTD = torch.cat((self._stored[layer, heads][0], new.k_RHlD[:, list(heads)]), dim=2)
             weights = attention_weights(new.q_RHlD[:, list(heads)], k_RHTD, new.softmax_scale)
+            self.statistics.add_last(layer, heads, weights)
             self.variance |= dict(zip(heads, column_variance(weights).unbind(1), strict=True))
         return super().attend(layer, new)
 
@@ -141,8 +144,7 @@ class HackUnitReplay(Replay):
                 _feed(cache, fixture, (name, step), device, scale=case["softmax_scale"])
                 outputs[f"kept.{step}"] = _by_head(cache, 0)
             variance_RH = torch.stack([cache.variance[head] for head in range(case["H"])], dim=1)
-            order_H = variance_RH.mean(dim=0).argsort()
-            return outputs | {"column_variance": variance_RH, "head_order": order_H}
+            return outputs | {"column_variance": variance_RH, "head_order": cache.statistics.head_order()}
 
         return unit_outputs(fixture, replay)
 

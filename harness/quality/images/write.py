@@ -73,6 +73,11 @@ def check_target(path: Path, *, replace: bool = False) -> None:
             raise UserError(f"folder {path} is not empty; {hint}")
     elif path.exists() and not (replace and path.suffix and path.is_file()):
         raise UserError(f"{path} already exists; choose another name" + (", or --force" if path.suffix else ""))
+    writable_folder(path)
+
+
+def writable_folder(path: Path) -> None:
+    """Raise UserError when no file can be written at `path`; its folder need not exist."""
     above = next((parent for parent in path.parents if parent.exists()), Path("/"))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"cannot write {path}: {above} is not a writable folder")

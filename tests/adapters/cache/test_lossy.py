@@ -75,6 +75,7 @@ def calibrated(tmp_path_factory, samplers):
                     sides=shape.order.steps,
                     drafters={3: (0,), 4: (0, 2), 5: (1,)},
                     contextual=heads,
+                    weights=("random:0",),
                 )
             )
         )
@@ -186,6 +187,9 @@ def test_a_policy_that_cannot_run_is_refused_before_anything_runs(name, policy, 
         ({"drafters": {3: (4,)}}, "not in 0..3"),
         ({"contextual": ((0,),)}, "not a calibration file"),
         ({"heads": True}, "not a calibration file"),
+        ({"model": "demo/flexvar"}, "of another model: 'demo/flexvar'"),
+        ({"weights": ("random:1",)}, "other weights: random:1 of 'demo/var', not random:0"),
+        ({"weights": ()}, "its weights are no list of digests"),
     ],
 )
 def test_a_calibration_file_of_another_model_is_refused(tmp_path, samplers, change, reason):
@@ -197,6 +201,7 @@ def test_a_calibration_file_of_another_model_is_refused(tmp_path, samplers, chan
         sides=sampler.sides(settings),
         drafters={4: (0,)},
         contextual=((0,), (), (1,), ()),
+        weights=("random:0",),
     )
     path = tmp_path / "calibration.json"
     path.write_text(write_calibration(right))
