@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from arvbench.errors import UnknownName
 
 Implementation = str
-"""Name in `KernelSpec.implementations`: "torch", "triton" and what else an operation has."""
-Kernels = Literal["backend", "interpreter"]
-"""Way of running kernels: as the backend says for the device, or Triton's interpreter on a CPU."""
+"""Name for `KernelSpec.implementation`: "torch", "triton", "compiled" and what else an operation has."""
+Kernels = Literal["backend", "interpreter", "compiled"]
+"""Way of running kernels: as the backend says for the device, in Triton's interpreter on a CPU, or as torch.compile
+makes them of the references (arvbench.kernels.compiled).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

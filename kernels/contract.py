@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from arvbench.errors import ContractError, UserError
+from arvbench.errors import ContractError, UnknownName, UserError
 from arvbench.kernels.backends import Implementation
+from arvbench.kernels.compiled import COMPILED, compiled
 from arvbench.registry import Registry
 
 Result = Tensor | tuple[Tensor, ...]
@@ -106,6 +107,20 @@ class KernelSpec:
         table = {"torch": self.reference, "triton": self.fast, **self.others}
         return Registry(f"implementation of {self.name}", table)
 
+    def implementation(self, name: str) -> Operation:
+        """Return the implementation `name`, "compiled" (arvbench.kernels.compiled) among them.
+
+        Raises UnknownName, which lists the known ones, or HostError where it cannot be used.
+        """
+        self.check_implementation(name)
+        return compiled(self.name, self.implementations["torch"]) if name == COMPILED else self.implementations[name]
+
+    def check_implementation(self, name: str) -> None:
+        """Raise UnknownName unless there is an implementation `name`."""
+        known = [*self.implementations, COMPILED]
+        if name not in known:
+            raise UnknownName(self.implementations.kind, name, known)
+
     def unsupported(self, operands: Mapping[str, Any]) -> str | None:
         """Return why the Triton kernel cannot take `operands`, None if it can."""
         if self.supports:
@@ -153,7 +168,7 @@ def max_abs_err(
     inputs, expected_inputs, judge_inputs = (spec.inputs(workload, dtype=dtype, device=device) for _ in range(3))
     widened = {name: _widened(value) for name, value in judge_inputs.items()}
     where = f"{spec.name} ({implementation})", f"on workload {workload!r}"
-    results = _outputs(spec, spec.implementations[implementation](**inputs), inputs)
+    results = _outputs(spec, spec.implementation(implementation)(**inputs), inputs)
     expected = _outputs(spec, spec.implementations["torch"](**expected_inputs), expected_inputs)
     judges = _outputs(spec, spec.implementations["torch"](**widened), widened)
     _check_form(results, expected, where)
@@ -232,7 +247,7 @@ def verified_call(
             f"{spec.name} ({implementation}) is wrong on workload {workload!r} in {dtype}: max |err| {err:.2e}, "
             f"allowed {spec.tolerance[dtype]}; it is not timed"
         )
-    operation = spec.implementations[implementation]
+    operation = spec.implementation(implementation)
     inputs = spec.inputs(workload, dtype=dtype, device=device)
 
     @torch.no_grad()

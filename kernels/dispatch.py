@@ -21,6 +21,7 @@ from torch import Tensor
 from arvbench.errors import HostError, UserError
 from arvbench.kernels import KERNELS
 from arvbench.kernels.backends import BACKENDS, Kernels, backend_named
+from arvbench.kernels.compiled import COMPILED, require_compiler
 from arvbench.kernels.contract import KernelSpec, Operation
 
 Sizes = tuple[tuple[str, torch.Size, torch.dtype], ...]
@@ -48,7 +49,8 @@ class KernelSet:
 
     def trainable(self) -> KernelSet:
         """Return these kernels where they pass gradients, and references for all other operations."""
-        lacking = [name for name, spec in KERNELS.items() if self.names.get(name) != "torch" and not spec.gradient]
+        others = {name: spec for name, spec in KERNELS.items() if self.names.get(name) != "torch"}
+        lacking = [name for name, spec in others.items() if not spec.gradient or self.names.get(name) == COMPILED]
         references = {name: KERNELS[name].implementations["torch"] for name in lacking}
         return KernelSet(
             names={**self.names, **dict.fromkeys(lacking, "torch")},
@@ -64,33 +66,77 @@ class KernelSet:
         raise AttributeError(f"no kernel {operation!r}; known: {', '.join(KERNELS)}")
 
 
-def select(backend: str, device: torch.device | str, kernels: Kernels = "backend") -> KernelSet:
+def select(
+    backend: str,
+    device: torch.device | str,
+    kernels: Kernels = "backend",
+    *,
+    choices: Mapping[str, str] | None = None,
+) -> KernelSet:
     """Return the kernels of `backend` on `device`; "interpreter" needs `interpret_kernels` before.
 
-    Raises UnknownName for an unknown backend, HostError when Triton is needed and cannot be used, UserError when the
-    interpreter is asked for on another device than the CPU or of a backend without Triton kernels.
+    `choices`: operation -> another implementation. Raises UnknownName for an unknown backend, operation or
+    implementation, HostError when Triton or a compiler is needed and cannot be used, UserError when the interpreter is
+    asked for on another device than the CPU or of a backend without Triton kernels, or a choice of such a backend.
     """
+    choices = choices or {}
     device_type = torch.device(device).type
+    default = _default(backend, device_type, kernels)
+    check_choices(backend, choices)
+    fallbacks: dict[str, str] = {}
+    names, operations = {}, {}
+    for name, spec in KERNELS.items():
+        # An operation without the backend's implementation has the reference.
+        lacking = default not in spec.implementations and default != COMPILED
+        names[name] = choices.get(name) or ("torch" if lacking else default)
+    _check_usable(names, default, backend, device_type)
+    for name, spec in KERNELS.items():
+        guarded = names[name] == "triton"
+        operations[name] = _Guarded(spec, fallbacks) if guarded else spec.implementation(names[name])
+    return KernelSet(names=names, operations=operations, fallbacks=fallbacks)
+
+
+def _default(backend: str, device_type: str, kernels: Kernels) -> str:
+    """Return the implementation of operations for which none is chosen; errors as `select`."""
     if kernels == "interpreter":
         _check_interpretable(backend, device_type)
         _require_triton(backend)
         if not _interpreted():
             raise HostError(f"Triton's interpreter must be asked for before Triton is imported: set {INTERPRET}=1")
-        chosen = "triton"
-    else:
-        chosen = backend_named(backend).implementation(device_type)
-        if chosen == "triton":
+        return "triton"
+    if kernels == COMPILED:
+        if backend_named(backend).official:
+            raise UserError(f"the {backend} backend runs the references: they are compiled with another backend")
+        return COMPILED
+    default = backend_named(backend).implementation(device_type)
+    if default == "triton":
+        _require_triton(backend)
+        _refuse_interpreter()
+    return default
+
+
+def check_choices(backend: str, choices: Mapping[str, str]) -> None:
+    """Raise UnknownName or UserError for choices that no machine could run."""
+    if choices and backend_named(backend).official:
+        raise UserError(f"the {backend} backend runs the reference of every operation: choose kernels with another one")
+    for operation, name in choices.items():
+        KERNELS[operation].check_implementation(name)
+
+
+def _check_usable(names: Mapping[str, str], default: str, backend: str, device_type: str) -> None:
+    """Raise HostError for an implementation that cannot run on devices of `device_type`."""
+    if COMPILED in names.values():
+        require_compiler(device_type)
+        if device_type == "cuda":
             _require_triton(backend)
-            _refuse_interpreter()
-    fallbacks: dict[str, str] = {}
-    names, operations = {}, {}
-    for name, spec in KERNELS.items():
-        # An operation without an implementation of that name has the reference.
-        names[name] = chosen if chosen in spec.implementations else "torch"
-        operations[name] = spec.implementations[names[name]]
-        if names[name] == "triton":
-            operations[name] = _Guarded(spec, fallbacks)
-    return KernelSet(names=names, operations=operations, fallbacks=fallbacks)
+    chosen = [name for name, used in names.items() if used == "triton"]
+    if chosen and default != "triton":
+        if device_type != "cuda":
+            raise HostError(
+                f"the Triton kernel of {chosen[0]} needs CUDA, not {device_type}: choose torch or {COMPILED}"
+            )
+        _require_triton(backend)
+        _refuse_interpreter()
 
 
 class _Guarded:

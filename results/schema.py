@@ -44,7 +44,7 @@ from arvbench.results.work import CaseWork as CaseWork
 
 SCHEMA_VERSION: Final = 1
 DRIFT_IMAGES: Final = 64
-_NEWER: Final = {"trace_memory": False, "capacity": None, "energy": None, "method": None, "search": None}
+_NEWER: Final = dict.fromkeys(("capacity", "energy", "method", "search")) | {"trace_memory": False, "kernels": {}}
 """Fields of a case that earlier versions did not have, with their defaults."""
 
 
@@ -130,6 +130,9 @@ class CaseConfig(_Request):
     """
     backend: str = "optimized"
     """Name in the table of backends (arvbench.kernels.backends)."""
+    kernels: dict[str, str] = Field(default_factory=dict)
+    """Operation -> its implementation in place of the backend's: "torch", "triton" or "compiled" (torch.compile of the
+    reference). Written only where there is one."""
     cache: str | None = None
     """Cache policy, with its budget and options for a lossy one ("window:4"); None leaves it to the backend, and the
     record's `setup.cache_policy` names it."""

@@ -30,7 +30,10 @@ def verify(
     backend: Annotated[BackendName, typer.Option(help="Which implementation to put to the test.")] = "reference",
     device: Device = "cpu",
     kernels: Annotated[
-        Kernels, typer.Option(help="Triton kernels as the backend says, or on a CPU in Triton's interpreter.")
+        Kernels,
+        typer.Option(
+            help="Kernels as the backend says, on a CPU in Triton's interpreter, or as torch.compile makes them."
+        ),
     ] = "backend",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of the table.")] = False,
 ) -> None:

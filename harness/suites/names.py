@@ -41,6 +41,7 @@ def _words(config: CaseConfig) -> dict[str, str]:
     words |= {"cache": config.cache or "", "batch": f"b{config.batch}", "dtype": config.dtype, "device": config.device}
     known = recipe_for(config.model, config.recipe).settings if config.recipe else {}
     changed = {key: value for key, value in config.settings.items() if key not in known or value != known[key]}
+    words |= {f"kernels.{name}": f"kernels.{name}={used}" for name, used in sorted(config.kernels.items())}
     words["recipe"] = config.recipe or ""
     words |= {f"settings.{key}": f"{key}={value}" for key, value in sorted(changed.items())}
     if config.search is not None and "threads" in config.search.over:

@@ -189,7 +189,9 @@ def check_cases(cases: Iterable[Case]) -> None:
 
 def _check_case(config: CaseConfig) -> None:
     from arvbench.adapters.loading import locate_weights
+    from arvbench.kernels.dispatch import check_choices
 
+    check_choices(config.backend, config.kernels)
     spec = spec_of(config.model, config.method)
     settings = sampling_settings(spec, config.settings)
     if config.cache is not None:
@@ -313,10 +315,7 @@ def _axes(merged: Mapping[str, Any], *, room: int) -> dict[str, list[Any]]:
 
 
 def _matching_models(patterns: str | Sequence[Any]) -> list[str]:
-    """Return the known models that match one or several patterns, in the order of the patterns.
-
-    Raises UnknownName for a pattern that matches none.
-    """
+    """Return the known models that match the patterns, in their order; UnknownName for a pattern that matches none."""
     models: list[str] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         matches = [name for name in MODELS if isinstance(pattern, str) and fnmatchcase(name, pattern)]

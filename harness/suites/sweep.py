@@ -15,7 +15,7 @@ from arvbench.errors import UserError, shown
 from arvbench.harness.jobs import Shard
 from arvbench.results.schema import CaseConfig
 
-MAPPINGS = ("settings", "quality", "energy", "search")
+MAPPINGS = ("settings", "quality", "energy", "search", "kernels")
 """Keys of a case whose values are mappings, merged key by key."""
 _FIXED = ("model", "recipe")
 """Keys that settings of a model cannot change: they are chosen before."""

@@ -50,7 +50,7 @@ def block_sparse_attention_backward(
 def _bias(scales: Scales, like: Tensor) -> Tensor:
     """Additive mask (1, 1, L, L): 0 for tokens that are seen, -inf for others."""
     tokens = torch.tensor(scales.tokens, device=like.device)
-    level_L = torch.arange(len(tokens), device=like.device).repeat_interleave(tokens)
+    level_L = torch.arange(len(tokens), device=like.device).repeat_interleave(tokens, output_size=sum(scales.tokens))
     hidden_LL = torch.lt if scales.causal else torch.ne
     bias_LL = torch.zeros(len(level_L), len(level_L), dtype=like.dtype, device=like.device)
     return bias_LL.masked_fill_(hidden_LL(level_L[:, None], level_L[None]), -torch.inf)[None, None]

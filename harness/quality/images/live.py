@@ -30,6 +30,7 @@ from arvbench.harness.machine.failures import is_out_of_memory
 from arvbench.harness.quality.images.resize import NO_RESIZE, parse_resize
 from arvbench.harness.quality.images.source import UNKNOWN, ImageSource, ModelImages, Provenance
 from arvbench.harness.quality.images.stored import check_range
+from arvbench.kernels.dispatch import select
 from arvbench.results.schema import CaseConfig, QualityRequest
 
 
@@ -184,6 +185,8 @@ def load_case_sampler(
         backend=case.backend,
         weights_read=weights_read,
     )
+    if case.kernels:
+        sampler.use_kernels(select(case.backend, sampler.device, choices=case.kernels))
     return sampler, sampler.spec.settings.replace(**case.settings)
 
 

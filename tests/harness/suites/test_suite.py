@@ -141,7 +141,7 @@ def test_unknown_keys_are_fatal_everywhere(tmp_path):
         load(tmp_path, ONE, defaults={"devcie": "cpu"})
     with pytest.raises(UserError, match=r"command line: unknown key 'cfg'.*settings.cfg"):
         load(tmp_path, ONE, overrides={"cfg": 2})
-    with pytest.raises(UserError, match=r"'batch\.size': only settings, quality, energy and search have keys"):
+    with pytest.raises(UserError, match=r"'batch\.size': only settings, quality, energy, search and kernels have keys"):
         load(tmp_path, ONE, overrides={"batch.size": 2})
     with pytest.raises(UserError, match=r"s\.yaml: unknown key 'case'; did you mean 'cases'"):
         load_suite(str(write_suite(tmp_path / "s.yaml", case=[ONE])))
