@@ -112,21 +112,21 @@ def claimed(path: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """Yield a folder in the system's folder of temporary files; it is gone when the block ends.
+def scratch_folder(top: Path | None = None) -> Iterator[Path]:
+    """Yield a folder in `top`, by default the system's folder of temporary files; it is gone when the block ends.
 
     Scratch folders of killed processes are removed first.
     """
-    remove_dead_scratch()
-    top = Path(tempfile.gettempdir())
+    top = top or Path(tempfile.gettempdir())
+    remove_dead_scratch(top)
     with _part(top / f"arvbench-{os.getpid()}-{secrets.token_hex(4)}.part", folder=True, mode=0o700) as folder:
         yield folder
 
 
-def remove_dead_scratch() -> None:
+def remove_dead_scratch(top: Path | None = None) -> None:
     """Remove the scratch folders of this user whose processes are gone."""
     with contextlib.suppress(OSError):
-        remove_dead_in(Path(tempfile.gettempdir()), SCRATCH_NAME)
+        remove_dead_in(top or Path(tempfile.gettempdir()), SCRATCH_NAME)
 
 
 def put_in_place(part: Path, path: Path) -> None:

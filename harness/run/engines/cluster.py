@@ -9,28 +9,21 @@ Units    _s seconds
 from __future__ import annotations
 
 import contextlib
-import logging
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 from typing import Any
 
-from arvbench.errors import HostError, UserError
 from arvbench.harness.jobs import Event, EventListener, Result
 from arvbench.harness.run.engines import ray_tasks
+from arvbench.harness.run.engines.connection import connect
 from arvbench.harness.run.engines.ray_tasks import Answer
 from arvbench.results.schema import Failed, Status
 
 ADDRESS = "RAY_ADDRESS"
 """Variable of the address of a cluster."""
-CONNECT_S = 20.0
-"""Time for the first contact with a cluster."""
-_ANSWER_S = 5.0
-"""Time for a host to accept a connection."""
 _POLL_S = 0.2
 _UNPLACED_S = 60.0
 """Time that a task may wait for resources that no living node has."""
@@ -114,8 +107,7 @@ class Cluster:
 
     def __init__(self, address: str | None) -> None:
         """Raise HostError without ray, and for an address that nobody answers at, within 20 s."""
-        check_address(address)
-        self._ray = _import_ray()
+        self._ray = connect(address)
         self._running: dict[str, Any] = {}
         """Task -> its reference."""
         self._listeners: dict[str, EventListener] = {}
@@ -123,8 +115,6 @@ class Cluster:
         """Task -> events that its thread has not asked for yet."""
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        if not self._ray.is_initialized():
-            self._connect(address)
         self._board = self._ray.remote(num_cpus=0)(ray_tasks.Board).remote()
 
     def nodes(self) -> list[Node]:
@@ -175,30 +165,6 @@ class Cluster:
         with self._lock:
             self._closing.clear()
 
-    def _connect(self, address: str | None) -> None:
-        """Connect in a thread that stays: a cluster that it starts on this machine ends with it."""
-        connected: SimpleQueue[BaseException | None] = SimpleQueue()
-
-        def connect() -> None:
-            try:
-                self._ray.init(
-                    address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False
-                )
-            except BaseException as error:
-                connected.put(error)
-                return
-            connected.put(None)
-            threading.Event().wait()
-
-        threading.Thread(target=connect, daemon=True, name="connect to ray").start()
-        try:
-            error = connected.get(timeout=CONNECT_S)
-        except Empty:
-            raise HostError(f"cannot use the Ray cluster at {address!r}: no answer in {CONNECT_S:g} s") from None
-        if error is not None:
-            reason = " ".join(str(error).split())[:200]
-            raise HostError(f"cannot use the Ray cluster at {address!r}: {reason}") from error
-
     def _waited(self, name: str, reference: Any, need: Need, limit_s: float) -> Any:
         """Wait for a task, passing its events on. Its time counts from its first event."""
         begun: float | None = None
@@ -235,10 +201,10 @@ class Cluster:
             return self._ray.get(reference, timeout=_GRACE_S)
         except errors.OutOfMemoryError as error:
             raise Ended(Status.OOM, f"Ray's memory monitor killed the worker: {_line(error)}") from error
+        except errors.TaskCancelledError as error:  # before the next: an interrupted task raises one that is both
+            raise Ended(Status.ERROR, "cancelled", lost=True) from error
         except errors.RayTaskError as error:
             raise Ended(Status.ERROR, _line(error.cause or error)) from error
-        except errors.TaskCancelledError as error:
-            raise Ended(Status.ERROR, "cancelled", lost=True) from error
         except (errors.RayError, TimeoutError) as error:
             raise Ended(Status.ERROR, f"the worker or its node was lost: {_line(error)}", lost=True) from error
 
@@ -257,20 +223,12 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], board: Any, 
     import ray
 
     loaded = tuple(ray.get(one) if isinstance(one, ray.ObjectRef) else one for one in arguments)
-    return function(*loaded, ray_tasks.poster(board, name))
-
-
-def check_address(address: str | None) -> None:
-    """Raise UserError for what is no address of a cluster, HostError where nobody answers: Ray takes half a minute."""
-    if address in (None, "", "auto", "local"):
-        return
-    host, colon, port = str(address).removeprefix("ray://").rpartition(":")
-    if not (host and colon and port.isdigit() and int(port) < 2**16):
-        raise UserError(f"Ray address {str(address)[:100]!r}: write auto, HOST:PORT or ray://HOST:PORT")
+    poster = ray_tasks.Poster(board, name)
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
-    except OSError as error:
-        raise HostError(f"nobody answers at the Ray address {address}: {error.strerror or error}") from error
+        return function(*loaded, poster)
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):  # a lost board: the answer counts
+            poster.wait()
 
 
 def _node(described: Mapping[str, Any]) -> Node:
@@ -279,15 +237,6 @@ def _node(described: Mapping[str, Any]) -> Node:
     return Node(
         id=described["NodeID"], cpus=int(resources.get("CPU", 0)), gpus=int(resources.get("GPU", 0)), accelerators=types
     )
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise HostError("--engine ray needs Ray: pip install 'arvbench[ray]'") from error
-    return ray
 
 
 def _line(error: BaseException) -> str:

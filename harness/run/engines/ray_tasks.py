@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 from arvbench.errors import ArvbenchError, HostError
 from arvbench.files import scratch_folder
-from arvbench.harness.jobs import FEATURES_FOLDER, SHEETS_FOLDER, Event, Job, Part
+from arvbench.harness.jobs import FEATURES_FOLDER, SHEETS_FOLDER, Event, Job, Part, Result
 from arvbench.harness.run.engines.parcels import Parcel, pack, unpack
+from arvbench.results.schema import Failed
 
 Post = Callable[[str], None]
 """Sends an event, as JSON, to the driver."""
+_POSTED_S = 10.0
+"""Time for the last event to arrive."""
 
 
 class Answer(NamedTuple):
@@ -47,12 +50,20 @@ def run_job(message: str, parcels: tuple[Parcel, ...], post: Post) -> Answer:
             job = Job.model_validate_json(message).model_copy(update={"folder": folder})
             _check_files(job)
             post(Event(phase=f"on {node}").model_dump_json())
-            result = engine.run(job, lambda event: post(event.model_dump_json()))
+            result = _of_node(node, engine.run(job, lambda event: post(event.model_dump_json())))
             return Answer(node, result.model_dump_json(), pack(folder, _outputs(folder, job)))
     except (ArvbenchError, OSError) as error:
         return Answer(node, "", {}, f"node {node}: {error}")
     finally:
         engine.close()
+
+
+def _of_node(node: str, result: Result) -> Result:
+    """Return the result; a failure names its node, whose disk or device may be the reason."""
+    if not isinstance(failed := result.outcome, Failed):
+        return result
+    named = failed.model_copy(update={"reason": f"node {node}: {failed.reason}"})
+    return result.model_copy(update={"outcome": named})
 
 
 def _check_files(job: Job) -> None:
@@ -90,10 +101,19 @@ class Board:
         return events
 
 
-def poster(board: Any, task: str) -> Post:
-    """Return a function that sends events of a task to the board, and never waits for it."""
+class Poster:
+    """Sends events of a task to the board, without waiting for it."""
 
-    def post(event: str) -> None:
-        board.post.remote(task, event)
+    def __init__(self, board: Any, task: str) -> None:
+        self._board, self._task = board, task
+        self._last: Any = None
 
-    return post
+    def __call__(self, event: str) -> None:
+        self._last = self._board.post.remote(self._task, event)
+
+    def wait(self) -> None:
+        """Wait until the board has all events: the driver asks no more once it has the answer. Raises RayError."""
+        import ray
+
+        if self._last is not None:
+            ray.get(self._last, timeout=_POSTED_S)
