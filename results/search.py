@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -44,6 +45,7 @@ MARK: Final = " · "
 _AMOUNTS: Final = ("budget", "tries", "confirm")
 """Fields of a search that say how much of it is asked for: a longer one goes on from the tries of a shorter one."""
 _MIB = 2**20
+_NUMBER: Final = re.compile(r" #\d+$")
 _Place = tuple[int, ...]
 """A point by the index of its value on every axis."""
 
@@ -222,12 +224,11 @@ def search_key(record: Record, *, with_quality: bool = True) -> str | None:
     """
     if record.case.search is None:
         return None
-    environment, gpu = record.environment, record.environment.gpu
+    environment = record.environment
     left_out = {"launches", "sample_sheet"} if with_quality else {"launches", "sample_sheet", "quality"}
     case = without_point(record.case.model_dump(mode="json", exclude=left_out))
-    machine = [environment.cpu, environment.cores] if gpu is None else [gpu.name, gpu.memory_bytes]
     source = [environment.source_sha256, environment.libraries]
-    return json.dumps([record.suite, _numbered(record), case, machine, source], sort_keys=True)
+    return json.dumps([record.suite, _numbered(record), case, _processor(record), source], sort_keys=True)
 
 
 def search_family(record: Record) -> str | None:
@@ -236,15 +237,18 @@ def search_family(record: Record) -> str | None:
         return None
     case = without_point(record.case.model_dump(mode="json", exclude={"launches", "sample_sheet", "quality"}))
     case["search"]["over"] = list(case["search"]["over"])
+    return json.dumps([record.suite, _numbered(record), case, _processor(record)], sort_keys=True)
+
+
+def _processor(record: Record) -> str:
     gpu = record.environment.gpu
-    return json.dumps(
-        [record.suite, _numbered(record), case, gpu.name if gpu else record.environment.cpu], sort_keys=True
-    )
+    return record.environment.cpu if gpu is None else gpu.name
 
 
 def _numbered(record: Record) -> str:
-    """Return the "#2" of a case whose name had been taken."""
-    return record.case_id.rpartition(" #")[2] if " #" in record.case_id else ""
+    """Return the "#2" of a case whose name had been taken; "" for another."""
+    found = _NUMBER.search(record.case_id)
+    return found[0] if found else ""
 
 
 def searches(records: Iterable[Record]) -> list[Search]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from arvbench.errors import near_misses, shown
 from arvbench.numbers import refuse_booleans
@@ -32,7 +32,7 @@ Point = tuple[Any, ...]
 
 
 class Objective(NamedTuple):
-    """What a search looks for."""
+    """Value that a search looks for."""
 
     name: str
     """One of the measured ones, or the name of a metric."""
@@ -88,10 +88,21 @@ class Range(Frozen):
         return tuple(number if isinstance(number, int) else float(f"{number:.12g}") for number in numbers)
 
 
+def _form(values: Any) -> str:
+    return "list" if isinstance(values, list | tuple) else "range"
+
+
+Values = Annotated[
+    Annotated[tuple[str | int | float | bool | None, ...], Tag("list")] | Annotated[Range, Tag("range")],
+    Discriminator(_form),
+]
+"""Values to try: a list, or a range."""
+
+
 class SearchRequest(Frozen):
     """Search over settings of a case for the best value of an objective."""
 
-    over: dict[str, tuple[str | int | float | bool | None, ...] | Range] = Field(min_length=1)
+    over: dict[str, Values] = Field(min_length=1)
     """Key, such as "batch" or "settings.cfg" -> its values, or a range of numbers."""
     objective: str
     budget: int = Field(ge=1, le=MOST_POINTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,7 +91,8 @@ def merge(
 ) -> None:
     """Add the records of several run folders to one, each once, with their sample sheets.
 
-    Records keep their order; those of other machines stay apart in reports. Shards of an evaluation are merged by
+    Records keep their order, whatever the clocks of their machines say: of one case, the last counts. Those of other
+    machines and other suites stay apart in reports, and the suites are named. Shards of an evaluation are merged by
     `arvbench merge`.
 
     Examples:
@@ -104,6 +106,10 @@ def merge(
     for notice in store.prepare():
         typer.echo(f"warning: {notice}", err=True)
     added, again = gather(paths, store, _filter(models, suites, status, before))
+    by_suite = Counter(record.suite for record in store.records())
+    if len(by_suite) > 1:
+        counts = ", ".join(f"{suite} ({count})" for suite, count in by_suite.items())
+        typer.echo(f"note: records of {len(by_suite)} suites: {counts}; reports keep them apart", err=True)
     typer.echo(f"{added} record(s) added to {store.path}, {again} already there")
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pandas
@@ -17,7 +18,7 @@ from run_helpers import record
 from arvbench import results
 from arvbench.harness.cli import main
 from arvbench.harness.run.store import PRUNED_NAME, RecordStore
-from arvbench.results.records import read_records
+from arvbench.results.records import newest_of_each_case, read_records
 
 
 @pytest.fixture
@@ -95,6 +96,35 @@ def test_merge_refuses_one_id_with_two_contents(folder, tmp_path, capsys):
     other.append(record("failed").model_copy(update={"suite": "another"}))
     assert main(["records", "merge", str(folder), str(other.folder), "--out", str(tmp_path / "all")]) == 2
     assert "has two contents" in capsys.readouterr().err and not (tmp_path / "all" / "records.jsonl").read_bytes()
+
+
+def test_merging_shards_of_different_suites_names_them_and_loses_none(folder, tmp_path, capsys):
+    other = RecordStore(tmp_path / "other")
+    other.prepare()
+    for number in range(3):
+        other.append(make.record(number=number + 10, suite="another"))
+    assert main(["records", "merge", str(folder), str(other.folder), "--out", str(tmp_path / "all")]) == 0
+    said = capsys.readouterr()
+    assert "7 record(s) added" in said.out and "records of 2 suites: imagenet256 (4), another (3)" in said.err
+    main(["report", str(tmp_path / "all"), "--out", str(tmp_path / "r.html")])
+    assert "imagenet256, another" in (tmp_path / "r.md").read_text()
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_the_order_of_merging_counts_and_no_clock(folder, tmp_path, capsys, days):
+    """A machine of the same kind measured a case again, by a clock that is years off: of both the last one counts."""
+    other = RecordStore(tmp_path / "other")
+    other.prepare()
+    old = make.record("var-d20", number=20)
+    RecordStore(folder).append(old)
+    skewed = {"started": old.started + timedelta(days=days), "finished": old.finished + timedelta(days=days)}
+    other.append(old.model_copy(update=skewed | {"record_id": "again"}))
+    for order, counts in (([folder, other.folder], "again"), ([other.folder, folder], old.record_id)):
+        out = tmp_path / counts
+        lines(capsys, "merge", *order, "--out", out)
+        newest = {record.record_id for record in newest_of_each_case(read_records(out))}
+        assert newest & {"again", old.record_id} == {counts}
+        assert len(read_records(out)) == 6
 
 
 def test_a_frame_has_a_row_per_record_and_parquet_gives_it_back(folder, tmp_path, capsys):

@@ -2,78 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from records import environment, measured
-from run_helpers import SilentListener, failure, write_suite
+import yaml
+from rich.console import Console
+from run_helpers import write_suite
+from search_runs import BY_BATCH, DIGITS, ONE, CurveEngine, batches, best_at_24, run
 
-from arvbench.harness.jobs import Job, Part, Result
-from arvbench.harness.run.runner import RunOptions, run_suite
-from arvbench.harness.run.store import RecordStore
-from arvbench.harness.suites.suite import load_suite
+from arvbench.harness.cli import main
+from arvbench.harness.commands.progress import ProgressBar
+from arvbench.harness.jobs import Part, Shard
+from arvbench.harness.run.plan import plan
+from arvbench.harness.suites.suite import check_cases, load_suite
 from arvbench.results.launches import merge_launches
-from arvbench.results.schema import Quality, Record, Status
 from arvbench.results.search import searches
-
-ONE = {"model": "demo/var", "weights": "random:0"}
-BY_BATCH = {"objective": "images/s", "over": {"batch": {"low": 1, "high": 64}}, "budget": 7}
-DIGITS = {"protocols": ["digits-cnn"], "reference": "digits", "images": 10}
-
-
-class CurveEngine:
-    """Measures `call_ns(case)`; a case for which that is None fails. Stops, as a kill would, after `most` jobs."""
-
-    def __init__(self, call_ns, *, fid=None, most: int = 10_000) -> None:
-        self.call_ns, self.fid, self.most, self.jobs = call_ns, fid, most, []
-
-    def environment(self, device: str):
-        return environment()
-
-    def room(self, job: Job, others) -> bool:
-        return False
-
-    def close(self) -> None: ...
-
-    def run(self, job: Job, listener) -> Result:
-        if len(self.jobs) == self.most:
-            raise KeyboardInterrupt
-        self.jobs.append(job)
-        call_ns = self.call_ns(job.case)
-        if call_ns is None:
-            return Result(outcome=failure("out of memory", Status.OOM), environment=environment())
-        outcome = measured(job.case.model, job.case, seed=1, speed=1.0, gpu=None)
-        timings = [
-            timing.model_copy(update={"samples_ns": (call_ns,) * 3}) if timing.scope == "images" else timing
-            for timing in outcome.timings
-        ]
-        changes: dict[str, Any] = {"timings": tuple(timings)}
-        if job.part is Part.QUALITY and self.fid:
-            value, name = self.fid(job.case), "digits-cnn"
-            changes["quality"] = (
-                Quality(metric="fid", value=value, protocol=name, protocol_name=name, protocol_id="1", n_samples=10),
-            )
-        setup = outcome.setup.model_copy(update={"weights_random": False})
-        return Result(outcome=outcome.model_copy(update=changes | {"setup": setup}), environment=environment())
-
-
-def run(folder: Path, engine: CurveEngine, *cases: dict[str, Any], **options: Any) -> list[Record]:
-    folder.mkdir(exist_ok=True)
-    suite = load_suite(str(write_suite(folder / "s.yaml", cases=list(cases))))
-    store = RecordStore(folder / "run")
-    store.prepare()
-    return run_suite(suite, store, engine, SilentListener(), options=RunOptions(**options))
-
-
-def best_at_24(case) -> int:
-    """Time of a call whose throughput is highest at 24 images."""
-    return int(1e6 * case.batch * (100 + (case.batch - 24) ** 2))
-
-
-def batches(made) -> list[int]:
-    """Batches of records or of jobs."""
-    return [one.case.batch for one in made]
 
 
 def test_a_search_tries_as_many_points_as_its_budget_and_finds_the_best(tmp_path):
@@ -108,7 +53,7 @@ def test_a_search_whose_tries_all_fail_ends_and_has_no_best(tmp_path):
     assert search.mark(records[0]) == "try 1 of 7"
 
 
-@pytest.mark.parametrize("most", range(8))
+@pytest.mark.parametrize("most", [0, 1, 5, 7])
 def test_a_killed_search_goes_on_from_its_records_alone(tmp_path, most):
     asked = ONE | {"search": BY_BATCH | {"confirm": True}}
     whole = run(tmp_path / "whole", CurveEngine(best_at_24), asked)
@@ -172,3 +117,118 @@ def test_retrying_failures_takes_the_path_that_their_numbers_lead_to(tmp_path):
     engine = CurveEngine(best_at_24)
     records = run(tmp_path, engine, asked, retry_failed=True)
     assert batches(engine.jobs) == [64] and len(records) == 4 and all(record.status == "ok" for record in records)
+
+
+def suite_of(folder: Path, *cases):
+    return load_suite(str(write_suite(folder / "s.yaml", cases=list(cases))))
+
+
+def test_a_plan_lists_the_tries_that_are_known_and_counts_the_others(tmp_path):
+    asked = ONE | {"search": BY_BATCH | {"confirm": True}}
+    suite = suite_of(tmp_path, asked, ONE | {"batch": 5})
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, CurveEngine(best_at_24, most=3), asked)
+    engine = CurveEngine(best_at_24)
+    records = run(tmp_path, engine, asked | {"search": BY_BATCH | {"budget": 3}})
+    here = engine.where.identity()
+    planned = plan(suite.cases, records, lambda _: here).cases
+    assert [(case.will, case.further) for case in planned] == [("reuse", 0)] * 3 + [("measure", 4), ("measure", 0)]
+    assert [case.case.config.batch for case in planned[:3]] == batches(records)
+    assert [case.further for case in plan(suite.cases, records, lambda _: here, fresh=True).cases] == [7, 0]
+    assert [case.further for case in plan(suite.cases, records, lambda _: None).cases] == [7, 0]
+
+
+def test_a_dry_run_says_how_many_points_are_to_come(tmp_path, capsys):
+    path = write_suite(tmp_path / "s.yaml", cases=[ONE | {"search": BY_BATCH}, ONE | {"batch": 2}])
+    assert main(["run", str(path), "--dry-run", "--out", str(tmp_path / "o")]) == 0
+    said = capsys.readouterr().out
+    assert "then up to 6 more, whose points follow from its numbers" in said and "up to 6 more of searches" in said
+    assert main(["run", str(path), "--dry-run", "--json", "--out", str(tmp_path / "o")]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["further"] == 6 and "further" not in second
+
+
+def test_a_shard_has_searches_as_a_whole(tmp_path):
+    """The records of two shards, merged, are those of one process."""
+    cases = [ONE | {"search": BY_BATCH | {"budget": 3}}, ONE | {"batch": 9},
+             ONE | {"search": {"objective": "memory", "over": {"batch": [1, 2]}, "budget": 2}}]  # fmt: skip
+    suite = suite_of(tmp_path, *cases)
+    assert [len(suite.shard(Shard(k, 2)).cases) for k in (1, 2)] == [2, 1]
+    alone = run(tmp_path / "alone", CurveEngine(best_at_24), *cases)
+    shards = [
+        run(tmp_path / str(k), CurveEngine(best_at_24), *chosen) for k, chosen in enumerate((cases[::2], cases[1:2]))
+    ]
+    merged = [record for shard in shards for record in shard]
+    assert sorted(record.case_id for record in merged) == sorted(record.case_id for record in alone)
+    marks = [[search.mark(search.best) for search in searches(found)] for found in (merged, alone)]
+    assert marks[0] == marks[1] == ["best of 3", "best of 2"]
+
+
+def test_progress_counts_the_tries_to_come(tmp_path):
+    """A failed or reused try counts as well: at the end nothing is left."""
+    cases = [ONE | {"search": BY_BATCH | {"budget": 3, "confirm": True}}, ONE | {"batch": 9}]
+    suite = suite_of(tmp_path, *cases)
+    records = run(tmp_path, CurveEngine(best_at_24), *cases)
+    bar = ProgressBar(Console(quiet=True), cases=suite.cases)
+    (task,) = bar.tasks
+    whole, names = task.total, []
+    for record in records:
+        found = suite.cases[0].model_copy(update={"case_id": record.case_id, "config": record.case})
+        bar.case_started(found, Part.SPEED)
+        names.append(task.description.partition(" starting")[0])
+        bar.case_finished(found, record)
+    assert names == ["speed 1/5", "speed 3/5", "speed 4/5", "speed 5/5", "speed 2/5"]
+    assert whole > 0 and task.completed == task.total
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "SUITE", "--share", "images", "--shard", "1/2"], "its next point follows from the images"),
+        (["check", "--against", "HEAD", "--suite", "SUITE"], "two sides would try different points"),
+        (["baseline", "calibrate", "--suite", "SUITE"], "two runs would try different points"),
+    ],
+)
+def test_verbs_that_need_fixed_cases_refuse_a_search(tmp_path, capsys, arguments, words):
+    suite = write_suite(tmp_path / "s.yaml", cases=[ONE | {"search": BY_BATCH}])
+    assert main([str(suite) if argument == "SUITE" else argument for argument in arguments]) == 2
+    assert words in (said := capsys.readouterr().err) and said.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def example() -> list[dict]:
+    """The cases of the suite in docs/search.md."""
+    text = (Path(__file__).parents[3] / "docs" / "search.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    content = yaml.safe_load(block)
+    return [content["defaults"] | case for case in content["cases"]]
+
+
+def test_the_example_of_the_page_runs(tmp_path, example):
+    check_cases(suite_of(tmp_path, *example).cases)
+    engine = CurveEngine(best_at_24, fid=lambda case: abs(case.settings["cfg"] - 2) + case.settings["top_k"])
+    records = run(tmp_path, engine, *example)
+    by_batch, by_fid = searches(records)
+    assert (by_batch.count, by_fid.count) == (8, 9) and by_batch.best.case.batch in range(20, 29)
+    assert (by_fid.best.case.settings["cfg"], by_fid.best.case.settings["top_k"]) == (2.0, 10)
+    assert by_fid.confirmed is not None and by_batch.confirmed is None
+
+
+@pytest.mark.slow
+def test_a_real_search_resumes_and_says_best_of_2(tmp_path, example, capsys):
+    path = write_suite(tmp_path / "s.yaml", cases=[example[0] | {"repeats": 1, "max_warmup": 1}])
+    asked = [
+        "run",
+        str(path),
+        "--set",
+        "search.budget=2",
+        "--out",
+        str(tmp_path / "run"),
+        "--no-report",
+        "--no-control",
+    ]
+    assert main(asked) == 0
+    first = capsys.readouterr()
+    assert "best of 2" in first.out
+    assert main(asked) == 0
+    assert (again := capsys.readouterr()).out == first.out and again.err.count("already measured") == 2

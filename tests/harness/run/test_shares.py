@@ -77,6 +77,16 @@ def test_missing_and_doubled_images_of_a_case_are_listed_and_nothing_is_written(
     assert not (tmp_path / "whole").exists()
 
 
+def test_shards_of_different_suites_are_no_whole(shards, tmp_path, capsys):
+    """Each has a case that the other lacks, so that of both cases images are missing."""
+    case = max(shards.glob("shard-*/features/*"))
+    case.rename(case.with_name("demo-nar-of-another-suite"))
+    assert main(["merge", str(shards), "--out", str(tmp_path / "whole")]) == 1
+    said = capsys.readouterr().err
+    assert "missing: images 0..255" in said and "missing: images 256..299" in said
+    assert not (tmp_path / "whole").exists()
+
+
 def test_shards_of_another_gpu_are_told_apart(shards, tmp_path, capsys):
     work = max(shards.glob("shard-*/features/*/*"))
     task = work / "task.txt"
