@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from arvbench.reports.answer.statements import Statement
 from arvbench.reports.samples import SamplePicture
 from arvbench.reports.svg import InlineFigure
 from arvbench.reports.table import Table
@@ -59,7 +60,28 @@ class Terms:
     """(term, meaning)."""
 
 
-Block = Text | Table | FoldedTables | InlineFigure | Pictures | Code | Passage | Terms
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What was compared, the findings in words, and how far they carry."""
+
+    sentence: str
+    statements: tuple[Statement, ...]
+    left_out: int
+    """Findings for which there is no room here; report.json has all."""
+    cautions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """The first image of every class by several models, from equal labels and noise."""
+
+    classes: tuple[int, ...]
+    image_px: int
+    rows: tuple[tuple[str, str], ...]
+    """(model, PNG as data URI)."""
+
+
+Block = Findings | Strip | Text | Table | FoldedTables | InlineFigure | Pictures | Code | Passage | Terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PlainSerializer
 
 from arvbench.errors import UserError
 from arvbench.files import write_whole
 from arvbench.paths import printable
+from arvbench.reports.answer.answer import Answer
+from arvbench.reports.answer.data import report_data
 from arvbench.reports.content import count_by_status, make_report
 from arvbench.reports.html import to_html
-from arvbench.reports.markdown import to_markdown
+from arvbench.reports.markdown import to_markdown, to_tables
 from arvbench.reports.sections import SECTIONS, Section
 from arvbench.reports.summary import CaseSummary, summarise
 from arvbench.reports.verdicts import records_of
@@ -31,6 +33,9 @@ class ReportSummary(BaseModel):
 
     html: ShownPath
     markdown: ShownPath
+    data: ShownPath
+    """Best, fronts and findings by record id, as JSON."""
+    answer: InstanceOf[Answer] = Field(exclude=True, repr=False)
     records: int
     """Number shown: the newest record of each case within a file."""
     statuses: dict[Status, int]
@@ -46,18 +51,21 @@ def build_report(
     html_path: Path,
     markdown_path: Path | None = None,
     *,
+    tables_path: Path | None = None,
     sections: Sequence[Section] = SECTIONS,
 ) -> ReportSummary:
-    """Write the report of the records in `paths` to one HTML page and to Markdown.
+    """Write the report of the records in `paths` to one HTML page, its answer to Markdown and JSON beside the page.
 
     A path is a records file, a run folder, or the folder of a check, which stands for both of its sides.
 
-    `markdown_path` None puts the Markdown beside the page. Raises UserError when a path is missing, when no path
-    holds a record, or when the output cannot be written; each file is written whole or not at all.
+    `markdown_path` None puts the Markdown beside the page; `tables_path` asks for all tables as Markdown. Raises
+    UserError when a path is missing, when no path holds a record, or when an output cannot be written; each file is
+    written whole or not at all.
     """
     markdown_path = html_path.with_suffix(".md") if markdown_path is None else markdown_path
     files = [read_records(run) for path in paths for run in records_of(path)]
-    _check_outputs(html_path, markdown_path, files)
+    data_path = html_path.with_suffix(".json")
+    _check_outputs([html_path, markdown_path, data_path, *([tables_path] if tables_path else [])], files)
     damaged = tuple(str(line) for file in files for line in file.damaged_lines)
     if not any(file.records for file in files):
         more = f"; {len(damaged)} damaged lines, the first: {damaged[0]}" if damaged else ""
@@ -65,9 +73,15 @@ def build_report(
     report = make_report(files, sections)
     _write(html_path, to_html(report))
     _write(markdown_path, to_markdown(report))
+    if tables_path is not None:
+        _write(tables_path, to_tables(report))
+    data = report_data(report.answer, report.title, [record.record_id for record in report.records])
+    _write(data_path, data.model_dump_json(indent=1) + "\n")
     return ReportSummary(
         html=html_path,
         markdown=markdown_path,
+        data=data_path,
+        answer=report.answer,
         records=len(report.records),
         statuses=count_by_status(report.records),
         cases=summarise(report.records),
@@ -75,12 +89,12 @@ def build_report(
     )
 
 
-def _check_outputs(html_path: Path, markdown_path: Path, files: Sequence[RecordsFile]) -> None:
-    """Raise UserError when an output is a records file, or when both outputs are one file."""
-    if html_path.resolve() == markdown_path.resolve():
-        raise UserError(f"the page and the Markdown cannot both be {html_path}: name them apart")
+def _check_outputs(outputs: Sequence[Path], files: Sequence[RecordsFile]) -> None:
+    """Raise UserError when an output is a records file, or when two outputs are one file."""
     inputs = {file.path.resolve() for file in files}
-    for path in (html_path, markdown_path):
+    for place, path in enumerate(outputs):
+        if path.resolve() in {other.resolve() for other in outputs[:place]}:
+            raise UserError(f"two outputs cannot both be {path}: name them apart")
         if path.resolve() in inputs:
             raise UserError(f"{path} holds records: write the report to another file")
 

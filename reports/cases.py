@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
 from arvbench.reports.numbers import GIB, plain, significant
-from arvbench.reports.table import Cell, Column
+from arvbench.reports.table import Cell
 from arvbench.results.launches import launches_of
 from arvbench.results.moments import in_utc
 from arvbench.results.schema import Finding, Incorrect, Measured, Record, Setup
@@ -158,19 +158,6 @@ def case_names(records: Sequence[Record]) -> dict[str, str]:
 def case_cell(record: Record, name: str) -> Cell:
     """Name of a row's case, marked when its weights are random."""
     return Cell(text=name, sort=name, flags=(RANDOM_WEIGHTS,) if has_random_weights(record) else ())
-
-
-class HasRecord(Protocol):
-    """A row of a table of cases."""
-
-    @property
-    def record(self) -> Record: ...
-
-
-def case_column(records: Sequence[Record]) -> Column[HasRecord]:
-    """Return the first column of a table of cases; every record has a unique name."""
-    names = case_names(records)
-    return Column("Case", cell=lambda row: case_cell(row.record, names[row.record.record_id]))
 
 
 def memory_text(size_bytes: int) -> str:

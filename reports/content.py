@@ -7,20 +7,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arvbench.reports.blocks import Block, FilledSection, Pictures, Terms, Text
+from arvbench.reports.answer.answer import Answer, answer_of
+from arvbench.reports.answer.strip import sample_strip
+from arvbench.reports.blocks import Block, FilledSection, Findings, Pictures, Terms, Text
 from arvbench.reports.cases import (
     RANDOM_WEIGHTS,
     case_cell,
-    case_names,
     group_by,
     has_random_weights,
     prepared,
     processor,
     warnings_of,
 )
+from arvbench.reports.names import short_names
 from arvbench.reports.numbers import plain
 from arvbench.reports.samples import load_picture
-from arvbench.reports.sections import SECTIONS, Figure, Part, SampleSheets, Section, Verdicts
+from arvbench.reports.sections import (
+    SECTIONS,
+    AnswerFindings,
+    AnswerTables,
+    Figure,
+    Part,
+    SampleSheets,
+    SampleStrip,
+    Section,
+    Verdicts,
+)
 from arvbench.reports.steadiness import unsteady_records, unsteady_text
 from arvbench.reports.svg import inline_figure
 from arvbench.reports.table import Table
@@ -45,6 +57,7 @@ class Report:
     notices: tuple[str, ...]
     """Warnings to read before any comparison."""
     sections: tuple[FilledSection, ...]
+    answer: Answer
 
 
 def _shown_records(files: Sequence[RecordsFile]) -> dict[str, tuple[Record, Path]]:
@@ -71,10 +84,11 @@ def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECT
     records = [record for record, _ in shown.values()]
     suites = list(dict.fromkeys(plain(record.suite) for record in records))
     checks, complaints = load_verdicts(files)
+    answer = answer_of(records)
     filled = [
         FilledSection(
             heading=section.heading,
-            blocks=tuple(block for part in section.parts for block in _blocks(part, shown, checks)),
+            blocks=tuple(block for part in section.parts for block in _blocks(part, shown, checks, answer)),
         )
         for section in sections
     ]
@@ -82,12 +96,15 @@ def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECT
         records=tuple(records),
         title=f"arvbench report: {', '.join(suites)}",
         facts=_facts(records, suites),
-        notices=(*_notices(files, records, case_names(records)), *map(plain, complaints)),
+        notices=(*_notices(files, records, short_names(records)), *map(plain, complaints)),
         sections=tuple(section for section in filled if not all(isinstance(block, Text) for block in section.blocks)),
+        answer=answer,
     )
 
 
-def _blocks(part: Part, shown: Mapping[str, tuple[Record, Path]], checks: Sequence[Check]) -> Sequence[Block]:
+def _blocks(
+    part: Part, shown: Mapping[str, tuple[Record, Path]], checks: Sequence[Check], answer: Answer
+) -> Sequence[Block]:
     """Make the blocks of one part of a section; empty when the records have no data for it."""
     records = [record for record, _ in shown.values()]
     match part:
@@ -96,6 +113,12 @@ def _blocks(part: Part, shown: Mapping[str, tuple[Record, Path]], checks: Sequen
         case Figure(name=name, draw=draw):
             figure = inline_figure(name, draw, records)
             return [] if figure is None else [figure]
+        case AnswerFindings():
+            return [_findings(answer)]
+        case AnswerTables():
+            return list(filter(None, answer.tables))
+        case SampleStrip():
+            return sample_strip(answer, {record_id: folder for record_id, (_, folder) in shown.items()})
         case SampleSheets():
             return _pictures(shown)
         case Verdicts():
@@ -105,8 +128,17 @@ def _blocks(part: Part, shown: Mapping[str, tuple[Record, Path]], checks: Sequen
     return [block for block in blocks if not isinstance(block, Table) or block]
 
 
+def _findings(answer: Answer) -> Findings:
+    return Findings(
+        sentence=answer.sentence,
+        statements=answer.shown,
+        left_out=len(answer.statements) - len(answer.shown),
+        cautions=answer.cautions,
+    )
+
+
 def _pictures(shown: Mapping[str, tuple[Record, Path]]) -> list[Pictures]:
-    names = case_names([record for record, _ in shown.values()])
+    names = short_names([record for record, _ in shown.values()])
     pictures = [
         load_picture(
             record.outcome.sample_sheet,

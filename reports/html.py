@@ -9,13 +9,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from arvbench.reports.answer.statements import Evidence, Statement
 from arvbench.reports.content import Report
+from arvbench.reports.questions import OPEN, QUESTIONS
+from arvbench.reports.sections import ANSWER
+from arvbench.reports.svg import InlineFigure
 from arvbench.reports.table import MISSING, Cell, Column, Table
 
 _NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?(e[+-]\d+)?")
@@ -39,27 +45,63 @@ def to_html(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(rows=rows, anchor=anchor, marked_up=marked_up)
+    environment.filters["linked"] = partial(linked, targets=_targets(report))
     environment.filters["kind"] = lambda block: type(block).__name__
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
         report=report,
+        head=[section for section in report.sections if section.heading == ANSWER.heading],
+        below=[section for section in report.sections if section.heading != ANSWER.heading],
+        open=OPEN,
+        questions=QUESTIONS,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
 
 
+def _targets(report: Report) -> frozenset[str]:
+    """Return the ids on the page to which findings may lead."""
+    blocks = [block for section in report.sections for block in section.blocks]
+    headings = {anchor(section.heading) for section in report.sections}
+    figures = {f"figure-{block.name}" for block in blocks if isinstance(block, InlineFigure)}
+    tables = [block for block in blocks if isinstance(block, Table)]
+    return frozenset(headings | figures | {row_anchor(record) for table in tables for record in table.row_ids})
+
+
+def linked(statement: Statement, targets: Collection[str]) -> Markup:
+    """Write a finding, its evidence as links to those of `targets` that it names."""
+    return Markup("").join(_part(part, targets) for part in statement.parts)
+
+
+def _part(part: str | Evidence, targets: Collection[str]) -> Markup:
+    if isinstance(part, str):
+        return escape(part)
+    target = row_anchor(part.record_id) if part.record_id else anchor(part.section)
+    return Markup('<a href="#{}">{}</a>').format(target, part.text) if target in targets else escape(part.text)
+
+
+def row_anchor(record_id: str) -> str:
+    """Turn the id of a record into the id of its row."""
+    return f"case-{anchor(record_id)}"
+
+
 def rows(table: Table) -> Markup:
     """Write the body of a table, the largest part of a page: by hand, since a template takes ten times as long."""
     openings = [_opening(column, first=place == 0) for place, column in enumerate(table.columns)]
     lines = []
-    for row in table.rows:
+    for row, marks in zip(table.rows, _row_marks(table), strict=True):
         cells = [
             f"<{opening}{_sort_key(cell, column)}>{_value(cell)}</{opening[:2]}>"
             for cell, column, opening in zip(row, table.columns, openings, strict=True)
         ]
-        lines.append(f"<tr>{''.join(cells)}</tr>\n")
+        lines.append(f"<tr{marks}>{''.join(cells)}</tr>\n")
     return Markup("".join(lines))
+
+
+def _row_marks(table: Table) -> Sequence[str]:
+    """Return the attributes of every row."""
+    return [f' id="{row_anchor(record)}"' for record in table.row_ids] or [""] * len(table.rows)
 
 
 def _opening(column: Column[Any], *, first: bool) -> str:
@@ -88,6 +130,7 @@ def _sort_key(cell: Cell, column: Column[Any]) -> str:
 def _value(cell: Cell) -> str:
     text = escape(cell.text)
     shown = text if cell.tone == "plain" else f'<span class="status {cell.tone}">{text}</span>'
+    shown = f"<strong>{shown}</strong>" if cell.strong else shown
     detail = f" <small>{escape(cell.detail)}</small>" if cell.detail else ""
     flags = "".join(f' <span class="mark">{escape(flag)}</span>' for flag in cell.flags)
     return f"{shown}{detail}{flags}"

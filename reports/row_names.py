@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from arvbench.reports.cases import arithmetic, case_names
-from arvbench.reports.numbers import plain, text_cell
+from arvbench.reports.cases import case_names
+from arvbench.reports.names import name_parts
+from arvbench.reports.numbers import text_cell
 from arvbench.reports.table import Column
 from arvbench.results.launches import launches_of, several_launches
 from arvbench.results.schema import Record
-from arvbench.results.search import MARK
 
 _GAP = 2
 """Spaces between columns."""
@@ -45,7 +45,7 @@ def row_names(records: Sequence[Record], width: int) -> RowNames:
     A quality request that all cases with one share is not part of a name: the numbers show which cases have it.
     """
     names = case_names(records)
-    parts = {record.record_id: _parts(record, names[record.record_id]) for record in records}
+    parts = {record.record_id: name_parts(record, names[record.record_id]) for record in records}
     if several_launches(records):
         parts = {r.record_id: parts[r.record_id] | {"Launches": str(len(launches_of(r)))} for r in records}
     labels = list(dict.fromkeys(label for part in parts.values() for label in part))
@@ -61,42 +61,6 @@ def row_names(records: Sequence[Record], width: int) -> RowNames:
             record_id: _words([label for label in differing if label not in columns], part)
             for record_id, part in parts.items()
         },
-    )
-
-
-def _parts(record: Record, name: str) -> dict[str, str]:
-    """Return the parts of a row's name by label; a part that is not given is "".
-
-    `name` is unique: the case, and marks behind it where several records have one case.
-    """
-    case = record.case
-    searched, _, mark = record.case_id.partition(MARK) if case.search is not None else (record.case_id, "", "")
-    parts = {
-        "Model": plain(case.model),
-        "Search": plain(mark),
-        "Batch": str(case.batch),
-        "Backend": case.backend,
-        "Cache": plain(case.cache or ""),
-        "Method": plain(case.method or ""),
-        "Dtype": arithmetic(record),
-        "Device": plain(case.device),
-        "Weights": plain(case.weights),
-        "Recipe": plain(case.recipe or ""),
-    }
-    case_id = plain(searched)
-    mark = name.removeprefix(plain(record.case_id)).removeprefix(" · ")
-    first, *words = case_id.split() or [""]
-    if first != parts["Model"]:  # a name that was not made of the settings
-        return {"Case": case_id} | parts | {"mark": mark}
-    said = {*parts.values(), f"b{case.batch}", case.dtype, "auto"} | ({"confirmation"} if case.search else set())
-    others = [word for word in words if word not in said]
-    quality = [word for word in others if word.startswith("quality(")]
-    settings = dict(word.split("=", 1) for word in others if "=" in word and word not in quality)
-    rest = [word for word in others if "=" not in word and word not in quality]
-    return (
-        parts
-        | {f"{key}=": value for key, value in settings.items()}
-        | {"quality": " ".join(quality), "rest": " ".join(rest), "mark": mark}
     )
 
 

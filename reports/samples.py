@@ -33,7 +33,7 @@ class SamplePicture:
 
 def load_picture(sheet: SampleSheet, *, folder: Path, case: str, marks: tuple[str, ...]) -> SamplePicture:
     """Read the picture of `sheet` from `folder`, where its records file is; a bad picture becomes a `problem`."""
-    data, problem = _read(sheet, folder)
+    data, problem = read_picture(sheet, folder)
     return SamplePicture(
         case=case,
         classes=sheet.classes,
@@ -45,8 +45,8 @@ def load_picture(sheet: SampleSheet, *, folder: Path, case: str, marks: tuple[st
     )
 
 
-def _read(sheet: SampleSheet, folder: Path) -> tuple[bytes | None, str]:
-    """Return the picture's bytes, or None and the problem."""
+def read_picture(sheet: SampleSheet, folder: Path) -> tuple[bytes | None, str]:
+    """Return the bytes of the picture of `sheet` in `folder`, or None and the problem."""
     shown = plain(sheet.path)
     root = folder.resolve()
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from arvbench.reports.blocks import Block, Code, FoldedTables, Passage, Terms, Text
 from arvbench.reports.cases import case_names, measured
 from arvbench.reports.figures import capacity, kv_cache, memory, quality_throughput, roofline, step_latency
+from arvbench.reports.names import short_names
 from arvbench.reports.numbers import plain
 from arvbench.reports.reproduction import SUITE_FILE, reproduction_commands, reproduction_suite
 from arvbench.reports.svg import Draw
@@ -54,13 +55,28 @@ class SampleSheets:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerFindings:
+    """Part that says what was compared and found."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTables:
+    """Part with one row for each model."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleStrip:
+    """Part that shows the first images of the compared models beside each other."""
+
+
+@dataclass(frozen=True, slots=True)
 class Verdicts:
     """Part that shows the verdicts that lie beside the records."""
 
 
 BlocksOf = Callable[[Sequence[Record]], Block | Sequence[Block]]
 """Function from records to blocks; empty tables are left out."""
-Part = Text | Terms | Figure | SampleSheets | Verdicts | BlocksOf
+Part = Text | Terms | Figure | AnswerFindings | AnswerTables | SampleStrip | SampleSheets | Verdicts | BlocksOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +101,7 @@ def _results_text(records: Sequence[Record]) -> Text:
 
 def _failure_details(records: Sequence[Record]) -> list[Passage]:
     """Return tracebacks and the ends of workers' output."""
-    names = case_names(records)
+    names = short_names(records)
     return [
         Passage(heading=f"{names[record.record_id]} ({record.status.value})", text=_lines(record.outcome.detail))
         for record in records
@@ -175,7 +191,13 @@ _TERMS = (
     (MISSING, "Not measured, or not known on this machine. Columns without any number are left out."),
 )
 
+ANSWER = Section(
+    "Answer", (AnswerFindings(), Figure("quality-throughput", quality_throughput.draw), SampleStrip(), AnswerTables())
+)
+"""Head of the page, which is not folded."""
+
 SECTIONS: tuple[Section, ...] = (
+    ANSWER,
     Section("Changes", (Verdicts(),)),
     Section("Results", (_results_text, results_table)),
     Section("Searches", (search_blocks,)),
@@ -196,7 +218,6 @@ SECTIONS: tuple[Section, ...] = (
                 "a column. In brackets: 95 % interval, where the metric has one. ± is the standard deviation over "
                 "splits or subsets."
             ),
-            Figure("quality-throughput", quality_throughput.draw),
             quality_table,
             findings_table,
             protocols_table,

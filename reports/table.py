@@ -26,6 +26,8 @@ class Cell:
     flags: tuple[str, ...] = ()
     """Marks that must not be overlooked, such as "random weights"."""
     tone: Tone = "plain"
+    strong: bool = False
+    """The best of its column, or not shown to differ from it."""
 
 
 NOTHING = Cell()
@@ -63,6 +65,10 @@ class Table:
     caption: str
     columns: tuple[Column[Any], ...]
     rows: tuple[tuple[Cell, ...], ...]
+    row_ids: tuple[str, ...] = ()
+    """Record behind each row, which links lead to; empty for a table that none leads to."""
+    row_targets: tuple[str, ...] = ()
+    """Record to whose row the name of each row leads; empty for names that lead nowhere."""
 
     def __post_init__(self) -> None:
         for row in self.rows:

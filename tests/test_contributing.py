@@ -42,7 +42,7 @@ from arvbench.kernels import KERNELS
 from arvbench.kernels.backends import BACKENDS
 from arvbench.reports.content import make_report
 from arvbench.reports.html import to_html
-from arvbench.reports.markdown import to_markdown
+from arvbench.reports.markdown import to_tables
 from arvbench.reports.sections import SECTIONS, Figure, Section
 from arvbench.results.metrics import METRICS, MetricLabel
 from arvbench.results.records import read_records
@@ -291,7 +291,7 @@ def dummy_sections() -> tuple[Section, ...]:
 @row("a report figure")
 def test_a_section_a_table_and_a_figure(dummy_sections) -> None:
     report = make_report([read_records(RECORDS)], dummy_sections)
-    page, markdown = to_html(report), to_markdown(report)
+    page, markdown = to_html(report), to_tables(report)
     assert 'id="dummy-section"' in page and "## Dummy section" in markdown
     assert "Dummy caption" in page and "**Dummy caption**" in markdown and "| Dummy column |" in markdown
     assert 'id="figure-dummy-figure"' in page and "The number of records." in page

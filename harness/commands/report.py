@@ -19,9 +19,12 @@ def report(
         Path | None,
         typer.Option("--markdown", metavar="FILE", help="Where the Markdown goes; beside the page if not given."),
     ] = None,
+    tables: Annotated[
+        Path | None, typer.Option("--tables", metavar="FILE", help="Write all tables as Markdown to FILE, too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written, as JSON.")] = False,
 ) -> None:
-    """Write a report of finished runs: one HTML page without outside requests, and Markdown.
+    """Write a report of finished runs: one HTML page without outside requests, and its answer as Markdown and JSON.
 
     Examples:
 
@@ -29,14 +32,19 @@ def report(
 
         arvbench report results/runs/* --out comparison.html --markdown comparison.md
     """
-    from arvbench.reports.build import build_report
+    from rich.console import Console
 
-    summary = build_report(paths, out, markdown)
+    from arvbench.reports.build import build_report
+    from arvbench.reports.tables.terminal_answer import terminal_answer
+
+    summary = build_report(paths, out, markdown, tables_path=tables)
     if as_json:
         typer.echo(summary.model_dump_json(indent=2))
         return
+    console = Console()
+    console.print(terminal_answer(summary.answer, width=console.width))
     counts = ", ".join(f"{count} {status.value}" for status, count in summary.statuses.items())
     typer.echo(f"{summary.records} cases ({counts})")
-    typer.echo(f"report:   {summary.html}\nmarkdown: {summary.markdown}")
+    typer.echo(f"report:   {summary.html}\nmarkdown: {summary.markdown}\ndata:     {summary.data}")
     for line in summary.damaged_lines:
         typer.echo(f"skipped a damaged line: {line}", err=True)

@@ -174,9 +174,13 @@ def _print(records: list[Record], *, as_json: bool) -> None:
     from pydantic import ConfigDict, TypeAdapter
     from rich.console import Console
 
+    from arvbench.reports.answer.answer import answer_of
     from arvbench.reports.tables.terminal import terminal_table
+    from arvbench.reports.tables.terminal_answer import terminal_answer
     from arvbench.reports.tables.terminal_floors import step_floors
+    from arvbench.results.launches import merge_launches
     from arvbench.results.schema import Record
+    from arvbench.results.search import with_marks
 
     if as_json:
         # An infinite difference is a string, as in the records file: a bare Infinity is not JSON.
@@ -184,6 +188,8 @@ def _print(records: list[Record], *, as_json: bool) -> None:
         typer.echo(as_recorded.dump_json(records, indent=2).decode())
     else:
         console = Console()
+        answer = answer_of(with_marks(merge_launches(records)))
+        console.print(terminal_answer(answer, width=console.width))
         console.print(terminal_table(records, width=console.width), step_floors(records, width=console.width))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arvbench.reports.cases import case_names, conditions, group_by, has_random_weights, measured
+from arvbench.reports.cases import conditions, group_by, has_random_weights, measured
 from arvbench.reports.figures.drawing import (
     MARKERS,
     SERIES,
@@ -21,6 +21,7 @@ from arvbench.reports.figures.drawing import (
     panels,
     set_title,
 )
+from arvbench.reports.names import short_names
 from arvbench.reports.numbers import MIB, significant
 from arvbench.results.capacity import Capacity
 from arvbench.results.schema import Record
@@ -67,7 +68,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
 
 
 def _curves(records: Sequence[Record]) -> list[_Curve]:
-    names, curves = case_names(records), list[_Curve]()
+    names, curves = short_names(records), list[_Curve]()
     for record, outcome in measured(records):
         if outcome.capacity is None or outcome.capacity.best() is None:
             continue

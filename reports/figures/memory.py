@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from arvbench.reports.cases import case_names, conditions, group_by, has_random_weights, measured
+from arvbench.reports.cases import conditions, group_by, has_random_weights, measured
 from arvbench.reports.figures.drawing import (
     PAPER,
     SERIES,
@@ -23,6 +23,7 @@ from arvbench.reports.figures.drawing import (
     placed,
     set_title,
 )
+from arvbench.reports.names import short_names
 from arvbench.reports.numbers import MEMORY_SOURCES, MIB, significant
 from arvbench.results.schema import Memory, Record
 
@@ -105,7 +106,7 @@ def _swatch(number: int) -> Patch:
 
 
 def _cases(records: Sequence[Record]) -> list[_Bars]:
-    names = case_names(records)
+    names = short_names(records)
     cases: list[_Bars] = []
     for record, outcome in measured(records):
         where, source = conditions(record), MEMORY_SOURCES[outcome.memory.source]

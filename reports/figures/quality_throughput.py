@@ -1,4 +1,6 @@
-"""FID against throughput. A panel holds one protocol id and one set of conditions, since only those cases compare.
+"""FID against throughput, with the Pareto front and the size of the cache.
+
+A panel holds one protocol id and one set of conditions, since only those cases compare.
 
 Units    FID without unit, lower is better; throughput images per second, scope images
 """
@@ -10,9 +12,11 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from arvbench.reports.cases import Conditions, case_names, conditions, group_by, has_random_weights, measured
+from arvbench.reports.answer.measures import CACHE, SPEED, front, quality_measures
+from arvbench.reports.cases import Conditions, conditions, group_by, has_random_weights, measured
 from arvbench.reports.figures.drawing import (
     MARKERS,
+    MUTED,
     SERIES,
     Drawing,
     first_of,
@@ -22,6 +26,7 @@ from arvbench.reports.figures.drawing import (
     panels,
     set_title,
 )
+from arvbench.reports.names import short_names
 from arvbench.reports.numbers import plain, significant
 from arvbench.reports.tables.quality import protocol_names
 from arvbench.results.launches import several_launches
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _HEADROOM = 1.15
+_SMALLEST, _LARGEST = 5.0, 12.0
+"""Sizes of the markers of no cache and of the largest, in points."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +52,7 @@ class _Point:
     fid: float
     interval: tuple[float, float] | None
     throughput: Estimate
+    record: Record
 
 
 def draw(records: Sequence[Record]) -> Drawing | None:
@@ -58,13 +66,16 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     labels = [label(name) for name in names]
     figure, axes = panels(len(groups), labels)
     handles: dict[str, Artist] = {}
+    on_front: set[str] = set()
+    largest = max(map(_cache_mib, points))
     for ax, ((_, where), members) in zip(axes, groups.items(), strict=True):
         protocol = label(members[0].protocol)
         set_title(ax, label(where.hardware), f"{label(where.arithmetic)}, batch {where.batch}, {protocol}")
         ax.set_xlabel("Throughput (images/s)")
         ax.set_ylabel("FID (no unit, lower is better)")
+        on_front |= set(_draw_front(ax, members))
         for point in members:
-            handles[point.name] = _draw_point(ax, point, names.index(point.name))
+            handles[point.name] = _draw_point(ax, point, names.index(point.name), largest)
         # From zero, so that distances on the page are in proportion.
         ax.set_xlim(0, _HEADROOM * max(point.throughput.value for point in members))
         ax.set_ylim(
@@ -74,19 +85,22 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     points_text = listed(
         f"{p.name}: FID {significant(p.fid)} at {significant(p.throughput.value)} images/s" for p in points
     )
+    fronts = f" On the Pareto front: {listed(name for name in names if name in on_front)}." if on_front else ""
+    sizes = f" Markers grow with the cache, up to {significant(largest)} MiB." if largest > 0 else ""
     over = "; of speed over launches, where a case has 6 or more" if several_launches(records) else ""
     return Drawing(
         figure=figure,
-        title="Quality against throughput",
-        caption=f"Lower right is better. Whiskers: 95 % intervals, of FID where a record has one{over}. Only cases "
+        title="Quality, speed and cache",
+        caption=f"Lower right is better; the line is the Pareto front, the cases that no other beats in both.{sizes} "
+        f"Whiskers: 95 % intervals, of FID where a record has one{over}. Only cases "
         "with the same protocol id, hardware, data type and batch share a panel; cases with random weights have no "
         f"quality.{left_out}",
-        alt=f"Scatter plot of FID against images per second. {points_text}.",
+        alt=f"Scatter plot of FID against images per second. {points_text}.{fronts}",
     )
 
 
 def _points(records: Sequence[Record]) -> list[_Point]:
-    names, protocols = case_names(records), protocol_names(records)
+    names, protocols = short_names(records), protocol_names(records)
     points: list[_Point] = []
     for record, outcome in measured(records):
         timing = find_timing(outcome, "images")
@@ -102,6 +116,7 @@ def _points(records: Sequence[Record]) -> list[_Point]:
                 fid=quality.value,
                 interval=quality.interval if quality.interval and all(map(isfinite, quality.interval)) else None,
                 throughput=throughput,
+                record=record,
             )
             for quality in outcome.quality
             if quality.metric == "fid" and isfinite(quality.value)
@@ -109,11 +124,38 @@ def _points(records: Sequence[Record]) -> list[_Point]:
     return points
 
 
-def _draw_point(ax: Axes, point: _Point, number: int) -> Artist:
+def _draw_front(ax: Axes, members: Sequence[_Point]) -> list[str]:
+    """Draw the front of a panel as steps; return its names, none where it says nothing."""
+    quality = next(
+        each
+        for each in quality_measures([point.record for point in members])
+        if each.name == "fid" and each.protocol == members[0].protocol
+    )
+    names = front((quality, SPEED), {point.name: point.record for point in members})
+    if not 1 <= len(names) < len(members):
+        return []
+    # The line has the steps of the values alone; a case on the front may lie off it, within its interval.
+    points, least = list[_Point](), float("inf")
+    for point in sorted(members, key=lambda point: (-point.throughput.value, point.fid)):
+        if point.fid < least:
+            points, least = [point, *points], point.fid
+    speeds, fids = [point.throughput.value for point in points], [point.fid for point in points]
+    ax.step(speeds, fids, where="pre", color=MUTED, linewidth=1, linestyle="--", zorder=1)
+    return names
+
+
+def _cache_mib(point: _Point) -> float:
+    reading = CACHE.reading(point.record)
+    return 0 if reading is None else reading.value
+
+
+def _draw_point(ax: Axes, point: _Point, number: int, largest_mib: float) -> Artist:
+    """Draw a point with its whiskers; the area of the marker grows with the cache."""
+    size = _SMALLEST + (_LARGEST - _SMALLEST) * (_cache_mib(point) / largest_mib if largest_mib > 0 else 0) ** 0.5
     color = SERIES[number % len(SERIES)]
     speed = point.throughput
     if speed.low is not None and speed.high is not None:
         ax.plot([speed.low, speed.high], [point.fid, point.fid], color=color, linewidth=1.2)
     if point.interval is not None:
         ax.plot([speed.value, speed.value], point.interval, color=color, linewidth=1.2)
-    return ax.plot([speed.value], [point.fid], MARKERS[number % len(MARKERS)], color=color, markersize=7)[0]
+    return ax.plot([speed.value], [point.fid], MARKERS[number % len(MARKERS)], color=color, markersize=size)[0]

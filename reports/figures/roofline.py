@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from arvbench.reports.cases import arithmetic, case_names, group_by, hardware, has_random_weights
+from arvbench.reports.cases import arithmetic, group_by, hardware, has_random_weights
 from arvbench.reports.figures.drawing import (
     INK,
     MARKERS,
@@ -25,6 +25,7 @@ from arvbench.reports.figures.drawing import (
     panels,
     set_title,
 )
+from arvbench.reports.names import short_names
 from arvbench.reports.numbers import significant
 from arvbench.reports.tables.roofline import GIGA, scope_floors
 from arvbench.results.roofline import Machine, machine_of
@@ -107,7 +108,7 @@ def _tick(value: float) -> str:
 
 
 def _cases(records: Sequence[Record]) -> list[_Case]:
-    names, cases = case_names(records), list[_Case]()
+    names, cases = short_names(records), list[_Case]()
     for rows in group_by(scope_floors(records, None), lambda row: row.record.record_id).values():
         record, machine = rows[0].record, machine_of(rows[0].record, rows[0].outcome)
         points = tuple(

@@ -9,14 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arvbench.reports.cases import (
-    Conditions,
-    case_names,
-    conditions,
-    group_by,
-    has_random_weights,
-    measured,
-)
+from arvbench.reports.cases import Conditions, conditions, group_by, has_random_weights, measured
 from arvbench.reports.figures.drawing import (
     MARKERS,
     SERIES,
@@ -28,6 +21,7 @@ from arvbench.reports.figures.drawing import (
     panels,
     set_title,
 )
+from arvbench.reports.names import short_names
 from arvbench.reports.numbers import significant
 from arvbench.results.launches import several_launches
 from arvbench.results.schema import Record
@@ -91,7 +85,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
 
 
 def _curves(records: Sequence[Record]) -> list[_Curve]:
-    names = case_names(records)
+    names = short_names(records)
     curves: list[_Curve] = []
     for record, outcome in measured(records):
         timed = [

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from arvbench.reports.cases import MeasuredCase, case_column, group_by, measured
+from arvbench.reports.cases import MeasuredCase, group_by, measured
+from arvbench.reports.names import case_column
 from arvbench.reports.numbers import count_cell, mapping_text, mib_cell, number_cell, text_cell
 from arvbench.reports.table import Cell, Column, Table, make_table
 from arvbench.results.comparison import comparison_key

@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from arvbench.reports.cases import case_column, measured
+from arvbench.reports.cases import measured
+from arvbench.reports.names import case_column
 from arvbench.reports.numbers import count_cell, mib_cell, number_cell, significant, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.drift import Average, Drift

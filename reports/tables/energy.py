@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from arvbench.reports.blocks import Block, Text
-from arvbench.reports.cases import case_column, case_names, measured
+from arvbench.reports.cases import measured
+from arvbench.reports.names import case_column, short_names
 from arvbench.reports.numbers import count_cell, number_cell, plain, significant, text_cell
 from arvbench.reports.table import Cell, Column, Table, make_table
 from arvbench.results.energy import DISAGREEMENT, Energy, EnergyNumbers, disagreement, energy_numbers
@@ -65,7 +66,7 @@ def energy_table(records: Sequence[Record]) -> Table:
 
 def energy_lines(records: Sequence[Record]) -> list[str]:
     """Say the energy of each case, or why there is none, in a line for a terminal; equal reasons share a line."""
-    names = case_names(records)
+    names = short_names(records)
     lines, absent = [], dict[str, list[str]]()
     for record, energy in _energies(records):
         name = names[record.record_id]

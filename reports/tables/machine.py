@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from arvbench.reports.cases import MeasuredCase, case_column, measured
+from arvbench.reports.cases import MeasuredCase, measured
+from arvbench.reports.names import case_column
 from arvbench.reports.numbers import number_cell, significant, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.machine import ControlTimes, GpuSeries, Range, Start

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from arvbench.reports.cases import (
-    RANDOM_WEIGHTS,
-    MeasuredCase,
-    case_column,
-    case_names,
-    conditions,
-    has_random_weights,
-    measured,
-)
+from arvbench.reports.cases import RANDOM_WEIGHTS, MeasuredCase, conditions, has_random_weights, measured
+from arvbench.reports.names import case_column, short_names
 from arvbench.reports.numbers import (
     count_cell,
     estimate_cell,
@@ -156,7 +149,7 @@ MOST_STEPS = 500
 
 def step_tables(records: Sequence[Record]) -> list[Table]:
     """One table for each case with planned steps: the plan beside the measurements; the first `MOST_STEPS` rows."""
-    names = case_names(records)
+    names = short_names(records)
     tables, room = list[Table](), MOST_STEPS
     for record, outcome in measured(records):
         steps = _steps(record, outcome, room)

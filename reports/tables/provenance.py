@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from arvbench.reports.cases import PreparedCase, case_column, case_names, group_by, memory_text, prepared
+from arvbench.reports.cases import PreparedCase, group_by, memory_text, prepared
+from arvbench.reports.names import case_column, short_names
 from arvbench.reports.numbers import (
     count_cell,
     mapping_text,
@@ -177,7 +178,7 @@ _FACT_COLUMNS: tuple[Column[_Fact], ...] = (
 
 def environment_tables(records: Sequence[Record]) -> list[Table]:
     """One table for each environment, with all of its fields; momentary readings, such as clocks, become ranges."""
-    names = case_names(records)
+    names = short_names(records)
     groups = group_by(records, lambda record: _lasting(record.environment))
     tables: list[Table] = []
     for number, members in enumerate(groups.values(), start=1):

@@ -7,7 +7,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from arvbench.reports.cases import case_cell, case_column, case_names, group_by, measured
+from arvbench.reports.cases import case_cell, group_by, measured
+from arvbench.reports.names import case_column, short_names
 from arvbench.reports.numbers import count_cell, mapping_text, plain, significant, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.metrics import METRICS, label_of
@@ -111,7 +112,7 @@ def _value_cell(quality: Quality | None, *, with_count: bool) -> Cell:
 
 def quality_table(records: Sequence[Record]) -> Table:
     """One row for each case with quality numbers, one column for each metric and protocol id."""
-    names = case_names(records)
+    names = short_names(records)
     columns: list[Column[Record]] = [
         Column("Case", cell=lambda record: case_cell(record, names[record.record_id])),
         *quality_columns(records, with_count=True),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from arvbench.reports.cases import arithmetic, cache_policy_of, case_cell, case_names, hardware, model_of
+from arvbench.reports.cases import arithmetic, cache_policy_of, case_cell, hardware, model_of
+from arvbench.reports.names import short_names
 from arvbench.reports.numbers import (
     MEMORY_SOURCES,
     count_cell,
@@ -43,7 +44,7 @@ def results_table(records: Sequence[Record]) -> Table:
 
     An identity column with one value in all rows (two or more) moves to the caption.
     """
-    names = case_names(records)
+    names = short_names(records)
     shared = [c for c in _IDENTITY if len(records) > 1 and len({c.cell(record).text for record in records}) == 1]
     columns: list[Column[Record]] = [
         Column("Case", cell=lambda record: case_cell(record, names[record.record_id])),
@@ -58,12 +59,13 @@ def results_table(records: Sequence[Record]) -> Table:
         *quality_columns(records, HEADLINE_METRICS),
     ]
     values = "; ".join(f"{column.label.lower()} {column.cell(records[0]).text}" for column in shared)
-    return make_table(f"Results: one row for every case{f' (all: {values})' if values else ''}", columns, records)
+    table = make_table(f"Results: one row for every case{f' (all: {values})' if values else ''}", columns, records)
+    return replace(table, row_ids=tuple(record.record_id for record in records))
 
 
 def failures_table(records: Sequence[Record]) -> Table:
     """Cases without a speed, and the reasons."""
-    names = case_names(records)
+    names = short_names(records)
     columns: list[Column[Record]] = [
         Column("Case", cell=lambda record: case_cell(record, names[record.record_id])),
         STATUS,

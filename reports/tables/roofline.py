@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from arvbench.reports.cases import arithmetic, case_cell, case_names, group_by, hardware, measured
+from arvbench.reports.cases import arithmetic, case_cell, group_by, hardware, measured
+from arvbench.reports.names import short_names
 from arvbench.reports.numbers import EN_DASH, count_cell, number_cell, plain, significant, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.ceilings import Ceilings
@@ -60,7 +61,7 @@ def scope_floors(records: Sequence[Record], scopes: Sequence[str] | None = SCOPE
 
 def floor_table(records: Sequence[Record]) -> Table:
     """Floors of the scopes tokens, decode and images, and their shares of the time: one row for every case."""
-    names = case_names(records)
+    names = short_names(records)
     rows = group_by(scope_floors(records), lambda row: row.record.record_id)
     columns: list[Column[_Scopes]] = [
         Column("Case", cell=lambda row: case_cell(row["images"].record, names[row["images"].record.record_id])),
@@ -154,7 +155,7 @@ def _rates_column(label: str, unit: str, note: str, rate: _Rate) -> Column[_Mach
 
 def no_floors_table(records: Sequence[Record]) -> Table:
     """One row for the measured cases without floors, with the reason; no row when all have floors."""
-    names = case_names(records)
+    names = short_names(records)
     missing = [names[record.record_id] for record, outcome in measured(records) if outcome.ceilings is None]
     more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
     columns: list[Column[str]] = [

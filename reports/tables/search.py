@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from arvbench.reports.blocks import Block, Text
-from arvbench.reports.cases import case_column
+from arvbench.reports.names import case_column
 from arvbench.reports.numbers import count_cell, number_cell, text_cell
 from arvbench.reports.table import Cell, Column, Table, make_table
 from arvbench.reports.tables.results import STATUS, reason

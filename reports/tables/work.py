@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-from arvbench.reports.cases import MeasuredCase, case_column, conditions, measured
+from arvbench.reports.cases import MeasuredCase, conditions, measured
+from arvbench.reports.names import case_column
 from arvbench.reports.numbers import count_cell, number_cell
 from arvbench.reports.table import Column, Table, make_table
 from arvbench.results.schema import CaseWork, Record

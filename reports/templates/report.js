@@ -41,6 +41,21 @@ for (const button of document.querySelectorAll("thead button")) {
   });
 }
 
+// A link into a folded section opens it, as does the address of the page.
+function openTarget() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target === null) {
+    return;
+  }
+  target.querySelector(":scope > details")?.setAttribute("open", "");
+  for (let within = target.closest("details"); within; within = within.parentElement.closest("details")) {
+    within.open = true;
+  }
+  target.scrollIntoView();
+}
+window.addEventListener("hashchange", openTarget);
+openTarget();
+
 // On paper nothing can be opened: open all for printing, and close again what was closed.
 const opened = [];
 window.addEventListener("beforeprint", () => {

@@ -52,8 +52,8 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def built(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     out = tmp_path_factory.mktemp("out")
-    build_report([run_folder], out / "report.html", out / "report.md")
-    return (out / "report.html").read_text(), (out / "report.md").read_text()
+    build_report([run_folder], out / "report.html", tables_path=out / "tables.md")
+    return (out / "report.html").read_text(), (out / "tables.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,8 @@ def hostile_records(folder: Path) -> list[Record]:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("hostile")
     make.write_records(folder / "records.jsonl", hostile_records(folder))
-    build_report([folder], folder / "report.html")
-    return (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    build_report([folder], folder / "report.html", tables_path=folder / "tables.md")
+    return (folder / "report.html").read_text(), (folder / "tables.md").read_text()
 
 
 def test_nothing_in_a_record_becomes_markup(hostile: tuple[str, str], built: tuple[str, str]) -> None:
@@ -164,9 +164,9 @@ def test_tables_and_figures_are_accessible(built: tuple[str, str]) -> None:
 
 
 def test_the_same_records_give_the_same_bytes(run_folder: Path, built: tuple[str, str], tmp_path: Path) -> None:
-    build_report([run_folder], tmp_path / "again.html", tmp_path / "again.md")
+    build_report([run_folder], tmp_path / "again.html", tables_path=tmp_path / "tables.md")
     assert (tmp_path / "again.html").read_text() == built[0]
-    assert (tmp_path / "again.md").read_text() == built[1]
+    assert (tmp_path / "tables.md").read_text() == built[1]
 
 
 def test_a_cut_line_is_reported_and_costs_nothing_else(small_run: Path, tmp_path: Path) -> None:
@@ -200,8 +200,10 @@ def test_runs_that_are_compared_keep_a_record_each(tmp_path: Path) -> None:
         commit = make.environment(git_commit=f"{number}" * 40)
         records = [make.record(number=2 * number + n, environment=commit, case_id="the case") for n in (0, 1)]
         make.write_records(tmp_path / run / "records.jsonl", records)
-    summary = build_report([tmp_path / "before", tmp_path / "after"], tmp_path / "r.html")
-    markdown = (tmp_path / "r.md").read_text()
+    summary = build_report(
+        [tmp_path / "before", tmp_path / "after"], tmp_path / "r.html", tables_path=tmp_path / "r-tables.md"
+    )
+    markdown = (tmp_path / "r-tables.md").read_text()
     assert summary.records == 2
     assert "the case · 000000000" in markdown and "the case · 111111111" in markdown
     assert "2 older records of the same cases are" in markdown

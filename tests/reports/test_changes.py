@@ -17,8 +17,8 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> | **b** [l]
 
 def page(folder: Path, *paths: Path) -> tuple[str, str]:
     """HTML and Markdown of the records of a run folder, or of `paths`."""
-    build_report(paths or [folder], folder / "report.html")
-    return (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    build_report(paths or [folder], folder / "report.html", tables_path=folder / "tables.md")
+    return (folder / "report.html").read_text(), (folder / "tables.md").read_text()
 
 
 def run(folder: Path, verdict: Check | None = None, *, number: int = 0) -> Path:

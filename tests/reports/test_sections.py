@@ -43,8 +43,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         Section("Suites & more", (Text("Words with *stress*, `code`."), suites_table, Figure("suites", draw))),
         Section("Empty", (Text("Words alone"), no_table, Figure("empty", draw_nothing))),
     )
-    build_report([folder], folder / "r.html", sections=(*SECTIONS, *added))
-    return Path(folder / "r.html").read_text(), Path(folder / "r.md").read_text()
+    build_report([folder], folder / "r.html", tables_path=folder / "tables.md", sections=(*SECTIONS, *added))
+    return Path(folder / "r.html").read_text(), Path(folder / "tables.md").read_text()
 
 
 def test_a_new_section_is_on_the_page_with_its_navigation_and_in_the_markdown(built: tuple[str, str]) -> None:

@@ -126,8 +126,13 @@ def schedules() -> str:
 
 
 def markdown() -> str:
-    """The Markdown report of the committed records."""
+    """The answer of the report of the committed records, as Markdown."""
     return _report("report.md")
+
+
+def tables() -> str:
+    """All tables of the committed records as Markdown."""
+    return _report("tables.md")
 
 
 def page_outline() -> str:
@@ -146,7 +151,7 @@ def _report(name: str) -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        build_report([RECORDS], out / "report.html", out / "report.md")
+        build_report([RECORDS], out / "report.html", tables_path=out / "tables.md")
         return (out / name).read_text(encoding="utf-8").replace(str(FOLDER), "FOLDER")
 
 
@@ -184,6 +189,7 @@ IDENTITIES: Mapping[str, Callable[[], str]] = {
     "protocol_ids.json": protocol_ids,
     "suites.json": suites,
     "report.md": markdown,
+    "tables.md": tables,
     "page_outline.txt": page_outline,
     "models.json": models,
     "schedules.json": schedules,
