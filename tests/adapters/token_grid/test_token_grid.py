@@ -18,13 +18,14 @@ from arvbench.errors import UserError
 UNGUIDED = TOKEN_GRID_SETTINGS.model_copy(update={"cfg": 1.0})
 
 
-@pytest.fixture(params=sorted(TOKEN_GRID_FAMILIES))
+@pytest.fixture(scope="module", params=sorted(TOKEN_GRID_FAMILIES))
 def family(request):
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sampler(family):
+    """One model for all tests of a family: none of them changes its weights."""
     return build_sampler(tiny_token_grid(family), weights="random:1")
 
 
@@ -200,6 +201,7 @@ def test_the_plan_feeds_one_token_per_token_drawn(sampler):
 
 
 def test_training_moves_every_parameter(sampler):
+    sampler.transformer.zero_grad()
     sampler.loss(draw(sampler).tokens, torch.tensor(LABELS)).backward()
     for name, parameter in sampler.transformer.named_parameters():
         assert parameter.grad.abs().sum() > 0, name

@@ -172,12 +172,12 @@ def test_bootstrap_depends_on_the_seed_alone():
 
 
 def test_95_percent_intervals_cover_the_expected_distance_of_n_samples():
-    """200 sets of samples: about 95 % of their intervals hold the mean distance of sets of this size."""
+    """100 sets of samples: about 95 % of their intervals hold the mean distance of sets of this size."""
     distribution, root = gaussian(8, 1, shift=0.3), ReferenceRoot.of(gaussian(8, 2))
     count = 200
     distances = [frechet_distance(moments_of([draw(distribution, count, 1000 + n)]), root).value for n in range(1000)]
     expected, true_std = float(np.mean(distances)), float(np.std(distances))
-    results = [bootstrap_frechet(draw(distribution, count, n), root, 100, seed=n) for n in range(200)]
+    results = [bootstrap_frechet(draw(distribution, count, n), root, 100, seed=n) for n in range(100)]
     covered = np.mean([low <= expected <= high for (low, high), *_ in results])
     assert 0.88 <= covered <= 0.99
     assert np.mean([result.std for result in results]) == pytest.approx(true_std, rel=0.15)
