@@ -60,10 +60,10 @@ def test_the_transformer_learns_and_overfits_a_handful_of_images():
 @pytest.mark.parametrize("name", demo_models())
 def test_the_same_seed_gives_the_same_weights(name, tmp_path):
     digits = load_digits_rgb()
-    few = replace(digits, images_N3HW=digits.images_N3HW[:16], labels_N=digits.labels_N[:16])
+    few = replace(digits, images_N3HW=digits.images_N3HW[:8], labels_N=digits.labels_N[:8])
     settings = TRAININGS[name].settings
     one_epoch = {
-        part: replace(getattr(settings, part), epochs=1, batch=8)
+        part: replace(getattr(settings, part), epochs=1, batch=4)
         for part in ("tokenizer", "transformer", "refinement")
         if getattr(settings, part) is not None
     }
@@ -111,7 +111,7 @@ def test_the_committed_record_belongs_to_the_committed_weights(name):
 @pytest.mark.parametrize("name", demo_models())
 def test_generated_digits_are_the_requested_ones(name):
     sampler = load_sampler(name, weights="demo", backend="optimized")
-    labels = torch.arange(10).repeat_interleave(20)
+    labels = torch.arange(10).repeat_interleave(6)
     noise = PerImageNoise(0, range(len(labels)))
     images = sampler.sample(labels, sampler.spec.settings, noise=noise).images
     assert (load_classifier()(images)[1].argmax(dim=1) == labels).float().mean() >= 0.95
