@@ -163,8 +163,8 @@ class CaseConfig(_Request):
     quality: QualityRequest | None = None
     sample_sheet: int = Field(default=0, ge=0, le=1_000)
     """Images per class in the picture of samples; 0 makes no picture."""
-    drift_images: int = Field(default=DRIFT_IMAGES, ge=2, le=100_000)
-    """Images on which a lossy case is compared with an exact one; written only where it is another number."""
+    drift_images: int = Field(default=DRIFT_IMAGES, ge=0, le=100_000)
+    """Images on which a lossy case is compared with an exact one (below 2: none); written where not the default."""
     trace_memory: bool = False
     """Count the tensors of every step in a pass of its own: what concatenation and activations need for a moment.
     Written only where it is true."""

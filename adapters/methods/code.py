@@ -37,6 +37,7 @@ from arvbench.adapters.next_scale.transformer import (
     NextScaleTransformer,
     block_causal_bias,
     head_logits,
+    kernel_scales,
     levels,
 )
 from arvbench.adapters.sampler import ModelSpec
@@ -326,10 +327,11 @@ class CodeSampler(ByScaleSampler):
         model = self._model(step.index, drafted)
         if step.index != drafted:
             return model.logits(x_RlC, run.condition, self._kernels, cache=run.call.cache)
-        bias = block_causal_bias(levels(run.canvas.sides[: drafted + 1])).to(x_RlC)
+        sides = run.canvas.sides[: drafted + 1]
+        mask = kernel_scales(self._kernels, sides, causal=True) or block_causal_bias(levels(sides)).to(x_RlC)
         condition: Condition = run.condition
         for layer, (block, modulation) in enumerate(zip(model.blocks, condition.blocks, strict=True)):
-            x_RlC = block(x_RlC, modulation, self._kernels, layer=layer, cache=run.call.cache, mask=bias)
+            x_RlC = block(x_RlC, modulation, self._kernels, layer=layer, cache=run.call.cache, mask=mask)
         # The earlier scales are drawn: only the logits of the last one are needed.
         x_RlC = x_RlC[:, -math.prod(step.side) :]
         return head_logits(x_RlC, condition.head_R12C, model.head, self._kernels, model.config.norm_eps)

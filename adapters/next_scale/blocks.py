@@ -55,7 +55,8 @@ class SelfAttention(nn.Module):
         cache: KVCache | None = None,
         mask: Mask | None = None,
     ) -> Tensor:
-        """Attend to the tokens in `cache` (None: only those of x) under `mask`; (R, l, C). Scales need `kernels`.
+        """Attend to the tokens in `cache` (None: only those of x) under `mask`; (R, l, C). Scales need `kernels`, and a
+        cache without earlier tokens.
 
         A kernel of `kernels` stores keys and values itself, where the cache lets it and nothing is hidden.
         """
@@ -73,7 +74,9 @@ class SelfAttention(nn.Module):
             q_RHlD = F.normalize(q_RHlD, dim=-1) * self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp()
             k_RHlD = F.normalize(k_RHlD, dim=-1)
         if isinstance(mask, Scales):
-            assert kernels is not None and cache is None
+            assert kernels is not None
+            if cache is not None:  # empty before: the scales are those of all its tokens
+                cache.extend(layer, k_RHlD, v_RHlD)
             out = kernels.block_sparse_attention(q_RHlD, k_RHlD, v_RHlD, mask, self.softmax_scale)
         elif cache is None:
             out = F.scaled_dot_product_attention(q_RHlD, k_RHlD, v_RHlD, attn_mask=mask, scale=self.softmax_scale)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -196,35 +197,42 @@ def _dtypes(job: PartJob) -> Iterator[Row]:
 
 
 def _kernels(job: PartJob) -> Iterator[Row]:
-    """Time every implementation in turns, with a warm and with a cold L2 cache."""
+    """Time every implementation in turns, with a warm and a cold L2 cache; torch.compile, which takes long, last."""
     import torch
 
+    scratch = torch.empty(2**20 if job.dry else 2 * _l2_bytes() // 4, device=job.device)
+    for compiled in (False, True):
+        for operation, spec, load, dtype in _specs(job, official=True):
+            names = ["triton", "compiled"] if compiled else list(spec.implementations)
+            name = (
+                f"{operation} {load} {str(dtype).removeprefix('torch.')}{' beside torch.compile' if compiled else ''}"
+            )
+            work = partial(_in_turns, job, spec, load, dtype, names=names, flush=scratch.zero_)
+            yield attempt(job.part, f"{name} (process {job.process})", work)
+
+
+def _in_turns(
+    job: PartJob, spec: KernelSpec, load: str, dtype: torch.dtype, *, names: Sequence[str], flush: Callable[[], Any]
+) -> dict[str, float]:
+    """Time the implementations `names` in turns; Triton's beside the best of the others."""
     from arvbench.errors import HostError
     from arvbench.kernels.contract import verified_call
 
-    scratch = torch.empty(2**20 if job.dry else 2 * _l2_bytes() // 4, device=job.device)
-    for operation, spec, load, dtype in _specs(job, official=True):
-
-        def time(spec: KernelSpec = spec, load: str = load, dtype: torch.dtype = dtype) -> dict[str, float]:
-            if job.dry:
-                raise HostError("the interpreter has no speed")
-            names = list(spec.implementations)
-            calls = {n: verified_call(spec, load, dtype=dtype, device=job.device, implementation=n) for n in names}
-            found: dict[str, list[float]] = {}
-            for order in (names, names[::-1]):
-                for name in order:
-                    warm = best_s(calls[name], job.device)
-                    cold = best_s(calls[name], job.device, before=scratch.zero_)
-                    found.setdefault(f"{name} warm ms", []).append(warm * 1e3)
-                    found.setdefault(f"{name} cold ms", []).append(cold * 1e3)
-            times = {name: median(values) for name, values in found.items()}
-            for heat in ("warm", "cold"):
-                peers = [times[f"{name} {heat} ms"] for name in names if name != "triton"]
-                times[f"best peer / triton {heat}"] = min(peers) / times[f"triton {heat} ms"]
-            return times
-
-        name = f"{operation} {load} {str(dtype).removeprefix('torch.')}"
-        yield attempt(job.part, f"{name} (process {job.process})", time)
+    if job.dry:
+        raise HostError("the interpreter has no speed")
+    calls = {n: verified_call(spec, load, dtype=dtype, device=job.device, implementation=n) for n in names}
+    found: dict[str, list[float]] = {}
+    for order in (names, names[::-1]):
+        for name in order:
+            warm = best_s(calls[name], job.device)
+            cold = best_s(calls[name], job.device, before=flush)
+            found.setdefault(f"{name} warm ms", []).append(warm * 1e3)
+            found.setdefault(f"{name} cold ms", []).append(cold * 1e3)
+    times = {name: median(values) for name, values in found.items()}
+    for heat in ("warm", "cold"):
+        peers = [times[f"{name} {heat} ms"] for name in names if name != "triton"]
+        times[f"best peer / triton {heat}"] = min(peers) / times[f"triton {heat} ms"]
+    return times
 
 
 def _l2_bytes() -> int:

@@ -208,6 +208,8 @@ def _drift(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, liste
     parts = lossy_parts(sampler.spec, cache=case.cache, dtype=case.dtype)
     if not parts:
         return {}
+    if case.drift_images < 2:
+        return {"drift_note": f"drift_images is {case.drift_images}: none was asked for"}
     listener(Event(phase="drift"))
     try:
         judge = None

@@ -71,6 +71,8 @@ class Times(_Message):
     weights_bytes: int
     peak_bytes: int | None
     """Above what was in use before the call."""
+    decoder: str = ""
+    """Our decoder, or why it is the tokenizer's own; "" for the official side, and where there is no choice."""
 
 
 class LaunchResult(_Message):
@@ -158,6 +160,7 @@ def _timed(job: VersusJob) -> LaunchResult:
 
     case = job.case
     shims: Sequence[str] = ()
+    decoder = ""
     if job.side == "official":
         official, sampler, settings = _official(job, case)
         modules, shims = [official.transformer, official.tokenizer], official.shims
@@ -165,6 +168,8 @@ def _timed(job: VersusJob) -> LaunchResult:
     else:
         sampler, settings = _sampler(case, case.backend)
         modules = list(sampler.modules().values())
+        decoder = _decoder(sampler, settings, case)
+        modules += [sampler.half_decoder.modules()["tokenizer"]] if sampler.half_decoder else []
         call = _our_call(sampler, case, settings, job)
     clock = clock_for(sampler.device)
     warmup = warm_up(call, clock, most=case.max_warmup, progress=lambda _: None)
@@ -181,8 +186,19 @@ def _timed(job: VersusJob) -> LaunchResult:
         steady=warmup.steady,
         weights_bytes=sum(weight_bytes(module) for module in modules),
         peak_bytes=None if peak is None or before is None else max(0, peak - before),
+        decoder=decoder,
     )
     return LaunchResult(times=times, shims=tuple(shims))
+
+
+def _decoder(sampler: Any, settings: Any, case: CaseConfig) -> str:
+    """Decode in bfloat16 where the check of images allows it, as a case of `arvbench run` does; return what is used."""
+    from arvbench.harness.measure.decoding import choose_decoder
+    from arvbench.kernels.backends import backend_named
+
+    if not backend_named(sampler.backend).half_decode_on(sampler.device.type):
+        return ""
+    return choose_decoder(sampler, settings, batch=case.batch).used
 
 
 def _silent() -> Any:

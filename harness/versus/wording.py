@@ -44,6 +44,7 @@ def sentences(versus: Versus) -> list[str]:
             f"Cache: official {parity.official_cache_bytes / _MIB:.3g} MiB, "
             f"ours {parity.our_cache_bytes / _MIB:.3g} MiB (float32)."
         )
+    lines += [f"Our decoder: {used}." for used in dict.fromkeys(times.decoder for times in versus.ours) if used]
     lines += [f"Stand-in: {shim}." for shim in versus.shims]
     lines += [f"Warning: {notice}." for notice in versus.notices]
     if versus.ratios:

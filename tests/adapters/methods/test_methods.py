@@ -69,6 +69,24 @@ def test_a_drafter_that_refines_itself_is_the_plain_model(var, steps, policy):
     assert all(planned == live for planned, live in seen.bytes)
 
 
+def test_the_refiner_enters_by_the_block_sparse_kernel_and_makes_no_mask(var, monkeypatch):
+    sampler, settings = code_sampler(var)
+    plain, _ = drawn(sampler, settings)
+    calls, reference = [], sampler._kernels.block_sparse_attention
+
+    def counted(q, k, v, scales, softmax_scale):
+        calls.append(scales)
+        return reference(q, k, v, scales, softmax_scale)
+
+    sampler.use_kernels(sampler._kernels.replacing("block_sparse_attention", counted, name="counted"))
+    monkeypatch.setattr("arvbench.adapters.methods.code.block_causal_bias", lambda levels: pytest.fail("an L x L mask"))
+    fused, seen = drawn(sampler, settings)
+    assert len(calls) == sampler.spec.transformer.refiner.depth
+    assert all(scales.causal and scales.offsets == (0, 1, 5, 14, 30) for scales in calls)
+    assert all(torch.equal(a, b) for a, b in zip(fused.tokens, plain.tokens, strict=True))
+    assert all(planned == live for planned, live in seen.bytes)
+
+
 def test_code_counts_the_work_of_both_models(var):
     sampler, settings = code_sampler(var, 3)
     work = total_work(sampler.scale_work("static", settings, batch=2))

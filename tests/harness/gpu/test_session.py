@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import records as make
 
 import arvbench
 from arvbench.harness.gpu.__main__ import main
 from arvbench.harness.gpu.goals import GOALS
 from arvbench.harness.gpu.plan import BUDGET_S, PARTS, deadlines
 from arvbench.harness.gpu.rows import Row, Session, markdown, read_rows
-from arvbench.harness.gpu.session import SessionRequest, run_session
+from arvbench.harness.gpu.session import SessionRequest, _in_turns, run_session
 from arvbench.kernels import KERNELS
 from arvbench.results.records import read_records
 
@@ -78,6 +79,18 @@ def test_a_page_escapes_what_would_break_its_table(tmp_path):
 def test_without_a_gpu_a_session_is_refused_in_one_line(tmp_path, capsys):
     assert main(["--out", str(tmp_path)]) == 3
     assert "no usable GPU" in capsys.readouterr().err
+
+
+def test_only_the_first_launch_of_a_goal_takes_time_for_drift(monkeypatch):
+    asked = []
+
+    def measure(case, store, engine, launch):
+        asked.append((launch, case.drift_images))
+        return make.record(model="var-d16", speed=1.0)
+
+    monkeypatch.setattr("arvbench.harness.gpu.session._measure", measure)
+    row = _in_turns(GOALS[0], None, None, 600, most=2)
+    assert row.status == "ok" and asked == [(1, 4), (1, 4), (2, 0), (2, 0)]
 
 
 @pytest.mark.parametrize("budget", ["0", "-3", "nan"])

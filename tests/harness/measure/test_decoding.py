@@ -10,13 +10,15 @@ from sampling_calls import same_tokens
 from tape import TapeCapture
 
 from arvbench.adapters.decoding import HALF_DECODE, HalfDecoder, decode_in_half
-from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.loading import build_sampler, load_sampler
+from arvbench.adapters.methods.request import spec_of
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.errors import ContractError
 from arvbench.harness.jobs import Job, Part
 from arvbench.harness.measure.case import measure_case
 from arvbench.harness.measure.correctness import TOLERANCES, image_difference
 from arvbench.harness.measure.decoding import choose_decoder
+from arvbench.harness.measure.drift import plain_twin
 from arvbench.harness.quality.images.live import load_live_source
 from arvbench.kernels.backends import Backend
 from arvbench.results.schema import CaseConfig
@@ -114,6 +116,19 @@ def test_recorded_calls_are_forgotten_and_recorded_anew():
     for _ in range(2):
         assert torch.equal(draw(sampler).decoded, draw(plain).decoded)
     assert sampler.graphs.report().reason == ""
+
+
+def test_the_plain_twin_of_a_method_decodes_as_the_method_does():
+    spec = spec_of("demo/var", "skip:2")
+    sampler = build_sampler(spec, weights="demo", backend="optimized")
+    assert plain_twin(sampler).half_decoder is None
+    decode_in_half(sampler)
+    twin = plain_twin(sampler)
+    assert twin.spec.plain is None and twin.half_decoder is not None
+    plain = load("var")
+    decode_in_half(plain)
+    assert torch.equal(draw(twin).decoded, draw(plain).decoded)
+    assert not torch.equal(draw(twin).decoded, draw(load("var")).decoded)
 
 
 @pytest.fixture

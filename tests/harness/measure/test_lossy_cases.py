@@ -99,3 +99,8 @@ def test_a_family_without_the_static_cache_is_compared_with_its_own():
     sampler = load_sampler("demo/mvar", weights="random:0")
     assert drift.exact_policy(sampler) == sampler.default_cache
     assert drift.exact_policy(load_sampler("demo/hmar", weights="random:0")) in ("static", "none")
+
+
+def test_a_lossy_case_that_asks_for_no_drift_says_so():
+    outcome = outcome_of(method="skip:2", drift_images=0)
+    assert outcome.drift is None and outcome.drift_note == "drift_images is 0: none was asked for"

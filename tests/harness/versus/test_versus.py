@@ -11,8 +11,10 @@ from fake_upstream import make_upstream
 from arvbench.errors import UserError
 from arvbench.harness.cli import main
 from arvbench.harness.versus.checkouts import upstream_of
-from arvbench.harness.versus.launch import Times
+from arvbench.harness.versus.launch import Times, VersusJob, run_launch
 from arvbench.harness.versus.trial import SCOPES, Versus, ratios
+from arvbench.kernels.backends import Backend
+from arvbench.results.schema import CaseConfig
 
 SMALL = ["--batch", "2", "--launches", "1", "--repeats", "1", "--threads", "1"]
 
@@ -51,6 +53,14 @@ def test_a_difference_of_ids_leaves_no_time(tmp_path, capsys):
     assert (code, done.status) == (1, "incorrect")
     assert done.parity.equal_reference < done.parity.tokens and not done.ratios and not done.official
     assert "no time is taken" in json.loads(capsys.readouterr().out)["reason"]
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_our_side_decodes_in_bfloat16_where_the_check_allows_it_and_says_so(tmp_path, monkeypatch, half):
+    monkeypatch.setattr(Backend, "half_decode_on", lambda self, device_type: half and self.half_decode)
+    case = CaseConfig(model="demo/var", weights="demo", dtype="bfloat16", repeats=1, max_warmup=1, threads=1)
+    done = run_launch(VersusJob(side="ours", case=case, root=tmp_path)).times
+    assert done is not None and done.decoder == ("bfloat16, channels last" if half else "")
 
 
 def test_a_missing_package_is_named(tmp_path):
