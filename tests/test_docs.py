@@ -10,6 +10,7 @@ import pytest
 import typer
 from demo_table import demo_table
 from identities import RECORDS
+from kernel_tables import contract_rows, markdown
 
 from arvbench.harness.cli import program
 from arvbench.harness.suites.built_in import built_in_suites
@@ -75,3 +76,17 @@ def test_the_demo_table_of_readme_is_that_of_the_committed_run() -> None:
     assert demo_table(read_records(RECORDS)) in (ROOT / "README.md").read_text(), (
         "renew it with `python tests/support/demo_table.py tests/golden/identities/records.jsonl`"
     )
+
+
+def test_the_contract_of_the_kernels_is_that_of_their_specs() -> None:
+    """`python tests/support/kernel_tables.py contract` prints the table."""
+    assert markdown(contract_rows()) in (ROOT / "docs" / "kernels.md").read_text()
+
+
+@pytest.mark.parametrize("document", ["kernels.md", "versus.md"])
+def test_commands_in_the_pages_on_kernels_and_official_code_exist(document: str) -> None:
+    lines = [shlex.split(line) for line in code_lines((ROOT / "docs" / document).read_text())]
+    calls = [words for words in lines if words[0] == "arvbench"]
+    assert calls
+    for _, verb, *rest in calls:
+        typer.main.get_command(program()).commands[verb].make_context(verb, rest)
