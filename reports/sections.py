@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from arvbench.reports.blocks import Block, Code, FoldedTables, Passage, Terms, Text
 from arvbench.reports.cases import case_names, measured
-from arvbench.reports.figures import capacity, kv_cache, memory, quality_throughput, roofline, step_latency
+from arvbench.reports.figures import (
+    capacity,
+    equal_memory,
+    kv_cache,
+    memory,
+    quality_throughput,
+    roofline,
+    step_latency,
+)
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import plain
 from arvbench.reports.reproduction import SUITE_FILE, reproduction_commands, reproduction_suite
@@ -21,6 +29,7 @@ from arvbench.reports.tables.capacity import capacity_table, tried_table
 from arvbench.reports.tables.definitions import allocators_table, counts_table, definitions_table, transients_table
 from arvbench.reports.tables.drift import drift_table
 from arvbench.reports.tables.energy import energy_blocks
+from arvbench.reports.tables.equal_memory import equal_memory_table
 from arvbench.reports.tables.machine import machine_table, start_table
 from arvbench.reports.tables.measures import cache_table, memory_table, scopes_table, step_tables, steps_left_out
 from arvbench.reports.tables.provenance import (
@@ -253,7 +262,17 @@ SECTIONS: tuple[Section, ...] = (
             no_floors_table,
         ),
     ),
-    Section("Cache", (Figure("kv-cache", kv_cache.draw), cache_table, drift_table, work_table)),
+    Section(
+        "Cache",
+        (
+            Figure("kv-cache", kv_cache.draw),
+            cache_table,
+            drift_table,
+            Figure("equal-memory", equal_memory.draw),
+            equal_memory_table,
+            work_table,
+        ),
+    ),
     Section(
         "Memory",
         (

@@ -120,23 +120,23 @@ def label(text: object, *, random: bool = False) -> str:
 
 
 def first_of(
-    groups: Mapping[Key, Sequence[Item]], things: str, *, most: int = MOST_ITEMS
+    groups: Mapping[Key, Sequence[Item]], things: str, *, most: int = MOST_ITEMS, panels_each: int = 1
 ) -> tuple[dict[Key, list[Item]], str]:
-    """Return the panels (key -> items) that a figure has room for, and a sentence about the others, "" for none.
+    """Return the groups (key -> items) that a figure has room for, and a sentence about the others, "" for none.
 
-    `things` names the items in the sentence, such as "cases"; `most` of them are shown.
+    `things` names the items in the sentence, such as "cases"; `most` of them are shown. A group has `panels_each`.
     """
     shown: dict[Key, list[Item]] = {}
     room = most
     for key, items in groups.items():
-        if room == 0 or len(shown) == MOST_PANELS:
+        if room == 0 or panels_each * (len(shown) + 1) > MOST_PANELS:
             break
         shown[key] = list(items[:room])
         room -= len(shown[key])
     drawn, count = most - room, sum(map(len, groups.values()))
     if drawn == count:
         return shown, ""
-    among = f" and {len(shown)} of {len(groups)} panels" if len(shown) < len(groups) else ""
+    among = f" and {panels_each * len(shown)} of {panels_each * len(groups)} panels" if len(shown) < len(groups) else ""
     return shown, f" Drawn: the first {drawn} of {count} {things}{among}; the tables have all."
 
 

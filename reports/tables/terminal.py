@@ -19,6 +19,7 @@ from arvbench.reports.row_names import RowNames, row_names
 from arvbench.reports.steadiness import unsteady_records, unsteady_text
 from arvbench.reports.table import MISSING, NOTHING, Cell, Column, Table, make_table
 from arvbench.reports.tables.energy import energy_lines
+from arvbench.reports.tables.equal_memory import equal_memory_part
 from arvbench.reports.tables.provenance import UNRECORDED, deviations
 from arvbench.reports.tables.quality import (
     QualityKey,
@@ -76,6 +77,8 @@ def terminal_table(records: Sequence[Record], *, width: int = 80) -> RenderableT
         columns = [*own_names.columns, *_note_column(own_names, letters, {}), *_quality_columns(samples)]
         parts += [Text(), *_part("Quality", own_names, make_table("Quality", columns, samples), width)]
         remarks += _protocols(records)
+    if caches := equal_memory_part(records, width):
+        parts += [Text(), *caches]
     return Group(*parts, Text(), _legend(letters), *map(Text, remarks))
 
 

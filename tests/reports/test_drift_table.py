@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
+from drifts import drift
 from records import record
 
 from arvbench.reports.tables.drift import drift_table
-from arvbench.results.drift import Average, Drift, DriftStep
 from arvbench.results.schema import Record
-
-
-def drift(**changes) -> Drift:
-    half = Average(mean=0.5, interval=(0.25, 0.75))
-    made = {
-        "against": "static",
-        "images": 4,
-        "seed": 1,
-        "temperature": 0.7,
-        "top_k": 900,
-        "top_p": None,
-        "steps": (DriftStep(step=0, name="scale 1x1", forced_agreement=1, free_agreement=1, kl=0),),
-        "forced_agreement": half,
-        "free_agreement": half,
-        "kl": half,
-        "first_diverging": (2, 4, None, 3),
-        "identical_images": 1,
-        "psnr_db": Average(mean=30, interval=(20, 40)),
-        "ssim": half,
-        "ssim_library": "made up",
-    }
-    return Drift(**made | changes)
 
 
 def with_drift(number: int, **changes) -> Record:

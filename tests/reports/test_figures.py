@@ -18,6 +18,7 @@ from arvbench.results.records import read_records
 from arvbench.results.schema import Record, Status
 
 COMMITTED = Path(__file__).parent.parent / "golden" / "identities" / "records.jsonl"
+FIDS = make.quality_numbers(np.random.default_rng(0))
 HOSTILE = '<script>alert(1)</script>"><img onerror=x> $\\bad{ $ & _'
 
 
@@ -64,7 +65,10 @@ def test_a_figure_has_a_title_axes_with_units_and_a_text_alternative(
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_of_a_sweep_is_bounded_and_says_what_it_leaves_out(name: str) -> None:
-    drawing = drawn(name, make.sweep(80))
+    # One policy has a point there, not one for each of its records.
+    options = {"weights": "demo", "capacity": make.capacity(), "quality": FIDS}
+    many = [make.record(number=n, cache=f"window:{n + 1}", **options) for n in range(80)]
+    drawing = drawn(name, make.sweep(80) if name != "equal-memory" else many)
     axes = drawing.figure.axes
     assert len(axes) <= MOST_PANELS
     found = re.search(r"Drawn: the first (\d+) of (\d+) (?:cases|curves|points)", drawing.caption)
