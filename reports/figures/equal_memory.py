@@ -72,7 +72,9 @@ def draw(records: Sequence[Record]) -> Drawing | None:
             ax.xaxis.set_major_locator(MaxNLocator(5, prune="upper"))  # a number at the end would reach out
             ax.set_xlim(0, _HEADROOM * max(policy.mib for policy in members) or 1)
         left.set_ylim(0, _HEADROOM * max(policy.good for policy in members) or 1)
-        right.set_ylim(bottom=0)
+        points = [point for policy in members for point in (policy.same_batch, policy.same_memory)]
+        fastest = max((point.speed.value for point in points if point and point.speed), default=0.0)
+        right.set_ylim(0, _HEADROOM * fastest or 1)
     legend(figure, [handles[name] for name in names], names)
     return Drawing(
         figure=figure,
