@@ -9,8 +9,8 @@ from records import capacity, quality_numbers, record
 from report_text import column, in_terminal
 
 from arvbench.reports.figures import equal_memory
-from arvbench.reports.tables.equal_memory import equal_memory_table
 from arvbench.reports.svg import draw_figure
+from arvbench.reports.tables.equal_memory import equal_memory_table
 from arvbench.results.schema import Record
 
 
