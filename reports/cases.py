@@ -50,6 +50,11 @@ def hardware(record: Record) -> str:
     return f"{processor(record)}, {threads} thread{'s' if threads != 1 else ''}"
 
 
+def cores_text(cores: int) -> str:
+    """Return "1 core", "2 cores"."""
+    return f"{cores} core{'s' if cores != 1 else ''}"
+
+
 def arithmetic(record: Record) -> str:
     """Data type of the model, marked TF32 when fp32 matrix products may run in it."""
     tf32 = record.environment.tf32 and record.environment.gpu is not None and record.case.dtype == "float32"
@@ -134,6 +139,7 @@ _MARKS: tuple[Callable[[Record], str], ...] = (
     lambda record: plain(record.suite),
     launch_mark,
     hardware,
+    lambda record: cores_text(record.environment.cores),
     lambda record: plain(record.case.weights),
     lambda record: plain(record.environment.git_commit or "no commit")[:9],
     lambda record: f"{in_utc(record.started):%Y-%m-%d %H:%M:%S}",

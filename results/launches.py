@@ -44,10 +44,10 @@ def samples_by_launch(timing: Timing) -> tuple[tuple[int, ...], ...]:
 
 
 def case_key(record: Record) -> tuple[object, ...]:
-    """Return what tells the cases of a file apart: the name omits weights, threads and the processor."""
-    gpu, case = record.environment.gpu, record.case
-    processor = record.environment.cpu if gpu is None else gpu.name
-    return (record.suite, record.case_id, case.weights, case.threads, processor)
+    """Return what tells the cases of a file apart: the name omits weights, threads and the processor with its cores."""
+    where, case = record.environment, record.case
+    processor = (where.cpu, where.cores) if where.gpu is None else (where.gpu.name, 1)
+    return (record.suite, record.case_id, case.weights, case.threads, *processor)
 
 
 def merge_launches(records: Iterable[Record]) -> list[Record]:

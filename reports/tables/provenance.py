@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from arvbench.reports.cases import PreparedCase, group_by, memory_text, prepared
+from arvbench.reports.cases import PreparedCase, cores_text, group_by, memory_text, prepared
 from arvbench.reports.names import case_column, short_names
 from arvbench.reports.numbers import (
     count_cell,
@@ -207,7 +207,7 @@ def _environment_facts(environments: Sequence[Environment]) -> list[_Fact]:
         _Fact("Git commit", commit),
         _Fact("Operating system", one.os),
         _Fact("Python", one.python),
-        _Fact("CPU", f"{plain(one.cpu)}, {one.cores} cores"),
+        _Fact("CPU", f"{plain(one.cpu)}, {cores_text(one.cores)}"),
         _Fact("Memory", memory_text(one.memory_bytes)),
         *_gpu_facts([environment.gpu for environment in environments if environment.gpu is not None]),
         _Fact("CUDA", one.cuda or "none"),

@@ -290,3 +290,14 @@ def test_the_command_prints_json(small_run: Path, tmp_path: Path) -> None:
     summary = json.loads(result.stdout)
     assert summary["records"] == 2 and summary["statuses"] == {"incorrect": 1, "oom": 1}
     assert summary["markdown"] == str(tmp_path / "other.md")
+
+
+def test_machines_of_a_merged_file_are_told_apart_by_processor_and_cores(tmp_path: Path) -> None:
+    machines = [make.environment(cpu=cpu, cores=cores) for cpu, cores in (("A", 2), ("A", 8), ("B", 8))]
+    records = [make.record(number=n, environment=one, case_id="the case") for n, one in enumerate(machines)]
+    make.write_records(tmp_path / "records.jsonl", records)
+    assert build_report([tmp_path], tmp_path / "r.html").records == 3
+    text = (tmp_path / "r.html").read_text()
+    assert "older record" not in text and "Environment 3 of 3" in text
+    for where in ("A, 2 threads · 2 cores", "A, 2 threads · 8 cores", "B, 2 threads · 8 cores"):
+        assert f"the case · {where}" in text
