@@ -142,10 +142,12 @@ def _symmetric(matrix_DD: Tensor) -> Tensor:
 
 
 def _negative_share(values_D: Tensor) -> float:
-    """Return the sum of |negative values| over the sum of all; 0 for the zero matrix."""
+    """Return the sum of |negative values| over the sum of all; 0 for the zero matrix, 1 where the others cancel."""
     total = float(values_D.sum())
     negative = -float(values_D.clamp(max=0).sum())
-    return negative / abs(total) if negative else 0.0
+    if negative == 0:
+        return 0.0
+    return negative / abs(total) if total else 1.0
 
 
 def check_features(features_ND: Tensor, root: ReferenceRoot) -> None:

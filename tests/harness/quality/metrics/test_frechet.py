@@ -274,9 +274,16 @@ def test_unusable_moments_are_named(moments, error, says):
         frechet_distance(gaussian(4, 2), moments)
 
 
-def test_a_reference_without_a_covariance_is_refused():
+@pytest.mark.parametrize("values", [(1.0, 1, 1, -0.5), (1.0, -1, 1, -1), (-1.0, -1, -1, -1)])
+def test_a_reference_without_a_covariance_is_refused(values):
     with pytest.raises(UserError, match="negative eigenvalues"):
-        ReferenceRoot.of(broken(cov_DD=torch.tensor([1.0, 1, 1, -0.5]).double().diag()))
+        ReferenceRoot.of(broken(cov_DD=torch.tensor(values).double().diag()))
+
+
+def test_samples_whose_eigenvalues_cancel_have_a_distance_that_tells():
+    samples = broken(cov_DD=torch.tensor([1.0, -1, 1, -1]).double().diag())
+    root = ReferenceRoot.of(Moments(count=None, mean_D=samples.mean_D, cov_DD=torch.eye(4).double()))
+    assert frechet_distance(samples, root).clamped_mass == 1
 
 
 def test_fp32_statistics_are_symmetric_enough():
