@@ -19,6 +19,7 @@ from arvbench.reports.cases import (
     processor,
     warnings_of,
 )
+from arvbench.reports.claims import claim_blocks, load_outcomes
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import plain
 from arvbench.reports.samples import load_picture
@@ -26,6 +27,7 @@ from arvbench.reports.sections import (
     SECTIONS,
     AnswerFindings,
     AnswerTables,
+    Claims,
     Figure,
     Part,
     SampleSheets,
@@ -42,7 +44,6 @@ from arvbench.results.moments import in_utc
 from arvbench.results.records import RecordsFile, newest_of_each_case
 from arvbench.results.schema import Measured, Record, Status
 from arvbench.results.search import with_marks
-from arvbench.results.verdict import Check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +85,13 @@ def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECT
     records = [record for record, _ in shown.values()]
     suites = list(dict.fromkeys(plain(record.suite) for record in records))
     checks, complaints = load_verdicts(files)
+    outcomes, damaged = load_outcomes([file.path.parent for file in files])
+    beside = (verdict_blocks(checks), claim_blocks(outcomes))
     answer = answer_of(records)
     filled = [
         FilledSection(
             heading=section.heading,
-            blocks=tuple(block for part in section.parts for block in _blocks(part, shown, checks, answer)),
+            blocks=tuple(block for part in section.parts for block in _blocks(part, shown, beside, answer)),
         )
         for section in sections
     ]
@@ -96,16 +99,22 @@ def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECT
         records=tuple(records),
         title=f"arvbench report: {', '.join(suites)}",
         facts=_facts(records, suites),
-        notices=(*_notices(files, records, short_names(records)), *map(plain, complaints)),
+        notices=(*_notices(files, records, short_names(records)), *map(plain, [*complaints, *damaged])),
         sections=tuple(section for section in filled if not all(isinstance(block, Text) for block in section.blocks)),
         answer=answer,
     )
 
 
 def _blocks(
-    part: Part, shown: Mapping[str, tuple[Record, Path]], checks: Sequence[Check], answer: Answer
+    part: Part,
+    shown: Mapping[str, tuple[Record, Path]],
+    beside: tuple[Sequence[Block], Sequence[Block]],
+    answer: Answer,
 ) -> Sequence[Block]:
-    """Make the blocks of one part of a section; empty when the records have no data for it."""
+    """Make the blocks of one part of a section; empty when the records have no data for it.
+
+    `beside` are the blocks of verdicts and of claims, which lie in files beside the records.
+    """
     records = [record for record, _ in shown.values()]
     match part:
         case Text() | Terms():
@@ -122,7 +131,9 @@ def _blocks(
         case SampleSheets():
             return _pictures(shown)
         case Verdicts():
-            return verdict_blocks(checks)
+            return beside[0]
+        case Claims():
+            return beside[1]
     result = part(records)
     blocks = result if isinstance(result, Sequence) else [result]
     return [block for block in blocks if not isinstance(block, Table) or block]

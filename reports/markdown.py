@@ -105,12 +105,17 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
 
 def _table(table: Table, most: int | None = None) -> str:
     """Write a table; of more than `most` rows the first, with a line that says so."""
+    left_out = len(table.rows) - len(table.rows[:most])
+    more = f"\n\n{left_out} more rows are on the page." if left_out else ""
+    return f"**{escape(table.caption)}**\n\n{table_lines(table, most)}{more}"
+
+
+def table_lines(table: Table, most: int | None = None) -> str:
+    """Return the lines of a table, without its caption; of more than `most` rows the first."""
     header = " | ".join(_heading(column) for column in table.columns)
     rule = " | ".join("---:" if column.numeric else "---" for column in table.columns)
     rows = "\n".join(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in table.rows[:most])
-    left_out = len(table.rows) - len(table.rows[:most])
-    more = f"\n\n{left_out} more rows are on the page." if left_out else ""
-    return f"**{escape(table.caption)}**\n\n| {header} |\n| {rule} |\n{rows}{more}"
+    return f"| {header} |\n| {rule} |\n{rows}"
 
 
 def _heading(column: Column[Any]) -> str:

@@ -83,9 +83,14 @@ class Verdicts:
     """Part that shows the verdicts that lie beside the records."""
 
 
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Part that shows the outcomes of claims that lie beside the records."""
+
+
 BlocksOf = Callable[[Sequence[Record]], Block | Sequence[Block]]
 """Function from records to blocks; empty tables are left out."""
-Part = Text | Terms | Figure | AnswerFindings | AnswerTables | SampleStrip | SampleSheets | Verdicts | BlocksOf
+Part = Text | Terms | Figure | AnswerFindings | AnswerTables | SampleStrip | SampleSheets | Verdicts | Claims | BlocksOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +302,7 @@ SECTIONS: tuple[Section, ...] = (
             correctness_table,
         ),
     ),
+    Section("Claims", (Claims(),)),
     Section("Settings", (_deviations, _recipes, settings_table, weights_table)),
     Section("Environment", (environment_tables, machine_table, start_table)),
     Section("How to reproduce", (_reproduction,)),

@@ -28,7 +28,7 @@ STAIR = (
     ("cli",),
     ("commands",),
     ("gpu",),
-    ("versus",),
+    ("versus", "claims"),
     ("check",),
     ("run", "training"),
     ("measure",),

@@ -28,6 +28,7 @@ VERBS: Registry[Callable[..., None]] = Registry(
         "records merge": "arvbench.harness.commands.records:merge",
         "records prune": "arvbench.harness.commands.records:prune",
         "report": "arvbench.harness.commands.report:report",
+        "claims": "arvbench.harness.commands.claims:claims",
         "doctor": "arvbench.harness.commands.doctor:doctor",
         "eval": "arvbench.harness.commands.evaluate:evaluate",
         "merge": "arvbench.harness.commands.merge:merge",

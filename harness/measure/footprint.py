@@ -24,8 +24,8 @@ from torch.utils._pytree import tree_leaves
 
 from arvbench.adapters.call import SamplingCall, SilentObserver
 from arvbench.adapters.loading import meta_modules
+from arvbench.adapters.methods.request import spec_of
 from arvbench.adapters.model_files import WeightsInfo
-from arvbench.adapters.registry import MODELS
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.errors import UserError
@@ -52,7 +52,7 @@ class Footprint:
 
 def predict(case: CaseConfig) -> Footprint:
     """Predict the memory of one sampling call. Raises UserError where the sampler looks at values, which meta lacks."""
-    spec = MODELS[case.model]
+    spec = spec_of(case.model, case.method)
     settings = sampling_settings(spec, case.settings)
     dtype, meta = getattr(torch, case.dtype), torch.device("meta")
     weights = WeightsInfo(source="meta", random=True, sha256={})
