@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from arvbench.errors import UserError
-from arvbench.reports.blocks import Block, Text
-from arvbench.reports.tables.claims import claims_details
+from arvbench.reports.blocks import Block, FoldedTables, Text
+from arvbench.reports.tables.claims import claims_details, claims_table
 from arvbench.results.claims import OUTCOMES_NAME, Outcome, read_outcomes
 
 HOW_TO_READ = (
@@ -33,4 +33,6 @@ def load_outcomes(folders: Sequence[Path]) -> tuple[list[Outcome], list[str]]:
 
 def claim_blocks(outcomes: Sequence[Outcome]) -> list[Block]:
     """Make the blocks of the section on claims; empty without outcomes."""
-    return [Text(HOW_TO_READ), claims_details(outcomes)] if outcomes else []
+    if not outcomes:
+        return []
+    return [Text(HOW_TO_READ), claims_table(outcomes), FoldedTables((claims_details(outcomes),))]

@@ -40,6 +40,7 @@ from arvbench.reports.tables.provenance import (
     settings_table,
     weights_table,
 )
+from arvbench.reports.tables.published import published_blocks
 from arvbench.reports.tables.quality import findings_table, protocols_table, quality_table
 from arvbench.reports.tables.results import failures_table, results_table
 from arvbench.reports.tables.roofline import ceilings_table, floor_table, no_floors_table
@@ -302,6 +303,7 @@ SECTIONS: tuple[Section, ...] = (
             correctness_table,
         ),
     ),
+    Section("Published", (published_blocks,)),
     Section("Claims", (Claims(),)),
     Section("Settings", (_deviations, _recipes, settings_table, weights_table)),
     Section("Environment", (environment_tables, machine_table, start_table)),

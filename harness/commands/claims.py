@@ -88,9 +88,10 @@ def _run(experiments: Sequence[Experiment], folder: Path, *, measure: bool) -> N
     except KeyboardInterrupt:
         typer.echo("interrupted; finished cases are kept: run the same command again to go on", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    new = [outcome for outcome in made if outcome.provenance is not None]
-    ran = {outcome.experiment.id for outcome in new}
-    write_outcomes([*(old for old in before if old.experiment.id not in ran), *new], folder)
+    kept = {outcome.experiment.id: outcome for outcome in before}
+    # What was not run now does not take the place of what was run before.
+    kept |= {each.experiment.id: each for each in made if each.provenance or each.experiment.id not in kept}
+    write_outcomes(tuple(kept.values()), folder)
     console.print(f"outcomes: {path}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -28,24 +28,19 @@ def claims_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def claims_details(outcomes: Sequence[Outcome]) -> Table:
-    """Wide table: what was claimed on what, what its number counts, what we ran, and what came out."""
+    """Table of words: what was claimed, what its number counts, what we ran and where, and why that decides it."""
     rows = claim_rows()
     columns: list[Column[Outcome]] = [
         Column("Claim", cell=lambda row: text_cell(row.experiment.id), code=True),
         Column("System", cell=lambda row: text_cell(published(row, "system"))),
         Column("What was claimed", cell=lambda row: text_cell(row.experiment.says), prose=True),
-        Column("Claimed", cell=lambda row: text_cell(claimed_text(row)), numeric=True),
-        Column("Found", cell=lambda row: text_cell(found_text(row)), numeric=True),
-        Column("Verdict", cell=_verdict_cell),
-        Column("By", cell=lambda row: text_cell(row.experiment.kind if row.value is not None else "")),
-        Column("Likely cause", cell=lambda row: text_cell(row.cause or "")),
         Column("What we ran", cell=lambda row: text_cell(ran_text(row)), prose=True),
         Column("Why", cell=lambda row: text_cell(plain(row.note) or row.experiment.because), prose=True),
         Column("What counts", cell=lambda row: text_cell(counts_text(rows.get(row.experiment.claim))), prose=True),
         Column("Source", cell=_source_cell, prose=True),
         Column("Where", cell=lambda row: text_cell(where_text(row)), prose=True),
     ]
-    return make_table("Claims and what came of them", columns, outcomes)
+    return make_table("Claims in words, and where they were run", columns, outcomes)
 
 
 def published(outcome: Outcome, column: str) -> str:

@@ -1,0 +1,186 @@
+"""Published numbers that may stand beside those of a record, and what makes the two unlike.
+
+A number is compared only where model, size, settings and protocol are those of the source; otherwise the differences
+are named, each by a word of the closed list of causes, and no deviation is made.
+
+Units    milliseconds per call for times, images per second for throughput; quality in its own
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from arvbench.results.published.tables import (
+    NOT_STATED,
+    QualityRow,
+    SpeedRow,
+    published_names,
+    quality_rows,
+    speed_rows,
+)
+from arvbench.results.schema import Measured, Quality, Record, Setup
+from arvbench.results.statistics import find_timing, images_per_second, nanoseconds
+
+Cause = Literal[
+    "weights", "resolution", "hardware", "batch", "dtype", "decode counted", "cfg", "settings", "protocol", "samples",
+    "warm-up", "sync", "autocast", "reference",
+]  # fmt: skip
+"""Difference between a published and a measured number, or its likely cause where none is known."""
+OFFICIAL_SAMPLES = 50_000
+_UNITS = {"s": 1e3, "img/s": 1.0, "it/s (=img/s)": 1.0}
+"""Unit that can be compared -> factor to milliseconds or images per second."""
+_TIMES = ("time", "latency", "latency per batch", "time per image")
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A measured number and a published one."""
+
+    name: str
+    """Metric, such as "fid" or "throughput"."""
+    unit: str
+    measured: float
+    published: float
+    rounding: float
+    """Half a unit of the last digit that was published."""
+    interval: tuple[float, float] | None
+    """95 % interval of the measured number."""
+    seen: str
+    source: str
+    unlike: tuple[Cause, ...]
+    """Known differences, the gravest first; empty for numbers that may be compared."""
+
+    @property
+    def deviation(self) -> float | None:
+        """Measured over published, less 1; None for numbers that are unlike."""
+        return None if self.unlike else self.measured / self.published - 1
+
+    @property
+    def agrees(self) -> bool:
+        """True when the published number lies within its rounding of the measured one or of its interval."""
+        low, high = self.interval or (self.measured, self.measured)
+        return low - self.rounding <= self.published <= high + self.rounding
+
+    @property
+    def likely(self) -> Cause | None:
+        """Likely cause of a deviation: what the source does not state; None for numbers that agree or are unlike."""
+        if self.unlike or self.agrees:
+            return None
+        return "warm-up" if self.unit in ("ms", "img/s") else "reference"
+
+
+def pairs_of(record: Record, outcome: Measured) -> Iterator[Pair]:
+    """Yield every published number of the record's model for which the record has one of the same kind."""
+    names = published_names().get(record.case.model, ())
+    if record.case.method is not None or any(not part.startswith("dtype") for part in outcome.setup.lossy or ()):
+        return
+    for row in quality_rows():
+        if row.model in names:
+            yield from _quality_pairs(record, outcome, row)
+    for speed in speed_rows():
+        if speed.model in names and (pair := _speed_pair(record, outcome, speed)) is not None:
+            yield pair
+
+
+def _quality_pairs(record: Record, outcome: Measured, row: QualityRow) -> Iterator[Pair]:
+    for number in outcome.quality:
+        published = row.metrics.get(number.metric)
+        if published is None or published == 0:
+            continue
+        yield Pair(
+            name=number.metric,
+            unit="",
+            measured=number.value,
+            published=published,
+            rounding=_rounding(str(published)),
+            interval=number.interval,
+            seen=row.seen,
+            source=row.source,
+            unlike=tuple(_unlike_quality(record, outcome.setup, number, row)),
+        )
+
+
+def _unlike_quality(record: Record, setup: Setup, number: Quality, row: QualityRow) -> Iterator[Cause]:
+    if setup.weights_random:
+        yield "weights"
+    if not _same_resolution(row.resolution, setup):
+        yield "resolution"
+    if _unequal(row.cfg, setup.settings.get("cfg")):
+        yield "cfg"
+    filters = _unequal(row.top_k, setup.settings.get("top_k") or 0) or _unequal(
+        row.top_p, setup.settings.get("top_p") or 1
+    )
+    if record.case.recipe is None or setup.recipe_deviations or filters:
+        yield "settings"
+    adm = row.metric_protocol.startswith(("ADM evaluator", "OpenAI/ADM")) and "(inferred)" not in row.metric_protocol
+    if not adm or number.protocol_name != "adm-v1":
+        yield "protocol"
+    if number.n_samples != OFFICIAL_SAMPLES:
+        yield "samples"
+
+
+def _speed_pair(record: Record, outcome: Measured, row: SpeedRow) -> Pair | None:
+    """Return the pair of a time or a throughput; None for other quantities, and where the record has no time."""
+    timing = find_timing(outcome, "tokens" if row.counts_vae_decode.startswith("no") else "images")
+    if row.number is None or row.unit not in _UNITS or timing is None or timing.images < 1:
+        return None
+    if row.metric == "throughput" and row.unit != "s":
+        found, unit = images_per_second(timing), "img/s"
+    elif row.metric in _TIMES and row.unit == "s":
+        found, unit = nanoseconds(timing).scaled(1e-6 / (timing.images if row.metric == "time per image" else 1)), "ms"
+    else:
+        return None
+    if found is None:
+        return None
+    factor = _UNITS[row.unit]
+    ends = None if found.low is None or found.high is None else (found.low, found.high)
+    return Pair(
+        name=row.metric,
+        unit=unit,
+        measured=found.value,
+        published=row.number * factor,
+        rounding=_rounding(row.value) * factor,
+        interval=ends,
+        seen=row.seen,
+        source=row.source,
+        unlike=tuple(_unlike_speed(record, outcome.setup, row)),
+    )
+
+
+def _unlike_speed(record: Record, setup: Setup, row: SpeedRow) -> Iterator[Cause]:
+    if not _same_resolution(row.resolution, setup):
+        yield "resolution"
+    gpu = record.environment.gpu
+    stated = re.search(r"[A-Z]+\d+", row.hardware.replace("NVIDIA ", "").replace("RTX ", "RTX"))
+    if gpu is None or stated is None or stated[0] not in gpu.name.replace("RTX ", "RTX"):
+        yield "hardware"
+    if _not_equal(row.batch, record.case.batch):
+        yield "batch"
+    if _DTYPES.get(row.dtype) != record.case.dtype:
+        yield "autocast" if "autocast" in row.dtype else "dtype"
+    if not row.counts_vae_decode.startswith(("yes", "no")) or row.counts_vae_decode.startswith(NOT_STATED):
+        yield "decode counted"
+    if setup.settings_deviations:
+        yield "settings"
+
+
+def _same_resolution(text: str, setup: Setup) -> bool:
+    width = setup.image_width_px or setup.image_px
+    return re.fullmatch(rf"{setup.image_px}x{width}( image| model)?", text) is not None
+
+
+def _unequal(text: str, value: object) -> bool:
+    """Return True where a stated number differs from a setting; what is not stated is left to the recipe."""
+    return re.fullmatch(r"\d+(\.\d+)?", text) is not None and _not_equal(text, value)
+
+
+def _not_equal(text: str, value: object) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)?", text) is None or not isinstance(value, int | float) or float(text) != value
+
+
+def _rounding(text: str) -> float:
+    return 0.5 * 10.0 ** -len(text.partition(".")[2])
