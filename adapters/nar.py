@@ -128,7 +128,8 @@ class NarSampler(TokenGridSampler):
         grid, plan = self.spec.transformer.grid, self.plan
         with torch.inference_mode(False):  # see `plan`
             steps = [neighbours(p.feeds, p.draws, grid, self.device) for p in plan.passes]
-            return [*steps, neighbours(plan.trained, plan.order_N.tolist(), grid, self.device)]
+            drawn = [position for p in plan.passes for position in p.draws]  # `order_N`, without asking its device
+            return [*steps, neighbours(plan.trained, drawn, grid, self.device)]
 
     def predict(self, heads: tuple[Tensor, ...], step: int | None) -> Tensor:
         right_RnV, below_RnV = heads

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 GROUP_HELP = """Calibrate cache policies that treat layers or heads of a model unlike: scalekv, hack.
 
-Examples:
+  Examples:
 
-  arvbench cache calibrate demo/var --out var.json
+    arvbench cache calibrate demo/var --out var.json
 """
 
 

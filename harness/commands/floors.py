@@ -70,34 +70,22 @@ def processor() -> Machine:
 def floor_rows(machine: Machine, dtype: torch.dtype) -> Iterator[FloorRow]:
     """Yield the floors of every model that can be built; modules are on the meta device, without memory."""
     from arvbench.adapters.loading import known_specs
-    from arvbench.results.roofline import Piece, floor_of, total
+    from arvbench.harness.measure.forecast import pieces
+    from arvbench.results.roofline import floor_of, total
 
     name = str(dtype).removeprefix("torch.")
     for model, _ in known_specs():
         schedule = planned(model, dtype)
-        steps = [
-            Piece(
-                flops=step.flops,
-                bytes_moved=step.bytes_moved,
-                dtype=name,
-                fp32_flops=step.fp32_flops,
-                launches=step.launches,
-            )
-            for step in schedule
-        ]
-        last = Piece(
-            flops=schedule.decode_flops, bytes_moved=schedule.decode_bytes, dtype=schedule.decode_dtype or name
-        )
+        *steps, last = pieces(schedule, name)
         tokens, decode = total(floor_of(step, machine) for step in steps), floor_of(last, machine)
         images = total((tokens, decode))
         if tokens is None or decode is None or images is None:
             continue
-        pieces = [*steps, last]
         yield FloorRow(
             name=model,
             steps=len(steps),
-            gflop=sum(piece.flops for piece in pieces) / 1e9,
-            megabytes=sum(piece.bytes_moved or 0 for piece in pieces) / 1e6,
+            gflop=sum(piece.flops for piece in (*steps, last)) / 1e9,
+            megabytes=sum(piece.bytes_moved or 0 for piece in (*steps, last)) / 1e6,
             tokens=tokens,
             decode=decode,
             images=images,

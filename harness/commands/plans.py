@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
 if TYPE_CHECKING:
+    from arvbench.harness.measure.forecast import Forecast
     from arvbench.harness.run.plan import Plan, PlannedCase
     from arvbench.harness.run.store import RecordStore
     from arvbench.harness.suites.suite import Suite
+    from arvbench.results.schema import CaseConfig
 
 _GIB = 2**30
 
@@ -24,7 +26,7 @@ class PlanOptions(NamedTuple):
     retry_failed: bool
     as_json: bool
     predict: bool
-    """Predict the memory of every case, which imports torch."""
+    """Forecast memory and time of every case, which imports torch."""
 
 
 def print_plan(suite: Suite, store: RecordStore, options: PlanOptions) -> None:
@@ -33,26 +35,62 @@ def print_plan(suite: Suite, store: RecordStore, options: PlanOptions) -> None:
 
     fresh, retry_failed, as_json, predict = options
     planned = plan(suite.cases, store.records(), _identity, fresh=fresh, retry_failed=retry_failed)
-    predicted = [_predicted(case) if predict else None for case in planned.cases]
+    rows = [_as_json(case) for case in planned.cases]
+    lines = [_line(case) for case in planned.cases]
+    if predict:
+        forecasts = _forecasts(planned.cases, store)
+        rows = [row | forecast_row(case, found) for row, (case, found) in zip(rows, forecasts, strict=True)]
+        lines = [f"{line}\n    {forecast_line(found)}" for line, (_, found) in zip(lines, forecasts, strict=True)]
     if as_json:
-        rows = [_as_json(case) for case in planned.cases]
-        more = [{"predicted_bytes": size} if predict else {} for size in predicted]
-        typer.echo(json.dumps([row | extra for row, extra in zip(rows, more, strict=True)], indent=2))
+        typer.echo(json.dumps(rows, indent=2))
         return
-    for case, size in zip(planned.cases, predicted, strict=True):
-        typer.echo(_line(case) + (f"; tensors, predicted: {size / 2**20:.1f} MiB" if size is not None else ""))
+    for line in lines:
+        typer.echo(line)
     typer.echo(_summary(planned))
+    if predict:
+        typer.echo(
+            "forecasts: tensors are weights and the most that a call holds beside them; the least time of a call is a "
+            "lower bound, planned FLOPs and bytes over the ceilings of this machine, measured just now"
+        )
 
 
-def _predicted(planned: PlannedCase) -> int | None:
-    """Return the predicted bytes of all tensors of a case; None where they cannot be predicted."""
-    from arvbench.errors import UserError
-    from arvbench.harness.measure.footprint import predict
+def _forecasts(cases: Sequence[PlannedCase], store: RecordStore) -> list[tuple[CaseConfig, Forecast]]:
+    from arvbench.harness.measure.forecast import forecast
 
-    try:
-        return predict(planned.case.config).total_bytes
-    except UserError:
-        return None
+    records = store.records()
+    configs = [planned.case.config for planned in cases]
+    return [(config, forecast(config, records)) for config in configs]
+
+
+def forecast_row(case: CaseConfig, found: Forecast) -> dict[str, Any]:
+    """Return what `--json` says of a forecast; None for what is unknown, with the reason in `notes`."""
+    seconds = None if found.predicted_ns is None else found.predicted_ns * case.repeats / 1e9
+    return {
+        "predicted_bytes": found.footprint.total_bytes if found.footprint else None,
+        "least_call_ns": found.least_ns,
+        "predicted_call_ns": found.predicted_ns,
+        "predicted_timed_s": seconds,
+        "floor_multiple": found.multiple.times if found.multiple else None,
+        "floor_multiple_records": found.multiple.records if found.multiple else 0,
+        "notes": [note for note in (found.memory_note, found.time_note) if note],
+    }
+
+
+def forecast_line(found: Forecast) -> str:
+    """Return one line: the memory of all tensors, and the time of a call."""
+    from arvbench.reports.numbers import significant
+
+    memory, time = f"tensors unknown: {found.memory_note}", f"a call's time unknown: {found.time_note}"
+    if found.footprint is not None:
+        memory = f"tensors, predicted: {found.footprint.total_bytes / 2**20:.1f} MiB"
+    if found.least_ns is not None:
+        time = f"a call: at least {significant(found.least_ns / 1e6)} ms"
+        time += ", prediction unknown: no record here tells its multiple" if found.multiple is None else ""
+    if found.predicted_ns is not None and (known := found.multiple) is not None:
+        whose = f"of {known.model}" if known.model else "of other models"
+        time += f", predicted {significant(found.predicted_ns / 1e6)} ms: {known.times:.1f} times that, the median of "
+        time += f"{known.records} record(s) {whose} here"
+    return f"{memory}; {time}"
 
 
 @cache

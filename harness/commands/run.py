@@ -79,7 +79,7 @@ def run(
         typer.Option("--dry-run", help="Print what would be measured or reused, and what it took last; do nothing."),
     ] = False,
     predict: Annotated[
-        bool, typer.Option("--predict", help="With --dry-run: predict the memory of all tensors of every case.")
+        bool, typer.Option("--predict", help="With --dry-run: predict memory and time of every case.")
     ] = False,
     control: Annotated[
         bool,

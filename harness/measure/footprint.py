@@ -28,6 +28,8 @@ from arvbench.adapters.methods.request import spec_of
 from arvbench.adapters.model_files import WeightsInfo
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.sampling import PerImageNoise
+from arvbench.adapters.schedule import Schedule
+from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import UserError
 from arvbench.harness.suites.suite import sampling_settings
 from arvbench.kernels.backends import backend_named
@@ -50,17 +52,23 @@ class Footprint:
         return self.weights_bytes + max(self.tokens_peak_bytes, self.decode_peak_bytes)
 
 
-def predict(case: CaseConfig) -> Footprint:
-    """Predict the memory of one sampling call. Raises UserError where the sampler looks at values, which meta lacks."""
+def planned_call(case: CaseConfig) -> tuple[Sampler, SamplingSettings, Schedule]:
+    """Return a sampler of the case without weights, on the meta device, with its settings and the plan of a call."""
     spec = spec_of(case.model, case.method)
     settings = sampling_settings(spec, case.settings)
     dtype, meta = getattr(torch, case.dtype), torch.device("meta")
-    weights = WeightsInfo(source="meta", random=True, sha256={})
     # The reference backend needs no packed weights and no kernels of a device.
-    sampler = spec.sampler(spec, meta_modules(spec), weights=weights, backend="reference", device=meta, dtype=dtype)
+    unknown = WeightsInfo(source="meta", random=False)
+    sampler = spec.sampler(spec, meta_modules(spec), weights=unknown, backend="reference", device=meta, dtype=dtype)
     sampler.official = backend_named(case.backend).official
+    return sampler, settings, sampler.schedule(settings, batch=case.batch, cache=case.cache)
+
+
+def predict(case: CaseConfig) -> Footprint:
+    """Predict the memory of one sampling call. Raises UserError where the sampler looks at values, which meta lacks."""
+    sampler, settings, schedule = planned_call(case)
+    meta = sampler.device
     try:
-        schedule = sampler.schedule(settings, batch=case.batch, cache=case.cache)
         with torch.no_grad(), _watched(sampler, on_cpu=case.device.startswith("cpu")) as held:
             cache = sampler.make_cache(case.cache, settings, batch=case.batch)
             labels_B = torch.zeros(case.batch, dtype=torch.int64, device=meta)

@@ -14,6 +14,8 @@ from arvbench.harness.measure.memory import weight_bytes
 from arvbench.results.schema import CaseConfig
 
 CASES = [("demo/var", "static", 8), ("demo/var", "grow", 1), ("demo/mvar", "state", 2), ("demo/par", "grow", 8)]
+CASES += [("demo/nar", "static", 2), ("demo/hmar", "none", 2), ("demo/flexvar", "static", 1)]
+CASES += [("demo/par", "linear:0.5", 2), ("demo/var", "int8", 2)]
 
 
 @pytest.mark.parametrize(("name", "policy", "batch"), CASES)
@@ -33,6 +35,22 @@ def test_a_prediction_is_within_ten_percent_of_the_measured_tensors(name, policy
     assert found.weights_bytes == weights
 
 
-def test_a_sampler_that_looks_at_values_is_said_so():
-    with pytest.raises(UserError, match="demo/nar: its sampler looks at values"):
-        predict(CaseConfig(model="demo/nar", weights="demo"))
+def test_hmar_is_predicted_with_a_cache_too():
+    settings = {"kv_cache": True, "mask_schedule": "none"}
+    with_cache = predict(CaseConfig(model="demo/hmar", weights="demo", settings=settings))
+    assert with_cache.cache_bytes > 0 == predict(CaseConfig(model="demo/hmar", weights="demo")).cache_bytes
+
+
+def test_the_prediction_of_a_method_is_its_own():
+    def found(method):
+        return predict(CaseConfig(model="demo/var", weights="demo", method=method))
+
+    plain = found(None)
+    assert found("skip:2").cache_bytes < plain.cache_bytes
+    assert found("code:3,refiner=demo/var").weights_bytes > plain.weights_bytes
+
+
+def test_a_sampler_that_looks_at_values_is_said_so(monkeypatch):
+    monkeypatch.setattr("arvbench.adapters.var.VarSampler.place", lambda self, drawn, *rest: drawn.tokens_Bl.tolist())
+    with pytest.raises(UserError, match="demo/var: its sampler looks at values"):
+        predict(CaseConfig(model="demo/var", weights="demo"))
