@@ -57,5 +57,7 @@ class Drift(Frozen):
     ssim: Average
     ssim_library: str
     lpips: Average | None = None
+    lpips_library: str = ""
+    """Library, network and digest of its weights; "" without LPIPS."""
     lpips_note: str = ""
     """Reason why there is no LPIPS."""

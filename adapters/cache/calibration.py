@@ -38,7 +38,7 @@ class Calibration:
     weights: tuple[str, ...]
     """Identity of the weights, see `weights_identity`."""
     made: Mapping[str, Any] = field(default_factory=dict)
-    """How it was made, and the numbers that decided: for readers, no policy looks at it."""
+    """Settings, images and the numbers that decided: for readers, no policy looks at it."""
 
 
 def weights_identity(weights: WeightsInfo) -> tuple[str, ...]:

@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 def on_meta(build: Callable[[], T]) -> T:
     """Return the result of `build`; tensors that it makes are on the meta device."""
-    with torch.device("meta"), _WithoutInitialisation():
+    with torch.device("meta"), WithoutInitialisation():
         return build()
 
 
-class _WithoutInitialisation(TorchFunctionMode):
-    """Mode in which the functions of `torch.nn.init` return their tensor unchanged.
+class WithoutInitialisation(TorchFunctionMode):
+    """Mode in which the functions of `torch.nn.init` return their tensor unchanged: weights are loaded anyway.
 
     The meta device has nothing to initialise, and drawing random numbers on it imports torch's compiler, which would
     slow every start by a second.

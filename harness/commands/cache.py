@@ -68,23 +68,30 @@ def calibrate(
     from arvbench.adapters.registry import MODELS
     from arvbench.files import write_whole
     from arvbench.harness.measure.correctness import spread_labels
-    from arvbench.harness.quality.images.write import writable_folder
-    from arvbench.paths import user_path
 
-    spec, path = MODELS[model], user_path(out)
-    if path.suffix != ".json":
-        raise UserError(f"{path}: a calibration is a .json file")
-    if path.exists() and not (force and path.is_file()):
-        raise UserError(f"{path} already exists; choose another name, or --force")
-    writable_folder(path)
-    request = CalibrationRequest(
-        labels=spread_labels(images, spec.num_classes), seed=seed, batch=batch, drafters=drafters, contextual=contextual
-    )
+    spec, path = MODELS[model], _target(out, force=force)
+    labels = spread_labels(images, spec.num_classes)
+    shares = {"drafters": drafters, "contextual": contextual}
+    request = CalibrationRequest(labels=labels, seed=seed, batch=batch, **shares)
     overrides = settings_by_key(settings, prefix="settings.", example="settings.cfg=2")
     found, text = _calibrated(spec, weights, device, overrides, request)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text)
     typer.echo(text if as_json else _summary(found, path))
+
+
+def _target(out: Path, *, force: bool) -> Path:
+    """Return the path to write. Raises UserError for one that is taken, cannot be written, or has another ending."""
+    from arvbench.harness.quality.images.write import writable_folder
+    from arvbench.paths import user_path
+
+    path = user_path(out)
+    if path.suffix != ".json":
+        raise UserError(f"{path}: a calibration is a .json file")
+    if path.exists() and not (force and path.is_file()):
+        raise UserError(f"{path} already exists; choose another name, or --force")
+    writable_folder(path)
+    return path
 
 
 def _calibrated(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from arvbench.harness.commands.choices import exactness_rows
+
 if TYPE_CHECKING:
     from arvbench.harness.diagnosis import Check
 
@@ -62,8 +64,9 @@ def _screen(checks: Sequence[Check]) -> dict[str, list[tuple[str, str]]]:
     """Return rows (name, text) by heading; a row that has nothing to say is left out."""
     weights = _of(checks, "weights")
     demo = [check for check in weights if check.name.startswith("demo/")]
-    networks = [check for check in weights if check.name.endswith(" extractor")]
-    official = [check for check in weights if check not in (*demo, *networks)]
+    networks = [check for check in weights if check.name.endswith(" extractor") and "lpips" not in check.name]
+    lpips = [check for check in weights if "lpips" in check.name]
+    official = [check for check in weights if check not in (*demo, *networks, *lpips)]
     plug_ins, facts = _of(checks, "plug-ins"), {check.name: check.detail for check in checks}
     gpus = [check for check in _of(checks, "hardware") if check.name.startswith("cuda") and check.ok]
     attention = [check.name.rpartition(" (")[0] for check in _of(checks, "attention") if check.ok]
@@ -80,6 +83,7 @@ def _screen(checks: Sequence[Check]) -> dict[str, list[tuple[str, str]]]:
         ("quality", ", ".join(["digits-cnn", *_names(networks, True)])),
         ("attention", ", ".join(attention)),
         ("kernels", facts["triton"] if gpus else ""),
+        *exactness_rows(),
     ]
     absent, without = _names(networks, False), len(_names(official, False))
     missing = [

@@ -16,6 +16,7 @@ import typer
 
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import ArvbenchError, UserError
+from arvbench.harness.commands.choices import exactness_rows
 from arvbench.paths import printable
 
 KEPT_ROWS = Path(__file__).with_name("models.json")
@@ -165,7 +166,11 @@ def _print_table(rows: Sequence[ModelRow]) -> None:
             "all" if row.top_p is None else f"{row.top_p:g}",
             row.weights if row.weights in ("demo", "") else "official",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print()
+    for choice, text in exactness_rows():
+        console.print(f"{choice:<8} {text}", markup=False, highlight=False)
 
 
 def _millions(parameters: int) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from arvbench.errors import UserError
+from arvbench.harness.commands.choices import CACHE_HELP, DTYPE_HELP, METHOD_HELP
 from arvbench.harness.commands.options import Device, settings_by_key
 from arvbench.kernels.backends import BackendName
 
@@ -45,11 +46,15 @@ def sample(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images drawn at once.")] = 16,
     device: Device = "cpu",
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the model.")] = "float32",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help=DTYPE_HELP),
+    ] = "float32",
     backend: Annotated[BackendName, typer.Option(help="Implementation.")] = "optimized",
-    cache: Annotated[str | None, typer.Option(help="Cache policy.  [default: the backend's]")] = None,
+    cache: Annotated[str | None, typer.Option(help=f"{CACHE_HELP}  [default: the backend's]")] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="NAME:...", help="Method, such as skip:2 or code:3,refiner=var-d16.")
+        str | None,
+        typer.Option(metavar="NAME:...", help=METHOD_HELP),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace samples that are there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written, as JSON.")] = False,

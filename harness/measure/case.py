@@ -25,7 +25,7 @@ from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.work import total_work
-from arvbench.errors import UserError
+from arvbench.errors import HostError, UserError
 from arvbench.harness.jobs import Event, EventListener, Job, Part, Result, memory_snapshot
 from arvbench.harness.machine.attention import AttentionRecorder
 from arvbench.harness.machine.environment import read_environment
@@ -42,9 +42,10 @@ from arvbench.harness.measure.clocks import clock_for
 from arvbench.harness.measure.control import ControlProbe
 from arvbench.harness.measure.correctness import check_correctness
 from arvbench.harness.measure.decoding import choose_decoder
-from arvbench.harness.measure.drift import measure_drift
+from arvbench.harness.measure.drift import DriftRequest, measure_drift
 from arvbench.harness.measure.energy_calls import energy_of_case
 from arvbench.harness.measure.memory import measure_memory, weight_bytes
+from arvbench.harness.measure.perceptual import load_lpips
 from arvbench.harness.measure.sample_sheet import draw_sample_sheet
 from arvbench.harness.measure.start import StartClock
 from arvbench.harness.measure.timing import judge_warm_up, measure_times, warm_up
@@ -157,7 +158,7 @@ def _measure_speed(
     outcome = Measured(
         setup=_with_calls(setup, sampler),
         correctness=correctness,
-        **_drift(case, sampler, settings, listener),
+        **_drift(job, sampler, settings, listener),
         work=_work(case, sampler, settings),
         warmup=judge_warm_up(warmup, timings),
         host_load=host_load,
@@ -203,26 +204,31 @@ def _energy(case: CaseConfig, sampler: Sampler, calls: CaseCalls, listener: Even
     return energy
 
 
-def _drift(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> dict[str, Any]:
+def _drift(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> dict[str, Any]:
     """Return the `drift` of a lossy case, or as `drift_note` the reason why it has none; neither for an exact one."""
+    case = job.case
     parts = lossy_parts(sampler.spec, cache=case.cache, dtype=case.dtype)
     if not parts:
         return {}
     if case.drift_images < 2:
         return {"drift_note": f"drift_images is {case.drift_images}: none was asked for"}
     listener(Event(phase="drift"))
+    lpips, note = None, ""
+    try:
+        lpips = load_lpips(job.extractor_files, sampler.image_shape(settings), sampler.device)
+    except (UserError, HostError) as error:
+        note = f"LPIPS is absent: {error}"
     try:
         judge = None
         if all(part.startswith("dtype") for part in parts):
             judge, _ = load_case_sampler(case.model_copy(update={"dtype": "float32"}))
-        drift = measure_drift(
-            sampler, settings, cache_policy=case.cache, batch=case.batch, images=case.drift_images, judge=judge
-        )
+        request = DriftRequest(cache_policy=case.cache, batch=case.batch, images=case.drift_images)
+        drift = measure_drift(sampler, settings, request, judge=judge, lpips=lpips)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         return {"drift_note": "out of memory: the exact model and this one do not fit together"}
-    return {"drift": drift}
+    return {"drift": drift.model_copy(update={"lpips_note": note})}
 
 
 def _quality(

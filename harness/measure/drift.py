@@ -29,6 +29,7 @@ from arvbench.adapters.sampling import PerImageNoise
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.measure.correctness import spread_labels
+from arvbench.harness.measure.perceptual import Lpips
 from arvbench.results.drift import Average, Drift, DriftStep
 
 DRIFT_SEED = 20250526
@@ -52,31 +53,45 @@ class _Sums:
     psnr: list[float] = field(default_factory=list)
     """Infinite for identical images."""
     ssim: list[float] = field(default_factory=list)
+    lpips: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftRequest:
+    """The lossy side of a comparison, and its extent."""
+
+    cache_policy: str | None
+    batch: int
+    images: int
 
 
 def measure_drift(
     sampler: Sampler,
     settings: SamplingSettings,
+    request: DriftRequest,
     *,
-    cache_policy: str | None,
-    batch: int,
-    images: int,
     judge: Sampler | None = None,
+    lpips: Lpips | None = None,
 ) -> Drift:
-    """Compare `images` images of spread-out classes with those of `judge` under the static cache.
+    """Compare images of spread-out classes with those of `judge` under the static cache.
 
-    `judge` None is the sampler itself, without its method.
+    `judge` None is the sampler itself, without its method; without `lpips` there is no such number.
     """
-    judge = judge or plain_twin(sampler)
+    judge, policy = judge or plain_twin(sampler), request.cache_policy
     replayable = settings.replayable()
-    labels, sums = spread_labels(images, sampler.spec.num_classes), _Sums()
-    chunk = min(batch, _CHUNK)
-    for start in range(0, images, chunk):
-        indices = range(start, min(images, start + chunk))
-        pair = _Pair(judge, sampler, replayable, cache_policy)
-        _compare(pair, [labels[i] for i in indices], indices, sums)
-    steps = sampler.schedule(replayable, batch=1, cache=cache_policy).steps
-    return _summary(steps, replayable, sums, against=_against(judge, sampler))
+    labels, sums = spread_labels(request.images, sampler.spec.num_classes), _Sums()
+    chunk = min(request.batch, _CHUNK)
+    for start in range(0, request.images, chunk):
+        indices = range(start, min(request.images, start + chunk))
+        pair = _Pair(judge, sampler, replayable, policy)
+        static, free = _compare(pair, [labels[i] for i in indices], indices, sums)
+        if lpips is not None:
+            sums.lpips += lpips.distances(static.images, free.images)
+    steps = sampler.schedule(replayable, batch=1, cache=policy).steps
+    drift = _summary(steps, replayable, sums, against=_against(judge, sampler))
+    if lpips is None:
+        return drift
+    return drift.model_copy(update={"lpips": average(np.array(sums.lpips)), "lpips_library": lpips.library})
 
 
 def plain_twin(sampler: Sampler) -> Sampler:
@@ -117,8 +132,8 @@ class _Pair(NamedTuple):
     policy: str | None
 
 
-def _compare(pair: _Pair, labels: Sequence[int], indices: range, sums: _Sums) -> None:
-    """Add the numbers of the images `indices`."""
+def _compare(pair: _Pair, labels: Sequence[int], indices: range, sums: _Sums) -> tuple[Samples, Samples]:
+    """Add the numbers of the images `indices`, and return those of both sides."""
     static, path = _run(pair.judge, pair.settings, exact_policy(pair.judge), labels, _Drawing(indices))
     along = _Drawing(indices, path.tokens)
     reader = _LogitReader(path.logits)
@@ -133,6 +148,7 @@ def _compare(pair: _Pair, labels: Sequence[int], indices: range, sums: _Sums) ->
         psnr, ssim = image_likeness(expected_3HW, actual_3HW)
         sums.psnr.append(psnr)
         sums.ssim.append(ssim)
+    return static, free
 
 
 class _Drawing(PerImageNoise):
@@ -240,7 +256,6 @@ def _summary(steps: Sequence[Step], settings: SamplingSettings, sums: _Sums, *, 
         psnr_db=average(np.array(finite)) if finite else None,
         ssim=average(np.array(sums.ssim)),
         ssim_library=f"scikit-image {version('scikit-image')}, window {_SSIM_WINDOW}, uint8",
-        lpips_note="no weights for LPIPS are part of this package",
     )
 
 

@@ -30,7 +30,7 @@ from arvbench.results.statistics import find_timing, nanoseconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Multiple:
-    """How many times its floor a call takes, by records."""
+    """Multiple of its floor that a call takes, by records."""
 
     times: float
     records: int

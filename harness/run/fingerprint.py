@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from arvbench.adapters.cache.request import read_request
+from arvbench.adapters.cache.request import is_lossy, read_request
 from arvbench.adapters.methods.request import spec_of
 from arvbench.errors import UserError
 from arvbench.harness.quality.extractors.extractor import ExtractorFiles, weights_of
@@ -36,7 +36,29 @@ def fingerprint(
     }
     if calibration := calibration_file(case.cache):
         identity["calibration"] = _file_states(lambda: [calibration])
+    if lpips := lpips_file(case, extractor_files):
+        identity["lpips"] = _file_states(lambda: [lpips])
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def lpips_file(case: CaseConfig, extractor_files: ExtractorFiles | None) -> Path | None:
+    """Return the weights of LPIPS where a case may have it: a lossy one, where the file is found."""
+    if case.dtype == "float32" and case.method is None and not lossy_text(case.cache):
+        return None
+    from arvbench.harness.quality.extractors.weights import find_weights
+
+    try:
+        return find_weights("lpips-alex", extractor_files or {})
+    except UserError:
+        return None
+
+
+def lossy_text(cache: str | None) -> bool:
+    """Return whether a cache policy is lossy; False for text that is no policy."""
+    try:
+        return is_lossy(cache)
+    except UserError:
+        return False
 
 
 def calibration_file(cache: str | None) -> Path | None:

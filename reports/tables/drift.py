@@ -36,6 +36,7 @@ def drift_table(records: Sequence[Record]) -> Table:
         Column("KL of logits", "nats", numeric=True, cell=lambda row: _cell(row.drift.kl)),
         Column("PSNR", "dB", numeric=True, cell=lambda row: _cell(row.drift.psnr_db)),
         Column("SSIM", numeric=True, cell=lambda row: _cell(row.drift.ssim)),
+        Column("LPIPS", numeric=True, cell=lambda row: _cell(row.drift.lpips)),
         Column("Identical images", numeric=True, cell=lambda row: count_cell(row.drift.identical_images)),
         Column("Sampling", cell=lambda row: text_cell(_sampling(row.drift))),
     ]

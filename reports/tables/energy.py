@@ -39,7 +39,10 @@ _TEXT = (
 def energy_blocks(records: Sequence[Record]) -> list[Block]:
     """Return the table of energies with its explanation; nothing when no case asked for energy."""
     table = energy_table(records)
-    return [Text(_TEXT), table] if table else []
+    if not table:
+        return []
+    best = best_batch_table(records)
+    return [Text(_TEXT), table, *([best] if best else [])]
 
 
 def energy_table(records: Sequence[Record]) -> Table:
@@ -62,6 +65,41 @@ def energy_table(records: Sequence[Record]) -> Table:
         for record, energy in _energies(records)
     ]
     return make_table("Energy per image: net of idle power, and gross", columns, rows)
+
+
+class _Batches(NamedTuple):
+    """Cases that differ in their batch alone, each with its numbers, least net energy first."""
+
+    by_energy: tuple[tuple[Record, EnergyNumbers], ...]
+
+
+def best_batch_table(records: Sequence[Record]) -> Table:
+    """The batch with the least net energy per image, of cases that differ in their batch alone."""
+    groups: dict[str, list[tuple[Record, EnergyNumbers]]] = {}
+    for record, energy in _energies(records):
+        if numbers := energy_numbers(energy, "counter"):
+            key = record.case.model_dump_json(exclude={"batch"}) + str(record.environment.identity())
+            groups.setdefault(key, []).append((record, numbers))
+    rows = [
+        _Batches(tuple(sorted(group, key=lambda found: found[1].net_j)))
+        for group in groups.values()
+        if len({record.case.batch for record, _ in group}) > 1
+    ]
+    names = short_names(records)
+    columns: list[Column[_Batches]] = [
+        Column("Best case", prose=True, cell=lambda row: text_cell(names[row.by_energy[0][0].record_id])),
+        Column("Best batch", "images", numeric=True, cell=lambda row: count_cell(row.by_energy[0][0].case.batch)),
+        Column("Net", "J/image", numeric=True, cell=lambda row: _net(row.by_energy[0][1])),
+        Column("Gross", "J/image", numeric=True, cell=lambda row: _gross(row.by_energy[0][1])),
+        Column("Other batches", cell=lambda row: text_cell(_others(row))),
+    ]
+    return make_table("Joules per image at the best batch: least net energy by the counter", columns, rows)
+
+
+def _others(row: _Batches) -> str:
+    """Name the other batches with their net energy, the best first."""
+    rest = row.by_energy[1:]
+    return ", ".join(f"{record.case.batch}: {significant(numbers.net_j)} J" for record, numbers in rest)
 
 
 def energy_lines(records: Sequence[Record]) -> list[str]:

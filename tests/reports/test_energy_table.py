@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 from records import record
 
-from arvbench.reports.tables.energy import energy_blocks, energy_lines, energy_table
+from arvbench.reports.tables.energy import best_batch_table, energy_blocks, energy_lines, energy_table
 from arvbench.results.energy import Energy, EnergyWindow
 from arvbench.results.schema import CaseConfig, Record
 
@@ -70,3 +70,13 @@ def test_cases_that_asked_for_none_have_no_section_and_unchanged_records():
 def test_requests_that_make_no_sense_are_refused(request_):
     with pytest.raises(ValidationError):
         CaseConfig(model="m", weights="demo", energy=request_)
+
+
+def test_the_best_batch_has_the_least_net_energy():
+    more = MEASURED.model_copy(update={"windows": (window("idle", 500, 510), window("work", 2400, 2500))})
+    records = [with_energy(0, more), with_energy(3, MEASURED), with_energy(6, more), with_energy(8, ABSENT)]
+    table = best_batch_table(records)
+    (row,) = table.rows
+    assert [cell.text for cell in row][1:] == ["4", "75.0", "100", "1: 95.0 J, 7: 95.0 J"]
+    assert best_batch_table(records[:1]).rows == ()
+    assert len(energy_blocks(records)) == 3 == len(energy_blocks(records[:1])) + 1

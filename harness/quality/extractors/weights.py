@@ -126,6 +126,15 @@ WEIGHTS: Mapping[str, ExtractorWeights] = {
             hub=("timm/vit_large_patch14_dinov2.lvd142m", "model.safetensors"),
             notes="DINOv2, Apache-2.0",
         ),
+        ExtractorWeights(
+            name="lpips-alex",
+            file_name="alexnet-owt-7be5be79.pth",
+            url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+            sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+            variable="ARVBENCH_LPIPS_ALEX",
+            option="--extractor-weights lpips-alex=PATH",
+            notes="AlexNet of torchvision, for the LPIPS of lossy cases",
+        ),
     )
 }
 

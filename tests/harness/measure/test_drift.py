@@ -8,7 +8,7 @@ import torch
 from arvbench.adapters.loading import load_sampler
 from arvbench.errors import UserError
 from arvbench.harness.measure.correctness import check_correctness
-from arvbench.harness.measure.drift import image_likeness, measure_drift
+from arvbench.harness.measure.drift import DriftRequest, image_likeness, measure_drift
 from arvbench.harness.suites.suite import load_suite
 from arvbench.results.schema import CaseConfig
 
@@ -19,7 +19,8 @@ def var():
 
 
 def drift_of(sampler, policy, images=4, batch=4):
-    return measure_drift(sampler, sampler.spec.settings, cache_policy=policy, batch=batch, images=images)
+    request = DriftRequest(cache_policy=policy, batch=batch, images=images)
+    return measure_drift(sampler, sampler.spec.settings, request)
 
 
 def test_a_full_budget_does_not_drift(var):
@@ -45,7 +46,6 @@ def test_drift_begins_where_the_cache_forgets(var):
         assert average.interval[0] <= average.mean <= average.interval[1]
     assert (drift.temperature, drift.top_k, drift.top_p) == (1.0, None, 0.98)
     assert drift.lpips is None
-    assert drift.lpips_note
 
 
 def test_along_the_static_path_agreement_is_local(var):
@@ -56,7 +56,7 @@ def test_along_the_static_path_agreement_is_local(var):
 def test_the_temperature_of_a_token_grid_model_is_stated():
     par = load_sampler("demo/par", weights="random:0")
     settings = par.spec.settings.replace(temperature=0.5, top_k=7)
-    drift = measure_drift(par, settings, cache_policy="int8", batch=2, images=2)
+    drift = measure_drift(par, settings, DriftRequest(cache_policy="int8", batch=2, images=2))
     assert (drift.temperature, drift.top_k) == (0.5, 7)
     assert len(drift.steps) == 19
 
