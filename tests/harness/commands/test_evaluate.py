@@ -88,8 +88,11 @@ def test_warnings_are_printed_and_strict_turns_them_into_exit_code_1(samples, ca
 
 
 def test_workers_and_work_folder_change_no_digit(samples, capfd, tmp_path):
+    """Of metrics that read features, logits and labels: the others read the same ones."""
+    metrics = ("--metrics", "fid,kid,isc,label-accuracy")
+
     def numbers(*more: object) -> list[dict]:
-        code, out, _ = evaluate(capfd, *on_digits(samples, "--json", "--bootstrap", 5, *more))
+        code, out, _ = evaluate(capfd, *on_digits(samples, "--json", "--bootstrap", 5, *metrics, *more))
         assert code == 0
         return json.loads(out)
 
@@ -113,7 +116,7 @@ def test_facts_missing_from_the_samples_can_be_stated_and_are_part_of_the_id(sam
 
 def test_a_label_scheme_that_contradicts_the_samples_is_an_error(tmp_path, capfd):
     path = tmp_path / "s.npz"
-    assert main(["sample", "demo/nar", "--weights", "demo", "--images", "20", "--out", str(path)]) == 0
+    assert main(["sample", "demo/var", "--weights", "demo", "--images", "10", "--out", str(path)]) == 0
     code, _, err = evaluate(capfd, *on_digits(path, "--metrics", "isc", "--labels", "uniform"))
     assert code == 2 and "states labels 'balanced', not 'uniform'" in err
 
