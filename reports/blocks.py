@@ -62,7 +62,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What was compared, the findings in words, and how far they carry."""
+    """Sentence of what was compared, the findings in words, and their limits."""
 
     sentence: str
     statements: tuple[Statement, ...]

@@ -13,6 +13,8 @@ from arvbench.results.search import MARK
 
 _ALWAYS = ("Case", "Search")
 """Parts that a name keeps: the name of a case that has its own, and its place in a search."""
+_NEVER = ("Case", "Weights")
+"""Parts that no name repeats: a mark tells the weights of namesakes."""
 
 
 def short_names(records: Sequence[Record]) -> dict[str, str]:
@@ -25,7 +27,7 @@ def short_names(records: Sequence[Record]) -> dict[str, str]:
         own = {record_id: _words(label, part.get(label, "")) for record_id, part in parts.items()}
         longer = {record_id: [*words, own[record_id]] for record_id, words in found.items()}
         tells = len(set(map(tuple, longer.values()))) > len(set(map(tuple, found.values())))
-        if label != "Case" and (label in _ALWAYS or tells):
+        if label not in _NEVER and (label in _ALWAYS or tells):
             found = longer
     short = {record_id: " ".join(filter(None, words)) for record_id, words in found.items()}
     return short if len(set(short.values())) == len(names) else names

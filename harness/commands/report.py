@@ -41,10 +41,9 @@ def report(
     if as_json:
         typer.echo(summary.model_dump_json(indent=2))
         return
-    console = Console()
-    console.print(terminal_answer(summary.answer, width=console.width))
+    (console := Console()).print(terminal_answer(summary.answer, width=console.width))
     counts = ", ".join(f"{count} {status.value}" for status, count in summary.statuses.items())
-    typer.echo(f"{summary.records} cases ({counts})")
-    typer.echo(f"report:   {summary.html}\nmarkdown: {summary.markdown}\ndata:     {summary.data}")
+    written = f"report:   {summary.html}\nmarkdown: {summary.markdown}\ndata:     {summary.data}"
+    typer.echo(f"{summary.records} cases ({counts})\n{written}")
     for line in summary.damaged_lines:
         typer.echo(f"skipped a damaged line: {line}", err=True)

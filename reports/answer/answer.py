@@ -24,13 +24,13 @@ _MOST_NAMES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a reader came for."""
+    """Answer, as data: what was compared, and what was found."""
 
     sentence: str
     statements: tuple[Statement, ...]
     """All of them, the most important first."""
     cautions: tuple[str, ...]
-    """How far the findings carry."""
+    """Limits of the findings."""
     tables: tuple[Table, ...]
     places: Mapping[Place, Sequence[Field]]
 

@@ -37,7 +37,7 @@ class Statement:
     """One finding."""
 
     kind: str
-    """What it is about: "speed", "quality", "cache", "front", "backend", "failures"."""
+    """Subject: "speed", "quality", "cache", "front", "backend", "failures"."""
     parts: tuple[str | Evidence, ...]
     record_ids: tuple[str, ...]
     values: Mapping[str, float] = field(default_factory=dict)

@@ -46,7 +46,7 @@ def _first_images(sheet: SampleSheet, folder: Path) -> str:
 
     data, _ = read_picture(sheet, folder)
     px, count = sheet.image_px, len(sheet.classes)
-    if data is None or px <= 0 or count * px * sheet.columns * px > _MOST_PIXELS:
+    if data is None or min(px, sheet.columns) <= 0 or count * px * sheet.columns * px > _MOST_PIXELS:
         return ""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as opened:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from arvbench.reports.cases import arithmetic, cache_policy_of, case_cell, hardware, model_of
+from arvbench.reports.flags import flags_text
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import (
     MEMORY_SOURCES,
@@ -57,6 +58,8 @@ def results_table(records: Sequence[Record]) -> Table:
         *peak_memory_columns(),
         CACHE_PEAK,
         *quality_columns(records, HEADLINE_METRICS),
+        # The script of the page filters rows by the words of this column.
+        Column("Flags", code=True, cell=lambda record: text_cell(flags_text(record))),
     ]
     values = "; ".join(f"{column.label.lower()} {column.cell(records[0]).text}" for column in shared)
     table = make_table(f"Results: one row for every case{f' (all: {values})' if values else ''}", columns, records)

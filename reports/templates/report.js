@@ -41,6 +41,46 @@ for (const button of document.querySelectorAll("thead button")) {
   });
 }
 
+// Filter the rows of a table by the words of its column "Flags": each flag any, with it, or without it.
+function addFilter(header) {
+  const table = header.closest("table");
+  const rows = Array.from(table.tBodies[0].rows, (row) => ({
+    row,
+    flags: row.cells[header.cellIndex].textContent.trim().split(/\s+/),
+  }));
+  const names = new Set(rows.flatMap(({ flags }) => flags));
+  const box = document.createElement("fieldset");
+  box.className = "filter";
+  box.append(Object.assign(document.createElement("legend"), { textContent: "Rows by flag" }));
+  const count = document.createElement("output");
+  const selects = [...names].filter((name) => name !== "\u2013").sort().map((name) => {
+    const select = Object.assign(document.createElement("select"), { name });
+    for (const [value, text] of [["", "any"], ["with", "with"], ["without", "without"]]) {
+      select.append(new Option(text, value));
+    }
+    const label = document.createElement("label");
+    label.append(`${name} `, select);
+    box.append(label);
+    return select;
+  });
+  box.addEventListener("change", () => {
+    for (const { row, flags } of rows) {
+      row.hidden = selects.some(
+        (select) => select.value !== "" && flags.includes(select.name) !== (select.value === "with"),
+      );
+    }
+    count.textContent = `${rows.filter(({ row }) => !row.hidden).length} of ${rows.length} rows`;
+  });
+  box.append(count);
+  table.closest(".scroll").before(box);
+}
+
+for (const header of document.querySelectorAll("thead th")) {
+  if (header.textContent.trim() === "Flags") {
+    addFilter(header);
+  }
+}
+
 // A link into a folded section opens it, as does the address of the page.
 function openTarget() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,8 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+OPEN_ALL = "document.querySelectorAll('details').forEach(details => { details.open = true })"
+
 one_window = pytest.mark.parametrize("page", [(1280, "light")], indirect=True, ids=str)
 
 
@@ -70,7 +73,7 @@ def page(browser: Any, page_url: str, request: pytest.FixtureRequest) -> Iterato
 def test_the_page_fits_its_window(page: Any) -> None:
     width, needed = page.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollWidth]")
     assert needed <= width
-    page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true })")
+    page.evaluate(OPEN_ALL)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
@@ -80,6 +83,7 @@ def test_every_image_is_decoded(page: Any) -> None:
 
 
 def test_every_figure_is_visible(page: Any) -> None:
+    page.evaluate(OPEN_ALL)
     for name in FIGURES:
         figure = page.locator(f"#figure-{name} svg")
         assert figure.is_visible()
@@ -142,6 +146,7 @@ def test_a_heading_sorts_by_number_and_empty_cells_stay_last(page: Any) -> None:
 @one_window
 def test_numbers_with_commas_and_keys_of_their_own_sort_by_value(page: Any) -> None:
     """A count of 50,000 samples stands in text, a step that sorts by more digits than it shows in an attribute."""
+    page.evaluate(OPEN_ALL)
     table = page.locator("table", has=page.locator("caption", has_text="What the protocol ids stand for"))
     header = table.locator("thead th", has_text="Samples")
     place = header.evaluate("th => th.cellIndex")
@@ -158,8 +163,44 @@ def test_text_columns_sort_as_a_reader_would(page: Any) -> None:
     table = page.locator("#results table")
     table.locator("thead th").first.locator("button").click()
     names = table.locator("tbody th").evaluate_all("cells => cells.map(cell => cell.firstChild.textContent)")
-    batches = [name for name in names if name.startswith("var-d16 cpu optimized auto float32 b")]
-    assert [name.split(" b")[1].split(" ")[0] for name in batches] == ["1", "2", "16", "64"]
+    batches = [match[1] for name in names if (match := re.fullmatch(r"var-d16 b(\d+) optimized float32 cpu ?", name))]
+    assert batches == ["1", "2", "16", "64"]
+
+
+def test_the_answer_is_the_first_thing_on_the_page(page: Any) -> None:
+    """Sentence, findings, picture and summary come before facts and sections, in the order of reading, unfolded."""
+    parts = [".lead", ".findings li", "#figure-quality-throughput", "#answer table", ".facts", "nav", "#results"]
+    tops = [page.locator(part).first.bounding_box()["y"] for part in parts]
+    assert tops == sorted(tops) and tops[1] < 900
+    assert page.locator("#answer details").count() == 0
+
+
+@one_window
+def test_sections_fold_and_a_link_opens_what_it_leads_to(page: Any) -> None:
+    assert page.locator("#results table").is_visible() and not page.locator("#memory table").first.is_visible()
+    page.locator("nav a", has_text="Memory").click()
+    assert page.locator("#memory table").first.is_visible()
+    page.locator("#results > details > summary").click()
+    assert not page.locator("#results table").is_visible()
+    link = page.locator(".findings a[href^='#case-']").first
+    target = link.get_attribute("href")
+    link.click()
+    page.locator(f"{target}").wait_for(state="visible")
+
+
+@one_window
+def test_rows_are_filtered_by_flag(page: Any) -> None:
+    box, rows = page.locator("#results .filter"), page.locator("#results table tbody tr")
+    total = rows.count()
+    box.locator("select[name=random_weights]").select_option("with")
+    shown = page.locator("#results table tbody tr:not([hidden])")
+    assert 0 < shown.count() < total and all("random_weights" in text for text in shown.all_inner_texts())
+    assert box.locator("output").inner_text() == f"{shown.count()} of {total} rows"
+    box.locator("select[name=steady]").select_option("without")
+    assert all("steady" not in text.split() for text in shown.all_inner_texts())
+    for name in ("random_weights", "steady"):
+        box.locator(f"select[name={name}]").select_option("")
+    assert shown.count() == total
 
 
 @one_window
