@@ -35,13 +35,11 @@ def one_node(node: dict[str, Any] = NODE, **variables: str) -> Iterator[Any]:
     """Yield a cluster whose head has these resources; this process is connected to it. `variables` are Ray's."""
     # Not in TMPDIR, where a test looks for what is left; and sockets have short paths.
     folders = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
-    with folders as folder, mock.patch.dict(os.environ, VARIABLES | variables):
+    with folders as folder, mock.patch.dict(os.environ, VARIABLES | variables | {"RAY_TMPDIR": folder}):
         import ray
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(
-            initialize_head=True, head_node_args=NODE | node | {"include_dashboard": False, "temp_dir": folder}
-        )
+        cluster = Cluster(initialize_head=True, head_node_args=NODE | node | {"include_dashboard": False})
         try:
             ray.init(address=cluster.address, log_to_driver=False)
             yield cluster
@@ -81,7 +79,7 @@ def another_machine(cluster: Any, name: str, scratch: Path, empty: Path, disk: s
     before, ours = len(alive()), {"NAME": name, "TMPDIR": str(scratch), "EMPTY": str(empty), "DISK": disk}
     process = subprocess.Popen(
         [*apart, *start, *options],
-        env=os.environ | ours | {"RAY_TMPDIR": "/tmp"},
+        env=os.environ | ours,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
