@@ -14,6 +14,7 @@ from arvbench.reports.numbers import plain
 from arvbench.reports.tables.quality import quality_keys
 from arvbench.results.moments import in_utc
 from arvbench.results.schema import Measured, Record
+from arvbench.results.search import MARK
 from arvbench.results.statistics import find_timing
 
 
@@ -107,11 +108,15 @@ def place_words(place: Place, among: Iterable[Place]) -> str:
 
 
 def model_name(record: Record) -> str:
-    """Return the model with what makes it another one: its method, and the parts that lose something."""
+    """Return the model with what makes it another one: its method, the parts that lose something, and being the best
+    of a search, which looks better than it is.
+    """
     parts = [model_of(record), plain(record.case.method or "")]
     outcome = record.outcome
     lossy = outcome.setup.lossy or () if isinstance(outcome, Measured) else ()
     parts += [plain(part) for part in lossy if part != record.case.dtype and plain(part) not in parts]
+    mark = plain(record.case_id.partition(MARK)[2]) if record.case.search is not None else ""
+    parts.append(f"({mark})" if mark.startswith("best of") else "")
     return " ".join(filter(None, parts))
 
 

@@ -60,7 +60,7 @@ def _row(name: str, chosen: Sequence[Field], lead: Field) -> _Row:
 
 
 def _name_cell(row: _Row) -> Cell:
-    return text_cell(row.name, flags=_flags(row.lead))
+    return text_cell(row.name, flags=tuple(flag for flag in _flags(row.lead) if f"({flag})" not in row.name))
 
 
 def _flags(record: Record) -> tuple[str, ...]:

@@ -85,9 +85,18 @@ def test_a_section_has_all_tries_in_order_and_the_best_of_each_search() -> None:
 
 def test_page_and_markdown_say_it(folder, tmp_path) -> None:
     summary = build_report([folder], tmp_path / "r.html")
-    for path in (summary.html, summary.markdown):
-        text = path.read_text()
-        assert text.count("best of 4") > 8 and "confirms best of 4" in text and "so looks better than it is" in text
+    page, markdown = summary.html.read_text(), summary.markdown.read_text()
+    assert page.count("best of 4") > 8 and "confirms best of 4" in page and "so looks better than it is" in page
+    assert "| demo/var (best of 4) |" in markdown
+
+
+def test_the_answer_as_data_names_the_winner_as_best_of_4(folder, tmp_path) -> None:
+    build_report([folder], tmp_path / "r.html")
+    fields = json.loads((tmp_path / "r.json").read_text())["fields"]
+    named = {name for field in fields for name, record_id in field["models"].items() if record_id.startswith("0003")}
+    assert named == {"demo/var (best of 4)"}
+    best = {best["model"] for field in fields for best in field["best"] if best["record_id"].startswith("0003")}
+    assert best == {"demo/var (best of 4)"}
 
 
 def test_the_summary_as_data_says_it(folder, tmp_path) -> None:
