@@ -20,7 +20,12 @@ _NEVER = ("Case", "Weights")
 def short_names(records: Sequence[Record]) -> dict[str, str]:
     """Map record ids to unique names: the model, then each part that tells rows apart which the parts before do not."""
     names = case_names(records)
-    parts = {record.record_id: name_parts(record, names[record.record_id]) for record in records}
+    parts, firsts = dict[str, dict[str, str]](), dict[str, dict[str, str]]()
+    for record in records:
+        # Records of one case have one name, and their marks tell them apart.
+        case = plain(record.case_id)
+        first = firsts.setdefault(record.case_id, name_parts(record, case))
+        parts[record.record_id] = first | {"mark": names[record.record_id].removeprefix(case).removeprefix(" · ")}
     labels = list(dict.fromkeys(label for part in parts.values() for label in part))
     found = {record_id: [part.get("Case") or part["Model"]] for record_id, part in parts.items()}
     for label in sorted(labels, key=lambda label: label not in _ALWAYS):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import records as make
 import typer
+from figures import FIGURES
 from typer.testing import CliRunner
 
 from arvbench.errors import UserError
@@ -148,7 +149,7 @@ def test_every_section_is_on_the_page_and_in_the_markdown(built: tuple[str, str]
     links = [value for value in page.attributes("href") if value.startswith("#") and value != "#results"]
     assert {link[1:] for link in page.attributes("href") if link.startswith("#")} <= set(page.attributes("id"))
     assert len(links) >= 11
-    assert page.count("svg") == 6 and page.count("img") == 2
+    assert page.count("svg") == len(FIGURES) and page.count("img") == 2
     for heading in ("Results", "Quality", "Latency", "Cache", "Memory", "Settings", "Environment"):
         assert f"## {heading}\n" in markdown
 

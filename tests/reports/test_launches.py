@@ -158,7 +158,7 @@ def test_launches_without_numbers_have_rows_that_say_which_they_are() -> None:
     table = results_table(merge_launches([*records, *lost]))
     assert [(cell.text, cell.sort) for cell in column(table, "Launches")] == [("4", 4.0), ("2", 2.0)]
     names = [row[0].text for row in table.rows]
-    assert names == [f"{records[0].case_id} · 4 launches", f"{records[0].case_id} · 2 launches"]
+    assert names == ["demo/var · 4 launches", "demo/var · 2 launches"]
     single = results_table(merge_launches([*records, lost[0]]))
     assert single.rows[1][0].text.endswith("· launch 5")
 
@@ -226,8 +226,8 @@ def test_a_level_is_never_rounded_up() -> None:
 
 def test_every_section_is_made_of_launches_too(tmp_path: Path) -> None:
     path = make.write_records(tmp_path / "records.jsonl", mixed())
-    summary = build_report([path], tmp_path / "r.html", tables_path=tmp_path / "r.md")
+    summary = build_report([path], tmp_path / "r.html", tables_path=tmp_path / "tables.md")
     assert summary.records == 3
-    text = (tmp_path / "r.md").read_text()
+    text = (tmp_path / "tables.md").read_text()
     assert all(f"## {section.heading}" in text for section in SECTIONS if section.heading in ("Results", "Latency"))
     assert "MergedRecord" not in text

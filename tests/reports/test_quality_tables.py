@@ -12,7 +12,7 @@ from report_text import column, in_terminal
 
 from arvbench.reports.content import make_report
 from arvbench.reports.html import to_html
-from arvbench.reports.markdown import to_markdown
+from arvbench.reports.markdown import to_tables
 from arvbench.reports.numbers import significant
 from arvbench.reports.svg import draw_figure
 from arvbench.reports.table import NOTHING
@@ -36,7 +36,7 @@ def number(**changes: object) -> Quality:
 def report_of(tmp_path, *records: Record) -> tuple[str, str]:
     """(page, Markdown)."""
     report = make_report([RecordsFile(path=tmp_path / "records.jsonl", records=records, damaged_lines=())])
-    return to_html(report), to_markdown(report)
+    return to_html(report), to_tables(report)
 
 
 @pytest.mark.parametrize(
