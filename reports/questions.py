@@ -12,6 +12,8 @@ QUESTIONS: Final[Mapping[str, str]] = {
     "Cases without a speed": "What failed, and why?",
     "Quality": "How good are the images, by which protocol?",
     "Samples": "What do the images look like?",
+    "Published": "Is the published number true?",
+    "Claims": "Which headline claims hold?",
     "Latency": "Where does the time of a call go?",
     "Roofline": "How far is every step from what the machine can do?",
     "Cache": "What is kept between steps?",
