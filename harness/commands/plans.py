@@ -89,7 +89,7 @@ def forecast_line(found: Forecast) -> str:
     if found.predicted_ns is not None and (known := found.multiple) is not None:
         whose = f"of {known.model}" if known.model else "of other models"
         time += f", predicted {significant(found.predicted_ns / 1e6)} ms: {known.times:.1f} times that, the median of "
-        time += f"{known.records} record(s) {whose} here"
+        time += f"{known.records} record(s) {whose} at batch {known.batch} here"
     return f"{memory}; {time}"
 
 

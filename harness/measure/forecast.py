@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import log
 
 import torch
 
@@ -36,6 +37,8 @@ class Multiple:
     records: int
     model: str
     """Whose records they are; "" for those of other models, where the model has none."""
+    batch: int
+    """Batch of the records: that of the case, or the nearest one by ratio."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,16 +128,31 @@ def _measured(device: str, dtype: str, threads: int | None) -> Machine:
 
 
 def measured_multiple(case: CaseConfig, records: Sequence[Record]) -> Multiple | None:
-    """Return the median multiple of records with the case's device, dtype and threads: its model's, else all."""
-    known: dict[str, list[float]] = {}
-    for record in records:
-        same = (record.case.device, record.case.dtype, record.case.threads) == (case.device, case.dtype, case.threads)
-        if same and isinstance(record.outcome, Measured) and (times := _multiple(record, record.outcome)):
-            known.setdefault(record.case.model, []).append(times)
-    if case.model in known:
-        return Multiple(times=statistics.median(known[case.model]), records=len(known[case.model]), model=case.model)
-    every = [times for model in known.values() for times in model]
-    return Multiple(times=statistics.median(every), records=len(every), model="") if every else None
+    """Return the median multiple of records of the case's kind: its model's, else all, at the nearest batch.
+
+    Of one kind are cases of one device, dtype, backend and number of threads. A small batch is further from its floor
+    than a large one, so records of several batches are never mixed.
+    """
+    known = [
+        (record.case, times)
+        for record in records
+        if _kind(record.case) == _kind(case)
+        and isinstance(record.outcome, Measured)
+        and (times := _multiple(record, record.outcome))
+    ]
+    own = [pair for pair in known if pair[0].model == case.model]
+    if not known:
+        return None
+    batch = min(
+        (measured.batch for measured, _ in own or known), key=lambda batch: (abs(log(batch / case.batch)), batch)
+    )
+    chosen = [times for measured, times in own or known if measured.batch == batch]
+    model = case.model if own else ""
+    return Multiple(times=statistics.median(chosen), records=len(chosen), model=model, batch=batch)
+
+
+def _kind(case: CaseConfig) -> tuple[str, str, str, int | None]:
+    return case.device, case.dtype, case.backend, case.threads
 
 
 def _multiple(record: Record, outcome: Measured) -> float | None:

@@ -262,9 +262,9 @@ def _check_keys(where: str, layer: Mapping[str, Any]) -> None:
             raise UserError(f"{where}: {shown(key)} is not the name of a key")
         if key not in CaseConfig.model_fields:
             hint = near_misses(key, CaseConfig.model_fields)
-            if not hint.endswith("?"):
+            if not hint.endswith("?") and key.isidentifier() and len(key) < 100:
                 hint += f" (sampling settings are written settings.{key})"
-            raise UserError(f"{where}: unknown key {key!r}; {hint}")
+            raise UserError(f"{where}: unknown key {shown(key)}; {hint}")
 
 
 def _merge_layers(suite: _SuiteFile, entry: Mapping[str, Any], command_line: Mapping[str, Any]) -> list[dict[str, Any]]:

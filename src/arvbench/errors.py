@@ -98,13 +98,18 @@ def complaint(error: ValidationError, known: Mapping[str, Iterable[str]]) -> str
     """
     # A misspelt key is also a missing one: the spelling is what helps.
     first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    path = [str(part)[:100] for part in first["loc"]]
+    path = [_printable(str(part)[:100]) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
         return f"unknown key {path[-1]!r}; {near_misses(path[-1], known.get('.'.join(path[:-1]), ()))}"
     if first["type"] in ("tuple_type", "list_type") and isinstance(first["input"], str):
-        return f"{'.'.join(path)}: write a list, such as [{first['input']}]"
+        return f"{'.'.join(path)}: write a list, such as [{_printable(first['input'][:100])}]"
     given = "" if first["type"] == "missing" else f" (got {shown(first['input'])})"
     return f"{'.'.join(path) or 'content'}: {first['msg']}{given}"
+
+
+def _printable(text: str) -> str:
+    """Return a key or a value from outside with what would break the line escaped."""
+    return text if text.isprintable() else repr(text)
 
 
 class _Short(reprlib.Repr):

@@ -46,7 +46,7 @@ def test_the_median_of_the_models_own_records_is_its_multiple():
     assert found.multiple.times == pytest.approx(multiple_of(own[1]))
     assert (found.multiple.records, found.multiple.model) == (3, "demo/var")
     assert found.predicted_ns == pytest.approx(found.least_ns * multiple_of(own[1]))
-    assert "times that, the median of 3 record(s) of demo/var here" in forecast_line(found)
+    assert "times that, the median of 3 record(s) of demo/var at batch 1 here" in forecast_line(found)
     assert forecast_row(case, found)["predicted_timed_s"] == pytest.approx(3 * found.predicted_ns / 1e9)
 
 
@@ -58,6 +58,18 @@ def test_records_of_other_models_serve_where_there_are_none_and_of_other_threads
     assert measured_multiple(CASE.model_copy(update={"dtype": "bfloat16", "threads": 1}), [other]) is None
     without = make.record("demo/var", number=7, threads=1, ceilings=None)
     assert measured_multiple(CASE.model_copy(update={"threads": 1}), [without]) is None
+
+
+@pytest.mark.parametrize(("batch", "nearest"), [(1, 1), (2, 1), (5, 8), (64, 8)])
+def test_only_records_of_the_nearest_batch_and_of_the_backend_count(batch, nearest):
+    def record(number, batch, speed, backend="optimized"):
+        return make.record("demo/var", number=number, batch=batch, speed=speed, threads=1, backend=backend)
+
+    measured = {1: record(1, 1, speed=1), 8: record(2, 8, speed=4)}
+    case = CASE.model_copy(update={"threads": 1, "batch": batch})
+    found = measured_multiple(case, [*measured.values(), record(3, batch, speed=9, backend="reference")])
+    assert (found.batch, found.records) == (nearest, 1)
+    assert found.times == pytest.approx(multiple_of(measured[nearest]))
 
 
 def test_what_is_unknown_is_said_with_its_reason(monkeypatch):

@@ -99,7 +99,7 @@ def test_a_search_that_has_used_up_its_time_ends(tmp_path):
 BAD = {
     "no limit on a CPU": ({}, "needs memory_limit_bytes"),
     "begin above the end": ({"batch": 9, "capacity": {"most": 4}, **LIMIT}, "begins at batch 9, above most: 4"),
-    "with pictures": ({"sample_sheet": 1, **LIMIT}, "has no quality and no sample_sheet"),
+    "with pictures": ({"sample_sheet": 1, **LIMIT}, "has no quality, no sample_sheet and no search"),
     "most 0": ({"capacity": {"most": 0}, **LIMIT}, "capacity.most"),
     "unknown key": ({"capacity": {"mots": 4}, **LIMIT}, "most"),
 }

@@ -157,7 +157,7 @@ def test_numbers_of_a_cluster_are_those_of_one_process(cluster, samples, tmp_pat
     def disturbed(self, function, arguments, need, listener, limit_s):
         def tell(event) -> None:
             listener(event)
-            if event.phase == "extractors" and left:
+            if event.phase.startswith("on ") and left:  # a task runs there
                 match left.pop():
                     case "a worker is killed":
                         busy = [p for p in psutil.Process().children(recursive=True) if "ray::_call" in p.cmdline()[:1]]

@@ -70,6 +70,13 @@ def test_a_failure_of_the_task_is_not_tried_again_and_a_lost_worker_may_be(clust
     assert (lost.status, lost.lost) == (Status.ERROR, True) and "the worker or its node was lost" in lost.reason
 
 
+def test_what_ray_tells_of_its_nodes_is_not_on_stdout(cluster, capsys):
+    from ray._private.worker import print_to_stdstream
+
+    print_to_stdstream({"lines": ["a node died"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_task_that_never_ends_is_late_and_one_that_is_cancelled_may_run_again(cluster, monkeypatch):
     def stays(begun, post):
         post(begun)

@@ -196,6 +196,16 @@ KEYS = st.sampled_from([*CaseConfig.model_fields, "name", "cases", "defaults", "
 CASES = st.dictionaries(KEYS, VALUES | st.sampled_from(["demo/var", "demo/*", "official", "digits"]), max_size=4)
 
 
+@pytest.mark.parametrize("entry", [
+    {"kernels": {"\n": None}}, {"kernels": {"a\u2028b": 1}}, {"x\ny": 1}, {"x" * 5000: 1}, {"capacity": {"\r": 1}},
+    {"quality": {"protocols": "a\nb", "reference": "digits"}}, {"settings": {"\x85": {"\n": 1}}}, {"model": "a\nb"},
+    {"cache": "a\nb"}, {"method": "a\nb"}, {"search": {"objective": "a\nb", "over": {"\n": [1]}, "budget": 1}},
+])  # fmt: skip
+def test_line_breaks_in_keys_and_values_stay_in_the_line(entry, tmp_path_factory):
+    suite = {"name": "s", "cases": [{"model": "demo/var", "weights": "demo"} | entry]}
+    check(tmp_path_factory, yaml.safe_dump(suite).encode())
+
+
 @pytest.mark.fuzz
 @given(st.dictionaries(KEYS, VALUES | CASES | st.lists(CASES, max_size=2), max_size=4), CASES)
 def test_any_values_are_a_suite_or_a_user_error(
