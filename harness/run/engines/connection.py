@@ -42,9 +42,9 @@ def connect(address: str | None) -> Any:
     """
     check_address(address)
     ray = _import_ray()
+    # Ray prints on stdout what befell its nodes, whatever `log_to_driver` says; stdout has results alone.
+    ray._private.worker._worker_logs_enabled = False
     if not ray.is_initialized():
-        # Ray prints on stdout what befell its nodes, whatever `log_to_driver` says; stdout has results alone.
-        ray._private.worker._worker_logs_enabled = False
         with contextlib.ExitStack() as unless_connected:
             options: dict[str, Any] = {"address": address}
             if address in (None, "", "local"):

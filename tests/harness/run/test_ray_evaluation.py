@@ -30,8 +30,11 @@ REQUEST = ("--reference", "digits", "--protocol", "digits-cnn", "--metrics", "fi
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("samples") / "samples.npz"
-    np.savez(path, arr_0=np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 3), "uint8"))
+    return noise(tmp_path_factory.mktemp("samples") / "samples.npz", COUNT)
+
+
+def noise(path: Path, count: int) -> Path:
+    np.savez(path, arr_0=np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), "uint8"))
     return path
 
 
@@ -149,7 +152,8 @@ def cluster() -> Iterator[tuple[Any, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disturbance", ["nothing", "a worker is killed", "a node is removed"])
-def test_numbers_of_a_cluster_are_those_of_one_process(cluster, samples, tmp_path, capsys, disturbance):
+def test_numbers_of_a_cluster_are_those_of_one_process(cluster, tmp_path, capsys, disturbance):
+    samples = noise(tmp_path / "samples.npz", 20_000)  # so many that tasks still run when they are heard of
     nodes, second = cluster
     run = Cluster.run
     left = [disturbance]
