@@ -85,7 +85,7 @@ def predict(case: CaseConfig) -> Footprint:
             sampler.decode_state(state)
             decode_peak = held.begin_phase()
     except (NotImplementedError, RuntimeError) as error:
-        # Tensors on the meta device have no values; the cause is told, for another error would look the same.
+        # Reading a value fails on the meta device. Other faults raise the same types, so the message names the cause.
         cause = str(error).partition("\n")[0][:120]
         raise UserError(
             f"{case.model}: its sampler looks at values, so its memory cannot be predicted ({cause})"

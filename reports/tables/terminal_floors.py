@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_CASES = 4
 """Cases whose steps are printed; the report has all."""
 MOST_ROWS = 12
-"""Rows of steps of one case: more steps are added up, so many neighbours to a row."""
+"""Rows of steps of one case; where there are more steps, neighbours share a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

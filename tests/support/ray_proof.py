@@ -38,7 +38,7 @@ REQUEST = ("--reference", "digits", "--protocol", "digits-cnn", "--bootstrap", "
 
 
 class Disturbances:
-    """A worker is killed, then a node is removed, each once, at an event with at least so many images done."""
+    """Kills a worker, then removes a node, once each, when as many images as `moments` says are done."""
 
     def __init__(self, cluster: Any, node: Any, moments: Sequence[int]) -> None:
         self._cluster, self._node, self._moments = cluster, node, list(moments)

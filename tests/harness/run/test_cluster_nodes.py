@@ -28,7 +28,7 @@ CASE = {"model": "demo/nar", "threads": 1, "repeats": 1, "max_warmup": 1}
 
 @dataclass(frozen=True)
 class Poor:
-    """What the second node sees otherwise than this process does."""
+    """Address and folders of the second node, whose disks differ from those of this process."""
 
     address: str
     scratch: Path

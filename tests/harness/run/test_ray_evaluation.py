@@ -153,7 +153,7 @@ def cluster() -> Iterator[tuple[Any, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("disturbance", ["nothing", "a worker is killed", "a node is removed"])
 def test_numbers_of_a_cluster_are_those_of_one_process(cluster, tmp_path, capsys, disturbance):
-    samples = noise(tmp_path / "samples.npz", 20_000)  # so many that tasks still run when they are heard of
+    samples = noise(tmp_path / "samples.npz", 20_000)  # tasks still run when their first event arrives
     nodes, second = cluster
     run = Cluster.run
     left = [disturbance]
