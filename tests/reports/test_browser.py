@@ -178,8 +178,9 @@ def test_the_answer_is_the_first_thing_on_the_page(page: Any) -> None:
 @one_window
 def test_sections_fold_and_a_link_opens_what_it_leads_to(page: Any) -> None:
     assert page.locator("#results table").is_visible() and not page.locator("#memory table").first.is_visible()
+    # A browser tells of a new address only after the click has returned.
     page.locator("nav a", has_text="Memory").click()
-    assert page.locator("#memory table").first.is_visible()
+    page.locator("#memory table").first.wait_for(state="visible")
     page.locator("#results > details > summary").click()
     assert not page.locator("#results table").is_visible()
     link = page.locator(".findings a[href^='#case-']").first
