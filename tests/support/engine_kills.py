@@ -30,6 +30,8 @@ QUICK = {"weights": "demo", "threads": 1, "repeats": 1, "max_warmup": 1, "sample
 ENDED_S = 60.0
 """Time in which the processes of a killed run must be gone."""
 POLL_S = 0.02
+KILLS_OF_A_RUN = 4
+"""Most kills of one run: then it may end, so that kills fall into every part of many runs."""
 
 
 def alive(temp: Path) -> list[psutil.Process]:
@@ -118,7 +120,7 @@ def trials(engine: str, kills: int, folder: Path, drawn: random.Random) -> None:
     early = late = rounds = 0
     while early + late < kills:
         out, before, rounds = folder / f"run{rounds}", [], rounds + 1
-        while early + late < kills:
+        for _ in range(min(KILLS_OF_A_RUN, kills - early - late)):
             after_first = late <= early
             rest_s = usual.whole_s - usual.first_s if after_first and not before else usual.whole_s
             if not killed([*command, out], folder, out / place, (after_first, drawn.uniform(0, rest_s))):

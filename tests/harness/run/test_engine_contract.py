@@ -25,11 +25,12 @@ from run_helpers import SilentListener, workers_of, write_suite
 from arvbench.harness.run.engines import ENGINES
 from arvbench.harness.run.engines.engine import Engine
 from arvbench.harness.run.ranks import this_rank
-from arvbench.harness.run.runner import RunOptions, run_suite
+from arvbench.harness.run.runner import RunListener, RunOptions, run_suite
 from arvbench.harness.run.store import RecordStore
-from arvbench.harness.suites.suite import load_suite
+from arvbench.harness.suites.suite import Suite, load_suite
 from arvbench.results.records import read_records
 from arvbench.results.schema import Measured, Record, Status
+from arvbench.results.search import searches
 
 QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": 300, "metrics": ["fid"], "bootstrap": 0}
 CASE = {"weights": "demo", "threads": 1, "repeats": 1, "max_warmup": 1, "batch": 50}
@@ -125,19 +126,25 @@ def kind(request) -> Iterator[Kind]:
 
 @pytest.fixture(scope="module")
 def ran(kind, suite, tmp_path_factory) -> Ran:
-    out, whole = tmp_path_factory.mktemp("out"), load_suite(str(suite))
-    watching, folders = Watching(whole.cases[KILLED].case_id), []
-    found: dict[str, Record] = {}
+    whole = load_suite(str(suite))
+    watching = Watching(whole.cases[KILLED].case_id)
+    found, folders = run_ranks(kind, whole, tmp_path_factory.mktemp("out"), watching)
+    by_case = {record.case_id: record for record in found}
+    stored = [record for folder in folders for record in read_records(folder).records]
+    return Ran([by_case[case.case_id] for case in whole.cases], stored, watching, folders)
+
+
+def run_ranks(kind: Kind, suite: Suite, out: Path, listener: RunListener) -> tuple[list[Record], list[Path]]:
+    """Run the part of every rank, one after another; return the records and the run folders."""
+    records, folders = [], []
     for variables in kind.ranks:
         with mock.patch.dict("os.environ", variables):
-            part = whole.shard(this_rank().shard) if variables else whole
+            part = suite.shard(this_rank().shard) if variables else suite
             folders.append(folder := out / this_rank().folder if variables else out / "all")
             store = RecordStore(folder)
             store.prepare()
-            records = run_suite(part, store, kind.open(), watching, options=RunOptions(retries=1))
-            found |= {record.case_id: record for record in records}
-    stored = [record for folder in folders for record in read_records(folder).records]
-    return Ran([found[case.case_id] for case in whole.cases], stored, watching, folders)
+            records += run_suite(part, store, kind.open(), listener, options=RunOptions(retries=1))
+    return records, folders
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +197,22 @@ def test_nothing_but_records_and_sheets_is_left(ran):
     for folder in ran.folders:
         assert {path.name for path in folder.iterdir()} <= {"records.jsonl", "samples"}
     assert workers_of(os.getpid()) == []
+
+
+def test_a_search_is_whole_on_every_engine_and_goes_on_from_its_records(kind, tmp_path):
+    """Two searches: ranks have one each, others run them beside each other, and both have a best of their own tries."""
+    asked = {"objective": "latency", "over": {"batch": [1, 2]}, "budget": 2}
+    cases = [CASE | {"model": model, "search": asked} for model in ("demo/nar", "demo/flexvar")]
+    suite = load_suite(str(write_suite(tmp_path / "s.yaml", cases=cases)))
+    first, _ = run_ranks(kind, suite, tmp_path, SilentListener())
+    found = sorted(searches(first), key=lambda search: search.best.case.model)
+    assert [search.best.case.model for search in found] == ["demo/flexvar", "demo/nar"]
+    assert [search.mark(search.best) for search in found] == ["best of 2", "best of 2"]
+    assert sorted((record.case.model, record.case.batch) for record in first) == [
+        (model, batch) for model in ("demo/flexvar", "demo/nar") for batch in (1, 2)
+    ]
+    again, _ = run_ranks(kind, suite, tmp_path, SilentListener())
+    assert {record.record_id for record in again} == {record.record_id for record in first}
 
 
 def test_ctrl_c_is_one_line_and_leaves_nothing(kind, suite, tmp_path):
