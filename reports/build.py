@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,14 +15,16 @@ from arvbench.paths import printable
 from arvbench.reports.answer.answer import Answer
 from arvbench.reports.answer.data import report_data
 from arvbench.reports.content import count_by_status, make_report
+from arvbench.reports.exports import writer_of
 from arvbench.reports.html import to_html
-from arvbench.reports.markdown import to_markdown, to_tables
+from arvbench.reports.markdown import to_markdown
 from arvbench.reports.sections import SECTIONS, Section
 from arvbench.reports.summary import CaseSummary, summarise
 from arvbench.reports.verdicts import records_of
 from arvbench.results.records import RecordsFile, read_records
 from arvbench.results.schema import Status
 
+PAGE = "report.html"
 ShownPath = Annotated[Path, PlainSerializer(printable, when_used="json")]
 """Path that `--json` prints; bytes that are not UTF-8 read \\xNN."""
 
@@ -35,6 +38,8 @@ class ReportSummary(BaseModel):
     markdown: ShownPath
     data: ShownPath
     """Best, fronts and findings by record id, as JSON."""
+    tables: tuple[ShownPath, ...] = ()
+    """Files and folders that `--tables` named."""
     answer: InstanceOf[Answer] = Field(exclude=True, repr=False)
     records: int
     """Number shown: the newest record of each case within a file."""
@@ -46,41 +51,50 @@ class ReportSummary(BaseModel):
     """Skipped lines of the records files, with the reason."""
 
 
+def default_page(paths: Sequence[Path]) -> Path:
+    """Return where the page of these paths goes by default: beside the records of a single one, else here."""
+    if len(paths) != 1:
+        return Path(PAGE)
+    return (paths[0] if paths[0].is_dir() else paths[0].parent) / PAGE
+
+
 def build_report(
     paths: Sequence[Path],
     html_path: Path,
     markdown_path: Path | None = None,
     *,
-    tables_path: Path | None = None,
+    tables: Sequence[Path] = (),
     sections: Sequence[Section] = SECTIONS,
 ) -> ReportSummary:
     """Write the report of the records in `paths` to one HTML page, its answer to Markdown and JSON beside the page.
 
     A path is a records file, a run folder, or the folder of a check, which stands for both of its sides.
 
-    `markdown_path` None puts the Markdown beside the page; `tables_path` asks for all tables as Markdown. Raises
-    UserError when a path is missing, when no path holds a record, or when an output cannot be written; each file is
-    written whole or not at all.
+    `markdown_path` None puts the Markdown beside the page; `tables` are paths for all tables, whose endings say the
+    form (`exports.WRITERS`). Raises UserError when a path is missing, when no path holds a record, or when an output
+    cannot be written, HostError for Parquet without its library; each file is written whole or not at all.
     """
     markdown_path = html_path.with_suffix(".md") if markdown_path is None else markdown_path
     files = [read_records(run) for path in paths for run in records_of(path)]
     data_path = html_path.with_suffix(".json")
-    _check_outputs([html_path, markdown_path, data_path, *([tables_path] if tables_path else [])], files)
+    _check_outputs([html_path, markdown_path, data_path, *tables], files)
+    exports = [(path, writer_of(path)) for path in tables]
     damaged = tuple(str(line) for file in files for line in file.damaged_lines)
     if not any(file.records for file in files):
         more = f"; {len(damaged)} damaged lines, the first: {damaged[0]}" if damaged else ""
         raise UserError(f"no records in {', '.join(str(file.path) for file in files) or 'no files'}{more}")
     report = make_report(files, sections)
-    _write(html_path, to_html(report))
-    _write(markdown_path, to_markdown(report))
-    if tables_path is not None:
-        _write(tables_path, to_tables(report))
+    _write(html_path, lambda path: write_whole(path, to_html(report)))
+    _write(markdown_path, lambda path: write_whole(path, to_markdown(report)))
     data = report_data(report.answer, report.title, [record.record_id for record in report.records])
-    _write(data_path, data.model_dump_json(indent=1) + "\n")
+    _write(data_path, lambda path: write_whole(path, data.model_dump_json(indent=1) + "\n"))
+    for path, write in exports:
+        _write(path, partial(write, report))
     return ReportSummary(
         html=html_path,
         markdown=markdown_path,
         data=data_path,
+        tables=tuple(tables),
         answer=report.answer,
         records=len(report.records),
         statuses=count_by_status(report.records),
@@ -99,10 +113,10 @@ def _check_outputs(outputs: Sequence[Path], files: Sequence[RecordsFile]) -> Non
             raise UserError(f"{path} holds records: write the report to another file")
 
 
-def _write(path: Path, text: str) -> None:
-    """Write the file atomically, or raise UserError."""
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    """Make the folder of `path` and call `write` with it; UserError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        write(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place with --out") from error

@@ -19,6 +19,8 @@ from markupsafe import Markup, escape
 
 from arvbench.reports.answer.statements import Evidence, Statement
 from arvbench.reports.content import Report
+from arvbench.reports.data import download, table_data
+from arvbench.reports.extremes import cut
 from arvbench.reports.questions import OPEN, QUESTIONS
 from arvbench.reports.sections import ANSWER
 from arvbench.reports.svg import InlineFigure
@@ -26,6 +28,7 @@ from arvbench.reports.table import MISSING, Cell, Column, Table
 
 _NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?(e[+-]\d+)?")
 """Text that the page's script reads as a number."""
+_LONGEST_NAME = 60
 TEMPLATES = Path(__file__).parent / "templates"
 _INLINE = (
     (r"`([^`]+)`", r"<code>\1</code>"),
@@ -46,6 +49,9 @@ def to_html(report: Report) -> str:
     )
     environment.filters.update(rows=rows, anchor=anchor, marked_up=marked_up)
     environment.filters["linked"] = partial(linked, targets=_targets(report))
+    environment.filters["cut"] = partial(cut, keep=_evidence(report))
+    environment.filters["table_csv"] = lambda table: download(anchor(table.caption)[:_LONGEST_NAME], table_data(table))
+    environment.filters["figure_csv"] = lambda figure: download(f"figure-{figure.name}", figure.data)
     environment.filters["kind"] = lambda block: type(block).__name__
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
@@ -65,8 +71,14 @@ def _targets(report: Report) -> frozenset[str]:
     blocks = [block for section in report.sections for block in section.blocks]
     headings = {anchor(section.heading) for section in report.sections}
     figures = {f"figure-{block.name}" for block in blocks if isinstance(block, InlineFigure)}
-    tables = [block for block in blocks if isinstance(block, Table)]
+    tables = [cut(block, _evidence(report)).table for block in blocks if isinstance(block, Table)]
     return frozenset(headings | figures | {row_anchor(record) for table in tables for record in table.row_ids})
+
+
+def _evidence(report: Report) -> frozenset[str]:
+    """Return the records to whose rows findings and summaries lead."""
+    rows = [row for table in report.answer.tables for row in table.row_targets]
+    return frozenset(rows).union(*(statement.record_ids for statement in report.answer.shown))
 
 
 def linked(statement: Statement, targets: Collection[str]) -> Markup:

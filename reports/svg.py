@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from arvbench.reports.data import Data
 from arvbench.reports.figures.drawing import CSS_VARIABLES, RC, Drawing
 from arvbench.results.schema import Record
 
@@ -42,6 +43,7 @@ class InlineFigure:
     title: str
     caption: str
     svg: str
+    data: Data
 
 
 def draw_figure(name: str, draw: Draw, records: Sequence[Record]) -> Drawing | None:
@@ -56,7 +58,7 @@ def inline_figure(name: str, draw: Draw, records: Sequence[Record]) -> InlineFig
     if drawing is None:
         return None
     svg = figure_to_svg(drawing.figure, name=name, alt=drawing.alt)
-    return InlineFigure(name=name, title=drawing.title, caption=drawing.caption, svg=svg)
+    return InlineFigure(name=name, title=drawing.title, caption=drawing.caption, svg=svg, data=drawing.data)
 
 
 def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:

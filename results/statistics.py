@@ -137,6 +137,11 @@ def find_timing(outcome: Measured, scope: str) -> Timing | None:
     return next((t for t in outcome.timings if t.scope == scope and t.samples_ns), None)
 
 
+def timings_by_scope(outcome: Measured) -> dict[str, Timing]:
+    """Map every scope to what `find_timing` returns for it."""
+    return {timing.scope: timing for timing in reversed(outcome.timings) if timing.samples_ns}
+
+
 def milliseconds(timing: Timing) -> Estimate:
     """Return the time of one call (`timing.images` images) in ms."""
     return nanoseconds(timing).scaled(1 / NS_PER_MS)

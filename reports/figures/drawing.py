@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from arvbench.reports.data import Data
 from arvbench.reports.numbers import shorten
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class Drawing:
     """Reading aid: units, and the comparisons that are allowed."""
     alt: str
     """Alternative text for readers who cannot see the figure."""
+    data: Data
+    """Values of all records, those left out of the drawing too."""
 
 
 def label(text: object, *, random: bool = False) -> str:

@@ -11,6 +11,7 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from arvbench.reports.cases import arithmetic, group_by, hardware, has_random_weights, model_of
+from arvbench.reports.data import Data, make_data
 from arvbench.reports.figures.drawing import (
     MARKERS,
     MUTED,
@@ -83,6 +84,28 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         "Right: hollow, the throughput at the same batch; filled, joined by a line, at the batch that the same memory "
         f"holds. Live cache per image at its peak, both guidance halves.{left_out}",
         alt=f"Scatter plot of quality and of throughput against live cache per image. {listed(map(_in_words, drawn))}.",
+        data=_data(found),
+    )
+
+
+def _data(policies: Sequence[_Policy]) -> Data:
+    return make_data(
+        (
+            *("Record", "Model", "Policy", "FID, lower is better", "Tokens as static (%)", "At equal", "Batch"),
+            *("Live cache per image (MiB)", "Throughput (images/s)", "Throughput (images/s), low"),
+            "Throughput (images/s), high",
+        ),
+        (
+            (
+                *(point.record.record_id, label(model_of(point.record)), policy.name),
+                *((policy.good, None) if _uses_fid(policy.comparison) else (None, policy.good)),
+                *("batch" if point is policy.same_batch else "memory", point.batch, point.live_per_image / MIB),
+                *((point.speed.value, point.speed.low, point.speed.high) if point.speed else (None, None, None)),
+            )
+            for policy in policies
+            for point in (policy.same_batch, policy.same_memory)
+            if point is not None
+        ),
     )
 
 

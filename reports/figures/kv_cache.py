@@ -5,11 +5,12 @@ Units    MiB 2**20 bytes, all layers and rows
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from arvbench.reports.cases import group_by, measured, model_of
+from arvbench.reports.data import Data, make_data
 from arvbench.reports.figures.drawing import (
     MARKERS,
     MUTED,
@@ -43,6 +44,8 @@ class _Panel:
 class _Curve:
     policy: str
     cache: tuple[CacheStep, ...]
+    record_id: str = field(compare=False)
+    """First record with it; records with equal bytes share one curve."""
 
 
 def draw(records: Sequence[Record]) -> Drawing | None:
@@ -52,8 +55,8 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         if any(step.allocated_bytes or step.planned_bytes for step in outcome.cache):
             plan = tuple(step.planned_bytes for step in outcome.cache)
             panel = _Panel(model_of(record), record.case.dtype, record.case.batch, plan)
-            # Backends with equal bytes share one curve.
-            found.setdefault(panel, {})[_Curve(plain(outcome.setup.cache_policy), outcome.cache)] = None
+            curve = _Curve(plain(outcome.setup.cache_policy), outcome.cache, record.record_id)
+            found.setdefault(panel, {}).setdefault(curve)
     if not found:
         return None
     curves_by_panel, left_out = first_of({panel: list(curves) for panel, curves in found.items()}, "curves")
@@ -89,6 +92,32 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         "mixers' state or history. Allocated: storage held for it. All layers and forward rows; 1 MiB is 1,048,576 "
         f"bytes. Where live equals the plan, the dotted line lies on the solid one.{left_out}",
         alt=f"Line plot of cache size for each step. {_peaks(curves_by_panel)}.",
+        data=_data(found),
+    )
+
+
+def _data(curves_by_panel: Mapping[_Panel, Iterable[_Curve]]) -> Data:
+    return make_data(
+        (
+            "Record",
+            "Model",
+            "Dtype",
+            "Batch",
+            "Policy",
+            "Step (index)",
+            "Planned (MiB)",
+            "Live (MiB)",
+            "Allocated (MiB)",
+        ),
+        (
+            (
+                *(curve.record_id, label(panel.model), panel.dtype, panel.batch, curve.policy, step.step),
+                *(size / MIB for size in (step.planned_bytes, step.live_bytes, step.allocated_bytes)),
+            )
+            for panel, curves in curves_by_panel.items()
+            for curve in curves
+            for step in curve.cache
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arvbench.reports.cases import conditions, group_by, has_random_weights, measured
+from arvbench.reports.data import make_data
 from arvbench.reports.figures.drawing import (
     PAPER,
     SERIES,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.patches import Patch
 
 _COMPONENTS = ("weights", "cache (allocated)", "token loop, all else", "decode, all else")
+_PHASES = ("token loop", "decode")
 _HATCHES = ("", "////", "", r"\\\\\\\\")
 """Lines alone: a pattern of dots takes 300 kB of SVG."""
 _CASE_IN = 0.62
@@ -46,6 +48,7 @@ _BAR = 0.36
 class _Bars:
     """Bars of one case, from top to bottom; each has the MiB of every component."""
 
+    record_id: str
     name: str
     where: tuple[str, str]
     phases: tuple[tuple[float, ...], ...]
@@ -53,7 +56,8 @@ class _Bars:
 
 def draw(records: Sequence[Record]) -> Drawing | None:
     """Draw two bars for every case, token loop and decode; one panel for each hardware, data type and source."""
-    groups, left_out = first_of(group_by(_cases(records), lambda case: case.where), "cases")
+    cases = _cases(records)
+    groups, left_out = first_of(group_by(cases, lambda case: case.where), "cases")
     if not groups:
         return None
     heights_in = [_MARGINS.top_in + _MARGINS.bottom_in + _CASE_IN * len(members) for members in groups.values()]
@@ -79,6 +83,14 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         "cannot tell working memory, the bar ends without it. A CUDA allocator's numbers and a process's resident set "
         f"(RSS) never share a panel. 1 MiB is 1,048,576 bytes.{left_out}",
         alt=f"Stacked bars of memory in MiB. {maxima}.",
+        data=make_data(
+            ("Record", "Case", "Hardware", "Conditions", "Phase", *(f"{part} (MiB)" for part in _COMPONENTS)),
+            (
+                (case.record_id, case.name, *case.where, phase, *sizes)
+                for case in cases
+                for phase, sizes in zip(_PHASES, case.phases, strict=False)
+            ),
+        ),
     )
 
 
@@ -112,6 +124,7 @@ def _cases(records: Sequence[Record]) -> list[_Bars]:
         where, source = conditions(record), MEMORY_SOURCES[outcome.memory.source]
         cases.append(
             _Bars(
+                record_id=record.record_id,
                 name=label(names[record.record_id], random=has_random_weights(record)),
                 where=(where.hardware, f"{where.arithmetic}, {source}"),
                 phases=tuple(tuple(size / MIB for size in sizes) for sizes in _phases(outcome.memory)),

@@ -7,13 +7,14 @@ Units    FID without unit, lower is better; throughput images per second, scope 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
 
 from arvbench.reports.answer.measures import CACHE, SPEED, front, quality_measures
 from arvbench.reports.cases import Conditions, conditions, group_by, has_random_weights, measured
+from arvbench.reports.data import Data, make_data
 from arvbench.reports.figures.drawing import (
     MARKERS,
     MUTED,
@@ -57,23 +58,25 @@ class _Point:
 
 def draw(records: Sequence[Record]) -> Drawing | None:
     """Draw a point for every case that has both a FID and a throughput."""
-    points = _points(records)
-    if not points:
+    found = group_by(_points(records), lambda point: (point.protocol_id, point.conditions))
+    if not found:
         return None
-    groups, left_out = first_of(group_by(points, lambda point: (point.protocol_id, point.conditions)), "points")
+    fronts = {place: _front(members) for place, members in found.items()}
+    groups, left_out = first_of(found, "points")
     points = [point for members in groups.values() for point in members]
     names = list(dict.fromkeys(point.name for point in points))
     labels = [label(name) for name in names]
     figure, axes = panels(len(groups), labels)
     handles: dict[str, Artist] = {}
-    on_front: set[str] = set()
     largest = max(map(_cache_mib, points))
-    for ax, ((_, where), members) in zip(axes, groups.items(), strict=True):
+    for ax, (place, members) in zip(axes, groups.items(), strict=True):
+        where = place[1]
         protocol = label(members[0].protocol)
         set_title(ax, label(where.hardware), f"{label(where.arithmetic)}, batch {where.batch}, {protocol}")
         ax.set_xlabel("Throughput (images/s)")
         ax.set_ylabel("FID (no unit, lower is better)")
-        on_front |= set(_draw_front(ax, members))
+        if fronts[place]:
+            _draw_front(ax, members)
         for point in members:
             handles[point.name] = _draw_point(ax, point, names.index(point.name), largest)
         # From zero, so that distances on the page are in proportion.
@@ -85,7 +88,8 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     points_text = listed(
         f"{p.name}: FID {significant(p.fid)} at {significant(p.throughput.value)} images/s" for p in points
     )
-    fronts = f" On the Pareto front: {listed(name for name in names if name in on_front)}." if on_front else ""
+    on_front = {name for place in groups for name in fronts[place]}
+    best = f" On the Pareto front: {listed(name for name in names if name in on_front)}." if on_front else ""
     sizes = f" Markers grow with the cache, up to {significant(largest)} MiB." if largest > 0 else ""
     over = "; of speed over launches, where a case has 6 or more" if several_launches(records) else ""
     return Drawing(
@@ -95,7 +99,33 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         f"Whiskers: 95 % intervals, of FID where a record has one{over}. Only cases "
         "with the same protocol id, hardware, data type and batch share a panel; cases with random weights have no "
         f"quality.{left_out}",
-        alt=f"Scatter plot of FID against images per second. {points_text}.{fronts}",
+        alt=f"Scatter plot of FID against images per second. {points_text}.{best}",
+        data=_data(found, fronts),
+    )
+
+
+_Place = tuple[str, Conditions]
+"""Protocol id and conditions."""
+
+
+def _data(groups: Mapping[_Place, Sequence[_Point]], fronts: Mapping[_Place, Sequence[str]]) -> Data:
+    return make_data(
+        (
+            *("Record", "Case", "Protocol", "Hardware", "Dtype", "Batch", "FID, lower is better", "FID, low"),
+            *("FID, high", "Throughput (images/s)", "Throughput (images/s), low", "Throughput (images/s), high"),
+            *("Cache peak (MiB)", "On the Pareto front"),
+        ),
+        (
+            (
+                *(point.record.record_id, label(point.name), label(point.protocol)),
+                *(place[1].hardware, place[1].arithmetic, place[1].batch),
+                *(point.fid, *(point.interval or (None, None))),
+                *(point.throughput.value, point.throughput.low, point.throughput.high, _cache_mib(point)),
+                ("yes" if point.name in fronts[place] else "no") if fronts[place] else None,
+            )
+            for place, points in groups.items()
+            for point in points
+        ),
     )
 
 
@@ -124,16 +154,19 @@ def _points(records: Sequence[Record]) -> list[_Point]:
     return points
 
 
-def _draw_front(ax: Axes, members: Sequence[_Point]) -> list[str]:
-    """Draw the front of a panel as steps; return its names, none where it says nothing."""
+def _front(members: Sequence[_Point]) -> list[str]:
+    """Return the names of the front of a panel; none where it says nothing."""
     quality = next(
         each
         for each in quality_measures([point.record for point in members])
         if each.name == "fid" and each.protocol == members[0].protocol
     )
     names = front((quality, SPEED), {point.name: point.record for point in members})
-    if not 1 <= len(names) < len(members):
-        return []
+    return names if 1 <= len(names) < len(members) else []
+
+
+def _draw_front(ax: Axes, members: Sequence[_Point]) -> None:
+    """Draw the front of a panel as steps."""
     # The line has the steps of the values alone; a case on the front may lie off it, within its interval.
     points, least = list[_Point](), float("inf")
     for point in sorted(members, key=lambda point: (-point.throughput.value, point.fid)):
@@ -141,7 +174,6 @@ def _draw_front(ax: Axes, members: Sequence[_Point]) -> list[str]:
             points, least = [point, *points], point.fid
     speeds, fids = [point.throughput.value for point in points], [point.fid for point in points]
     ax.step(speeds, fids, where="pre", color=MUTED, linewidth=1, linestyle="--", zorder=1)
-    return names
 
 
 def _cache_mib(point: _Point) -> float:

@@ -11,6 +11,7 @@ from math import log10
 from typing import TYPE_CHECKING, Any
 
 from arvbench.reports.cases import arithmetic, group_by, hardware, has_random_weights
+from arvbench.reports.data import make_data
 from arvbench.reports.figures.drawing import (
     INK,
     MARKERS,
@@ -47,15 +48,20 @@ class _Point:
     intensity: float
     rate: float
     """GFLOP/s."""
-    decode: bool
+    scope: str
+
+    @property
+    def decode(self) -> bool:
+        return self.scope == "decode"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Case:
     number: int
     """Place among all cases of the figure."""
+    record_id: str
     name: str
-    random: bool
+    """Label, safe for a legend."""
     where: tuple[str, str]
     """Hardware and arithmetic."""
     dtype: str
@@ -67,12 +73,12 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     """Draw a point for every timed step, and one for the decode, of every case with ceilings."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    cases = _cases(records)
-    if not cases:
+    found = _cases(records)
+    if not found:
         return None
-    groups, left_out = first_of(group_by(cases, lambda case: case.where), "cases", most=MOST_CASES)
+    groups, left_out = first_of(group_by(found, lambda case: case.where), "cases", most=MOST_CASES)
     cases = [case for members in groups.values() for case in members]
-    labels = [label(case.name, random=case.random) for case in cases]
+    labels = [case.name for case in cases]
     figure, axes = panels(len(groups), labels)
     handles: dict[int, Artist] = {}
     for ax, (where, members) in zip(axes, groups.items(), strict=True):
@@ -99,6 +105,14 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         "of copies, small (from caches) and large (from memory); of several cases in a panel, each is the highest. "
         f"A point can lie at most on the lines, and its distance below them is what is left.{left_out}",
         alt=f"Plot of achieved GFLOP/s against FLOP per byte, both logarithmic, under measured ceilings. {best}.",
+        data=make_data(
+            ("Record", "Case", "Hardware", "Dtype", "Scope", "Intensity (FLOP/byte)", "Achieved (GFLOP/s)"),
+            (
+                (case.record_id, case.name, *case.where, point.scope, point.intensity, point.rate)
+                for case in found
+                for point in case.points
+            ),
+        ),
     )
 
 
@@ -112,7 +126,7 @@ def _cases(records: Sequence[Record]) -> list[_Case]:
     for rows in group_by(scope_floors(records, None), lambda row: row.record.record_id).values():
         record, machine = rows[0].record, machine_of(rows[0].record, rows[0].outcome)
         points = tuple(
-            _Point(row.work.intensity, row.flops_per_s / GIGA, row.work.scope == "decode")
+            _Point(row.work.intensity, row.flops_per_s / GIGA, row.work.scope)
             for row in rows
             if row.work.scope not in ("tokens", "images") and row.work.intensity and row.flops_per_s
         )
@@ -122,8 +136,8 @@ def _cases(records: Sequence[Record]) -> list[_Case]:
         cases.append(
             _Case(
                 number=len(cases),
-                name=names[record.record_id],
-                random=has_random_weights(record),
+                record_id=record.record_id,
+                name=label(names[record.record_id], random=has_random_weights(record)),
                 where=(hardware(record), arithmetic(record)),
                 dtype=record.case.dtype,
                 machine=machine,

@@ -167,7 +167,7 @@ def test_one_failed_record_and_one_model_have_an_answer_without_comparison() -> 
 def test_markdown_is_short_and_data_names_records(tmp_path: Path) -> None:
     records = make.sweep(32)
     make.write_records(tmp_path / "records.jsonl", records)
-    build_report([tmp_path], tmp_path / "r.html", tables_path=tmp_path / "tables.md")
+    build_report([tmp_path], tmp_path / "r.html", tables=[tmp_path / "tables.md"])
     markdown = (tmp_path / "r.md").read_text()
     assert len(markdown.splitlines()) <= MOST_LINES and markdown.startswith("# arvbench report: imagenet256\n")
     data = json.loads((tmp_path / "r.json").read_text())

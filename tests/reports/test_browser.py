@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import records as make
 from figures import FIGURES
@@ -15,6 +16,7 @@ from verdicts import every_verdict
 
 from arvbench.reports.build import build_report
 
+ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.browser
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -47,6 +49,8 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+AXE = ROOT / "build" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
+"""Put there by `.ci/run`, or by `npm install --prefix build/npm axe-core`."""
 OPEN_ALL = "document.querySelectorAll('details').forEach(details => { details.open = true })"
 
 one_window = pytest.mark.parametrize("page", [(1280, "light")], indirect=True, ids=str)
@@ -110,6 +114,40 @@ def test_text_stands_out_from_its_background(page: Any) -> None:
         assert page.evaluate(contrast, name) >= 4.5, name
     for number in range(1, 9):
         assert page.evaluate(contrast, f"--series-{number}") >= 3, number
+
+
+AUDIT = """async () => {
+  const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
+  const options = { runOnly: { type: "tag", values: tags }, resultTypes: ["violations"] };
+  const { violations, passes } = await axe.run(document, options);
+  const found = violations.map((v) => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 200)]);
+  return { found, passes: passes.length };
+}"""
+
+
+@pytest.mark.parametrize("page", [(1280, "light"), (400, "dark")], indirect=True, ids=str)
+def test_axe_finds_no_violation_of_level_a_or_aa_folded_and_unfolded(page: Any) -> None:
+    if not AXE.exists():
+        pytest.skip("no axe-core found: npm install --prefix build/npm axe-core")
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    for state in ("1", OPEN_ALL):
+        page.evaluate(state)
+        audit = page.evaluate(AUDIT)
+        assert audit["found"] == [] and audit["passes"] > 15
+
+
+@one_window
+def test_the_data_of_a_figure_are_saved_without_a_network(page: Any, tmp_path: Path) -> None:
+    page.evaluate(OPEN_ALL)
+    for name in FIGURES:
+        with page.expect_download() as waiting:
+            page.locator(f"#figure-{name} a[download]").click()
+        path = tmp_path / waiting.value.suggested_filename
+        waiting.value.save_as(path)
+        assert path.name in (f"figure-{name}.csv", f"figure-{name}.csv.gz")
+        rows = pandas.read_csv(path)
+        assert rows.columns[0] == "Record" and len(rows) > 0
+    assert page.locator("#figure-memory figcaption").inner_text().endswith("rows).")
 
 
 @one_window

@@ -53,7 +53,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def built(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     out = tmp_path_factory.mktemp("out")
-    build_report([run_folder], out / "report.html", tables_path=out / "tables.md")
+    build_report([run_folder], out / "report.html", tables=[out / "tables.md"])
     return (out / "report.html").read_text(), (out / "tables.md").read_text()
 
 
@@ -107,7 +107,7 @@ def hostile_records(folder: Path) -> list[Record]:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("hostile")
     make.write_records(folder / "records.jsonl", hostile_records(folder))
-    build_report([folder], folder / "report.html", tables_path=folder / "tables.md")
+    build_report([folder], folder / "report.html", tables=[folder / "tables.md"])
     return (folder / "report.html").read_text(), (folder / "tables.md").read_text()
 
 
@@ -165,7 +165,7 @@ def test_tables_and_figures_are_accessible(built: tuple[str, str]) -> None:
 
 
 def test_the_same_records_give_the_same_bytes(run_folder: Path, built: tuple[str, str], tmp_path: Path) -> None:
-    build_report([run_folder], tmp_path / "again.html", tables_path=tmp_path / "tables.md")
+    build_report([run_folder], tmp_path / "again.html", tables=[tmp_path / "tables.md"])
     assert (tmp_path / "again.html").read_text() == built[0]
     assert (tmp_path / "tables.md").read_text() == built[1]
 
@@ -202,7 +202,7 @@ def test_runs_that_are_compared_keep_a_record_each(tmp_path: Path) -> None:
         records = [make.record(number=2 * number + n, environment=commit, case_id="the case") for n in (0, 1)]
         make.write_records(tmp_path / run / "records.jsonl", records)
     summary = build_report(
-        [tmp_path / "before", tmp_path / "after"], tmp_path / "r.html", tables_path=tmp_path / "r-tables.md"
+        [tmp_path / "before", tmp_path / "after"], tmp_path / "r.html", tables=[tmp_path / "r-tables.md"]
     )
     markdown = (tmp_path / "r-tables.md").read_text()
     assert summary.records == 2

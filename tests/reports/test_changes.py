@@ -17,7 +17,7 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> | **b** [l]
 
 def page(folder: Path, *paths: Path) -> tuple[str, str]:
     """HTML and Markdown of the records of a run folder, or of `paths`."""
-    build_report(paths or [folder], folder / "report.html", tables_path=folder / "tables.md")
+    build_report(paths or [folder], folder / "report.html", tables=[folder / "tables.md"])
     return (folder / "report.html").read_text(), (folder / "tables.md").read_text()
 
 

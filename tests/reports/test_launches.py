@@ -226,7 +226,7 @@ def test_a_level_is_never_rounded_up() -> None:
 
 def test_every_section_is_made_of_launches_too(tmp_path: Path) -> None:
     path = make.write_records(tmp_path / "records.jsonl", mixed())
-    summary = build_report([path], tmp_path / "r.html", tables_path=tmp_path / "tables.md")
+    summary = build_report([path], tmp_path / "r.html", tables=[tmp_path / "tables.md"])
     assert summary.records == 3
     text = (tmp_path / "tables.md").read_text()
     assert all(f"## {section.heading}" in text for section in SECTIONS if section.heading in ("Results", "Latency"))

@@ -117,7 +117,7 @@ class Blocks(HTMLParser):
 
 def test_page_and_markdown_print_a_suite_that_loads(recorded: list[Record], tmp_path: Path) -> None:
     make.write_records(tmp_path / "records.jsonl", recorded)
-    build_report([tmp_path], tmp_path / "r.html", tables_path=tmp_path / "tables.md")
+    build_report([tmp_path], tmp_path / "r.html", tables=[tmp_path / "tables.md"])
     (on_page,) = [text for text in Blocks((tmp_path / "r.html").read_text()).texts if text.startswith("name: ")]
     assert loaded(on_page, tmp_path) == CASES
     block = (tmp_path / "tables.md").read_text().split(f"Save as `{SUITE_FILE}`:")[1].split("Then run:")[0]

@@ -10,6 +10,7 @@ import records as make
 
 from arvbench.reports.blocks import Text
 from arvbench.reports.build import build_report
+from arvbench.reports.data import make_data
 from arvbench.reports.figures.drawing import Drawing, panels
 from arvbench.reports.numbers import text_cell
 from arvbench.reports.sections import SECTIONS, Figure, Section
@@ -28,7 +29,8 @@ def no_table(records: Sequence[Record]) -> Table:
 
 def draw(records: Sequence[Record]) -> Drawing | None:
     figure, _ = panels(1, [])
-    return Drawing(figure=figure, title="Cases (count)", caption="A caption", alt=f"{len(records)} cases")
+    data = make_data(("Cases",), [(len(records),)])
+    return Drawing(figure=figure, title="Cases (count)", caption="A caption", alt=f"{len(records)} cases", data=data)
 
 
 def draw_nothing(records: Sequence[Record]) -> Drawing | None:
@@ -43,7 +45,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
         Section("Suites & more", (Text("Words with *stress*, `code`."), suites_table, Figure("suites", draw))),
         Section("Empty", (Text("Words alone"), no_table, Figure("empty", draw_nothing))),
     )
-    build_report([folder], folder / "r.html", tables_path=folder / "tables.md", sections=(*SECTIONS, *added))
+    build_report([folder], folder / "r.html", tables=[folder / "tables.md"], sections=(*SECTIONS, *added))
     return Path(folder / "r.html").read_text(), Path(folder / "tables.md").read_text()
 
 

@@ -305,5 +305,5 @@ def test_a_report_of_an_old_record_shows_its_number(tmp_path: Path) -> None:
     from arvbench.reports.build import build_report
 
     (tmp_path / "records.jsonl").write_text(line(outcome=OLD_OUTCOME) + "\n")
-    build_report([tmp_path], tmp_path / "r.html", tables_path=tmp_path / "tables.md")
+    build_report([tmp_path], tmp_path / "r.html", tables=[tmp_path / "tables.md"])
     assert "0123456789ab" in (tmp_path / "r.html").read_text() and "0.7700" in (tmp_path / "tables.md").read_text()

@@ -26,6 +26,7 @@ from arvbench.harness.training.tokenizer import TokenizerSettings
 from arvbench.harness.training.transformer import TransformerSettings
 from arvbench.kernels.backends import Backend
 from arvbench.kernels.contract import KernelSpec, Limits, Tol, Workload
+from arvbench.reports.data import make_data
 from arvbench.reports.figures.drawing import Drawing, panels
 from arvbench.reports.table import Cell, Column, Table, make_table
 from arvbench.results.schema import Environment, Failed, Finding, Record, Status
@@ -166,4 +167,5 @@ def dummy_figure(records: Sequence[Record]) -> Drawing | None:
         return None
     figure, (axes,) = panels(1, [])
     axes.bar([0], [len(records)])
-    return Drawing(figure=figure, title="Dummy figure", caption="The number of records.", alt="One bar.")
+    data = make_data(("Records",), [(len(records),)])
+    return Drawing(figure=figure, title="Dummy figure", caption="The number of records.", alt="One bar.", data=data)

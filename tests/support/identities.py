@@ -151,7 +151,7 @@ def _report(name: str) -> str:
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        build_report([RECORDS], out / "report.html", tables_path=out / "tables.md")
+        build_report([RECORDS], out / "report.html", tables=[out / "tables.md"])
         return (out / name).read_text(encoding="utf-8").replace(str(FOLDER), "FOLDER")
 
 

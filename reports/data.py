@@ -1,0 +1,119 @@
+"""Values behind a figure or a table, as data: rows of plain values under headings with units, written as CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import gzip
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from arvbench.reports.numbers import plain
+from arvbench.reports.table import MISSING, Cell, Column, Table
+
+Value = str | float | None
+"""A number, words, or nothing."""
+
+_FORMULA = ("=", "+", "-", "@")
+"""Beginnings of text that a spreadsheet would compute."""
+_MOST_PLAIN_BYTES = 16 * 2**10
+"""Larger data is compressed on the page: names repeat from row to row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Rows of values; every row is as long as `headings`."""
+
+    headings: tuple[str, ...]
+    """Each with its unit in brackets, where it has one."""
+    rows: tuple[tuple[Value, ...], ...]
+
+
+def make_data(headings: Sequence[str], rows: Iterable[Sequence[Value]]) -> Data:
+    return Data(headings=tuple(headings), rows=tuple(map(tuple, rows)))
+
+
+def table_data(table: Table) -> Data:
+    """Return all values of a table with their full precision; details and marks of cells have columns of their own."""
+    parts = [part for place, column in enumerate(table.columns) for part in _parts(table, place, column)]
+    return Data(
+        headings=tuple(heading for heading, _ in parts),
+        rows=tuple(zip(*(values for _, values in parts), strict=True)),
+    )
+
+
+def joined_data(tables: Sequence[Table]) -> Data:
+    """Return the rows of several tables as one, the caption of each in the first column."""
+    parts = [(table.caption, table_data(table)) for table in tables]
+    headings = list(dict.fromkeys(heading for _, data in parts for heading in data.headings))
+    rows = [
+        (caption, *(named.get(heading) for heading in headings))
+        for caption, data in parts
+        for row in data.rows
+        for named in [dict(zip(data.headings, row, strict=True))]
+    ]
+    return make_data(("Table", *headings), rows)
+
+
+def _parts(table: Table, place: int, column: Column[Any]) -> list[tuple[str, list[Value]]]:
+    """Return the columns of data that a column of cells becomes: (heading, values)."""
+    cells = [row[place] for row in table.rows]
+    heading = f"{column.heading} [{column.note}]" if column.note else column.heading
+    parts: list[tuple[str, list[Value]]] = [(heading, [_value(cell, column.numeric) for cell in cells])]
+    if any(cell.detail for cell in cells):
+        parts.append((f"{heading}: detail", [cell.detail for cell in cells]))
+    if any(cell.flags for cell in cells):
+        parts.append((f"{heading}: marks", ["; ".join(cell.flags) for cell in cells]))
+    return parts
+
+
+def _value(cell: Cell, numeric: bool) -> Value:
+    if numeric and isinstance(cell.sort, int | float):
+        return cell.sort
+    return None if cell.text == MISSING else cell.text
+
+
+def to_csv(data: Data) -> str:
+    """Write data as CSV (RFC 4180, line feeds); no text in it begins as a formula would."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(map(_text, data.headings))
+    writer.writerows([_text(value) for value in row] for row in data.rows)
+    return stream.getvalue()
+
+
+def _text(value: Value) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return f"{value:.10g}"
+    text = plain(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """Link to a file that the page holds."""
+
+    file: str
+    href: str
+    """Data URI: no script and no network is needed to save it."""
+    rows: int
+
+
+def download(name: str, data: Data) -> Download:
+    """Put data into a link as `name`.csv; compressed, as `name`.csv.gz, when it is large."""
+    text = to_csv(data).encode()
+    if len(text) <= _MOST_PLAIN_BYTES:
+        href, file = f"data:text/csv;charset=utf-8,{quote(text, safe=_SAFE)}", f"{name}.csv"
+    else:
+        packed = base64.b64encode(gzip.compress(text, mtime=0)).decode("ascii")
+        href, file = f"data:application/gzip;base64,{packed}", f"{name}.csv.gz"
+    return Download(file=file, href=href, rows=len(data.rows))
+
+
+_SAFE = "-_.!~*'(),;:/?@=+$ "
+"""Characters that stand for themselves in a data URI within a quoted attribute."""
