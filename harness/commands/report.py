@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from arvbench.reports.build import ReportSummary
 
 
 def report(
@@ -47,15 +50,21 @@ def report(
 
         arvbench report results/runs/* --out comparison.html --tables comparison.tex --tables comparison-csv
     """
-    from rich.console import Console
-
     from arvbench.reports.build import build_report, default_page
-    from arvbench.reports.tables.terminal_answer import terminal_answer
 
     summary = build_report(paths, out or default_page(paths), markdown, tables=tables or ())
     if as_json:
         typer.echo(summary.model_dump_json(indent=2))
-        return
+    else:
+        _print(summary)
+
+
+def _print(summary: ReportSummary) -> None:
+    """Print the answer, what was written and what was skipped."""
+    from rich.console import Console
+
+    from arvbench.reports.tables.terminal_answer import terminal_answer
+
     (console := Console()).print(terminal_answer(summary.answer, width=console.width))
     counts = ", ".join(f"{count} {status.value}" for status, count in summary.statuses.items())
     written = [f"report:   {summary.html}", f"markdown: {summary.markdown}", f"data:     {summary.data}"]
