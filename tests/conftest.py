@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -49,6 +50,13 @@ def _one_thread() -> Iterator[None]:
 def _one_thread_in_every_module(_one_thread: None) -> None:
     """Use one thread again: what fixtures of the module before have set outlives their tests."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect() -> None:
+    """Keep collections short: nothing looks again at what was imported, which is a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import replace
 from math import inf, nan
 
@@ -17,14 +16,6 @@ from arvbench.harness.check.rule import Rule, can_alarm, launches_needed
 from arvbench.results.verdict import Change, Verdict
 
 RULE = Rule()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_to_collect():
-    """Spare statsmodels, which collects garbage in every call, the objects of all other tests."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 QUIET = (0.991, 1.004, 0.997, 1.008, 1.001, 0.994, 1.011, 0.999, 1.003, 0.987)

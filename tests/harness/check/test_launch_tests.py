@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from itertools import combinations
 
 import numpy as np
@@ -27,14 +26,6 @@ from arvbench.harness.check.launch_tests import (
 from arvbench.harness.check.rule import Rule
 
 RULE = Rule()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_to_collect():
-    """Spare statsmodels, which collects garbage in every call, the objects of all other tests."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def test_p_is_that_of_scipy_for_every_statistic():
