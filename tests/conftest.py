@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from warm_program import Programs
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -65,3 +67,10 @@ def _threads_as_before(_one_thread: None) -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """Starts programs whose imports are done."""
+    with closing(Programs(tmp_path_factory.mktemp("programs"))) as made:
+        yield made

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +13,8 @@ import pytest
 import records as make
 from made_up_checks import MACHINE, Launches
 from runs import launches, run
+from warm_program import Programs
 
-import arvbench
 from arvbench.errors import UnusableError, UserError
 from arvbench.harness import cli
 from arvbench.harness.check import alone
@@ -339,23 +336,23 @@ def test_an_interrupted_measurement_goes_on_and_a_finished_one_begins_anew(progr
     assert len(program.launches.jobs) == 8
 
 
-def kill_at(stop: str, words: list[str]) -> None:
-    """Run a command in a process of its own, and kill it where it stops."""
-    paths = [str(Path(made_up_checks.__file__).parent), str(Path(arvbench.__file__).parents[1])]
-    process = subprocess.Popen(
-        [sys.executable, made_up_checks.__file__, "alone", stop, *words],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    assert process.stdout is not None and process.stdout.readline() == "stopped\n"
-    process.kill()
-    process.communicate()
+@pytest.fixture
+def kill_at(programs: Programs) -> Callable[[str, list[str]], None]:
+    """Runs a command in a process of its own, and kills it where it stops."""
+
+    def killed(stop: str, words: list[str]) -> None:
+        process = programs.start(made_up_checks.__file__, "alone", stop, *words)
+        assert process.stdout.readline() == "stopped\n"
+        process.kill()
+        process.communicate()
+
+    return killed
 
 
 @pytest.mark.parametrize("verb", ["baseline calibrate", "check"])
-def test_kill_9_in_the_middle_of_launches_and_the_same_command_goes_on(program: Program, verb: str) -> None:
+def test_kill_9_in_the_middle_of_launches_and_the_same_command_goes_on(
+    program: Program, kill_at: Callable[[str, list[str]], None], verb: str
+) -> None:
     options = ["--launches", "8", "--file", program.file]
     if verb == "check":
         assert program("baseline calibrate", *options) == 0
@@ -369,7 +366,9 @@ def test_kill_9_in_the_middle_of_launches_and_the_same_command_goes_on(program: 
     assert left == []
 
 
-def test_kill_9_in_the_middle_of_an_audit_changes_nothing(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+def test_kill_9_in_the_middle_of_an_audit_changes_nothing(
+    program: Program, kill_at: Callable[[str, list[str]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert program("baseline calibrate", "--launches", "20", "--file", program.file) == 0
     before = {path: path.read_bytes() for path in program.folder.rglob("*") if path.is_file()}
     kill_at("audit", ["baseline", "audit", program.file])

@@ -9,12 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import made_up_checks
 import pytest
 from made_up_checks import Launches, check
 from run_helpers import write_suite
 from tiny_checkout import commit, git
+from warm_program import Program
 
 import arvbench
 from arvbench.harness.cli import main
@@ -161,20 +164,13 @@ def test_a_finished_check_is_made_again_under_an_id_of_its_own(package, options,
     assert len(read_records(tmp_path / "check" / "base")) == 2 * 8
 
 
-def start(package: Path, stop: str, options: list[object]) -> subprocess.Popen[str]:
-    """A check in a process of its own, which waits at launch `stop`."""
-    paths = [str(ROOT / "src"), str(ROOT / "tests" / "support")]
-    command = [sys.executable, str(ROOT / "tests" / "support" / "made_up_checks.py"), str(package), stop]
-    return subprocess.Popen(
-        [*command, *map(str, options)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+@pytest.fixture
+def start(programs) -> Callable[[Path, str, list[object]], Program]:
+    """Starts a check in a process of its own, which waits at launch `stop`."""
+    return lambda package, stop, options: programs.start(made_up_checks.__file__, package, stop, *options)
 
 
-def test_kill_9_in_the_middle_and_the_same_command_goes_on(package, options, tmp_path):
+def test_kill_9_in_the_middle_and_the_same_command_goes_on(start, package, options, tmp_path):
     killed = start(package, "5", options)
     assert killed.stdout.readline() == "stopped\n"
     killed.send_signal(signal.SIGKILL)
@@ -191,7 +187,7 @@ def test_kill_9_in_the_middle_and_the_same_command_goes_on(package, options, tmp
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_ctrl_c_says_how_to_go_on_and_leaves_nothing(package, options, tmp_path):
+def test_ctrl_c_says_how_to_go_on_and_leaves_nothing(start, package, options, tmp_path):
     interrupted = start(package, "3", options)
     assert interrupted.stdout.readline() == "stopped\n"
     interrupted.send_signal(signal.SIGINT)
@@ -228,7 +224,7 @@ def test_more_launches_decide_what_was_inconclusive_at_a_level_of_their_own(pack
     assert said in (tmp_path / "check" / "verdict.md").read_text()
 
 
-def test_a_look_that_was_killed_goes_on_with_the_same_command(package, options, tmp_path, capsys):
+def test_a_look_that_was_killed_goes_on_with_the_same_command(start, package, options, tmp_path, capsys):
     assert check(package, Launches(noise=0.2), options) == 5
     before = read_verdict(tmp_path / "check" / "verdict.json")
     killed = start(package, "7:0.2", [*options, "--more", "3"])
@@ -254,7 +250,7 @@ def test_a_third_look_has_half_the_level_of_the_second(package, options, tmp_pat
 
 
 def test_more_of_a_check_that_is_not_there_not_finished_decided_or_of_another_source_is_refused(
-    package, options, tmp_path, capsys
+    start, package, options, tmp_path, capsys
 ):
     def refused(*words: object) -> str:
         launches = Launches()

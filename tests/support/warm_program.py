@@ -1,0 +1,190 @@
+"""Programs in processes of their own that start at once: forks of one process that has imported what they all import.
+
+A program is used as a `subprocess.Popen` with pipes, and has a session of its own. Where the start itself is the point
+of a test, that test starts its program fresh; so do all where the system cannot fork.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel
+
+from arvbench.harness.machine.forks import CAN_FORK, WarmProcess, serve, start_warm
+
+_MODULES = (
+    "arvbench.adapters.registry",
+    "arvbench.harness.cli",
+    "arvbench.harness.measure.case",
+    "arvbench.harness.measure.case_quality",
+    "arvbench.harness.run.runner",
+    "arvbench.harness.suites.suite",
+    "rich.progress",
+    "scipy.stats",
+    "statsmodels.stats.multitest",
+)
+
+
+class _Nothing(BaseModel):
+    """Message to a program, which gets its arguments otherwise."""
+
+
+class Program:
+    """A running program."""
+
+    def __init__(self, warm: WarmProcess, request: Mapping[str, object], folder: Path) -> None:
+        self._life = contextlib.ExitStack()
+        out, theirs_out = os.pipe()
+        err, theirs_err = os.pipe()
+        self.stdout: IO[str] = os.fdopen(out)
+        self.stderr: IO[str] = os.fdopen(err)
+        output = self._life.enter_context((folder / "warm.log").open("ab"))
+        name = folder / f"request-{theirs_out}.json"
+        name.write_text(json.dumps(request))
+        fds = (theirs_out, theirs_err)
+        child = warm.running(_Nothing(), output=output, arguments=[str(name)], pass_fds=fds)
+        self._child = self._life.enter_context(child)
+        for fd in fds:
+            os.close(fd)
+        while self._child.pid is None and self._child.returncode is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(0.01)
+
+    @property
+    def pid(self) -> int:
+        assert self._child.pid is not None
+        return self._child.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._child.returncode
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(0.001)
+        return self._child.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        return self._child.wait(timeout)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Return what is left of its output and its errors, once it has ended. Raises subprocess.TimeoutExpired."""
+        texts = {}
+        readers = [
+            threading.Thread(target=lambda name=name: texts.update({name: getattr(self, name).read()}), daemon=True)
+            for name in ("stdout", "stderr")
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            self.wait(timeout)
+        finally:
+            self._life.close()
+        for reader in readers:
+            reader.join(timeout)
+        self.stdout.close()
+        self.stderr.close()
+        return texts["stdout"], texts["stderr"]
+
+
+class Programs:
+    """The process that programs are forked from, started with the first of them."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep files of programs in `folder`."""
+        self._folder = folder
+        self._warm: WarmProcess | None = None
+
+    def start(
+        self, *arguments: object, variables: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> Program | subprocess.Popen[str]:
+        """Start `python ARGUMENTS`: "-m" and a module, "-c" and code, or a file; `variables` are added to ours."""
+        words = [str(word) for word in arguments]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | dict(variables or {})
+        if not CAN_FORK:
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            return subprocess.Popen([sys.executable, *words], env=environment, cwd=cwd, text=True, **pipes)
+        request = {"words": words, "environment": environment, "cwd": str(cwd or Path.cwd())}
+        return Program(self._ready(), request, self._folder)
+
+    def run(self, *arguments: object, timeout: float = 120, **options: object) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end."""
+        program = self.start(*arguments, **options)
+        out, errors = program.communicate(timeout)
+        return subprocess.CompletedProcess(arguments, program.returncode, out, errors)
+
+    def close(self) -> None:
+        if self._warm is not None:
+            self._warm.close()
+
+    def _ready(self) -> WarmProcess:
+        if self._warm is None:
+            before = os.environ.get("PYTHONPATH")
+            os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+            try:
+                self._warm = start_warm("warm_program")
+            finally:
+                if before is None:
+                    del os.environ["PYTHONPATH"]
+                else:
+                    os.environ["PYTHONPATH"] = before
+        assert self._warm.ready(time.monotonic() + 120)
+        return self._warm
+
+
+def _import_all() -> None:
+    for name in _MODULES:
+        importlib.import_module(name)
+
+
+def _be_program(arguments: list[str], fds: list[int]) -> int:
+    """Become the program of a request, and return its exit code."""
+    request = json.loads(Path(arguments[0]).read_text())
+    for fd, number in zip(fds, (1, 2), strict=True):
+        os.dup2(fd, number)
+        os.close(fd)
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["cwd"])
+    tempfile.tempdir = None
+    try:
+        match request["words"]:
+            case ["-m", module, *words]:
+                sys.argv = [module, *words]
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+            case ["-c", code, *words]:
+                sys.argv = ["-c", *words]
+                exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+            case [file, *words]:
+                sys.argv = [file, *words]
+                runpy.run_path(file, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()
+    return 0
+
+
+if __name__ == "__main__":
+    serve(_import_all, _be_program)
