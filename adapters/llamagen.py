@@ -11,10 +11,9 @@ from typing import ClassVar
 
 from arvbench.adapters.sampler import ModelSpec
 from arvbench.adapters.token_grid.llama import DEMO_SIZES, SIZES, LlamaConfig
+from arvbench.adapters.token_grid.passes import LEARNT, Pass
 from arvbench.adapters.token_grid.sampler import (
     DEMO_TOKENIZER,
-    LEARNT,
-    Pass,
     TokenGridSampler,
     TokenGridSettings,
     official_checkpoint,

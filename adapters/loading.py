@@ -95,7 +95,8 @@ def assemble(
             load_strict(module, tensors, source=f"{part} weights from {info.source}")
         except MisfitError as error:
             raise MisfitError(f"{error}. {_likeness(tensors)}") from error
-    return spec.sampler(spec, modules, weights=info, backend=backend, device=device, dtype=dtype)
+    sampler: Sampler = spec.sampler(spec, modules, weights=info, backend=backend, device=device, dtype=dtype)
+    return sampler
 
 
 def meta_modules(spec: ModelSpec) -> dict[str, nn.Module]:

@@ -23,10 +23,9 @@ from arvbench.adapters.cache.policy import KVCache
 from arvbench.adapters.common.linear import PackableLinear
 from arvbench.adapters.sampler import ModelSpec
 from arvbench.adapters.token_grid.llama import DEMO_SIZES, SIZES, Llama, LlamaConfig, RMSNorm
+from arvbench.adapters.token_grid.passes import LEARNT, Pass
 from arvbench.adapters.token_grid.sampler import (
     DEMO_TOKENIZER,
-    LEARNT,
-    Pass,
     TokenGridSampler,
     TokenGridSettings,
     official_checkpoint,

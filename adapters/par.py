@@ -5,7 +5,6 @@ sequentially; then each parallel pass reads the previous group and draws the nex
 parallel pass has only one token to read, and A - 1 learnt special tokens complete its group. Attention is bidirectional
 inside a group.
 
-Shapes   R forward rows, l tokens of one pass, L tokens of all passes, C width, N tokens of an image
 Source   PAR (arXiv:2412.15119); behaviour of Epiphqny/PAR at d96acea
 """
 
@@ -15,15 +14,12 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
-
 from arvbench.adapters.sampler import ModelSpec
-from arvbench.adapters.token_grid.llama import DEMO_SIZES, SIZES, Llama, LlamaConfig
+from arvbench.adapters.token_grid.groups import GroupedLlama
+from arvbench.adapters.token_grid.llama import DEMO_SIZES, SIZES, LlamaConfig
+from arvbench.adapters.token_grid.passes import LEARNT, Pass
 from arvbench.adapters.token_grid.sampler import (
     DEMO_TOKENIZER,
-    LEARNT,
-    Pass,
     TokenGridSampler,
     TokenGridSettings,
     official_checkpoint,
@@ -39,37 +35,14 @@ class ParConfig(LlamaConfig):
     """A: number of regions, a square; also the number of sequential passes and the tokens per parallel pass."""
 
     @property
+    def first_tokens(self) -> int:
+        """Tokens drawn one by one before the first group."""
+        return self.ar_token_num
+
+    @property
     def spe_token_num(self) -> int:
         """Number of special tokens."""
         return self.ar_token_num - 1
-
-
-class SpecialTokens(nn.Module):
-    """Learnt inputs of the first parallel pass."""
-
-    def __init__(self, config: ParConfig) -> None:
-        super().__init__()
-        self.special_embeddings = nn.Embedding(config.spe_token_num, config.dim)
-
-    def forward(self, rows: int) -> Tensor:
-        return self.special_embeddings.weight.repeat(rows, 1, 1)
-
-
-class Par(Llama):
-    """The transformer; state-dict names equal the official files'."""
-
-    def __init__(self, config: ParConfig) -> None:
-        super().__init__(config)
-        self.first = config.ar_token_num
-        self.spe_tok_embeddings = SpecialTokens(config)
-
-    def step_input(self, tokens_Rl: Tensor, step: int) -> Tensor:
-        x_RlC = super().step_input(tokens_Rl, step)
-        return torch.cat((x_RlC, self.spe_tok_embeddings(len(x_RlC))), dim=1) if step == self.first else x_RlC
-
-    def sequence_input(self, labels_B: Tensor, tokens_BL: Tensor) -> Tensor:
-        before, after = super().sequence_input(labels_B, tokens_BL).tensor_split([1 + self.first], dim=1)
-        return torch.cat((before, self.spe_tok_embeddings(len(before)), after), dim=1)
 
 
 class ParSampler(TokenGridSampler):
@@ -79,7 +52,7 @@ class ParSampler(TokenGridSampler):
     """
 
     family: ClassVar = "par"
-    transformer_class: ClassVar = Par
+    transformer_class: ClassVar = GroupedLlama
 
     @staticmethod
     def passes(config: ParConfig) -> list[Pass]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -35,7 +34,6 @@ from arvbench.adapters.editing import KnownPixels, KnownTokens
 from arvbench.adapters.graphs import CallGraphs, Capture, CudaCapture, GraphMode
 from arvbench.adapters.labels import NULL_LABEL as NULL_LABEL
 from arvbench.adapters.labels import checked_labels
-from arvbench.adapters.model_files import Borrowed
 from arvbench.adapters.model_files import Checkpoint as Checkpoint
 from arvbench.adapters.model_files import ModelSizes as ModelSizes
 from arvbench.adapters.model_files import WeightsInfo as WeightsInfo
@@ -43,50 +41,12 @@ from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
+from arvbench.adapters.spec import ModelSpec as ModelSpec
 from arvbench.adapters.tokenizers.tokenizer import HALF_DECODE, decode_traffic
 from arvbench.adapters.work import StepWork
 from arvbench.errors import ContractError, UserError
 from arvbench.kernels.backends import Kernels, backend_named
 from arvbench.kernels.dispatch import KernelSet, select
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """Description of one model without its weights. The sampler class derives the sizes (`Sampler.sizes`)."""
-
-    name: str
-    sampler: type[Sampler]
-    """The family's adapter, which builds the modules and samples."""
-    transformer: Any
-    """Transformer configuration, a frozen dataclass of the family."""
-    tokenizer: Any
-    """Tokenizer configuration, a frozen dataclass."""
-    settings: SamplingSettings
-    """The official sampling settings."""
-    settings_source: str
-    """Publication that states the settings."""
-    checkpoint: Checkpoint | None = None
-    """None for a model without released weights."""
-    demo: bool = False
-    """True when this package contains trained weights."""
-    no_recipe: str = ""
-    """Reason why this model has no official sampling recipe; empty when it has one."""
-    plain: ModelSpec | None = None
-    """The model whose schedule a method changes (adapters.methods); None without a method."""
-    borrows: tuple[Borrowed, ...] = ()
-    image_px: int = field(init=False)
-    num_classes: int = field(init=False)
-    vocab_size: int = field(init=False)
-    steps: int = field(init=False)
-    tokens: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        for name, size in asdict(self.sampler.sizes(self)).items():
-            object.__setattr__(self, name, size)
-
-    @property
-    def family(self) -> str:
-        return self.sampler.family
 
 
 class Sampler(ABC):
@@ -292,7 +252,7 @@ class Sampler(ABC):
     def _run(self, call: SamplingCall) -> Outcome:
         tokens, state = self.generate(call)
         call.observer.decode_begin()
-        decoded = (self.half_decoder or self).decode_state(state)
+        decoded = (self.half_decoder or self).decode_drawn(state, call.noise)
         call.observer.decode_end(decoded)
         images = to_uint8(decoded, call.settings.uint8_rule)
         return Outcome(tokens=tuple(tokens), decoded=decoded, images=images)
@@ -312,6 +272,10 @@ class Sampler(ABC):
     @abstractmethod
     def generate(self, call: SamplingCall) -> tuple[Sequence[Tensor], Tensor]:
         """Draw the tokens of all steps, reporting each to the observer; return them and the last `StepOutput.state`."""
+
+    def decode_drawn(self, state: Tensor, noise: Noise) -> Tensor:
+        """Decode the state of a call as `decode_state` does; a family whose decoder draws takes its noise from here."""
+        return self.decode_state(state)
 
     @abstractmethod
     def decode_state(self, state: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Source   behaviour of FoundationVision/VAR at 78b9539 (M-VAR, HMAR and FlexVAR s
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
@@ -141,6 +142,13 @@ class Noise(Protocol):
         """Draw Exp(1) variates in the shape and dtype of `like_BlV`, independent of the tokens of that step."""
         ...
 
+    def normal(self, like_BX: Tensor, step: int) -> Tensor:
+        """Draw standard normal variates in the shape and dtype of `like_BX`, independent of all other draws.
+
+        `step` numbers the normal draws of a call; equal numbers give equal variates where the noise is counter-based.
+        """
+        ...
+
 
 class UpstreamNoise:
     """Random stream of the official repositories: one generator per call, consumed in their order.
@@ -175,8 +183,13 @@ class UpstreamNoise:
         fresh = torch.empty_like(like_BlV, device=self._generator.device)
         return fresh.exponential_(generator=self._generator).to(like_BlV.device)
 
+    def normal(self, like_BX: Tensor, step: int) -> Tensor:
+        device = self._generator.device
+        fresh = torch.randn(like_BX.shape, generator=self._generator, dtype=like_BX.dtype, device=device)
+        return fresh.to(like_BX.device)
 
-_LABELS, _TOKENS, _EXPONENTIAL = 1, 2, 3
+
+_LABELS, _TOKENS, _EXPONENTIAL, _NORMAL = 1, 2, 3, 4
 """Streams of `PerImageNoise`."""
 
 
@@ -236,6 +249,12 @@ class PerImageNoise:
         u_BlV = self._uniform(like_BlV.shape[1:], stream=_EXPONENTIAL, step=step, device=like_BlV.device)
         return (-torch.log1p(-u_BlV)).to(like_BlV.dtype).clamp_min(torch.finfo(like_BlV.dtype).tiny)
 
+    def normal(self, like_BX: Tensor, step: int) -> Tensor:
+        self._check_batch(len(like_BX))
+        u_B2X = self._uniform((2, *like_BX.shape[1:]), stream=_NORMAL, step=step, device=like_BX.device)
+        radius_BX, turn_BX = (-2 * torch.log1p(-u_B2X[:, 0])).sqrt(), 2 * math.pi * u_B2X[:, 1]
+        return (radius_BX * turn_BX.cos()).to(like_BX.dtype)
+
     def _check_batch(self, batch: int) -> None:
         if batch != len(self._images_B):
             raise UserError(f"noise was made for {len(self._images_B)} images, the call has {batch}")
@@ -263,7 +282,7 @@ class BufferedNoise(PerImageNoise):
 
     def __init__(self, like: PerImageNoise, device: torch.device) -> None:
         super().__init__(0, range(len(like.keys(_TOKENS, device))))
-        for stream in (_TOKENS, _EXPONENTIAL):
+        for stream in (_TOKENS, _EXPONENTIAL, _NORMAL):
             self._keys[stream, device] = torch.zeros_like(like.keys(stream, device))
 
     def load(self, noise: PerImageNoise) -> None:
@@ -289,6 +308,10 @@ class ReplayTokens:
 
     def exponential(self, like_BlV: Tensor, step: int) -> Tensor:
         raise UserError("more_smooth cannot be replayed from tokens")
+
+    def normal(self, like_BX: Tensor, step: int) -> Tensor:
+        """Draw the same variates in every replay."""
+        return PerImageNoise(0, range(len(like_BX))).normal(like_BX, step)
 
 
 def _integer(what: str, value: Any) -> int:

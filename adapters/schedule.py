@@ -17,10 +17,10 @@ class Step:
     index: int
     kind: str
     """"scale" (all tokens of one resolution), "mask" (some of them again), "wavefront" (an anti-diagonal), "token", or
-    "parallel" (one token of every region).
+    "parallel" (one token of every region, or a group of successive ones).
     """
-    side: tuple[int, int]
-    """Height and width of the token map in this step."""
+    side: tuple[int, int] | None
+    """Height and width of the token map in this step; None for tokens that form no map."""
     new_tokens: int
     context_tokens: int
     cached_tokens: int
@@ -41,8 +41,14 @@ class Step:
 
     @property
     def name(self) -> str:
-        """The label used in records and reports, such as "scale 16x16"."""
-        return f"{self.kind} {self.side[0]}x{self.side[1]}"
+        """The label used in records and reports, such as "scale 16x16", or "token" without a map."""
+        return self.kind if self.side is None else f"{self.kind} {self.side[0]}x{self.side[1]}"
+
+    @property
+    def map_side(self) -> tuple[int, int]:
+        """`side` of a step whose tokens form a map."""
+        assert self.side is not None, "the tokens of this family form no map"
+        return self.side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

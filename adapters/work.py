@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-from arvbench.adapters.cache.policy import CachePlan
+from arvbench.adapters.cache.policy import CachePlan, CacheShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,3 +75,18 @@ def planned_work(tokens: Sequence[int], rows: int, heads: int, plan: CachePlan) 
         )
         before = held
     return steps
+
+
+def recomputed_work(tokens: Sequence[int], shape: CacheShape) -> list[StepWork]:
+    """Work of passes without a cache: each computes the `tokens` of all earlier ones again."""
+    return [
+        StepWork(
+            rows=shape.rows,
+            new=fed,
+            queries=(fed,) * shape.layers,
+            reads=(fed * shape.heads,) * shape.layers,
+            held=(0,) * shape.layers,
+            entry_bytes=shape.entry_bytes,
+        )
+        for fed in accumulate(tokens)
+    ]

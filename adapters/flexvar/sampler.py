@@ -146,10 +146,10 @@ class FlexVarSampler(NextScaleSampler):
         settings = cast(FlexVarSettings, run.call.settings)
         constant, strength = settings.cfg_style == "constant", None
         if run.call.guided:
-            full = constant or _beyond(step.side, settings.max_pn)
+            full = constant or _beyond(step.map_side, settings.max_pn)
             strength = settings.cfg if full else self.guidance(scale, run.scales, settings)
         rule = sample_rule(
-            self.top_k(step.side, settings), settings.top_p, mix="interpolate" if constant else "extrapolate"
+            self.top_k(step.map_side, settings), settings.top_p, mix="interpolate" if constant else "extrapolate"
         )
         return Distribution(rule=rule, strength=strength, excluded=settings.invalid_ids)
 

@@ -333,7 +333,7 @@ class CodeSampler(ByScaleSampler):
         for layer, (block, modulation) in enumerate(zip(model.blocks, condition.blocks, strict=True)):
             x_RlC = block(x_RlC, modulation, self._kernels, layer=layer, cache=run.call.cache, mask=mask)
         # The earlier scales are drawn: only the logits of the last one are needed.
-        x_RlC = x_RlC[:, -math.prod(step.side) :]
+        x_RlC = x_RlC[:, -math.prod(step.map_side) :]
         return head_logits(x_RlC, condition.head_R12C, model.head, self._kernels, model.config.norm_eps)
 
     def forced_logits(

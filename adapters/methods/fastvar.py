@@ -122,7 +122,7 @@ class FastVarSampler(VarSampler):
     def forward(self, x_RlC: Tensor, step: Step, run: ScaleRun) -> Tensor:
         settings, model = cast(FastVarSettings, run.call.settings), self.transformer
         pruned = cast(PrunedRun, run)
-        ratio = settings.prune.get(step.side[0]) if step.side[0] == step.side[1] else None
+        ratio = settings.prune.get(step.map_side[0]) if step.map_side[0] == step.map_side[1] else None
         for layer, block in enumerate(model.blocks):
             count = self.computed(step.new_tokens, ratio, layer, settings)
             x_RlC = self._block(x_RlC, (layer, cast(AdaLNBlock, block), count), step, pruned)
@@ -164,11 +164,11 @@ class FastVarSampler(VarSampler):
             kept_Rn = distinct_tokens(x_RlC, count)
             self.chose(step, sublayer, kept_Rn)
             stored_RmC, side = run.stored[sublayer]
-            return restore(compute(gather_tokens(x_RlC, kept_Rn)), kept_Rn, stored_RmC, (side, step.side))
+            return restore(compute(gather_tokens(x_RlC, kept_Rn)), kept_Rn, stored_RmC, (side, step.map_side))
         out_RlC = compute(x_RlC)
         cache_side = cast(FastVarSettings, run.call.settings).cache_side
-        if step.side == (cache_side, cache_side):
-            run.stored[sublayer] = (out_RlC, step.side)
+        if step.map_side == (cache_side, cache_side):
+            run.stored[sublayer] = (out_RlC, step.map_side)
         return out_RlC
 
     def chose(self, step: Step, sublayer: Sublayer, kept_Rn: Tensor) -> None:
@@ -189,7 +189,7 @@ def pruned_spec(
     Layers before `first_layer` compute all tokens. `cache_side` None is the scale before the first pruned one. Raises
     UserError for shares, scales and layers that the model does not have.
     """
-    sides = [height for height, _ in plain.sampler.sides_of(plain.transformer, plain.settings)]  # type: ignore[attr-defined]
+    sides = [height for height, _ in plain.sampler.sides_of(plain.transformer, plain.settings)]
     left = sides[: max(0, len(sides) - skip)]
     if len(shares) >= max(1, len(left)):
         raise UserError(

@@ -268,12 +268,12 @@ class NextScaleSampler(Sampler):
         exponential_BlV = call.noise.exponential(drawn.filtered_BlV, step.index)
         progress = scale / (run.scales - 1)
         mixed_BlK = mix_codes(drawn.filtered_BlV, exponential_BlV, progress, self.tokenizer.codebook_VK)
-        mixed_BKpp: Tensor = mixed_BlK.transpose(1, 2).unflatten(2, step.side)
+        mixed_BKpp: Tensor = mixed_BlK.transpose(1, 2).unflatten(2, step.map_side)
         if call.known is None:
             return mixed_BKpp
         # Known tokens keep their own code vectors.
         codes_BKpp = run.canvas.lookup(drawn.tokens_Bl, scale)
-        keep_B1pp = call.known.keep[scale].unflatten(1, step.side).unsqueeze(1)
+        keep_B1pp = call.known.keep[scale].unflatten(1, step.map_side).unsqueeze(1)
         return torch.where(keep_B1pp, codes_BKpp, mixed_BKpp)
 
     def end(self, step: Step, drawn: Drawn, run: ScaleRun, *, redrawn_Bn: Tensor | None = None) -> None:

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, ClassVar, cast
 
 import torch
@@ -31,86 +31,28 @@ from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec, Sampler
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.token_grid.llama import Llama, LlamaConfig, rope_table
-from arvbench.adapters.tokenizers.tokenizer import decode_flops
+from arvbench.adapters.token_grid.passes import Pass, PassPlan, line_ends, make_pass_plan
+from arvbench.adapters.tokenizers.tokenizer import IdTokenizer, decode_flops
 from arvbench.adapters.tokenizers.vq import VqConfig, VqModel
-from arvbench.adapters.work import StepWork, planned_work
+from arvbench.adapters.work import StepWork, planned_work, recomputed_work
 from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet
 
-LEARNT = -1
-"""Placeholder for a learnt token (class, special token) in a list of raster positions."""
 
-
-class TokenGridSettings(SamplingSettings):
+class GuidedSettings(SamplingSettings):
     """`cfg` is the guidance scale in uncond + cfg (cond - uncond), as in LlamaGen; values up to 1 disable guidance."""
 
     cfg: float = Field(ge=0, description="scale of classifier-free guidance; up to 1 samples the conditional model")
     temperature: float = Field(default=1.0, gt=0, description="divides the guided logits before they are filtered")
-    cfg_interval: int | None = Field(
-        default=None, ge=0, description="guidance goes off once a pass's `clock` exceeds it; None never turns it off"
-    )
     uint8_rule: Uint8Rule = "127.5x+128"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
-    """One forward pass. Positions are raster indices of the token map."""
+class TokenGridSettings(GuidedSettings):
+    """Guidance with one scale, up to an optional end."""
 
-    kind: str
-    """`Step.kind`."""
-    feeds: tuple[int, ...]
-    """Positions of its input tokens, or LEARNT."""
-    draws: tuple[int, ...]
-    """Positions of the drawn tokens."""
-    clock: int | None
-    """Value compared with `cfg_interval`; None: guidance is always on."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PassPlan:
-    """Tables of a model's passes, on its device; built once per sampler, and equal in all its calls."""
-
-    passes: tuple[Pass, ...]
-    ropes: tuple[Tensor, ...]
-    """Rows (l, P, 2) of the rotary table, per pass."""
-    order_N: Tensor
-    """Raster position of the k-th token drawn."""
-    raster_N: Tensor
-    """Inverse of `order_N`: draw index of every raster position."""
-    trained: tuple[int, ...]
-    """Positions read by the official training pass: all positions fed in sampling, in some families also others."""
-    trained_rope_LP2: Tensor
-    trained_mask_LL: Tensor
-    """Boolean: a token attends to the tokens fed in its own and earlier passes."""
-
-
-def make_pass_plan(config: LlamaConfig, passes: Sequence[Pass], unfed: Sequence[int], device: torch.device) -> PassPlan:
-    """Make the plan of `passes`; training reads the positions `unfed` after them, as one more group."""
-    table = rope_table(config).to(device)
-    groups = [p.feeds for p in passes] + ([tuple(unfed)] if unfed else [])
-    trained = tuple(position for group in groups for position in group)
-    number_L = torch.tensor([i for i, group in enumerate(groups) for _ in group], device=device)
-    order_N = torch.tensor([position for p in passes for position in p.draws], device=device)
-    return PassPlan(
-        passes=tuple(passes),
-        ropes=tuple(table[list(p.feeds)] for p in passes),
-        order_N=order_N,
-        raster_N=order_N.argsort(),
-        trained=trained,
-        trained_rope_LP2=table[list(trained)],
-        trained_mask_LL=number_L[:, None] >= number_L[None],
+    cfg_interval: int | None = Field(
+        default=None, ge=0, description="guidance goes off once a pass's `clock` exceeds it; None never turns it off"
     )
-
-
-def line_ends(passes: Sequence[Pass], grid: int) -> tuple[int, ...]:
-    """Passes that feed the last tokens of a line: those after which the next pass feeds a new line's first one.
-
-    The tokens that are fed together lie at equal places in their regions, so the smallest position tells the line.
-    PAR begins with one token of every region, on lines that do not follow each other.
-    """
-    columns = [min((at for at in p.feeds if at != LEARNT), default=LEARNT) for p in passes]
-    lines = [at // grid if at != LEARNT else -1 for at in columns]
-    return tuple(n for n in range(1, len(lines) - 1) if lines[n + 1] == lines[n] + 1 > 0)
 
 
 class TokenGridSampler(Sampler):
@@ -121,7 +63,9 @@ class TokenGridSampler(Sampler):
     # The official code also preallocates, in every call.
     official_cache: ClassVar = "static"
     transformer_class: ClassVar[type[Llama]] = Llama
-    tokenizer_class: ClassVar[type[VqModel]] = VqModel
+    tokenizer_class: ClassVar[type[IdTokenizer]] = VqModel
+    token_map: ClassVar[bool] = True
+    """False for tokens that form no map of the image."""
     draws_one_by_one: ClassVar[bool] = False
     """True when the official code draws position by position (`Noise.tokens`)."""
 
@@ -142,9 +86,33 @@ class TokenGridSampler(Sampler):
         """Forward passes of one image, in order."""
 
     @staticmethod
-    @abstractmethod
     def unfed(config: Any) -> tuple[int, ...]:
         """Positions read by the official training pass but fed by no sampling pass."""
+        return ()
+
+    @staticmethod
+    def position_table(config: Any) -> Tensor:
+        """Rows (n, P, 2) of the rotary table: cosine and sine for every position, that of LEARNT last."""
+        return rope_table(config)
+
+    @classmethod
+    def tokens_drawn(cls, spec: ModelSpec, settings: SamplingSettings) -> int:
+        """Tokens of one image under `settings`: all of them, or those of the first passes."""
+        return spec.tokens
+
+    @classmethod
+    def passes_for(cls, spec: ModelSpec, settings: SamplingSettings) -> list[Pass]:
+        """Forward passes that draw the tokens of `settings`."""
+        passes, count = cls.passes(spec.transformer), cls.tokens_drawn(spec, settings)
+        ends = accumulate(len(p.draws) for p in passes)
+        return [p for p, end in zip(passes, ends, strict=True) if end <= count]
+
+    def guidance(self, passes: Sequence[Pass], settings: SamplingSettings) -> list[float | None]:
+        """Scale of guidance in every pass; None takes the conditional rows alone."""
+        assert isinstance(settings, TokenGridSettings)
+        end = settings.cfg_interval
+        on = [settings.cfg > 1 and (end is None or p.clock is None or p.clock <= end) for p in passes]
+        return [settings.cfg if guided else None for guided in on]
 
     def predict(self, heads: tuple[Tensor, ...], step: int | None) -> Tensor:
         """Logits (R, l, V) of the drawn tokens, computed from each head's logits at the fed positions.
@@ -160,29 +128,45 @@ class TokenGridSampler(Sampler):
         return cast(Llama, self._modules["transformer"])
 
     @property
-    def tokenizer(self) -> VqModel:
-        return cast(VqModel, self._modules["tokenizer"])
-
-    @cached_property
-    def plan(self) -> PassPlan:
-        config = self.spec.transformer
-        # Training may follow, and autograd rejects tensors made in inference mode.
-        with torch.inference_mode(False):
-            return make_pass_plan(config, self.passes(config), self.unfed(config), self.device)
+    def tokenizer(self) -> IdTokenizer:
+        return cast(IdTokenizer, self._modules["tokenizer"])
 
     @property
-    def _side(self) -> tuple[int, int]:
-        return (self.spec.transformer.grid, self.spec.transformer.grid)
+    def plan(self) -> PassPlan:
+        """Plan of a call with the official settings."""
+        return self.plan_for(self.spec.settings)
+
+    def plan_for(self, settings: SamplingSettings) -> PassPlan:
+        """Plan of a call with `settings`."""
+        count = self.tokens_drawn(self.spec, settings)
+        if count not in self._plans:
+            config = self.spec.transformer
+            # Training may follow, and autograd rejects tensors made in inference mode.
+            with torch.inference_mode(False):
+                table = self.position_table(config).to(self.device)
+                self._plans[count] = make_pass_plan(table, self.passes_for(self.spec, settings), self.unfed(config))
+        return self._plans[count]
+
+    @cached_property
+    def _plans(self) -> dict[int, PassPlan]:
+        """Tokens of one image -> plan of a call that draws them."""
+        return {}
+
+    @property
+    def _side(self) -> tuple[int, int] | None:
+        return (self.spec.transformer.grid,) * 2 if self.token_map else None
 
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
         config: LlamaConfig = self.spec.transformer
         shape = self.cache_shape(policy, settings, batch=batch)
         entries = shape.layers * shape.heads
         steps: list[Step] = []
-        for index, (p, work) in enumerate(zip(self.plan.passes, self.pass_work(policy, shape), strict=True)):
+        passes = self.plan_for(settings).passes
+        for index, (p, work) in enumerate(zip(passes, self.pass_work(policy, shape), strict=True)):
             new, context = work.new, round(sum(work.reads) / entries)
-            logits_bytes = 4 * shape.rows * len(p.draws) * config.vocab_size
-            cache_traffic = (sum(work.reads) + new * entries) * work.entry_bytes
+            # A pass that computes its prefix again has the logits of all of it.
+            logits_bytes = 4 * shape.rows * (len(p.draws) if any(work.held) else new) * config.vocab_size
+            cache_traffic = (sum(work.reads) + new * entries) * work.entry_bytes if any(work.held) else 0
             beyond = work.pairs - shape.rows * new * context * entries
             steps.append(
                 Step(
@@ -208,51 +192,53 @@ class TokenGridSampler(Sampler):
     def pass_work(policy: str, shape: CacheShape) -> list[StepWork]:
         """Work of every pass."""
         name, options = read_request(policy)
+        tokens = cast(TokenOrder, shape.order).tokens
+        if CACHE_POLICIES[name].memory == "nothing":
+            return recomputed_work(tokens, shape)
         plan = cast(type[KVCache], CACHE_POLICIES[name]).plan(shape, options)
-        return planned_work(cast(TokenOrder, shape.order).tokens, shape.rows, shape.heads, plan)
+        return planned_work(tokens, shape.rows, shape.heads, plan)
 
     @classmethod
     def token_order(cls, spec: ModelSpec, settings: SamplingSettings) -> TokenOrder:
         """Lines are those of the token map, or in PAR those of all regions; an anti-diagonal is no line."""
-        passes = cls.passes(spec.transformer)
+        passes = cls.passes_for(spec, settings)
         fed = tuple((1, len(p.feeds)) for p in passes)
-        if any(p.kind == "wavefront" for p in passes):
+        if not cls.token_map or any(p.kind == "wavefront" for p in passes):
             return TokenOrder(kind="other", steps=fed)
         return TokenOrder(kind="lines", steps=fed, line_ends=line_ends(passes, spec.transformer.grid))
 
     def decode_flops(self, settings: SamplingSettings) -> int:
-        return decode_flops(self.tokenizer_class, self.spec.tokenizer, self._side)
+        return decode_flops(
+            self.tokenizer_class, self.spec.tokenizer, self._side or (1, self.tokens_drawn(self.spec, settings))
+        )
 
     def cache_shape(self, policy: str, settings: SamplingSettings, *, batch: int) -> CacheShape:
         config: LlamaConfig = self.spec.transformer
+        passes = self.plan_for(settings).passes
+        # All rows stay after `cfg_interval` turns guidance off, since PAR turns it on again.
+        guided = any(scale is not None for scale in self.guidance(passes, settings))
         return CacheShape(
             layers=config.blocks,
-            # All rows stay after `cfg_interval` turns guidance off, since PAR turns it on again.
-            rows=2 * batch if settings.cfg > 1 else batch,
+            rows=2 * batch if guided else batch,
             heads=config.n_head,
             head_dim=config.head_dim,
-            capacity_tokens=sum(len(p.feeds) for p in self.plan.passes),
+            capacity_tokens=sum(len(p.feeds) for p in passes),
             dtype=self.dtype,
             device=self.device,
             order=self.token_order(self.spec, settings),
         )
 
     def generate(self, call: SamplingCall) -> tuple[Sequence[Tensor], Tensor]:
-        model, plan = self.transformer, self.plan
+        plan = self.plan_for(call.settings)
         drawn_BN = torch.empty(call.schedule.images, len(plan.order_N), dtype=torch.int64, device=self.device)
+        scales = self.guidance(plan.passes, call.settings)
         tokens: list[Tensor] = []
         done = 0
-        for step, p in zip(call.schedule, plan.passes, strict=True):
+        for step, p, scale in zip(call.schedule, plan.passes, scales, strict=True):
             call.observer.step_begin(step)
-            if step.index == 0:
-                x_RlC = model.cls_embedding(call.labels_R)
-            else:
-                x_RlC = model.step_input(tokens[-1].repeat(2, 1) if call.guided else tokens[-1], step.index)
-            cache = cast(KVCache, call.cache)
-            heads = model(x_RlC, plan.ropes[step.index], self._kernels, cache=cache)
+            heads = self._forward(plan, step, call, drawn_BN[:, :done])
             logits_RlV = self.predict(heads, step.index)
-            distribution = self.distribution(p, call)
-            drawn = draw_tokens(logits_RlV, distribution, call, step, self._kernels, self.sort_all)
+            drawn = draw_tokens(logits_RlV, self.distribution(scale, call), call, step, self._kernels, self.sort_all)
             tokens.append(drawn.tokens_Bl)
             done += len(p.draws)
             drawn_BN[:, done - len(p.draws) : done] = tokens[-1]
@@ -262,20 +248,34 @@ class TokenGridSampler(Sampler):
             call.observer.step_end(step, output)
         return tokens, drawn_BN
 
-    def distribution(self, of: Pass, call: SamplingCall) -> Distribution:
-        """Distribution of the tokens of a pass."""
-        settings = cast(TokenGridSettings, call.settings)
-        on = settings.cfg_interval is None or of.clock is None or of.clock <= settings.cfg_interval
+    def _forward(self, plan: PassPlan, step: Step, call: SamplingCall, drawn_Bn: Tensor) -> tuple[Tensor, ...]:
+        """Logits of every head at the tokens that the pass feeds; without a cache, their prefix is computed again."""
+        model, feeds = self.transformer, len(plan.passes[step.index].feeds)
+        if call.cache.memory == "nothing":
+            drawn_Rn, fed = drawn_Bn.repeat(2, 1) if call.guided else drawn_Bn, step.new_tokens
+            x_RTC = model.sequence_input(call.labels_R, drawn_Rn)[:, :fed]
+            rope_TP2, mask_TT = plan.trained_rope_LP2[:fed], plan.trained_mask_LL[:fed, :fed]
+            return tuple(head[:, -feeds:] for head in model(x_RTC, rope_TP2, self._kernels, mask_lT=mask_TT))
+        if step.index == 0:
+            x_RlC = model.cls_embedding(call.labels_R)
+        else:
+            latest_Bl = drawn_Bn[:, -len(plan.passes[step.index - 1].draws) :]
+            x_RlC = model.step_input(latest_Bl.repeat(2, 1) if call.guided else latest_Bl, step.index)
+        cache = cast(KVCache, call.cache)
+        heads: tuple[Tensor, ...] = model(x_RlC, plan.ropes[step.index], self._kernels, cache=cache)
+        return heads
+
+    def distribution(self, scale: float | None, call: SamplingCall) -> Distribution:
+        """Distribution of the tokens of a pass that is guided by `scale`."""
+        settings = cast(GuidedSettings, call.settings)
         temperature = max(settings.temperature, 1e-5)
         rule = sample_rule(
             settings.top_k, settings.top_p, mix="interpolate", nucleus="reached", temperature=temperature
         )
-        return Distribution(
-            rule=rule, strength=settings.cfg if call.guided and on else None, one_by_one=self.draws_one_by_one
-        )
+        return Distribution(rule=rule, strength=scale, one_by_one=self.draws_one_by_one)
 
     def decode_state(self, state: Tensor) -> Tensor:
-        return to_unit_range(self.tokenizer.decode(state[:, self.plan.raster_N], self._side))
+        return to_unit_range(self.tokenizer.decode(state[:, self.plan.raster_N]))
 
     def tokens_of(self, images: Tensor, settings: SamplingSettings) -> tuple[Tensor, ...]:
         return self.from_raster(self.tokenizer.encode(images))

@@ -1,7 +1,7 @@
 """The interface of tokenizers: images to token ids, token ids to code vectors, code vectors to images.
 
-A model of one map of tokens needs a `Tokenizer`; a model that draws scale by scale needs a `ScaleTokenizer`, which also
-brings the canvas that the scales go onto.
+A model of one sequence or map of tokens needs an `IdTokenizer`; a model that draws scale by scale needs a
+`ScaleTokenizer`, which also brings the canvas that the scales go onto. A sequence without a map is one line of it.
 
 Shapes   B images, V codebook entries, K code channels, ph pw sides of one scale's token map, h w latent sides (those of
          the last scale), l = ph * pw tokens of one scale, L of all scales
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.common.meta import count_flops, on_meta
+from arvbench.adapters.sampling import Noise
 from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet
 
@@ -85,6 +86,21 @@ def decode_traffic(tokenizer: nn.Module, values: int) -> tuple[int | None, str |
         return None, None
     written = values * weights[-1].dtype.itemsize
     return sum(weight.nbytes for weight in weights) + written, str(weights[-1].dtype).removeprefix("torch.")
+
+
+class IdTokenizer(Tokenizer):
+    """A tokenizer of one sequence of ids per image, in raster order where they form a map."""
+
+    quantize: Any
+    """The codebook."""
+
+    @abstractmethod
+    def encode(self, images_B3HW: Tensor) -> Tensor:
+        """Ids (B, l) of images in [-1, 1]."""
+
+    @abstractmethod
+    def decode(self, ids_Bl: Tensor, noise: Noise | None = None) -> Tensor:
+        """Images (B, 3, H, W), nominally in [-1, 1]; a decoder that draws takes its numbers from `noise`."""
 
 
 class ScaleTokenizer(Tokenizer):

@@ -11,6 +11,7 @@ Source   LlamaGen (arXiv:2406.06525) section 3.1; behaviour of FoundationVision/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arvbench.adapters.sampling import Noise
 from arvbench.adapters.tokenizers.autoencoder import (
     Downsample,
     PositionAttention,
@@ -28,7 +30,7 @@ from arvbench.adapters.tokenizers.autoencoder import (
     group_norm,
     path_flops,
 )
-from arvbench.adapters.tokenizers.tokenizer import Tokenizer
+from arvbench.adapters.tokenizers.tokenizer import IdTokenizer
 
 _USAGE_WINDOW = 65536
 """Length of the official training statistics of recently used codes."""
@@ -206,9 +208,10 @@ class Codebook(nn.Module):
         return F.normalize(x, dim=-1) if self.config.codebook_l2_norm else x
 
 
-class VqModel(Tokenizer):
+class VqModel(IdTokenizer):
     """Encoder, codebook and decoder; state-dict names equal the official file's."""
 
+    quantize: Codebook
     decoding: ClassVar = ("post_quant_conv", "decoder")
 
     def __init__(self, config: VqConfig) -> None:
@@ -247,9 +250,13 @@ class VqModel(Tokenizer):
     def decode_flops(self, side: tuple[int, int]) -> int:
         return path_flops((self.post_quant_conv, *self.decoder.path()), side[0] * side[1])
 
-    def decode(self, ids_Bl: Tensor, side: tuple[int, int]) -> Tensor:
-        """Images (B, 3, H, W), not clamped, of the ids of a map of `side` (height, width)."""
-        return self.decode_map(self.quantize.lookup(ids_Bl, side))
+    def decode(self, ids_Bl: Tensor, noise: Noise | None = None, *, side: tuple[int, int] | None = None) -> Tensor:
+        """Images (B, 3, H, W), not clamped, of the ids of a map of `side` (height, width); None: a square."""
+        return self.decode_map(self.quantize.lookup(ids_Bl, side or (math.isqrt(ids_Bl.shape[1]),) * 2))
+
+    def coarser(self, features_BChw: Tensor, side: int) -> Tensor:
+        """Features averaged down to a map of `side`."""
+        return F.interpolate(features_BChw, size=(side, side), mode="area")
 
     def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
         """Reconstruction (B, 3, H, W) and the quantizer's loss (scalar).
@@ -259,6 +266,6 @@ class VqModel(Tokenizer):
         """
         features_BChw = self.features(images_B3HW)
         if side is not None:
-            features_BChw = F.interpolate(features_BChw, size=(side, side), mode="area")
+            features_BChw = self.coarser(features_BChw, side)
         codes_BChw, loss = self.quantize.straight_through(features_BChw)
         return self.decode_map(codes_BChw), loss

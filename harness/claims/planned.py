@@ -84,7 +84,7 @@ def _sampler(term: Term) -> Sampler:
     from arvbench.adapters.sampler import WeightsInfo
 
     spec = spec_of(term.model, term.method)
-    return spec.sampler(
+    sampler: Sampler = spec.sampler(
         spec,
         meta_modules(spec),
         weights=WeightsInfo(source="none", random=True),
@@ -92,3 +92,4 @@ def _sampler(term: Term) -> Sampler:
         device=torch.device("meta"),
         dtype=getattr(torch, term.dtype),
     )
+    return sampler

@@ -98,10 +98,10 @@ def planned(model: str, dtype: torch.dtype) -> Schedule:
 
     from arvbench.adapters.loading import meta_modules
     from arvbench.adapters.registry import MODELS
-    from arvbench.adapters.sampler import WeightsInfo
+    from arvbench.adapters.sampler import Sampler, WeightsInfo
 
     spec = MODELS[model]
-    sampler = spec.sampler(
+    sampler: Sampler = spec.sampler(
         spec,
         meta_modules(spec),
         weights=WeightsInfo(source="none", random=True),

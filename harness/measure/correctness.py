@@ -78,7 +78,7 @@ TOLERANCES = {
 
 def reference_twin(sampler: Sampler) -> Sampler:
     """Return a sampler with the reference backend and the modules of `sampler`, without a copy of the weights."""
-    return sampler.spec.sampler(
+    twin: Sampler = sampler.spec.sampler(
         sampler.spec,
         sampler.modules(),
         weights=sampler.weights,
@@ -86,6 +86,7 @@ def reference_twin(sampler: Sampler) -> Sampler:
         device=sampler.device,
         dtype=sampler.dtype,
     )
+    return twin
 
 
 def check_correctness(

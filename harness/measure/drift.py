@@ -99,7 +99,7 @@ def plain_twin(sampler: Sampler) -> Sampler:
     plain = sampler.spec.plain
     if plain is None:
         return sampler
-    twin = plain.sampler(
+    twin: Sampler = plain.sampler(
         plain,
         {part: module for part, module in sampler.modules().items() if part in ("transformer", "tokenizer")},
         weights=sampler.weights,

@@ -34,6 +34,10 @@ class Tokenizer(Protocol):
 
     def features(self, images_B3HW: Tensor) -> Tensor: ...
 
+    def coarser(self, features_BChw: Tensor, side: int) -> Tensor:
+        """Return the latents that one of `TokenizerSettings.sides` asks for."""
+        ...
+
     def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
         """Return the reconstruction, not clamped, and the quantizer's loss (scalar); `side` resizes the latents."""
         ...
@@ -57,7 +61,9 @@ class TokenizerSettings:
     revive_until: float = 0.6
     """Fraction of all steps after which unused codes are no longer replaced."""
     sides: tuple[int, ...] = ()
-    """Latent sides to restore images from, one drawn per step; empty means the full size only (FlexVAR: several)."""
+    """Latent sides to restore images from, or numbers of latents that form no map, one drawn per step; empty means the
+    full size only.
+    """
 
 
 def train_tokenizer(
@@ -111,9 +117,7 @@ def train_tokenizer(
 def _targets(tokenizer: Tokenizer, images: Tensor, sides: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """Return the vectors quantised at every latent side of the training: a code may serve coarse maps only."""
     features_BChw = tokenizer.features(images)
-    full = (features_BChw.shape[2], features_BChw.shape[3])
-    sizes = [(side, side) for side in sorted(set(sides))] or [full]
-    resized = (F.interpolate(features_BChw, size=size, mode="area") for size in sizes)
+    resized = [tokenizer.coarser(features_BChw, side) for side in sorted(set(sides))] or [features_BChw]
     return [target for features in resized for target in tokenizer.quantize.targets(features)]
 
 

@@ -49,7 +49,7 @@ def resized_scale_outputs(run: ReplayedRun) -> Outputs:
     return {
         **scale_outputs(run),
         "image": _raw(run.samples.decoded),
-        "effective_top_k": torch.tensor([sampler.top_k(step.side, settings) or 0 for step in run.steps]),
+        "effective_top_k": torch.tensor([sampler.top_k(step.map_side, settings) or 0 for step in run.steps]),
         "next_quant": torch.cat(inputs_BlK, dim=1),
         **numbered("next_quant", inputs_BlK),
     }
@@ -68,7 +68,7 @@ def vq_tokenizer(sampler: FlexVarSampler, fixture: Fixture) -> Outputs:
         "ms_quant_last": tokenizer.quantize.lookup(ids[-1], sides[-1]),
         "rec_last": _raw(sampler.decode(ids)),
         "dec_tf_last": _raw(sampler.decode(known)),
-        "dec_tf_mid": tokenizer.decode(known[-2], sides[-2]),
+        "dec_tf_mid": tokenizer.decode(known[-2], side=sides[-2]),
     }
     return prefixed("vae", outputs)
 

@@ -89,7 +89,7 @@ def _refinements(run: ReplayedRun) -> Outputs:
         masked_Bl = torch.zeros_like(tokens_Bl, dtype=torch.bool).scatter(1, positions_Bn, True)
         tokens_Bl = torch.where(masked_Bl, output.tokens, tokens_Bl)
         history_BKpp, own_BKpp = (
-            codes_BlK.transpose(1, 2).unflatten(2, step.side) for codes_BlK in inputs[len(confidences)]
+            codes_BlK.transpose(1, 2).unflatten(2, step.map_side) for codes_BlK in inputs[len(confidences)]
         )
         # A refinement selects positions by the confidences of the previous pass.
         confidences.append(_confidence(run.step_outputs[index - 1], run.settings.top_k, run.settings.top_p))

@@ -19,7 +19,7 @@ def scale_and_mixer_outputs(run: ReplayedRun) -> Outputs:
     """Return the outputs of a run; the mixers' under the names of both kinds of fixture."""
     outputs = scale_outputs(run)
     for step, (codes_BlK, _) in zip(run.steps[1:], run.calls["word_embed"], strict=True):
-        outputs[f"next_map.{step.index - 1}"] = codes_BlK.transpose(1, 2).unflatten(2, step.side)
+        outputs[f"next_map.{step.index - 1}"] = codes_BlK.transpose(1, 2).unflatten(2, step.map_side)
     new_tokens = [step.new_tokens for step in run.steps]
     for block, name in enumerate(name for name in run.calls if name.endswith(".mamba")):
         calls = run.calls[name]

@@ -19,8 +19,8 @@ from arvbench.adapters.pixels import to_uint8
 from arvbench.adapters.sampler import NULL_LABEL
 from arvbench.adapters.sampling import UpstreamNoise
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.adapters.token_grid.llama import rope_table
-from arvbench.adapters.token_grid.sampler import LEARNT, TokenGridSampler, TokenGridSettings
+from arvbench.adapters.token_grid.passes import LEARNT
+from arvbench.adapters.token_grid.sampler import TokenGridSampler, TokenGridSettings
 from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.harness.verify.fixture import Fixture
 from arvbench.harness.verify.replay import (
@@ -136,7 +136,7 @@ class TokenGridReplay(FamilyReplay):
             "step_gen_order": drawn_in,
             "step_raster": drawn_in[plan.raster_N.cpu()],
             "num_forward_passes": torch.tensor(len(plan.passes)),
-            "rope_table": rope_table(sampler.spec.transformer)[positions],
+            "rope_table": sampler.position_table(sampler.spec.transformer)[positions],
             "cache_positions": torch.tensor(self._slots(sampler)[:fed]),
             "cache_mask": self._cache_mask(sampler),
         }
@@ -216,8 +216,8 @@ def tokenizer_outputs(sampler: TokenGridSampler, fixture: Fixture) -> Outputs:
         "pre_quant": features,
         "ids": ids,
         "quant": tokenizer.quantize.lookup(ids, side),
-        "recon": tokenizer.decode(ids, side),
-        "dec_tf": tokenizer.decode(fixture.inputs["tf_ids"].to(sampler.device), side),
+        "recon": tokenizer.decode(ids),
+        "dec_tf": tokenizer.decode(fixture.inputs["tf_ids"].to(sampler.device)),
     }
 
 
@@ -227,7 +227,7 @@ class _RecordingNoise:
     def __init__(self, seed: int) -> None:
         upstream = UpstreamNoise(seed)
         self.labels, self.exponential, self.redrawn = upstream.labels, upstream.exponential, upstream.redrawn
-        self._draw = upstream.tokens
+        self.normal, self._draw = upstream.normal, upstream.tokens
         self.probs: list[Tensor] = []
 
     def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:

@@ -6,7 +6,7 @@ from tiny_models import tiny_token_grid
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.nar import NarConfig, NarSampler, neighbours
 from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise
-from arvbench.adapters.token_grid.sampler import LEARNT
+from arvbench.adapters.token_grid.passes import LEARNT
 
 CPU = torch.device("cpu")
 CONFIG = NarConfig(dim=32, n_layer=1, n_head=2, block_size=9)

@@ -7,7 +7,7 @@ from tiny_models import tiny_token_grid
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.par import ParConfig, ParSampler
 from arvbench.adapters.sampling import PerImageNoise
-from arvbench.adapters.token_grid.sampler import LEARNT
+from arvbench.adapters.token_grid.passes import LEARNT
 
 CONFIG = ParConfig(dim=32, n_layer=1, n_head=2, block_size=16, ar_token_num=4)
 

@@ -57,7 +57,7 @@ def test_the_scales_of_the_call_decide_steps_and_image_size(sampler, scales, tok
 
 def test_only_the_last_scale_is_decoded_and_not_clamped(plain):
     samples = draw(plain)
-    direct = plain.tokenizer.decode(samples.tokens[-1], (4, 4))
+    direct = plain.tokenizer.decode(samples.tokens[-1], side=(4, 4))
     torch.testing.assert_close(samples.decoded, (direct + 1) / 2)
     other = [torch.zeros_like(t) for t in samples.tokens[:-1]] + [samples.tokens[-1]]
     torch.testing.assert_close(plain.decode(other), samples.decoded)

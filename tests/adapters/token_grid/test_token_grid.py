@@ -12,7 +12,8 @@ from tiny_models import TOKEN_GRID_FAMILIES, TOKEN_GRID_SETTINGS, tiny_token_gri
 from arvbench.adapters.loading import build_sampler, load_sampler, meta_modules
 from arvbench.adapters.sampler import NULL_LABEL, Checkpoint
 from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise, filter_logits, interpolate, nucleus
-from arvbench.adapters.token_grid.sampler import LEARNT, TokenGridSettings, official_checkpoint
+from arvbench.adapters.token_grid.passes import LEARNT
+from arvbench.adapters.token_grid.sampler import TokenGridSettings, official_checkpoint
 from arvbench.errors import UserError
 
 UNGUIDED = TOKEN_GRID_SETTINGS.model_copy(update={"cfg": 1.0})

@@ -29,7 +29,7 @@ def test_maps_of_any_size_encode_and_decode(vq, height, width):
     features, ids = vq.features(x), vq.encode(x)
     assert features.shape == (2, 8, *side)
     assert ids.shape == (2, side[0] * side[1])
-    assert vq.decode(ids, side).shape == x.shape
+    assert vq.decode(ids, side=side).shape == x.shape
 
 
 def test_codes_are_in_raster_order(vq):
@@ -72,7 +72,7 @@ def test_training_passes_gradients_to_encoder_codebook_and_decoder(vq):
     loss.backward()
     assert vq.quantize.embedding.weight.grad.abs().sum() > 0
     restored, _ = vq.eval().training_loss(x)
-    torch.testing.assert_close(restored, vq.decode(vq.encode(x), (4, 4)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(restored, vq.decode(vq.encode(x), side=(4, 4)), atol=1e-5, rtol=0)
 
 
 def test_training_at_a_smaller_side_averages_the_features_first(vq):
