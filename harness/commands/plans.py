@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
+from arvbench.errors import UserError
+
 if TYPE_CHECKING:
     from arvbench.harness.measure.forecast import Forecast
     from arvbench.harness.run.plan import Plan, PlannedCase
@@ -30,10 +32,15 @@ class PlanOptions(NamedTuple):
 
 
 def print_plan(suite: Suite, store: RecordStore, options: PlanOptions) -> None:
-    """Print every case of a run, what would be done with it, and its time and memory when it was measured last."""
+    """Print every case of a run, what would be done with it, and its time and memory when it was measured last.
+
+    With `predict` the models are imported, and UserError is raised for settings that one of them refuses.
+    """
     from arvbench.harness.run.plan import plan
 
     fresh, retry_failed, as_json, predict = options
+    if predict:
+        _check_settings(suite)
     planned = plan(suite.cases, store.records(), _identity, fresh=fresh, retry_failed=retry_failed)
     rows = [_as_json(case) for case in planned.cases]
     lines = [_line(case) for case in planned.cases]
@@ -52,6 +59,17 @@ def print_plan(suite: Suite, store: RecordStore, options: PlanOptions) -> None:
             "forecasts: tensors are weights and the most that a call holds beside them; the least time of a call is a "
             "lower bound, planned FLOPs and bytes over the ceilings of this machine, measured just now"
         )
+    else:
+        typer.echo("settings were not shown to the models: --predict does, and forecasts memory and time")
+
+
+def _check_settings(suite: Suite) -> None:
+    from arvbench.harness.suites.suite import check_cases
+
+    try:
+        check_cases(suite.first_launches, files=False)
+    except UserError as error:
+        raise UserError(f"{suite.source}: {error}") from error
 
 
 def _forecasts(cases: Sequence[PlannedCase], store: RecordStore) -> list[tuple[CaseConfig, Forecast]]:

@@ -174,20 +174,21 @@ def _expand(
     return configs
 
 
-def check_cases(cases: Iterable[Case]) -> None:
+def check_cases(cases: Iterable[Case], *, files: bool = True) -> None:
     """Raise UserError for settings, cache policies or weights that a model would refuse, and for unknown metrics.
 
-    Weights are located, not read; nothing is downloaded. Imports the families and protocols of the cases.
+    Weights are located, not read; nothing is downloaded. Without `files` only what holds on every machine is checked:
+    neither weights nor references. Imports the families and protocols of the cases.
     """
     for case in cases:
         try:
             for config in points_of(case.config):
-                _check_case(config)
+                _check_case(config, files=files)
         except UserError as error:
             raise UserError(f"case {case.case_id[:200]!r}: {error}") from error
 
 
-def _check_case(config: CaseConfig) -> None:
+def _check_case(config: CaseConfig, *, files: bool) -> None:
     from arvbench.adapters.loading import locate_weights
     from arvbench.kernels.dispatch import check_choices
 
@@ -197,6 +198,8 @@ def _check_case(config: CaseConfig) -> None:
     if config.cache is not None:
         spec.sampler.check_cache(spec, config.cache, settings)
     spec.sampler.check_settings(spec, settings)
+    if not files:
+        return
     locate_weights(spec, config.weights)
     if config.quality is not None:
         _check_metrics(config, config.quality)

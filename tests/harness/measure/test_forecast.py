@@ -92,11 +92,25 @@ def test_a_machine_without_a_ceiling_for_the_dtype_is_said_so():
     assert found.time_note == "this machine has no ceiling for bfloat16"
 
 
-def test_a_dry_run_prints_memory_and_time_of_nar_too(tmp_path, capsys):
-    plan = ["run", "demo", "--models", "demo/nar", "--dry-run", "--predict", "--out", str(tmp_path / "runs")]
+def test_a_dry_run_prints_memory_and_time_of_nar_too_and_needs_no_weights(tmp_path, capsys):
+    nowhere = ["--models", "demo/nar", "--set", "weights=/nowhere"]
+    plan = ["run", "demo", *nowhere, "--dry-run", "--predict", "--out", str(tmp_path / "runs")]
     assert main(plan) == 0
     out = capsys.readouterr().out
     assert "tensors, predicted: " in out
     assert "a call: at least " in out
     assert "lower bound" in out
     assert not (tmp_path / "runs" / "records.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("settings.cgf=2", "unknown key 'cgf'"), ("settings.cfg=.inf", "finite"), ("cache=linear:0.5", "linear")],
+)
+def test_a_forecast_refuses_what_the_run_would_refuse(tmp_path, capsys, given, words):
+    plan = ["run", "demo", "--models", "demo/var", "--set", given, "--dry-run", "--out", str(tmp_path / "runs")]
+    assert main([*plan, "--predict"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and words in said.err and said.err.count("\n") == 1
+    assert main(plan) == 0
+    assert "settings were not shown to the models" in capsys.readouterr().out
