@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +22,9 @@ from arvbench.reports.markdown import to_markdown
 from arvbench.reports.sections import SECTIONS, Section
 from arvbench.reports.summary import CaseSummary, summarise
 from arvbench.reports.verdicts import records_of
+from arvbench.results.history import History
 from arvbench.results.records import RecordsFile, read_records
-from arvbench.results.schema import Status
+from arvbench.results.schema import Environment, Status
 
 PAGE = "report.html"
 ShownPath = Annotated[Path, PlainSerializer(printable, when_used="json")]
@@ -65,10 +67,13 @@ def build_report(
     *,
     tables: Sequence[Path] = (),
     sections: Sequence[Section] = SECTIONS,
+    history: History | None = None,
 ) -> ReportSummary:
     """Write the report of the records in `paths` to one HTML page, its answer to Markdown and JSON beside the page.
 
     A path is a records file, a run folder, or the folder of a check, which stands for both of its sides.
+
+    With a `history` the other sections show the records of its newest commit.
 
     `markdown_path` None puts the Markdown beside the page; `tables` are paths for all tables, whose endings say the
     form (`exports.WRITERS`). Raises UserError when a path is missing, when no path holds a record, or when an output
@@ -83,10 +88,10 @@ def build_report(
     if not any(file.records for file in files):
         more = f"; {len(damaged)} damaged lines, the first: {damaged[0]}" if damaged else ""
         raise UserError(f"no records in {', '.join(str(file.path) for file in files) or 'no files'}{more}")
-    report = make_report(files, sections)
+    report = make_report(files if history is None else _newest(files, history), sections, history)
     _write(html_path, lambda path: write_whole(path, to_html(report)))
     _write(markdown_path, lambda path: write_whole(path, to_markdown(report)))
-    data = report_data(report.answer, report.title, [record.record_id for record in report.records])
+    data = report_data(report.answer, report.title, [record.record_id for record in report.records], history)
     _write(data_path, lambda path: write_whole(path, data.model_dump_json(indent=1) + "\n"))
     for path, write in exports:
         _write(path, partial(write, report))
@@ -101,6 +106,19 @@ def build_report(
         cases=summarise(report.records),
         damaged_lines=damaged,
     )
+
+
+def _newest(files: Sequence[RecordsFile], history: History) -> list[RecordsFile]:
+    """Return the files with the records of the newest commit alone."""
+    newest = history.commits[-1]
+    return [
+        replace(file, records=tuple(record for record in file.records if _is_of(record.environment, newest)))
+        for file in files
+    ]
+
+
+def _is_of(environment: Environment, commit: str) -> bool:
+    return environment.git_commit == commit and environment.git_dirty is False
 
 
 def _check_outputs(outputs: Sequence[Path], files: Sequence[RecordsFile]) -> None:

@@ -20,6 +20,7 @@ from arvbench.reports.cases import (
     warnings_of,
 )
 from arvbench.reports.claims import claim_blocks, load_outcomes
+from arvbench.reports.history import history_blocks
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import plain
 from arvbench.reports.samples import load_picture
@@ -29,6 +30,7 @@ from arvbench.reports.sections import (
     AnswerTables,
     Claims,
     Figure,
+    Histories,
     Part,
     SampleSheets,
     SampleStrip,
@@ -38,12 +40,17 @@ from arvbench.reports.sections import (
 from arvbench.reports.steadiness import unsteady_records, unsteady_text
 from arvbench.reports.svg import inline_figure
 from arvbench.reports.table import Table
+from arvbench.reports.tables.history import notices_of
 from arvbench.reports.verdicts import load_verdicts, verdict_blocks
+from arvbench.results.history import History
 from arvbench.results.launches import launches_of, merge_launches, several_launches
 from arvbench.results.moments import in_utc
 from arvbench.results.records import RecordsFile, newest_of_each_case
 from arvbench.results.schema import Measured, Record, Status
 from arvbench.results.search import with_marks
+
+_Beside = Mapping[type[Verdicts] | type[Claims] | type[Histories], Sequence[Block]]
+"""Blocks of what is not in the records shown: files beside them, and records of other commits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +86,21 @@ def _in_order(records: Sequence[Record]) -> list[Record]:
     return sorted(records, key=lambda record: (suites.index(record.suite), in_utc(record.started)))
 
 
-def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECTIONS) -> Report:
+def make_report(
+    files: Sequence[RecordsFile], sections: Sequence[Section] = SECTIONS, history: History | None = None
+) -> Report:
     """Make the content of a report from records files that together hold at least one record."""
     shown = _shown_records(files)
     records = [record for record, _ in shown.values()]
     suites = list(dict.fromkeys(plain(record.suite) for record in records))
     checks, complaints = load_verdicts(files)
     outcomes, damaged = load_outcomes([file.path.parent for file in files])
-    beside = (verdict_blocks(checks), claim_blocks(outcomes))
+    beside: _Beside = {
+        Verdicts: verdict_blocks(checks),
+        Claims: claim_blocks(outcomes),
+        Histories: history_blocks(history),
+    }
+    complaints += [] if history is None else [f"History: {text}." for text in notices_of(history)]
     answer = answer_of(records)
     filled = [
         FilledSection(
@@ -108,13 +122,10 @@ def make_report(files: Sequence[RecordsFile], sections: Sequence[Section] = SECT
 def _blocks(
     part: Part,
     shown: Mapping[str, tuple[Record, Path]],
-    beside: tuple[Sequence[Block], Sequence[Block]],
+    beside: _Beside,
     answer: Answer,
 ) -> Sequence[Block]:
-    """Make the blocks of one part of a section; empty when the records have no data for it.
-
-    `beside` are the blocks of verdicts and of claims, which lie in files beside the records.
-    """
+    """Make the blocks of one part of a section; empty when the records have no data for it."""
     records = [record for record, _ in shown.values()]
     match part:
         case Text() | Terms():
@@ -130,10 +141,8 @@ def _blocks(
             return sample_strip(answer, {record_id: folder for record_id, (_, folder) in shown.items()})
         case SampleSheets():
             return _pictures(shown)
-        case Verdicts():
-            return beside[0]
-        case Claims():
-            return beside[1]
+        case Verdicts() | Claims() | Histories():
+            return beside[type(part)]
     result = part(records)
     blocks = result if isinstance(result, Sequence) else [result]
     return [block for block in blocks if not isinstance(block, Table) or block]

@@ -49,7 +49,7 @@ def _changes(report: Report) -> list[Table]:
     return [
         block
         for section in report.sections
-        if section.heading == "Changes"
+        if section.heading in ("Changes", "History")
         for block in section.blocks
         if isinstance(block, Table)
     ]

@@ -7,6 +7,7 @@ from typing import Final
 
 QUESTIONS: Final[Mapping[str, str]] = {
     "Changes": "Did anything get slower, larger or worse?",
+    "History": "At which commit did a number change?",
     "Results": "What came out of every case?",
     "Searches": "Which point was best, of how many?",
     "Cases without a speed": "What failed, and why?",
@@ -26,5 +27,5 @@ QUESTIONS: Final[Mapping[str, str]] = {
     "How to reproduce": "Which commands make these numbers again?",
     "How to read the numbers": "What do the words mean?",
 }
-OPEN: Final = ("Changes", "Results")
+OPEN: Final = ("Changes", "History", "Results")
 """Sections that start open."""

@@ -89,9 +89,17 @@ class Claims:
     """Part that shows the outcomes of claims that lie beside the records."""
 
 
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """Part that shows numbers over many commits, where the report was asked for them."""
+
+
 BlocksOf = Callable[[Sequence[Record]], Block | Sequence[Block]]
 """Function from records to blocks; empty tables are left out."""
-Part = Text | Terms | Figure | AnswerFindings | AnswerTables | SampleStrip | SampleSheets | Verdicts | Claims | BlocksOf
+Part = (
+    Text | Terms | Figure | AnswerFindings | AnswerTables | SampleStrip | SampleSheets | Verdicts | Claims | Histories
+    | BlocksOf
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +222,7 @@ ANSWER = Section(
 SECTIONS: tuple[Section, ...] = (
     ANSWER,
     Section("Changes", (Verdicts(),)),
+    Section("History", (Histories(),)),
     Section("Results", (_results_text, results_table)),
     Section("Searches", (search_blocks,)),
     Section(

@@ -28,7 +28,7 @@ STAIR = (
     ("cli",),
     ("commands",),
     ("gpu",),
-    ("versus", "claims"),
+    ("versus", "claims", "history"),
     ("check",),
     ("run", "training"),
     ("measure",),

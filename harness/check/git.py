@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,17 @@ class Checkout:
             if self._git("rev-parse", "--is-shallow-repository").strip() == "true":
                 hint += "; this clone is shallow: git fetch --unshallow"
         raise UserError(f"no commit {shown(ref)} in the checkout {self.top}; {hint}")
+
+    def order_of(self, commits: Sequence[str]) -> list[str]:
+        """Return commits, given by whole ids, in an order that has every ancestor before its descendants.
+
+        Raises UserError for a commit that the checkout does not have.
+        """
+        for commit in commits:
+            if self.commit(commit) != commit:
+                raise UserError(f"{shown(commit)} is no whole id of a commit")
+        listed = self._git("rev-list", "--topo-order", "--reverse", *commits).split()
+        return [commit for commit in listed if commit in set(commits)]
 
     def dirty(self) -> bool:
         """Return whether files differ from the commit, or are new."""
@@ -107,6 +118,14 @@ def checkout_of(package: Path) -> Checkout:
     return Checkout(top)
 
 
+def checkout_at(folder: Path) -> Checkout:
+    """Return the checkout that a folder is in. Raises UserError for one outside any."""
+    try:
+        return Checkout(Path(_git(folder, "rev-parse", "--show-toplevel").rstrip("\n")))
+    except ProgramError as error:
+        raise UserError(f"{folder} is not in a git checkout ({error})") from error
+
+
 def _git(folder: Path, *arguments: str) -> str:
     """Return what a git command prints. Raises ProgramError, and HostError where there is no git."""
     quiet = ["-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false", "--no-optional-locks"]
@@ -115,4 +134,4 @@ def _git(folder: Path, *arguments: str) -> str:
     try:
         return output_of(["git", "-C", str(folder), *quiet, *arguments], environment)
     except FileNotFoundError:
-        raise HostError("git is not installed, and --against compares commits") from None
+        raise HostError("git is not installed, and commits are read with it") from None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from arvbench.reports.answer.answer import Answer
 from arvbench.reports.answer.fields import Field
 from arvbench.reports.answer.measures import CACHE, SPEED, Measure, front, quality_measures
+from arvbench.results.history import History
 from arvbench.results.schema import Record
 
 FORMAT = 1
@@ -77,9 +78,11 @@ class ReportData(_Part):
     fields: tuple[FieldData, ...]
     record_ids: tuple[str, ...]
     """Records of the report, in the order of its rows; of several launches the first."""
+    history: History | None = None
+    """Where the report was asked for it."""
 
 
-def report_data(answer: Answer, title: str, record_ids: Sequence[str]) -> ReportData:
+def report_data(answer: Answer, title: str, record_ids: Sequence[str], history: History | None = None) -> ReportData:
     """Turn an answer into data."""
     return ReportData(
         title=title,
@@ -91,6 +94,7 @@ def report_data(answer: Answer, title: str, record_ids: Sequence[str]) -> Report
         ),
         fields=tuple(_field(field) for fields in answer.places.values() for field in fields),
         record_ids=tuple(record_ids),
+        history=history,
     )
 
 

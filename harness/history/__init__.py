@@ -1,0 +1,1 @@
+"""History of numbers over commits: series, change points, and the anchors of the gate."""
