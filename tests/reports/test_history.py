@@ -104,8 +104,8 @@ def test_text_of_records_stays_text(folder):
     run = write(folder / "run", records)
     everything = [f"--export={name}={folder / name}.txt" for name in EXPORTS]
     assert main(["report", "--history", str(run), *everything, "--tables", "tables.md"]) == 0
-    html, tables = Path("report.html").read_text(), Path("tables.md").read_text()
-    assert "<script>alert" not in html + tables + Path("report.md").read_text() and "alert(1)" in html
+    html, tables = (run / "report.html").read_text(), Path("tables.md").read_text()
+    assert "<script>alert" not in html + tables + (run / "report.md").read_text() and "alert(1)" in html
     assert "\0" not in Path("otava.yaml").read_text() and yaml.safe_load(Path("otava.yaml").read_text())
 
 
@@ -215,7 +215,7 @@ def test_series_of_unequal_commits_are_files_of_their_own(tmp_path):
             ["--history", "--export", "bencher=a.json", "--export", "pytest-benchmark=a.json"],
             "two exports cannot both be",
         ),
-        (["--history", "--export", "bencher=report.json"], "read or written otherwise"),
+        (["--history", "--export", "bencher=run/report.json"], "read or written otherwise"),
         (["--history", "--export", "bencher=run/records.jsonl"], "read or written otherwise"),
         (["--history", "--baseline", "none.json"], "none.json"),
         (["--history", "--repository", "nowhere"], "nowhere is not in a git checkout"),
@@ -235,4 +235,4 @@ def test_a_history_of_one_commit_is_refused(folder, capsys, records):
     write(folder / "run", records)
     assert main(["report", "--history", "run"]) == 2
     error = capsys.readouterr().err
-    assert "a history needs two or more" in error and error.count("\n") == 1 and not Path("report.html").exists()
+    assert "a history needs two or more" in error and error.count("\n") == 1 and not Path("run/report.html").exists()
