@@ -7,7 +7,7 @@ OUT ?= results/runs/demo
 install = { command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
 	--editable $(1) 2>/dev/null; } || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable $(1)
 
-.PHONY: run test check bench fuzz gpu clean
+.PHONY: run test check docs bench fuzz gpu clean
 
 # Measure the trained demo models and write the report.
 run: $(VENV)/.installed
@@ -22,6 +22,10 @@ check: $(VENV)/.developed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages of docs/ as a site in build/site, which needs no network to be read. Links and anchors are checked.
+docs: $(VENV)/.documented
+	$(BIN)/mkdocs build --strict --quiet
 
 # Readers against 10,000 generated inputs each; the tests try few of them.
 fuzz: $(VENV)/.tested
@@ -57,4 +61,8 @@ $(VENV)/.tested: $(VENV)/.installed
 
 $(VENV)/.developed: $(VENV)/.tested
 	$(call install,'.[dev]')
+	touch $@
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(call install,'.[docs]')
 	touch $@

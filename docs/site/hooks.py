@@ -1,4 +1,7 @@
-"""Make CONTRIBUTING.md and CHANGELOG.md pages of the site, and let links between them and docs/ work in both places."""
+"""Make CONTRIBUTING.md and CHANGELOG.md pages of the site, and keep the site free of requests to other places.
+
+Links between those two files and docs/ work in the repository and on the site.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from mkdocs.structure.files import File, Files
 
 OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """File in the root of the repository -> its page."""
+WORKER = re.compile(r'<script src="https://[^"]*iframe-worker/shim"></script>')
+"""Script that the theme takes from the network, so that a page opened from a folder can be searched."""
 
 
 def on_files(files: Files, *, config: Any) -> Files:
@@ -25,3 +30,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     for name, page in OUTSIDE.items():
         markdown = re.sub(rf"\]\((?:\.\./)?{re.escape(name)}", f"]({page}", markdown)
     return markdown.replace("](docs/", "](")
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Put our script in the place of the theme's."""
+    return WORKER.sub('<script src="site/worker.js"></script>', output)
+
+
+def on_post_template(output: str, **_: Any) -> str:
+    """Leave the theme's script out of the page for what is not found, which a folder does not show."""
+    return WORKER.sub("", output)
