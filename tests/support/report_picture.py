@@ -25,8 +25,6 @@ from arvbench.results.records import read_records
 from arvbench.results.schema import Measured, Record
 
 SIZE = (1280, 900)
-COLOURS = 256
-"""Of the palette: the page has few, and the file stays small."""
 
 
 def with_samples(record: Record, folder: Path) -> Record:
@@ -63,7 +61,9 @@ def main(out: Path) -> None:
         lines = (record.model_dump_json() + "\n" for record in records)
         (folder / "records.jsonl").write_text("".join(lines))
         build_report([folder / "records.jsonl"], folder / "report.html")
-        photograph(folder / "report.html").quantize(COLOURS).save(out, optimize=True)
+        picture = photograph(folder / "report.html")
+        # A palette by octree keeps the few colours among many greys.
+        picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 if __name__ == "__main__":

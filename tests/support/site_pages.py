@@ -1,7 +1,7 @@
 """Pages of docs/ and of the repository's root, as tests read them: code blocks, links, headings.
 
-`python tests/support/site_pages.py docs/sampling.md` runs the Python blocks of a page and prints what each printed; with
-`--write` it puts that into the `text` block after each.
+`python tests/support/site_pages.py docs/sampling.md` runs the Python blocks of a page and prints what each printed;
+with `--write` it puts that into the `text` block after each.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def commands(text: str) -> list[str]:
-    """Lines of indented code, and of `sh` blocks."""
-    fenced = [line for language, code in FENCE.findall(text) if language == "sh" for line in code.splitlines()]
-    return fenced + [line.strip() for line in FENCE.sub("", text).splitlines() if re.match(r"    \S", line)]
+    """Lines of indented code, and of `sh` blocks; a line that goes on in the next one is one with it."""
+    fenced = "".join(code for language, code in FENCE.findall(text) if language == "sh")
+    indented = "".join(f"{line.strip()}\n" for line in FENCE.sub("", text).splitlines() if re.match(r"    \S", line))
+    return re.sub(r"\\\n\s*", "", fenced + indented).splitlines()
 
 
 def run_python(page: Path) -> Iterator[tuple[Block, str]]:
