@@ -1,6 +1,7 @@
 """One sampling call: input, events and result.
 
-Shapes   B images, R forward rows (2B with classifier-free guidance), l tokens of one step, V codebook entries
+Shapes   B images, R forward rows (2B with classifier-free guidance), l tokens of one step, V codebook entries,
+         K latent channels
 Range    logits natural-log, fp32; decoded images float, nominally in [0, 1]; images uint8 0..255 NCHW
 """
 
@@ -20,22 +21,31 @@ from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import UserError
 from arvbench.kernels.guided_sample.rule import Draw
 
+_NOT_FINITE = {
+    False: ("logits", "no token can be drawn from NaN or infinity"),
+    True: ("latents", "no image can be made of NaN or infinity"),
+}
+"""By whether steps yield latents: the name of what failed, and the consequence."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
     """Output of one step. The tensors belong to the sampler and must not be modified."""
 
     logits_pre_cfg: Tensor
-    """(R, l, V): conditional rows first, then unconditional."""
+    """(R, l, V): conditional rows first, then unconditional; (R, l, K) where the step yields latents: what the network
+    predicts in its last inner pass.
+    """
     logits: Tensor
-    """(B, l, V): after guidance, before top-k and top-p."""
+    """(B, l, V): after guidance, before top-k and top-p; (B, l, K) where the step yields latents: those latents."""
     tokens: Tensor
-    """(B, l) int64: tokens drawn in this step, raster order inside a scale."""
+    """(B, l) int64, drawn in this step, raster order inside a scale; (B, l, K) fp32 where the step yields latents."""
     redrawn: Tensor | None = None
     """(B, n) int64: positions redrawn by a mask refinement; None in other steps."""
     state: Tensor
     """Image so far, the input of `Sampler.decode_state`: f_hat (B, C, h, w) for residual tokenizers, the code map of
-    the last scale (B, C, h, w) for FlexVAR, all ids drawn so far (B, T) for one-resolution tokenizers.
+    the last scale (B, C, h, w) for FlexVAR, all ids drawn so far (B, T) for one-resolution tokenizers, or all latents
+    (B, T, K).
     """
 
 
@@ -76,7 +86,9 @@ class SamplingCall:
     known: KnownTokens | None = None
     """Tokens that are not drawn; None outside editing."""
     _drawn: list[tuple[Step, Tensor]] = field(default_factory=list, init=False, repr=False)
-    """Ids as the noise returned them, or where a kernel could not draw (bool), for `check`."""
+    """Ids as the noise returned them, or where no token came out (bool): a kernel could not draw, or latents are not
+    finite; for `check`.
+    """
 
     def draw(self, filtered_BlV: Tensor, step: Step, *, one_by_one: bool = False) -> Tensor:
         """Draw ids (B, l) int64 of `step` from softmax(logits); all families draw here.
@@ -95,23 +107,27 @@ class SamplingCall:
         self._drawn.append((step, draw.failed_Bl))
         return self.noise.accept(draw.ids_Bl, draw.failed_Bl, step.index)
 
-    def check(self, decoded: Tensor, vocab_size: int) -> None:
-        """Raise UserError when logits or decoded images were not finite; waits for the device once."""
+    def take_latents(self, latents_BlK: Tensor, step: Step) -> Tensor:
+        """Return the latents (B, l, K) of `step` to go on with; `check` reports those that are not finite."""
+        self._drawn.append((step, ~latents_BlK.isfinite().all(dim=2)))
+        return self.noise.latents(latents_BlK, step.index)
+
+    def check(self, decoded: Tensor, vocab_size: int | None) -> None:
+        """Raise UserError when logits, latents or decoded images were not finite; waits for the device once."""
         none = [torch.zeros(1, dtype=torch.bool, device=decoded.device)]
         failed = torch.cat([t.flatten() for _, t in self._drawn if t.dtype == torch.bool] or none)
         drawn = torch.cat([t.flatten() for _, t in self._drawn if t.dtype != torch.bool] or none)
-        lost = failed.any() | (drawn >= vocab_size).any()
+        lost = failed.any() if vocab_size is None else failed.any() | (drawn >= vocab_size).any()
         beyond, not_finite = torch.stack((lost, ~decoded.isfinite().all())).tolist()
         remedy = "try bfloat16 or float32 instead of float16, a smaller cfg, or other weights"
         if beyond:
-            lost_in = ((step, t if t.dtype == torch.bool else t >= vocab_size) for step, t in self._drawn)
+            lost_in = ((step, t if t.dtype == torch.bool else t >= (vocab_size or 0)) for step, t in self._drawn)
             step = next(step for step, lost_Bl in lost_in if bool(lost_Bl.any()))
-            raise UserError(
-                f"logits are not finite in step {step.index} ({step.name}): no token can be drawn from NaN or "
-                f"infinity; {remedy}"
-            )
+            what, because = _NOT_FINITE[vocab_size is None]
+            raise UserError(f"{what} are not finite in step {step.index} ({step.name}): {because}; {remedy}")
         if not_finite:
-            raise UserError(f"decoded images hold NaN or infinity, although all logits are finite; {remedy}")
+            what, _ = _NOT_FINITE[vocab_size is None]
+            raise UserError(f"decoded images hold NaN or infinity, although all {what} are finite; {remedy}")
 
     def adopt(self, other: SamplingCall) -> None:
         """Take the ids that `other` drew, for `check`."""
@@ -157,6 +173,6 @@ class Samples:
     decoded: Tensor
     """(B, 3, H, W) float, nominally in [0, 1], before the uint8 rule; clamped as `Sampler.decode` states."""
     tokens: tuple[Tensor, ...]
-    """(B, l) int64 per group."""
+    """(B, l) int64, or latents (B, l, K) fp32, per group."""
     labels: Tensor
     """(B,) int64; the null class is `num_classes`."""

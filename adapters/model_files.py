@@ -49,8 +49,11 @@ class ModelSizes:
 
     image_px: int
     num_classes: int
-    vocab_size: int
     steps: int
     """Transformer passes of one sampling call."""
     tokens: int
     """Tokens of one image over all steps."""
+    vocab_size: int | None = None
+    """Ids that a step may draw; None for a model whose steps yield latents."""
+    latent_dim: int | None = None
+    """Channels of the latents that steps yield; None for a model whose steps draw ids."""

@@ -1,13 +1,13 @@
 """The sampling interface: all that the harness knows of a model.
 
 Sampling is a sequence of steps in every family. A step feeds new tokens, attends to context tokens, writes to the cache
-and draws token ids; after the last step a tokenizer decodes them.
+and yields tokens: ids that it draws, or latents that it denoises in inner passes. A tokenizer decodes them at the end.
 
-Tokens are stored as one tensor (B, l) per group, in the order of generation. A group is a scale or a forward pass; in
-FlexVAR the settings decide the scales.
+Tokens are stored as one tensor (B, l) of ids, or (B, l, K) of latents, per group, in the order of generation. A group
+is a scale or a forward pass; in FlexVAR the settings decide the scales.
 
 Shapes   B images, R forward rows (2B with classifier-free guidance), l tokens of one step, L tokens of all steps,
-         V codebook entries, H W image height and width
+         V codebook entries, K latent channels, H W image height and width
 Range    logits natural-log, fp32; decoded images float, nominally in [0, 1]; images uint8 0..255 NCHW
 """
 
@@ -136,7 +136,10 @@ class Sampler(ABC):
         """Raise UserError when the model cannot follow `settings`; families add their own checks."""
         if not isinstance(settings, kind := type(spec.settings)):
             raise UserError(f"{spec.name} takes {kind.__name__}, got {type(settings).__name__}")
-        if settings.top_k is not None and settings.top_k > spec.vocab_size:
+        filters = [name for name in ("top_k", "top_p") if getattr(settings, name) is not None]
+        if spec.vocab_size is None and filters:
+            raise UserError(f"{filters[0]} does not apply to {spec.name}: its steps yield latents, and draw no ids")
+        if spec.vocab_size is not None and settings.top_k is not None and settings.top_k > spec.vocab_size:
             raise UserError(f"top_k {settings.top_k} is larger than the vocabulary of {spec.name} ({spec.vocab_size})")
 
     def image_shape(self, settings: SamplingSettings) -> tuple[int, int]:
@@ -236,7 +239,7 @@ class Sampler(ABC):
         schedule = self.schedule(settings, batch=batch, cache=cache.policy)
         null_B = torch.full_like(labels_B, self.spec.num_classes)
         call = SamplingCall(
-            labels_R=torch.cat((labels_B, null_B)) if schedule.steps[0].rows > batch else labels_B,
+            labels_R=torch.cat((labels_B, null_B)) if schedule.rows > batch else labels_B,
             settings=settings,
             noise=noise,
             cache=cache,
@@ -345,6 +348,15 @@ class Sampler(ABC):
         kernels = self._kernels.trainable()
         logits_BLV = self.forced_logits(tokens, labels_B, settings or self.spec.settings, kernels)
         return F.cross_entropy(logits_BLV.flatten(0, 1), torch.cat(tuple(tokens), dim=1).flatten())
+
+    def forced_latents(
+        self, tokens: Sequence[Tensor], labels: Sequence[int] | Tensor, settings: SamplingSettings, noise: Noise
+    ) -> tuple[Tensor, ...]:
+        """Latents (B, l, K) that every step yields after the steps before it yielded `tokens`, without a cache.
+
+        Only for a model with `latent_dim`; the judge of its caches, as `teacher_forced` is of the others.
+        """
+        raise UserError(f"{self.spec.name} draws ids: its steps yield no latents")
 
     @property
     def label_drop(self) -> float:

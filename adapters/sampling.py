@@ -149,6 +149,10 @@ class Noise(Protocol):
         """
         ...
 
+    def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
+        """Hear the latents that a step yields; return those to go on with, which are the same unless replayed."""
+        ...
+
 
 class UpstreamNoise:
     """Random stream of the official repositories: one generator per call, consumed in their order.
@@ -187,6 +191,9 @@ class UpstreamNoise:
         device = self._generator.device
         fresh = torch.randn(like_BX.shape, generator=self._generator, dtype=like_BX.dtype, device=device)
         return fresh.to(like_BX.device)
+
+    def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
+        return denoised_BlK
 
 
 _LABELS, _TOKENS, _EXPONENTIAL, _NORMAL = 1, 2, 3, 4
@@ -255,6 +262,9 @@ class PerImageNoise:
         radius_BX, turn_BX = (-2 * torch.log1p(-u_B2X[:, 0])).sqrt(), 2 * math.pi * u_B2X[:, 1]
         return (radius_BX * turn_BX.cos()).to(like_BX.dtype)
 
+    def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
+        return denoised_BlK
+
     def _check_batch(self, batch: int) -> None:
         if batch != len(self._images_B):
             raise UserError(f"noise was made for {len(self._images_B)} images, the call has {batch}")
@@ -312,6 +322,9 @@ class ReplayTokens:
     def normal(self, like_BX: Tensor, step: int) -> Tensor:
         """Draw the same variates in every replay."""
         return PerImageNoise(0, range(len(like_BX))).normal(like_BX, step)
+
+    def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
+        return self._tokens[step].to(denoised_BlK.device)
 
 
 def _integer(what: str, value: Any) -> int:

@@ -16,8 +16,8 @@ class Step:
 
     index: int
     kind: str
-    """"scale" (all tokens of one resolution), "mask" (some of them again), "wavefront" (an anti-diagonal), "token", or
-    "parallel" (one token of every region, or a group of successive ones).
+    """"scale" (all tokens of one resolution), "mask" (some of them again), "wavefront" (an anti-diagonal), "token",
+    "cell" (a part of the map), or "parallel" (one token of every region, or a group of successive ones).
     """
     side: tuple[int, int] | None
     """Height and width of the token map in this step; None for tokens that form no map."""
@@ -26,6 +26,10 @@ class Step:
     cached_tokens: int
     """Tokens in the cache after this step (M-VAR: tokens that the state or history covers); 0 without a cache."""
     rows: int
+    inner_passes: int = 1
+    """Evaluations of the network that draws or denoises the step's tokens, one after another: more than one where a
+    solver denoises latents. FLOPs, launches and bytes are those of all.
+    """
     flops: int
     """Matrix products of the transformer, all rows; normalisation, softmax and sampling are not counted."""
     fp32_flops: int = 0
@@ -35,7 +39,7 @@ class Step:
     kernel, and the draw. All other work can be a part of one of them. 0 for a family that does not state it.
     """
     bytes_moved: int
-    """Compulsory traffic: weights once, cache read and written once, logits written once."""
+    """Compulsory traffic: weights and cache read once per inner pass, cache and logits written once."""
     cache_bytes: int
     """Live bytes of the cache after this step, all layers: keys and values, or M-VAR's state or history."""
 
@@ -84,6 +88,11 @@ class Schedule:
     def flops(self) -> int:
         """Transformer FLOPs of the whole call, all rows."""
         return sum(step.flops for step in self.steps)
+
+    @property
+    def rows(self) -> int:
+        """Most rows of a step."""
+        return max(step.rows for step in self.steps)
 
     @property
     def peak_cache_bytes(self) -> int:

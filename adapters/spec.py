@@ -35,9 +35,12 @@ class ModelSpec:
     borrows: tuple[Borrowed, ...] = ()
     image_px: int = field(init=False)
     num_classes: int = field(init=False)
-    vocab_size: int = field(init=False)
     steps: int = field(init=False)
     tokens: int = field(init=False)
+    vocab_size: int | None = field(init=False)
+    """Ids that a step may draw; None where steps yield latents."""
+    latent_dim: int | None = field(init=False)
+    """Channels of the latents that steps yield; None where steps draw ids."""
 
     def __post_init__(self) -> None:
         for name, size in asdict(self.sampler.sizes(self)).items():

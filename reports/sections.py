@@ -307,7 +307,8 @@ SECTIONS: tuple[Section, ...] = (
             Text(
                 "Each case is compared with its judge on the same weights and noise: largest difference of the guided "
                 "logits on the judge\N{RIGHT SINGLE QUOTATION MARK}s token path, and share of tokens that both would "
-                "draw there from the same noise."
+                "draw there from the same noise. Where steps yield latents, these are compared in place of logits, and "
+                "no tokens are counted."
             ),
             correctness_table,
         ),

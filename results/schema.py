@@ -209,6 +209,7 @@ class StepPlan(Frozen):
     context_tokens: int
     cached_tokens: int
     rows: int
+    inner_passes: int = 1
     flops: int
     fp32_flops: int = 0
     """0 in records from before this field, as the next."""
@@ -269,9 +270,9 @@ class Correctness(Frozen):
     max_abs_diff: float
     """Largest difference of guided logits on the judge's own token path."""
     tolerance: float
-    equal_tokens: float
-    """Fraction of equal tokens, drawn with shared noise along the judge's path, 0..1."""
-    required_equal_tokens: float
+    equal_tokens: float | None
+    """Fraction of equal tokens, drawn with shared noise along the judge's path, 0..1; None for latents."""
+    required_equal_tokens: float | None
     image_diff: float | None = None
     """Largest mean absolute difference of an image's floats; None under the other judge, and in older records."""
     passed: bool

@@ -189,3 +189,11 @@ class KVCache(Cache):
         """Append the new tokens to `layer` and return their attention to all of its tokens, (R, H, l, D)."""
         k_RHTD, v_RHTD = self.extend(layer, new.k_RHlD, new.v_RHlD)
         return F.scaled_dot_product_attention(new.q_RHlD, k_RHTD, v_RHTD, attn_mask=new.bias_llT, scale=new.scale)
+
+    def attend_keeping(self, layer: int, new: AttentionInput, kept: int) -> Tensor:
+        """Attend as `attend` does, but append only the first `kept` of the new tokens: the others come again."""
+        k_RHTD, v_RHTD = self.extend(layer, new.k_RHlD[:, :, :kept], new.v_RHlD[:, :, :kept])
+        if kept < new.k_RHlD.shape[2]:
+            k_RHTD = torch.cat((k_RHTD, new.k_RHlD[:, :, kept:]), dim=2)
+            v_RHTD = torch.cat((v_RHTD, new.v_RHlD[:, :, kept:]), dim=2)
+        return F.scaled_dot_product_attention(new.q_RHlD, k_RHTD, v_RHTD, attn_mask=new.bias_llT, scale=new.scale)

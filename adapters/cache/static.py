@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from arvbench.adapters.cache.policy import CacheShape, CacheSlots, KVCache
+from arvbench.adapters.cache.policy import AttentionInput, CacheShape, CacheSlots, KVCache
 from arvbench.errors import ContractError
 
 
@@ -35,6 +35,12 @@ class StaticCache(KVCache):
         values[:, :, start:end] = v_RHlD
         self._filled[layer] = end
         return keys[:, :, :end], values[:, :, :end]
+
+    def attend_keeping(self, layer: int, new: AttentionInput, kept: int) -> Tensor:
+        # Tokens that are not kept lie behind the filled part for a moment, where no copy is needed.
+        attended_RHlD = self.attend(layer, new)
+        self._filled[layer] -= new.k_RHlD.shape[2] - kept
+        return attended_RHlD
 
     def slots(self, layer: int, tokens: int) -> CacheSlots:
         start = self._filled[layer]

@@ -128,10 +128,11 @@ class FlexVarSampler(NextScaleSampler):
         super().check_settings(spec, settings)
         cls.sides_of(spec.transformer, settings)
         invalid = set(cast(FlexVarSettings, settings).invalid_ids)
-        if outside := [i for i in invalid if not 0 <= i < spec.vocab_size]:
-            raise UserError(f"invalid_ids has {outside[0]}; {spec.name} has tokens 0..{spec.vocab_size - 1}")
-        if len(invalid) == spec.vocab_size:
-            raise UserError(f"invalid_ids has all {spec.vocab_size} tokens of {spec.name}: nothing is left to draw")
+        vocab_size = spec.tokenizer.vocab_size
+        if outside := [i for i in invalid if not 0 <= i < vocab_size]:
+            raise UserError(f"invalid_ids has {outside[0]}; {spec.name} has tokens 0..{vocab_size - 1}")
+        if len(invalid) == vocab_size:
+            raise UserError(f"invalid_ids has all {vocab_size} tokens of {spec.name}: nothing is left to draw")
 
     @classmethod
     def sides_of(cls, config: FlexVarConfig, settings: SamplingSettings) -> Sides:

@@ -188,8 +188,8 @@ class CodeSampler(ByScaleSampler):
         for name, values in (("top_k_by_scale", chosen.top_k_by_scale), ("temperatures", chosen.temperatures)):
             if values is not None and len(values) != scales:
                 raise UserError(f"{name} has {len(values)} values; {spec.name} has {scales} scales")
-        if any(not 0 <= k <= spec.vocab_size for k in chosen.top_k_by_scale or ()):
-            raise UserError(f"top_k_by_scale must be in 0..{spec.vocab_size}, the vocabulary of {spec.name}")
+        if any(not 0 <= k <= spec.tokenizer.vocab_size for k in chosen.top_k_by_scale or ()):
+            raise UserError(f"top_k_by_scale must be in 0..{spec.tokenizer.vocab_size}, the vocabulary of {spec.name}")
         if any(not t > 0 for t in chosen.temperatures or ()):
             raise UserError("temperatures must be above 0")
         if chosen.more_smooth:
@@ -255,7 +255,7 @@ class CodeSampler(ByScaleSampler):
                     fp32_flops=cost.fp32_flops(rows=work.rows, logits=logits, first=first),
                     launches=cost.launches,
                     bytes_moved=cost.weight_bytes(first=first)
-                    + 4 * work.rows * logits * self.spec.vocab_size
+                    + 4 * work.rows * logits * self.spec.tokenizer.vocab_size
                     + own.bytes_of(seen)
                     + own.bytes_of(work.new),
                     cache_bytes=work.cache_bytes,

@@ -126,7 +126,7 @@ class NextScaleSampler(Sampler):
                     flops=flops + self.cost.beyond_the_mean(work, context),
                     fp32_flops=self.cost.fp32_flops(rows=work.rows, logits=new, first=index == 0),
                     launches=self.cost.launches,
-                    bytes_moved=read + 4 * work.rows * new * self.spec.vocab_size + traffic,
+                    bytes_moved=read + 4 * work.rows * new * self.spec.tokenizer.vocab_size + traffic,
                     cache_bytes=cache_bytes,
                 )
             )

@@ -1,4 +1,4 @@
-"""Convolutional encoder and decoder of the VQGAN line, as the multi-scale residual VQ-VAE uses them.
+"""Convolutional encoder and decoder of the VQGAN line, as the multi-scale residual VQ-VAE and the KL VAE use them.
 
 The `vq` tokenizer has these blocks under other names.
 
@@ -72,6 +72,22 @@ class SpatialAttention(PositionAttention):
         return out
 
 
+class SplitAttention(PositionAttention):
+    """Attention with one projection each for q, k and v."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        out: Tensor = x + self.proj_out(attend(self.q(h), self.k(h), self.v(h)))
+        return out
+
+
 class Downsample(nn.Module):
     """Halve both sides: stride-2 convolution over a zero row below and a zero column on the right."""
 
@@ -99,10 +115,10 @@ class Upsample(nn.Module):
 class Middle(nn.Module):
     """Residual block, attention, residual block at the lowest resolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, attention: type[PositionAttention]) -> None:
         super().__init__()
         self.block_1 = ResnetBlock(channels, channels)
-        self.attn_1 = SpatialAttention(channels)
+        self.attn_1 = attention(channels)
         self.block_2 = ResnetBlock(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,14 +127,16 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, each followed by attention where `attention` is set."""
+    """Residual blocks of one resolution, each followed by `attention` where that is a class."""
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, *, attention: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, blocks: int, *, attention: type[PositionAttention] | None
+    ) -> None:
         super().__init__()
         self.block = nn.ModuleList(
             ResnetBlock(in_channels if i == 0 else out_channels, out_channels) for i in range(blocks)
         )
-        self.attn = nn.ModuleList(SpatialAttention(out_channels) for _ in range(blocks if attention else 0))
+        self.attn = nn.ModuleList(attention(out_channels) for _ in range(blocks) if attention)
         # Bound by the encoder (downsample) or the decoder (upsample); the other name stays unused.
         self.downsample: nn.Module = nn.Identity()
         self.upsample: nn.Module = nn.Identity()
@@ -135,18 +153,26 @@ class Level(nn.Module):
 class Encoder(nn.Module):
     """Images (B, 3, H, W) in [-1, 1] to features (B, z_channels, h, w)."""
 
-    def __init__(self, z_channels: int, ch: int, ch_mult: Sequence[int], num_res_blocks: int) -> None:
+    def __init__(
+        self,
+        z_channels: int,
+        ch: int,
+        ch_mult: Sequence[int],
+        num_res_blocks: int,
+        *,
+        attention: type[PositionAttention] = SpatialAttention,
+    ) -> None:
         super().__init__()
         widths = [ch * m for m in ch_mult]
         self.conv_in = nn.Conv2d(3, ch, 3, padding=1)
         self.down = nn.ModuleList()
         for i, (w_in, w_out) in enumerate(zip([ch, *widths], widths, strict=False)):
             last = i == len(widths) - 1
-            level = Level(w_in, w_out, num_res_blocks, attention=last)
+            level = Level(w_in, w_out, num_res_blocks, attention=attention if last else None)
             if not last:
                 level.downsample = Downsample(w_out)
             self.down.append(level)
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], attention)
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], z_channels, 3, padding=1)
 
@@ -159,18 +185,30 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (B, z_channels, h, w) to images (B, 3, H, W), nominally in [-1, 1] and not clamped."""
+    """Features (B, z_channels, h, w) to images (B, 3, H, W), nominally in [-1, 1] and not clamped.
 
-    def __init__(self, z_channels: int, ch: int, ch_mult: Sequence[int], num_res_blocks: int) -> None:
+    `level_attention` is that of the lowest level; None leaves attention to the middle.
+    """
+
+    def __init__(
+        self,
+        z_channels: int,
+        ch: int,
+        ch_mult: Sequence[int],
+        num_res_blocks: int,
+        *,
+        attention: type[PositionAttention] = SpatialAttention,
+        level_attention: type[PositionAttention] | None = SpatialAttention,
+    ) -> None:
         super().__init__()
         widths = [ch * m for m in ch_mult]
         self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1])
+        self.mid = Middle(widths[-1], attention)
         self.up = nn.ModuleList()
         for i, w_out in enumerate(widths):
             last = i == len(widths) - 1
             w_in = widths[-1] if last else widths[i + 1]
-            level = Level(w_in, w_out, num_res_blocks + 1, attention=last)
+            level = Level(w_in, w_out, num_res_blocks + 1, attention=level_attention if last else None)
             if i > 0:
                 level.upsample = Upsample(w_out)
             self.up.append(level)

@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.tokenizers.autoencoder import (
     Downsample,
-    PositionAttention,
     ResnetBlock,
+    SplitAttention,
     Upsample,
-    attend,
     group_norm,
     path_flops,
 )
@@ -67,22 +66,6 @@ class VqConfig:
         return int(2 ** (len(self.decoder_ch_mult) - 1))
 
 
-class Attention(PositionAttention):
-    """Attention with one projection each for q, k and v."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
-        out: Tensor = x + self.proj_out(attend(self.q(h), self.k(h), self.v(h)))
-        return out
-
-
 class Level(nn.Module):
     """Residual blocks of one resolution, each followed by attention where `attention` is set, and then `resample`.
 
@@ -96,7 +79,7 @@ class Level(nn.Module):
         self.res = nn.ModuleList(
             ResnetBlock(in_channels if i == 0 else out_channels, out_channels) for i in range(blocks)
         )
-        self.attn = nn.ModuleList(Attention(out_channels) for _ in range(blocks if attention else 0))
+        self.attn = nn.ModuleList(SplitAttention(out_channels) for _ in range(blocks if attention else 0))
         self._resample = resample
         if resample is not None:
             self.add_module(resample, {"downsample": Downsample, "upsample": Upsample}[resample](out_channels))
@@ -110,7 +93,7 @@ class Level(nn.Module):
 
 
 def _middle(channels: int) -> nn.ModuleList:
-    return nn.ModuleList((ResnetBlock(channels, channels), Attention(channels), ResnetBlock(channels, channels)))
+    return nn.ModuleList((ResnetBlock(channels, channels), SplitAttention(channels), ResnetBlock(channels, channels)))
 
 
 class Encoder(nn.Module):

@@ -180,8 +180,9 @@ def _correctness(case: str, records: Sequence[Record]) -> Iterator[Series]:
     share = partial(Series, case=case, kind="quality", unit="share", basis=f"{checks[0].images} images")
     exact = partial(share, judgement=Judgement.EXACT, lower_is_better=False, may_be_zero=True)
     yield exact(number="correct", values=tuple(float(check.passed) for check in checks))
-    if records[0].case.dtype == "float32":
-        yield exact(number="equal tokens", values=tuple(check.equal_tokens for check in checks))
+    equal = [check.equal_tokens for check in checks if check.equal_tokens is not None]
+    if records[0].case.dtype == "float32" and equal:
+        yield exact(number="equal tokens", values=tuple(equal))
 
 
 def _quality(case: str, records: Sequence[Record]) -> Iterator[Series]:

@@ -122,9 +122,9 @@ def _reason(record: Record) -> str:
         case Failed(reason=reason):
             return reason
         case Incorrect(correctness=check):
-            return (
-                f"max |difference| {check.max_abs_diff:.2g} (allowed {check.tolerance:.2g}), "
-                f"equal tokens {check.equal_tokens:.3f} (required {check.required_equal_tokens:g})"
-            )
+            largest = f"max |difference| {check.max_abs_diff:.2g} (allowed {check.tolerance:.2g})"
+            if check.equal_tokens is None:
+                return f"{largest}, of latents"
+            return f"{largest}, equal tokens {check.equal_tokens:.3f} (required {check.required_equal_tokens:g})"
         case _:
             return ""

@@ -5,11 +5,15 @@ There are two judges:
                         so that one early difference does not hide the rest, and the tokens drawn there from equal noise
                         (a lossy cache policy is judged by the reference under the same policy)
   teacher-forced pass   judges the reference under any cache policy: one pass over its own tokens, without a cache
+  recomputation         takes its place for steps that yield latents: each is denoised again, from equal noise and the
+                        latents of the steps before it, without a cache
+
+Latents are compared where logits are for ids: there is nothing to draw from them, so no tokens are counted.
 
 The judged call must also do its work inside its events (integrity.py), and the images that the reference and another
 backend decode from one path of tokens must be alike.
 
-Shapes   B images, l tokens of one step, L tokens of all steps, V codebook entries
+Shapes   B images, l tokens of one step, L tokens of all steps, V codebook entries, K latent channels
 Range    logits natural-log, fp32
 """
 
@@ -50,6 +54,8 @@ class Tolerance:
     """
     images: float
     """Largest mean absolute difference of an image's floats, nominally in [0, 1], between two decodes of one path."""
+    latents: float
+    """Largest difference of the latents of a step, as a share of the judge's largest latent."""
 
 
 # float32: another order of summation over thousands of terms moves logits by 1e-6 to 1e-4 of their scale. A token is
@@ -70,9 +76,9 @@ class Tolerance:
 # float32 alone, do by 3e-6 (nar-b, random:0). A cache that loses one token is off by 0.10 (random:0) to 0.39 (demo) in
 # every dtype: the tolerances lie between that and the worst of the table.
 TOLERANCES = {
-    torch.float32: Tolerance(1e-3, 0.995, 1e-3),
-    torch.float16: Tolerance(1e-2, 0.9, 1e-2),
-    torch.bfloat16: Tolerance(7e-2, 0.8, 3e-2),
+    torch.float32: Tolerance(1e-3, 0.995, 1e-3, 1e-3),
+    torch.float16: Tolerance(1e-2, 0.9, 1e-2, 3e-2),
+    torch.bfloat16: Tolerance(7e-2, 0.8, 3e-2, 2e-1),
 }
 
 
@@ -107,17 +113,19 @@ def check_correctness(
     tolerance = tolerance or TOLERANCES[sampler.dtype]
     own_judge = sampler.backend == "reference" and not is_lossy(cache_policy)
     own_judge = own_judge and not isinstance(sampler, FastVarSampler)  # one pass cannot prune scale by scale
-    compare = _with_teacher_forcing if own_judge else _with_reference
+    by_itself = _with_recomputation if sampler.spec.latent_dim else _with_teacher_forcing
+    compare = by_itself if own_judge else _with_reference
     try:
         return compare(sampler, settings, cache_policy, labels, watch or nullcontext()).verdict(tolerance)
     except _NotANumber as nan:
+        counted = sampler.spec.latent_dim is None
         return Correctness(
-            judge=f"finite logits (there is a NaN in step {nan.step})",
+            judge=f"finite {'logits' if counted else 'latents'} (there is a NaN in step {nan.step})",
             images=len(labels),
             max_abs_diff=float("inf"),
             tolerance=0.0,
-            equal_tokens=0.0,
-            required_equal_tokens=tolerance.equal_tokens,
+            equal_tokens=0.0 if counted else None,
+            required_equal_tokens=tolerance.equal_tokens if counted else None,
             passed=False,
         )
 
@@ -129,7 +137,10 @@ def spread_labels(count: int, classes: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Logits and tokens of a judge and of a sampler along one path, one tensor per step."""
+    """Logits and tokens of a judge and of a sampler along one path, one tensor per step.
+
+    Where steps yield latents, these stand in the place of logits, and there are no tokens.
+    """
 
     judge: str
     expected: Sequence[Tensor]
@@ -143,16 +154,17 @@ class Comparison:
     image_diff: float | None = None
     """Mean absolute difference of the decoded floats, of the image with the largest; None without a second decode."""
 
+    @property
+    def of_latents(self) -> bool:
+        return not self.expected_tokens
+
     def verdict(self, tolerance: Tolerance) -> Correctness:
         """Pass when both logits and tokens are within `tolerance`; a NaN on either side fails."""
         # The logit of excluded tokens says nothing about the scale of the others.
         scale = max(float(logits.masked_fill(logits == EXCLUDED, 0).abs().max()) for logits in self.expected)
         worst = max(_distance(a, b) for a, b in zip(self.expected, self.actual, strict=True))
-        allowed = tolerance.relative * max(scale, 1.0)
-        count = sum(tokens.numel() for tokens in self.expected_tokens)
-        pairs = zip(self.expected_tokens, self.actual_tokens, strict=True)
-        equal = sum(int((a.cpu() == b.cpu()).sum()) for a, b in pairs) / count
-        required = min(tolerance.equal_tokens, 1 - 1 / count)
+        allowed = (tolerance.latents if self.of_latents else tolerance.relative) * max(scale, 1.0)
+        equal, required = (None, None) if self.of_latents else self._agreement(tolerance)
         return Correctness(
             judge=self.judge,
             images=len(self.expected[0]),
@@ -163,9 +175,16 @@ class Comparison:
             image_diff=self.image_diff,
             # Written so that a NaN fails.
             passed=worst <= allowed
-            and equal >= required
+            and (equal is None or required is None or equal >= required)
             and (self.image_diff is None or self.image_diff <= tolerance.images),
         )
+
+    def _agreement(self, tolerance: Tolerance) -> tuple[float, float]:
+        """Share of equal tokens, and the share that is required."""
+        count = sum(tokens.numel() for tokens in self.expected_tokens)
+        pairs = zip(self.expected_tokens, self.actual_tokens, strict=True)
+        equal = sum(int((a.cpu() == b.cpu()).sum()) for a, b in pairs) / count
+        return equal, min(tolerance.equal_tokens, 1 - 1 / count)
 
 
 def _distance(expected: Tensor, actual: Tensor) -> float:
@@ -192,7 +211,7 @@ def _with_reference(
         judge=_judge_name(name, omitted, "cannot be replayed"),
         expected=expected.guided,
         actual=actual.guided,
-        expected_tokens=expected.drawn,
+        expected_tokens=() if sampler.spec.latent_dim else expected.drawn,
         actual_tokens=noise.drawn,
         image_diff=image_difference(right.decoded, samples.decoded),
     )
@@ -224,6 +243,27 @@ def _with_teacher_forcing(
         actual=stepped.conditional,
         expected_tokens=tokens(forced),
         actual_tokens=tokens(stepped.conditional),
+    )
+
+
+def _with_recomputation(
+    sampler: Sampler,
+    settings: SamplingSettings,
+    cache_policy: str | None,
+    labels: Sequence[int],
+    watch: AbstractContextManager[object],
+) -> Comparison:
+    """Every step is denoised again from the latents before it; both sides are guided and have equal noise."""
+    replayable, omitted = _replayable(settings)
+    samples, stepped = _run_watched(sampler, replayable, cache_policy, labels, watch)
+    noise = _CheckedNoise(CHECK_SEED, range(len(labels)))
+    again = sampler.forced_latents(samples.tokens, labels, replayable, noise)
+    return Comparison(
+        judge=_judge_name("recomputation without a cache", omitted, "it does not have"),
+        expected=[_kept(latents_BlK) for latents_BlK in again],
+        actual=stepped.guided,
+        expected_tokens=(),
+        actual_tokens=(),
     )
 
 
@@ -347,6 +387,11 @@ class _CheckedNoise(PerImageNoise):
             raise _NotANumber(step)
         return super().accept(ids_Bl, failed_Bl, step)
 
+    def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
+        if denoised_BlK.isnan().any():
+            raise _NotANumber(step)
+        return super().latents(denoised_BlK, step)
+
 
 class _GuidedNoise(_CheckedNoise):
     """Records the tokens that it draws, and returns those of the judge, so that the sampler stays on the path."""
@@ -363,6 +408,9 @@ class _GuidedNoise(_CheckedNoise):
     def accept(self, ids_Bl: Tensor, failed_Bl: Tensor, step: int) -> Tensor:
         self.drawn.append(super().accept(ids_Bl, failed_Bl, step))
         return self._path.drawn[step].to(ids_Bl.device)
+
+    def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
+        return self._path.drawn[step].to(super().latents(denoised_BlK, step))
 
     def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
         """Return the judge's positions: with others, all later steps would have other inputs."""

@@ -73,7 +73,7 @@ def predict(case: CaseConfig) -> Footprint:
             cache = sampler.make_cache(case.cache, settings, batch=case.batch)
             labels_B = torch.zeros(case.batch, dtype=torch.int64, device=meta)
             call = SamplingCall(
-                labels_R=labels_B.repeat(2) if schedule.steps[0].rows > case.batch else labels_B,
+                labels_R=labels_B.repeat(2) if schedule.rows > case.batch else labels_B,
                 settings=settings,
                 noise=_Zeros(0, range(case.batch)),
                 cache=cache,

@@ -136,5 +136,9 @@ class _LoggedNoise(PerImageNoise):
         self.drawn.add(step)
         return super().accept(ids_Bl, failed_Bl, step)
 
+    def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
+        self.drawn.add(step)
+        return super().latents(denoised_BlK, step)
+
     def replayed(self, step: int) -> None:
         self.drawn.add(step)

@@ -1,4 +1,4 @@
-"""Training of a tokenizer on the digits: the multi-scale residual VQ-VAE, or a VQ model of one resolution.
+"""Training of a tokenizer on the digits: the multi-scale residual VQ-VAE, a VQ model of one resolution, or a KL VAE.
 
 Shapes   B images, C code channels, V codebook entries
 Range    images float [-1, 1]
@@ -30,7 +30,8 @@ class Quantizer(Protocol):
 class Tokenizer(Protocol):
     """Interface of a trainable tokenizer, a module."""
 
-    quantize: Quantizer
+    quantize: Quantizer | None
+    """None for latents without a codebook."""
 
     def features(self, images_B3HW: Tensor) -> Tensor: ...
 
@@ -39,7 +40,9 @@ class Tokenizer(Protocol):
         ...
 
     def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return the reconstruction, not clamped, and the quantizer's loss (scalar); `side` resizes the latents."""
+        """Return the reconstruction, not clamped, and the loss of the latents (scalar): that of the quantizer, or the
+        divergence from a normal distribution. `side` resizes the latents.
+        """
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
@@ -93,8 +96,9 @@ def train_tokenizer(
         for step, rows in enumerate(torch.randperm(len(images_B3HW), generator=order).split(settings.batch)):
             images = images_B3HW[rows].to(device)
             done = epoch * batches + step
-            if done % settings.revive_every == 0 and done < settings.revive_until * settings.epochs * batches:
-                targets = _targets(tokenizer, images, settings.sides)
+            due = done % settings.revive_every == 0 and done < settings.revive_until * settings.epochs * batches
+            if due and tokenizer.quantize is not None:
+                targets = _targets(tokenizer, tokenizer.quantize, images, settings.sides)
                 revive_unused_codes(tokenizer.quantize, targets, order)
             side = _draw(settings.sides, order)
             restored, quantizer_loss = tokenizer.training_loss(images, side)
@@ -114,11 +118,13 @@ def train_tokenizer(
 
 
 @torch.no_grad()
-def _targets(tokenizer: Tokenizer, images: Tensor, sides: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+def _targets(
+    tokenizer: Tokenizer, codebook: Quantizer, images: Tensor, sides: Sequence[int]
+) -> list[tuple[Tensor, Tensor]]:
     """Return the vectors quantised at every latent side of the training: a code may serve coarse maps only."""
     features_BChw = tokenizer.features(images)
     resized = [tokenizer.coarser(features_BChw, side) for side in sorted(set(sides))] or [features_BChw]
-    return [target for features in resized for target in tokenizer.quantize.targets(features)]
+    return [target for features in resized for target in codebook.targets(features)]
 
 
 def _draw(sides: Sequence[int], draw: torch.Generator) -> int | None:

@@ -27,6 +27,8 @@ def drawn_by_kernel(
     if not isinstance(replay, FamilyReplay) or chosen.names[OPERATION] == "torch":
         return []
     sampler = load(fixture, replay.spec(fixture), backend, device)
+    if sampler.spec.vocab_size is None:
+        return []
     return [_check(name, replay.run_settings(run), fixture, sampler, chosen) for name, run in fixture.runs.items()]
 
 

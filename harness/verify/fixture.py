@@ -73,12 +73,17 @@ class Fixture:
     """Note on every check: what a pass does not prove."""
     rng_probe: Mapping[str, tuple[int, Tensor]] = field(default_factory=dict)
     """Run name -> (seed, first Exp(1) variates of torch's CPU generator with that seed where it was recorded)."""
+    normal_probe: Mapping[str, tuple[int, tuple[int, ...], Tensor]] = field(default_factory=dict)
+    """Run name -> (seed, shape, first values of torch's normal draw of that shape where it was recorded)."""
 
     def skip_reason(self, name: str) -> str:
         """Return the reason why the output `name` cannot be compared on this platform, or an empty string."""
         probe = self.rng_probe.get(name.split(".")[0])
         if probe is not None and not _same_stream(*probe):
             return "this build of torch draws another exponential stream than the recorded one"
+        normal = self.normal_probe.get(name.split(".")[0])
+        if normal is not None and not _same_normals(*normal):
+            return "this build of torch draws another normal stream than the recorded one"
         return ""
 
 
@@ -121,4 +126,9 @@ def _check(fixture: Fixture, expected: Expectation, ours: Tensor | None) -> Chec
 
 def _same_stream(seed: int, recorded: Tensor) -> bool:
     ours = torch.empty(len(recorded)).exponential_(1, generator=torch.Generator().manual_seed(seed))
+    return torch.equal(ours, recorded.float())
+
+
+def _same_normals(seed: int, shape: tuple[int, ...], recorded: Tensor) -> bool:
+    ours = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).flatten()[: len(recorded)]
     return torch.equal(ours, recorded.float())

@@ -176,6 +176,10 @@ def _read_recipe(description: dict[str, Any], stored: dict[str, Tensor]) -> Fixt
             run: (probe.get("g_seed", probe.get("torch_seed")), torch.tensor(probe["exponential8"]))
             for run, probe in description.get("rng_probe", {}).items()
         },
+        normal_probe={
+            run: (probe["torch_seed"], tuple(probe["normal_shape"]), torch.tensor(probe["normal8"]))
+            for run, probe in description.get("rng_probe_normal", {}).items()
+        },
     )
 
 
@@ -217,13 +221,13 @@ def _recipe_inputs(description: Mapping[str, Any]) -> dict[str, Tensor]:
     factor = high.shape[-1] // low.shape[-1]
     image = np.repeat(np.repeat(low, factor, axis=2), factor, axis=3) + high
     tf_ids = inputs.get("tf_ids") or inputs.get("tf_tokens")
-    # Without a teacher-forced pass the fixture lacks ids: use those of the image.
-    tf_ids = tf_ids or description["expected"][inputs.get("tf_ids_from", "vae.enc_ids").removeprefix("expected ")]
+    # Without a teacher-forced pass the fixture lacks ids: use those of the image. Families with latents have none.
+    tf_ids = tf_ids or description["expected"].get(inputs.get("tf_ids_from", "vae.enc_ids").removeprefix("expected "))
     masked = {"mp.idx_to_mask": torch.tensor(inputs["mp_idx_to_mask"])} if "mp_idx_to_mask" in inputs else {}
     return {
         "image": torch.from_numpy(image),
         "labels": torch.tensor(inputs["labels"]),
-        "tf_ids": torch.tensor(tf_ids),
+        **({} if tf_ids is None else {"tf_ids": torch.tensor(tf_ids)}),
         **masked,
     }
 

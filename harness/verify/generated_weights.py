@@ -1,4 +1,4 @@
-"""Weights generated from their names: the recipe of the compact fixtures.
+"""Weights and noise generated from their names: the recipe of the compact fixtures.
 
 Source   the fixtures' own description, recipe v1
 """
@@ -30,3 +30,10 @@ def recipe_v1(seed_string: str, name: str, shape: Sequence[int], low: float, hig
     u *= np.float32(high - low)
     u += np.float32(low)
     return u
+
+
+def normal_v1(seed_string: str, name: str, shape: Sequence[int]) -> np.ndarray:
+    """Return standard normal float32 values of `shape`, decided by `seed_string` and `name` alone."""
+    u = recipe_v1(seed_string, name, (2, *shape), 0.0, 1.0).astype(np.float64)
+    normal: np.ndarray = np.sqrt(-2.0 * np.log(1.0 - u[0])) * np.cos(2.0 * np.pi * u[1])
+    return normal.astype(np.float32)

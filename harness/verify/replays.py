@@ -8,6 +8,7 @@ from functools import partial
 from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler
 from arvbench.adapters.hmar.sampler import HmarSettings
 from arvbench.adapters.hmar.transformer import HmarConfig
+from arvbench.adapters.latents.sampler import LatentSettings
 from arvbench.adapters.llamagen import LlamaGenSampler
 from arvbench.adapters.methods.code import CodeSampler, CodeSettings
 from arvbench.adapters.methods.fastvar import FastVarSettings
@@ -18,8 +19,10 @@ from arvbench.adapters.par import ParConfig, ParSampler
 from arvbench.adapters.token_grid.llama import LlamaConfig
 from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.adapters.var import VarConfig, VarSampler, VarSettings
+from arvbench.adapters.xar.sampler import XarSampler
+from arvbench.adapters.xar.transformer import XarConfig
 from arvbench.errors import UnknownName
-from arvbench.harness.verify import code, compression, flexvar, hmar, mvar, next_scale
+from arvbench.harness.verify import code, compression, flexvar, hmar, mvar, next_scale, xar
 from arvbench.harness.verify.next_scale import NextScaleReplay
 from arvbench.harness.verify.replay import Replay, Run
 from arvbench.harness.verify.sampler_unit import SamplerUnitReplay
@@ -79,6 +82,13 @@ REPLAYS: Mapping[str, Replay] = {
     "llamagen": TokenGridReplay(sampler=LlamaGenSampler, transformer=LlamaConfig),
     "nar": TokenGridReplay(sampler=NarSampler, transformer=NarConfig),
     "par": TokenGridReplay(sampler=ParSampler, transformer=ParConfig, in_generation_order=True),
+    "xar": xar.XarReplay(
+        sampler=XarSampler,
+        transformer=XarConfig,
+        spec_settings=lambda _: LatentSettings(cfg=1, num_steps=1),
+        run_settings=xar.run_settings,
+        watched="z_proj|pred",
+    ),
     "sampler_unit": SamplerUnitReplay(),
     "code": code.CodeReplay(
         sampler=CodeSampler,

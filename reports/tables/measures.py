@@ -107,6 +107,10 @@ class _Step(NamedTuple):
     def milliseconds(self) -> Estimate | None:
         return None if self.timing is None else milliseconds(self.timing)
 
+    def pass_ms(self) -> float | None:
+        """Mean time of one inner pass."""
+        return None if self.timing is None else nanoseconds(self.timing).value / 1e6 / self.plan.inner_passes
+
     def share(self) -> float | None:
         """Percentage of the token loop."""
         if self.timing is None or self.tokens is None:
@@ -143,6 +147,21 @@ _STEP_COLUMNS: tuple[Column[_Step], ...] = (
 )
 
 
+_PASS_COLUMNS: tuple[Column[_Step], ...] = (
+    Column("Inner passes", numeric=True, cell=lambda step: count_cell(step.plan.inner_passes)),
+    Column("Time of a pass", "ms", numeric=True, cell=lambda step: number_cell(step.pass_ms())),
+)
+"""Of models whose steps run a network several times."""
+
+
+def _step_columns(steps: Sequence[_Step]) -> tuple[Column[_Step], ...]:
+    """Columns of one table; those of inner passes where there are some."""
+    if all(step.plan.inner_passes == 1 for step in steps):
+        return _STEP_COLUMNS
+    at = next(number for number, column in enumerate(_STEP_COLUMNS) if column.heading == "Time") + 1
+    return (*_STEP_COLUMNS[:at], *_PASS_COLUMNS, *_STEP_COLUMNS[at:])
+
+
 MOST_STEPS = 500
 """Rows of all tables of steps together; a page of more is slow to open, and nobody reads it."""
 
@@ -155,7 +174,7 @@ def step_tables(records: Sequence[Record]) -> list[Table]:
         steps = _steps(record, outcome, room)
         room -= len(steps)
         mark = f" ({RANDOM_WEIGHTS})" if has_random_weights(record) else ""
-        tables.append(make_table(f"Steps of {names[record.record_id]}{mark}", _STEP_COLUMNS, steps))
+        tables.append(make_table(f"Steps of {names[record.record_id]}{mark}", _step_columns(steps), steps))
     return [table for table in tables if table]
 
 

@@ -27,6 +27,11 @@ class _CheckedCase(NamedTuple):
     check: Correctness
 
 
+def _share_cell(share: float | None) -> Cell:
+    """Per cent of tokens; empty for latents, of which none are counted."""
+    return number_cell(None if share is None else 100 * share, digits=4)
+
+
 def correctness_table(records: Sequence[Record]) -> Table:
     """Correctness check that each case had to pass before timing."""
     columns: list[Column[_CheckedCase]] = [
@@ -34,18 +39,14 @@ def correctness_table(records: Sequence[Record]) -> Table:
         Column("Judge", cell=lambda case: text_cell(case.check.judge)),
         Column("Images", numeric=True, cell=lambda case: count_cell(case.check.images)),
         Column(
-            "Largest difference", "logits", numeric=True, cell=lambda case: scientific_cell(case.check.max_abs_diff)
-        ),
-        Column("Tolerance", "logits", numeric=True, cell=lambda case: scientific_cell(case.check.tolerance)),
-        Column(
-            "Equal tokens", "%", numeric=True, cell=lambda case: number_cell(100 * case.check.equal_tokens, digits=4)
-        ),
-        Column(
-            "Required",
-            "%",
+            "Largest difference",
+            "logits or latents",
             numeric=True,
-            cell=lambda case: number_cell(100 * case.check.required_equal_tokens, digits=4),
+            cell=lambda case: scientific_cell(case.check.max_abs_diff),
         ),
+        Column("Tolerance", "logits or latents", numeric=True, cell=lambda case: scientific_cell(case.check.tolerance)),
+        Column("Equal tokens", "%", numeric=True, cell=lambda case: _share_cell(case.check.equal_tokens)),
+        Column("Required", "%", numeric=True, cell=lambda case: _share_cell(case.check.required_equal_tokens)),
         Column("Passed", cell=lambda case: yes_no_cell(case.check.passed, good=True)),
     ]
     rows = [

@@ -85,9 +85,14 @@ def reason(record: Record) -> str:
         case Failed(reason=text):
             return plain(text)
         case Incorrect(correctness=check):
-            return (
+            text = (
                 f"differs from the {plain(check.judge)}: largest difference {scientific(check.max_abs_diff)} "
-                f"(tolerance {scientific(check.tolerance)}), equal tokens {significant(100 * check.equal_tokens, 4)} % "
+                f"(tolerance {scientific(check.tolerance)})"
+            )
+            if check.equal_tokens is None or check.required_equal_tokens is None:
+                return f"{text} of latents"
+            return (
+                f"{text}, equal tokens {significant(100 * check.equal_tokens, 4)} % "
                 f"(required {significant(100 * check.required_equal_tokens, 4)} %)"
             )
         case _:

@@ -1,0 +1,141 @@
+"""Replay of fixtures of the families with continuous tokens.
+
+Their runs draw normal noise: from torch's generator, or from its name in the fixture ("recipe"), which needs none.
+
+Shapes   B images, R forward rows, l tokens of one step, L tokens of all steps, K latent channels, h w latent sides
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from arvbench.adapters.cache.policy import KVCache
+from arvbench.adapters.call import Samples
+from arvbench.adapters.latents.sampler import LatentSampler, TrainingDraw
+from arvbench.adapters.sampling import Noise, PerImageNoise, UpstreamNoise
+from arvbench.adapters.tokenizers.kl import KlConfig
+from arvbench.harness.verify.fixture import Fixture
+from arvbench.harness.verify.generated_weights import check_sizes, normal_v1, recipe_v1
+from arvbench.harness.verify.replay import Call, FamilyReplay, Outputs, Run, Tolerances, prefixed, recorded
+
+DrawName = Callable[[int, int], tuple[str, int]]
+"""(number of a normal draw in its call, images) -> (its name after "in.noise.RUN.", first of its rows there)."""
+
+
+class RecipeNoise(PerImageNoise):
+    """Normal noise generated from the names of the draws; `rows` are those of one recorded draw."""
+
+    def __init__(self, fixture: Fixture, prefix: str, rows: int, name: DrawName) -> None:
+        images = len(fixture.inputs["labels"])
+        super().__init__(0, range(images))
+        self._seed_string, self._prefix, self._rows, self._name = (
+            str(fixture.description["seed_string"]),
+            prefix,
+            rows,
+            name,
+        )
+
+    def normal(self, like_BX: Tensor, step: int) -> Tensor:
+        name, first = self._name(step, len(like_BX))
+        drawn = normal_v1(self._seed_string, f"{self._prefix}.{name}", (self._rows, *like_BX.shape[1:]))
+        return torch.from_numpy(drawn[first : first + len(like_BX)]).to(like_BX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentReplay(FamilyReplay):
+    """Replay of one family with continuous tokens; a subclass knows its draws and its inner states."""
+
+    tolerances: Tolerances = ()
+    tokenizer: type[Any] = KlConfig
+    no_effect: frozenset[str] = frozenset({"mlp_ratio", "resolution", "downsample"})
+    fixed: Mapping[str, Any] = field(default_factory=lambda: {"patch_size": 1})
+    watched: str
+    """Modules of the transformer whose calls give the inner states."""
+    blocks: str = r"(encoder|decoder)_blocks\.\d+"
+    """Modules after which the residual stream of the training pass is recorded."""
+    draw_rows: int = 1
+    """Rows of a recorded draw, per image."""
+
+    @abstractmethod
+    def draw_name(self, settings: Any) -> DrawName:
+        """Return the names of the draws of a run."""
+
+    @abstractmethod
+    def inner_outputs(self, samples: Samples, calls: Mapping[str, list[Call]], settings: Any) -> Outputs:
+        """Return the states inside the steps, and the number of passes."""
+
+    @abstractmethod
+    def training_times(self, fixture: Fixture) -> Tensor:
+        """Times (B, n) of the training pass."""
+
+    def run_outputs(self, sampler: LatentSampler, fixture: Fixture, run: Run) -> Outputs:
+        settings, labels = self.run_settings(run), fixture.inputs["labels"]
+        # The recordings hold the rows that only the official code computes.
+        sampler.official = True
+        name = next(name for name, other in fixture.runs.items() if other is run)
+        noise: Noise = UpstreamNoise(run["torch_seed"] or 0)
+        if run["noise"] == "recipe":
+            rows = self.draw_rows * len(labels)
+            noise = RecipeNoise(fixture, f"in.noise.{name}", rows, self.draw_name(settings))
+        cache = cast(KVCache, sampler.make_cache("grow", settings, batch=len(labels)))
+        with recorded(sampler.modules()["transformer"], self.watched) as calls:
+            samples = sampler.sample(labels, settings, noise=noise, cache=cache)
+        return {
+            "latents": sampler.join(torch.cat(samples.tokens, dim=1)),
+            "image": samples.decoded * 2 - 1,
+            "k_cache": torch.stack([_keys(cache, layer) for layer in range(cache.shape.layers)]),
+            **self.inner_outputs(samples, calls, settings),
+        }
+
+    def pass_outputs(self, sampler: LatentSampler, fixture: Fixture) -> Outputs:
+        return prefixed("tf", self._training_pass(sampler, fixture)) | prefixed("vae", _tokenizer(sampler, fixture))
+
+    @torch.no_grad()
+    def _training_pass(self, sampler: LatentSampler, fixture: Fixture) -> Outputs:
+        given = fixture.description["inputs"]["tf"]
+        noise_BLK = torch.cat([input_of(fixture, entry) for entry in given["noise"]], dim=1)
+        draw = TrainingDraw(
+            times=self.training_times(fixture).to(sampler.device), noise_BLK=noise_BLK.to(sampler.device)
+        )
+        tokens = sampler.split(input_of(fixture, given["latents"]).to(sampler.device))
+        labels_B = sampler.check_labels(fixture.inputs["labels"])
+        with recorded(sampler.modules()["transformer"], self.blocks) as calls:
+            done = sampler.training_pass(tokens, labels_B, draw)
+        hidden = [output for ((_, output),) in calls.values()]
+        return {"velocity": done.predicted, "hidden": torch.stack(hidden), "loss": done.loss().view(1)}
+
+
+@torch.no_grad()
+def _tokenizer(sampler: LatentSampler, fixture: Fixture) -> Outputs:
+    """Return the outputs of the VAE."""
+    images, noise_BKhw = fixture.inputs["image"], input_of(fixture, fixture.description["inputs"]["posterior_noise"])
+    latents_BKhw = sampler.tokenizer.sampled(images.to(sampler.device), noise_BKhw.to(sampler.device))
+    moments = sampler.tokenizer.moments(images.to(sampler.device))
+    return {
+        "moments": torch.cat(moments, dim=1),
+        "latents": latents_BKhw,
+        "recon": sampler.tokenizer.decode_map(latents_BKhw),
+    }
+
+
+def _keys(cache: KVCache, layer: int) -> Tensor:
+    """Keys (R, H, T, D) that a layer keeps."""
+    shape = cache.shape
+    nothing = torch.empty(shape.rows, shape.heads, 0, shape.head_dim, dtype=shape.dtype, device=shape.device)
+    return cache.extend(layer, nothing, nothing)[0]
+
+
+def input_of(fixture: Fixture, entry: Any) -> Tensor:
+    """Generate an input from its entry: normals, or values in a range."""
+    seed_string = fixture.description["seed_string"]
+    name, shape, *bounds = entry["normal_v1"] if isinstance(entry, dict) else entry
+    check_sizes([shape])
+    return torch.from_numpy(
+        recipe_v1(seed_string, name, shape, *bounds) if bounds else normal_v1(seed_string, name, shape)
+    )
