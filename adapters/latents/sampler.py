@@ -193,3 +193,9 @@ def official_checkpoint(hub_repo: str, file: str) -> Checkpoint:
         transformer_nesting=(("model",), ("model_ema",)),
         tokenizer_nesting=(("model",),),
     )
+
+
+DEMO_TOKENIZER = KlConfig(embed_dim=8, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, scale=0.57, kl_weight=3e-3)
+"""Demo VAE: 32 px to a 4x4 map."""
+DEMO_SIZES = {"img_size": 32, "vae_stride": 8, "vae_embed_dim": 8, "class_num": 10}
+"""Arguments shared by the demo models of all families: 32 px on a 4x4 map."""

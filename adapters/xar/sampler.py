@@ -23,6 +23,8 @@ from arvbench.adapters.cache.policy import CacheShape, KVCache
 from arvbench.adapters.call import SamplingCall, StepOutput
 from arvbench.adapters.latents.blocks import block_causal, time_features
 from arvbench.adapters.latents.sampler import (
+    DEMO_SIZES,
+    DEMO_TOKENIZER,
     LatentSampler,
     LatentSettings,
     TrainingDraw,
@@ -166,7 +168,9 @@ class XarSampler(LatentSampler):
         x_RlK, tokens = self._rows(run, x_BlK), x_BlK.shape[1]
         if clean_BlK is None:
             condition_R1C = self.transformer.condition(run.labels_R, features_n256[number + 1 : number + 2])
-            alone_RlK: Tensor = self.transformer(x_RlK, condition_R1C, run.cell, cache=kv_cache)
+            # Nothing is kept in the first cell, which may have fewer rows than the cache.
+            context = kv_cache if run.cell else None
+            alone_RlK: Tensor = self.transformer(x_RlK, condition_R1C, run.cell, cache=context)
             return alone_RlK
         condition_R2C = self.transformer.condition(run.labels_R, features_n256[:2])
         both_RlK = torch.cat((self._rows(run, clean_BlK), x_RlK), dim=1)
@@ -279,3 +283,21 @@ def _official(size: str, width: int, blocks: int, heads: int, *, cfg: float, num
 XAR_B = _official("b", 768, 8, 12, cfg=2.7, num_steps=40)
 XAR_L = _official("l", 1024, 16, 16, cfg=2.3, num_steps=50)
 XAR_H = _official("h", 1280, 20, 16, cfg=2.2, num_steps=50)
+
+DEMO = ModelSpec(
+    name="demo/xar",
+    sampler=XarSampler,
+    transformer=XarConfig(
+        encoder_embed_dim=64,
+        encoder_depth=2,
+        encoder_num_heads=4,
+        decoder_embed_dim=64,
+        decoder_depth=2,
+        decoder_num_heads=4,
+        **DEMO_SIZES,
+    ),
+    tokenizer=DEMO_TOKENIZER,
+    settings=LatentSettings(cfg=2.0, num_steps=20),
+    settings_source="chosen on the trained demo model",
+    demo=True,
+)

@@ -23,6 +23,13 @@ _FLEXVAR = DemoSettings(
     transformer=TransformerSettings(initial_std=0.05),
 )
 
+# A denoiser sees an image at one noise level in every step: it needs many more of them than a transformer on ids.
+_LATENTS = DemoSettings(
+    tokenizer=TokenizerSettings(epochs=3, batch=12),
+    transformer=TransformerSettings(epochs=40),
+    shifts=((0, 0),),
+)
+
 _TRAININGS: tuple[Training, ...] = (
     DemoTraining(name="demo/var"),
     DemoTraining(name="demo/mvar"),
@@ -31,6 +38,7 @@ _TRAININGS: tuple[Training, ...] = (
     DemoTraining(name="demo/nar", settings=_TOKEN_GRID),
     DemoTraining(name="demo/llamagen", settings=_TOKEN_GRID),
     DemoTraining(name="demo/par", settings=_TOKEN_GRID),
+    DemoTraining(name="demo/xar", settings=_LATENTS),
     ClassifierTraining(),
 )
 TRAININGS = {training.name: training for training in _TRAININGS}

@@ -227,6 +227,7 @@ class _RecordingNoise:
     def __init__(self, seed: int) -> None:
         upstream = UpstreamNoise(seed)
         self.labels, self.exponential, self.redrawn = upstream.labels, upstream.exponential, upstream.redrawn
+        self.latents = upstream.latents
         self.normal, self._draw = upstream.normal, upstream.tokens
         self.probs: list[Tensor] = []
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from latent_forms import LATENT_FORMS
 from sampling_calls import LABELS, Steps, draw, same_tokens
 from tiny_models import build_mvar, tiny_flexvar, tiny_hmar, tiny_mvar, tiny_token_grid, tiny_var
 
@@ -41,6 +42,7 @@ FORMS = {
         for form, scales in SCALES.items()
     },
     **{family: (partial(tiny_token_grid, family), {}) for family in ("llamagen", "nar", "par")},
+    **LATENT_FORMS,
 }
 """Form -> the maker of its spec, and changes to the official settings."""
 
@@ -52,6 +54,8 @@ DROPOUT = {
 }
 """Family -> the maker of a spec that drops every label in training; HMAR, with two losses, has its own test."""
 
+OF_IDS = [form for form in FORMS if form not in LATENT_FORMS]
+"""Forms whose steps draw ids; `test_latents` has the promises of the others that name logits or ids here."""
 REFINED = [form for form, (_, changes) in FORMS.items() if form.startswith("hmar") and not changes]
 """Forms that draw tokens again: the last ones alone cannot be replayed to the same image."""
 UNTRAINED = [form for form, (_, changes) in FORMS.items() if changes.get("kv_cache")]
@@ -105,7 +109,8 @@ def test_images_and_tokens_have_the_planned_form(sampler, settings):
     assert samples.images.shape == samples.decoded.shape == (3, 3, *sampler.image_shape(settings))
     groups = sampler.schedule(settings, batch=3).groups()
     assert len(samples.tokens) == len(groups)
-    assert all(t.shape[0] == 3 and t.dtype == torch.int64 for t in samples.tokens)
+    kind = torch.float32 if sampler.spec.latent_dim else torch.int64
+    assert all(t.shape[0] == 3 and t.dtype == kind for t in samples.tokens)
 
 
 @pytest.mark.parametrize("backend", ["reference", "optimized"])
@@ -152,6 +157,7 @@ def test_an_image_depends_neither_on_its_batch_nor_on_its_place(sampler, setting
         assert (samples.images.int() - together.images[images].int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("form", OF_IDS, indirect=True)
 def test_stepwise_logits_equal_the_teacher_forced_pass(sampler, settings):
     for policy in policies(sampler, settings):
         observer = Steps()
@@ -175,7 +181,7 @@ def test_decoded_tokens_give_the_same_image(sampler, settings):
     torch.testing.assert_close(sampler.decode(samples.tokens, settings=settings), samples.decoded)
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form not in UNTRAINED], indirect=True)
+@pytest.mark.parametrize("form", [form for form in OF_IDS if form not in UNTRAINED], indirect=True)
 def test_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler, settings):
     tokens = draw(sampler, settings=settings).tokens
     logits = sampler.teacher_forced(tokens, LABELS, settings=settings)

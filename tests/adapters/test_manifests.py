@@ -34,8 +34,8 @@ class Tokenizer(NamedTuple):
 
 
 # Counted on the official modules: FoundationVision/VAR at 78b9539, OliverRensu/MVAR at 80768a1, NVlabs/HMAR at 595a9df,
-# jiaosiyu1999/FlexVAR at 04462cb, OliverRensu/xAR at 121e9c9, and LlamaGen, NAR and PAR, whose 256 px and 384 px files have the same keys. M-VAR's
-# smaller models exist without and with normalised attention.
+# jiaosiyu1999/FlexVAR at 04462cb, OliverRensu/xAR at 121e9c9, and LlamaGen, NAR and PAR, whose 256 px and 384 px files
+# have the same keys. M-VAR's smaller models exist without and with normalised attention.
 OFFICIAL = (
     Official("var-d16", "var-d16", 310_283_520, "FoundationVision/var/var_d16.pth"),
     Official("var-d20", "var-d20", 600_917_136, "FoundationVision/var/var_d20.pth"),

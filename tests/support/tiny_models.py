@@ -10,6 +10,7 @@ from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler, Fle
 from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING
 from arvbench.adapters.hmar.sampler import HmarSampler, HmarSettings
 from arvbench.adapters.hmar.transformer import HmarConfig
+from arvbench.adapters.latents.sampler import LatentSettings
 from arvbench.adapters.llamagen import LlamaGenSampler
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.mvar.sampler import MvarBlock, MvarConfig, MvarSampler, MvarSettings
@@ -18,9 +19,12 @@ from arvbench.adapters.par import ParConfig, ParSampler
 from arvbench.adapters.sampler import Checkpoint, ModelSpec
 from arvbench.adapters.token_grid.llama import LlamaConfig
 from arvbench.adapters.token_grid.sampler import TokenGridSettings
+from arvbench.adapters.tokenizers.kl import KlConfig
 from arvbench.adapters.tokenizers.multiscale_vq import VqVaeConfig
 from arvbench.adapters.tokenizers.vq import VqConfig
 from arvbench.adapters.var import VarConfig, VarSampler, VarSettings
+from arvbench.adapters.xar.sampler import XarSampler
+from arvbench.adapters.xar.transformer import XarConfig
 
 PATCH_NUMS = (1, 2, 3, 4)
 SAMPLING = {"cfg": 1.5, "top_k": 12, "top_p": 0.9}
@@ -134,6 +138,26 @@ def tiny_token_grid(family: str, *, side: int = 4, checkpoint: Checkpoint | None
         transformer=config(**(TOKEN_GRID | sizes | {"block_size": side * side} | changes)),
         tokenizer=tiny_vq(),
         settings=TOKEN_GRID_SETTINGS,
+        settings_source="test",
+        checkpoint=checkpoint,
+    )
+
+
+TINY_KL = KlConfig(embed_dim=4, ch=32, ch_mult=(1, 1), num_res_blocks=1, scale=0.5)
+"""A VAE that downsamples by two."""
+LATENT_TRUNK = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in
+                (("embed_dim", 32), ("depth", 1), ("num_heads", 2))}  # fmt: skip
+
+
+def tiny_xar(*, checkpoint: Checkpoint | None = None, **changes: Any) -> ModelSpec:
+    """Return an xAR of four cells with four tokens each."""
+    sizes = LATENT_TRUNK | {"img_size": 8, "vae_stride": 2, "vae_embed_dim": 4, "class_num": 5}
+    return ModelSpec(
+        name="tiny-xar",
+        sampler=XarSampler,
+        transformer=XarConfig(**(sizes | changes)),
+        tokenizer=TINY_KL,
+        settings=LatentSettings(cfg=2.0, num_steps=3),
         settings_source="test",
         checkpoint=checkpoint,
     )

@@ -33,6 +33,18 @@ COMPARED = {
         {"greedy.tokens", "greedy_interval.tokens", "greedy.image", "tf.logits", "tf.hidden"}
         | {"order", "step_raster", "num_forward_passes", "vq.ids", "vq.recon"},
     ),
+    "xar": {
+        *(
+            "tf.velocity",
+            "tf.hidden",
+            "tf.loss",
+            "vae.moments",
+            "vae.latents",
+            "vae.recon",
+            "recipe.num_forward_passes",
+        ),
+        *(f"recipe.{name}" for name in ("cells", "x.0", "v.0", "x.1", "v.1", "k_cache", "latents", "image")),
+    },
     "code": {"vae.enc_ids"},
     "code_tiny_a": {f"greedy_n{n}.{name}" for n in (2, 4) for name in ("ids", "logits_pre_cfg", "f_hat.all", "image")},
     "code_tiny_b": {f"greedy_n{n}.{name}" for n in (1, 5) for name in ("ids", "logits_pre_cfg", "f_hat.all", "image")},
@@ -56,6 +68,8 @@ COUNTS = {
     "nar_tiny_a": 31,
     "nar_tiny_b": 31,
     **dict.fromkeys(("llamagen_tiny_a", "llamagen_tiny_b", "par_tiny_a", "par_tiny_b"), 27),
+    "xar_tiny_a": 23,
+    "xar_tiny_b": 19,
     "code_tiny_a": 22,
     "code_tiny_b": 15,
     "fastvar_tiny_a": 8,

@@ -1,0 +1,145 @@
+"""Promises of every family whose steps yield latents: recomputation, loss, settings, values that are not finite."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from latent_forms import LATENT_FORMS
+from sampling_calls import LABELS, Steps, draw, same_tokens
+
+from arvbench.adapters.loading import build_sampler
+from arvbench.adapters.sampler import NULL_LABEL
+from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise
+from arvbench.errors import UserError
+
+
+@pytest.fixture(scope="module", params=LATENT_FORMS)
+def built(request):
+    make, changes = LATENT_FORMS[request.param]
+    spec = make()
+    return build_sampler(spec, weights="random:1"), spec.settings.replace(**changes)
+
+
+@pytest.fixture
+def sampler(built):
+    return built[0]
+
+
+@pytest.fixture
+def settings(built):
+    return built[1]
+
+
+@pytest.mark.parametrize("backend", ["reference", "optimized"])
+def test_every_step_is_denoised_again_from_the_latents_before_it(built, backend):
+    reference, settings = built
+    sampler = build_sampler(reference.spec, weights="random:1", backend=backend)
+    samples = draw(sampler, settings=settings)
+    again = sampler.forced_latents(samples.tokens, LABELS, settings, PerImageNoise(0, range(3)))
+    assert same_tokens(again, samples)
+    other = sampler.forced_latents(samples.tokens, LABELS, settings, PerImageNoise(1, range(3)))
+    assert not same_tokens(other, samples)
+
+
+def test_later_steps_read_earlier_ones_and_the_first_reads_none(sampler, settings):
+    tokens = draw(sampler, settings=settings).tokens
+    changed = (tokens[0] + 1, *tokens[1:])
+    before, after = (
+        sampler.forced_latents(path, LABELS, settings, PerImageNoise(0, range(3))) for path in (tokens, changed)
+    )
+    assert torch.equal(before[0], after[0])
+    assert not any(torch.equal(one, other) for one, other in zip(before[1:], after[1:], strict=True))
+
+
+def test_the_official_stream_is_repeated_by_its_seed_and_by_no_other(sampler, settings):
+    one, again, other = (sampler.sample(LABELS, settings, noise=UpstreamNoise(seed)) for seed in (5, 5, 6))
+    assert torch.equal(one.images, again.images)
+    assert not same_tokens(one, other)
+
+
+def test_the_observer_gets_latents_of_every_step_and_the_state_so_far(sampler, settings):
+    observer = Steps()
+    samples = draw(sampler, settings=settings, observer=observer)
+    for step, output in zip(observer.steps, observer.outputs, strict=True):
+        assert torch.equal(output.tokens, samples.tokens[step.index]) and torch.equal(output.logits, output.tokens)
+        assert output.state.shape[1] == sum(t.shape[1] for t in samples.tokens[: step.index + 1])
+        assert output.logits_pre_cfg.shape[0] == step.rows and step.inner_passes >= 1
+
+
+def test_the_loss_is_the_weighted_error_of_velocities_and_training_drops_labels(sampler, settings):
+    tokens = draw(sampler, settings=settings).tokens
+    labels = torch.tensor(LABELS)
+    predicted = sampler.teacher_forced(tokens, LABELS, settings=settings)
+    generator = torch.Generator().manual_seed(0)
+    done = sampler.training_pass(tokens, labels, sampler.draw_training(3, generator))
+    torch.testing.assert_close(predicted, done.predicted)
+    expected = ((done.predicted - done.target) ** 2).mean((0, 2)) @ done.weights_L
+    torch.testing.assert_close(sampler.loss(tokens, labels), expected)
+    dropping = replace(sampler.spec, transformer=replace(sampler.spec.transformer, label_drop_prob=1.0))
+    always = build_sampler(dropping, weights="random:1")
+    assert torch.equal(always.training_labels(labels, generator), labels)
+    always.transformer.train()
+    assert (always.training_labels(labels, generator) == sampler.spec.num_classes).all()
+    without = sampler.loss(tokens, torch.full((3,), NULL_LABEL))
+    assert not torch.equal(without, sampler.loss(tokens, labels))
+
+
+def test_the_loss_reaches_every_parameter(sampler, settings):
+    sampler = build_sampler(sampler.spec, weights="random:1")
+    tokens = draw(sampler, settings=settings).tokens
+    sampler.loss(tokens, torch.tensor(LABELS)).backward()
+    unused = [n for n, p in sampler.transformer.named_parameters() if p.grad is None or not p.grad.any()]
+    assert unused == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_that_are_not_finite_are_never_an_image(sampler, settings, value):
+    tokens = [t.clone() for t in draw(sampler, settings=settings).tokens]
+    tokens[1][0, 0, 0] = value
+    with pytest.raises(UserError, match="hold NaN or infinity: no image can be made of them"):
+        sampler.decode(tokens, settings=settings)
+    with pytest.raises(UserError, match="hold NaN or infinity"):
+        sampler.loss(tokens, torch.tensor(LABELS))
+    broken = build_sampler(sampler.spec, weights="random:1")
+    next(reversed(dict(broken.transformer.named_parameters()).values())).data.fill_(value)
+    with pytest.raises(UserError, match=r"latents are not finite in step 0 \(.*no image can be made of NaN"):
+        draw(broken, settings=settings)
+
+
+def test_latents_of_another_form_are_refused(sampler, settings):
+    tokens = draw(sampler, settings=settings).tokens
+    wrong = [tokens[:-1], [t[..., :-1] for t in tokens], [*tokens[:-1], tokens[-1][:1]], []]
+    for path in wrong:
+        with pytest.raises(UserError, match=f"latents must be batch x .* for {sampler.spec.name}, all of one batch"):
+            sampler.decode(path, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [({"num_steps": 0}, "num_steps"), ({"num_steps": 2.5}, "num_steps"), ({"num_steps": True}, "num_steps"),
+     ({"cfg": -1}, "cfg"), ({"cfg": float("nan")}, "cfg"), ({"num_steps": 10**6}, "num_steps")],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(sampler, settings, change, text):
+    with pytest.raises(UserError, match=text):
+        settings.replace(**change)
+
+
+@pytest.mark.parametrize("change", [{"top_k": 5}, {"top_p": 0.5}])
+def test_filters_of_logits_do_not_apply(sampler, settings, change):
+    with pytest.raises(UserError, match=f"{next(iter(change))} does not apply to .*yield latents, and draw no ids"):
+        draw(sampler, settings=settings.replace(**change))
+
+
+def test_only_exact_cache_policies_run(sampler, settings):
+    assert sampler.cache_policies() == ("grow", "static")
+    with pytest.raises(UserError):
+        sampler.make_cache("window:2", settings, batch=1)
+
+
+def test_the_official_code_also_computes_rows_that_it_does_not_use(sampler, settings):
+    assert {step.rows for step in sampler.schedule(settings.replace(cfg=1.0), batch=3)} == {6}
+    lean = build_sampler(sampler.spec, weights="random:1", backend="optimized")
+    assert {step.rows for step in lean.schedule(settings.replace(cfg=1.0), batch=3)} == {3}
+    assert same_tokens(draw(lean, settings=settings), draw(sampler, settings=settings))
