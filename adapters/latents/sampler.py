@@ -22,7 +22,7 @@ from arvbench.adapters.pixels import to_unit_range
 from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec, Sampler
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
-from arvbench.adapters.tokenizers.kl import KlVae
+from arvbench.adapters.tokenizers.kl import KlConfig, KlVae
 from arvbench.adapters.tokenizers.tokenizer import decode_flops
 from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet

@@ -25,8 +25,8 @@ _FLEXVAR = DemoSettings(
 
 # A denoiser sees an image at one noise level in every step: it needs many more of them than a transformer on ids.
 _LATENTS = DemoSettings(
-    tokenizer=TokenizerSettings(epochs=3, batch=12),
-    transformer=TransformerSettings(epochs=40),
+    tokenizer=TokenizerSettings(epochs=2, batch=8),
+    transformer=TransformerSettings(epochs=28),
     shifts=((0, 0),),
 )
 
