@@ -93,7 +93,7 @@ class Turn(NamedTuple):
 
 
 class Attending(NamedTuple):
-    """What the attention of a pass needs beside its input."""
+    """Input of the attention of a pass beside its tokens."""
 
     turn: Turn
     cache: KVCache | None = None

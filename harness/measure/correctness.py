@@ -27,19 +27,18 @@ import torch
 from torch import Tensor
 
 from arvbench.adapters.cache.request import is_lossy
-from arvbench.adapters.call import Samples, SilentObserver, StepOutput
+from arvbench.adapters.call import Samples
 from arvbench.adapters.methods.fastvar import FastVarSampler
 from arvbench.adapters.sampler import Sampler
-from arvbench.adapters.sampling import EXCLUDED, Noise, PerImageNoise
-from arvbench.adapters.schedule import Step
+from arvbench.adapters.sampling import EXCLUDED, Noise
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.measure.integrity import ProductCounter, require_plain
+from arvbench.harness.measure.path import CHECK_SEED as CHECK_SEED
+from arvbench.harness.measure.path import CheckedNoise, GuidedNoise, NotANumber, StepRecorder, kept
 from arvbench.results.schema import Correctness
 
 CHECK_IMAGES = 4
 """Most images in the check; fewer when the case's batch is smaller."""
-CHECK_SEED = 20240403
-"""Run seed of the check's noise, apart from those of timing and quality."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def check_correctness(
     compare = by_itself if own_judge else _with_reference
     try:
         return compare(sampler, settings, cache_policy, labels, watch or nullcontext()).verdict(tolerance)
-    except _NotANumber as nan:
+    except NotANumber as nan:
         counted = sampler.spec.latent_dim is None
         return Correctness(
             judge=f"finite {'logits' if counted else 'latents'} (there is a NaN in step {nan.step})",
@@ -205,7 +204,7 @@ def _with_reference(
     lossy, name = is_lossy(cache_policy), "reference backend"
     right, expected = _run(reference_twin(sampler), replayable, cache_policy if lossy else None, labels)
     name += " with the same method" * (sampler.spec.plain is not None) + " with the same lossy cache" * lossy
-    noise = _GuidedNoise(expected)
+    noise = GuidedNoise(expected)
     samples, actual = _run_watched(sampler, replayable, cache_policy, labels, watch, noise)
     return Comparison(
         judge=_judge_name(name, omitted, "cannot be replayed"),
@@ -232,7 +231,7 @@ def _with_teacher_forcing(
         omitted.append("refinement")
     logits_BLV = sampler.teacher_forced(path, labels, settings=replayable).float().cpu()
     forced = logits_BLV.split([t.shape[1] for t in path], dim=1)
-    noise = _CheckedNoise(CHECK_SEED, range(len(labels)))
+    noise = CheckedNoise(CHECK_SEED, range(len(labels)))
 
     def tokens(logits_by_step: Sequence[Tensor]) -> list[Tensor]:
         return [noise.tokens(logits, step) for step, logits in zip(stepped.predicted, logits_by_step, strict=True)]
@@ -256,11 +255,11 @@ def _with_recomputation(
     """Every step is denoised again from the latents before it; both sides are guided and have equal noise."""
     replayable, omitted = _replayable(settings)
     samples, stepped = _run_watched(sampler, replayable, cache_policy, labels, watch)
-    noise = _CheckedNoise(CHECK_SEED, range(len(labels)))
+    noise = CheckedNoise(CHECK_SEED, range(len(labels)))
     again = sampler.forced_latents(samples.tokens, labels, replayable, noise)
     return Comparison(
         judge=_judge_name("recomputation without a cache", omitted, "it does not have"),
-        expected=[_kept(latents_BlK) for latents_BlK in again],
+        expected=[kept(latents_BlK) for latents_BlK in again],
         actual=stepped.guided,
         expected_tokens=(),
         actual_tokens=(),
@@ -288,13 +287,13 @@ def _run(
     labels: Sequence[int],
     noise: Noise | None = None,
     products: ProductCounter | None = None,
-) -> tuple[Samples, _Recorder]:
+) -> tuple[Samples, StepRecorder]:
     """Return the images, and the recorded steps; without `noise`, tokens are drawn freely."""
-    recorder = _Recorder(products or ProductCounter())
+    recorder = StepRecorder(products or ProductCounter())
     samples = sampler.sample(
         labels,
         settings,
-        noise=noise or _CheckedNoise(CHECK_SEED, range(len(labels))),
+        noise=noise or CheckedNoise(CHECK_SEED, range(len(labels))),
         cache=sampler.make_cache(cache_policy, settings, batch=len(labels)),
         observer=recorder,
     )
@@ -309,7 +308,7 @@ def _run_watched(
     labels: Sequence[int],
     watch: AbstractContextManager[object],
     noise: Noise | None = None,
-) -> tuple[Samples, _Recorder]:
+) -> tuple[Samples, StepRecorder]:
     """Run as `_run` inside `watch`. Raises ContractError when work is done outside of the events."""
     schedule, products = sampler.schedule(settings, batch=len(labels), cache=cache_policy), ProductCounter()
     sampler.packed(schedule)  # tries oneDNN's operators once per process: no work of a call
@@ -323,97 +322,3 @@ def image_difference(expected_B3HW: Tensor, actual_B3HW: Tensor) -> float:
     """Mean absolute difference of the floats, of the image with the largest."""
     difference = (expected_B3HW.float() - actual_B3HW.float()).abs().flatten(1).mean(dim=1)
     return float(difference.max())
-
-
-class _Recorder(SilentObserver):
-    """Records tokens and logits of every step as they are when it ends, and tells which scope is open.
-
-    Logits are kept on the CPU, so that the check does not fill the device.
-    """
-
-    def __init__(self, products: ProductCounter) -> None:
-        self._products = products
-        self.drawn: list[Tensor] = []
-        self.redrawn: list[Tensor | None] = []
-        self.guided: list[Tensor] = []
-        self.predicted: list[int] = []
-        """Steps that predict tokens for the first time: a teacher-forced pass does not refine tokens."""
-        self.conditional: list[Tensor] = []
-        """Conditional logits of the steps in `predicted`."""
-
-    def step_begin(self, step: Step) -> None:
-        self._products.open = f"step[{step.index}]"
-
-    def step_end(self, step: Step, output: StepOutput) -> None:
-        self._products.open = None
-        require_plain("tokens and logits of a step", output.tokens, output.logits, output.logits_pre_cfg)
-        self.drawn.append(output.tokens.clone())
-        self.redrawn.append(output.redrawn)
-        self.guided.append(_kept(output.logits))
-        if step.kind != "mask":
-            self.predicted.append(step.index)
-            self.conditional.append(_kept(output.logits_pre_cfg[: len(output.logits)]))
-
-    def decode_begin(self) -> None:
-        self._products.open = "decode"
-
-    def decode_end(self, decoded: Tensor) -> None:
-        self._products.open = None
-
-
-def _kept(logits: Tensor) -> Tensor:
-    """Copy logits to the CPU in fp32: what is filled in later must not count."""
-    return logits.to("cpu", torch.float32, copy=True)
-
-
-class _NotANumber(Exception):
-    """Logits from which no token can be drawn."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
-
-
-class _CheckedNoise(PerImageNoise):
-    """Refuses to draw from NaN, which would give an id outside the codebook and an obscure error later."""
-
-    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
-        if logits_BlV.isnan().any():
-            raise _NotANumber(step)
-        return super().tokens(logits_BlV, step, one_by_one=one_by_one)
-
-    def accept(self, ids_Bl: Tensor, failed_Bl: Tensor, step: int) -> Tensor:
-        if failed_Bl.any():
-            raise _NotANumber(step)
-        return super().accept(ids_Bl, failed_Bl, step)
-
-    def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
-        if denoised_BlK.isnan().any():
-            raise _NotANumber(step)
-        return super().latents(denoised_BlK, step)
-
-
-class _GuidedNoise(_CheckedNoise):
-    """Records the tokens that it draws, and returns those of the judge, so that the sampler stays on the path."""
-
-    def __init__(self, path: _Recorder) -> None:
-        super().__init__(CHECK_SEED, range(len(path.drawn[0])))
-        self._path = path
-        self.drawn: list[Tensor] = []
-
-    def tokens(self, logits_BlV: Tensor, step: int, *, one_by_one: bool = False) -> Tensor:
-        self.drawn.append(super().tokens(logits_BlV, step, one_by_one=one_by_one))
-        return self._path.drawn[step].to(logits_BlV.device)
-
-    def accept(self, ids_Bl: Tensor, failed_Bl: Tensor, step: int) -> Tensor:
-        self.drawn.append(super().accept(ids_Bl, failed_Bl, step))
-        return self._path.drawn[step].to(ids_Bl.device)
-
-    def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
-        return self._path.drawn[step].to(super().latents(denoised_BlK, step))
-
-    def redrawn(self, positions_Bn: Tensor, step: int) -> Tensor:
-        """Return the judge's positions: with others, all later steps would have other inputs."""
-        judges_Bn = self._path.redrawn[step]
-        assert judges_Bn is not None
-        return judges_Bn.to(positions_Bn.device)

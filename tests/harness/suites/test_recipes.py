@@ -158,7 +158,7 @@ def test_the_dtype_is_the_nearest_to_the_stated_one(recipe: Recipe):
 @every_recipe
 def test_the_uint8_rule_is_stated_or_left_open(recipe: Recipe):
     text = said(recipe, "post_processing")
-    stated = {"127.5x+128": "127.5x+128", "save_image": "round"}
+    stated = {"127.5x+128": "127.5x+128", "save_image": "round", "np.round": "round"}
     assert recipe.uint8_rule == next((rule for words, rule in stated.items() if words in text), None)
     assert ("uint8_rule" in recipe.settings) == (recipe.uint8_rule is not None)
 
