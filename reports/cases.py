@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from arvbench.reports.numbers import GIB, plain, significant
+from arvbench.reports.remembered import remembered
 from arvbench.reports.table import Cell
 from arvbench.results.launches import launches_of
 from arvbench.results.moments import in_utc
@@ -148,6 +149,7 @@ _MARKS: tuple[Callable[[Record], str], ...] = (
 """Marks that distinguish records of one case, the most telling first."""
 
 
+@remembered
 def case_names(records: Sequence[Record]) -> dict[str, str]:
     """Map record ids to unique row names: the case, with the marks needed to distinguish its rows."""
     names: dict[str, str] = {}

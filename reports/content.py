@@ -157,19 +157,30 @@ def _findings(answer: Answer) -> Findings:
     )
 
 
-def _pictures(shown: Mapping[str, tuple[Record, Path]]) -> list[Pictures]:
+MOST_SHEETS = 24
+"""Sample sheets on a page; each may have a megabyte."""
+
+
+def _pictures(shown: Mapping[str, tuple[Record, Path]]) -> list[Block]:
     names = short_names([record for record, _ in shown.values()])
+    with_sheet = [
+        (record, record.outcome.sample_sheet, folder)
+        for record, folder in shown.values()
+        if isinstance(record.outcome, Measured) and record.outcome.sample_sheet is not None
+    ]
     pictures = [
         load_picture(
-            record.outcome.sample_sheet,
+            sheet,
             folder=folder,
             case=names[record.record_id],
             marks=case_cell(record, names[record.record_id]).flags,
         )
-        for record, folder in shown.values()
-        if isinstance(record.outcome, Measured) and record.outcome.sample_sheet is not None
+        for record, sheet, folder in with_sheet[:MOST_SHEETS]
     ]
-    return [Pictures(tuple(pictures))] if pictures else []
+    if not pictures:
+        return []
+    left_out = f"Shown: the first {MOST_SHEETS} of {len(with_sheet):,} sheets; all lie beside the records."
+    return [Pictures(tuple(pictures)), *([Text(left_out)] if len(with_sheet) > MOST_SHEETS else [])]
 
 
 def count_by_status(records: Sequence[Record]) -> dict[Status, int]:

@@ -8,6 +8,7 @@ import gzip
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -86,11 +87,15 @@ def to_csv(data: Data) -> str:
 
 
 def _text(value: Value) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        return f"{value:.10g}"
-    text = plain(value)
+    if isinstance(value, str):
+        return _safe(value)
+    return "" if value is None else f"{value:.10g}"
+
+
+@lru_cache(maxsize=2**12)
+def _safe(text: str) -> str:
+    """Return one line that no spreadsheet computes; names repeat from row to row."""
+    text = plain(text)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

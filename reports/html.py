@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 from arvbench.reports.answer.statements import Evidence, Statement
 from arvbench.reports.content import Report
 from arvbench.reports.data import download, table_data
-from arvbench.reports.extremes import cut
+from arvbench.reports.extremes import MOST_ROWS, cut
 from arvbench.reports.questions import OPEN, QUESTIONS
 from arvbench.reports.sections import ANSWER
 from arvbench.reports.svg import InlineFigure
@@ -29,6 +29,8 @@ from arvbench.reports.table import MISSING, Cell, Column, Table
 _NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?(e[+-]\d+)?")
 """Text that the page's script reads as a number."""
 _LONGEST_NAME = 60
+SHOWN_ROWS = MOST_ROWS
+"""Rows of a table that are laid out at first: a browser takes seconds for a thousand."""
 TEMPLATES = Path(__file__).parent / "templates"
 _INLINE = (
     (r"`([^`]+)`", r"<code>\1</code>"),
@@ -60,6 +62,7 @@ def to_html(report: Report) -> str:
         below=[section for section in report.sections if section.heading != ANSWER.heading],
         open=OPEN,
         questions=QUESTIONS,
+        shown_rows=SHOWN_ROWS,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
@@ -102,7 +105,8 @@ def rows(table: Table) -> Markup:
     """Write the body of a table, the largest part of a page: by hand, since a template takes ten times as long."""
     openings = [_opening(column, first=place == 0) for place, column in enumerate(table.columns)]
     lines = []
-    for row, marks in zip(table.rows, _row_marks(table), strict=True):
+    for place, (row, marks) in enumerate(zip(table.rows, _row_marks(table), strict=True)):
+        marks += " hidden" if place >= SHOWN_ROWS else ""
         cells = [
             f"<{opening}{_sort_key(cell, column)}>{_value(cell)}</{opening[:2]}>"
             for cell, column, opening in zip(row, table.columns, openings, strict=True)

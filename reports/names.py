@@ -7,6 +7,7 @@ from typing import Protocol
 
 from arvbench.reports.cases import arithmetic, case_cell, case_names
 from arvbench.reports.numbers import plain
+from arvbench.reports.remembered import remembered
 from arvbench.reports.table import Column
 from arvbench.results.schema import Record
 from arvbench.results.search import MARK
@@ -17,6 +18,7 @@ _NEVER = ("Case", "Weights")
 """Parts that no name repeats: a mark tells the weights of namesakes."""
 
 
+@remembered
 def short_names(records: Sequence[Record]) -> dict[str, str]:
     """Map record ids to unique names: the model, then each part that tells rows apart which the parts before do not."""
     names = case_names(records)

@@ -150,17 +150,22 @@ def _recipes(records: Sequence[Record]) -> list[Block]:
     return [text, table] if table else []
 
 
+_MOST_CONFIGURATIONS = 100
+"""The suite has those of all."""
+
+
 def _reproduction(records: Sequence[Record]) -> list[Block]:
-    names = case_names(records)
+    names, shown = case_names(records), records[:_MOST_CONFIGURATIONS]
+    which = "every case" if len(shown) == len(records) else f"the first {len(shown)} of {len(records):,} cases"
     return [
         Text(f"Save this suite, which asks for every case above, as `{SUITE_FILE}`:", short=f"Save as `{SUITE_FILE}`:"),
         Code(reproduction_suite(records)),
         Text("Then run:", short="Then run:"),
         Code("\n".join(reproduction_commands(records))),
-        Text("The complete configuration of every case:"),
+        Text(f"The complete configuration of {which}:"),
         *(
             Passage(heading=names[record.record_id], text=_lines(record.case.model_dump_json(indent=2)))
-            for record in records
+            for record in shown
         ),
     ]
 

@@ -54,10 +54,11 @@ def draw_figure(name: str, draw: Draw, records: Sequence[Record]) -> Drawing | N
 
 def inline_figure(name: str, draw: Draw, records: Sequence[Record]) -> InlineFigure | None:
     """Draw a figure and write it as SVG; None when the records have no data for it."""
-    drawing = draw_figure(name, draw, records)
-    if drawing is None:
-        return None
-    svg = figure_to_svg(drawing.figure, name=name, alt=drawing.alt)
+    with _style(name):
+        drawing = draw(records)
+        if drawing is None:
+            return None
+        svg = _write_svg(drawing.figure, name=name, alt=drawing.alt)
     return InlineFigure(name=name, title=drawing.title, caption=drawing.caption, svg=svg, data=drawing.data)
 
 
@@ -66,8 +67,13 @@ def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:
 
     `name` (letters, digits, hyphens) keeps its ids apart from those of other figures on the page.
     """
+    with _style(name):
+        return _write_svg(figure, name=name, alt=alt)
+
+
+def _write_svg(figure: Figure, *, name: str, alt: str) -> str:
     buffer = io.BytesIO()
-    with _style(name), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # The text stays text: the reader's fonts have glyphs that the measuring font may lack.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})

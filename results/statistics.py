@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from math import comb, sqrt
 from statistics import fmean, median, stdev, variance
 
@@ -71,6 +71,11 @@ def median_interval(samples: Sequence[float]) -> Estimate:
     """
     if not samples:
         raise ValueError("a median needs at least one sample")
+    return _interval_of(tuple(samples))
+
+
+@lru_cache(maxsize=2**15)
+def _interval_of(samples: tuple[float, ...]) -> Estimate:
     ordered = sorted(map(float, samples))
     rank = _rank(len(ordered))
     return Estimate(

@@ -73,8 +73,8 @@ RC: dict[Any, Any] = {
 """Settings under which figures are drawn and written."""
 
 WIDTH_IN = 8.0
-MOST_PANELS = 16
-MOST_ITEMS = 32
+MOST_PANELS = 6
+MOST_ITEMS = 24
 """Curves, points or bars of a figure."""
 _PANEL_HEIGHT_IN = 2.9
 _LEGEND_LINE_IN = 0.2

@@ -6,7 +6,7 @@ Units    MiB 2**20 bytes, all layers and rows
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from arvbench.reports.cases import group_by, measured, model_of
@@ -40,26 +40,32 @@ class _Panel:
     plan: tuple[int, ...]
 
 
+CacheBytes = tuple[tuple[int, int], ...]
+"""Live and allocated bytes of every step."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Curve:
     policy: str
     cache: tuple[CacheStep, ...]
-    record_id: str = field(compare=False)
+    record_id: str
     """First record with it; records with equal bytes share one curve."""
 
 
 def draw(records: Sequence[Record]) -> Drawing | None:
     """Draw one panel for each model, data type and batch, with the curves of every policy."""
-    found: dict[_Panel, dict[_Curve, None]] = {}
+    found: dict[_Panel, dict[tuple[str, CacheBytes], _Curve]] = {}
     for record, outcome in measured(records):
         if any(step.allocated_bytes or step.planned_bytes for step in outcome.cache):
             plan = tuple(step.planned_bytes for step in outcome.cache)
             panel = _Panel(model_of(record), record.case.dtype, record.case.batch, plan)
             curve = _Curve(plain(outcome.setup.cache_policy), outcome.cache, record.record_id)
-            found.setdefault(panel, {}).setdefault(curve)
+            sizes = tuple((step.live_bytes, step.allocated_bytes) for step in outcome.cache)
+            found.setdefault(panel, {}).setdefault((curve.policy, sizes), curve)
     if not found:
         return None
-    curves_by_panel, left_out = first_of({panel: list(curves) for panel, curves in found.items()}, "curves")
+    every = {panel: list(curves.values()) for panel, curves in found.items()}
+    curves_by_panel, left_out = first_of(every, "curves")
     policies = list(dict.fromkeys(curve.policy for curves in curves_by_panel.values() for curve in curves))
     kinds = ["planned", *(f"{label(policy)}, {kind}" for policy in policies for kind in ("live", "allocated"))]
     figure, axes = panels(len(curves_by_panel), kinds)
@@ -92,7 +98,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         "mixers' state or history. Allocated: storage held for it. All layers and forward rows; 1 MiB is 1,048,576 "
         f"bytes. Where live equals the plan, the dotted line lies on the solid one.{left_out}",
         alt=f"Line plot of cache size for each step. {_peaks(curves_by_panel)}.",
-        data=_data(found),
+        data=_data(every),
     )
 
 

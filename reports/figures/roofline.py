@@ -123,7 +123,7 @@ def _tick(value: float) -> str:
 
 def _cases(records: Sequence[Record]) -> list[_Case]:
     names, cases = short_names(records), list[_Case]()
-    for rows in group_by(scope_floors(records, None), lambda row: row.record.record_id).values():
+    for rows in scope_floors(records).values():
         record, machine = rows[0].record, machine_of(rows[0].record, rows[0].outcome)
         points = tuple(
             _Point(row.work.intensity, row.flops_per_s / GIGA, row.work.scope)

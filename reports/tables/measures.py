@@ -30,6 +30,7 @@ from arvbench.results.statistics import (
     milliseconds,
     milliseconds_per_image,
     nanoseconds,
+    timings_by_scope,
     variation,
 )
 
@@ -171,6 +172,8 @@ def step_tables(records: Sequence[Record]) -> list[Table]:
     names = short_names(records)
     tables, room = list[Table](), MOST_STEPS
     for record, outcome in measured(records):
+        if room == 0:
+            break
         steps = _steps(record, outcome, room)
         room -= len(steps)
         mark = f" ({RANDOM_WEIGHTS})" if has_random_weights(record) else ""
@@ -191,12 +194,12 @@ def steps_left_out(records: Sequence[Record]) -> str:
 
 def _steps(record: Record, outcome: Measured, most: int) -> list[_Step]:
     cache = {step.step: step for step in outcome.cache}
-    tokens, works = find_timing(outcome, "tokens"), scope_works(record, outcome)
+    timings, works = timings_by_scope(outcome), scope_works(record, outcome)
     return [
         _Step(
             plan=plan,
-            timing=find_timing(outcome, f"step[{plan.index}]"),
-            tokens=tokens,
+            timing=timings.get(f"step[{plan.index}]"),
+            tokens=timings.get("tokens"),
             floor=work.floor if (work := works.get(f"step[{plan.index}]")) else None,
             live_bytes=cache[plan.index].live_bytes if plan.index in cache else None,
             allocated_bytes=cache[plan.index].allocated_bytes if plan.index in cache else None,

@@ -9,11 +9,12 @@ from typing import NamedTuple
 from arvbench.reports.cases import arithmetic, case_cell, group_by, hardware, measured
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import EN_DASH, count_cell, number_cell, plain, significant, text_cell
+from arvbench.reports.remembered import remembered
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.ceilings import Ceilings
 from arvbench.results.roofline import Floor, ScopeWork, scope_works
-from arvbench.results.schema import Measured, Record, Timing
-from arvbench.results.statistics import NS_PER_MS, find_timing, nanoseconds
+from arvbench.results.schema import Measured, Record
+from arvbench.results.statistics import NS_PER_MS, nanoseconds, timings_by_scope
 
 GIGA = 1e9
 SCOPES = ("tokens", "decode", "images")
@@ -27,11 +28,7 @@ class ScopeFloor(NamedTuple):
     record: Record
     outcome: Measured
     work: ScopeWork
-    timing: Timing
-
-    @property
-    def time_ns(self) -> float:
-        return nanoseconds(self.timing).value
+    time_ns: float
 
     @property
     def flops_per_s(self) -> float | None:
@@ -49,20 +46,25 @@ class ScopeFloor(NamedTuple):
         return self.work.floor.ns / self.time_ns if self.time_ns > 0 else None
 
 
-def scope_floors(records: Sequence[Record], scopes: Sequence[str] | None = SCOPES) -> list[ScopeFloor]:
-    """Return the floors of timed scopes, of all with None; records without ceilings have none."""
-    return [
-        ScopeFloor(record, outcome, work, timing)
-        for record, outcome in measured(records)
-        for scope, work in scope_works(record, outcome).items()
-        if (scopes is None or scope in scopes) and (timing := find_timing(outcome, scope)) is not None
-    ]
+@remembered
+def scope_floors(records: Sequence[Record]) -> dict[str, list[ScopeFloor]]:
+    """Map the ids of records with ceilings to the floors of their timed scopes."""
+    floors = dict[str, list[ScopeFloor]]()
+    for record, outcome in measured(records):
+        timings = timings_by_scope(outcome)
+        own = [
+            ScopeFloor(record, outcome, work, nanoseconds(timings[scope]).value)
+            for scope, work in scope_works(record, outcome).items()
+            if scope in timings
+        ]
+        if own:
+            floors[record.record_id] = own
+    return floors
 
 
 def floor_table(records: Sequence[Record]) -> Table:
     """Floors of the scopes tokens, decode and images, and their shares of the time: one row for every case."""
     names = short_names(records)
-    rows = group_by(scope_floors(records), lambda row: row.record.record_id)
     columns: list[Column[_Scopes]] = [
         Column("Case", cell=lambda row: case_cell(row["images"].record, names[row["images"].record.record_id])),
         Column("Work", "GFLOP", numeric=True, cell=lambda row: number_cell(row["images"].work.flops / GIGA)),
@@ -72,7 +74,8 @@ def floor_table(records: Sequence[Record]) -> Table:
             "Products alone of time", "%", numeric=True, cell=lambda row: percent_cell(row["images"].share_of_products)
         ),
     ]
-    whole = [found for own in rows.values() if len(found := {row.work.scope: row for row in own}) == len(SCOPES)]
+    found = [{row.work.scope: row for row in own} for own in scope_floors(records).values()]
+    whole = [own for own in found if all(scope in own for scope in SCOPES)]
     return make_table("Floors of a call, and their share of its time", columns, whole)
 
 

@@ -1,5 +1,29 @@
 "use strict";
 
+// Rows of a table that a filter lets through; of a large table only the first `data-most` of them are laid out.
+const filters = new Map();
+function showRows(table) {
+  const fits = filters.get(table) ?? (() => true);
+  const most = Number(table.dataset.most ?? Infinity);
+  let count = 0;
+  for (const row of Array.from(table.tBodies[0].rows)) {
+    const fitting = fits(row);
+    count += fitting;
+    row.hidden = !fitting || count > most;
+  }
+  return count;
+}
+
+for (const button of document.querySelectorAll("button.all")) {
+  button.addEventListener("click", () => {
+    const table = button.parentElement.previousElementSibling.querySelector("table");
+    delete table.dataset.most;
+    showRows(table);
+    button.parentElement.remove();
+    table.parentElement.focus();
+  });
+}
+
 // Sort a table by one column: numbers as numbers, text as a reader would; empty cells stay last either way.
 function sortTable(header, ascending) {
   const table = header.closest("table");
@@ -28,6 +52,7 @@ function sortTable(header, ascending) {
     return ascending ? order : -order;
   });
   body.append(...rows.map((entry) => entry.row));
+  showRows(table);
   for (const other of table.tHead.rows[0].cells) {
     other.setAttribute("aria-sort", "none");
   }
@@ -44,11 +69,13 @@ for (const button of document.querySelectorAll("thead button")) {
 // Filter the rows of a table by the words of its column "Flags": each flag any, with it, or without it.
 function addFilter(header) {
   const table = header.closest("table");
-  const rows = Array.from(table.tBodies[0].rows, (row) => ({
-    row,
-    flags: row.cells[header.cellIndex].textContent.trim().split(/\s+/),
-  }));
-  const names = new Set(rows.flatMap(({ flags }) => flags));
+  const flags = new Map(
+    Array.from(table.tBodies[0].rows, (row) => [
+      row,
+      row.cells[header.cellIndex].textContent.trim().split(/\s+/),
+    ]),
+  );
+  const names = new Set(Array.from(flags.values()).flat());
   const box = document.createElement("fieldset");
   box.className = "filter";
   box.append(Object.assign(document.createElement("legend"), { textContent: "Rows by flag" }));
@@ -63,13 +90,11 @@ function addFilter(header) {
     box.append(label);
     return select;
   });
+  filters.set(table, (row) =>
+    selects.every((select) => select.value === "" || flags.get(row).includes(select.name) === (select.value === "with")),
+  );
   box.addEventListener("change", () => {
-    for (const { row, flags } of rows) {
-      row.hidden = selects.some(
-        (select) => select.value !== "" && flags.includes(select.name) !== (select.value === "with"),
-      );
-    }
-    count.textContent = `${rows.filter(({ row }) => !row.hidden).length} of ${rows.length} rows`;
+    count.textContent = `${showRows(table)} of ${flags.size} rows`;
   });
   box.append(count);
   table.closest(".scroll").before(box);
@@ -87,6 +112,7 @@ function openTarget() {
   if (target === null) {
     return;
   }
+  target.hidden = false;
   target.querySelector(":scope > details")?.setAttribute("open", "");
   for (let within = target.closest("details"); within; within = within.parentElement.closest("details")) {
     within.open = true;

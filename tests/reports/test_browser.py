@@ -242,6 +242,28 @@ def test_rows_are_filtered_by_flag(page: Any) -> None:
     assert shown.count() == total
 
 
+def test_a_large_table_lays_out_its_first_rows_and_sorts_and_filters_all(browser: Any, tmp_path: Path) -> None:
+    make.write_records(tmp_path / "records.jsonl", make.sweep(130))
+    build_report([tmp_path], tmp_path / "report.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    shown, rows = "#results tbody tr:visible", page.locator("#results tbody tr")
+    batch = page.locator("#results thead th", has_text="Batch")
+    place = batch.evaluate("th => th.cellIndex")
+    batches = [int(text) for text in rows.evaluate_all("(rows, at) => rows.map(row => row.cells[at].innerText)", place)]
+    assert page.locator(shown).count() == 100 < rows.count() == 130
+    batch.locator("button").click()
+    batch.locator("button").click()
+    assert page.locator(shown).count() == 100
+    assert int(page.locator(shown).first.locator("td").nth(place - 1).inner_text()) == max(batches)
+    page.locator("#results .filter select").first.select_option("without")
+    assert page.locator("#results output").inner_text().endswith(" of 130 rows")
+    page.locator("#results .filter select").first.select_option("")
+    page.locator("#results button.all").click()
+    assert page.locator(shown).count() == 130 and page.locator("#results button.all").count() == 0
+    page.close()
+
+
 @one_window
 def test_printing_opens_closed_details(page: Any) -> None:
     closed = "document.querySelectorAll('details:not([open])').length"

@@ -79,7 +79,7 @@ def test_a_record_has_floors_of_every_step_and_scope():
     # 60 GFLOP/s, and 10 GB/s for all that is larger than the largest copy.
     assert works["step[9]"].floor.ns == pytest.approx(2 * 2 * 256 * 4e8 / 60)
     assert works["step[0]"].floor.ns == pytest.approx(6e8 / 10)
-    rows = scope_floors([record], None)
+    rows = scope_floors([record])[record.record_id]
     assert len(rows) == 13 and all(row.share is not None and row.share > 0 for row in rows)
 
 
