@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -155,19 +155,48 @@ def test_python_blocks_print_what_the_page_shows(name: str, tmp_path: Path, monk
             assert printed == block.output, f"{name}:{block.line}"
 
 
-def test_the_site_builds_strictly_and_asks_for_nothing_elsewhere(tmp_path: Path) -> None:
-    """MkDocs makes a warning of a broken link, anchor or docstring, and an error of a warning."""
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site. MkDocs makes a warning of a broken link, anchor or docstring, and an error of a warning."""
     missing = [name for name in ("mkdocs", "material", "mkdocstrings") if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (`make docs` installs the extra `docs`)")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"}, timeout=600
-    )
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    built = {path.name: path.read_text() for path in (tmp_path / "site").glob("*.html")}
+    return folder
+
+
+def test_the_site_has_every_page_and_asks_for_nothing_elsewhere(site: Path) -> None:
+    built = {path.name: path.read_text() for path in site.glob("*.html")}
     assert {page.with_suffix(".html").name for page in PAGES} <= built.keys()
     for name, text in built.items():
         asked = re.findall(r"<(?:script|img|iframe|link)\b[^>]*?(?:src|href)=[\"']?(https?://[^\"' >]+)", text)
         assert not asked, f"{name} asks {asked}"
-    assert "load_sampler" in built["api.html"] and "PerImageNoise" in built["api.html"]
+    assert "PerImageNoise" in built["api.html"] and "CaseConfig" in built["api.html"]
+
+
+@pytest.mark.browser
+def test_the_site_is_read_and_searched_from_a_folder_at_any_width(site: Path) -> None:
+    """No page is wider than its window, asks for anything or complains; what is wider scrolls in a box."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium found: install chromium to run the browser tests")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    complaints: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 400, "height": 900})
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda asked: complaints.append(asked.url) if asked.url.startswith("http") else None)
+        for file in sorted(site.glob("[!4]*.html")):
+            page.goto(file.as_uri())
+            if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+                complaints.append(f"{file.name} is wider than its window")
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.goto((site / "index.html").as_uri())
+        page.fill("input.md-search__input", "guidance")
+        page.wait_for_selector(".md-search-result__item", timeout=60_000)
+        browser.close()
+    assert complaints == []

@@ -26,7 +26,11 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Turn links to files of the repository into links to pages."""
+    """Turn links to files of the repository into links to pages.
+
+    Elsewhere a tilde needs a backslash, so that two of them strike nothing out; here the backslash would be shown.
+    """
+    markdown = markdown.replace("\\~", "~")
     for name, page in OUTSIDE.items():
         markdown = re.sub(rf"\]\((?:\.\./)?{re.escape(name)}", f"]({page}", markdown)
     return markdown.replace("](docs/", "](")
