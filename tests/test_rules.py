@@ -28,7 +28,7 @@ STAIR = (
     ("cli",),
     ("commands",),
     ("gpu",),
-    ("versus", "claims", "history"),
+    ("versus", "claims", "history", "reproduce"),
     ("check",),
     ("run", "training"),
     ("measure",),

@@ -29,6 +29,7 @@ VERBS: Registry[Callable[..., None]] = Registry(
         "records prune": "arvbench.harness.commands.records:prune",
         "report": "arvbench.harness.commands.report:report",
         "claims": "arvbench.harness.commands.claims:claims",
+        "reproduce": "arvbench.harness.commands.reproduce:reproduce",
         "doctor": "arvbench.harness.commands.doctor:doctor",
         "eval": "arvbench.harness.commands.evaluate:evaluate",
         "merge": "arvbench.harness.commands.merge:merge",

@@ -35,11 +35,11 @@ class ExitCode(IntEnum):
     meaning: str
 
     OK = 0, "all went well; a check passed"
-    FAILURES = 1, "finished with failures; a check found a regression"
+    FAILURES = 1, "finished with failures; a check found a regression; a number is not reproduced"
     BAD_INPUT = 2, "bad input"
     HOST = 3, "this machine lacks something"
     MACHINE = 4, "the machine moved during a check: no code is blamed"
-    INCONCLUSIVE = 5, "a check is inconclusive: the noise hides changes that matter"
+    INCONCLUSIVE = 5, "no verdict: the noise hides changes that matter, or the images are too few"
     UNUSABLE = 6, "numbers are missing or are none: nothing passes by absence"
     BUG = 70, "a bug, with its traceback"
     INTERRUPTED = EXIT_INTERRUPTED, "interrupted"
