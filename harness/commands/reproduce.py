@@ -39,7 +39,9 @@ def reproduce(
         typer.Option("--images", min=2, help="Fewer images, for a trial: a verdict needs the published number."),
     ] = None,
     device: Device = "cpu",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images drawn at once; demo models: 50.")] = 32,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Images drawn at once.  [default: 32; of a demo model 50]")
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the images.")] = 1,
     out: Annotated[
         Path | None,
@@ -85,7 +87,7 @@ class Given(NamedTuple):
     reference: str | None
     images: int | None
     device: str
-    batch: int
+    batch: int | None
     workers: int
 
 
@@ -93,7 +95,7 @@ def _planned(given: Given, out: Path | None, files: dict[str, Path]) -> tuple[At
     """Check the options and find the files. Raises UserError for what cannot be reproduced."""
     from arvbench.adapters.loading import usable_device
     from arvbench.adapters.registry import MODELS
-    from arvbench.harness.reproduce.cases import DEMO_BATCH, Attempt
+    from arvbench.harness.reproduce.cases import BATCH, DEMO_BATCH, Attempt
     from arvbench.harness.reproduce.needs import needs_of
     from arvbench.harness.reproduce.targets import targets_of
 
@@ -114,7 +116,7 @@ def _planned(given: Given, out: Path | None, files: dict[str, Path]) -> tuple[At
         reference=reference,
         images=given.images or published,
         published_images=published,
-        batch=DEMO_BATCH if demo else given.batch,
+        batch=given.batch or (DEMO_BATCH if demo else BATCH),
         workers=given.workers,
         folder=out or REPRODUCE_FOLDER / f"reproduce-{given.model.replace('/', '-')}",
         recipe=recipe,
@@ -178,7 +180,8 @@ def _print_needs(model: str, needs: Sequence[Need], *, quiet: bool, as_json: boo
         typer.echo(json.dumps(content, indent=2))
     elif not as_json:
         typer.echo("\n".join(needs_lines(model, needs, REHEARSAL)))
-    typer.echo(f"error: {model} cannot be reproduced here: {len(needs)} files are missing", err=True)
+    files = ", ".join(need.file for need in needs)
+    typer.echo(f"error: {model} cannot be reproduced here without {files}", err=True)
 
 
 def _print(made: Reproduction, *, as_json: bool) -> None:

@@ -21,6 +21,7 @@ from arvbench.paths import printable
 SMOKE_SUITE: Final = "smoke.yaml"
 FULL_SUITE: Final = "suite.yaml"
 """Suites in the folder, which `arvbench run` takes as well."""
+BATCH: Final = 32
 DEMO_BATCH: Final = 50
 """Of the recorded run of the demo models."""
 
@@ -89,7 +90,10 @@ def command_of(attempt: Attempt) -> str:
     words = ["arvbench", "reproduce", attempt.model]
     if attempt.recipe is not None:
         words += ["--weights", attempt.weights, "--reference", attempt.reference, "--device", attempt.device]
+    if attempt.batch != (BATCH if attempt.recipe else DEMO_BATCH):
         words += ["--batch", str(attempt.batch)]
+    if attempt.workers > 1:
+        words += ["--workers", str(attempt.workers)]
     if attempt.images != attempt.published_images:
         words += ["--images", str(attempt.images)]
     for name, path in attempt.extractor_files.items():
