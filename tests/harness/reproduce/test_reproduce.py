@@ -277,14 +277,17 @@ def test_every_official_recipe_has_a_target_of_its_own_settings_or_says_that_it_
         assert recipe is not None and targets.judged[0].metric == "fid"
         assert all(target.value != targets.judged[0].value or target.source != targets.judged[0].source
                    for target in targets.others)  # fmt: skip
-    assert without == ["mvar-d30"]
+    assert {model.partition("-")[0] for model, _ in read_recipes() if model not in without} >= {
+        "var", "mvar", "hmar", "flexvar", "llamagen", "nar", "par"
+    }  # fmt: skip
+    assert "mvar-d30" in without
     assert targets_of("var-d16")[1].judged[0].value == 3.55
     assert targets_of("flexvar-d24")[1].judged[0].value == 2.21  # 2.08 is of 13 steps
 
 
 def test_every_demo_model_can_be_rehearsed_and_its_record_is_that_of_the_committed_run():
     runs = demo_runs().runs
-    assert runs.keys() == set(demo_models())
+    assert runs.keys() == recorded().keys() <= set(demo_models())
     for model, record in recorded().items():
         assert runs[model].numbers == numbers_of(record), "renew it with `python tests/support/demo_runs.py`"
         assert isinstance(record.outcome, Measured)
