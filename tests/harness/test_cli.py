@@ -147,7 +147,7 @@ def test_help_and_readme_have_the_exit_codes_of_all_verbs(capsys):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     for code in ExitCode:
         assert f"{code.value} {code.meaning}" in text
-        assert f"| {code.value} | {code.meaning} |" in readme
+        assert f"| {code.value} | {code.meaning} |" in page
     assert [code.value for code in ExitCode] == [0, 1, 2, 3, 4, 5, 6, 70, 130]
     assert set(EXIT_CODES) == set(Verdict)
 
