@@ -99,7 +99,7 @@ class Need(Frozen):
     sha256: str
     """Whole digest; "" where no source that the project knows states it."""
     put: str
-    """How to tell where it lies."""
+    """Option, folder or variable that tells where it lies."""
     licence: str = ""
 
 

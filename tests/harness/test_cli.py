@@ -141,10 +141,10 @@ def test_the_exit_code_tells_a_bug_from_an_error_and_from_ctrl_c(error, code, me
     assert message in printed if code == 70 else message == printed
 
 
-def test_help_and_readme_have_the_exit_codes_of_all_verbs(capsys):
+def test_help_and_the_page_of_commands_have_the_exit_codes_of_all_verbs(capsys):
     assert cli.main(["--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
     for code in ExitCode:
         assert f"{code.value} {code.meaning}" in text
         assert f"| {code.value} | {code.meaning} |" in page
