@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from arvbench.harness.run.engines.engine import Engine as AnyEngine
+    from arvbench.harness.run.engines.local import LocalEngine
     from arvbench.harness.run.engines.ray_evaluation import ClusterOptions
     from arvbench.harness.run.ranks import Rank
     from arvbench.harness.run.store import RecordStore
@@ -84,6 +87,24 @@ class EngineOptions:
     accelerator: str | None = None
     share: Literal["cases", "images"] = "cases"
     """Parts that a shard is made of."""
+
+    @contextmanager
+    def begun(self, *, wanted: bool) -> Iterator[LocalEngine | None]:
+        """Yield the engine of this machine, whose warm process imports meanwhile; None for others, and if not `wanted`.
+
+        It is closed when the block ends.
+        """
+        from arvbench.harness.run.engines import DEFAULT_ENGINE
+
+        if not wanted or (self.name or DEFAULT_ENGINE) != "local":
+            yield None
+            return
+        from arvbench.harness.run.engines.local import LocalEngine
+
+        with closing(self.open()) as engine:
+            assert isinstance(engine, LocalEngine)
+            engine.begin()
+            yield engine
 
     def open(self) -> AnyEngine:
         """Make the engine. Raises UnknownName, and UserError for options that it does not have."""

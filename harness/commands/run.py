@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +35,7 @@ from arvbench.harness.suites.built_in import built_in_suites
 from arvbench.interrupts import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
+    from arvbench.harness.run.engines.engine import Engine as AnyEngine
     from arvbench.harness.run.store import RecordStore
     from arvbench.harness.suites.suite import Suite
     from arvbench.results.schema import Record
@@ -113,21 +115,26 @@ def run(
 
       arvbench run my.yaml --weights ~/ckpts --device cuda:1 --json > records.json
     """
+    measuring = EngineOptions(engine, workers, comma_list(devices), retries, address, accelerator, share)
+    with measuring.begun(wanted=not dry_run and share == "cases") as early:
+        chosen = _suite(suite, comma_list(models), case_settings(settings, device, weights))
+        chosen, store = measuring.place(chosen, out or RUNS_FOLDER / chosen.name, shard)
+        if dry_run:
+            print_plan(chosen, store, PlanOptions(fresh, retry_failed, as_json, predict))
+            return
+        files = extractor_files(inception_weights, extractor_weights)
+        if share == "images":
+            draw_shares(chosen, measuring.rank(shard), store.folder, files)
+            return
+        options = {"fresh": fresh, "retry_failed": retry_failed, "extractor_files": files, "control": control}
+        records = _measure(chosen, store, early or measuring.open(), measuring.attempts_more, options, report=report)
+    _finish(records, store, as_json=as_json, report=report)
+
+
+def _suite(name: str, models: tuple[str, ...], overrides: Mapping[str, Any]) -> Suite:
     from arvbench.harness.suites.suite import load_suite
 
-    chosen = load_suite(suite, models=comma_list(models), overrides=case_settings(settings, device, weights))
-    measuring = EngineOptions(engine, workers, comma_list(devices), retries, address, accelerator, share)
-    chosen, store = measuring.place(chosen, out or RUNS_FOLDER / chosen.name, shard)
-    if dry_run:
-        print_plan(chosen, store, PlanOptions(fresh, retry_failed, as_json, predict))
-        return
-    files = extractor_files(inception_weights, extractor_weights)
-    if share == "images":
-        draw_shares(chosen, measuring.rank(shard), store.folder, files)
-        return
-    options = {"fresh": fresh, "retry_failed": retry_failed, "extractor_files": files, "control": control}
-    records = _measure(chosen, store, measuring, options)
-    _finish(records, store, as_json=as_json, report=report)
+    return load_suite(name, models=models, overrides=overrides)
 
 
 def _finish(records: list[Record], store: RecordStore, *, as_json: bool, report: bool) -> None:
@@ -141,8 +148,13 @@ def _finish(records: list[Record], store: RecordStore, *, as_json: bool, report:
         raise typer.Exit(EXIT_FAILURES)
 
 
-def _measure(suite: Suite, store: RecordStore, measuring: EngineOptions, options: Mapping[str, Any]) -> list[Record]:
-    """Run the suite under a progress bar; Ctrl-C ends with a line that says how to resume."""
+def _measure(
+    suite: Suite, store: RecordStore, engine: AnyEngine, retries: int, options: Mapping[str, Any], *, report: bool
+) -> list[Record]:
+    """Run the suite under a progress bar; Ctrl-C ends with a line that says how to resume.
+
+    What a `report` needs is imported before the first case, as the warm process imports then too.
+    """
     from rich.console import Console
 
     from arvbench.harness.commands.progress import ProgressBar
@@ -150,9 +162,13 @@ def _measure(suite: Suite, store: RecordStore, measuring: EngineOptions, options
     from arvbench.harness.run.ready import check_host
     from arvbench.harness.run.runner import RunOptions, run_suite
 
-    engine = measuring.open()
-    chosen = RunOptions(**options, retries=measuring.attempts_more)
+    chosen = RunOptions(**options, retries=retries)
     check_host(suite, engine, chosen.extractor_files)
+    if not any(case.config.device.partition(":")[0] == "cpu" for case in suite.cases):
+        engine.close()  # nothing that was begun is of use
+    elif report:
+        for name in ("arvbench.reports.build", "matplotlib.figure"):
+            importlib.import_module(name)
     console = Console(stderr=True)
     for notice in [*store.prepare(), *unreadable_results(store)]:
         console.print(f"warning: {notice}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
-"""Sampling calls of a case: warm-up, timed calls and memory make them, one after another.
+"""Sampling calls of a case: memory, warm-up and timed calls make them, one after another.
 
 Each draws the next images, so that no answer is kept. A case that asks for quality draws the images of that request,
-batch by batch; on a CPU the quality part takes those of the warm-up and the timed calls, and draws the others.
+batch by batch; on a CPU the quality part takes those of memory, warm-up and timed calls, and draws the others.
 """
 
 from __future__ import annotations

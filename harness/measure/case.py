@@ -1,12 +1,16 @@
 """Measure one case, in an order that makes its numbers defensible.
 
-speed    load -> correctness -> control -> warm-up -> timing -> environment -> control -> memory and KV cache ->
-         energy (where asked for) -> drift (lossy cases) -> ceilings of the machine
+speed    load -> correctness -> memory and KV cache (CPU) -> control -> warm-up -> timing -> environment -> control ->
+         memory and KV cache (GPU) -> energy (where asked for) -> drift (lossy cases) -> ceilings of the machine
 quality  load -> quality -> sample sheet
 
 A case that fails the correctness check ends there. The environment is read right after the timed calls, so that clocks,
 power and throttle reasons of the GPU are those under load. The control probe, where asked for, times fixed work around
 the calls. One process measures both parts, or one each: the second part needs nothing of the first one's process.
+
+Memory comes first on a CPU: a resident set keeps what earlier calls of this batch left in the heap, which makes peaks
+drift by a third, and the first call of a batch, a tenth slower than the others, is then none of the warm-up. On a GPU
+it comes after the timed calls, which have recorded and compiled what there is.
 """
 
 from __future__ import annotations
@@ -53,7 +57,6 @@ from arvbench.harness.quality.images.live import load_case_sampler
 from arvbench.harness.suites.recipes import recipe_deviations, recipe_for
 from arvbench.kernels.backends import backend_named
 from arvbench.results.schema import (
-    CacheStep,
     CaseConfig,
     CaseWork,
     Correctness,
@@ -61,7 +64,6 @@ from arvbench.results.schema import (
     Finding,
     Incorrect,
     Measured,
-    Memory,
     Quality,
     Setup,
     StepPlan,
@@ -141,6 +143,8 @@ def _measure_speed(
 
     setup, correctness = _decoder(case, sampler, settings, setup, correctness)
     calls = CaseCalls(job, sampler, settings)
+    early = sampler.device.type == "cpu" and not case.trace_memory  # a trace leaves memory behind
+    memory = _memory(job, sampler, schedule, calls, listener) if early else {}
     control = ControlProbe(sampler.device, asked=job.control).begin()
     timed, clock, load = partial(calls, calls.make_cache()), clock_for(sampler.device), LoadMeter()
     progress = _counter(listener, "warm-up", case.max_warmup, load)
@@ -148,12 +152,11 @@ def _measure_speed(
     progress = _counter(listener, "timing", case.repeats, load)
     timings = measure_times(timed, clock, schedule, repeats=case.repeats, progress=progress)
     calls.check(schedule)
-    host_load = load.read()
-    environment, control_times = read_environment(sampler.device, probe), control.end()
+    host_load, environment = load.read(), read_environment(sampler.device, probe)
+    control_times = control.end()
     calls.hand_over()
-
     del timed  # and its cache: the memory pass makes one of its own
-    memory, cache_steps = _memory(job, sampler, schedule, calls, listener)
+    memory = memory or _memory(job, sampler, schedule, calls, listener)
     _tell_of_quality(case, sampler, listener)
     outcome = Measured(
         setup=_with_calls(setup, sampler),
@@ -166,8 +169,7 @@ def _measure_speed(
         control=control_times,
         ceilings=measure_ceilings(sampler.device, (sampler.dtype, torch.float32)),
         timings=timings,
-        memory=memory,
-        cache=cache_steps,
+        **memory,
         energy=_energy(case, sampler, calls, listener),
     )
     return Result(outcome=outcome, environment=environment)
@@ -175,17 +177,17 @@ def _measure_speed(
 
 def _memory(
     job: Job, sampler: Sampler, schedule: Schedule, calls: CaseCalls, listener: EventListener
-) -> tuple[Memory, tuple[CacheStep, ...]]:
-    """Return the peaks of a call and its cache by step, with the tensors of another call where asked for."""
+) -> dict[str, Any]:
+    """Return `memory`, the peaks of a call with the tensors of another one where asked for, and `cache`, by step."""
     listener(Event(phase="memory"))
     probe = probe_for(sampler.device)
     memory, steps = measure_memory(sampler, schedule, make_cache=calls.make_cache, call=calls, probe=probe)
     if not job.case.trace_memory:
-        return memory, steps
+        return {"memory": memory, "cache": steps}
     file = memory_snapshot(job.folder, job.record_id)
     with without_memory_limit():  # the profiler alone takes 100 MB
         traced = trace_tensors(sampler.device, calls.make_cache, calls, snapshot=file)
-    return memory.model_copy(update={"tensors": traced}), steps
+    return {"memory": memory.model_copy(update={"tensors": traced}), "cache": steps}
 
 
 def _tell_of_quality(case: CaseConfig, sampler: Sampler, listener: EventListener) -> None:

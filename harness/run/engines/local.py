@@ -17,9 +17,14 @@ from arvbench.harness.jobs import Job, Part
 from arvbench.harness.machine.forks import CAN_FORK, WarmProcess, start_warm
 from arvbench.harness.run.engines.spawn import SpawnEngine, Worker
 
+_WARM = "arvbench.harness.run.warm"
+
 
 class LocalEngine(SpawnEngine):
-    """Starts the warm process with the first CPU case; without one (another system, a failed start) all start fresh."""
+    """Starts the warm process by `begin`, or with the first CPU case.
+
+    Without one (another system, a failed start) all workers start fresh.
+    """
 
     def __init__(self, *, workers: int | None = None, devices: Sequence[str] = ()) -> None:
         super().__init__(workers=workers, devices=devices)
@@ -27,6 +32,12 @@ class LocalEngine(SpawnEngine):
         self._launch = 0
         """Number of the launches that the warm process is for."""
         self._starting = threading.Lock()
+
+    def begin(self) -> None:
+        """Start the warm process: it imports while the caller reads a suite. `close` ends it if no case needs it."""
+        with self._starting:
+            if self._warm is None and CAN_FORK:
+                self._warm, self._launch = start_warm(_WARM), 1
 
     @contextlib.contextmanager
     def worker(self, job: Job, arguments: list[str], output: IO[Any], events: int, deadline: float) -> Iterator[Worker]:
@@ -55,7 +66,7 @@ class LocalEngine(SpawnEngine):
             if self._warm is not None and (other or not self._warm.ready(deadline)):
                 self._end_warm()
             if self._warm is None:
-                self._warm, self._launch = start_warm("arvbench.harness.run.warm"), job.launch
+                self._warm, self._launch = start_warm(_WARM), job.launch
             if not self._warm.ready(deadline):
                 return None
             unless_ready.pop_all()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -175,10 +172,9 @@ def test_a_protocol_that_fails_loses_none_of_the_others(samples, capfd):
         assert code == 2 and out == "" and "error: no real root" in err
 
 
-def test_an_interrupted_evaluation_says_so_and_resumes(samples, tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "arvbench", "eval", *map(str, on_digits(samples, "--work", tmp_path / "w"))]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def test_an_interrupted_evaluation_says_so_and_resumes(programs, samples, tmp_path):
+    command = ["-m", "arvbench", "eval", *on_digits(samples, "--metrics", "fid,isc", "--work", tmp_path / "w")]
+    process = programs.start(*command)
     deadline = time.monotonic() + 60
     while not (tmp_path / "w").is_dir() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -187,7 +183,7 @@ def test_an_interrupted_evaluation_says_so_and_resumes(samples, tmp_path):
     assert process.returncode in (0, 130), err
     if process.returncode == 130:
         assert err.strip().endswith("interrupted")
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    again = programs.run(*command)
     assert again.returncode == 0, again.stderr
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -137,19 +134,14 @@ def test_a_frame_has_a_row_per_record_and_parquet_gives_it_back(folder, tmp_path
     pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "t.parquet"), frame, check_dtype=False)
 
 
-def test_two_writers_in_one_folder_lose_and_double_nothing_and_a_kill_tears_one_line_at_most(tmp_path):
+def test_two_writers_in_one_folder_lose_and_double_nothing_and_a_kill_tears_one_line_at_most(programs, tmp_path):
     code = (
         "import sys; from pathlib import Path; from run_helpers import record; "
         "from arvbench.harness.run.store import RecordStore; store = RecordStore(Path(sys.argv[1])); store.prepare(); "
         "print(flush=True); n = 0\n"
         "while n < 100000: store.append(record(f'{sys.argv[2]}-{n}')); n += 1; print(n, flush=True)"
     )
-    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    writers = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], stdout=subprocess.PIPE, text=True,
-                         env=os.environ | paths)
-        for name in "ab"
-    ]  # fmt: skip
+    writers = [programs.start("-c", code, tmp_path, name) for name in "ab"]
     told = []
     for writer in writers:
         for _ in range(20):

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import psutil
 import pytest
 import torch
 from run_helpers import environment, failure, warm_processes_of, workers_of, write_suite
+from warm_program import Program
 
 from arvbench.harness.cli import main
 from arvbench.harness.jobs import EventListener, Finished, Job, Result, result_path
@@ -27,7 +26,6 @@ from arvbench.results.schema import Correctness, Environment, Incorrect, Measure
 
 T = TypeVar("T")
 
-SOURCE = Path(__file__).resolve().parents[3] / "src"
 CASE = {"model": "demo/var", "weights": "random:0", "threads": 1, "repeats": 1, "max_warmup": 1}
 
 
@@ -119,6 +117,7 @@ def test_a_setting_that_a_model_refuses_is_named_with_its_suite(tmp_path, out, e
 def test_an_unknown_suite_names_near_misses(capsys):
     assert main(["run", "dmeo"]) == 2
     assert "no suite 'dmeo'; did you mean 'demo'?" in capsys.readouterr().err
+    assert warm_processes_of(os.getpid()) == [], "what was begun is ended"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -258,14 +257,9 @@ def test_a_cut_records_file_is_reported_and_older_records_are_reused(suite, out,
     assert len(read_records(out)) == 3
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "arvbench", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(SOURCE)},
-    )
+@pytest.fixture
+def start(programs) -> Callable[..., Program]:
+    return lambda *arguments: programs.start("-m", "arvbench", *arguments)
 
 
 def wait_for(condition: Callable[[], T], seconds: float = 120) -> T:
@@ -281,7 +275,7 @@ def gone(worker: psutil.Process) -> bool:
     return not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
 
 
-def test_ctrl_c_and_kill_lose_nothing_and_the_same_command_resumes(suite, out):
+def test_ctrl_c_and_kill_lose_nothing_and_the_same_command_resumes(start, suite, out):
     command = ["run", suite, "--out", str(out), "--no-report", "--set", "batch=[1,2]"]
 
     run = start(*command)
@@ -314,7 +308,7 @@ def test_ctrl_c_and_kill_lose_nothing_and_the_same_command_resumes(suite, out):
     assert [r.record_id for r in read_records(out)] == [record["record_id"] for record in records]
 
 
-def test_ctrl_c_between_speed_and_quality_ends_all_workers_and_keeps_the_speeds(tmp_path, out):
+def test_ctrl_c_between_speed_and_quality_ends_all_workers_and_keeps_the_speeds(start, tmp_path, out):
     request = {"protocols": ["digits-cnn"], "reference": "digits", "images": 260, "metrics": ["label-accuracy"]}
     case = CASE | {"model": "demo/nar", "weights": "demo", "batch": [20, 26], "quality": request | {"bootstrap": 0}}
     command = ["run", str(write_suite(tmp_path / "s.yaml", cases=[case])), "--out", str(out), "--no-report"]

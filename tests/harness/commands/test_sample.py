@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,8 +17,6 @@ from arvbench.harness.data.labels import labels_for
 from arvbench.harness.quality.identity import images_sha256
 from arvbench.harness.quality.images.live import LiveSource, SeededLabels
 from arvbench.harness.quality.images.open import open_images
-
-SOURCE = str(Path(__file__).resolve().parents[3] / "src")
 
 
 def sample(out: Path, *arguments: str, images: int = 12, model: str = "demo/var") -> int:
@@ -125,9 +120,9 @@ def test_cuda_without_a_gpu_is_exit_code_3(tmp_path, capsys):
     assert "--device cpu" in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_no_partial_file(tmp_path):
-    command = [sys.executable, "-m", "arvbench", "sample", "demo/var", "--images", "1000000", "--out", "x.npz"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": SOURCE})
+def test_ctrl_c_leaves_no_partial_file(programs, tmp_path):
+    command = ["-m", "arvbench", "sample", "demo/var", "--images", "1000000", "--out", "x.npz"]
+    process = programs.start(*command, cwd=tmp_path)
     try:
         deadline = time.monotonic() + 60
         while not (tmp_path / ".x.npz.part").exists() and time.monotonic() < deadline:
@@ -137,5 +132,5 @@ def test_ctrl_c_leaves_no_partial_file(tmp_path):
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 130 and b"interrupted" in printed
+    assert process.returncode == 130 and "interrupted" in printed
     assert list(tmp_path.iterdir()) == []

@@ -36,7 +36,7 @@ def test_all_is_measured_in_an_order_that_can_be_defended(measured):
     outcome, events, _ = measured
     assert isinstance(outcome, Measured)
     phases = list(dict.fromkeys(event.phase for event in events))
-    assert phases == ["load", "correctness", "warm-up", "timing", "memory", "quality", "sample sheet"]
+    assert phases == ["load", "correctness", "memory", "warm-up", "timing", "quality", "sample sheet"]
     assert [t.scope for t in outcome.timings][-3:] == ["tokens", "decode", "images"]
     assert all(len(t.samples_ns) == 2 and min(t.samples_ns) > 0 for t in outcome.timings)
     assert len(outcome.timings) == len(outcome.setup.plan) + 3

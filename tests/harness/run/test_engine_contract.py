@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -42,7 +40,7 @@ CASES = [
 ]
 KILLED = 3
 """Place of the case whose first worker is killed."""
-PHASES = ["load", "correctness", "warm-up", "timing", "memory"]
+PHASES = ["load", "correctness", "memory", "warm-up", "timing"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ TORCHRUN = [{"RANK": str(r), "WORLD_SIZE": "2", "LOCAL_RANK": str(r)} for r in (
 SLURM = [{"SLURM_PROCID": str(r), "SLURM_NTASKS": "2", "SLURM_LOCALID": str(r)} for r in (0, 1)]
 KINDS = {
     "local, 1 worker": Kind("local", {"workers": 1}),
+    "fresh processes": Kind("spawn"),
     "local, 2 workers": Kind("local", {"workers": 2}),
     "torchrun": Kind("torchrun", ranks=TORCHRUN),
     "SLURM": Kind("torchrun", ranks=SLURM),
@@ -149,13 +148,13 @@ def run_ranks(kind: Kind, suite: Suite, out: Path, listener: RunListener) -> tup
 
 @pytest.fixture(scope="module")
 def alone(suite, tmp_path_factory) -> list[Record]:
-    """Records of fresh processes, one after another, without a disturbance."""
+    """Records of one worker after another, without a disturbance."""
     store = RecordStore(tmp_path_factory.mktemp("alone"))
     store.prepare()
-    return run_suite(load_suite(str(suite)), store, ENGINES["spawn"](), SilentListener())
+    return run_suite(load_suite(str(suite)), store, ENGINES["local"](workers=1), SilentListener())
 
 
-def test_records_are_those_of_fresh_processes(ran, alone):
+def test_records_are_those_of_one_worker_after_another(ran, alone):
     assert facts(ran.records) == facts(alone)
     for record, other in zip(ran.records, alone, strict=True):
         assert keys(record.model_dump(mode="json")) == keys(other.model_dump(mode="json"))
@@ -215,17 +214,11 @@ def test_a_search_is_whole_on_every_engine_and_goes_on_from_its_records(kind, tm
     assert {record.record_id for record in again} == {record.record_id for record in first}
 
 
-def test_ctrl_c_is_one_line_and_leaves_nothing(kind, suite, tmp_path):
+def test_ctrl_c_is_one_line_and_leaves_nothing(programs, kind, suite, tmp_path):
     (tmp_path / "tmp").mkdir()
-    variables = dict(kind.ranks[0]) | {"TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-m", "arvbench", "run", str(suite), "--no-report", "--out", str(tmp_path / "out")]
-    driver = subprocess.Popen(
-        [*command, *kind.arguments],
-        env=os.environ | variables,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    variables = dict(kind.ranks[0]) | {"TMPDIR": str(tmp_path / "tmp")}
+    command = ["-m", "arvbench", "run", suite, "--no-report", "--out", tmp_path / "out", *kind.arguments]
+    driver = programs.start(*command, variables=variables)
     wait_for(lambda: driver.poll() is not None or any((tmp_path / "out").rglob(".job-*.lock")))
     children = psutil.Process(driver.pid).children(recursive=True)
     driver.send_signal(signal.SIGINT)

@@ -25,6 +25,8 @@ CASE = {"model": "demo/var", "weights": "demo", "repeats": 1, "max_warmup": 1, "
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LocalEngine]:
     with closing(LocalEngine()) as local:
+        local.begin()
+        assert len(warm_processes_of(os.getpid())) == 1, "before any case"
         yield local
 
 

@@ -166,7 +166,7 @@ def test_a_case_is_measured_in_a_process_of_its_own(engine, tmp_path):
     assert isinstance(result.outcome, Measured)
     assert result.outcome.setup.threads == 1
     assert result.environment is not None
-    assert [e.phase for e in events] == ["import", "load", "correctness", "warm-up", "timing", "memory"]
+    assert [e.phase for e in events] == ["import", "load", "correctness", "memory", "warm-up", "timing"]
     assert len(seen) == 1 and not workers_of(os.getpid())
 
 
