@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -74,10 +75,17 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in all_sources()}
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All nodes of a file."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def our_imports(path: Path) -> set[str]:
     """Our modules that a file imports anywhere, lazily too; `from package import module` names the module."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -86,12 +94,13 @@ def our_imports(path: Path) -> set[str]:
     return found & MODULES.keys() - {module_of(path)}
 
 
+@cache
 def functions() -> list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     """("folder/file.py:name", function) of the whole package, methods and inner functions included."""
     return [
         (f"{path.relative_to(ROOT)}:{node.name}", node)
         for path in all_sources()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
 
@@ -116,6 +125,7 @@ def parameters_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return len([name for name in names if name not in ("self", "cls")]) + bool(listed.vararg) + bool(listed.kwarg)
 
 
+@cache
 def is_verb(name: str, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     """True for a function whose parameters are options of the command line."""
     annotations = [ast.unparse(argument.annotation) for argument in function.args.args if argument.annotation]
@@ -123,10 +133,11 @@ def is_verb(name: str, function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool
     return in_commands and bool(annotations) and "Examples:" in (ast.get_docstring(function) or "")
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Dotted names of all modules that a file imports, wherever in the file."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -220,7 +231,7 @@ def test_functions_take_few_parameters():
 
 def test_docstrings_begin_with_a_verb_or_a_noun():
     for path in all_sources():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             text = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else None
             if isinstance(text, str):
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"

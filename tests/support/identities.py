@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -147,12 +148,19 @@ def page_outline() -> str:
 
 
 def _report(name: str) -> str:
+    return _reports()[name]
+
+
+@cache
+def _reports() -> dict[str, str]:
+    """Texts of the report by the name of their file."""
     from arvbench.reports.build import build_report
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         build_report([RECORDS], out / "report.html", tables=[out / "tables.md"])
-        return (out / name).read_text(encoding="utf-8").replace(str(FOLDER), "FOLDER")
+        files = [path for path in out.iterdir() if path.is_file()]
+        return {path.name: path.read_text(encoding="utf-8").replace(str(FOLDER), "FOLDER") for path in files}
 
 
 def models() -> str:

@@ -164,6 +164,8 @@ def _be_program(arguments: list[str], fds: list[int]) -> int:
     for fd, number in zip(fds, (1, 2), strict=True):
         os.dup2(fd, number)
         os.close(fd)
+    # The streams of the parent take what they write to for a file in which one can seek.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
     os.environ.clear()
