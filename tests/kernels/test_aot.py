@@ -18,14 +18,14 @@ CAPABILITIES = (80, 90, 100)
 
 
 def is_slow(spec: KernelSpec, workload: str, dtype: torch.dtype, capability: int) -> bool:
-    """Leave to `-m slow` what differs little from the others, each of which takes seconds to compile.
+    """Leave to `-m slow` what differs little from the others: each takes seconds to compile.
 
-    float16 takes the registers and the memory of bfloat16. Every workload is compiled for the oldest generation, which
-    has the least shared memory; for the others the first one of a kernel is, in one data type each.
+    Every workload is compiled in float32, which takes most registers and memory, for the generation with the least
+    shared memory; the first one of a kernel also in bfloat16, on the tensor cores of a newer one.
     """
     first = next(name for name, made in spec.workloads.items() if made.compile)
-    newer = {90: torch.float32, 100: torch.bfloat16}
-    return dtype == torch.float16 or (capability != 80 and (workload, dtype) != (first, newer[capability]))
+    alone = dtype == torch.float32 or torch.float32 not in spec.tolerance
+    return not (capability == 80 and alone) and (workload, dtype, capability) != (first, torch.bfloat16, 90)
 
 
 COMPILED = [
