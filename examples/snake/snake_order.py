@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from arvbench.adapters.sampler import ModelSpec
 from arvbench.adapters.token_grid.llama import LlamaConfig
-from arvbench.adapters.token_grid.sampler import DEMO_TOKENIZER, LEARNT, Pass, TokenGridSampler, TokenGridSettings
+from arvbench.adapters.token_grid.passes import LEARNT, Pass
+from arvbench.adapters.token_grid.sampler import DEMO_TOKENIZER, TokenGridSampler, TokenGridSettings
 
 
 def snake(grid: int) -> list[int]:
