@@ -59,9 +59,14 @@ _BUILT_IN = {
     "flexvar-d16": "arvbench.adapters.flexvar.sampler:FLEXVAR_D16",
     "flexvar-d20": "arvbench.adapters.flexvar.sampler:FLEXVAR_D20",
     "flexvar-d24": "arvbench.adapters.flexvar.sampler:FLEXVAR_D24",
+    "demo/xar": "arvbench.adapters.xar.sampler:DEMO",
     "xar-b": "arvbench.adapters.xar.sampler:XAR_B",
     "xar-l": "arvbench.adapters.xar.sampler:XAR_L",
     "xar-h": "arvbench.adapters.xar.sampler:XAR_H",
+    "demo/flowar": "arvbench.adapters.flowar.sampler:DEMO",
+    "flowar-s": "arvbench.adapters.flowar.sampler:FLOWAR_S",
+    "flowar-l": "arvbench.adapters.flowar.sampler:FLOWAR_L",
+    "flowar-h": "arvbench.adapters.flowar.sampler:FLOWAR_H",
 }
 
 

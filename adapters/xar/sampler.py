@@ -297,7 +297,7 @@ DEMO = ModelSpec(
         **DEMO_SIZES,
     ),
     tokenizer=DEMO_TOKENIZER,
-    settings=LatentSettings(cfg=2.0, num_steps=20),
+    settings=LatentSettings(cfg=3.0, num_steps=20),
     settings_source="chosen on the trained demo model",
     demo=True,
 )

@@ -70,6 +70,10 @@ class LatentReplay(FamilyReplay):
     def inner_outputs(self, samples: Samples, calls: Mapping[str, list[Call]], settings: Any) -> Outputs:
         """Return the states inside the steps, and the number of passes."""
 
+    def training_outputs(self, calls: Mapping[str, list[Call]]) -> Outputs:
+        """Return what the calls of the `watched` modules add to the training pass."""
+        return {}
+
     @abstractmethod
     def training_times(self, fixture: Fixture) -> Tensor:
         """Times (B, n) of the training pass."""
@@ -105,10 +109,16 @@ class LatentReplay(FamilyReplay):
         )
         tokens = sampler.split(input_of(fixture, given["latents"]).to(sampler.device))
         labels_B = sampler.check_labels(fixture.inputs["labels"])
-        with recorded(sampler.modules()["transformer"], self.blocks) as calls:
+        model = sampler.modules()["transformer"]
+        with recorded(model, self.blocks) as blocks, recorded(model, self.watched) as calls:
             done = sampler.training_pass(tokens, labels_B, draw)
-        hidden = [output for ((_, output),) in calls.values()]
-        return {"velocity": done.predicted, "hidden": torch.stack(hidden), "loss": done.loss().view(1)}
+        hidden = torch.stack([output for ((_, output),) in blocks.values()])
+        return {
+            "velocity": done.predicted,
+            "hidden": hidden,
+            "loss": done.loss().view(1),
+            **self.training_outputs(calls),
+        }
 
 
 @torch.no_grad()

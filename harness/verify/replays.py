@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 
 from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler
+from arvbench.adapters.flowar.sampler import FlowArSampler, FlowArSettings
+from arvbench.adapters.flowar.transformer import FlowArConfig
 from arvbench.adapters.hmar.sampler import HmarSettings
 from arvbench.adapters.hmar.transformer import HmarConfig
 from arvbench.adapters.latents.sampler import LatentSettings
@@ -22,7 +24,7 @@ from arvbench.adapters.var import VarConfig, VarSampler, VarSettings
 from arvbench.adapters.xar.sampler import XarSampler
 from arvbench.adapters.xar.transformer import XarConfig
 from arvbench.errors import UnknownName
-from arvbench.harness.verify import code, compression, flexvar, hmar, mvar, next_scale, xar
+from arvbench.harness.verify import code, compression, flexvar, flowar, hmar, mvar, next_scale, xar
 from arvbench.harness.verify.next_scale import NextScaleReplay
 from arvbench.harness.verify.replay import Replay, Run
 from arvbench.harness.verify.sampler_unit import SamplerUnitReplay
@@ -88,6 +90,14 @@ REPLAYS: Mapping[str, Replay] = {
         spec_settings=lambda _: LatentSettings(cfg=1, num_steps=1),
         run_settings=xar.run_settings,
         watched="z_proj|pred",
+    ),
+    "flowar": flowar.FlowArReplay(
+        sampler=FlowArSampler,
+        transformer=FlowArConfig,
+        spec_settings=lambda _: FlowArSettings(cfg=2, num_steps=2, guidance=1),
+        run_settings=flowar.run_settings,
+        watched=r"flownet\.(input_proj|final_layer|cond_embed)",
+        draw_rows=2,
     ),
     "sampler_unit": SamplerUnitReplay(),
     "code": code.CodeReplay(

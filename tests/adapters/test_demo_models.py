@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sampling_calls import counted_flops
+from sampling_calls import counted_flops, same_tokens
 
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler
@@ -33,8 +33,7 @@ def draw(sampler, indices, policy=None, observer=None):
 
 
 def assert_same_images(samples, together, indices):
-    for ours, theirs in zip(samples.tokens, together.tokens, strict=True):
-        assert torch.equal(ours, theirs[list(indices)])
+    assert same_tokens(samples, [theirs[list(indices)] for theirs in together.tokens])
     # The same tokens; convolutions may round a pixel differently with another batch, by one step of 255.
     difference = samples.images.int() - together.images[list(indices)].int()
     assert difference.abs().max() <= 1
@@ -100,6 +99,12 @@ def test_planned_flops_equal_the_counted_ones_up_to_the_tokenizer(sampler):
 
 
 def test_teacher_forcing_gives_the_logits_of_the_steps(sampler):
+    if sampler.spec.latent_dim:
+        # A path of latents is denoised again, from equal noise.
+        samples, noise = draw(sampler, range(4)), PerImageNoise(0, range(4))
+        again = sampler.forced_latents(samples.tokens, LABELS[:4], sampler.spec.settings, noise)
+        assert same_tokens(again, samples)
+        return
     conditional = []
 
     class Reading(SilentObserver):

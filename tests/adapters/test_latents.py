@@ -8,7 +8,9 @@ import pytest
 import torch
 from latent_forms import LATENT_FORMS
 from sampling_calls import LABELS, Steps, draw, same_tokens
+from tiny_models import tiny_flowar, tiny_xar
 
+from arvbench.adapters.flowar.solver import evaluation_times
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.sampler import NULL_LABEL
 from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise
@@ -138,7 +140,42 @@ def test_only_exact_cache_policies_run(sampler, settings):
         sampler.make_cache("window:2", settings, batch=1)
 
 
-def test_the_official_code_also_computes_rows_that_it_does_not_use(sampler, settings):
+def test_guidance_is_part_of_every_flowar_call():
+    sampler = build_sampler(tiny_flowar(), weights="random:1")
+    for cfg in (1.0, 0.5):
+        with pytest.raises(UserError, match="must be above 1 for tiny-flowar: the official code cannot run without"):
+            draw(sampler, settings=sampler.spec.settings.replace(cfg=cfg))
+
+
+@pytest.mark.parametrize("change", [{"guidance": 0}, {"guidance": 1.5}, {"num_steps": 1}])
+def test_times_of_guidance_and_steps_out_of_range_are_refused(change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        tiny_flowar().settings.replace(**change)
+
+
+@pytest.mark.parametrize(("steps", "passes"), [(2, 2), (25, 24), (50, 50), (4, 4)])
+def test_odd_numbers_of_steps_have_one_evaluation_less(steps, passes):
+    times = evaluation_times(steps)
+    assert len(times) == passes + 1 and times[0] == 1 and times[-1] == 0 and times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize("scale", [(2, 4), (1, 2), (1,)])
+def test_scales_begin_with_one_and_end_with_the_map(scale):
+    with pytest.raises(ValueError, match="scales must begin with 1 and end with 4"):
+        tiny_flowar(scale=scale)
+
+
+@pytest.mark.parametrize("change", [{"clusters": 3}, {"decoder_num_heads": 4}, {"encoder_num_heads": 16}])
+def test_sizes_that_do_not_fit_are_refused(change):
+    with pytest.raises(ValueError, match="must"):
+        tiny_xar(**change)
+
+
+@pytest.mark.parametrize("form", ["xar", "xar one-step"])
+def test_the_official_code_also_computes_rows_that_it_does_not_use(form):
+    make, changes = LATENT_FORMS[form]
+    sampler = build_sampler(make(), weights="random:1")
+    settings = sampler.spec.settings.replace(**changes)
     assert {step.rows for step in sampler.schedule(settings.replace(cfg=1.0), batch=3)} == {6}
     lean = build_sampler(sampler.spec, weights="random:1", backend="optimized")
     assert {step.rows for step in lean.schedule(settings.replace(cfg=1.0), batch=3)} == {3}

@@ -34,8 +34,8 @@ class Tokenizer(NamedTuple):
 
 
 # Counted on the official modules: FoundationVision/VAR at 78b9539, OliverRensu/MVAR at 80768a1, NVlabs/HMAR at 595a9df,
-# jiaosiyu1999/FlexVAR at 04462cb, OliverRensu/xAR at 121e9c9, and LlamaGen, NAR and PAR, whose 256 px and 384 px files
-# have the same keys. M-VAR's smaller models exist without and with normalised attention.
+# jiaosiyu1999/FlexVAR at 04462cb, OliverRensu/xAR at 121e9c9, wangqiang9/FlowAR at 5745a96, and LlamaGen, NAR and PAR,
+# whose 256 px and 384 px files have the same keys. M-VAR's smaller models exist without and with normalised attention.
 OFFICIAL = (
     Official("var-d16", "var-d16", 310_283_520, "FoundationVision/var/var_d16.pth"),
     Official("var-d20", "var-d20", 600_917_136, "FoundationVision/var/var_d20.pth"),
@@ -76,6 +76,9 @@ OFFICIAL = (
     Official("xar-b", "xar-b", 172_638_224, "OliverRen/xAR/xAR-B.pth"),
     Official("xar-l", "xar-l", 608_397_968, "OliverRen/xAR/xAR-L.pth"),
     Official("xar-h", "xar-h", 1_186_024_096, "OliverRen/xAR/xAR-H.pth"),
+    Official("flowar-s", "flowar-s", 171_718_072, "OliverRen/FlowAR/FlowAR-S.pth"),
+    Official("flowar-l", "flowar-l", 586_862_912, "OliverRen/FlowAR/FlowAR-L.pth"),
+    Official("flowar-h", "flowar-h", 1_913_316_880, "OliverRen/FlowAR/FlowAR-H.pth"),
     Official("par-xl-4x-384", "par_c2i_XL_4x_384", 774_703_360, "Epiphqny/PAR/PAR-XL-4x.pt"),
     Official("par-xxl-4x-384", "par_c2i_XXL_4x_384", 1_410_977_280, "Epiphqny/PAR/PAR-XXL-4x.pt"),
     Official("par-3b-4x-384", "par_c2i_3B_4x_384", 3_096_668_800, "Epiphqny/PAR/PAR-3B-4x.pt"),
@@ -87,7 +90,7 @@ VQ_16 = Tokenizer("vq_ds16", 71_883_403, "FoundationVision/LlamaGen/vq_ds16_c2i.
 KL_16 = Tokenizer("kl16", 66_456_019, "xwen99/mar-vae-kl16/kl16.ckpt")
 TOKENIZERS = {
     "var": VAR_VAE, "mvar": VAR_VAE, "hmar": VAR_VAE, "flexvar": FLEX_VAE, "llamagen": VQ_16, "nar": VQ_16,
-    "par": VQ_16, "xar": KL_16,
+    "par": VQ_16, "xar": KL_16, "flowar": KL_16,
 }  # fmt: skip
 ELSEWHERE = {"hmar-nsp-train-d16", "hmar-mp-train-d16", "vq_ds8"} | {row.manifest for row in TOKENIZERS.values()}
 """Manifests of files that are not a model's transformer."""

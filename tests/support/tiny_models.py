@@ -7,6 +7,8 @@ from typing import Any, cast
 import torch
 
 from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler, FlexVarSettings
+from arvbench.adapters.flowar.sampler import FlowArSampler, FlowArSettings
+from arvbench.adapters.flowar.transformer import FlowArConfig
 from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING
 from arvbench.adapters.hmar.sampler import HmarSampler, HmarSettings
 from arvbench.adapters.hmar.transformer import HmarConfig
@@ -158,6 +160,21 @@ def tiny_xar(*, checkpoint: Checkpoint | None = None, **changes: Any) -> ModelSp
         transformer=XarConfig(**(sizes | changes)),
         tokenizer=TINY_KL,
         settings=LatentSettings(cfg=2.0, num_steps=3),
+        settings_source="test",
+        checkpoint=checkpoint,
+    )
+
+
+def tiny_flowar(*, checkpoint: Checkpoint | None = None, **changes: Any) -> ModelSpec:
+    """Return a FlowAR of three scales, whose head has one block with two heads."""
+    sizes = LATENT_TRUNK | {"img_size": 8, "vae_stride": 2, "vae_embed_dim": 4, "class_num": 5}
+    head = {"scale": (1, 2, 4), "diffloss_d": 1, "diffloss_w": 128, "cross": False}
+    return ModelSpec(
+        name="tiny-flowar",
+        sampler=FlowArSampler,
+        transformer=FlowArConfig(**(sizes | head | changes)),
+        tokenizer=TINY_KL,
+        settings=FlowArSettings(cfg=2.0, num_steps=4, guidance=0.9),
         settings_source="test",
         checkpoint=checkpoint,
     )
