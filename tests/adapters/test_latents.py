@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from latent_forms import LATENT_FORMS
-from sampling_calls import LABELS, Steps, draw, same_tokens
+from sampling_calls import LABELS, Steps, counted_flops, draw, same_tokens
 from tiny_models import tiny_flowar, tiny_xar
 
 from arvbench.adapters.flowar.solver import evaluation_times
@@ -132,6 +132,20 @@ def test_settings_out_of_range_are_refused(sampler, settings, change, text):
 def test_filters_of_logits_do_not_apply(sampler, settings, change):
     with pytest.raises(UserError, match=f"{next(iter(change))} does not apply to .*yield latents, and draw no ids"):
         draw(sampler, settings=settings.replace(**change))
+
+
+@pytest.mark.parametrize("backend", ["reference", "optimized"])
+def test_planned_flops_and_cache_bytes_are_the_counted_ones(built, backend):
+    spec, settings = built[0].spec, built[1]
+    sampler = build_sampler(spec, weights="random:1", backend=backend)
+    for policy in sampler.cache_policies():
+        plan = sampler.schedule(settings, batch=3, cache=policy)
+        with counted_flops() as flops:
+            draw(sampler, settings=settings, policy=policy, observer=flops)
+        assert flops.counted == [step.flops for step in plan] + [plan.decode_flops]
+        observer = Steps(sampler.make_cache(policy, settings, batch=3))
+        draw(sampler, settings=settings, cache=observer.cache, observer=observer)
+        assert observer.live == [step.cache_bytes for step in plan]
 
 
 def test_only_exact_cache_policies_run(sampler, settings):
