@@ -103,7 +103,7 @@ def _number(value: float) -> str:
 _COLUMNS: list[Column[Judged]] = [
     Column("Number", cell=lambda row: Cell(text=label_of(row.target.metric).text)),
     Column("Verdict", cell=lambda row: Cell(text=row.outcome.value, tone=_TONES[row.outcome])),
-    Column("Published", cell=lambda row: Cell(text=_number(row.target.value)), numeric=True),
+    Column("Published", cell=lambda row: Cell(text=f"{row.target.value:.4g}"), numeric=True),
     Column("Measured", cell=lambda row: Cell(text=_number(row.value)), numeric=True),
     Column("95 %", cell=lambda row: Cell(text=_interval(row)), numeric=True),
     Column("Off by", cell=lambda row: Cell(text=_off(row)), numeric=True),
@@ -120,6 +120,6 @@ def _off(row: Judged) -> str:
 
 
 def _also(targets: Sequence[Target]) -> list[RenderableType]:
-    facts = [(_number(target.value), f"{target.source} ({target.seen})") for target in targets[:_MOST_ALSO]]
+    facts = [(f"{target.value:.4g}", f"{target.source} ({target.seen})") for target in targets[:_MOST_ALSO]]
     more = len(targets) - _MOST_ALSO
     return _facts([*facts, *([("...", f"{more} more in reproduction.json")] if more > 0 else [])])
