@@ -13,11 +13,14 @@ from arvbench.reports.blocks import Block, Code, FoldedTables, Passage, Terms, T
 from arvbench.reports.cases import case_names, measured
 from arvbench.reports.figures import (
     capacity,
+    drift,
+    energy,
     equal_memory,
     kv_cache,
     memory,
     quality_throughput,
     roofline,
+    scaling,
     step_latency,
 )
 from arvbench.reports.names import short_names
@@ -262,6 +265,8 @@ SECTIONS: tuple[Section, ...] = (
             ),
             scopes_table,
             Figure("step-latency", step_latency.draw),
+            Figure("scaling-batch", scaling.draw_batch),
+            Figure("scaling-size", scaling.draw_size),
             _folded_steps,
         ),
     ),
@@ -287,6 +292,7 @@ SECTIONS: tuple[Section, ...] = (
         (
             Figure("kv-cache", kv_cache.draw),
             cache_table,
+            Figure("drift", drift.draw),
             drift_table,
             Figure("equal-memory", equal_memory.draw),
             equal_memory_table,
@@ -305,7 +311,7 @@ SECTIONS: tuple[Section, ...] = (
         ),
     ),
     Section("Capacity", (Figure("capacity", capacity.draw), capacity_table, tried_table)),
-    Section("Energy", (energy_blocks,)),
+    Section("Energy", (Figure("energy", energy.draw), energy_blocks)),
     Section(
         "Correctness",
         (

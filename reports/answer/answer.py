@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from arvbench.reports.answer.fields import Field, Place, compared_places, fields_of, lead_field, place_words
 from arvbench.reports.answer.statements import Statement, statements_of
 from arvbench.reports.answer.summary import summary_table
-from arvbench.reports.cases import arithmetic, hardware, measured, model_of
+from arvbench.reports.cases import arithmetic, hardware, measured, model_of, setup_of
 from arvbench.reports.numbers import plain
 from arvbench.reports.table import Table
 from arvbench.results.launches import launches_of
@@ -62,7 +62,9 @@ def _sentence(records: Sequence[Record]) -> str:
     batches = sorted({record.case.batch for record in records})
     between = "batches " if len(batches) > 1 else "batch "
     shown = f"{batches[0]} to {batches[-1]}" if len(batches) > _MOST_NAMES else " and ".join(map(str, batches))
-    machines = " and ".join(dict.fromkeys(hardware(record) for record in records))
+    # A case that failed before its setup does not say with how many threads.
+    known = [record for record in records if setup_of(record) is not None] or records
+    machines = " and ".join(dict.fromkeys(hardware(record) for record in known))
     where = f"on {machines}, in {_listed(map(arithmetic, records))}"
     quality = [outcome.quality for _, outcome in measured(records) if outcome.quality]
     counts = {number.n_samples for numbers in quality for number in numbers}

@@ -73,7 +73,7 @@ RC: dict[Any, Any] = {
 """Settings under which figures are drawn and written."""
 
 WIDTH_IN = 8.0
-MOST_PANELS = 6
+MOST_PANELS = 8
 MOST_ITEMS = 24
 """Curves, points or bars of a figure."""
 _PANEL_HEIGHT_IN = 2.9

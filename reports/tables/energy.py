@@ -62,7 +62,7 @@ def energy_table(records: Sequence[Record]) -> Table:
     ]
     rows = [
         _CaseEnergy(record, energy, energy_numbers(energy, "counter"), energy_numbers(energy, "power"))
-        for record, energy in _energies(records)
+        for record, energy in energies(records)
     ]
     return make_table("Energy per image: net of idle power, and gross", columns, rows)
 
@@ -76,7 +76,7 @@ class _Batches(NamedTuple):
 def best_batch_table(records: Sequence[Record]) -> Table:
     """The batch with the least net energy per image, of cases that differ in their batch alone."""
     groups: dict[str, list[tuple[Record, EnergyNumbers]]] = {}
-    for record, energy in _energies(records):
+    for record, energy in energies(records):
         if numbers := energy_numbers(energy, "counter"):
             key = record.case.model_dump_json(exclude={"batch"}) + str(record.environment.identity())
             groups.setdefault(key, []).append((record, numbers))
@@ -106,7 +106,7 @@ def energy_lines(records: Sequence[Record]) -> list[str]:
     """Say the energy of each case, or why there is none, in a line for a terminal; equal reasons share a line."""
     names = short_names(records)
     lines, absent = [], dict[str, list[str]]()
-    for record, energy in _energies(records):
+    for record, energy in energies(records):
         name = names[record.record_id]
         numbers = energy_numbers(energy, "counter") or energy_numbers(energy, "power")
         if numbers is None:
@@ -124,7 +124,7 @@ def energy_lines(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def _energies(records: Sequence[Record]) -> list[tuple[Record, Energy]]:
+def energies(records: Sequence[Record]) -> list[tuple[Record, Energy]]:
     """Return the energy of each row: of several launches, that of the first that has numbers."""
     found = []
     for record, _ in measured(records):

@@ -34,13 +34,15 @@ def published_blocks(records: Sequence[Record]) -> list[Block]:
         "A deviation stands where model, size, settings and protocol are those of the source. Numbers that are unlike "
         "have none, and the reasons in its place. Rows marked second-hand were seen in somebody else's text."
     )
-    tables = [_table("Comparable with published numbers", alike, records)] if alike else []
+    tables = [_table("Comparable with published numbers", alike)] if alike else []
     shown = unlike[:_MOST_UNLIKE]
     caption = f"Published numbers of the same models under other conditions ({len(shown)} of {len(unlike)})"
-    return [Text(words), *tables, *([FoldedTables((_table(caption, shown, records),))] if shown else [])]
+    return [Text(words), *tables, *([FoldedTables((_table(caption, shown),))] if shown else [])]
 
 
-def _table(caption: str, rows: Sequence[_Row], records: Sequence[Record]) -> Table:
+def _table(caption: str, rows: Sequence[_Row]) -> Table:
+    """Write rows; names of cases hold what differs within the table."""
+    records = list({row.record.record_id: row.record for row in rows}.values())
     columns: list[Column[_Row]] = [
         case_column(records),
         Column("Number", cell=lambda row: text_cell(_name(row.pair))),

@@ -164,6 +164,11 @@ def test_one_failed_record_and_one_model_have_an_answer_without_comparison() -> 
     assert alone.statements == () and len(alone.tables) == 1
 
 
+def test_a_case_that_failed_early_names_no_machine_of_its_own() -> None:
+    sentence = answer_of([case("a", 10, 0), make.failed(Status.OOM, "too little", number=1)]).sentence
+    assert "on AMD EPYC 9554, 2 threads, in float32" in sentence
+
+
 def test_markdown_is_short_and_data_names_records(tmp_path: Path) -> None:
     records = make.sweep(32)
     make.write_records(tmp_path / "records.jsonl", records)

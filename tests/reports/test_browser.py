@@ -274,6 +274,22 @@ def test_printing_opens_closed_details(page: Any) -> None:
     assert page.evaluate(closed) == before
 
 
+@one_window
+def test_a_wide_table_is_printed_across_in_whole_words(page: Any) -> None:
+    page.emulate_media(media="print", color_scheme="light")
+    style = "cell => [getComputedStyle(cell).overflowWrap, getComputedStyle(cell.closest('.scroll')).page]"
+    for cell in ("#results tbody td", "#results tbody th"):
+        assert page.locator(cell).first.evaluate(style) == ["break-word", "wide"]
+    assert page.locator("#answer table td").first.evaluate(style)[1] == "auto"
+
+
+@one_window
+def test_a_table_that_scrolls_says_so_by_a_shadow(page: Any) -> None:
+    box = page.locator("#results .scroll")
+    assert box.evaluate("box => box.scrollWidth > box.clientWidth")
+    assert "linear-gradient" in box.evaluate("box => getComputedStyle(box).backgroundImage")
+
+
 @pytest.mark.parametrize("width", [400, 1280])
 def test_a_verdict_fits_its_window_and_begins_with_the_worst(browser: Any, tmp_path: Path, width: int) -> None:
     make.write_records(tmp_path / "records.jsonl", [make.record()])

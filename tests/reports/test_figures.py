@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import records as make
+from drifts import drift
 from figures import FIGURES
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from arvbench.reports.figures import scaling
 from arvbench.reports.figures.drawing import CSS_VARIABLES, MOST_ITEMS, MOST_PANELS, Drawing, first_of
 from arvbench.reports.svg import draw_figure, figure_to_svg, inline_figure
 from arvbench.results.records import read_records
@@ -28,10 +31,14 @@ def drawn(name: str, records: list[Record]) -> Drawing:
     return drawing
 
 
-def one_record() -> Record:
-    return make.record(
-        "demo/var", weights="demo", quality=make.quality_numbers(np.random.default_rng(1)), capacity=make.capacity()
-    )
+def one_record(**options: Any) -> Record:
+    made = {"weights": "demo", "quality": FIDS, "capacity": make.capacity(), "energy": make.ENERGY, "drift": drift()}
+    return make.record("demo/var", **made, **options)
+
+
+def fewest(name: str) -> list[Record]:
+    """The fewest records that a figure is made of."""
+    return [one_record(), *([one_record(number=1, batch=2)] if name == "scaling-batch" else [])]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ def test_nothing_to_show_is_no_figure(name: str) -> None:
 def test_a_figure_has_a_title_axes_with_units_and_a_text_alternative(
     name: str, count: str, records: list[Record]
 ) -> None:
-    drawing = drawn(name, [one_record()] if count == "one" else records)
+    drawing = drawn(name, fewest(name) if count == "one" else records)
     assert drawing.title and drawing.caption
     assert len(drawing.alt) > 40 and re.search(r"\d", drawing.alt)
     for ax in drawing.figure.axes:
@@ -65,10 +72,12 @@ def test_a_figure_has_a_title_axes_with_units_and_a_text_alternative(
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_of_a_sweep_is_bounded_and_says_what_it_leaves_out(name: str) -> None:
-    # One policy has a point there, not one for each of its records.
-    options = {"weights": "demo", "capacity": make.capacity(), "quality": FIDS}
-    many = [make.record(number=n, cache=f"window:{n + 1}", **options) for n in range(80)]
-    drawing = drawn(name, make.sweep(80) if name != "equal-memory" else many)
+    # One policy has a point in a figure, not one for each of its records.
+    options = {"weights": "demo", "capacity": make.capacity(), "quality": FIDS, "energy": make.ENERGY, "drift": drift()}
+    pairs = [(n, batch) for n in range(40) for batch in (1, 2)]
+    many = [make.record(number=k, batch=b, cache=f"window:{n + 1}", **options) for k, (n, b) in enumerate(pairs)]
+    policies = ("equal-memory", "energy", "drift", "scaling-batch")
+    drawing = drawn(name, many if name in policies else make.sweep(80))
     axes = drawing.figure.axes
     assert len(axes) <= MOST_PANELS
     found = re.search(r"Drawn: the first (\d+) of (\d+) (?:cases|curves|points)", drawing.caption)
@@ -102,7 +111,9 @@ def test_panels_are_shown_whole_until_there_is_no_room() -> None:
 def test_no_text_of_a_panel_reaches_into_another_panel_or_out_of_the_figure(
     name: str, of: str, records: list[Record]
 ) -> None:
-    given = {"one": lambda: [one_record()], "many": lambda: records, "sweep": lambda: make.sweep(80)}
+    given = {"one": lambda: fewest(name), "many": lambda: records, "sweep": lambda: make.sweep(80)}
+    if name in ("drift", "energy"):
+        given["sweep"] = lambda: [one_record(number=n, batch=n + 1) for n in range(30)]
     shown = given[of]() if of in given else list(read_records(COMMITTED))
     if of == "committed" and draw_figure(name, FIGURES[name], shown) is None:
         return  # of numbers that those records, of an earlier version, do not have
@@ -145,17 +156,11 @@ def test_a_figure_loads_nothing_and_has_no_color_of_its_own(name: str, svgs: dic
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_names_are_text_in_a_figure_not_markup_and_not_mathematics(name: str) -> None:
-    record = make.record(
-        HOSTILE,
-        weights="demo",
-        cache=HOSTILE,
-        case_id=HOSTILE,
-        environment=make.environment(cpu=HOSTILE),
-        quality=tuple(
-            q.model_copy(update={"protocol_id": HOSTILE}) for q in make.quality_numbers(np.random.default_rng(0))
-        ),
-    )
-    svg = inline_figure(name, FIGURES[name], [record]).svg
+    quality = tuple(q.model_copy(update={"protocol_id": HOSTILE}) for q in FIDS)
+    options = {"weights": "demo", "cache": HOSTILE, "case_id": HOSTILE, "environment": make.environment(cpu=HOSTILE)}
+    found = {"quality": quality, "energy": make.ENERGY, "drift": drift()}
+    pair = [make.record(HOSTILE, number=n, batch=1 + n, **options, **found) for n in (0, 1)]
+    svg = inline_figure(name, FIGURES[name], pair).svg
     tags = {element.tag for element in ElementTree.fromstring(svg).iter()}
     assert "script" not in tags and "img" not in tags
     assert "&lt;script&gt;" in svg
@@ -222,3 +227,39 @@ def test_memory_bars_add_up_to_the_memory_in_use() -> None:
     held = (memory.weights_bytes + memory.decode_peak_bytes) / 2**20
     assert ends[-1] == pytest.approx(held, abs=1e-2)
     assert any(abs(end - (memory.weights_bytes + memory.tokens_peak_bytes) / 2**20) < 1e-2 for end in ends)
+
+
+def test_a_curve_joins_cases_that_differ_in_their_batch_alone() -> None:
+    records = [make.record(number=n, batch=batch, speed=1 + n) for n, batch in enumerate((4, 1, 2))]
+    records.append(make.record(number=3, batch=8, cache="grow"))
+    (ax,) = drawn("scaling-batch", records).figure.axes
+    (line,) = ax.lines
+    assert list(line.get_xdata()) == [1, 2, 4]
+    timings = {record.case.batch: record.outcome.timings[-1].samples_ns for record in records}
+    expected = [batch / np.median(timings[batch]) * 1e9 for batch in (1, 2, 4)]
+    np.testing.assert_allclose(line.get_ydata(), expected)
+
+
+def test_a_curve_joins_the_sizes_of_image_of_one_model() -> None:
+    def sized(number: int, model: str, px: int) -> Record:
+        made = make.record(model, number=number, speed=px / 256)
+        setup = made.outcome.setup.model_copy(update={"image_px": px})
+        return made.model_copy(update={"outcome": made.outcome.model_copy(update={"setup": setup})})
+
+    records = [sized(0, "a", 512), sized(1, "a", 256), sized(2, "b", 256)]
+    drawing = draw_figure("scaling-size", scaling.draw_size, records)
+    assert drawing is not None and draw_figure("scaling-size", scaling.draw_size, records[1:]) is None
+    (line,) = drawing.figure.axes[0].lines
+    assert list(line.get_xdata()) == [256, 512]
+    assert [row[0] for row in drawing.data.rows] == [records[1].record_id, records[0].record_id]
+
+
+def test_energy_is_drawn_net_and_gross_beside_throughput() -> None:
+    (ax,) = drawn("energy", [one_record()]).figure.axes
+    points = [(line.get_xdata()[0], *line.get_ydata()) for line in ax.lines[1:]]
+    assert [y for _, y in points] == pytest.approx([100.0, 75.0]) and points[0][0] == points[1][0]
+
+
+def test_drift_is_drawn_along_the_path_of_the_exact_case() -> None:
+    (ax,) = drawn("drift", [one_record()]).figure.axes
+    assert [list(line.get_ydata()) for line in ax.lines] == [[100]]

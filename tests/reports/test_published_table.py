@@ -73,3 +73,11 @@ def test_the_section_has_the_comparable_numbers_first_and_marks_second_hand_ones
     flags = {flag for row in (*alike.rows, *unlike.rows) for cell in row for flag in cell.flags}
     assert "second-hand" in flags
     assert published_blocks([record("demo/var")]) == [] and published_blocks([]) == []
+
+
+def test_names_hold_what_differs_within_the_table():
+    records = [record("demo/var", number=1), record("var-d16", number=2), record("var-d16", number=3, batch=2)]
+    (folded,) = published_blocks(records)[1:]
+    assert {row[0].text for row in folded.tables[0].rows} <= {"var-d16 b1", "var-d16 b2"}
+    (alone,) = published_blocks(records[:2])[1:]
+    assert {row[0].text for row in alone.tables[0].rows} == {"var-d16"}

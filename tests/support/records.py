@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from drifts import drift
 from PIL import Image
 
 from arvbench.results.capacity import Capacity, Probe
 from arvbench.results.ceilings import Ceilings, Series
+from arvbench.results.energy import Energy, EnergyWindow
 from arvbench.results.schema import (
     CacheStep,
     CaseConfig,
@@ -135,6 +137,15 @@ def quality_numbers(rng: np.random.Generator, protocol: str = "a1") -> tuple[Qua
     )
 
 
+ENERGY = Energy(
+    source="nvml",
+    counts="the board",
+    rule="repeat until 10 s have passed",
+    windows=tuple(
+        EnergyWindow(kind=kind, duration_ns=10**10, images=images, counter_j=joules, power_j=1.02 * joules)
+        for kind, images, joules in (("idle", 0, 500.0), ("work", 20, 2000.0))
+    ),
+)
 FINDINGS = (
     Finding(code="few-samples", severity="note", text="1,000 samples: FID is biased upwards by about 0.4"),
     Finding(
@@ -289,9 +300,10 @@ def measured(model: str, case: CaseConfig, *, seed: int, speed: float, gpu: Gpu 
     return Measured(**(fields | changes))
 
 
-# `quality`, `sample_sheet` and `capacity` are fields of a case and of its outcome: as options they mean the outcome's.
+# `quality`, `sample_sheet`, `capacity` and `energy` are fields of a case and of its outcome: as options they are of
+# the outcome.
 # `cache` means the policy of the case, `cache_steps` the measured cache.
-_CASE_FIELDS = CaseConfig.model_fields.keys() - {"quality", "sample_sheet", "capacity"}
+_CASE_FIELDS = CaseConfig.model_fields.keys() - {"quality", "sample_sheet", "capacity", "energy"}
 
 
 def record(model: str = "var-d16", *, number: int = 0, gpu: Gpu | None = None, **options: Any) -> Record:
@@ -363,13 +375,14 @@ def many_records(folder: Path) -> list[Record]:
     by_recipe = {"gpu": GPU, "speed": 0.2, "dtype": "float16", "weights": "hub", "recipe": "official", "batch": 32,
                  "settings": {"cfg": 2.0}}  # fmt: skip
     grow = {"cache": "grow", "backend": "reference"}
+    changed = {"cfg": 4.0, "top_k": 600}
     unsteady = WarmUp(samples_ns=(9, 5, 7), steady=False)
     return [
         record("demo/var", number=0, **trained),
         record("demo/var", number=1, **(trained | grow | {"quality": quality_numbers(rng), "speed": 1.6})),
         record(number=2, batch=1, **grow),
-        record(number=3, batch=1, speed=0.8),
-        record(number=4, batch=16, speed=0.8, settings={"cfg": 4.0, "top_k": 600}),
+        record(number=3, batch=1, speed=0.8, settings=changed, energy=ENERGY),
+        record(number=4, batch=16, speed=0.8, settings=changed, drift=drift()),
         record(number=5, batch=1, gpu=GPU, speed=0.1, dtype="bfloat16", warmup=unsteady),
         record("var-d30", number=6, gpu=GPU, speed=0.25, dtype="bfloat16"),
         record("var-d30", number=7, gpu=GPU, speed=0.3, dtype="bfloat16", batch=16, weights="hub",
