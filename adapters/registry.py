@@ -63,6 +63,7 @@ _BUILT_IN = {
     "xar-b": "arvbench.adapters.xar.sampler:XAR_B",
     "xar-l": "arvbench.adapters.xar.sampler:XAR_L",
     "xar-h": "arvbench.adapters.xar.sampler:XAR_H",
+    "demo/flowar": "arvbench.adapters.flowar.sampler:DEMO",
     "flowar-s": "arvbench.adapters.flowar.sampler:FLOWAR_S",
     "flowar-l": "arvbench.adapters.flowar.sampler:FLOWAR_L",
     "flowar-h": "arvbench.adapters.flowar.sampler:FLOWAR_H",

@@ -39,6 +39,7 @@ _TRAININGS: tuple[Training, ...] = (
     DemoTraining(name="demo/llamagen", settings=_TOKEN_GRID),
     DemoTraining(name="demo/par", settings=_TOKEN_GRID),
     DemoTraining(name="demo/xar", settings=_LATENTS),
+    DemoTraining(name="demo/flowar", settings=_LATENTS),
     ClassifierTraining(),
 )
 TRAININGS = {training.name: training for training in _TRAININGS}
