@@ -9,9 +9,10 @@ install = { command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/p
 
 .PHONY: run test check docs bench fuzz gpu clean
 
-# Measure the trained demo models and write the report.
+# Measure the trained demo models of the first seven families and write the report.
 run: $(VENV)/.installed
 	$(BIN)/arvbench run demo --out $(OUT)
+	@echo "Models of the other families: $(BIN)/arvbench run demo-all"
 
 # All tests, offline, in two processes: each file of tests runs in one of them.
 test: $(VENV)/.tested

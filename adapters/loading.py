@@ -150,8 +150,15 @@ def locate_weights(spec: ModelSpec, weights: str) -> dict[str, Path]:
 def weights_info(spec: ModelSpec, weights: str) -> WeightsInfo:
     """Return the identity of local weights, whose files are read for their digests; errors as `locate_weights`."""
     files = locate_weights(spec, weights)
-    digests = {path.name: sha256_of(path) for path in dict.fromkeys(files.values())}
-    return WeightsInfo(source=weights, random=_random_seed(weights) is not None, sha256=digests)
+    return WeightsInfo(source=weights, random=_random_seed(weights) is not None, sha256=_digests(files))
+
+
+def _digests(files: Mapping[str, Path]) -> dict[str, str]:
+    """File name -> digest, of every file once; with its part before the name where two files have one name."""
+    paths = {path: part for part, path in reversed(list(files.items()))}
+    names = [path.name for path in paths]
+    named = {path: path.name if names.count(path.name) == 1 else f"{part} {path.name}" for path, part in paths.items()}
+    return {named[path]: sha256_of(path) for path in dict.fromkeys(files.values())}
 
 
 def _locate_own(spec: ModelSpec, weights: str) -> dict[str, Path]:
@@ -171,8 +178,9 @@ def _locate_own(spec: ModelSpec, weights: str) -> dict[str, Path]:
     if spec.checkpoint is None:
         return _bundle(path)
     names = _official_names(spec)
-    folder = path.parent if path.is_file() else _snapshot(path)
-    files = {part: _present(folder / name) for part, (_, name) in names.items()}
+    local = _local_names(names)
+    folder = path.parents[len(Path(local["transformer"]).parts) - 1] if path.is_file() else _snapshot(path)
+    files = {part: _present(folder / name) for part, name in local.items()}
     if path.is_file():
         files["transformer"] = path
     for part, file in files.items():
@@ -180,6 +188,13 @@ def _locate_own(spec: ModelSpec, weights: str) -> dict[str, Path]:
             shards = f" ({folder} holds shards: merge them into one file of that name)" if _has_shards(folder) else ""
             raise CheckpointError(f"{file} is missing; get it from huggingface.co/{names[part][0]}{shards}")
     return files
+
+
+def _local_names(names: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Part -> path in a folder with the files of all parts: in a folder named like its repository where names clash."""
+    clash = len({name for _, name in names.values()}) < len(names)
+    folders = {part: f"{repository.rpartition('/')[2]}/" if clash else "" for part, (repository, _) in names.items()}
+    return {part: folders[part] + name for part, (_, name) in names.items()}
 
 
 def _present(file: Path) -> Path:
@@ -271,8 +286,7 @@ def _read_own(spec: ModelSpec, weights: str, device: torch.device) -> tuple[Stat
         }
     else:
         state = _read_bundle(files["transformer"])
-    digests = {path.name: sha256_of(path) for path in dict.fromkeys(files.values())}
-    return state, WeightsInfo(source=weights, random=False, sha256=digests)
+    return state, WeightsInfo(source=weights, random=False, sha256=_digests(files))
 
 
 def _download(spec: ModelSpec) -> dict[str, Path]:

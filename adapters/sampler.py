@@ -311,12 +311,16 @@ class Sampler(ABC):
         """Encode images, already on the device, into tokens."""
 
     @torch.no_grad()
-    def decode(self, tokens: Sequence[Tensor], *, settings: SamplingSettings | None = None) -> Tensor:
+    def decode(
+        self, tokens: Sequence[Tensor], *, settings: SamplingSettings | None = None, noise: Noise | None = None
+    ) -> Tensor:
         """Decode tokens into images (B, 3, H, W) float: (x + 1) / 2 for the tokenizer's output x.
 
+        A decoder that draws takes its numbers from `noise`, or from the tokens where it is None.
         The multi-scale VQ-VAE clamps them to [0, 1], as its official decoder does; VQ decoders do not clamp.
         """
-        return self.decode_state(self.state_of(tokens, settings or self.spec.settings))
+        state = self.state_of(tokens, settings or self.spec.settings)
+        return self.decode_state(state) if noise is None else self.decode_drawn(state, noise)
 
     @abstractmethod
     def state_of(self, tokens: Sequence[Tensor], settings: SamplingSettings) -> Tensor:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arvbench.errors import UserError
-from arvbench.kernels.counter import image_keys, inverted, uniforms
+from arvbench.kernels.counter import digests, image_keys, inverted, uniforms
 from arvbench.kernels.guided_sample.rule import Counter
 
 EXCLUDED = -100.0
@@ -285,6 +285,14 @@ class PerImageNoise:
 
     def replayed(self, step: int) -> None:
         """Hear that the tokens of `step` were drawn from these keys by a recorded call (arvbench.adapters.graphs)."""
+
+
+class TokenNoise(PerImageNoise):
+    """Noise of images that the ids of their tokens decide: equal in any batch, for decodes that belong to no call."""
+
+    def __init__(self, ids_BN: Tensor) -> None:
+        super().__init__(0, range(len(ids_BN)))
+        self._images_B = digests(ids_BN)
 
 
 class BufferedNoise(PerImageNoise):

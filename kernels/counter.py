@@ -22,6 +22,12 @@ def image_keys(seed: int, stream: int, images_B: Tensor) -> Tensor:
     return mix64(images_B ^ mix64_int(mix64_int(seed) ^ stream))
 
 
+def digests(ids_Bn: Tensor) -> Tensor:
+    """Digest (B,) int64 of each row of int64 numbers, in their order."""
+    positions_n = torch.arange(1, ids_Bn.shape[1] + 1, device=ids_Bn.device) * GOLDEN_GAMMA
+    return mix64(mix64(ids_Bn + positions_n).sum(dim=1))
+
+
 def uniforms(keys_B: Tensor, step: int, count: int) -> Tensor:
     """Draw uniform fp64 numbers in [0, 1), (B, count), one per image and position of `step`."""
     key_B1 = mix64(keys_B ^ step).unsqueeze(1)

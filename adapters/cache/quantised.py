@@ -22,7 +22,7 @@ class QuantisedCache(KVCache):
     """One buffer of `capacity_tokens` in `stored`, and one of scales; `extend` returns all tokens dequantised."""
 
     lossy: ClassVar[bool] = True
-    families: ClassVar[str] = "var, flexvar, hmar (with kv_cache=true), llamagen, par, nar"
+    families: ClassVar[str] = "var, flexvar, hmar (with kv_cache=true), llamagen, par, nar, detailflow, dar"
     """Families that it runs on, for the message of an error."""
     stored: ClassVar[torch.dtype]
     largest: ClassVar[float]

@@ -36,7 +36,7 @@ class SelectingCache(KVCache):
     lossy: ClassVar[bool] = True
     runs_on: ClassVar[tuple[str, ...]] = ("scales", "lines", "other")
     """Kinds of `TokenOrder` that the policy can follow."""
-    families: ClassVar[str] = "var, flexvar, hmar (with kv_cache=true), llamagen, par, nar"
+    families: ClassVar[str] = "var, flexvar, hmar (with kv_cache=true), llamagen, par, nar, detailflow, dar"
     """Families with such an order, for the message of an error."""
 
     def __init__(self, shape: CacheShape) -> None:

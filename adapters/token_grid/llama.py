@@ -107,11 +107,16 @@ def rope_table(config: LlamaConfig) -> Tensor:
 
     The zero row comes last, so that index -1 selects it for learnt tokens, which have no position.
     """
+    return map_table(config, config.grid, config.grid)
+
+
+def map_table(config: LlamaConfig, rows: int, columns: int) -> Tensor:
+    """(rows * columns + 1, D/2, 2) fp32: the table of `rope_table` for a map of other sides."""
     pairs = config.head_dim // 4
     frequencies = config.rope_base ** -(torch.arange(pairs, dtype=torch.float32) * 2 / (config.head_dim // 2))
-    angles_gP = torch.outer(torch.arange(config.grid, dtype=torch.float32), frequencies)
-    by_row = angles_gP[:, None].expand(-1, config.grid, -1)
-    by_column = angles_gP[None].expand(config.grid, -1, -1)
+    angles_gP = torch.outer(torch.arange(max(rows, columns), dtype=torch.float32), frequencies)
+    by_row = angles_gP[:rows, None].expand(-1, columns, -1)
+    by_column = angles_gP[None, :columns].expand(rows, -1, -1)
     angles_NP = torch.cat((by_row, by_column), dim=-1).flatten(0, 1)
     table = torch.stack((angles_NP.cos(), angles_NP.sin()), dim=-1)
     return torch.cat((table, torch.zeros_like(table[:1])))

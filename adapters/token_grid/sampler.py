@@ -293,7 +293,7 @@ class TokenGridSampler(Sampler):
 
     def state_of(self, tokens: Sequence[Tensor], settings: SamplingSettings) -> Tensor:
         """Ids (B, N) in the order of generation; UserError for tokens of another model."""
-        count = len(self.plan.order_N)
+        count = self.tokens_drawn(self.spec, settings)
         if not tokens or any(t.ndim != 2 or len(t) != len(tokens[0]) for t in tokens):
             shapes = ", ".join("x".join(map(str, t.shape)) for t in tokens) or "none"
             raise UserError(f"tokens must be a tensor (B, l) for every pass, all of one batch, got {shapes}")
@@ -306,7 +306,7 @@ class TokenGridSampler(Sampler):
         self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet
     ) -> Tensor:
         """Logits (B, N, V) in the order of generation, in one pass under the training mask."""
-        plan = self.plan
+        plan = self.plan_for(settings)
         x_BLC = self.transformer.sequence_input(labels_B, self.state_of(tokens, settings))[:, : len(plan.trained)]
         heads = self.transformer(x_BLC, plan.trained_rope_LP2, kernels, mask_lT=plan.trained_mask_LL)
         return self.predict(heads, None)

@@ -35,8 +35,14 @@ class Tokenizer(nn.Module, ABC):
     """Encoder, codebook and decoder. `config` has `vocab_size`, `code_dim` (K) and `downsample` (pixels per token)."""
 
     config: Any
+    training_only: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of tensors that files may hold and only training reads; loading leaves them out."""
     decoding: ClassVar[tuple[str, ...]] = ()
     """Names of the modules with which `decode_map` decodes; none: it runs in the sampler's dtype alone."""
+
+    def adapt_state(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Drop tensors that only training reads."""
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(self.training_only)}
 
     @abstractmethod
     def features(self, images_B3HW: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -148,12 +148,28 @@ class Decoder(nn.Module):
         return images
 
 
+class CodebookConfig(Protocol):
+    """Part of a tokenizer's configuration that its codebook reads; `VqConfig` has the meanings."""
+
+    @property
+    def codebook_size(self) -> int: ...
+
+    @property
+    def codebook_embed_dim(self) -> int: ...
+
+    @property
+    def codebook_l2_norm(self) -> bool: ...
+
+    @property
+    def beta(self) -> float: ...
+
+
 class Codebook(nn.Module):
     """V code vectors. Always computes in fp32."""
 
     codebook_used: Tensor
 
-    def __init__(self, config: VqConfig) -> None:
+    def __init__(self, config: CodebookConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.codebook_size, config.codebook_embed_dim)

@@ -30,11 +30,17 @@ _LATENTS = DemoSettings(
     shifts=((0, 0),),
 )
 
+# A transformer as tokenizer learns more slowly than convolutions; half of its steps restore from the first latents.
+_DETAILFLOW = DemoSettings(
+    tokenizer=TokenizerSettings(epochs=20, sides=(16, 16, 16, 4, 8, 12)),
+    transformer=TransformerSettings(epochs=16, initial_std=0.05),
+)
 _TRAININGS: tuple[Training, ...] = (
     DemoTraining(name="demo/var"),
     DemoTraining(name="demo/mvar"),
     DemoTraining(name="demo/hmar", settings=_HMAR, stages=next_scale_then_refinement),
     DemoTraining(name="demo/flexvar", settings=_FLEXVAR, stages=random_scales, encoded_with=every_scale),
+    DemoTraining(name="demo/detailflow", settings=_DETAILFLOW),
     DemoTraining(name="demo/nar", settings=_TOKEN_GRID),
     DemoTraining(name="demo/llamagen", settings=_TOKEN_GRID),
     DemoTraining(name="demo/par", settings=_TOKEN_GRID),

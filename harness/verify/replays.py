@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from arvbench.adapters.dar.sampler import DarSampler, DarSettings
+from arvbench.adapters.dar.tokenizer import DarTokenizerConfig
+from arvbench.adapters.detailflow.sampler import DetailFlowConfig, DetailFlowSampler, DetailFlowSettings
+from arvbench.adapters.detailflow.tokenizer import DetailFlowTokenizerConfig
 from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler
 from arvbench.adapters.flowar.sampler import FlowArSampler, FlowArSettings
 from arvbench.adapters.flowar.transformer import FlowArConfig
@@ -24,11 +28,12 @@ from arvbench.adapters.var import VarConfig, VarSampler, VarSettings
 from arvbench.adapters.xar.sampler import XarSampler
 from arvbench.adapters.xar.transformer import XarConfig
 from arvbench.errors import UnknownName
-from arvbench.harness.verify import code, compression, flexvar, flowar, hmar, mvar, next_scale, xar
+from arvbench.harness.verify import code, compression, dar, detailflow, flexvar, flowar, hmar, mvar, next_scale, xar
 from arvbench.harness.verify.next_scale import NextScaleReplay
 from arvbench.harness.verify.replay import Replay, Run
 from arvbench.harness.verify.sampler_unit import SamplerUnitReplay
 from arvbench.harness.verify.token_grid import TokenGridReplay
+from arvbench.harness.verify.token_sequence import SequenceReplay
 
 
 def _smooth_settings(kind: type[SmoothSettings], run: Run) -> SmoothSettings:
@@ -98,6 +103,26 @@ REPLAYS: Mapping[str, Replay] = {
         run_settings=flowar.run_settings,
         watched=r"flownet\.(input_proj|final_layer|cond_embed)",
         draw_rows=2,
+    ),
+    "detailflow": SequenceReplay(
+        sampler=DetailFlowSampler,
+        transformer=DetailFlowConfig,
+        tokenizer=DetailFlowTokenizerConfig,
+        no_effect=detailflow.NO_EFFECT,
+        spec_settings=lambda _: DetailFlowSettings(cfg=2),
+        run_settings=detailflow.run_settings,
+        run_image=detailflow.run_image,
+        tokenizer_outputs=detailflow.tokenizer_outputs,
+    ),
+    "dar": dar.DarReplay(
+        sampler=DarSampler,
+        transformer=LlamaConfig,
+        tokenizer=DarTokenizerConfig,
+        fixed=dar.FIXED,
+        spec_settings=lambda _: DarSettings(cfg=1),
+        run_settings=dar.run_settings,
+        run_image=dar.run_image,
+        tokenizer_outputs=dar.tokenizer_outputs,
     ),
     "sampler_unit": SamplerUnitReplay(),
     "code": code.CodeReplay(

@@ -94,7 +94,7 @@ class TokenGridReplay(FamilyReplay):
     def run_outputs(self, sampler: TokenGridSampler, fixture: Fixture, run: Run) -> Outputs:
         settings, labels = self.run_settings(run), fixture.inputs["labels"]
         cache = sampler.make_cache("static", settings, batch=len(labels))
-        noise, recorder = _RecordingNoise(run["torch_seed"] or 0), Recorder()
+        noise, recorder = RecordingNoise(run["torch_seed"] or 0), Recorder()
         with recorded(sampler.transformer, "|".join(HEADS)) as heads:
             samples = sampler.sample(labels, settings, noise=noise, cache=cache, observer=recorder)
         # The decoder's own output, nominally in [-1, 1].
@@ -221,7 +221,7 @@ def tokenizer_outputs(sampler: TokenGridSampler, fixture: Fixture) -> Outputs:
     }
 
 
-class _RecordingNoise:
+class RecordingNoise:
     """The official random stream, recording the probabilities of every draw."""
 
     def __init__(self, seed: int) -> None:

@@ -79,11 +79,30 @@ OFFICIAL = (
     Official("flowar-s", "flowar-s", 171_718_072, "OliverRen/FlowAR/FlowAR-S.pth"),
     Official("flowar-l", "flowar-l", 586_862_912, "OliverRen/FlowAR/FlowAR-L.pth"),
     Official("flowar-h", "flowar-h", 1_913_316_880, "OliverRen/FlowAR/FlowAR-H.pth"),
+    *(
+        Official(
+            f"detailflow-l-{tokens}",
+            "detailflow-gpt-L",
+            326_140_928,
+            f"ByteFlow-AI/DetailFlow-{tokens // 8}-GPT-L/checkpoints/{tokens}.pt",
+        )
+        for tokens in (128, 256, 512)
+    ),
+    Official("dar-l", "dar-gpt-L", 342_910_976, "showlab/D-AR/D-AR-L-360K.pt"),
+    Official("dar-xl", "dar-gpt-XL", 774_699_520, "showlab/D-AR/D-AR-XL-360K.pt"),
     Official("par-xl-4x-384", "par_c2i_XL_4x_384", 774_703_360, "Epiphqny/PAR/PAR-XL-4x.pt"),
     Official("par-xxl-4x-384", "par_c2i_XXL_4x_384", 1_410_977_280, "Epiphqny/PAR/PAR-XXL-4x.pt"),
     Official("par-3b-4x-384", "par_c2i_3B_4x_384", 3_096_668_800, "Epiphqny/PAR/PAR-3B-4x.pt"),
     Official("par-3b-16x-384", "par_c2i_3B_16x_384", 3_096_707_200, "Epiphqny/PAR/PAR-3B-16x.pt"),
 )
+# By the number of tokens; the transformer's file does not depend on it.
+DETAILFLOW = {
+    f"detailflow-l-{tokens}": Tokenizer(
+        f"detailflow-tokenizer-{tokens}", parameters, f"ByteFlow-AI/DetailFlow-{tokens // 8}/checkpoints/{tokens}.pt"
+    )
+    for tokens, parameters in ((128, 270_376_008), (256, 270_769_224), (512, 271_555_656))
+}
+DAR_VQ = Tokenizer("dar-tokenizer-v1", 300_099_776, "showlab/D-AR/D-AR-tokenizer_v1.pt")
 VAR_VAE = Tokenizer("vqvae-ch160v4096z32", 108_948_355, "FoundationVision/var/vae_ch160v4096z32.pth")
 FLEX_VAE = Tokenizer("flexvae", 72_049_827, "jiaosiyu1999/FlexVAR/FlexVAE.pth")
 VQ_16 = Tokenizer("vq_ds16", 71_883_403, "FoundationVision/LlamaGen/vq_ds16_c2i.pt")
@@ -92,6 +111,8 @@ TOKENIZERS = {
     "var": VAR_VAE, "mvar": VAR_VAE, "hmar": VAR_VAE, "flexvar": FLEX_VAE, "llamagen": VQ_16, "nar": VQ_16,
     "par": VQ_16, "xar": KL_16, "flowar": KL_16,
 }  # fmt: skip
+"""Family, or model -> its tokenizer."""
+TOKENIZERS |= DETAILFLOW | {"dar": DAR_VQ}
 ELSEWHERE = {"hmar-nsp-train-d16", "hmar-mp-train-d16", "vq_ds8"} | {row.manifest for row in TOKENIZERS.values()}
 """Manifests of files that are not a model's transformer."""
 STEPS = {"llamagen": {256: 256, 384: 576}, "nar": {256: 31}, "par": {384: 147}}
@@ -102,6 +123,15 @@ ROWS = [*OFFICIAL, *(Official(model=name, manifest=name) for name in FOUND)]
 every_row = pytest.mark.parametrize("row", [pytest.param(row, id=f"{row.model}-{row.manifest}") for row in ROWS])
 
 
+def training_only(modules):
+    """Beginnings of the names in a tokenizer's file that its module leaves out."""
+    return modules["tokenizer"].training_only
+
+
+def tokenizer_of(model):
+    return TOKENIZERS.get(model) or TOKENIZERS.get(MODELS[model].family)
+
+
 @every_row
 def test_state_dicts_equal_the_official_files(row):
     official = manifest(row.manifest)
@@ -110,8 +140,9 @@ def test_state_dicts_equal_the_official_files(row):
     modules = meta_modules(spec)
     assert contents(modules["transformer"]) == official
     assert row.parameters in (None, parameters(modules["transformer"]))
-    if tokenizer := TOKENIZERS.get(spec.family):
-        assert contents(modules["tokenizer"]) == manifest(tokenizer.manifest)
+    if tokenizer := tokenizer_of(row.model):
+        read = {k: v for k, v in manifest(tokenizer.manifest).items() if not k.startswith(training_only(modules))}
+        assert contents(modules["tokenizer"]) == read
         assert parameters(modules["tokenizer"]) == tokenizer.parameters
 
 
@@ -120,7 +151,7 @@ def test_files_are_looked_for_under_their_published_names(row):
     checkpoint = MODELS[row.model].checkpoint
     if row in OFFICIAL:
         assert row.file == (checkpoint and f"{checkpoint.hub_repo}/{checkpoint.transformer_file}")
-    if checkpoint and (tokenizer := TOKENIZERS.get(MODELS[row.model].family)):
+    if checkpoint and (tokenizer := tokenizer_of(row.model)):
         repository = checkpoint.tokenizer_repo or checkpoint.hub_repo
         assert f"{repository}/{checkpoint.tokenizer_file}" == tokenizer.file
 

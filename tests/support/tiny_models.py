@@ -6,6 +6,10 @@ from typing import Any, cast
 
 import torch
 
+from arvbench.adapters.dar.sampler import DarSampler, DarSettings
+from arvbench.adapters.dar.tokenizer import DarTokenizerConfig
+from arvbench.adapters.detailflow.sampler import DetailFlowConfig, DetailFlowSampler, DetailFlowSettings
+from arvbench.adapters.detailflow.tokenizer import DetailFlowTokenizerConfig
 from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler, FlexVarSettings
 from arvbench.adapters.flowar.sampler import FlowArSampler, FlowArSettings
 from arvbench.adapters.flowar.transformer import FlowArConfig
@@ -175,6 +179,46 @@ def tiny_flowar(*, checkpoint: Checkpoint | None = None, **changes: Any) -> Mode
         transformer=FlowArConfig(**(sizes | head | changes)),
         tokenizer=TINY_KL,
         settings=FlowArSettings(cfg=2.0, num_steps=4, guidance=0.9),
+        settings_source="test",
+        checkpoint=checkpoint,
+    )
+
+
+def tiny_detailflow(*, checkpoint: Checkpoint | None = None, **changes: Any) -> ModelSpec:
+    """Return a DetailFlow of 16 tokens in groups of four, and pictures of up to 4 x 4 patches."""
+    sizes = {"enc_dim": 16, "enc_heads": 2, "enc_layers": 2, "dec_dim": 24, "dec_heads": 2, "dec_layers": 1}
+    return ModelSpec(
+        name="tiny-detailflow",
+        sampler=DetailFlowSampler,
+        transformer=DetailFlowConfig(**(TOKEN_GRID | {"block_size": 16, "group_size": 4} | changes)),
+        tokenizer=DetailFlowTokenizerConfig(
+            num_latent_tokens=16, codebook_size=24, group_size=4, patch_size=2, positions=16, **sizes
+        ),
+        settings=DetailFlowSettings(cfg=2.0, top_k=12, top_p=0.9),
+        settings_source="test",
+        checkpoint=checkpoint,
+    )
+
+
+def tiny_dar(*, checkpoint: Checkpoint | None = None, **changes: Any) -> ModelSpec:
+    """Return a D-AR of 8 tokens, whose decoder takes 4 steps of 2 conditions each."""
+    groups = {"num_denoising_steps": 4, "num_query_groups": 4, "num_all_queries": 8, "queries_per_step": 2}
+    layers = {"num_encoder_layers": 1, "num_decoder_layers": 1, "diff_depth": 1}
+    widths = {"encoder_dim": 64, "decoder_dim": 64, "diff_dim": 64}
+    return ModelSpec(
+        name="tiny-dar",
+        sampler=DarSampler,
+        transformer=LlamaConfig(**(TOKEN_GRID | {"block_size": 8} | changes)),
+        tokenizer=DarTokenizerConfig(
+            encoder_patch_size=4,
+            diff_patch_size=4,
+            vq_codebook_size=24,
+            sampling_resolution=8,
+            **groups,
+            **layers,
+            **widths,
+        ),
+        settings=DarSettings(cfg=1.2, cfg_end=3.0, top_k=12, top_p=0.9),
         settings_source="test",
         checkpoint=checkpoint,
     )

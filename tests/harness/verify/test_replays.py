@@ -50,6 +50,10 @@ COMPARED = {
         *(f"recipe.{name}" for name in ("head_evaluations", "ends", "condition", "x.1", "v.1", "x.2", "v.2", "t")),
         *(f"recipe.{name}" for name in ("k_cache", "latents", "image")),
     },
+    "detailflow": {"greedy.tokens", "greedy_gradual.tokens", "greedy.image", "tf.logits", "tf.hidden", "tf.loss"}
+    | {"mask", "step_gen_order", "num_forward_passes", "vq.ids", "vq.recon", "vq.preview"},
+    "dar": {"greedy.tokens", "greedy.image", "tf.logits", "tf.hidden", "tf.loss", "num_forward_passes"}
+    | {"vq.ids", "vq.cond", "velocity.out", "velocity.hidden", "dec_recipe.image", "dec_recipe.x", "dec_preview.image"},
     "code": {"vae.enc_ids"},
     "code_tiny_a": {f"greedy_n{n}.{name}" for n in (2, 4) for name in ("ids", "logits_pre_cfg", "f_hat.all", "image")},
     "code_tiny_b": {f"greedy_n{n}.{name}" for n in (1, 5) for name in ("ids", "logits_pre_cfg", "f_hat.all", "image")},
@@ -77,6 +81,9 @@ COUNTS = {
     "xar_tiny_b": 19,
     "flowar_tiny_a": 22,
     "flowar_tiny_b": 22,
+    **dict.fromkeys(("detailflow_tiny_a", "detailflow_tiny_b"), 28),
+    "dar_tiny_a": 33,
+    "dar_tiny_b": 31,
     "code_tiny_a": 22,
     "code_tiny_b": 15,
     "fastvar_tiny_a": 8,

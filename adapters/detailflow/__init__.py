@@ -1,0 +1,1 @@
+"""DetailFlow: tokens from coarse to fine, which form no map of the image."""
