@@ -10,7 +10,8 @@ from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler
 from arvbench.adapters.sampling import PerImageNoise
 
-IMAGES = 32
+IMAGES = 15
+"""Two batches of seven, and one image."""
 LABELS = [i % 10 for i in range(IMAGES)]
 
 
@@ -45,7 +46,7 @@ def test_an_image_is_the_same_in_batches_of_seven(sampler, together):
         assert_same_images(draw(sampler, indices), together, indices)
 
 
-@pytest.mark.parametrize("index", [0, 13, 31])
+@pytest.mark.parametrize("index", [0, 13])
 def test_an_image_is_the_same_alone(sampler, together, index):
     assert_same_images(draw(sampler, [index]), together, [index])
 

@@ -165,9 +165,9 @@ def test_live_cache_bytes_equal_the_plan_at_every_step(sampler, settings):
 
 
 def test_an_image_depends_neither_on_its_batch_nor_on_its_place(sampler, settings):
-    labels = [i % 5 for i in range(32)]
+    labels = [i % 5 for i in range(12)]
     together = draw(sampler, labels, settings)
-    for images in ([0], [13], [31], [6, 5, 4, 3, 2, 1, 0], [31, 30, 29, 28], [23, 2, 17, 8, 11, 26, 20]):
+    for images in ([0], [11], [6, 5, 4, 3, 2, 1, 0], [11, 10, 9, 8], [3, 2, 7, 8, 11, 6, 0]):
         samples = sampler.sample([labels[i] for i in images], settings, noise=PerImageNoise(0, images))
         assert same_tokens(samples, [theirs[images] for theirs in together.tokens])
         # The same tokens; convolutions may round a pixel differently with another batch, by one step of 255.
