@@ -164,6 +164,15 @@ def test_the_spread_is_that_of_fresh_samples() -> None:
     assert {spread.method for spread in spreads} == {"skewed jackknife"}
 
 
+@pytest.mark.parametrize(("pairs", "t"), [(6, 2.2010), (9, 2.1098)])
+def test_an_interval_without_skewness_is_that_of_student_with_one_degree_less_than_images(pairs: int, t: float) -> None:
+    """Far from a reference, symmetric sets have no skewness. Values of t are those of printed tables."""
+    half_ND = torch.randn(pairs, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    spread = jackknife_frechet(torch.cat([half_ND, -half_ND]), root_of(torch.eye(3, dtype=torch.float64), -50.0))
+    assert spread is not None
+    assert spread.interval[1] - spread.interval[0] == pytest.approx(2 * t * spread.std, rel=1e-3)
+
+
 def test_the_mean_over_classes_has_the_spread_of_its_parts() -> None:
     generator = torch.Generator().manual_seed(5)
     pairs = [(torch.randn(30, 12, generator=generator), torch.randn(8, 12, generator=generator)) for _ in range(4)]
