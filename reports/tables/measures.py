@@ -159,7 +159,7 @@ def _step_columns(steps: Sequence[_Step]) -> tuple[Column[_Step], ...]:
     """Columns of one table; those of inner passes where there are some."""
     if all(step.plan.inner_passes == 1 for step in steps):
         return _STEP_COLUMNS
-    at = next(number for number, column in enumerate(_STEP_COLUMNS) if column.heading == "Time") + 1
+    at = next(number for number, column in enumerate(_STEP_COLUMNS) if column.label == "Time") + 1
     return (*_STEP_COLUMNS[:at], *_PASS_COLUMNS, *_STEP_COLUMNS[at:])
 
 

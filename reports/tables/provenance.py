@@ -40,11 +40,11 @@ def correctness_table(records: Sequence[Record]) -> Table:
         Column("Images", numeric=True, cell=lambda case: count_cell(case.check.images)),
         Column(
             "Largest difference",
-            "logits",
+            "logits or latents",
             numeric=True,
             cell=lambda case: scientific_cell(case.check.max_abs_diff),
         ),
-        Column("Tolerance", "logits", numeric=True, cell=lambda case: scientific_cell(case.check.tolerance)),
+        Column("Tolerance", "logits or latents", numeric=True, cell=lambda case: scientific_cell(case.check.tolerance)),
         Column("Equal tokens", "%", numeric=True, cell=lambda case: _share_cell(case.check.equal_tokens)),
         Column("Required", "%", numeric=True, cell=lambda case: _share_cell(case.check.required_equal_tokens)),
         Column("Passed", cell=lambda case: yes_no_cell(case.check.passed, good=True)),
