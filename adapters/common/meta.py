@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T")
@@ -16,6 +16,18 @@ def on_meta(build: Callable[[], T]) -> T:
     """Return the result of `build`; tensors that it makes are on the meta device."""
     with torch.device("meta"), WithoutInitialisation():
         return build()
+
+
+def register_constants(module: nn.Module, make: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Register the buffers that `make` computes, keyed by name; it runs on the CPU whatever torch's default device is.
+
+    Computed on the meta device, a range or a power imports torch's compiler.
+    """
+    device = torch.get_default_device()
+    with torch.device("cpu"):
+        buffers = make()
+    for name, values in buffers.items():
+        module.register_buffer(name, values.to(device))
 
 
 class WithoutInitialisation(TorchFunctionMode):

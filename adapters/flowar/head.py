@@ -17,6 +17,7 @@ from typing import NamedTuple, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arvbench.adapters.common.meta import register_constants
 from arvbench.adapters.latents.blocks import (
     Attending,
     GatedMlp,
@@ -39,7 +40,7 @@ class Rope(nn.Module):
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", rope_frequencies(head_dim))
+        register_constants(self, lambda: {"freqs": rope_frequencies(head_dim)})
 
 
 class CrossAttention(nn.Module):

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import KVCache
+from arvbench.adapters.common.meta import register_constants
 from arvbench.adapters.flowar.head import HEAD_DIM, FlowHead, Rope
 from arvbench.adapters.latents.blocks import (
     TIME_FEATURES,
@@ -177,7 +178,7 @@ class FlowAr(nn.Module):
         self.decoder_blocks = nn.ModuleList(FlowArBlock(config) for _ in range(config.decoder_depth))
         self.decoder_norm = RmsNorm(width)
         self.flownet = FlowHead(config.vae_embed_dim, width, config.diffloss_w, config.diffloss_d, cross=config.cross)
-        self.register_buffer("mask", training_mask(config))
+        register_constants(self, lambda: {"mask": training_mask(config)})
 
     def constant_buffers(self) -> dict[str, Tensor]:
         """Return the buffers that follow from the configuration: rotary frequencies and the mask."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import KVCache
+from arvbench.adapters.common.meta import register_constants
 from arvbench.adapters.latents.blocks import (
     TIME_FEATURES,
     Attending,
@@ -124,8 +125,7 @@ class Rope(nn.Module):
 
     def __init__(self, config: XarConfig) -> None:
         super().__init__()
-        for name, values in rope_buffers(config).items():
-            self.register_buffer(name, values)
+        register_constants(self, lambda: rope_buffers(config))
 
     def turn(self, start: int, end: int) -> Turn:
         """Rotation of the tokens start..end-1 in the order of cells."""
@@ -176,7 +176,7 @@ class Xar(nn.Module):
         self.decoder_blocks = nn.ModuleList(XarBlock(config) for _ in range(config.decoder_depth))
         self.decoder_norm = RmsNorm(width)
         self.pred = nn.Linear(width, config.vae_embed_dim)
-        self.register_buffer("mask", training_mask(config))
+        register_constants(self, lambda: {"mask": training_mask(config)})
 
     def constant_buffers(self) -> dict[str, Tensor]:
         """Return the buffers that follow from the configuration: rotary tables and the mask."""
