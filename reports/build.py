@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +23,7 @@ from arvbench.reports.sections import SECTIONS, Section
 from arvbench.reports.summary import CaseSummary, summarise
 from arvbench.reports.verdicts import records_of
 from arvbench.results.history import History
-from arvbench.results.records import RecordsFile, read_records
+from arvbench.results.records import RecordsFile, read_records, uncollected
 from arvbench.results.schema import Environment, Status
 
 PAGE = "report.html"
@@ -62,19 +60,7 @@ def default_page(paths: Sequence[Path]) -> Path:
     return (paths[0] if paths[0].is_dir() else paths[0].parent) / PAGE
 
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pause the collection of cycles, which walks all records again and again and takes a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_collector_paused()
+@uncollected()
 def build_report(
     paths: Sequence[Path],
     html_path: Path,

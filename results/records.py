@@ -70,7 +70,7 @@ def read_records(path: Path, *, start: int = 0) -> RecordsFile:
     records: list[Record] = []
     damaged: list[DamagedLine] = []
     try:
-        with path.open("rb") as file, _uncollected():
+        with path.open("rb") as file, uncollected():
             file.seek(start)
             for number, line, whole in _lines(file):
                 if not line.strip():
@@ -105,8 +105,8 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Pause garbage collection: records have no cycles, and collections in between would visit all read so far."""
+def uncollected() -> Iterator[None]:
+    """Pause garbage collection: records have no cycles, and collections in between would visit all of them."""
     enabled = gc.isenabled()
     gc.disable()
     try:

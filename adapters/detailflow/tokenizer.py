@@ -258,7 +258,8 @@ class DetailFlowTokenizer(IdTokenizer):
 
     def constant_buffers(self) -> dict[str, Tensor]:
         """Buffers whose values follow from the configuration."""
-        return {"quantize.codebook_used": torch.zeros_like(self.quantize.codebook_used, device="cpu")}
+        used = self.quantize.codebook_used
+        return {"quantize.codebook_used": torch.zeros(used.shape, dtype=used.dtype)}
 
     def features(self, images_B3HW: Tensor) -> Tensor:
         weight = self.quant_conv.weight

@@ -1,6 +1,6 @@
 """Correctness check before any time is taken: a backend that computes something else has no speed.
 
-There are two judges:
+There are three judges:
   reference backend     judges every other backend, on the same weights: the guided logits along the reference's tokens,
                         so that one early difference does not hide the rest, and the tokens drawn there from equal noise
                         (a lossy cache policy is judged by the reference under the same policy)

@@ -27,6 +27,8 @@ from arvbench.reports.figures.drawing import Drawing
 from arvbench.reports.svg import draw_figure
 from arvbench.results.records import read_records
 
+_DRAWN = 7
+"""Figures that `make.sweep` has records for, at least."""
 _FEW = 3
 _APPENDS = 3
 
@@ -65,7 +67,7 @@ def test_report(benchmark, files, tmp_path, count):
     records = read_records(path).records
     out = tmp_path / "r.html"
     drawings = [drawing for name in FIGURES if (drawing := draw_figure(name, FIGURES[name], records)) is not None]
-    assert len(drawings) == len(FIGURES) and build_report([path], out).records == len(records)
+    assert len(drawings) >= _DRAWN and build_report([path], out).records == len(records)
     in_turn(benchmark, lambda: build_report([path], out), lambda: by_constrained_layout(drawings), bar=bar, rounds=1)
     benchmark.extra_info |= {"records": len(records), "html_bytes": out.stat().st_size}
 

@@ -66,7 +66,9 @@ def test_models_of_this_package_join_published_names():
     for row in rows("models"):
         assert row.model in MODELS and row.published_as in published
     unjoined = {name for name in MODELS if not name.startswith("demo/")} - {row.model for row in rows("models")}
-    assert unjoined == {"hmar-d30-512"}, "a size with no published number of its own"
+    # FID of the families with continuous tokens is of a protocol that is not here: it must not be compared with ours.
+    apart = {name for name in unjoined if MODELS[name].family in ("detailflow", "dar", "xar", "flowar")}
+    assert unjoined - apart == {"hmar-d30-512"}, "a size with no published number of its own"
 
 
 def test_recipes_quote_rows_of_the_published_settings():

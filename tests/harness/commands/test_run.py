@@ -116,7 +116,7 @@ def test_a_setting_that_a_model_refuses_is_named_with_its_suite(tmp_path, out, e
 
 def test_an_unknown_suite_names_near_misses(capsys):
     assert main(["run", "dmeo"]) == 2
-    assert "no suite 'dmeo'; did you mean 'demo'?" in capsys.readouterr().err
+    assert "no suite 'dmeo'; did you mean 'demo' or 'demo-all'?" in capsys.readouterr().err
     assert warm_processes_of(os.getpid()) == [], "what was begun is ended"
 
 
