@@ -15,8 +15,8 @@ KINDS = {(spec.sampler.tokenizer_class, spec.tokenizer): name for name, spec in 
 @pytest.mark.parametrize("side", [(4, 4), (3, 5)])
 @pytest.mark.parametrize(("kind", "config"), KINDS, ids=KINDS.values())
 def test_the_formula_of_every_tokenizer_equals_the_count(kind, config, side):
-    # A decoder that reads a window of tokens at a time needs at least that many.
-    side = (side[0], side[1] * getattr(config, "queries_per_step", 1))
+    if all_queries := getattr(config, "num_all_queries", None):
+        side = (1, all_queries)  # this decoder walks along all tokens of an image, never fewer
     twin = on_meta(lambda: kind(config))
     assert type(twin).decode_flops is not Tokenizer.decode_flops
     assert twin.decode_flops(side) == Tokenizer.decode_flops(twin, side) > 0
