@@ -65,7 +65,7 @@ def series_of(records: Sequence[Dated], commits: Sequence[str]) -> Iterator[Meas
 def _numbers(commit: str, dated: Sequence[Dated]) -> Iterator[tuple[Series, Point, tuple[Record, ...]]]:
     """Yield the usable numbers of one commit, each with its point and the records behind it."""
     behind = tuple(one.record for one in dated)
-    # Several runs of a commit are so many more launches; quality and picture are in those that have them.
+    # Records of further runs of a commit count as further launches; only some of them have quality and a picture.
     launches = [record.model_copy(update={"launch": place}) for place, record in enumerate(behind, start=1)]
     for one in gated_numbers(launches, side=commit[:12]).series:
         if value := _value(one):

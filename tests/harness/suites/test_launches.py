@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from run_helpers import write_suite
 
+from arvbench.adapters.registry import MODELS
 from arvbench.errors import UserError
 from arvbench.harness.suites.suite import Suite, load_suite
 
@@ -69,7 +70,9 @@ def test_more_launches_than_a_suite_may_have_are_counted_and_not_made(tmp_path):
 def test_the_gate_suite_measures_demo_models_in_eight_launches_alone_and_in_a_batch():
     suite = load_suite("gate")
     models = {case.config.model for case in suite.cases}
-    assert models == {case.config.model for case in load_suite("demo").cases}, "every family of the demo is gated"
+    # The gate keeps its ten minutes: these three are in demo-all alone.
+    not_gated = {"demo/detailflow", "demo/xar", "demo/flowar"}
+    assert models == {name for name in MODELS if name.startswith("demo/")} - not_gated
     assert len(suite.cases) == 8 * len(suite.first_launches)
     batches = {name: [c.config.batch for c in suite.first_launches if c.config.model == name] for name in models}
     assert all(min(sizes) == 1 for sizes in batches.values())
