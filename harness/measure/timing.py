@@ -34,6 +34,8 @@ STEADY_SHARE = 0.05
 """Largest difference between them, relative to the shortest."""
 STEADY_SCATTERS = 3
 """Difference that is always allowed, in units of the clock's own scatter."""
+LEVEL_CALLS = 6
+"""Timed calls that can show a level by themselves."""
 TREND_CALLS = 6
 """Number of last calls that are examined for a trend."""
 TREND_PAIRS = 11
@@ -140,10 +142,23 @@ def has_trend(samples_ns: Sequence[int]) -> bool:
     return abs(excess) >= TREND_PAIRS and abs(median(last[half:]) - median(last[:half])) > STEADY_SHARE * min(last)
 
 
+def has_level(samples_ns: Sequence[int]) -> bool:
+    """True for LEVEL_CALLS calls or more of which the middle half differ by no more than 5 %."""
+    if len(samples_ns) < LEVEL_CALLS:
+        return False
+    quarter = len(samples_ns) // 4
+    middle = sorted(samples_ns)[quarter : len(samples_ns) - quarter]
+    return middle[-1] - middle[0] <= STEADY_SHARE * middle[0]
+
+
 def judge_warm_up(warmup: WarmUp, timings: Sequence[Timing]) -> WarmUp:
-    """Return the warm-up, unsteady also when the timed calls continue a trend."""
+    """Return the warm-up as the timed calls show it.
+
+    It is steady when its last calls agreed, or the timed calls have a level: then their median holds, and a few warm-up
+    calls apart from one another were noise. It is unsteady when the timed calls continue a trend.
+    """
     timed = next(timing.samples_ns for timing in timings if timing.scope == "images")
-    steady = warmup.steady and not has_trend([*warmup.samples_ns, *timed])
+    steady = (warmup.steady or has_level(timed)) and not has_trend([*warmup.samples_ns, *timed])
     return WarmUp(samples_ns=warmup.samples_ns, steady=steady)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -206,11 +208,47 @@ def test_a_trend_is_a_change_in_one_direction_by_more_than_five_percent(samples_
     assert has_trend([ms * MS for ms in samples_ms]) is trend
 
 
+def images_timing(calls_ms: Sequence[float]) -> Timing:
+    samples = tuple(round(ms * MS) for ms in calls_ms)
+    return Timing(scope="images", samples_ns=samples, images=1, forward_rows=1, clock="wall")
+
+
+@pytest.mark.parametrize(
+    ("timed_ms", "steady"),
+    [
+        ((100, 102, 99, 101, 140, 100), True),  # one was disturbed
+        ((100, 140, 99, 141, 100, 140), False),  # two levels
+        ((130, 120, 100, 100, 100, 100), False),  # still warming up
+        ((100, 101, 100), False),  # too few to have a level
+    ],
+)
+def test_timed_calls_with_a_level_are_steady_after_a_restless_warm_up(timed_ms, steady):
+    warmup = WarmUp(samples_ns=(150 * MS, 100 * MS, 110 * MS, 101 * MS), steady=False)
+    assert judge_warm_up(warmup, [images_timing(timed_ms)]).steady is steady
+
+
+def demo_case(rng: np.random.Generator, noise: float) -> bool:
+    """Return whether a case of the suite `demo` is steady under normal noise: 4 warm-up calls at most, 6 timed."""
+    calls = iter((100 * MS * (1 + rng.normal(0, noise, 10))).tolist())
+    warmup: list[float] = []
+    while len(warmup) < 4 and not agree(warmup):
+        warmup.append(next(calls))
+    timed = [next(calls) / MS for _ in range(6)]
+    return judge_warm_up(
+        WarmUp(samples_ns=tuple(map(int, warmup)), steady=agree(warmup)), [images_timing(timed)]
+    ).steady
+
+
+def test_a_quiet_machine_has_no_unsteady_cases():
+    rng = np.random.default_rng(0)
+    unsteady = {noise: sum(not demo_case(rng, noise) for _ in range(1000)) for noise in (0.01, 0.015, 0.1)}
+    assert unsteady[0.01] == 0 and unsteady[0.015] <= 3 and unsteady[0.1] > 500
+
+
 @pytest.mark.parametrize(("timed_ms", "steady"), [((100, 101, 100), True), ((104, 110, 118), False)])
 def test_a_warm_up_is_unsteady_when_the_timed_calls_keep_rising(timed_ms, steady):
     warmup = WarmUp(samples_ns=(100 * MS, 101 * MS, 102 * MS), steady=True)
-    timing = Timing(scope="images", samples_ns=[ms * MS for ms in timed_ms], images=1, forward_rows=1, clock="wall")
-    assert judge_warm_up(warmup, [timing]).steady is steady
+    assert judge_warm_up(warmup, [images_timing(timed_ms)]).steady is steady
 
 
 def test_a_device_clock_that_missed_work_is_refused():
