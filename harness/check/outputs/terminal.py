@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 60
 """Rows beyond which numbers that pass are counted and not listed."""
+_MOST_REASONS = 5
+"""Lines of reasons for one verdict, but for regressions and what is unusable: `verdict.json` has them all."""
 _REASON_LENGTH = 300
+_WHOLE = (Verdict.REGRESSION, Verdict.UNUSABLE)
 _MDE = "MDE: smallest change that these launches would show, with 95 % power"
 
 
@@ -47,13 +51,25 @@ def check_table(check: Check, *, width: int = 80) -> RenderableType:
 
 
 def reasons(changes: Sequence[Change]) -> list[str]:
-    """Say why numbers have their verdicts, one line for all that have one reason, the worst first."""
+    """Say why numbers have their verdicts, one line for all that have one reason, the worst first.
+
+    Many inconclusive numbers, say, have nearly one reason each: after a few the rest are counted.
+    """
     groups: dict[tuple[Verdict, str], list[Change]] = {}
     for change in changes:
         groups.setdefault((change.verdict, plain(change.reason)), []).append(change)
-    lines = []
+    lines: list[str] = []
+    seen: Counter[Verdict] = Counter()
+    left: Counter[Verdict] = Counter()
     for (verdict, reason), group in sorted(groups.items(), key=lambda item: SEVERITY.index(item[0][0])):
+        seen[verdict] += 1
+        if seen[verdict] > _MOST_REASONS and verdict not in _WHOLE:
+            left[verdict] += len(group)
+            continue
         first = f"{plain(group[0].case)} {plain(group[0].number)}"
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
         lines.append(f"{verdict.value}: {first}{more}: {shorten(reason, _REASON_LENGTH)}")
-    return lines
+    return lines + [
+        f"{verdict.value}: {count} more; all reasons are in the verdict as JSON (--json)"
+        for verdict, count in left.items()
+    ]

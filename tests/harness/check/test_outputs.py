@@ -96,6 +96,17 @@ def test_the_table_counts_numbers_that_pass_beyond_its_room_and_lists_all_others
     assert "and 100 more that pass" in lines
 
 
+def test_few_of_many_reasons_are_printed_but_for_those_of_regressions():
+    each = [
+        change(f"demo/var b{n}", verdict=verdict, reason=f"{n} % would be found.")
+        for verdict in (Verdict.REGRESSION, Verdict.INCONCLUSIVE)
+        for n in range(20)
+    ]
+    text = " ".join(printed(check(*each)))
+    assert text.count("regression: demo/var") == 20 and text.count("inconclusive: demo/var") == 5
+    assert "inconclusive: 15 more; all reasons are in the verdict as JSON" in text
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 def test_every_width_shows_verdict_and_name(width):
     rows = printed(every_verdict(), width)
