@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from arvbench.errors import UnknownName, UserError
+from arvbench.harness.commands import also as also_rows
 from arvbench.harness.commands.engines import Accelerator, Address, EngineOptions, Retries
 from arvbench.harness.commands.evaluation_parts import EvaluationPart, extract_part, part_of, shared_features
 from arvbench.harness.commands.options import (
@@ -56,6 +57,7 @@ def evaluate(
     resize: Annotated[
         str | None, typer.Option(metavar="RULE", help="Resize the samples first, such as bicubic:256.")
     ] = None,
+    also: Annotated[list[str] | None, typer.Option("--also", metavar="CAUSE=VALUES", help=also_rows.HELP)] = None,
     inception_weights: InceptionWeights = None,
     extractor_weights: ExtractorWeights = None,
     device: Device = "cpu",
@@ -128,6 +130,8 @@ def evaluate(
 
       arvbench eval demo.npz --reference digits --protocol digits-cnn
 
+      arvbench eval samples.npz --reference ref.npz --also uint8=truncate,round --also images=10000
+
       arvbench eval samples.npz --reference ref.npz --shard 2/8 --work shards
 
       arvbench eval samples.npz --reference ref.npz --engine ray --address 10.0.0.1:6379 --device cuda
@@ -142,11 +146,10 @@ def evaluate(
     part = part_of(shard, EngineOptions(engine, workers, (), retries, address, accelerator), device, work)
     features = FeaturePass(device=part.device, workers=workers, extractor_files=files, work=part.work)
     stated = Statements(model, labels, uint8_rule, class_folders=class_folders, reconstructions=reconstructions)
-    evaluation = _evaluate(samples, resize, stated, request, (features, part))
-    if evaluation is None:
-        return
-    _print(evaluation, samples, as_json=as_json)
-    raise typer.Exit(_exit_code(evaluation, strict=strict))
+    done = _evaluate(GivenSamples(samples, resize, stated, also or ()), request, (features, part))
+    if done is not None:
+        _print(done, samples, as_json=as_json)
+        raise typer.Exit(_exit_code(done, strict=strict))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +191,35 @@ class Statements:
             source.provenance = replace(source.provenance, **{field: value})
 
 
+@dataclass(frozen=True, slots=True)
+class GivenSamples:
+    """Samples of the command line, and the changes of `--also`."""
+
+    path: Path
+    resize: str | None
+    stated: Statements
+    also: Sequence[str]
+
+    def open(self, path: Path, resize: str | None) -> ImageSource:
+        """Open samples with what the command line says about them."""
+        from arvbench.harness.quality.images.open import open_images
+
+        source = open_images(path, resize=resize, class_folders=self.stated.class_folders)
+        self.stated.add_to(source)
+        return source
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Numbers of the samples as given, and of `--also`."""
+
+    evaluation: Evaluation
+    differences: also_rows.Differences
+
+
 def _evaluate(
-    samples: Path,
-    resize: str | None,
-    stated: Statements,
-    request: EvaluationRequest,
-    extracting: tuple[FeaturePass, EvaluationPart],
-) -> Evaluation | None:
+    samples: GivenSamples, request: EvaluationRequest, extracting: tuple[FeaturePass, EvaluationPart]
+) -> Evaluated | None:
     """Check everything that needs no image, then measure under a progress bar; a shard has no numbers."""
     from rich.console import Console
 
@@ -202,40 +227,47 @@ def _evaluate(
     from arvbench.harness.commands.progress import ProgressBar
     from arvbench.harness.machine.limits import set_threads
     from arvbench.harness.quality.evaluation import choose_metrics, evaluate
-    from arvbench.harness.quality.images.open import open_images
     from arvbench.harness.quality.reference.official import find_reference
 
     if request.reference is not None:
         request = replace(request, reference=find_reference(request.reference))
-    request = replace(request, class_folders=stated.class_folders)
+    request = replace(request, class_folders=samples.stated.class_folders)
     choose_metrics(request)
-    recipe, (features, part) = stated.recipe(), extracting
+    recipe, (features, part) = samples.stated.recipe(), extracting
+    if samples.also and (part.shard is not None or part.engine.name == "ray"):
+        raise UserError("--also needs the images and all of their features here: leave --shard and --engine away")
     usable_device(features.device)
     set_threads(None)
     part = part.connected()
     with ProgressBar(Console(stderr=True)) as listener:
-        source = open_images(samples, resize=resize, class_folders=stated.class_folders)
-        stated.add_to(source)
+        source = samples.open(samples.path, samples.resize)
         if part.shard is not None:
             extract_part(source, request, part.shard, features, listener)
             return None
+        given = also_rows.AsGiven(source, request, samples.open, samples.path, samples.resize)
+        variants = also_rows.variants_of(samples.also, given)
         with shared_features(source, request, part, features, listener) as found:
-            return evaluate(source, request, features=found, recipe=recipe, listener=listener)
+            evaluation = evaluate(source, request, features=found, recipe=recipe, listener=listener)
+        return Evaluated(evaluation, also_rows.measure(variants, evaluation, features, listener))
 
 
-def _exit_code(evaluation: Evaluation, *, strict: bool) -> int:
-    warnings = {finding.code for finding in evaluation.findings if finding.severity == "warning"}
+def _exit_code(done: Evaluated, *, strict: bool) -> int:
+    """Return the exit code of the samples as given. Raises the error that ended `--also`."""
+    if done.differences.error is not None:
+        raise done.differences.error
+    warnings = {finding.code for finding in done.evaluation.findings if finding.severity == "warning"}
     return EXIT_FINDINGS if "failed" in warnings or (strict and warnings) else 0
 
 
-def _print(evaluation: Evaluation, samples: Path, *, as_json: bool) -> None:
+def _print(done: Evaluated, samples: Path, *, as_json: bool) -> None:
     """Print the table of numbers, notes and findings; as JSON the numbers alone, with the findings on stderr."""
     from rich.console import Console
 
     from arvbench.paths import printable
 
+    evaluation = done.evaluation
     if as_json:
-        typer.echo(_as_json(evaluation))
+        typer.echo(_as_json(done))
     else:
         _print_table(evaluation.numbers, title=f"{printable(samples)}: {evaluation.numbers[0].n_samples:,} samples")
         _print_notes(evaluation.numbers)
@@ -248,17 +280,26 @@ def _print(evaluation: Evaluation, samples: Path, *, as_json: bool) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    if done.differences.rows and not as_json:
+        also_rows.print_differences(evaluation, done.differences)
 
 
-def _as_json(evaluation: Evaluation) -> str:
-    """Return the records of the numbers, each with its protocol by name and in words and the codes of all findings."""
-    codes = list(dict.fromkeys(finding.code for finding in evaluation.findings))
-    objects = [
-        number.model_dump(mode="json", exclude={"protocol_name"})
-        | {"protocol": number.protocol_name, "description": number.protocol, "findings": codes}
-        for number in evaluation.numbers
+def _as_json(done: Evaluated) -> str:
+    """Return the records of the numbers, each with its protocol by name and in words and the codes of all findings.
+
+    Those of `--also` follow, each with its change and without findings.
+    """
+
+    def as_object(number: Quality) -> dict[str, object]:
+        named = {"protocol": number.protocol_name, "description": number.protocol}
+        return number.model_dump(mode="json", exclude={"protocol_name"}) | named
+
+    codes = list(dict.fromkeys(finding.code for finding in done.evaluation.findings))
+    objects = [as_object(number) | {"findings": codes} for number in done.evaluation.numbers]
+    changed = [
+        as_object(number) | {"also": row.variant.name} for row in done.differences.rows for number in row.numbers
     ]
-    return json.dumps(objects, indent=2)
+    return json.dumps([*objects, *changed], indent=2)
 
 
 def _print_table(numbers: Sequence[Quality], title: str) -> None:

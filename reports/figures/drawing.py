@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import log10
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from arvbench.reports.data import Data
@@ -20,6 +21,7 @@ from arvbench.reports.numbers import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 INK = "#1b2127"
@@ -181,6 +183,17 @@ def set_title(ax: Axes, *lines: str) -> None:
     """Set the title of a panel; a line that is too long for it loses its middle."""
     room_in = WIDTH_IN * ax.get_position().width
     ax.set_title("\n".join(shorten(line, int(room_in / _TITLE_IN)) for line in lines))
+
+
+def name_powers(axis: Axis) -> None:
+    """Name the powers of ten of a logarithmic axis in a few characters, and nothing between them."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    def name(value: float, _place: int) -> str:
+        return f"{value:g}" if 0.01 <= value < 1e4 else f"1e{round(log10(value))}"
+
+    axis.set_major_formatter(FuncFormatter(name))
+    axis.set_minor_locator(NullLocator())
 
 
 def legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:

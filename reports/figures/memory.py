@@ -5,25 +5,14 @@ Units    MiB 2**20 bytes
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from arvbench.reports.cases import conditions, group_by, has_random_weights, measured
 from arvbench.reports.data import make_data
-from arvbench.reports.figures.drawing import (
-    PAPER,
-    SERIES,
-    Drawing,
-    Margins,
-    first_of,
-    label,
-    legend,
-    listed,
-    placed,
-    set_title,
-)
+from arvbench.reports.figures.case_rows import case_rows
+from arvbench.reports.figures.drawing import PAPER, SERIES, Drawing, first_of, label, legend, listed
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import MEMORY_SOURCES, MIB, significant
 from arvbench.results.schema import Memory, Record
@@ -37,9 +26,6 @@ _PHASES = ("token loop", "decode")
 _HATCHES = ("", "////", "", r"\\\\\\\\")
 """Lines alone: a pattern of dots takes 300 kB of SVG."""
 _CASE_IN = 0.62
-_MARGINS = Margins(left_in=2.9, bottom_in=0.55)
-_LEGEND_IN = 0.2
-_NAME_WIDTH = 36
 _BAR = 0.36
 """Height of a bar; a case has height 1."""
 
@@ -60,14 +46,9 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     groups, left_out = first_of(group_by(cases, lambda case: case.where), "cases")
     if not groups:
         return None
-    heights_in = [_MARGINS.top_in + _MARGINS.bottom_in + _CASE_IN * len(members) for members in groups.values()]
-    figure, axes = placed(heights_in, 1, len(groups), _MARGINS, _LEGEND_IN)
-    for ax, (where, members) in zip(axes, groups.items(), strict=True):
-        set_title(ax, *(label(line) for line in where))
-        ax.set_xlabel("Memory (MiB)")
-        ax.set_yticks(range(len(members)), [textwrap.fill(label(case.name), _NAME_WIDTH) for case in members])
-        ax.tick_params(axis="y", length=0)
-        ax.grid(axis="y", visible=False)
+    names = {where: [case.name for case in members] for where, members in groups.items()}
+    figure, axes = case_rows(names, "Memory (MiB)", _CASE_IN)
+    for ax, members in zip(axes, groups.values(), strict=True):
         _draw_bars(ax, members)
         ax.set_ylim(len(members) - 0.5, -0.5)
     legend(figure, [_swatch(number) for number in range(len(_COMPONENTS))], _COMPONENTS)

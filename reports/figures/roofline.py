@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log10
 from typing import TYPE_CHECKING, Any
 
 from arvbench.reports.cases import arithmetic, group_by, hardware, has_random_weights
@@ -23,6 +22,7 @@ from arvbench.reports.figures.drawing import (
     label,
     legend,
     listed,
+    name_powers,
     panels,
     set_title,
 )
@@ -71,8 +71,6 @@ class _Case:
 
 def draw(records: Sequence[Record]) -> Drawing | None:
     """Draw a point for every timed step, and one for the decode, of every case with ceilings."""
-    from matplotlib.ticker import FuncFormatter, NullLocator
-
     found = _cases(records)
     if not found:
         return None
@@ -83,10 +81,9 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     handles: dict[int, Artist] = {}
     for ax, (where, members) in zip(axes, groups.items(), strict=True):
         set_title(ax, label(where[0]), label(where[1]))
-        for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
-            scale("log")
-            axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
-            axis.set_minor_locator(NullLocator())
+        ax.loglog()
+        name_powers(ax.xaxis)
+        name_powers(ax.yaxis)
         ax.set_xlabel("Intensity (FLOP/byte)")
         ax.set_ylabel("Achieved (GFLOP/s)")
         _draw_ceilings(ax, members)
@@ -114,11 +111,6 @@ def draw(records: Sequence[Record]) -> Drawing | None:
             ),
         ),
     )
-
-
-def _tick(value: float) -> str:
-    """Name a power of ten in a few characters."""
-    return f"{value:g}" if 0.01 <= value < 1e4 else f"1e{round(log10(value))}"
 
 
 def _cases(records: Sequence[Record]) -> list[_Case]:

@@ -12,9 +12,14 @@ import pandas
 import pytest
 import records as make
 from figures import FIGURES
+from histories import records_of, write
+from searches import search_records
 from verdicts import every_verdict
 
+from arvbench.harness.history.history import history_of
 from arvbench.reports.build import build_report
+from arvbench.reports.sections import ANSWER, SECTIONS
+from arvbench.results.claims import OUTCOMES_NAME, SHIPPED_OUTCOMES
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.browser
@@ -33,9 +38,18 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="module")
 def page_url(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    build_report([run_folder], path)
-    return path.as_uri()
+    """A page with every section: what no record has lies beside one of them, or comes from other commits."""
+    folder = tmp_path_factory.mktemp("page")
+    beside = folder / "beside"
+    first = make.many_records(run_folder)[0]
+    make.write_records(beside / "records.jsonl", [first, *search_records(first=700)])
+    (beside / "verdict.json").write_text(every_verdict().model_dump_json())
+    shutil.copy(SHIPPED_OUTCOMES, beside / OUTCOMES_NAME)
+    newest = {"git_commit": first.environment.git_commit}
+    commits = records_of((1.0,) * 6 + (1.6,) * 6, environment=lambda place: newest if place == 11 else {}, first=500)
+    history = history_of([write(folder / "commits", commits)])
+    build_report([run_folder, beside], folder / "report.html", history=history)
+    return (folder / "report.html").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +93,49 @@ def test_the_page_fits_its_window(page: Any) -> None:
     assert needed <= width
     page.evaluate(OPEN_ALL)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+LAYOUT = """() => {
+  const found = [];
+  const box = (element) => element.getBoundingClientRect();
+  const name = (element) => element.id || element.getAttribute("aria-label") || element.textContent.trim().slice(0, 40);
+  const share = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+  // What is read together: the blocks of a section, and the words of a figure.
+  const overlaps = (what, elements) => {
+    const boxes = elements.map(box);
+    for (let i = 0; i < boxes.length; i += 1) {
+      for (let j = 0; j < i; j += 1) {
+        if (share(boxes[i], boxes[j])) found.push(`${what}: ${name(elements[j])} | ${name(elements[i])}`);
+      }
+    }
+  };
+  for (const section of document.querySelectorAll("section")) {
+    const folded = section.querySelector(":scope > details");
+    overlaps(section.id, Array.from((folded ?? section).children).filter((child) => box(child).height > 0));
+  }
+  for (const figure of document.querySelectorAll("figure[id] svg")) {
+    // The frame of turned words is larger than the words.
+    const words = Array.from(figure.querySelectorAll("text")).filter((text) => !text.closest("[transform*='rotate']")
+      || /rotate\\(-?0[ )]/.test(text.getAttribute("transform")));
+    overlaps(figure.closest("figure").id, words);
+  }
+  for (const element of document.querySelectorAll("main *, header *")) {
+    if (element.closest("svg") || element.scrollWidth <= element.clientWidth + 1 || element.clientWidth === 0) continue;
+    const style = getComputedStyle(element);
+    const scrolls = ["auto", "scroll"].includes(style.overflowX);
+    const shadow = style.backgroundImage.includes("gradient");
+    if (scrolls ? element.tabIndex < 0 || !shadow : style.overflowX !== "visible") found.push(`cut: ${name(element)}`);
+  }
+  return found;
+}"""
+
+
+def test_in_every_section_nothing_overlaps_and_what_is_cut_scrolls_and_says_so(page: Any) -> None:
+    page.evaluate(OPEN_ALL)
+    shown = page.locator("h2").all_inner_texts()
+    assert shown == [section.heading for section in SECTIONS if section is not ANSWER]
+    assert page.evaluate(LAYOUT) == []
 
 
 def test_every_image_is_decoded(page: Any) -> None:
@@ -177,7 +234,7 @@ def test_a_heading_sorts_by_number_and_empty_cells_stay_last(page: Any) -> None:
         texts = [text.split("\n")[0] for text in shown(place)]
         numbers = [float(text) for text in texts if text != "\N{EN DASH}"]
         assert numbers == sorted(numbers, reverse=direction == "descending")
-        assert texts[len(numbers) :] == ["\N{EN DASH}"] * 4
+        assert texts[len(numbers) :] == ["\N{EN DASH}"] * 5
     assert header.get_attribute("aria-sort") == "none"
 
 

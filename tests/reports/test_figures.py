@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from arvbench.reports.figures import scaling
 from arvbench.reports.figures.drawing import CSS_VARIABLES, MOST_ITEMS, MOST_PANELS, Drawing, first_of
 from arvbench.reports.svg import draw_figure, figure_to_svg, inline_figure
+from arvbench.results.memory import DEFINITIONS
 from arvbench.results.records import read_records
 from arvbench.results.schema import Record, Status
 
@@ -84,7 +85,8 @@ def test_a_figure_of_a_sweep_is_bounded_and_says_what_it_leaves_out(name: str) -
     assert found is not None and int(found[1]) <= MOST_ITEMS < int(found[2])
     (legend,) = drawing.figure.legends
     assert len(legend.get_texts()) <= MOST_ITEMS
-    shown = sum(len(ax.get_yticks()) for ax in axes) if name == "memory" else int(found[1])
+    in_rows = name in ("memory", "memory-definitions")
+    shown = sum(len(ax.get_yticks()) for ax in axes) if in_rows else int(found[1])
     assert shown == int(found[1])
 
 
@@ -227,6 +229,19 @@ def test_memory_bars_add_up_to_the_memory_in_use() -> None:
     held = (memory.weights_bytes + memory.decode_peak_bytes) / 2**20
     assert ends[-1] == pytest.approx(held, abs=1e-2)
     assert any(abs(end - (memory.weights_bytes + memory.tokens_peak_bytes) / 2**20) < 1e-2 for end in ends)
+
+
+def test_every_definition_that_a_machine_has_is_a_marker_at_its_size() -> None:
+    records = [make.record(number=0), make.record(number=1, gpu=make.GPU)]
+    on_cpu, on_gpu = drawn("memory-definitions", records).figure.axes
+    for ax, record in ((on_cpu, records[0]), (on_gpu, records[1])):
+        sizes = [size for kind in DEFINITIONS if (size := kind.of(record.outcome.memory)) is not None]
+        markers = [line for line in ax.lines if len(line.get_xdata()) == 1]
+        assert [line.get_xdata()[0] for line in markers] == pytest.approx([size / 2**20 for size in sizes])
+        (between,) = [line for line in ax.lines if len(line.get_xdata()) == 2]
+        assert list(between.get_xdata()) == pytest.approx([min(sizes) / 2**20, max(sizes) / 2**20])
+    labels = [text.get_text() for text in on_cpu.figure.legends[0].get_texts()]
+    assert labels == [kind.label for kind in DEFINITIONS], "what one machine lacks, the other has"
 
 
 def test_a_curve_joins_cases_that_differ_in_their_batch_alone() -> None:

@@ -1,11 +1,14 @@
-"""Measured beside published: a deviation only where the two are alike, else the reasons."""
+"""Measured beside published: a deviation, in table and figure, only where the two are alike, else the reasons."""
 
 from __future__ import annotations
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from records import GPU, adm_numbers, record
 
 from arvbench.reports.blocks import FoldedTables, Text
+from arvbench.reports.figures import published
+from arvbench.reports.svg import draw_figure, inline_figure
 from arvbench.reports.tables.published import published_blocks
 from arvbench.results.published.beside import pairs_of
 from arvbench.results.schema import QualityRequest
@@ -81,3 +84,45 @@ def test_names_hold_what_differs_within_the_table():
     assert {row[0].text for row in folded.tables[0].rows} <= {"var-d16 b1", "var-d16 b2"}
     (alone,) = published_blocks(records[:2])[1:]
     assert {row[0].text for row in alone.tables[0].rows} == {"var-d16"}
+
+
+def drawing(*records):
+    return draw_figure("published", published.draw, list(records))
+
+
+def test_deviations_are_drawn_with_interval_rounding_and_likely_cause():
+    records = [official(), official(number=2, changes={"value": 4.2, "interval": (4.1, 4.3)}, batch=2)]
+    made = drawing(*records)
+    (ax,) = made.figure.axes
+    agreeing, off = (pair for record in records for pair in pairs(record) if pair.seen == "first-hand")
+    points = [line for line in ax.lines if len(line.get_xdata()) == 1 and line.get_marker() in ("o", "s")]
+    drawn = {line.get_ydata()[0]: line.get_xdata()[0] for line in points}
+    assert min(map(abs, drawn.values())) < 1e-9
+    assert len(drawn) == len(ax.get_yticks()) == len(made.data.rows)
+    row = next(place for place, x in drawn.items() if x == pytest.approx(100 * off.deviation))
+    ends = [100 * (end / 3.55 - 1) for end in off.interval]
+    assert any(
+        list(line.get_xdata()) == pytest.approx(ends) for line in ax.lines if list(line.get_ydata()) == [row] * 2
+    )
+    assert {text.get_text() for text in ax.texts} == {"reference"} and ax.get_xlabel().endswith("(%)")
+    assert [bar.get_width() for bar in ax.patches][row] == pytest.approx(200 * off.rounding / off.published)
+    labels = [text.get_text() for text in made.figure.legends[0].get_texts()]
+    assert labels == ["agrees, within rounding and interval", "deviates"]
+    causes = {made.data.rows[place][made.data.headings.index("Likely cause")] for place in range(len(drawn))}
+    assert causes == {None, "reference"} and "likely cause reference" in made.alt and agreeing.agrees
+
+
+def test_numbers_that_are_unlike_are_not_drawn():
+    assert drawing() is None and drawing(record("demo/var"), official(recipe=None)) is None
+
+
+def test_many_deviations_are_bounded_and_stay_within_the_figure():
+    records = [official(number=n, batch=1 + n) for n in range(30)]
+    made = drawing(*records)
+    assert "Drawn: the first 24 of" in made.caption and len(made.data.rows) >= 30
+    renderer = FigureCanvasAgg(made.figure).get_renderer()
+    width, height = renderer.get_canvas_width_height()
+    boxes = [ax.get_tightbbox(renderer).padded(-1) for ax in made.figure.axes]
+    assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)
+    svg = inline_figure("published", published.draw, records).svg
+    assert svg == inline_figure("published", published.draw, records).svg and "var(--series-3)" in svg

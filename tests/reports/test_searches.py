@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import records as make
 import yaml
 from report_text import column, in_terminal
+from searches import search_records
 from typer.testing import CliRunner
 
 from arvbench import results
@@ -20,27 +20,7 @@ from arvbench.reports.content import make_report
 from arvbench.reports.reproduction import SUITE_FILE, reproduction_suite
 from arvbench.reports.table import Table
 from arvbench.results.records import RecordsFile
-from arvbench.results.schema import Record, SearchRequest, Status
-
-BATCHES = (1, 8, 4, 2)
-
-
-def search_records(model: str = "demo/var", first: int = 0, **options) -> list[Record]:
-    """Four tries over the batch, of which the third is best and the second fails, and a confirmation."""
-    made = []
-    for number, batch in enumerate((*BATCHES, 4), start=1):
-        confirmation = number == 5
-        request = SearchRequest(objective="images/s", over={"batch": (1, 2, 4, 8)}, budget=4, confirm=True,
-                                number=3 if confirmation else number, tries=4, confirmation=confirmation)  # fmt: skip
-        name = f"{model} optimized b{batch} float32 cpu search(images/s,batch)" + " confirmation" * confirmation
-        fields = {"weights": "demo", "number": first + number, "batch": batch, "search": request, "case_id": name}
-        quality = make.quality_numbers(np.random.default_rng(number))
-        if number == 2:
-            made.append(make.failed(Status.OOM, "out of memory: made up", model=model, **fields, **options))
-        else:
-            speed = 0.2 if number == 3 else 3.0
-            made.append(make.record(model, speed=speed, quality=quality, **fields, **options))
-    return made
+from arvbench.results.schema import Record
 
 
 @pytest.fixture

@@ -199,9 +199,11 @@ def main() -> int:
 
 def _open(job: HelperJob) -> ImageSource:
     if isinstance(job.images, FileImages):
+        from arvbench.harness.quality.images.changed import changed
         from arvbench.harness.quality.images.open import open_images
 
-        return open_images(job.images.path, resize=job.images.resize)
+        source = open_images(job.images.path, resize=job.images.resize)
+        return source if job.images.change is None else changed(source, job.images.change)
     from arvbench.harness.quality.images.live import load_live_source
 
     case = job.images.case.model_copy(update={"device": job.device})

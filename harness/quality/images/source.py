@@ -47,6 +47,8 @@ class FileImages(BaseModel):
     kind: Literal["files"] = "files"
     path: MessagePath
     resize: str | None = None
+    change: str | None = None
+    """Change after that (images/changed.py)."""
 
 
 class ModelImages(BaseModel):

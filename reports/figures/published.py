@@ -1,0 +1,122 @@
+"""Measured numbers beside published ones: how far each deviates, and the likely cause.
+
+Only numbers that may be compared have a deviation, and only they are drawn.
+
+Units    deviation in percent of the published number
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from arvbench.reports.cases import arithmetic, group_by, has_random_weights, measured, processor
+from arvbench.reports.data import make_data
+from arvbench.reports.figures.case_rows import case_rows
+from arvbench.reports.figures.drawing import INK, MARKERS, MUTED, SERIES, Drawing, first_of, label, legend, listed
+from arvbench.reports.names import short_names
+from arvbench.reports.numbers import plain, significant
+from arvbench.results.metrics import label_of
+from arvbench.results.published.beside import Pair, pairs_of
+from arvbench.results.schema import Record
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+_ROW_IN = 0.5
+_ROOM = 1.25
+_LEAST = 1.0
+"""Half the width of the axis, in percent, where everything agrees."""
+_AGREES, _DEVIATES = "agrees, within rounding and interval", "deviates"
+_KINDS = {_AGREES: (SERIES[2], MARKERS[0]), _DEVIATES: (SERIES[1], MARKERS[1])}
+
+
+class _Row(NamedTuple):
+    record_id: str
+    name: str
+    where: tuple[str, str]
+    pair: Pair
+    deviation: float
+    """Percent."""
+
+    @property
+    def kind(self) -> str:
+        return _AGREES if self.pair.agrees else _DEVIATES
+
+    def percent(self, value: float) -> float:
+        return 100 * (value / self.pair.published - 1)
+
+
+def draw(records: Sequence[Record]) -> Drawing | None:
+    """Draw a row for every pair of numbers that may be compared."""
+    rows = _rows(records)
+    groups, left_out = first_of(group_by(rows, lambda row: row.where), "numbers")
+    if not groups:
+        return None
+    names = {where: [row.name for row in members] for where, members in groups.items()}
+    figure, axes = case_rows(names, "Deviation of the measured from the published number (%)", _ROW_IN)
+    handles: dict[str, Artist] = {}
+    for ax, members in zip(axes, groups.values(), strict=True):
+        _draw_panel(ax, members, handles)
+    legend(figure, list(handles.values()), list(handles))
+    words = listed(
+        f"{row.name}: {significant(row.pair.measured, 4)} measured, {significant(row.pair.published, 4)} published, "
+        f"{row.deviation:+.1f} %" + (f", likely cause {row.pair.likely}" if row.pair.likely else "")
+        for members in groups.values()
+        for row in members
+    )
+    return Drawing(
+        figure=figure,
+        title="Measured beside published",
+        caption="Whisker: the 95 % interval of the measured number, where it has one. Grey: half a unit of the last "
+        "digit that was published. Beside a number that deviates stands the likely cause, which the source does not "
+        f"state. Numbers that are unlike have no deviation: the table names what differs.{left_out}",
+        alt=f"Deviations of measured from published numbers in percent. {words}.",
+        data=make_data(
+            (
+                *("Record", "Case and number", "Hardware", "Dtype", "Unit", "Published", "Rounding", "Measured"),
+                *("Measured, low", "Measured, high", "Deviation (%)", "Agrees", "Likely cause", "Seen", "Source"),
+            ),
+            (
+                (
+                    *(row.record_id, row.name, *row.where, row.pair.unit, row.pair.published, row.pair.rounding),
+                    *(row.pair.measured, *(row.pair.interval or (None, None)), row.deviation),
+                    *("yes" if row.pair.agrees else "no", row.pair.likely, row.pair.seen, plain(row.pair.source)),
+                )
+                for row in rows
+            ),
+        ),
+    )
+
+
+def _rows(records: Sequence[Record]) -> list[_Row]:
+    names, rows = short_names(records), list[_Row]()
+    for record, outcome in measured(records):
+        for pair in pairs_of(record, outcome):
+            if pair.deviation is None:
+                continue
+            number = f"{pair.name}, {pair.unit}" if pair.unit else label_of(pair.name).text
+            name = label(f"{names[record.record_id]}: {number}", random=has_random_weights(record))
+            where = (label(processor(record)), label(arithmetic(record)))
+            rows.append(_Row(record.record_id, name, where, pair, 100 * pair.deviation))
+    return rows
+
+
+def _draw_panel(ax: Axes, rows: Sequence[_Row], handles: dict[str, Artist]) -> None:
+    ax.axvline(0, color=INK, linewidth=0.8, zorder=1)
+    for place, row in enumerate(rows):
+        color, marker = _KINDS[row.kind]
+        rounding = 100 * row.pair.rounding / row.pair.published
+        ax.barh([place], [2 * rounding], 0.5, left=[-rounding], facecolor=MUTED, alpha=0.3, zorder=0)
+        if row.pair.interval is not None:
+            ax.plot([row.percent(end) for end in row.pair.interval], [place, place], color=color, linewidth=1.2)
+        handles[row.kind] = ax.plot([row.deviation], [place], color=color, marker=marker, linestyle="none")[0]
+    ends = [abs(row.percent(end)) for row in rows for end in (row.pair.measured, *(row.pair.interval or ()))]
+    half = _ROOM * max(_LEAST, *ends)
+    ax.set_xlim(-half, half)
+    for place, row in enumerate(rows):
+        if row.pair.likely is not None:
+            side = "right" if row.deviation > 0 else "left"
+            x = -0.02 * half if side == "right" else 0.02 * half
+            ax.text(x, place, row.pair.likely, ha=side, va="center", color=INK, fontsize=8)
