@@ -8,7 +8,7 @@ Units    deviation in percent of the published number
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arvbench.reports.cases import arithmetic, group_by, has_random_weights, measured, processor
 from arvbench.reports.data import make_data
@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _ROW_IN = 0.5
-_ROOM = 1.25
+_ROOM = 1.8
+"""Width of the axis over the largest deviation: causes stand outside."""
+_GAP = 0.02
 _LEAST = 1.0
 """Half the width of the axis, in percent, where everything agrees."""
+_CAUSE: dict[str, Any] = {"va": "center", "color": INK, "fontsize": 8}
 _AGREES, _DEVIATES = "agrees, within rounding and interval", "deviates"
 _KINDS = {_AGREES: (SERIES[2], MARKERS[0]), _DEVIATES: (SERIES[1], MARKERS[1])}
 
@@ -61,7 +64,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         _draw_panel(ax, members, handles)
     legend(figure, list(handles.values()), list(handles))
     words = listed(
-        f"{row.name}: {significant(row.pair.measured, 4)} measured, {significant(row.pair.published, 4)} published, "
+        f"{row.name}: {significant(row.pair.measured, 4)} measured, {row.pair.published_text} published, "
         f"{row.deviation:+.1f} %" + (f", likely cause {row.pair.likely}" if row.pair.likely else "")
         for members in groups.values()
         for row in members
@@ -69,9 +72,10 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     return Drawing(
         figure=figure,
         title="Measured beside published",
-        caption="Whisker: the 95 % interval of the measured number, where it has one. Grey: half a unit of the last "
-        "digit that was published. Beside a number that deviates stands the likely cause, which the source does not "
-        f"state. Numbers that are unlike have no deviation: the table names what differs.{left_out}",
+        caption="A row is named by the published number. Whisker: the 95 % interval of the measured number, where it "
+        "has one. Grey: half a unit of the last digit that was published. Beside a number that deviates stands the "
+        "likely cause, which the source does not state. Numbers that are unlike have no deviation: the table names "
+        f"what differs.{left_out}",
         alt=f"Deviations of measured from published numbers in percent. {words}.",
         data=make_data(
             (
@@ -96,8 +100,9 @@ def _rows(records: Sequence[Record]) -> list[_Row]:
         for pair in pairs_of(record, outcome):
             if pair.deviation is None:
                 continue
-            number = f"{pair.name}, {pair.unit}" if pair.unit else label_of(pair.name).text
-            name = label(f"{names[record.record_id]}: {number}", random=has_random_weights(record))
+            number = f"{label_of(pair.name).text} {pair.published_text}{pair.unit and f' {pair.unit}'}"
+            seen = ", second-hand" if pair.seen == "second-hand" else ""
+            name = label(f"{names[record.record_id]}: {number}{seen}", random=has_random_weights(record))
             where = (label(processor(record)), label(arithmetic(record)))
             rows.append(_Row(record.record_id, name, where, pair, 100 * pair.deviation))
     return rows
@@ -112,11 +117,12 @@ def _draw_panel(ax: Axes, rows: Sequence[_Row], handles: dict[str, Artist]) -> N
         if row.pair.interval is not None:
             ax.plot([row.percent(end) for end in row.pair.interval], [place, place], color=color, linewidth=1.2)
         handles[row.kind] = ax.plot([row.deviation], [place], color=color, marker=marker, linestyle="none")[0]
-    ends = [abs(row.percent(end)) for row in rows for end in (row.pair.measured, *(row.pair.interval or ()))]
-    half = _ROOM * max(_LEAST, *ends)
+    farthest = [abs(row.percent(end)) for row in rows for end in (row.pair.measured, *(row.pair.interval or ()))]
+    half = _ROOM * max(_LEAST, *farthest)
     ax.set_xlim(-half, half)
     for place, row in enumerate(rows):
         if row.pair.likely is not None:
-            side = "right" if row.deviation > 0 else "left"
-            x = -0.02 * half if side == "right" else 0.02 * half
-            ax.text(x, place, row.pair.likely, ha=side, va="center", color=INK, fontsize=8)
+            right = row.deviation > 0
+            ends = [row.deviation, *(row.percent(end) for end in row.pair.interval or ())]
+            x = max(ends) + _GAP * half if right else min(ends) - _GAP * half
+            ax.text(x, place, f"likely: {row.pair.likely}", ha="left" if right else "right", **_CAUSE)

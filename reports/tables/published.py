@@ -8,7 +8,7 @@ from typing import NamedTuple
 from arvbench.reports.blocks import Block, FoldedTables, Text
 from arvbench.reports.cases import measured
 from arvbench.reports.names import case_column
-from arvbench.reports.numbers import number_cell, significant, text_cell
+from arvbench.reports.numbers import number_cell, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.metrics import label_of
 from arvbench.results.published.beside import Pair, pairs_of
@@ -62,7 +62,7 @@ def _name(pair: Pair) -> str:
 
 def _published(pair: Pair) -> Cell:
     flags = ("second-hand",) if pair.seen == "second-hand" else ()
-    return Cell(text=significant(pair.published, 4), sort=pair.published, flags=flags)
+    return Cell(text=pair.published_text, sort=pair.published, flags=flags)
 
 
 def _deviation(pair: Pair) -> Cell:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import log10
 from typing import Literal
 
 from arvbench.results.published.tables import (
@@ -53,6 +54,11 @@ class Pair:
     source: str
     unlike: tuple[Cause, ...]
     """Known differences, the gravest first; empty for numbers that may be compared."""
+
+    @property
+    def published_text(self) -> str:
+        """Return the published number with the decimals that were published."""
+        return f"{self.published:.{max(0, round(-log10(2 * self.rounding)))}f}"
 
     @property
     def deviation(self) -> float | None:

@@ -30,7 +30,13 @@ def pairs(made, name="fid"):
 
 def test_like_numbers_have_a_deviation_and_agree_within_rounding_and_interval():
     (zoo,) = [pair for pair in pairs(official()) if pair.seen == "first-hand"]
-    assert zoo.published == 3.55 and zoo.unlike == () and zoo.deviation == pytest.approx(0) and zoo.agrees
+    assert (
+        zoo.published_text == "3.55"
+        and zoo.published == 3.55
+        and zoo.unlike == ()
+        and zoo.deviation == pytest.approx(0)
+        and zoo.agrees
+    )
     assert zoo.likely is None and "FoundationVision/VAR" in zoo.source
     (off,) = [p for p in pairs(official(changes={"value": 4.2, "interval": (4.1, 4.3)})) if p.seen == "first-hand"]
     assert off.deviation == pytest.approx(4.2 / 3.55 - 1) and not off.agrees and off.likely == "reference"
@@ -56,7 +62,11 @@ def test_unlike_numbers_name_the_difference_and_have_no_deviation(options, chang
 def test_times_are_compared_on_the_same_gpu_batch_and_dtype_alone():
     made = record("var-d24", number=2, gpu=GPU.model_copy(update={"name": "NVIDIA L20"}), batch=64, dtype="float16")
     (latency,) = [pair for pair in pairs(made, "latency per batch") if "2411.17787" in pair.source]
-    assert latency.published == pytest.approx(2070) and latency.unlike == ("autocast",)
+    assert (
+        latency.published == pytest.approx(2070)
+        and latency.published_text == "2070"
+        and latency.unlike == ("autocast",)
+    )
     on_cpu = record("var-d24", number=3, batch=1)
     assert all("hardware" in pair.unlike for pair in pairs_of(on_cpu, on_cpu.outcome))
 
@@ -104,7 +114,7 @@ def test_deviations_are_drawn_with_interval_rounding_and_likely_cause():
     assert any(
         list(line.get_xdata()) == pytest.approx(ends) for line in ax.lines if list(line.get_ydata()) == [row] * 2
     )
-    assert {text.get_text() for text in ax.texts} == {"reference"} and ax.get_xlabel().endswith("(%)")
+    assert {text.get_text() for text in ax.texts} == {"likely: reference"} and ax.get_xlabel().endswith("(%)")
     assert [bar.get_width() for bar in ax.patches][row] == pytest.approx(200 * off.rounding / off.published)
     labels = [text.get_text() for text in made.figure.legends[0].get_texts()]
     assert labels == ["agrees, within rounding and interval", "deviates"]
