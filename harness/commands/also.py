@@ -116,11 +116,9 @@ def _makers() -> dict[str, Maker]:
     """Return cause -> function of cause, value and what is given; in the order of the documentation."""
     from arvbench.harness.quality.images.changed import CHANGES
 
-    return (
-        dict.fromkeys(CHANGES, _with_other_pixels)
-        | {"resize": _with_resize, "reference": _with_reference, "protocol": _with_protocol}
-        | dict.fromkeys(OTHER_SAMPLES, _with_other_samples)
-    )
+    makers: dict[str, Maker] = dict.fromkeys(CHANGES, _with_other_pixels)
+    makers |= {"resize": _with_resize, "reference": _with_reference, "protocol": _with_protocol}
+    return makers | dict.fromkeys(OTHER_SAMPLES, _with_other_samples)
 
 
 _PIXEL_NOTES = {
@@ -194,7 +192,7 @@ def measure(
     features = replace(features, work=features.work and features.work / "also", folder_per_task=True)
     no_intervals = Options(bootstrap=0)  # a jackknife of 50,000 features takes longer than all else
     known = {finding.code for finding in base.findings}
-    rows = []
+    rows = list[Difference]()
     for variant in variants:
         try:
             request = replace(variant.request, options=no_intervals)
