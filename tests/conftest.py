@@ -7,13 +7,18 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
+from unittest import mock
 
+import blas_threads  # noqa: F401
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from warm_program import Programs
+
+from arvbench.harness.machine.forks import CAN_FORK, start_warm
+from arvbench.harness.run.engines import local
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -74,3 +79,17 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """Starts programs whose imports are done."""
     with closing(Programs(tmp_path_factory.mktemp("programs"))) as made:
         yield made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_engines(programs: Programs) -> Iterator[None]:
+    """Fork the warm processes of local engines from one that has imported the harness; `own_warm_process` undoes it."""
+    with mock.patch.object(local, "start_warm", programs.engine_process) if CAN_FORK else nullcontext():
+        yield
+
+
+@pytest.fixture(scope="module")
+def own_warm_process() -> Iterator[None]:
+    """Start the warm processes of local engines in a module as users do."""
+    with mock.patch.object(local, "start_warm", start_warm):
+        yield

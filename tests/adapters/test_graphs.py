@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from tape import TapeCapture, reads_host, storage_of, tensors_in
+from tiny_models import tiny_token_grid
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.editing import KnownPixels
 from arvbench.adapters.hmar.sampler import HmarSettings
-from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.loading import build_sampler, load_sampler
 from arvbench.adapters.sampling import BufferedNoise, PerImageNoise, UpstreamNoise
 from arvbench.errors import UserError
 
@@ -52,7 +53,11 @@ def settings_of(sampler):
 
 
 def load(family, **recorded):
-    sampler = load_sampler(f"demo/{family}", weights="demo", backend="optimized")
+    if family == "llamagen":  # a step per token: a map of 16 has as many kinds of steps as the demo model's of 64
+        spec = tiny_token_grid(family, num_classes=10)
+        sampler = build_sampler(spec, weights="random:1", backend="optimized")
+    else:
+        sampler = load_sampler(f"demo/{family}", weights="demo", backend="optimized")
     if recorded:
         sampler.use_graphs(recorded.pop("capture", TapeCapture), **recorded)
     return sampler

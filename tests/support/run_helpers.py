@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import records
 from records import environment, measured
+from warm_program import ENGINE_NAME
 
 from arvbench.harness.jobs import Event, EventListener, Job, Part, Result
 from arvbench.harness.run.crew import room_on_machine
@@ -120,7 +121,15 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 def warm_processes_of(pid: int) -> list[psutil.Process]:
     """Processes that workers of the process `pid` are forked from."""
-    return [process for process in psutil.Process(pid).children() if _runs(process, "warm")]
+    children = psutil.Process(pid).children(recursive=True)
+    return [child for child in children if _runs(child, "warm") and not _runs(_parent(child), "warm")]
+
+
+def _parent(process: psutil.Process) -> psutil.Process | None:
+    try:
+        return process.parent()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _is_worker(process: psutil.Process) -> bool:
@@ -137,6 +146,9 @@ def _is_worker(process: psutil.Process) -> bool:
 
 def _runs(process: psutil.Process | None, module: str) -> bool:
     try:
-        return process is not None and f"arvbench.harness.run.{module}" in process.cmdline()
+        if process is None:
+            return False
+        forked = module == "warm" and process.name() == ENGINE_NAME
+        return forked or f"arvbench.harness.run.{module}" in process.cmdline()
     except psutil.NoSuchProcess:
         return False

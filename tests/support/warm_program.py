@@ -1,18 +1,21 @@
 """Programs in processes of their own that start at once: forks of one process that has imported what they all import.
 
-A program is used as a `subprocess.Popen` with pipes, and has a session of its own. Where the start itself is the point
-of a test, that test starts its program fresh; so do all where the system cannot fork.
+A program is used as a `subprocess.Popen` with pipes, and has a session of its own. The warm processes of local engines,
+in programs and in the process of the tests, are forks too. Where the start itself is the point of a test, that test
+starts its program fresh; so do all where the system cannot fork.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import importlib
 import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,18 +28,24 @@ from typing import IO
 from pydantic import BaseModel
 
 from arvbench.harness.machine.forks import CAN_FORK, WarmProcess, serve, start_warm
+from arvbench.harness.machine.processes import end_group, this_python
 
 _MODULES = (
     "arvbench.adapters.registry",
     "arvbench.harness.cli",
     "arvbench.harness.measure.case",
     "arvbench.harness.measure.case_quality",
+    "arvbench.harness.run.engines.local",
     "arvbench.harness.run.runner",
     "arvbench.harness.suites.suite",
     "rich.progress",
     "scipy.stats",
     "statsmodels.stats.multitest",
 )
+ENGINE_NAME = "arvbench-warm"
+"""Name of a process, by which those are known that stand for `python -m arvbench.harness.run.warm`."""
+_SET_NAME = 15
+"""prctl(2) option: the name of this process, which its forks keep."""
 
 
 class _Nothing(BaseModel):
@@ -134,6 +143,10 @@ class Programs:
         out, errors = program.communicate(timeout)
         return subprocess.CompletedProcess(arguments, program.returncode, out, errors)
 
+    def engine_process(self, module: str) -> WarmProcess:
+        """Stand for `start_warm` in LocalEngine: its warm process is forked, not started."""
+        return _engine_process(self._ready())
+
     def close(self) -> None:
         if self._warm is not None:
             self._warm.close()
@@ -153,6 +166,51 @@ class Programs:
         return self._warm
 
 
+def _engine_process(parent: WarmProcess) -> WarmProcess:
+    """Fork the warm process of a LocalEngine, which begins with our environment and folder."""
+    where = {"environment": this_python().environment(), "cwd": ""}
+    with contextlib.suppress(FileNotFoundError):
+        where["cwd"] = str(Path.cwd())
+    return parent.forked(["engine", json.dumps(where)])
+
+
+def _be_engine(arguments: list[str], fds: list[int]) -> int:
+    """Become the warm process that a LocalEngine asked for."""
+    where = json.loads(arguments[1])
+    os.dup2(fds[0], sys.stdin.fileno())
+    os.close(fds[0])
+    os.environ.clear()
+    os.environ.update(where["environment"])
+    os.chdir(where["cwd"] or "/")
+    sys.path[:0] = [path for path in os.environ["PYTHONPATH"].split(os.pathsep) if path not in sys.path]
+    tempfile.tempdir = None
+    ctypes.CDLL(None).prctl(_SET_NAME, ENGINE_NAME.encode())
+    importlib.import_module("arvbench.harness.run.warm").main()
+    return 0
+
+
+def _parent_of_engines() -> WarmProcess:
+    """Fork the process from which a program forks warm processes; the program has begun nothing yet."""
+    requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            requests.close()
+            os.setsid()
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for fd, number in ((theirs.fileno(), 0), (nowhere, 1), (nowhere, 2)):
+                os.dup2(fd, number)
+            theirs.close()
+            serve(lambda: None, _be_engine)
+        finally:
+            os._exit(0)
+    theirs.close()
+    life = contextlib.ExitStack()
+    life.callback(os.waitpid, pid, 0)
+    life.callback(end_group, pid)
+    return WarmProcess(requests, life)
+
+
 def _import_all() -> None:
     for name in _MODULES:
         importlib.import_module(name)
@@ -160,6 +218,8 @@ def _import_all() -> None:
 
 def _be_program(arguments: list[str], fds: list[int]) -> int:
     """Become the program of a request, and return its exit code."""
+    if arguments[0] == "engine":
+        return _be_engine(arguments, fds)
     request = json.loads(Path(arguments[0]).read_text())
     for fd, number in zip(fds, (1, 2), strict=True):
         os.dup2(fd, number)
@@ -175,6 +235,9 @@ def _be_program(arguments: list[str], fds: list[int]) -> int:
     try:
         match request["words"]:
             case ["-m", module, *words]:
+                if words[:1] == ["run"]:
+                    parent = _parent_of_engines()
+                    sys.modules["arvbench.harness.run.engines.local"].start_warm = lambda _: _engine_process(parent)
                 sys.argv = [module, *words]
                 runpy.run_module(module, run_name="__main__", alter_sys=True)
             case ["-c", code, *words]:

@@ -18,7 +18,10 @@ from arvbench.harness.run.engines.local import LocalEngine
 from arvbench.harness.run.engines.spawn import SpawnEngine
 from arvbench.results.schema import CaseConfig, Measured, Status
 
-pytestmark = pytest.mark.skipif(not CAN_FORK, reason="needs Linux")
+pytestmark = [
+    pytest.mark.skipif(not CAN_FORK, reason="needs Linux"),
+    pytest.mark.usefixtures("own_warm_process"),
+]
 CASE = {"model": "demo/var", "weights": "demo", "repeats": 1, "max_warmup": 1, "threads": 1, "sample_sheet": 2}
 
 
