@@ -21,6 +21,7 @@ from arvbench.reports.figures import (
     memory_definitions,
     published,
     quality_throughput,
+    quality_tokens,
     roofline,
     scaling,
     step_latency,
@@ -253,6 +254,7 @@ SECTIONS: tuple[Section, ...] = (
                 "splits or subsets."
             ),
             quality_table,
+            Figure("quality-tokens", quality_tokens.draw),
             findings_table,
             protocols_table,
         ),

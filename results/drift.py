@@ -16,17 +16,23 @@ class Average(Frozen):
 
 
 class DriftStep(Frozen):
-    """One step; agreement is the share of equal tokens, 0..1."""
+    """One step; agreement is the share of equal tokens, 0..1. A step that yields latents has their distance instead:
+    the root mean square of the difference, as a share of that of the exact case's latents.
+    """
 
     step: int
     name: str
-    forced_agreement: float
+    forced_agreement: float | None = None
     """Along the static cache's tokens: one early difference does not hide the rest."""
-    free_agreement: float
+    free_agreement: float | None = None
     """Each side on its own tokens."""
-    kl: float
+    kl: float | None = None
     """Kullback-Leibler divergence of the guided logits from the static cache's, before filters and temperature: mean
     over tokens, along the static cache's tokens."""
+    forced_distance: float | None = None
+    """Along the exact case's latents."""
+    free_distance: float | None = None
+    """Each side on its own latents."""
 
 
 class Drift(Frozen):
@@ -45,10 +51,13 @@ class Drift(Frozen):
     top_k: int | None
     top_p: float | None
     steps: tuple[DriftStep, ...]
-    forced_agreement: Average
-    free_agreement: Average
-    kl: Average
-    first_diverging: tuple[int | None, ...]
+    forced_agreement: Average | None = None
+    free_agreement: Average | None = None
+    kl: Average | None = None
+    forced_distance: Average | None = None
+    """Of the latents of all steps; None for tokens, as the three above are for latents."""
+    free_distance: Average | None = None
+    first_diverging: tuple[int | None, ...] = ()
     """Per image, the first step whose freely drawn tokens differ; None for an image that never does."""
     identical_images: int
     """Images whose bytes are equal; their PSNR is infinite, and they are left out of `psnr_db`."""

@@ -10,7 +10,7 @@ Source   FlowAR (arXiv:2412.15205); behaviour of wangqiang9/FlowAR at 5745a96
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import ClassVar, cast
 
@@ -34,7 +34,7 @@ from arvbench.adapters.latents.sampler import (
     official_checkpoint,
 )
 from arvbench.adapters.sampler import ModelSpec
-from arvbench.adapters.sampling import Noise
+from arvbench.adapters.sampling import Noise, PerImageNoise
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.tokenizers.kl import KlConfig
@@ -73,12 +73,17 @@ class FlowArSampler(LatentSampler):
 
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
         config, shape = cast(FlowArConfig, self.spec.transformer), self.cache_shape(policy, settings, batch=batch)
-        passes, itemsize = len(evaluation_times(cast(FlowArSettings, settings).num_steps)) - 1, self.dtype.itemsize
+        chosen = cast(FlowArSettings, settings)
+        times, itemsize = evaluation_times(chosen.num_steps)[:-1], self.dtype.itemsize
+        passes = len(times)
         steps, seen = [], 0
         for scale, (side, tokens) in enumerate(zip(config.scale, config.sizes, strict=True)):
             first, before, seen = scale == 0, seen, seen + tokens
             flops = config.flops(rows=shape.rows, new=tokens, context=seen, first=first)
-            head = config.head_flops(rows=shape.rows, tokens=tokens)
+            guided = sum(self._strength(chosen, scale)(time) is not None for time in times)
+            alone = shape.rows if self.official else batch
+            head = guided * config.head_flops(rows=shape.rows, tokens=tokens)
+            head += (passes - guided) * config.head_flops(rows=alone, tokens=tokens)
             weights = config.weight_bytes(itemsize, first=first) + passes * config.head_bytes(itemsize)
             steps.append(
                 Step(
@@ -90,7 +95,7 @@ class FlowArSampler(LatentSampler):
                     cached_tokens=seen,
                     rows=shape.rows,
                     inner_passes=passes,
-                    flops=flops + passes * head,
+                    flops=flops + head,
                     launches=self._launches(first, passes),
                     bytes_moved=weights
                     + shape.bytes_of(before)
@@ -151,31 +156,34 @@ class FlowArSampler(LatentSampler):
     def _turns(self, scale: int) -> tuple[Turn, Turn]:
         return self.transformer.turns([self.spec.transformer.scale[scale]])
 
+    def _strength(self, settings: FlowArSettings, scale: int) -> Callable[[float], float | None]:
+        """Return the guidance of a scale as a function of time."""
+        full = 1 + (settings.cfg - 1) * scale / (len(self.spec.transformer.scale) - 1)
+        return lambda time: full if full > 1 and time <= settings.guidance else None
+
     def _denoise(
         self, z_RlC: Tensor, scale: int, images: int, settings: FlowArSettings, noise: Noise, turn: Turn
     ) -> tuple[Tensor, Tensor]:
-        """Final state (R, l, K) of a scale, and the velocities of its last evaluation.
+        """Final state (B or R, l, K) of a scale, and the velocities of its last evaluation.
 
-        Draws 2 s and 2 s + 1 of a call are the halves of the noise of scale s.
+        Draws 2 s and 2 s + 1 of a call are the halves of the noise of scale s. No latent depends on the second half: it
+        is left out except where the official code is followed, or where the draws of a stream must keep their order.
         """
         config, times = cast(FlowArConfig, self.spec.transformer), evaluation_times(settings.num_steps)
         features_n256 = _features(settings.num_steps, self.device)
         like_BlK = torch.empty(images, config.sizes[scale], config.vae_embed_dim, device=self.device)
-        full, last = 1 + (settings.cfg - 1) * scale / (len(config.scale) - 1), list[Tensor]()
+        last = list[Tensor]()
 
         def velocity(x_RlK: Tensor, number: int) -> Tensor:
-            v_RlK: Tensor = self.transformer.flownet(x_RlK, features_n256[number].view(1, 1, -1), z_RlC, turn)
+            time_11f, z = features_n256[number].view(1, 1, -1), z_RlC[: len(x_RlK)]
+            v_RlK: Tensor = self.transformer.flownet(x_RlK, time_11f, z, turn)
             last[:] = [v_RlK]
             return v_RlK
 
-        start_RlK = torch.cat([noise.normal(like_BlK, 2 * scale + half) for half in (0, 1)])
-        final_RlK = solve(
-            start_RlK,
-            images,
-            times,
-            strength=lambda time: full if full > 1 and time <= settings.guidance else None,
-            velocity=velocity,
-        )
+        halves = (0, 1) if self.official or not isinstance(noise, PerImageNoise) else (0,)
+        start_RlK = torch.cat([noise.normal(like_BlK, 2 * scale + half) for half in halves])
+        kept_RlK = start_RlK if self.official else start_RlK[:images]
+        final_RlK = solve(kept_RlK, images, times, strength=self._strength(settings, scale), velocity=velocity)
         return final_RlK, last[0]
 
     def denoised_again(

@@ -1,9 +1,10 @@
 """The solver of FlowAR: from noise to the latents of a scale by Euler steps, in float64 around a head in its own dtype.
 
 The official noise has two halves. Above the time at which guidance begins both run unguided on their own; below it the
-first half is fed twice, and its guided velocity moves both. Only the first half is kept.
+first half is fed twice, and its guided velocity moves both. Only the first half is kept: a start without the second
+one gives the same latents from half of the unguided rows.
 
-Shapes   B images, R forward rows, l tokens of a scale, K latent channels
+Shapes   B images, R rows of the state (B, or 2 B with the second half), l tokens of a scale, K latent channels
 Source   behaviour of wangqiang9/FlowAR at 5745a96
 """
 
@@ -42,8 +43,8 @@ def solve(
 ) -> Tensor:
     """Return the final state (R, l, K) fp32, of which the first `images` rows are the latents.
 
-    `velocity` gives those of the state (R, l, K) fp32 at the evaluation of a number, `strength` the guidance at a time;
-    None leaves every row to itself.
+    `velocity` gives those of a state (R, l, K) fp32, or guided (2 B, l, K), at the evaluation of a number, `strength`
+    the guidance at a time; None leaves every row to itself.
     """
     x_RlK = start_RlK.double()
     for number, (time, after) in enumerate(pairwise(times)):
@@ -54,6 +55,6 @@ def solve(
             fed_RlK = torch.cat((x_RlK[:images], x_RlK[:images])).float()
             cond_BlK, uncond_BlK = velocity(fed_RlK, number).double().chunk(2)
             guided_BlK = uncond_BlK + mixed * (cond_BlK - uncond_BlK)
-            v_RlK = torch.cat((guided_BlK, guided_BlK))
+            v_RlK = guided_BlK.repeat(len(x_RlK) // images, 1, 1)
         x_RlK = x_RlK + v_RlK * (after - time)
     return x_RlK.float()

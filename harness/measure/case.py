@@ -214,8 +214,6 @@ def _drift(job: Job, sampler: Sampler, settings: SamplingSettings, listener: Eve
         return {}
     if case.drift_images < 2:
         return {"drift_note": f"drift_images is {case.drift_images}: none was asked for"}
-    if sampler.spec.latent_dim is not None:
-        return {"drift_note": "steps yield latents: there are no tokens and no logits to compare"}
     listener(Event(phase="drift"))
     lpips, note = None, ""
     try:

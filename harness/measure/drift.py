@@ -5,10 +5,13 @@ when it draws other tokens. What it changes is measured along the judge's own to
 difference stays local, and on its own tokens, which is what a user gets. Scales that a method leaves out have no
 tokens to compare; what they lack shows in the images.
 
+Where steps yield latents, the distance between both sides' latents stands in the place of tokens and logits: the root
+mean square of their difference, as a share of that of the judge's latents.
+
 A lossy cache or method is compared in the case's own dtype, so that one thing differs; a half precision by itself is
 compared with float32 from the same weights.
 
-Shapes   B images, l tokens of one step, V codebook entries, H W image height and width
+Shapes   B images, l tokens of one step, V codebook entries, K latent channels, H W image height and width
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,6 +53,7 @@ class _Sums:
     forced: list[Tensor] = field(default_factory=list)
     free: list[Tensor] = field(default_factory=list)
     kl: list[Tensor] = field(default_factory=list)
+    """Of tokens; `forced` and `free` are shares of equal tokens, or distances of latents."""
     psnr: list[float] = field(default_factory=list)
     """Infinite for identical images."""
     ssim: list[float] = field(default_factory=list)
@@ -88,7 +92,8 @@ def measure_drift(
         if lpips is not None:
             sums.lpips += lpips.distances(static.images, free.images)
     steps = sampler.schedule(replayable, batch=1, cache=policy).steps
-    drift = _summary(steps, replayable, sums, against=_against(judge, sampler))
+    numbers = _of_latents(steps, sums) if sampler.spec.latent_dim else _of_tokens(steps, sums)
+    drift = _summary(replayable, sums, against=_against(judge, sampler)).model_copy(update=numbers)
     if lpips is None:
         return drift
     return drift.model_copy(update={"lpips": average(np.array(sums.lpips)), "lpips_library": lpips.library})
@@ -136,14 +141,16 @@ def _compare(pair: _Pair, labels: Sequence[int], indices: range, sums: _Sums) ->
     """Add the numbers of the images `indices`, and return those of both sides."""
     static, path = _run(pair.judge, pair.settings, exact_policy(pair.judge), labels, _Drawing(indices))
     along = _Drawing(indices, path.tokens)
-    reader = _LogitReader(path.logits)
+    ids = pair.sampler.spec.latent_dim is None
+    reader = _LogitReader(path.logits) if ids else _Reader()
     _run(pair.sampler, pair.settings, pair.policy, labels, along, reader)
     free, drawn = _run(pair.sampler, pair.settings, pair.policy, labels, _Drawing(indices))
-    common = path.tokens[: len(drawn.tokens)]
-    sums.tokens = [ids_Bl.shape[1] for ids_Bl in common]
-    sums.forced.append(_agreement(common, along.drawn))
-    sums.free.append(_agreement(common, drawn.tokens))
-    sums.kl.append(torch.stack(reader.kl_B, dim=1))
+    common, compared = path.tokens[: len(drawn.tokens)], _agreement if ids else _distance
+    sums.tokens = [step.shape[1] for step in common]
+    sums.forced.append(compared(common, along.drawn))
+    sums.free.append(compared(common, drawn.tokens))
+    if isinstance(reader, _LogitReader):
+        sums.kl.append(torch.stack(reader.kl_B, dim=1))
     for expected_3HW, actual_3HW in zip(static.images, free.images, strict=True):
         psnr, ssim = image_likeness(expected_3HW, actual_3HW)
         sums.psnr.append(psnr)
@@ -152,7 +159,7 @@ def _compare(pair: _Pair, labels: Sequence[int], indices: range, sums: _Sums) ->
 
 
 class _Drawing(PerImageNoise):
-    """Records the tokens that it draws; with a path it returns that path's instead."""
+    """Records the tokens that it draws, or the latents that it hears; with a path it returns that path's instead."""
 
     def __init__(self, indices: range, path: Sequence[Tensor] | None = None) -> None:
         super().__init__(DRIFT_SEED, indices)
@@ -164,8 +171,14 @@ class _Drawing(PerImageNoise):
         return self.accept(drawn_Bl, drawn_Bl, step)
 
     def accept(self, ids_Bl: Tensor, failed_Bl: Tensor, step: int) -> Tensor:
-        self.drawn.append(ids_Bl.cpu())
-        return ids_Bl if self._path is None else self._path[step].to(ids_Bl.device)
+        return self._led(ids_Bl, step)
+
+    def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
+        return self._led(denoised_BlK, step)
+
+    def _led(self, yielded: Tensor, step: int) -> Tensor:
+        self.drawn.append(yielded.cpu())
+        return yielded if self._path is None else self._path[step].to(yielded)
 
 
 class _Reader(SilentObserver):
@@ -214,6 +227,12 @@ def _agreement(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Tensor:
     return torch.stack(equal, dim=1)
 
 
+def _distance(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Tensor:
+    """Root mean square difference of latents over that of `expected`, (B, steps)."""
+    pairs = [(a.double(), b.double()) for a, b in zip(expected, actual, strict=True)]
+    return torch.stack([((a - b).square().mean(dim=(1, 2)) / a.square().mean(dim=(1, 2))).sqrt() for a, b in pairs], 1)
+
+
 def image_likeness(expected_3HW: Tensor, actual_3HW: Tensor) -> tuple[float, float]:
     """PSNR in dB, infinite for identical images, and SSIM of two uint8 images, by scikit-image."""
     # Half a second, which only lossy cases pay.
@@ -226,19 +245,12 @@ def image_likeness(expected_3HW: Tensor, actual_3HW: Tensor) -> tuple[float, flo
     return float(peak_signal_noise_ratio(expected, actual, data_range=255)), float(ssim)
 
 
-def _summary(steps: Sequence[Step], settings: SamplingSettings, sums: _Sums, *, against: str) -> Drift:
+def _of_tokens(steps: Sequence[Step], sums: _Sums) -> dict[str, Any]:
+    """Numbers of steps that draw tokens."""
     forced, free, kl = (torch.cat(parts).numpy() for parts in (sums.forced, sums.free, sums.kl))
     differing = [np.flatnonzero(row < 1) for row in free]
-    finite = [value for value in sums.psnr if np.isfinite(value)]
-    return Drift(
-        against=against,
-        images=len(free),
-        seed=DRIFT_SEED,
-        temperature=float(getattr(settings, "temperature", 1.0)),
-        temperatures=getattr(settings, "temperatures", None),
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        steps=tuple(
+    return {
+        "steps": tuple(
             DriftStep(
                 step=step.index,
                 name=step.name,
@@ -248,10 +260,43 @@ def _summary(steps: Sequence[Step], settings: SamplingSettings, sums: _Sums, *, 
             )
             for step in steps
         ),
-        forced_agreement=average(np.average(forced, axis=1, weights=sums.tokens)),
-        free_agreement=average(np.average(free, axis=1, weights=sums.tokens)),
-        kl=average(np.average(kl, axis=1, weights=sums.tokens)),
-        first_diverging=tuple(int(found[0]) if len(found) else None for found in differing),
+        "forced_agreement": average(np.average(forced, axis=1, weights=sums.tokens)),
+        "free_agreement": average(np.average(free, axis=1, weights=sums.tokens)),
+        "kl": average(np.average(kl, axis=1, weights=sums.tokens)),
+        "first_diverging": tuple(int(found[0]) if len(found) else None for found in differing),
+    }
+
+
+def _of_latents(steps: Sequence[Step], sums: _Sums) -> dict[str, Any]:
+    """Numbers of steps that yield latents."""
+    forced, free = (torch.cat(parts).numpy() for parts in (sums.forced, sums.free))
+    return {
+        "steps": tuple(
+            DriftStep(
+                step=step.index,
+                name=step.name,
+                forced_distance=float(forced[:, step.index].mean()),
+                free_distance=float(free[:, step.index].mean()),
+            )
+            for step in steps
+        ),
+        "forced_distance": average(np.average(forced, axis=1, weights=sums.tokens)),
+        "free_distance": average(np.average(free, axis=1, weights=sums.tokens)),
+    }
+
+
+def _summary(settings: SamplingSettings, sums: _Sums, *, against: str) -> Drift:
+    """Sampling, and likeness of the images."""
+    finite = [value for value in sums.psnr if np.isfinite(value)]
+    return Drift(
+        against=against,
+        images=len(sums.psnr),
+        seed=DRIFT_SEED,
+        temperature=float(getattr(settings, "temperature", 1.0)),
+        temperatures=getattr(settings, "temperatures", None),
+        top_k=settings.top_k,
+        top_p=settings.top_p,
+        steps=(),
         identical_images=len(sums.psnr) - len(finite),
         psnr_db=average(np.array(finite)) if finite else None,
         ssim=average(np.array(sums.ssim)),

@@ -28,13 +28,17 @@ def _whole(ax: Axes, _: Sequence[Curve]) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
 def draw(records: Sequence[Record]) -> Drawing | None:
-    """Draw a curve for every lossy case, on the path of the exact one."""
+    """Draw a curve for every lossy case that draws tokens, on the path of the exact one."""
     names = short_names(records)
     drifts = [
         (record, outcome.drift)
         for record, outcome in measured(records)
-        if outcome.drift is not None and outcome.drift.steps
+        if outcome.drift is not None and outcome.drift.forced_agreement is not None
     ]
     curves = [
         Curve(
@@ -44,7 +48,11 @@ def draw(records: Sequence[Record]) -> Drawing | None:
                 label(plain(record.case.model)),
                 f"batch {record.case.batch}, {label(arithmetic(record))}",
             ),
-            points=tuple(Point(step.step, 100 * step.forced_agreement) for step in drift.steps),
+            points=tuple(
+                Point(step.step, 100 * step.forced_agreement)
+                for step in drift.steps
+                if step.forced_agreement is not None
+            ),
         )
         for record, drift in drifts
     ]
@@ -68,7 +76,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
             (
                 (
                     *(record.record_id, names[record.record_id], drift.against, step.step, step.name),
-                    *(100 * step.forced_agreement, 100 * step.free_agreement, step.kl),
+                    *(_percent(step.forced_agreement), _percent(step.free_agreement), step.kl),
                 )
                 for record, drift in drifts
                 for step in drift.steps

@@ -23,7 +23,10 @@ class _CaseDrift(NamedTuple):
 
 
 def drift_table(records: Sequence[Record]) -> Table:
-    """Tokens, logits and images of lossy cases beside those of exact ones, with 95 % intervals over images."""
+    """Tokens, logits or latents, and images of lossy cases beside those of exact ones, with 95 % intervals over images.
+
+    Latents have no tokens that could be equal: what stands for them is the root mean square of their difference.
+    """
     columns: list[Column[_CaseDrift]] = [
         case_column(records),
         Column("Lossy", cell=lambda row: text_cell(_lossy(row.outcome))),
@@ -34,11 +37,13 @@ def drift_table(records: Sequence[Record]) -> Table:
         Column("Equal tokens, own path", "%", numeric=True, cell=lambda row: _cell(row.drift.free_agreement, 100)),
         Column("First other step, median", numeric=True, cell=lambda row: number_cell(_first(row.drift))),
         Column("KL of logits", "nats", numeric=True, cell=lambda row: _cell(row.drift.kl)),
+        Column("Latents apart, same path", "%", numeric=True, cell=lambda row: _cell(row.drift.forced_distance, 100)),
+        Column("Latents apart, own path", "%", numeric=True, cell=lambda row: _cell(row.drift.free_distance, 100)),
         Column("PSNR", "dB", numeric=True, cell=lambda row: _cell(row.drift.psnr_db)),
         Column("SSIM", numeric=True, cell=lambda row: _cell(row.drift.ssim)),
         Column("LPIPS", numeric=True, cell=lambda row: _cell(row.drift.lpips)),
         Column("Identical images", numeric=True, cell=lambda row: count_cell(row.drift.identical_images)),
-        Column("Sampling", cell=lambda row: text_cell(_sampling(row.drift))),
+        Column("Sampling", cell=lambda row: _sampling_cell(row.drift)),
     ]
     rows = [
         _CaseDrift(record, outcome, outcome.drift) for record, outcome in measured(records) if outcome.drift is not None
@@ -69,9 +74,12 @@ def _first(drift: Drift) -> float | None:
     return float(statistics.median(steps)) if steps else None
 
 
-def _sampling(drift: Drift) -> str:
+def _sampling_cell(drift: Drift) -> Cell:
+    """Filters and temperature; nothing for latents, to which they do not apply."""
+    if drift.forced_agreement is None:
+        return NOTHING
     top_k = "all" if drift.top_k is None else drift.top_k
     top_p = "1" if drift.top_p is None else significant(drift.top_p)
     temperatures = drift.temperatures or (drift.temperature,)
     temperature = "/".join(f"{value:g}" for value in dict.fromkeys(temperatures))
-    return f"temperature {temperature}, top-k {top_k}, top-p {top_p}"
+    return text_cell(f"temperature {temperature}, top-k {top_k}, top-p {top_p}")

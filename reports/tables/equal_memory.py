@@ -107,11 +107,14 @@ def equal_memory_part(records: Sequence[Record], width: int) -> list[RenderableT
 
 
 def agreement(record: Record) -> float | None:
-    """Share of tokens equal to those of the static cache, each on its own path; 1 for a case without lossy parts."""
+    """Share of tokens equal to those of the static cache, each on its own path; 1 for a case without lossy parts, None
+    for latents.
+    """
     if not isinstance(record.outcome, Measured):
         return None
     if record.outcome.drift is not None:
-        return record.outcome.drift.free_agreement.mean
+        equal = record.outcome.drift.free_agreement
+        return None if equal is None else equal.mean
     return 1.0 if record.outcome.setup.lossy == () else None
 
 

@@ -194,3 +194,17 @@ def test_the_official_code_also_computes_rows_that_it_does_not_use(form):
     lean = build_sampler(sampler.spec, weights="random:1", backend="optimized")
     assert {step.rows for step in lean.schedule(settings.replace(cfg=1.0), batch=3)} == {3}
     assert same_tokens(draw(lean, settings=settings), draw(sampler, settings=settings))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 0.5])
+def test_only_the_official_code_denoises_noise_that_it_discards(guidance):
+    sampler = build_sampler(tiny_flowar(), weights="random:1")
+    lean = build_sampler(sampler.spec, weights="random:1", backend="optimized")
+    settings = sampler.spec.settings.replace(guidance=guidance)
+    official, ours = (each.schedule(settings, batch=3).steps for each in (sampler, lean))
+    # The first scale has no guidance at all, and the others have none above the time.
+    fewer = [own.flops < theirs.flops for own, theirs in zip(ours, official, strict=True)]
+    assert fewer == [True] + [guidance < 1] * (len(official) - 1)
+    for noise in (lambda: PerImageNoise(0, range(3)), lambda: UpstreamNoise(5)):
+        both = [each.sample(LABELS, settings, noise=noise()) for each in (lean, sampler)]
+        assert same_tokens(*both)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from drifts import drift
+from drifts import drift, latent_drift
 from records import record
 
+from arvbench.reports.table import MISSING
 from arvbench.reports.tables.drift import drift_table
 from arvbench.results.schema import Record
 
@@ -26,6 +27,14 @@ def test_lossy_cases_have_a_row_with_intervals_and_sampling():
     assert cells(records, "First other step")[0] == "3.00"
     assert cells(records, "Sampling")[0] == "temperature 0.7, top-k 900, top-p 1"
     assert len(cells(records, "SSIM")) == 2
+
+
+def test_latents_have_a_distance_in_the_place_of_equal_tokens():
+    both = [with_drift(1), with_drift(2, **dict(latent_drift()))]
+    assert cells(both, "Latents apart, own path")[1] == "10.0 [5.00, 20.0]"
+    assert cells(both, "Equal tokens, own path")[1] == cells(both, "Sampling")[1] == MISSING
+    assert cells(both, "SSIM")[0] == cells(both, "SSIM")[1]
+    assert not [column for column in drift_table(both[:1]).columns if column.label.startswith("Latents")]
 
 
 def test_without_a_lossy_case_the_table_is_empty():

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import records as make
-from drifts import drift
+from drifts import drift, latent_drift
 from figures import FIGURES
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from arvbench.reports.figures import scaling
+from arvbench.reports.figures import quality_tokens, scaling
 from arvbench.reports.figures.drawing import CSS_VARIABLES, MOST_ITEMS, MOST_PANELS, Drawing, first_of
 from arvbench.reports.svg import draw_figure, figure_to_svg, inline_figure
 from arvbench.results.memory import DEFINITIONS
@@ -269,6 +269,35 @@ def test_a_curve_joins_the_sizes_of_image_of_one_model() -> None:
     assert [row[0] for row in drawing.data.rows] == [records[1].record_id, records[0].record_id]
 
 
+def of_tokens(number: int, tokens: int | None, quality: Any = FIDS, **options: Any) -> Record:
+    """A case with the setting `tokens`."""
+    asked = {"tokens": tokens}
+    made = make.record("demo/var", number=number, weights="demo", quality=quality, settings=asked, **options)
+    setup = made.outcome.setup.model_copy(update={"settings": asked})
+    return made.model_copy(update={"outcome": made.outcome.model_copy(update={"setup": setup})})
+
+
+def test_quality_is_drawn_against_the_number_of_tokens_of_cases_that_differ_in_nothing_else() -> None:
+    rng = np.random.default_rng(1)
+    records = [
+        *(of_tokens(n, tokens, make.quality_numbers(rng)) for n, tokens in enumerate((16, 4, 8))),
+        of_tokens(3, 4, make.quality_numbers(rng), cache="grow"),  # the only one of its kind
+        of_tokens(4, None, make.quality_numbers(rng)),  # draws all tokens, and does not say how many
+        of_tokens(5, 8, make.quality_numbers(rng, "another protocol")),
+        of_tokens(6, 4, make.quality_numbers(rng, "another protocol")),
+    ]
+    drawing = draw_figure("quality-tokens", quality_tokens.draw, records)
+    assert drawing is not None and drawing.title and len(drawing.alt) > 40
+    lines = [line for ax in drawing.figure.axes for line in ax.lines]
+    assert [list(line.get_xdata()) for line in lines] == [[4, 8, 16], [4, 8]]
+    fids = [record.outcome.quality[0].value for record in records]
+    assert [list(line.get_ydata()) for line in lines] == [[fids[1], fids[2], fids[0]], [fids[6], fids[5]]]
+    assert [row[0] for row in drawing.data.rows] == [records[n].record_id for n in (1, 2, 0, 6, 5)]
+    assert all(re.search(r"\(.+\)", text) for ax in drawing.figure.axes for text in (ax.get_xlabel(), ax.get_ylabel()))
+    for few in ([], records[:1], records[4:5]):
+        assert draw_figure("quality-tokens", quality_tokens.draw, few) is None
+
+
 def test_energy_is_drawn_net_and_gross_beside_throughput() -> None:
     (ax,) = drawn("energy", [one_record()]).figure.axes
     points = [(line.get_xdata()[0], *line.get_ydata()) for line in ax.lines[1:]]
@@ -278,3 +307,8 @@ def test_energy_is_drawn_net_and_gross_beside_throughput() -> None:
 def test_drift_is_drawn_along_the_path_of_the_exact_case() -> None:
     (ax,) = drawn("drift", [one_record()]).figure.axes
     assert [list(line.get_ydata()) for line in ax.lines] == [[100]]
+
+
+def test_drift_of_latents_has_no_tokens_to_draw() -> None:
+    record = make.record("demo/var", weights="demo", drift=latent_drift())
+    assert draw_figure("drift", FIGURES["drift"], [record]) is None

@@ -68,9 +68,8 @@ def test_models_of_this_package_join_published_names():
     unjoined = {name for name in MODELS if not name.startswith("demo/")} - {row.model for row in rows("models")}
     # FID of xAR and FlowAR is of a protocol that is not here: it must not stand beside ours.
     other_protocol = {"xar-b", "xar-l", "xar-h", "flowar-s", "flowar-l", "flowar-h"}
-    not_joined_yet = {"detailflow-l-128", "detailflow-l-256", "detailflow-l-512", "dar-l", "dar-xl"}
     no_number_of_its_own = {"hmar-d30-512"}
-    assert unjoined == other_protocol | not_joined_yet | no_number_of_its_own
+    assert unjoined == other_protocol | no_number_of_its_own
 
 
 def test_recipes_quote_rows_of_the_published_settings():

@@ -28,3 +28,12 @@ def drift(**changes: Any) -> Drift:
         "ssim_library": "made up",
     }
     return Drift(**made | changes)
+
+
+def latent_drift(**changes: Any) -> Drift:
+    """Make the drift of four images whose steps yield latents."""
+    tenth = Average(mean=0.1, interval=(0.05, 0.2))
+    none = dict.fromkeys(("forced_agreement", "free_agreement", "kl"))
+    step = DriftStep(step=0, name="cell", forced_distance=0.1, free_distance=0.1)
+    of_latents = {"steps": (step,), "forced_distance": tenth, "free_distance": tenth, "first_diverging": ()}
+    return drift(**none | of_latents | changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arvbench.reports.sections import SECTIONS, Figure
 
-_OWN_RECORDS = ("scaling-size", "published")
+_OWN_RECORDS = ("scaling-size", "published", "quality-tokens")
 """Figures of records that no ordinary run has: tests of their own make them."""
 FIGURES = {
     part.name: part.draw

@@ -67,6 +67,17 @@ def test_a_half_precision_drifts_from_float32():
     assert outcome.drift.kl.mean > 0
 
 
+@pytest.mark.parametrize("model", ["demo/xar", "demo/flowar"])
+def test_latents_of_a_half_precision_drift_from_float32(model):
+    found = outcome_of(model=model, dtype="bfloat16", settings={"num_steps": 4}).drift
+    assert found.against == "static, float32" and found.forced_agreement is found.kl is None
+    assert 0 < found.free_distance.mean < 0.2 and 0 < found.forced_distance.mean < 0.2
+    assert len(found.steps) > 1 and all(step.forced_distance > 0 for step in found.steps)
+    # Nothing comes before the first step: both paths are one there.
+    assert found.steps[0].forced_distance == found.steps[0].free_distance
+    assert 0 < found.ssim.mean < 1 and found.psnr_db.mean > 15 and found.identical_images == 0
+
+
 def test_without_memory_for_the_exact_model_the_record_says_so(monkeypatch):
     def no_room(*args, **kwargs):
         raise MemoryError
