@@ -14,6 +14,7 @@ from arvbench.reports.figures.curves import Curve, Point, draw_curves
 from arvbench.reports.figures.drawing import Drawing, label, listed
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import plain, significant
+from arvbench.results.drift import Drift
 from arvbench.results.schema import Record
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ def _whole(ax: Axes, _: Sequence[Curve]) -> None:
 
     ax.set_ylim(0, 103)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _points(drift: Drift) -> tuple[Point, ...]:
+    return tuple(
+        Point(step.step, 100 * step.forced_agreement) for step in drift.steps if step.forced_agreement is not None
+    )
 
 
 def _percent(share: float | None) -> float | None:
@@ -48,11 +55,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
                 label(plain(record.case.model)),
                 f"batch {record.case.batch}, {label(arithmetic(record))}",
             ),
-            points=tuple(
-                Point(step.step, 100 * step.forced_agreement)
-                for step in drift.steps
-                if step.forced_agreement is not None
-            ),
+            points=_points(drift),
         )
         for record, drift in drifts
     ]
