@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from arvbench.reports.cases import (
     warnings_of,
 )
 from arvbench.reports.claims import claim_blocks, load_outcomes
+from arvbench.reports.drawn_apart import drawn_apart
 from arvbench.reports.history import history_blocks
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import plain
@@ -31,14 +32,13 @@ from arvbench.reports.sections import (
     Claims,
     Figure,
     Histories,
-    Part,
     SampleSheets,
     SampleStrip,
     Section,
     Verdicts,
+    WrittenPart,
 )
 from arvbench.reports.steadiness import unsteady_records, unsteady_text
-from arvbench.reports.svg import inline_figure
 from arvbench.reports.table import Table
 from arvbench.reports.tables.history import notices_of
 from arvbench.reports.verdicts import load_verdicts, verdict_blocks
@@ -102,13 +102,7 @@ def make_report(
     }
     complaints += [] if history is None else [f"History: {text}." for text in notices_of(history)]
     answer = answer_of(records)
-    filled = [
-        FilledSection(
-            heading=section.heading,
-            blocks=tuple(block for part in section.parts for block in _blocks(part, shown, beside, answer)),
-        )
-        for section in sections
-    ]
+    filled = _filled(sections, records, lambda part: _blocks(part, shown, beside, answer))
     return Report(
         records=tuple(records),
         title=f"arvbench report: {', '.join(suites)}",
@@ -119,20 +113,41 @@ def make_report(
     )
 
 
+def _filled(
+    sections: Sequence[Section], records: Sequence[Record], blocks_of: Callable[[WrittenPart], Sequence[Block]]
+) -> list[FilledSection]:
+    """Fill sections: figures are drawn while `blocks_of` makes all else."""
+    figures = [part for section in sections for part in section.parts if isinstance(part, Figure)]
+    with drawn_apart(figures, records) as finished:
+        written = [
+            [() if isinstance(part, Figure) else blocks_of(part) for part in section.parts] for section in sections
+        ]
+        drawn = finished()
+    return [
+        FilledSection(
+            heading=section.heading,
+            blocks=tuple(
+                block
+                for part, own in zip(section.parts, blocks, strict=True)
+                for block in ([drawn[part.name]] if isinstance(part, Figure) else own)
+                if block is not None
+            ),
+        )
+        for section, blocks in zip(sections, written, strict=True)
+    ]
+
+
 def _blocks(
-    part: Part,
+    part: WrittenPart,
     shown: Mapping[str, tuple[Record, Path]],
     beside: _Beside,
     answer: Answer,
 ) -> Sequence[Block]:
-    """Make the blocks of one part of a section; empty when the records have no data for it."""
+    """Make the blocks of a part that is no figure; empty when the records have no data for it."""
     records = [record for record, _ in shown.values()]
     match part:
         case Text() | Terms():
             return [part]
-        case Figure(name=name, draw=draw):
-            figure = inline_figure(name, draw, records)
-            return [] if figure is None else [figure]
         case AnswerFindings():
             return [_findings(answer)]
         case AnswerTables():

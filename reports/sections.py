@@ -102,10 +102,10 @@ class Histories:
 
 BlocksOf = Callable[[Sequence[Record]], Block | Sequence[Block]]
 """Function from records to blocks; empty tables are left out."""
-Part = (
-    Text | Terms | Figure | AnswerFindings | AnswerTables | SampleStrip | SampleSheets | Verdicts | Claims | Histories
-    | BlocksOf
-)  # fmt: skip
+WrittenPart = (
+    Text | Terms | AnswerFindings | AnswerTables | SampleStrip | SampleSheets | Verdicts | Claims | Histories | BlocksOf
+)
+Part = WrittenPart | Figure
 
 
 @dataclass(frozen=True, slots=True)

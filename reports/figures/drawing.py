@@ -182,7 +182,8 @@ def placed(
 def set_title(ax: Axes, *lines: str) -> None:
     """Set the title of a panel; a line that is too long for it loses its middle."""
     room_in = WIDTH_IN * ax.get_position().width
-    ax.set_title("\n".join(shorten(line, int(room_in / _TITLE_IN)) for line in lines))
+    # A place of its own: without it the title looks for ticks above the panel, which takes their measures.
+    ax.set_title("\n".join(shorten(line, int(room_in / _TITLE_IN)) for line in lines), y=1.0)
 
 
 def name_powers(axis: Axis) -> None:

@@ -9,6 +9,7 @@ from arvbench.reports.blocks import Block, FoldedTables, Text
 from arvbench.reports.cases import measured
 from arvbench.reports.names import case_column
 from arvbench.reports.numbers import number_cell, text_cell
+from arvbench.reports.remembered import remembered
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.metrics import label_of
 from arvbench.results.published.beside import Pair, pairs_of
@@ -18,15 +19,22 @@ _MOST_UNLIKE = 30
 """Rows of numbers that are unlike, the most alike of them: they serve as orientation."""
 
 
-class _Row(NamedTuple):
+class ComparedNumber(NamedTuple):
+    """A published number and the record with one of the same kind."""
+
     record: Record
     pair: Pair
 
 
+@remembered
+def compared_numbers(records: Sequence[Record]) -> list[ComparedNumber]:
+    """Return every published number beside those of the records."""
+    return [ComparedNumber(record, pair) for record, outcome in measured(records) for pair in pairs_of(record, outcome)]
+
+
 def published_blocks(records: Sequence[Record]) -> list[Block]:
     """Tables of numbers that may be compared and, folded, of those that may not; empty without published ones."""
-    rows = [_Row(record, pair) for record, outcome in measured(records) for pair in pairs_of(record, outcome)]
-    rows.sort(key=lambda row: len(row.pair.unlike))
+    rows = sorted(compared_numbers(records), key=lambda row: len(row.pair.unlike))
     alike, unlike = [row for row in rows if not row.pair.unlike], [row for row in rows if row.pair.unlike]
     if not rows:
         return []
@@ -40,10 +48,10 @@ def published_blocks(records: Sequence[Record]) -> list[Block]:
     return [Text(words), *tables, *([FoldedTables((_table(caption, shown),))] if shown else [])]
 
 
-def _table(caption: str, rows: Sequence[_Row]) -> Table:
+def _table(caption: str, rows: Sequence[ComparedNumber]) -> Table:
     """Write rows; names of cases hold what differs within the table."""
     records = list({row.record.record_id: row.record for row in rows}.values())
-    columns: list[Column[_Row]] = [
+    columns: list[Column[ComparedNumber]] = [
         case_column(records),
         Column("Number", cell=lambda row: text_cell(_name(row.pair))),
         Column("Published", numeric=True, cell=lambda row: _published(row.pair)),

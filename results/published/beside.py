@@ -9,8 +9,9 @@ Units    milliseconds per call for times, images per second for throughput; qual
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import log10
 from typing import Literal
 
@@ -81,20 +82,32 @@ class Pair:
 
 def pairs_of(record: Record, outcome: Measured) -> Iterator[Pair]:
     """Yield every published number of the record's model for which the record has one of the same kind."""
-    names = published_names().get(record.case.model, ())
     if record.case.method is not None or any(not part.startswith("dtype") for part in outcome.setup.lossy or ()):
         return
-    for row in quality_rows():
-        if row.model in names:
-            yield from _quality_pairs(record, outcome, row)
-    for speed in speed_rows():
-        if speed.model in names and (pair := _speed_pair(record, outcome, speed)) is not None:
+    quality, speeds = _published_of(record.case.model)
+    for row, metrics in quality:
+        yield from _quality_pairs(record, outcome, row, metrics)
+    for speed in speeds:
+        if (pair := _speed_pair(record, outcome, speed)) is not None:
             yield pair
 
 
-def _quality_pairs(record: Record, outcome: Measured, row: QualityRow) -> Iterator[Pair]:
+@cache
+def _published_of(
+    model: str,
+) -> tuple[tuple[tuple[QualityRow, Mapping[str, float]], ...], tuple[SpeedRow, ...]]:
+    """Return the published rows of a model, those of quality with their values by metric."""
+    names = published_names().get(model, ())
+    return (
+        tuple((row, row.metrics) for row in quality_rows() if row.model in names),
+        tuple(row for row in speed_rows() if row.model in names),
+    )
+
+
+def _quality_pairs(record: Record, outcome: Measured, row: QualityRow, metrics: Mapping[str, float]) -> Iterator[Pair]:
+    sampled = tuple(_unlike_sampling(record, outcome.setup, row))
     for number in outcome.quality:
-        published = row.metrics.get(number.metric)
+        published = metrics.get(number.metric)
         if published is None or published == 0:
             continue
         yield Pair(
@@ -106,11 +119,11 @@ def _quality_pairs(record: Record, outcome: Measured, row: QualityRow) -> Iterat
             interval=number.interval,
             seen=row.seen,
             source=row.source,
-            unlike=tuple(_unlike_quality(record, outcome.setup, number, row)),
+            unlike=(*sampled, *_unlike_evaluation(number, row)),
         )
 
 
-def _unlike_quality(record: Record, setup: Setup, number: Quality, row: QualityRow) -> Iterator[Cause]:
+def _unlike_sampling(record: Record, setup: Setup, row: QualityRow) -> Iterator[Cause]:
     if setup.weights_random:
         yield "weights"
     if not _same_resolution(row.resolution, setup):
@@ -122,6 +135,9 @@ def _unlike_quality(record: Record, setup: Setup, number: Quality, row: QualityR
     )
     if record.case.recipe is None or setup.recipe_deviations or filters:
         yield "settings"
+
+
+def _unlike_evaluation(number: Quality, row: QualityRow) -> Iterator[Cause]:
     adm = row.metric_protocol.startswith(("ADM evaluator", "OpenAI/ADM")) and "(inferred)" not in row.metric_protocol
     if not adm or number.protocol_name != "adm-v1":
         yield "protocol"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import records as make
 import yaml
 
+import arvbench
 from arvbench.errors import UserError
 from arvbench.reports.build import build_report
 from arvbench.reports.content import MOST_SHEETS
@@ -63,6 +67,48 @@ def test_a_function_is_asked_once_for_the_very_same_records() -> None:
     assert count(equal) == [3] and count(equal[:2]) == [2] and asked == [3, 3, 2]
     names = short_names(first)
     assert short_names(list(first)) is names and short_names(first[:1]) != names
+
+
+APART = """
+import os, sys
+from pathlib import Path
+from arvbench.reports import drawn_apart
+from arvbench.reports.build import build_report
+
+os.sched_getaffinity = lambda _: {0, 1}
+main, draw, drawn_by = os.getpid(), drawn_apart.inline_figure, Path("drawn_by")
+
+def inline_figure(name, *rest):
+    if mode == "dies" and os.getpid() != main:
+        os._exit(3)
+    with drawn_by.open("a") as file:
+        file.write(f"{mode} {'here' if os.getpid() == main else 'apart'}\\n")
+    return draw(name, *rest)
+
+drawn_apart.inline_figure = inline_figure
+for mode, least in (("few", 100), ("many", 1), ("dies", 1)):
+    drawn_apart.FROM_RECORDS = least
+    build_report([Path("records.jsonl")], Path(f"{mode}.html"))
+assert "torch" not in sys.modules
+"""
+
+
+def test_figures_drawn_by_another_process_are_the_same_and_drawn_here_where_it_dies(tmp_path: Path) -> None:
+    make.write_records(tmp_path / "records.jsonl", make.sweep(1))
+    # Not beside torch, which the programs of other tests have: there is no second process then.
+    source = str(Path(arvbench.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", APART],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": source},
+    )
+    assert done.returncode == 0, done.stderr
+    assert set((tmp_path / "drawn_by").read_text().splitlines()) == {"few here", "many apart", "dies here"}
+    few, many, dies = ((tmp_path / f"{mode}.html").read_bytes() for mode in ("few", "many", "dies"))
+    assert few == many == dies
 
 
 def test_the_collector_of_cycles_is_as_it_was(tmp_path: Path) -> None:

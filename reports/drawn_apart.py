@@ -1,0 +1,71 @@
+"""Figures of a large report, drawn by a second process while this one makes the tables.
+
+The process is a fork: it has the records already, which would take longer to hand over than the figures to draw. A fork
+copies one thread alone, so there is none where other threads may hold locks: beside torch, and beside other Python
+threads. Whatever goes wrong there, the figures are drawn here, and an error of a figure is met here.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import TypeAlias
+
+from arvbench.reports.sections import Figure
+from arvbench.reports.svg import InlineFigure, inline_figure
+from arvbench.results.schema import Record
+
+FROM_RECORDS = 200
+"""Records of a report from which a second process pays."""
+Drawn: TypeAlias = dict[str, InlineFigure | None]
+"""Name of a figure -> the figure, or None where the records have nothing for it."""
+
+
+@contextmanager
+def drawn_apart(figures: Sequence[Figure], records: Sequence[Record]) -> Iterator[Callable[[], Drawn]]:
+    """Begin to draw figures, and yield a function that returns them when they are finished."""
+    if len(records) < FROM_RECORDS or not _may_fork():
+        yield lambda: _draw(figures, records)
+        return
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, figures, records), daemon=True)
+    process.start()
+    sender.close()
+
+    def finished() -> Drawn:
+        try:
+            drawn: Drawn = receiver.recv()
+        except EOFError:
+            return _draw(figures, records)
+        return drawn
+
+    try:
+        yield finished
+    finally:
+        receiver.close()
+        process.kill()
+        process.join()
+
+
+def _may_fork() -> bool:
+    several = len(os.sched_getaffinity(0)) > 1 if hasattr(os, "sched_getaffinity") else False
+    return several and "torch" not in sys.modules and threading.active_count() == 1
+
+
+def _draw(figures: Sequence[Figure], records: Sequence[Record]) -> Drawn:
+    return {figure.name: inline_figure(figure.name, figure.draw, records) for figure in figures}
+
+
+def _send(sender: Connection, figures: Sequence[Figure], records: Sequence[Record]) -> None:
+    """Draw and send; on an error nothing is sent, and the other process draws and reports."""
+    try:
+        drawn = _draw(figures, records)
+    except BaseException:
+        os._exit(1)
+    sender.send(drawn)
