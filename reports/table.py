@@ -51,6 +51,8 @@ class Column(Generic[Row_contra]):
     """Set in a fixed-width face: hashes, paths, settings."""
     prose: bool = False
     """Sentences, which need room on a narrow page."""
+    once: bool = False
+    """Moves to the caption where two rows or more all have one value."""
 
     @property
     def heading(self) -> str:
@@ -80,11 +82,17 @@ class Table:
 
 
 def make_table(caption: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
-    """Build a table with a line of cells for each of `rows`; empty columns are left out, except the first."""
+    """Build a table with a line of cells for each of `rows`.
+
+    Empty columns are left out, except the first, and those that say the same `once` are told by the caption.
+    """
     cells = [[column.cell(row) for column in columns] for row in rows]
     used = [i for i in range(len(columns)) if i == 0 or not cells or any(line[i] != NOTHING for line in cells)]
+    shared = [i for i in used if columns[i].once and len(cells) > 1 and len({line[i].text for line in cells}) == 1]
+    used = [i for i in used if i not in shared]
+    values = "; ".join(f"{columns[i].label.lower()} {cells[0][i].text}" for i in shared)
     return Table(
-        caption=caption,
+        caption=f"{caption} (all: {values})" if values else caption,
         columns=tuple(columns[i] for i in used),
         rows=tuple(tuple(line[i] for i in used) for line in cells),
     )

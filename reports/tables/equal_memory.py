@@ -60,7 +60,9 @@ def equal_memory_table(records: Sequence[Record]) -> Table:
     seen = [row.record for row in rows]
     columns: list[Column[Row]] = [
         _MODEL,
-        Column("Conditions", cell=lambda row: text_cell(f"{hardware(row.record)} · {arithmetic(row.record)}")),
+        Column(
+            "Conditions", cell=lambda row: text_cell(f"{hardware(row.record)} · {arithmetic(row.record)}"), once=True
+        ),
         _POLICY,
         _KIND,
         _BATCH,
@@ -68,7 +70,7 @@ def equal_memory_table(records: Sequence[Record]) -> Table:
         Column("Cache live", "MiB", numeric=True, cell=lambda row: mib_cell(row.point.live_bytes)),
         _MEMORY,
         Column("of at most", "MiB", numeric=True, cell=_limit_cell),
-        Column("Memory counts", cell=lambda row: text_cell(row.comparison.counted)),
+        Column("Memory counts", cell=lambda row: text_cell(row.comparison.counted), once=True),
         _SPEED,
         _TIMES,
         *map(_of_policy, quality_columns(seen, ("fid", "label-accuracy"))),

@@ -51,7 +51,7 @@ def scopes_table(records: Sequence[Record]) -> Table:
     columns: list[Column[_ScopeTime]] = [
         case_column(records),
         Column("Scope", cell=lambda row: text_cell(row.timing.scope)),
-        Column("Conditions", cell=lambda row: text_cell(conditions(row.record))),
+        Column("Conditions", cell=lambda row: text_cell(conditions(row.record)), once=True),
         Column("Median", "ms/call", numeric=True, cell=lambda row: estimate_cell(milliseconds(row.timing))),
         Column(
             "Per image", "ms/image", numeric=True, cell=lambda row: estimate_cell(milliseconds_per_image(row.timing))
@@ -246,7 +246,7 @@ def memory_table(records: Sequence[Record]) -> Table:
     """Memory by component; an empty cell is unknown on this machine."""
     columns: list[Column[MeasuredCase]] = [
         case_column(records),
-        Column("Conditions", cell=lambda case: text_cell(conditions(case.record))),
+        Column("Conditions", cell=lambda case: text_cell(conditions(case.record)), once=True),
         Column("Weights", "MiB", numeric=True, cell=lambda case: mib_cell(case.outcome.memory.weights_bytes)),
         Column("Cache live", "MiB", numeric=True, cell=lambda case: mib_cell(case.outcome.memory.cache_live_bytes)),
         Column(

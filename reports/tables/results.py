@@ -41,16 +41,12 @@ UNSTEADY = "unsteady warm-up"
 
 
 def results_table(records: Sequence[Record]) -> Table:
-    """One row for every case: identity, status, speed, memory and the headline metrics of quality.
-
-    An identity column with one value in all rows (two or more) moves to the caption.
-    """
+    """One row for every case: identity, status, speed, memory and the headline metrics of quality."""
     names = short_names(records)
-    shared = [c for c in _IDENTITY if len(records) > 1 and len({c.cell(record).text for record in records}) == 1]
     columns: list[Column[Record]] = [
         Column("Case", cell=lambda record: case_cell(record, names[record.record_id])),
         STATUS,
-        *(column for column in _IDENTITY if column not in shared),
+        *_IDENTITY,
         _BATCH,
         *([_LAUNCHES, _INTERVAL] if several_launches(records) else []),
         THROUGHPUT,
@@ -61,8 +57,7 @@ def results_table(records: Sequence[Record]) -> Table:
         # The script of the page filters rows by the words of this column.
         Column("Flags", code=True, cell=lambda record: text_cell(flags_text(record))),
     ]
-    values = "; ".join(f"{column.label.lower()} {column.cell(records[0]).text}" for column in shared)
-    table = make_table(f"Results: one row for every case{f' (all: {values})' if values else ''}", columns, records)
+    table = make_table("Results: one row for every case", columns, records)
     return replace(table, row_ids=tuple(record.record_id for record in records))
 
 
@@ -145,14 +140,14 @@ def _cache_peak_cell(record: Record) -> Cell:
     return mib_cell(record.outcome.memory.cache_live_bytes) if isinstance(record.outcome, Measured) else NOTHING
 
 
-_HARDWARE: Column[Record] = Column("Hardware", cell=lambda record: text_cell(hardware(record)))
+_HARDWARE: Column[Record] = Column("Hardware", cell=lambda record: text_cell(hardware(record)), once=True)
 _IDENTITY: tuple[Column[Record], ...] = (
-    Column("Model", cell=lambda record: text_cell(model_of(record))),
-    Column("Weights", cell=lambda record: text_cell(record.case.weights)),
-    Column("Backend", cell=lambda record: text_cell(record.case.backend)),
-    Column("Cache", cell=lambda record: text_cell(cache_policy_of(record))),
+    Column("Model", cell=lambda record: text_cell(model_of(record)), once=True),
+    Column("Weights", cell=lambda record: text_cell(record.case.weights), once=True),
+    Column("Backend", cell=lambda record: text_cell(record.case.backend), once=True),
+    Column("Cache", cell=lambda record: text_cell(cache_policy_of(record)), once=True),
     _HARDWARE,
-    Column("Dtype", cell=lambda record: text_cell(arithmetic(record))),
+    Column("Dtype", cell=lambda record: text_cell(arithmetic(record)), once=True),
 )
 _BATCH: Column[Record] = Column("Batch", "images", numeric=True, cell=lambda record: count_cell(record.case.batch))
 _LAUNCHES: Column[Record] = Column("Launches", numeric=True, cell=lambda record: count_cell(len(launches_of(record))))

@@ -102,6 +102,18 @@ def test_an_allocators_peak_and_a_processs_never_share_a_column() -> None:
     assert [[row[i].sort is not None for row in table.rows] for i in peaks] == [[False, True], [True, False]]
 
 
+def test_a_value_that_all_rows_share_is_told_once_by_the_caption() -> None:
+    columns = [
+        Column("Name", cell=lambda row: Cell(text=row[0])),
+        Column("Device", cell=lambda row: Cell(text=row[1]), once=True),
+    ]
+    table = make_table("Rows", columns, [("a", "cpu"), ("b", "cpu")])
+    assert table.caption == "Rows (all: device cpu)" and [c.label for c in table.columns] == ["Name"]
+    for rows in ([("a", "cpu"), ("b", "cuda")], [("a", "cpu")], []):
+        table = make_table("Rows", columns, rows)
+        assert table.caption == "Rows" and [c.label for c in table.columns] == ["Name", "Device"]
+
+
 def test_failures_say_why() -> None:
     records = [make.failed(Status.OOM, "needs 9 GiB", number=0), make.incorrect(number=1), make.record(number=2)]
     oom, incorrect = column(failures_table(records), "Reason")
