@@ -83,4 +83,4 @@ def test_a_report_of_a_hundred_records_takes_less_than_two_megabytes(tmp_path: P
     make.write_records(tmp_path / "records.jsonl", make.sweep(100))
     assert build_report([tmp_path], tmp_path / "r.html").records == 100
     assert (tmp_path / "r.html").stat().st_size < 2_000_000
-    assert (tmp_path / "r.html").read_text().count("Drawn: the first ") == 7
+    assert (tmp_path / "r.html").read_text().count("Drawn: the first ") == 8
