@@ -5,6 +5,7 @@ Every row has protocol ids of its own: it shows what a cause is worth, and compa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,7 +124,7 @@ def _makers() -> dict[str, Maker]:
 
 _PIXEL_NOTES = {
     "images": "drawn from the samples with seed 0",
-    "jpeg": "written and read again, with every second pixel's colour as JPEG does it",
+    "jpeg": "written as JPEG, which halves the resolution of colours, and read again",
     "uint8": "simulated, for the floats are gone: of bytes between 0 and 255 a coin moves half by one",
 }
 
@@ -165,7 +166,7 @@ def _with_protocol(cause: str, value: str, given: AsGiven) -> Variant:
 def _with_other_samples(cause: str, value: str, given: AsGiven) -> Variant:
     source = given.open(Path(value), given.resize)
     unlike = [name for name in _unlike(given.source, source) if not name.startswith(cause)]
-    note = f"other samples; unlike in {', '.join(unlike)} too" if unlike else "other samples"
+    note = f"other samples; the files differ in {', '.join(unlike)}" if unlike else "other samples"
     return Variant(cause=cause, value=value, source=source, request=given.request, note=note)
 
 
@@ -178,7 +179,13 @@ def _unlike(first: ImageSource, second: ImageSource) -> Iterator[str]:
     for name in ("labels", "uint8_rule", "resize", "sampling", "model", "seeds"):
         one, other = (getattr(source.provenance, name) for source in (first, second))
         if one != other:
-            yield f"{name.replace('_', ' ')} ({one or 'not stated'}, {other or 'not stated'})"
+            yield f"{name.replace('_', ' ')} ({_rest(one, other)} against {_rest(other, one)})"
+
+
+def _rest(text: str, other: str) -> str:
+    """Return the parts of a text that another lacks; a model is stated with all of its settings."""
+    parts, others = (re.split(r"[,;{} ]+", each) for each in (text, other))
+    return " ".join(part for part in parts if part and part not in others).replace('"', "") or "nothing"
 
 
 def measure(

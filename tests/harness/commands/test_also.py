@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from arvbench.harness.cli import main
+from arvbench.harness.commands.also import _rest
 from arvbench.harness.data.digits import load_digits_rgb
 
 DIGITS = load_digits_rgb()
@@ -82,6 +83,7 @@ def test_the_table_fits_80_columns_and_says_how_each_row_was_made(capfd, monkeyp
         "samples of much more noise are far outside the interval"
     )
     assert "note: uint8=truncate: simulated" in out and "note: guidance=guided.npz: other samples" in out
+    assert _rest('a, b; {"cfg":1.5,"k":null}', 'a, b; {"cfg":3.0,"k":null}') == "cfg:1.5"
 
 
 def test_features_of_rows_are_kept_beside_those_of_the_samples(capfd, tmp_path) -> None:
