@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -10,12 +12,19 @@ from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise
 from arvbench.errors import UserError
 
 DEMOS = ["demo/var", "demo/mvar", "demo/hmar", "demo/llamagen", "demo/nar", "demo/par", "demo/flexvar"]
-NOISES = [lambda: PerImageNoise(0, [0, 1]), lambda: UpstreamNoise(0)]
-VALUES = [float("nan"), float("inf")]
+PER_IMAGE, UPSTREAM = partial(PerImageNoise, 0, [0, 1]), partial(UpstreamNoise, 0)
+NAN, INFINITY = float("nan"), float("inf")
 
 
-@pytest.mark.parametrize("value", VALUES)
-@pytest.mark.parametrize("noise", NOISES, ids=["per-image", "upstream"])
+@pytest.mark.parametrize(
+    ("noise", "value"),
+    [
+        pytest.param(PER_IMAGE, NAN, id="per-image-nan"),
+        pytest.param(UPSTREAM, INFINITY, id="upstream-inf"),
+        pytest.param(PER_IMAGE, INFINITY, id="per-image-inf", marks=pytest.mark.slow),
+        pytest.param(UPSTREAM, NAN, id="upstream-nan", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", DEMOS)
 def test_nothing_is_drawn_from_logits_that_are_not_finite(name, noise, value):
     sampler = load_sampler(name, weights="demo")

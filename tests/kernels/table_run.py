@@ -1,6 +1,6 @@
 """Compare every Triton kernel of the table with its judge in this process, one JSON line per workload and dtype.
 
-    python table_run.py interpreter|cuda
+    python table_run.py interpreter|interpreter-rest|cuda
 
 Run as a process of its own: Triton decides when a kernel is imported whether it is interpreted, and an illegal access
 on a GPU ends the process it happens in.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 import torch
+from interpreter_modes import interpreter_mode
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -75,10 +76,8 @@ def main(mode: str) -> None:
     device = "cuda" if mode == "cuda" else "cpu"
     for spec in KERNELS.values():
         for workload in spec.workloads:
-            if mode == "interpreter" and not spec.workloads[workload].interpret:
-                continue
             for dtype in spec.tolerance:
-                if mode == "interpreter" and dtype == torch.bfloat16:  # it cuts off where compiled code rounds
+                if mode != "cuda" and interpreter_mode(spec, workload, dtype) != mode:
                     continue
                 for implementation in implementations(spec):
                     print(json.dumps(outcome(spec, workload, dtype, device, implementation)), flush=True)
@@ -106,6 +105,6 @@ def outcome(spec: KernelSpec, workload: str, dtype: torch.dtype, device: str, im
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "interpreter":
+    if sys.argv[1] != "cuda":
         os.environ["TRITON_INTERPRET"] = "1"
     main(sys.argv[1])

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from interpreter_modes import interpreter_mode
 
 from arvbench.kernels import KERNELS
 
@@ -37,17 +38,15 @@ def outcomes(mode: str) -> tuple[dict[Key, dict[str, Any]], str]:
     return results, f"exit status {done.returncode} {done.stderr[-2000:]}"
 
 
-def every_workload(*, interpreter: bool) -> list[Key]:
-    return [
-        (name, workload, str(dtype), implementation)
-        for name, spec in KERNELS.items()
-        for workload in spec.workloads
-        for dtype in spec.tolerance
-        for implementation in spec.implementations
-        if implementation != "torch"
-        # The interpreter rounds to bf16 by cutting off; compiled code rounds to nearest, which test_aot.py sees.
-        if not interpreter or (spec.workloads[workload].interpret and dtype != torch.bfloat16)
-    ]
+def every_workload() -> Iterator[tuple[Key, str | None]]:
+    """Yield keys, each with the mode in which the interpreter runs it."""
+    for name, spec in KERNELS.items():
+        for workload in spec.workloads:
+            for dtype in spec.tolerance:
+                for implementation in spec.implementations:
+                    if implementation != "torch":
+                        mode = interpreter_mode(spec, workload, dtype)
+                        yield (name, workload, str(dtype), implementation), mode
 
 
 def check(mode: str, key: Key) -> None:
@@ -67,16 +66,25 @@ def tolerance(result: dict[str, Any]) -> object:
     return {str(dtype): tol for dtype, tol in KERNELS[result["kernel"]].tolerance.items()}[result["dtype"]]
 
 
-@pytest.mark.parametrize("key", every_workload(interpreter=True), ids="-".join)
-def test_interpreted_kernel_matches_its_reference(key: Key) -> None:
-    check("interpreter", key)
+@pytest.mark.parametrize(
+    ("key", "mode"),
+    [
+        pytest.param(key, mode, marks=[pytest.mark.slow] * (mode == "interpreter-rest"), id="-".join(key))
+        for key, mode in every_workload()
+        if mode is not None
+    ],
+)
+def test_interpreted_kernel_matches_its_reference(key: Key, mode: str) -> None:
+    check(mode, key)
 
 
 NO_GPU = pytest.param(None, id="every-workload", marks=pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
 @pytest.mark.parametrize(
-    "key", every_workload(interpreter=False) if torch.cuda.is_available() else [NO_GPU], ids=lambda key: "-".join(key)
+    "key",
+    [key for key, _ in every_workload()] if torch.cuda.is_available() else [NO_GPU],
+    ids=lambda key: "-".join(key),
 )
 def test_kernel_on_the_gpu_matches_its_reference(key: Key) -> None:
     check("cuda", key)

@@ -13,7 +13,7 @@ from arvbench.harness.measure.footprint import predict
 from arvbench.harness.measure.memory import weight_bytes
 from arvbench.results.schema import CaseConfig
 
-CASES = [("demo/var", "static", 8), ("demo/var", "grow", 1), ("demo/mvar", "state", 2), ("demo/par", "grow", 8)]
+CASES = [("demo/var", "static", 8), ("demo/var", "grow", 1), ("demo/mvar", "state", 2), ("demo/par", "grow", 2)]
 CASES += [("demo/nar", "static", 2), ("demo/hmar", "none", 2), ("demo/flexvar", "static", 1)]
 CASES += [("demo/par", "linear:0.5", 2), ("demo/var", "int8", 2)]
 

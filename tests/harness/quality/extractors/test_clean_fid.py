@@ -101,8 +101,18 @@ def save_pngs(images_N3HW, folder):
     return folder
 
 
-@pytest.mark.parametrize(("name", "mode"), MODES.items())
-@pytest.mark.parametrize("size", [(48, 40), (310, 340)], ids=["enlarged", "reduced"])
+@pytest.mark.parametrize(
+    ("name", "mode", "size"),
+    [
+        *(pytest.param(name, mode, (310, 340), id=f"{name}-reduced") for name, mode in MODES.items()),
+        pytest.param("clean-fid", "clean", (48, 40), id="clean-fid-enlarged"),
+        *(
+            pytest.param(name, mode, (48, 40), id=f"{name}-enlarged", marks=pytest.mark.slow)
+            for name, mode in MODES.items()
+            if mode != "clean"
+        ),
+    ],
+)
 def test_features_are_the_librarys_own_bit_for_bit(name, mode, size, trusted, library_model, tmp_path):
     images = blurry_images(2, *size)
     extractor = load_extractor(name, extractor_files=trusted)
