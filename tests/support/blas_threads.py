@@ -1,11 +1,12 @@
-"""Gives BLAS and OpenMP one thread, here and in child processes; they read it once, so this is imported before numpy.
+"""Keeps tests from waiting for threads, here and in child processes; libraries read this once, before all imports.
 
-Tests run in as many processes as there are cores: more threads would only wait for each other.
+Tests run in as many processes as there are cores. BLAS uses one thread in each. Commands that ask OpenMP for a thread
+per core get them, but a thread that waits for another one sleeps: by default it would keep a core busy.
 """
 
 from __future__ import annotations
 
 import os
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+for _name, _value in (("OMP_NUM_THREADS", "1"), ("OPENBLAS_NUM_THREADS", "1"), ("OMP_WAIT_POLICY", "passive")):
+    os.environ.setdefault(_name, _value)

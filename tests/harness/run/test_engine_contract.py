@@ -30,8 +30,8 @@ from arvbench.results.records import read_records
 from arvbench.results.schema import Measured, Record, Status
 from arvbench.results.search import searches
 
-QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": 300, "metrics": ["fid"], "bootstrap": 0}
-CASE = {"weights": "demo", "threads": 1, "repeats": 1, "max_warmup": 1, "batch": 50}
+QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": 260, "metrics": ["fid"], "bootstrap": 0}
+CASE = {"weights": "demo", "threads": 1, "repeats": 1, "max_warmup": 1, "batch": 20}
 CASES = [
     CASE | {"model": "demo/var", "quality": QUALITY, "sample_sheet": 1},
     CASE | {"model": "demo/nar", "timeout_s": 0.01},
