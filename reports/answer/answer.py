@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from arvbench.reports.answer.fields import Field, Place, compared_places, fields_of, lead_field, place_words
 from arvbench.reports.answer.statements import Statement, statements_of
 from arvbench.reports.answer.summary import summary_table
-from arvbench.reports.cases import arithmetic, hardware, measured, model_of, setup_of
+from arvbench.reports.cases import arithmetic, hardware, has_random_weights, measured, model_of, setup_of
 from arvbench.reports.numbers import plain
 from arvbench.reports.table import Table
 from arvbench.results.launches import launches_of
 from arvbench.results.schema import Record
-from arvbench.results.statistics import find_timing
+from arvbench.results.statistics import find_timing, nanoseconds
 
 MOST_PLACES = 3
 """Places with a summary table; the results have all."""
@@ -69,7 +69,9 @@ def _sentence(records: Sequence[Record]) -> str:
     quality = [outcome.quality for _, outcome in measured(records) if outcome.quality]
     counts = {number.n_samples for numbers in quality for number in numbers}
     images = f", {max(counts):,} images each" if len(counts) == 1 else ""
-    judged = f", and the quality of {len(quality)}{images}" if quality else "; no quality was measured"
+    random = all(map(has_random_weights, known))
+    none = "; the weights are random, so there is no quality" if random else "; no quality was measured"
+    judged = f", and the quality of {len(quality)}{images}" if quality else none
     timed = sum(find_timing(outcome, "images") is not None for _, outcome in measured(records))
     number = len(set(models))
     what = f"{number} models ({_listed(models)})" if number > 1 else plain(models[0])
@@ -84,9 +86,12 @@ def _listed(names: Iterable[str]) -> str:
 
 def _cautions(records: Sequence[Record], places: int) -> Iterable[str]:
     """Say how far the findings carry: what the intervals hold, and what is not compared."""
-    timed = [record for record, outcome in measured(records) if find_timing(outcome, "images") is not None]
+    times = [(record, find_timing(outcome, "images")) for record, outcome in measured(records)]
+    timed = [record for record, timing in times if timing is not None]
     single = sum(len(launches_of(record)) == 1 for record in timed)
-    if single:
+    if timed and all(nanoseconds(timing).low is None for _, timing in times if timing is not None):
+        yield "No speed has an interval, which takes 6 calls or launches: no difference between speeds can be shown."
+    elif single:
         whose = "All intervals" if single == len(timed) else f"Intervals of {single} of {len(timed)} cases"
         yield f"{whose} of speed are of calls within one process: two starts of a program may differ by more."
     if places > 1:

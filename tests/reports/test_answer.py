@@ -63,6 +63,15 @@ def test_a_faster_model_with_the_lower_fid_is_said_so_with_the_numbers() -> None
     assert speed.values["ratio"] == pytest.approx(2.0)
 
 
+def test_random_weights_and_speeds_without_an_interval_are_said_first() -> None:
+    random = {"weights": "random:0", "samples": 2}
+    answer = answer_of([case("var-d16", 20, 0, **random), case("nar-b", 10, 1, **random)])
+    assert answer.sentence.endswith("of 2 of 2 cases; the weights are random, so there is no quality.")
+    assert answer.cautions[0].startswith("No speed has an interval, which takes 6 calls or launches")
+    several = answer_of([case("var-d16", 20, 0, **random), case("nar-b", 10, 1)])
+    assert several.sentence.endswith("; no quality was measured.") and "All intervals" in several.cautions[0]
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [({"spread": 0.5}, "intervals overlap"), ({"samples": 5}, "fewer than 6 samples have no interval")],
