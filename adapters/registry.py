@@ -73,6 +73,12 @@ _BUILT_IN = {
     "flowar-s": "arvbench.adapters.flowar.sampler:FLOWAR_S",
     "flowar-l": "arvbench.adapters.flowar.sampler:FLOWAR_L",
     "flowar-h": "arvbench.adapters.flowar.sampler:FLOWAR_H",
+    "mar-b": "arvbench.adapters.mar.sampler:MAR_B",
+    "mar-l": "arvbench.adapters.mar.sampler:MAR_L",
+    "mar-h": "arvbench.adapters.mar.sampler:MAR_H",
+    "himar-b": "arvbench.adapters.himar.models:HIMAR_B",
+    "himar-l": "arvbench.adapters.himar.models:HIMAR_L",
+    "himar-h": "arvbench.adapters.himar.models:HIMAR_H",
 }
 
 

@@ -149,6 +149,10 @@ class Noise(Protocol):
         """
         ...
 
+    def orders(self, images: int, sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
+        """Draw random orders (B, n) int64 of 0..n-1, one per image and size n; at most once in a call."""
+        ...
+
     def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
         """Hear the latents that a step yields; return those to go on with, which are the same unless replayed."""
         ...
@@ -159,13 +163,16 @@ class UpstreamNoise:
 
     The stream depends on batch size, on the generator's device and on torch's build (the exponential generator): use it
     to replay official runs, and PerImageNoise to evaluate. Logits may be on another device than the generator.
+
+    Random orders are NumPy's shuffles, with `order_seed`, by default the same seed as in the official code.
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, seed: int, device: torch.device | str = "cpu", *, order_seed: int | None = None) -> None:
         number = _integer("seed", seed)
         if not -(2**63) <= number < 2**64:
             raise UserError(f"seed {number} is out of range: torch takes -2**63..2**64-1")
         self._generator = torch.Generator(device=device).manual_seed(number)
+        self._order_seed = number if order_seed is None else _integer("seed", order_seed)
 
     def labels(self, count: int, num_classes: int) -> Tensor:
         uniform = torch.full((1, num_classes), 1 / num_classes, device=self._generator.device)
@@ -192,11 +199,18 @@ class UpstreamNoise:
         fresh = torch.randn(like_BX.shape, generator=self._generator, dtype=like_BX.dtype, device=device)
         return fresh.to(like_BX.device)
 
+    def orders(self, images: int, sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
+        if not 0 <= self._order_seed < 2**32:
+            raise UserError(f"seed {self._order_seed} is out of range for random orders: NumPy takes 0..2**32-1")
+        random = np.random.RandomState(self._order_seed)
+        drawn = [[random.permutation(size) for size in sizes] for _ in range(images)]
+        return tuple(torch.from_numpy(np.stack(rows)).to(device) for rows in zip(*drawn, strict=True))
+
     def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
         return denoised_BlK
 
 
-_LABELS, _TOKENS, _EXPONENTIAL, _NORMAL = 1, 2, 3, 4
+_LABELS, _TOKENS, _EXPONENTIAL, _NORMAL, _ORDER = 1, 2, 3, 4, 5
 """Streams of `PerImageNoise`."""
 
 
@@ -262,6 +276,11 @@ class PerImageNoise:
         radius_BX, turn_BX = (-2 * torch.log1p(-u_B2X[:, 0])).sqrt(), 2 * math.pi * u_B2X[:, 1]
         return (radius_BX * turn_BX.cos()).to(like_BX.dtype)
 
+    def orders(self, images: int, sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
+        self._check_batch(images)
+        drawn = (self._uniform((n,), stream=_ORDER, step=i, device=device) for i, n in enumerate(sizes))
+        return tuple(u_Bn.argsort(dim=1, stable=True) for u_Bn in drawn)
+
     def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
         return denoised_BlK
 
@@ -300,7 +319,7 @@ class BufferedNoise(PerImageNoise):
 
     def __init__(self, like: PerImageNoise, device: torch.device) -> None:
         super().__init__(0, range(len(like.keys(_TOKENS, device))))
-        for stream in (_TOKENS, _EXPONENTIAL, _NORMAL):
+        for stream in (_TOKENS, _EXPONENTIAL, _NORMAL, _ORDER):
             self._keys[stream, device] = torch.zeros_like(like.keys(stream, device))
 
     def load(self, noise: PerImageNoise) -> None:
@@ -330,6 +349,10 @@ class ReplayTokens:
     def normal(self, like_BX: Tensor, step: int) -> Tensor:
         """Draw the same variates in every replay."""
         return PerImageNoise(0, range(len(like_BX))).normal(like_BX, step)
+
+    def orders(self, images: int, sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
+        """Draw the same orders in every replay."""
+        return PerImageNoise(0, range(images)).orders(images, sizes, device)
 
     def latents(self, denoised_BlK: Tensor, step: int) -> Tensor:
         return self._tokens[step].to(denoised_BlK.device)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+TOGETHER = ("masked", "pivots")
+"""Kinds of which steps in a row complete one group of tokens, in random order."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -17,7 +20,8 @@ class Step:
     index: int
     kind: str
     """"scale" (all tokens of one resolution), "mask" (some of them again), "wavefront" (an anti-diagonal), "token",
-    "cell" (a part of the map), or "parallel" (one token of every region, or a group of successive ones).
+    "cell" (a part of the map), "masked" (tokens of the map in random order), "pivots" (those of a coarse map), or
+    "parallel" (one token of every region, or a group of successive ones).
     """
     side: tuple[int, int] | None
     """Height and width of the token map in this step; None for tokens that form no map."""
@@ -75,10 +79,10 @@ class Schedule:
         return len(self.steps)
 
     def groups(self) -> list[list[Step]]:
-        """Group the steps: every pass that predicts new tokens, with the mask refinements after it."""
+        """Group the steps: every pass that begins a group of tokens, with the passes that refine or complete it."""
         groups: list[list[Step]] = []
         for step in self.steps:
-            if step.kind == "mask":
+            if step.kind == "mask" or (groups and step.kind in TOGETHER and step.kind == groups[-1][-1].kind):
                 groups[-1].append(step)
             else:
                 groups.append([step])

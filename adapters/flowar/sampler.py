@@ -31,6 +31,7 @@ from arvbench.adapters.latents.sampler import (
     LatentSettings,
     TrainingDraw,
     TrainingPass,
+    VelocityPass,
     official_checkpoint,
 )
 from arvbench.adapters.sampler import ModelSpec
@@ -214,11 +215,6 @@ class FlowArSampler(LatentSampler):
         sides: tuple[int, ...] = self.spec.transformer.scale
         return tuple(F.interpolate(map_BKhw, size=(s, s), mode="area").flatten(2).transpose(1, 2) for s in sides)
 
-    def join(self, state_BLK: Tensor) -> Tensor:
-        side: int = self.spec.transformer.grid
-        map_BKhw: Tensor = state_BLK[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side))
-        return map_BKhw
-
     def draw_training(self, batch: int, generator: torch.Generator) -> TrainingDraw:
         """Uniform times, one per scale, and noise."""
         config: FlowArConfig = self.spec.transformer
@@ -239,7 +235,7 @@ class FlowArSampler(LatentSampler):
         # A scale's mean error counts by its share of the finest map, so every token counts the same.
         weights_L = torch.full((sum(config.sizes),), 1 / config.grid**2, device=self.device)
         target_BLK = draw.noise_BLK - torch.cat(tuple(tokens), dim=1)
-        return TrainingPass(predicted=torch.cat(predicted, dim=1), target=target_BLK, weights_L=weights_L)
+        return VelocityPass(predicted=torch.cat(predicted, dim=1), target=target_BLK, weights_L=weights_L)
 
 
 # Remembered for good, because recorded calls read the table where it lies (arvbench.adapters.graphs).

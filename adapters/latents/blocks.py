@@ -1,9 +1,9 @@
-"""Blocks of the transformers with continuous tokens: rotary attention and a gated MLP, modulated by a condition.
+"""Blocks of the transformers with continuous tokens: attention and MLPs, plain, or rotary and modulated by a condition.
 
 Shapes   R forward rows, n groups of tokens with a condition each, l new tokens, T tokens attended to, C width, H heads,
          D head channels, t times
 Names    modules have the names of the official state dicts
-Source   behaviour of OliverRensu/xAR at 121e9c9 and wangqiang9/FlowAR at 5745a96
+Source   behaviour of OliverRensu/xAR at 121e9c9, wangqiang9/FlowAR at 5745a96, LTH14/mar at fe470ac
 """
 
 from __future__ import annotations
@@ -46,12 +46,27 @@ class RmsNorm(nn.Module):
         return rms(x) * self.weight
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer norm with a learnt factor and shift per channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=EPS)
+
+    def initial_values(self) -> dict[str, Tensor]:
+        """Return initial values for training, keyed by parameter name."""
+        return {"weight": torch.ones_like(self.weight)}
+
+
 def time_features(times_t: Tensor) -> Tensor:
     """Table (t, 256) fp32 of times in [0, 1], any shape before: the official code truncates 1000 t to an integer."""
-    numbers_t1 = (times_t.float() * 1000).trunc().unsqueeze(-1)
+    return number_features((times_t.float() * 1000).trunc())
+
+
+def number_features(numbers_t: Tensor) -> Tensor:
+    """Table (t, 256) fp32 of numbers of steps, any shape before."""
     half = TIME_FEATURES // 2
-    frequencies = torch.exp(-math.log(_LONGEST) * torch.arange(half, device=times_t.device) / half)
-    angles = numbers_t1 * frequencies
+    frequencies = torch.exp(-math.log(_LONGEST) * torch.arange(half, device=numbers_t.device) / half)
+    angles = numbers_t.float().unsqueeze(-1) * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
@@ -95,7 +110,8 @@ class Turn(NamedTuple):
 class Attending(NamedTuple):
     """Input of the attention of a pass beside its tokens."""
 
-    turn: Turn
+    turn: Turn | None = None
+    """None: positions are embedded in the tokens."""
     cache: KVCache | None = None
     """None: attention sees the tokens of the pass."""
     kept: int = 0
@@ -105,7 +121,7 @@ class Attending(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention with rotary positions."""
+    """Multi-head attention, with rotary positions or without."""
 
     def __init__(self, width: int, heads: int, *, qkv_bias: bool) -> None:
         super().__init__()
@@ -117,7 +133,8 @@ class SelfAttention(nn.Module):
         rows, tokens, width = x_RlC.shape
         qkv = self.qkv(x_RlC).view(rows, tokens, 3, self.heads, width // self.heads)
         q_RHlD, k_RHlD, v_RHlD = qkv.permute(2, 0, 3, 1, 4)
-        q_RHlD, k_RHlD = how.turn(q_RHlD), how.turn(k_RHlD)
+        if how.turn is not None:
+            q_RHlD, k_RHlD = how.turn(q_RHlD), how.turn(k_RHlD)
         if how.cache is None:
             out = F.scaled_dot_product_attention(q_RHlD, k_RHlD, v_RHlD, attn_mask=how.mask_lT)
         else:
@@ -145,6 +162,53 @@ class GatedMlp(nn.Module):
     def forward(self, x_RlC: Tensor) -> Tensor:
         out_RlC: Tensor = self.fc2(F.gelu(self.fc1_g(x_RlC)) * self.fc1_x(x_RlC))
         return out_RlC
+
+
+MLP_RATIO = 4
+"""Hidden channels of the plain MLP over its width."""
+
+
+class Mlp(nn.Module):
+    """fc2(GELU(fc1 x)); the exact GELU, or its tanh form."""
+
+    def __init__(self, width: int, *, tanh: bool = False) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, MLP_RATIO * width)
+        self.fc2 = nn.Linear(MLP_RATIO * width, width)
+        self._form = "tanh" if tanh else "none"
+
+    def forward(self, x_RlC: Tensor) -> Tensor:
+        out_RlC: Tensor = self.fc2(F.gelu(self.fc1(x_RlC), approximate=self._form))
+        return out_RlC
+
+
+class PlainBlock(nn.Module):
+    """Attention and MLP behind layer norms, without a condition."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
+        self.attn = SelfAttention(width, heads, qkv_bias=True)
+        self.mlp = Mlp(width)
+
+    def forward(self, x_RlC: Tensor) -> Tensor:
+        x_RlC = x_RlC + self.attn(self.norm1(x_RlC), Attending())
+        out_RlC: Tensor = x_RlC + self.mlp(self.norm2(x_RlC))
+        return out_RlC
+
+
+def plain_block_flops(width: int, tokens: int) -> int:
+    """FLOPs of a block of a plain MLP on one row of `tokens` that see each other."""
+    return tokens * (8 + 4 * MLP_RATIO) * width**2 + 4 * tokens**2 * width
+
+
+def plain_block_weights(width: int) -> int:
+    """Weights and biases of a `PlainBlock`."""
+    return (4 + 2 * MLP_RATIO) * width**2 + (4 + MLP_RATIO + 1 + 4) * width
+
+
+PLAIN_BLOCK_LAUNCHES = 5
+"""Kernels of a block that wait for each other."""
 
 
 def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """Sampling of models with continuous tokens: what their families share beside the loop over steps.
 
 A step yields latents, denoised by a solver in inner passes of the network. There are no ids, so the filters of logits
-do not apply, and training minimises the error of predicted velocities.
+do not apply, and training minimises the error of predicted velocities or noise.
 
 Shapes   B images, l tokens of one step, L tokens of all steps, K latent channels, h w sides of the latent map
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -44,13 +44,28 @@ class TrainingDraw:
     """Times and noise of one training pass."""
 
     times: Tensor
-    """(B, n): one in 0..1 per image and group of tokens."""
+    """(B, n): one in 0..1 per image and group of tokens, or the number of a diffusion step per token."""
     noise_BLK: Tensor
+    order_BN: Tensor | None = None
+    """Random order of the tokens; None where the family has none."""
+    masked: int = 0
+    """First tokens of the order that are masked."""
+
+
+class TrainingPass(ABC):
+    """Predictions of one training pass, and their loss."""
+
+    predicted: Tensor
+    """(B, L, K) fp32."""
+
+    @abstractmethod
+    def loss(self) -> Tensor:
+        """Return the loss, scalar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingPass:
-    """Velocities (B, L, K) fp32 of one training pass, noise minus data, and the weight of every token in the loss."""
+class VelocityPass(TrainingPass):
+    """Velocities (B, L, K) fp32, noise minus data, and the weight of every token in the loss."""
 
     predicted: Tensor
     target: Tensor
@@ -79,23 +94,30 @@ class LatentSampler(Sampler):
         return ModelSizes(
             image_px=config.grid * spec.tokenizer.downsample,
             num_classes=config.class_num,
-            steps=len(groups),
+            steps=cls.step_count(spec, groups),
             tokens=sum(groups),
             latent_dim=config.vae_embed_dim,
         )
 
+    @classmethod
+    def step_count(cls, spec: ModelSpec, groups: Sequence[int]) -> int:
+        """Steps under the official settings: one for every group."""
+        return len(groups)
+
     @staticmethod
     @abstractmethod
     def group_sizes(config: Any) -> tuple[int, ...]:
-        """Tokens that each step yields."""
+        """Tokens of each group, which a step yields, or several steps together."""
 
     @abstractmethod
     def split(self, map_BKhw: Tensor) -> tuple[Tensor, ...]:
-        """Latents (B, l, K) of every step, of a whole map."""
+        """Latents (B, l, K) of every group, of a whole map."""
 
-    @abstractmethod
     def join(self, state_BLK: Tensor) -> Tensor:
-        """Map (B, K, h, w) to decode, of the latents of all steps."""
+        """Map (B, K, h, w) to decode, of the latents of all groups: by default the last one, in raster order."""
+        side: int = self.spec.transformer.grid
+        map_BKhw: Tensor = state_BLK[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side))
+        return map_BKhw
 
     @abstractmethod
     def draw_training(self, batch: int, generator: torch.Generator) -> TrainingDraw:
@@ -103,7 +125,7 @@ class LatentSampler(Sampler):
 
     @abstractmethod
     def training_pass(self, tokens: Sequence[Tensor], labels_B: Tensor, draw: TrainingDraw) -> TrainingPass:
-        """Predict the velocities of all tokens in one pass, as in training."""
+        """Predict velocities or noise of all tokens in one pass, as in training."""
 
     def rows(self, settings: SamplingSettings, batch: int) -> int:
         """Forward rows R: one per image, two with guidance; the official code always computes two."""
@@ -118,7 +140,7 @@ class LatentSampler(Sampler):
         return self.split(self.tokenizer.finite_features(images))
 
     def state_of(self, tokens: Sequence[Tensor], settings: SamplingSettings) -> Tensor:
-        """Latents (B, L, K) of all steps; UserError for those of another model, or with a NaN."""
+        """Latents (B, L, K) of all groups; UserError for those of another model, or with a NaN."""
         expected = [(size, self.spec.latent_dim) for size in self.group_sizes(self.spec.transformer)]
         if [tuple(t.shape[1:]) for t in tokens] != expected or any(len(t) != len(tokens[0]) for t in tokens):
             shapes = ", ".join("x".join(map(str, t.shape)) for t in tokens) or "none"
@@ -135,7 +157,7 @@ class LatentSampler(Sampler):
     def forced_logits(
         self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet
     ) -> Tensor:
-        """Velocities (B, L, K) of the training pass at seeded times and noise."""
+        """Velocities or noise (B, L, K) as the training pass predicts them at seeded times and noise."""
         return self._training_pass(tokens, labels_B, None).predicted
 
     def loss(
@@ -146,7 +168,7 @@ class LatentSampler(Sampler):
         settings: SamplingSettings | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Weighted mean squared error of the velocities; `generator` draws label drop, times and noise."""
+        """Loss of the training pass; `generator` draws label drop, times and noise."""
         return self._training_pass(tokens, self.training_labels(labels, generator), generator).loss()
 
     def _training_pass(
@@ -183,14 +205,17 @@ def rows_of(call: SamplingCall, x_BlK: Tensor, rows: int) -> Tensor:
     return x_BlK.repeat(2, 1, 1) if rows > call.schedule.images else x_BlK
 
 
-def official_checkpoint(hub_repo: str, file: str) -> Checkpoint:
-    """Checkpoint of a released transformer; all families use MAR's KL-16."""
+def official_checkpoint(hub_repo: str, file: str, *, averaged: bool = False) -> Checkpoint:
+    """Checkpoint of a released transformer; all families use the same KL-16.
+
+    `averaged`: a training checkpoint, of which the running average of the weights is sampled.
+    """
     return Checkpoint(
         transformer_file=file,
         tokenizer_file="kl16.ckpt",
         hub_repo=hub_repo,
         tokenizer_repo="xwen99/mar-vae-kl16",
-        transformer_nesting=(("model",), ("model_ema",)),
+        transformer_nesting=(("model_ema",), ("model",)) if averaged else (("model",), ("model_ema",)),
         tokenizer_nesting=(("model",),),
     )
 

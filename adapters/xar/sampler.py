@@ -29,6 +29,7 @@ from arvbench.adapters.latents.sampler import (
     LatentSettings,
     TrainingDraw,
     TrainingPass,
+    VelocityPass,
     official_checkpoint,
 )
 from arvbench.adapters.sampler import ModelSpec
@@ -243,7 +244,7 @@ class XarSampler(LatentSampler):
         condition_BnC = self.transformer.condition(labels_B, time_features(draw.times))
         mask_LL = block_causal((config.cell_tokens,) * config.clusters, self.device)
         noisy_BLK = (1 - times_BL1) * data_BLK + times_BL1 * noise_BLK
-        return TrainingPass(
+        return VelocityPass(
             predicted=self.transformer(noisy_BLK, condition_BnC, 0, mask_lT=mask_LL),
             target=noise_BLK - data_BLK,
             weights_L=torch.full((config.grid**2,), 1 / config.grid**2, device=self.device),

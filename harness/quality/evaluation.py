@@ -33,6 +33,7 @@ from arvbench.harness.quality.protocols.protocol import (
     reference_layers,
 )
 from arvbench.harness.quality.reference import Reference, load_reference, reference_files
+from arvbench.harness.quality.reference.load import check_statistics
 from arvbench.paths import printable
 from arvbench.results.schema import Finding, Quality
 
@@ -201,6 +202,8 @@ def _reference(
     layers_of = reference_layers((run.extractor.name, run.metrics) for run in runs)
     if not layers_of:
         return None
+    alone = [run.protocol.name for run in runs if run.protocol.statistics_only and run.extractor.name in layers_of]
+    check_statistics(alone, request.reference)
     tell(Event(phase="reference"))
     reference = load_reference(
         request.reference,

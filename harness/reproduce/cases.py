@@ -57,7 +57,7 @@ def full_suite(attempt: Attempt) -> Suite:
     if attempt.recipe is None:
         quality |= {"protocols": ["digits-cnn"], "metrics": ["fid", "label-accuracy"]}
     else:
-        quality |= {"protocols": ["adm-v1"]}
+        quality |= {"protocols": [attempt.recipe.protocol]}
     case = _common(attempt) | {"batch": attempt.batch, "max_warmup": 2, "repeats": 1, "quality": quality}
     return _written(attempt.folder / FULL_SUITE, "reproduce", case)
 

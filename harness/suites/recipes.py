@@ -51,6 +51,7 @@ _DEFAULTS = {
     "quality.resize": "none",
 }
 """Key of a case -> default where the source is silent; the last part of the key is a field of `Recipe`."""
+_STATISTICS_ALONE = "adm_in256_stats.npz"
 _SETTING = "our_settings."
 """Prefix of the columns that hold sampling settings."""
 
@@ -82,6 +83,11 @@ class Recipe:
     def uint8_rule(self) -> str | None:
         """Rule from floats to bytes: "truncate", "round" or "127.5x+128"."""
         return self.settings.get("uint8_rule")
+
+    @property
+    def protocol(self) -> str:
+        """Protocol of the published numbers: a reference of statistics alone is compared with by another tool."""
+        return "torch-fidelity-adm" if self.reference == _STATISTICS_ALONE else "adm-v1"
 
     @property
     def silent(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from arvbench.adapters.call import Samples
 from arvbench.adapters.flowar.sampler import FlowArSettings
 from arvbench.adapters.flowar.solver import evaluation_times
 from arvbench.harness.verify.fixture import Fixture
-from arvbench.harness.verify.latents import DrawName, LatentReplay, input_of
+from arvbench.harness.verify.latents import DrawName, LatentReplay, NamedDraw, Sampled, input_of
 from arvbench.harness.verify.replay import Call, Outputs, Run
 
 
@@ -30,14 +30,15 @@ def run_settings(run: Run) -> FlowArSettings:
 class FlowArReplay(LatentReplay):
     """Scales, and the state and output of every evaluation of the head."""
 
-    def draw_name(self, settings: Any) -> DrawName:
-        def name(number: int, images: int) -> tuple[str, int]:
+    def draw_name(self, sampler: Any, settings: Any) -> DrawName:
+        def name(number: int, images: int) -> NamedDraw:
             scale, half = divmod(number, 2)
-            return f"{scale}", half * images
+            return NamedDraw(f"{scale}", half * images, 2 * images)
 
         return name
 
-    def inner_outputs(self, samples: Samples, calls: Mapping[str, list[Call]], settings: Any) -> Outputs:
+    def inner_outputs(self, done: Sampled) -> Outputs:
+        samples, calls, settings = done.samples, done.calls, done.settings
         times = evaluation_times(settings.num_steps)
         passes, scales = len(times) - 1, len(samples.tokens)
         fed = [x_RlK for x_RlK, _ in calls["flownet.input_proj"]]

@@ -8,43 +8,92 @@ Shapes   B images, R forward rows, l tokens of one step, L tokens of all steps, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from arvbench.adapters.cache.policy import KVCache
-from arvbench.adapters.call import Samples
+from arvbench.adapters.call import Samples, StepOutput
 from arvbench.adapters.latents.sampler import LatentSampler, TrainingDraw
 from arvbench.adapters.sampling import Noise, PerImageNoise, UpstreamNoise
+from arvbench.adapters.schedule import Step
 from arvbench.adapters.tokenizers.kl import KlConfig
 from arvbench.harness.verify.fixture import Fixture
 from arvbench.harness.verify.generated_weights import check_sizes, normal_v1, recipe_v1
-from arvbench.harness.verify.replay import Call, FamilyReplay, Outputs, Run, Tolerances, prefixed, recorded
+from arvbench.harness.verify.replay import Call, FamilyReplay, Outputs, Recorder, Run, Tolerances, prefixed, recorded
 
-DrawName = Callable[[int, int], tuple[str, int]]
-"""(number of a normal draw in its call, images) -> (its name after "in.noise.RUN.", first of its rows there)."""
+
+class NamedDraw(NamedTuple):
+    """A recorded draw, of which a draw here has as many rows as there are images."""
+
+    name: str
+    """After "in.noise.RUN."."""
+    first: int
+    """First of our rows in it."""
+    rows: int
+
+
+DrawName = Callable[[int, int], NamedDraw]
+"""(number of a normal draw in its call, images) -> the recorded draw that it is a part of."""
 
 
 class RecipeNoise(PerImageNoise):
-    """Normal noise generated from the names of the draws; `rows` are those of one recorded draw."""
+    """Normal noise generated from the names of the draws, and the orders of the fixture."""
 
-    def __init__(self, fixture: Fixture, prefix: str, rows: int, name: DrawName) -> None:
+    def __init__(self, fixture: Fixture, prefix: str, name: DrawName) -> None:
         images = len(fixture.inputs["labels"])
         super().__init__(0, range(images))
-        self._seed_string, self._prefix, self._rows, self._name = (
-            str(fixture.description["seed_string"]),
-            prefix,
-            rows,
-            name,
-        )
+        self._seed_string, self._prefix, self._name = str(fixture.description["seed_string"]), prefix, name
+        self._orders = fixture.description["inputs"].get("orders", [])
 
     def normal(self, like_BX: Tensor, step: int) -> Tensor:
-        name, first = self._name(step, len(like_BX))
-        drawn = normal_v1(self._seed_string, f"{self._prefix}.{name}", (self._rows, *like_BX.shape[1:]))
+        name, first, rows = self._name(step, len(like_BX))
+        drawn = normal_v1(self._seed_string, f"{self._prefix}.{name}", (rows, *like_BX.shape[1:]))
         return torch.from_numpy(drawn[first : first + len(like_BX)]).to(like_BX)
+
+    def orders(self, images: int, sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
+        """Return the fixture's orders: all of an image follow each other in one list, counted on."""
+        parts = torch.tensor(self._orders, device=device).split(sizes, dim=1)
+        return tuple(part_Bn - sum(sizes[:number]) for number, part_Bn in enumerate(parts))
+
+
+class KeptNoise:
+    """Another noise, whose draws are kept."""
+
+    def __init__(self, noise: Noise) -> None:
+        self._noise = noise
+        self.normals: dict[int, Tensor] = {}
+        """Number of a draw -> the draw."""
+        self.drawn_orders: tuple[Tensor, ...] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._noise, name)
+
+    def normal(self, like_BX: Tensor, step: int) -> Tensor:
+        """Draw, and keep it."""
+        self.normals[step] = self._noise.normal(like_BX, step)
+        return self.normals[step]
+
+    def orders(self, images: int, sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
+        """Draw, and keep them."""
+        self.drawn_orders = self._noise.orders(images, sizes, device)
+        return self.drawn_orders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """One recorded run, sampled again."""
+
+    samples: Samples
+    calls: Mapping[str, list[Call]]
+    """Calls of the `watched` modules."""
+    settings: Any
+    steps: Sequence[Step]
+    outputs: Sequence[StepOutput]
+    noise: KeptNoise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,42 +108,59 @@ class LatentReplay(FamilyReplay):
     """Modules of the transformer whose calls give the inner states."""
     blocks: str = r"(encoder|decoder)_blocks\.\d+"
     """Modules after which the residual stream of the training pass is recorded."""
-    draw_rows: int = 1
-    """Rows of a recorded draw, per image."""
 
     @abstractmethod
-    def draw_name(self, settings: Any) -> DrawName:
+    def draw_name(self, sampler: Any, settings: Any) -> DrawName:
         """Return the names of the draws of a run."""
 
     @abstractmethod
-    def inner_outputs(self, samples: Samples, calls: Mapping[str, list[Call]], settings: Any) -> Outputs:
+    def inner_outputs(self, done: Sampled) -> Outputs:
         """Return the states inside the steps, and the number of passes."""
+
+    def settings_of(self, fixture: Fixture, run: Run) -> Any:
+        """Return our settings for a run, by default of its own arguments alone."""
+        return self.run_settings(run)
 
     def training_outputs(self, calls: Mapping[str, list[Call]]) -> Outputs:
         """Return what the calls of the `watched` modules add to the training pass."""
         return {}
 
-    @abstractmethod
     def training_times(self, fixture: Fixture) -> Tensor:
-        """Times (B, n) of the training pass."""
+        """Return the times (B, n) of the training pass."""
+        raise NotImplementedError
+
+    def training_draw(self, fixture: Fixture) -> TrainingDraw:
+        """Return times and noise of the training pass."""
+        given = fixture.description["inputs"]["tf"]
+        noise_BLK = torch.cat([input_of(fixture, entry) for entry in given["noise"]], dim=1)
+        return TrainingDraw(times=self.training_times(fixture), noise_BLK=noise_BLK)
 
     def run_outputs(self, sampler: LatentSampler, fixture: Fixture, run: Run) -> Outputs:
-        settings, labels = self.run_settings(run), fixture.inputs["labels"]
+        settings, labels = self.settings_of(fixture, run), fixture.inputs["labels"]
         # The recordings hold the rows that only the official code computes.
         sampler.official = True
         name = next(name for name, other in fixture.runs.items() if other is run)
-        noise: Noise = UpstreamNoise(run["torch_seed"] or 0)
+        noise: Noise = UpstreamNoise(run["torch_seed"] or 0, order_seed=run.get("numpy_seed"))
         if run["noise"] == "recipe":
-            rows = self.draw_rows * len(labels)
-            noise = RecipeNoise(fixture, f"in.noise.{name}", rows, self.draw_name(settings))
-        cache = cast(KVCache, sampler.make_cache("grow", settings, batch=len(labels)))
+            noise = RecipeNoise(fixture, f"in.noise.{name}", self.draw_name(sampler, settings))
+        noise, recorder = KeptNoise(noise), Recorder()
+        cache = cast(KVCache, sampler.make_cache(None, settings, batch=len(labels)))
         with recorded(sampler.modules()["transformer"], self.watched) as calls:
-            samples = sampler.sample(labels, settings, noise=noise, cache=cache)
+            samples = sampler.sample(labels, settings, noise=noise, cache=cache, observer=recorder)
+        done = Sampled(
+            samples=samples,
+            calls=calls,
+            settings=settings,
+            steps=recorder.steps,
+            outputs=recorder.outputs,
+            noise=noise,
+        )
+        keys = [_keys(cache, layer) for layer in range(cache.shape.layers)]
         return {
             "latents": sampler.join(torch.cat(samples.tokens, dim=1)),
             "image": samples.decoded * 2 - 1,
-            "k_cache": torch.stack([_keys(cache, layer) for layer in range(cache.shape.layers)]),
-            **self.inner_outputs(samples, calls, settings),
+            **({"k_cache": torch.stack(keys)} if keys else {}),
+            **self.inner_outputs(done),
         }
 
     def pass_outputs(self, sampler: LatentSampler, fixture: Fixture) -> Outputs:
@@ -102,12 +168,10 @@ class LatentReplay(FamilyReplay):
 
     @torch.no_grad()
     def _training_pass(self, sampler: LatentSampler, fixture: Fixture) -> Outputs:
-        given = fixture.description["inputs"]["tf"]
-        noise_BLK = torch.cat([input_of(fixture, entry) for entry in given["noise"]], dim=1)
-        draw = TrainingDraw(
-            times=self.training_times(fixture).to(sampler.device), noise_BLK=noise_BLK.to(sampler.device)
-        )
-        tokens = sampler.split(input_of(fixture, given["latents"]).to(sampler.device))
+        draw = self.training_draw(fixture)
+        draw = replace(draw, times=draw.times.to(sampler.device), noise_BLK=draw.noise_BLK.to(sampler.device))
+        latents_BKhw = input_of(fixture, fixture.description["inputs"]["tf"]["latents"])
+        tokens = sampler.split(latents_BKhw.to(sampler.device))
         labels_B = sampler.check_labels(fixture.inputs["labels"])
         model = sampler.modules()["transformer"]
         with recorded(model, self.blocks) as blocks, recorded(model, self.watched) as calls:

@@ -133,6 +133,8 @@ def load(fixture: Fixture, spec: ModelSpec, backend: str, device: torch.device) 
         state[part] = {k.removeprefix(prefix): t for k, t in fixture.weights.items() if k.startswith(prefix)}
         constants: dict[str, Tensor] = cast(Any, module).constant_buffers()
         state[part] |= {k: t for k, t in constants.items() if prefix + k in fixture.constructed}
+        unused = fixture.description.get("unused", {}).items()
+        state[part] |= {k.removeprefix(prefix): torch.zeros(size) for k, (size, _) in unused if k.startswith(prefix)}
     info = WeightsInfo(source=f"fixture {fixture.name}", random=False)
     return assemble(spec, state, info, device=device, backend=backend)
 

@@ -12,10 +12,14 @@ from arvbench.adapters.detailflow.tokenizer import DetailFlowTokenizerConfig
 from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler
 from arvbench.adapters.flowar.sampler import FlowArSampler, FlowArSettings
 from arvbench.adapters.flowar.transformer import FlowArConfig
+from arvbench.adapters.himar.sampler import HiMarSampler
+from arvbench.adapters.himar.transformer import HiMarConfig
 from arvbench.adapters.hmar.sampler import HmarSettings
 from arvbench.adapters.hmar.transformer import HmarConfig
 from arvbench.adapters.latents.sampler import LatentSettings
 from arvbench.adapters.llamagen import LlamaGenSampler
+from arvbench.adapters.mar.sampler import MarSampler
+from arvbench.adapters.mar.transformer import MarConfig
 from arvbench.adapters.methods.code import CodeSampler, CodeSettings
 from arvbench.adapters.methods.fastvar import FastVarSettings
 from arvbench.adapters.mvar.sampler import MvarConfig, MvarSampler, MvarSettings
@@ -28,7 +32,20 @@ from arvbench.adapters.var import VarConfig, VarSampler, VarSettings
 from arvbench.adapters.xar.sampler import XarSampler
 from arvbench.adapters.xar.transformer import XarConfig
 from arvbench.errors import UnknownName
-from arvbench.harness.verify import code, compression, dar, detailflow, flexvar, flowar, hmar, mvar, next_scale, xar
+from arvbench.harness.verify import (
+    code,
+    compression,
+    dar,
+    detailflow,
+    flexvar,
+    flowar,
+    himar,
+    hmar,
+    mar,
+    mvar,
+    next_scale,
+    xar,
+)
 from arvbench.harness.verify.next_scale import NextScaleReplay
 from arvbench.harness.verify.replay import Replay, Run
 from arvbench.harness.verify.sampler_unit import SamplerUnitReplay
@@ -102,7 +119,23 @@ REPLAYS: Mapping[str, Replay] = {
         spec_settings=lambda _: FlowArSettings(cfg=2, num_steps=2, guidance=1),
         run_settings=flowar.run_settings,
         watched=r"flownet\.(input_proj|final_layer|cond_embed)",
-        draw_rows=2,
+    ),
+    "mar": mar.MarReplay(
+        sampler=MarSampler,
+        transformer=MarConfig,
+        no_effect=mar.NO_EFFECT,
+        spec_settings=mar.spec_settings,
+        run_settings=mar.run_settings,
+        watched=f"{mar.HEAD}|encoder_norm",
+        blocks=r"decoder_blocks\.\d+",
+    ),
+    "himar": himar.HiMarReplay(
+        sampler=HiMarSampler,
+        transformer=HiMarConfig,
+        no_effect=himar.NO_EFFECT,
+        spec_settings=himar.spec_settings,
+        run_settings=himar.run_settings,
+        watched=himar.WATCHED,
     ),
     "detailflow": SequenceReplay(
         sampler=DetailFlowSampler,

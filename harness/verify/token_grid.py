@@ -227,7 +227,7 @@ class RecordingNoise:
     def __init__(self, seed: int) -> None:
         upstream = UpstreamNoise(seed)
         self.labels, self.exponential, self.redrawn = upstream.labels, upstream.exponential, upstream.redrawn
-        self.latents = upstream.latents
+        self.latents, self.orders = upstream.latents, upstream.orders
         self.normal, self._draw = upstream.normal, upstream.tokens
         self.probs: list[Tensor] = []
 

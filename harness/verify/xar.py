@@ -5,18 +5,16 @@ Shapes   B images, R forward rows, n inner passes of a cell, l tokens of a cell,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from arvbench.adapters.call import Samples
 from arvbench.adapters.latents.sampler import LatentSettings
 from arvbench.harness.verify.fixture import Fixture
-from arvbench.harness.verify.latents import DrawName, LatentReplay, input_of
-from arvbench.harness.verify.replay import Call, Outputs, Run
+from arvbench.harness.verify.latents import DrawName, LatentReplay, NamedDraw, Sampled, input_of
+from arvbench.harness.verify.replay import Outputs, Run
 
 
 def run_settings(run: Run) -> LatentSettings:
@@ -28,14 +26,15 @@ def run_settings(run: Run) -> LatentSettings:
 class XarReplay(LatentReplay):
     """Cells, and the state and output of every inner pass."""
 
-    def draw_name(self, settings: Any) -> DrawName:
-        def name(number: int, images: int) -> tuple[str, int]:
+    def draw_name(self, sampler: Any, settings: Any) -> DrawName:
+        def name(number: int, images: int) -> NamedDraw:
             cell, within = divmod(number, settings.num_steps)
-            return f"{cell}.{within}", 0
+            return NamedDraw(f"{cell}.{within}", 0, images)
 
         return name
 
-    def inner_outputs(self, samples: Samples, calls: Mapping[str, list[Call]], settings: Any) -> Outputs:
+    def inner_outputs(self, done: Sampled) -> Outputs:
+        samples, calls, settings = done.samples, done.calls, done.settings
         images, tokens = samples.tokens[0].shape[:2]
         fed = [x_RlK[:images, -tokens:] for x_RlK, _ in calls["z_proj"]]
         given = [v_RlK[:, -tokens:].float() for _, v_RlK in calls["pred"]]

@@ -35,6 +35,11 @@ OFFICIAL_SAMPLES = 50_000
 _UNITS = {"s": 1e3, "img/s": 1.0, "it/s (=img/s)": 1.0}
 """Unit that can be compared -> factor to milliseconds or images per second."""
 _TIMES = ("time", "latency", "latency per batch", "time per image")
+_PROTOCOLS = {
+    "adm-v1": ("ADM evaluator", "OpenAI/ADM"),
+    "torch-fidelity-adm": ("torch-fidelity with ADM stats",),
+}
+"""Protocol -> the first words of sources whose numbers are of it."""
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
@@ -138,8 +143,8 @@ def _unlike_sampling(record: Record, setup: Setup, row: QualityRow) -> Iterator[
 
 
 def _unlike_evaluation(number: Quality, row: QualityRow) -> Iterator[Cause]:
-    adm = row.metric_protocol.startswith(("ADM evaluator", "OpenAI/ADM")) and "(inferred)" not in row.metric_protocol
-    if not adm or number.protocol_name != "adm-v1":
+    words = _PROTOCOLS.get(number.protocol_name or "", ())
+    if not row.metric_protocol.startswith(words) or "(inferred)" in row.metric_protocol:
         yield "protocol"
     if number.n_samples != OFFICIAL_SAMPLES:
         yield "samples"

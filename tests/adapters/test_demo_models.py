@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sampling_calls import counted_flops, same_tokens
+from sampling_calls import Steps, counted_flops, same_tokens
 
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler
@@ -102,9 +102,10 @@ def test_planned_flops_equal_the_counted_ones_up_to_the_tokenizer(sampler):
 def test_teacher_forcing_gives_the_logits_of_the_steps(sampler):
     if sampler.spec.latent_dim:
         # A path of latents is denoised again, from equal noise.
-        samples, noise = draw(sampler, range(4)), PerImageNoise(0, range(4))
+        observer, noise = Steps(), PerImageNoise(0, range(4))
+        samples = draw(sampler, range(4), observer=observer)
         again = sampler.forced_latents(samples.tokens, LABELS[:4], sampler.spec.settings, noise)
-        assert same_tokens(again, samples)
+        assert same_tokens(again, [output.tokens for output in observer.outputs])
         return
     conditional = []
 

@@ -34,8 +34,9 @@ class Tokenizer(NamedTuple):
 
 
 # Counted on the official modules: FoundationVision/VAR at 78b9539, OliverRensu/MVAR at 80768a1, NVlabs/HMAR at 595a9df,
-# jiaosiyu1999/FlexVAR at 04462cb, OliverRensu/xAR at 121e9c9, wangqiang9/FlowAR at 5745a96, and LlamaGen, NAR and PAR,
-# whose 256 px and 384 px files have the same keys. M-VAR's smaller models exist without and with normalised attention.
+# jiaosiyu1999/FlexVAR at 04462cb, OliverRensu/xAR at 121e9c9, wangqiang9/FlowAR at 5745a96, LTH14/mar at fe470ac,
+# HiDream-ai/himar at 1d378c1, and LlamaGen, NAR and PAR, whose 256 px and 384 px files have the same keys. M-VAR's
+# smaller models exist without and with normalised attention.
 OFFICIAL = (
     Official("var-d16", "var-d16", 310_283_520, "FoundationVision/var/var_d16.pth"),
     Official("var-d20", "var-d20", 600_917_136, "FoundationVision/var/var_d20.pth"),
@@ -79,6 +80,12 @@ OFFICIAL = (
     Official("flowar-s", "flowar-s", 171_718_072, "OliverRen/FlowAR/FlowAR-S.pth"),
     Official("flowar-l", "flowar-l", 586_862_912, "OliverRen/FlowAR/FlowAR-L.pth"),
     Official("flowar-h", "flowar-h", 1_913_316_880, "OliverRen/FlowAR/FlowAR-H.pth"),
+    Official("mar-b", "mar-b", 207_924_768, "jadechoghari/mar/mar_base/checkpoint-last.pth"),
+    Official("mar-l", "mar-l", 478_326_304, "jadechoghari/mar/mar_large/checkpoint-last.pth"),
+    Official("mar-h", "mar-h", 942_403_104, "jadechoghari/mar/mar_huge/checkpoint-last.pth"),
+    Official("himar-b", "himar-b", 244_730_160, "HiDream-ai/Hi-MAR/Hi-MAR-B/checkpoint-last.pth"),
+    Official("himar-l", "himar-l", 529_490_480, "HiDream-ai/Hi-MAR/Hi-MAR-L/checkpoint-last.pth"),
+    Official("himar-h", "himar-h", 1_090_965_808, "HiDream-ai/Hi-MAR/Hi-MAR-H/checkpoint-last.pth"),
     *(
         Official(
             f"detailflow-l-{tokens}",
@@ -109,7 +116,8 @@ VQ_16 = Tokenizer("vq_ds16", 71_883_403, "FoundationVision/LlamaGen/vq_ds16_c2i.
 KL_16 = Tokenizer("kl16", 66_456_019, "xwen99/mar-vae-kl16/kl16.ckpt")
 TOKENIZERS = {
     "var": VAR_VAE, "mvar": VAR_VAE, "hmar": VAR_VAE, "flexvar": FLEX_VAE, "llamagen": VQ_16, "nar": VQ_16,
-    "par": VQ_16, "xar": KL_16, "flowar": KL_16,
+    "par": VQ_16, "xar": KL_16, "flowar": KL_16, "mar": KL_16,
+    "himar": KL_16,
 }  # fmt: skip
 """Family, or model -> its tokenizer."""
 TOKENIZERS |= DETAILFLOW | {"dar": DAR_VQ}

@@ -67,6 +67,6 @@ def test_another_rule_is_refused():
 def test_official_settings_have_the_rule_of_their_repository():
     official = {"var": "truncate", "mvar": "truncate", "hmar": "round", "flexvar": "round"}
     official |= dict.fromkeys(("llamagen", "nar", "par", "detailflow", "dar"), "127.5x+128")
-    official |= dict.fromkeys(("xar", "flowar"), "round")
+    official |= dict.fromkeys(("xar", "flowar", "mar", "himar"), "round")
     for name, spec in MODELS.items():
         assert spec.settings.uint8_rule == official[spec.family], name

@@ -66,10 +66,8 @@ def test_models_of_this_package_join_published_names():
     for row in rows("models"):
         assert row.model in MODELS and row.published_as in published
     unjoined = {name for name in MODELS if not name.startswith("demo/")} - {row.model for row in rows("models")}
-    # FID of xAR and FlowAR is of a protocol that is not here: it must not stand beside ours.
-    other_protocol = {"xar-b", "xar-l", "xar-h", "flowar-s", "flowar-l", "flowar-h"}
     no_number_of_its_own = {"hmar-d30-512"}
-    assert unjoined == other_protocol | no_number_of_its_own
+    assert unjoined == no_number_of_its_own
 
 
 def test_recipes_quote_rows_of_the_published_settings():

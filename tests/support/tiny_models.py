@@ -13,12 +13,17 @@ from arvbench.adapters.detailflow.tokenizer import DetailFlowTokenizerConfig
 from arvbench.adapters.flexvar.sampler import FlexVarConfig, FlexVarSampler, FlexVarSettings
 from arvbench.adapters.flowar.sampler import FlowArSampler, FlowArSettings
 from arvbench.adapters.flowar.transformer import FlowArConfig
+from arvbench.adapters.himar.sampler import HiMarSampler, HiMarSettings
+from arvbench.adapters.himar.transformer import HiMarConfig
 from arvbench.adapters.hmar.checkpoints import TRAINING_NESTING
 from arvbench.adapters.hmar.sampler import HmarSampler, HmarSettings
 from arvbench.adapters.hmar.transformer import HmarConfig
+from arvbench.adapters.latents.masked import MaskedSettings
 from arvbench.adapters.latents.sampler import LatentSettings
 from arvbench.adapters.llamagen import LlamaGenSampler
 from arvbench.adapters.loading import build_sampler
+from arvbench.adapters.mar.sampler import MarSampler
+from arvbench.adapters.mar.transformer import MarConfig
 from arvbench.adapters.mvar.sampler import MvarBlock, MvarConfig, MvarSampler, MvarSettings
 from arvbench.adapters.nar import NarConfig, NarSampler
 from arvbench.adapters.par import ParConfig, ParSampler
@@ -179,6 +184,40 @@ def tiny_flowar(*, checkpoint: Checkpoint | None = None, **changes: Any) -> Mode
         transformer=FlowArConfig(**(sizes | head | changes)),
         tokenizer=TINY_KL,
         settings=FlowArSettings(cfg=2.0, num_steps=4, guidance=0.9),
+        settings_source="test",
+        checkpoint=checkpoint,
+    )
+
+
+def tiny_mar(*, checkpoint: Checkpoint | None = None, **changes: Any) -> ModelSpec:
+    """Return a MAR of sixteen tokens in five passes."""
+    sizes = LATENT_TRUNK | {"img_size": 8, "vae_stride": 2, "vae_embed_dim": 4, "class_num": 5, "buffer_size": 3}
+    return ModelSpec(
+        name="tiny-mar",
+        sampler=MarSampler,
+        transformer=MarConfig(**(sizes | {"diffloss_d": 1, "diffloss_w": 24} | changes)),
+        tokenizer=TINY_KL,
+        # The head of random weights makes latents of 1e4 from the noisiest steps.
+        settings=MaskedSettings(cfg=2.0, num_steps=3, num_iter=5, last_number=499),
+        settings_source="test",
+        checkpoint=checkpoint,
+    )
+
+
+def tiny_himar(*, checkpoint: Checkpoint | None = None, **changes: Any) -> ModelSpec:
+    """Return a Hi-MAR of four pivots in three passes, and sixteen tokens in two."""
+    sizes = LATENT_TRUNK | {"img_size": 8, "vae_stride": 2, "vae_embed_dim": 4, "class_num": 5, "buffer_size": 3}
+    heads = {"diffloss_d": 1, "diffloss_w": 24, "gdm_d": 1, "gdm_w": 16, "head": 2}
+    # Some of the few pivots are known in training.
+    pivots: dict[str, Any] = {"cond_scale": 2, "cond_dim": 4, "mask_ratio_min": 0.1}
+    return ModelSpec(
+        name="tiny-himar",
+        sampler=HiMarSampler,
+        transformer=HiMarConfig(**(sizes | heads | pivots | changes)),
+        tokenizer=TINY_KL,
+        settings=HiMarSettings(
+            cfg=2.0, re_cfg=3.0, num_steps=3, map_steps=4, pivot_iter=3, num_iter=2, last_number=499
+        ),
         settings_source="test",
         checkpoint=checkpoint,
     )

@@ -101,6 +101,7 @@ _TABLE: Mapping[str, tuple[str, str | None]] = {
     # name: (function that loads it, its entry in WEIGHTS (weights.py) or None for weights inside this package)
     "adm-inception": (f"{_HERE}.adm_inception:load", "inception"),
     "fidelity-inception": (f"{_HERE}.fidelity_inception:load", "inception"),
+    "fidelity-inception-adm": (f"{_HERE}.fidelity_inception:load_adm", "inception"),
     "clean-fid": (f"{_HERE}.clean_fid:load_clean", "inception-torchscript"),
     "clean-fid-legacy-tensorflow": (f"{_HERE}.clean_fid:load_legacy_tensorflow", "inception-torchscript"),
     "clean-fid-legacy-pytorch": (f"{_HERE}.clean_fid:load_legacy_pytorch", "pytorch-fid-inception"),

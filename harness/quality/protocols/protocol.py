@@ -146,6 +146,8 @@ class EvaluationProtocol:
     """Name in EXTRACTORS."""
     metrics: tuple[Metric, ...]
     """In order of display."""
+    statistics_only: bool = False
+    """True when the protocol compares with a file of statistics alone, never with images."""
 
     def metric(self, name: str) -> Metric:
         """Return one of the metrics. Raise UnknownName, naming near misses."""
@@ -174,6 +176,7 @@ PROTOCOLS: Registry[EvaluationProtocol] = Registry(
     {
         "adm-v1": "arvbench.harness.quality.protocols.adm:ADM_V1",
         "torch-fidelity": "arvbench.harness.quality.protocols.fidelity:TORCH_FIDELITY",
+        "torch-fidelity-adm": "arvbench.harness.quality.protocols.fidelity_statistics:TORCH_FIDELITY_ADM",
         "clean-fid": "arvbench.harness.quality.protocols.clean_fid:CLEAN",
         "clean-fid-legacy-tensorflow": "arvbench.harness.quality.protocols.clean_fid:LEGACY_TENSORFLOW",
         "clean-fid-legacy-pytorch": "arvbench.harness.quality.protocols.clean_fid:LEGACY_PYTORCH",

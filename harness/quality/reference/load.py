@@ -30,7 +30,7 @@ from arvbench.harness.quality.metrics.moments import Moments
 from arvbench.harness.quality.reference.digits import stored_digits
 from arvbench.harness.quality.reference.official import PublishedReference, recognise
 from arvbench.harness.quality.reference.reference_set import Reference, ReferenceLayers, check_resolution
-from arvbench.harness.quality.reference.statistics import ADM_EXTRACTOR, StatisticsFile, holds_statistics
+from arvbench.harness.quality.reference.statistics import READERS, StatisticsFile, holds_statistics
 from arvbench.harness.quality.reference.unreadable import check_kind
 from arvbench.paths import printable, user_path
 
@@ -84,6 +84,15 @@ def load_reference(
     check_kind(path)
     source = open_images(path, class_folders=class_folders and path.is_dir())
     return _from_images(source, needs, samples_shape, extract)
+
+
+def check_statistics(protocols: Sequence[str], reference: str) -> None:
+    """Raise UserError for a reference without statistics, which `protocols` compare with alone."""
+    if protocols and (reference in DATA_SETS or not holds_statistics(_existing(reference))):
+        raise UserError(
+            f"{protocols[0]} compares with published statistics (mu and sigma), such as adm_in256_stats.npz, and "
+            f"reference {reference} has none: give that file, or ask for adm-v1 or torch-fidelity"
+        )
 
 
 def shadowed(reference: str) -> str:
@@ -288,5 +297,5 @@ def _weights_notes(published: PublishedReference | None, needs: ReferenceLayers)
     return [
         f"mu and sigma of {published.file_name} are of the published Inception weights: {extractor.note}"
         for extractor, _ in needs
-        if extractor.name == ADM_EXTRACTOR and extractor.note
+        if extractor.name in READERS and extractor.note
     ]

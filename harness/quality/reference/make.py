@@ -99,6 +99,8 @@ def needs_of(protocols: Sequence[str], load: Callable[[str], Extractor]) -> Refe
     for protocol in named:
         if all(metric.reads is None for metric in protocol.metrics):
             raise UserError(f"protocol {protocol.name} compares with no reference")
+        if protocol.statistics_only:
+            raise UserError(f"protocol {protocol.name} compares with published statistics: make those of adm-v1")
     needs = reference_layers((protocol.extractor, protocol.metrics) for protocol in named)
     for layer in ADM_LAYERS if ADM_EXTRACTOR in needs else ():
         needs[ADM_EXTRACTOR].setdefault(layer, "moments")  # the layout has both or none

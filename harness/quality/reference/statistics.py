@@ -44,6 +44,8 @@ from arvbench.harness.quality.reference.reference_set import Use
 ADM_EXTRACTOR = "adm-inception"
 ADM_LAYERS = {"pool": ("mu", "sigma", 2048), "spatial": ("mu_s", "sigma_s", 2023)}
 """Layer of `adm-inception` -> keys of its mean and covariance, D."""
+READERS = {ADM_EXTRACTOR, "fidelity-inception-adm"}
+"""Extractors that are compared with those means and covariances, whichever made them."""
 IMAGES_KEY = "arr_0"
 DIGESTS_KEY = "digests"
 RECORD_KEY = "reference"
@@ -55,7 +57,7 @@ _ASYMMETRY = 1e-5
 
 def moment_keys(extractor: str, layer: str) -> tuple[str, str]:
     """Return the keys of a layer's mean and covariance."""
-    if extractor == ADM_EXTRACTOR and layer in ADM_LAYERS:
+    if extractor in READERS and layer in ADM_LAYERS:
         return ADM_LAYERS[layer][:2]
     return f"moments/{extractor}/{layer}/mean", f"moments/{extractor}/{layer}/cov"
 

@@ -50,6 +50,23 @@ COMPARED = {
         *(f"recipe.{name}" for name in ("head_evaluations", "ends", "condition", "x.1", "v.1", "x.2", "v.2", "t")),
         *(f"recipe.{name}" for name in ("k_cache", "latents", "image")),
     },
+    "mar": {
+        *("tf.encoder", "tf.condition", "tf.head", "tf.hidden", "tf.loss", "vae.moments", "vae.latents", "vae.recon"),
+        *(f"recipe.{name}" for name in ("tokens_per_pass", "timesteps", "cfg", "sampled", "condition", "x.0", "out.0")),
+        *(f"recipe.{name}" for name in ("latents", "image")),
+        *(f"seeded.{name}" for name in ("orders", "tokens_per_pass")),
+    },
+    "mar_tiny_a": {f"{run}.{name}" for run in ("nocfg", "constant") for name in ("sampled", "cfg", "latents", "image")},
+    "himar": {
+        *(f"tf.{name}" for name in ("condition1", "condition2", "head", "dit")),
+        *(f"vae.{name}" for name in ("moments", "latents", "recon")),
+        *(
+            f"recipe.{name}"
+            for name in ("pivots_per_pass", "dit_timesteps", "pivots", "pivot_z", "maps", "x.1", "eps.1")
+        ),
+        *(f"recipe.{name}" for name in ("condition1", "condition2", "sampled1", "latents", "image")),
+        *(f"{run}.{name}" for run in ("seeded", "nocfg") for name in ("orders", "pivots_per_pass")),
+    },
     "detailflow": {"greedy.tokens", "greedy_gradual.tokens", "greedy.image", "tf.logits", "tf.hidden", "tf.loss"}
     | {"mask", "step_gen_order", "num_forward_passes", "vq.ids", "vq.recon", "vq.preview"},
     "dar": {"greedy.tokens", "greedy.image", "tf.logits", "tf.hidden", "tf.loss", "num_forward_passes"}
@@ -81,6 +98,9 @@ COUNTS = {
     "xar_tiny_b": 19,
     "flowar_tiny_a": 22,
     "flowar_tiny_b": 22,
+    "himar_tiny_a": 31,
+    "mar_tiny_a": 35,
+    "mar_tiny_b": 25,
     **dict.fromkeys(("detailflow_tiny_a", "detailflow_tiny_b"), 28),
     "dar_tiny_a": 33,
     "dar_tiny_b": 31,
