@@ -91,11 +91,13 @@ def draw_curve(ax: Axes, curve: Curve, number: int) -> Artist:
     return ax.plot(xs, ys, color=color, marker=MARKERS[number % len(MARKERS)], linestyle=dash)[0]
 
 
-def curves_data(curves: Sequence[Curve], labels: tuple[str, str]) -> Data:
-    """Return all points of curves as data, with their records."""
+def curves_data(
+    curves: Sequence[Curve], labels: tuple[str, str], where: tuple[str, str] = ("Hardware", "Conditions")
+) -> Data:
+    """Return all points of curves as data, with their records; `where` heads what the title of a panel holds."""
     x, y = labels
     return make_data(
-        ("Record", "Case", "Hardware", "Conditions", x, y, f"{y}, low", f"{y}, high"),
+        ("Record", "Case", *where, x, y, f"{y}, low", f"{y}, high"),
         (
             (point.record_id or curve.record_id, curve.name, *curve.where, point.x, point.y, point.low, point.high)
             for curve in curves

@@ -50,7 +50,7 @@ def draw(records: Sequence[Record]) -> Drawing | None:
         caption="FID of images made from the first tokens alone; the band is the 95 % interval, where there is one. "
         f"A curve is named by its first case, and its cases differ in nothing else.{drawn.left_out}",
         alt=f"Line plot of FID against the number of tokens. {ends}.",
-        data=curves_data(curves, ("Tokens of an image", "FID, lower is better")),
+        data=curves_data(curves, ("Tokens of an image", "FID, lower is better"), ("Protocol", "Dtype")),
     )
 
 

@@ -293,6 +293,7 @@ def test_quality_is_drawn_against_the_number_of_tokens_of_cases_that_differ_in_n
     fids = [record.outcome.quality[0].value for record in records]
     assert [list(line.get_ydata()) for line in lines] == [[fids[1], fids[2], fids[0]], [fids[6], fids[5]]]
     assert [row[0] for row in drawing.data.rows] == [records[n].record_id for n in (1, 2, 0, 6, 5)]
+    assert drawing.data.headings[2:5] == ("Protocol", "Dtype", "Tokens of an image")
     assert all(re.search(r"\(.+\)", text) for ax in drawing.figure.axes for text in (ax.get_xlabel(), ax.get_ylabel()))
     for few in ([], records[:1], records[4:5]):
         assert draw_figure("quality-tokens", quality_tokens.draw, few) is None
