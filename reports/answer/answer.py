@@ -68,7 +68,8 @@ def _sentence(records: Sequence[Record]) -> str:
     where = f"on {machines}, in {_listed(map(arithmetic, records))}"
     quality = [outcome.quality for _, outcome in measured(records) if outcome.quality]
     counts = {number.n_samples for numbers in quality for number in numbers}
-    images = f", {max(counts):,} images each" if len(counts) == 1 else ""
+    each = " each" if len(quality) > 1 else ""
+    images = f" with {max(counts):,} images{each}" if len(counts) == 1 else ""
     random = all(map(has_random_weights, known))
     none = "; the weights are random, so there is no quality" if random else "; no quality was measured"
     judged = f", and the quality of {len(quality)}{images}" if quality else none
