@@ -69,7 +69,11 @@ BROKEN = list(product((ForgetfulCache, NanCache), ("reference", "optimized"), TO
     ("broken", "backend", "dtype", "weights"),
     # Random weights are judged in the type with the loosest tolerance, the others with `-m slow`.
     [
-        pytest.param(*case, marks=[pytest.mark.slow] * (case[3] == "random:0" and case[2] is not torch.bfloat16))
+        pytest.param(
+            *case,
+            marks=[pytest.mark.slow] * (case[3] == "random:0" and case[2] is not torch.bfloat16),
+            id="-".join((case[0].__name__, *map(str, case[1:]))),
+        )
         for case in BROKEN
     ],
 )
@@ -157,7 +161,11 @@ BY_DEFAULT = {("reference", torch.float16, "demo"), ("optimized", torch.bfloat16
 @pytest.mark.parametrize(
     ("name", "backend", "dtype", "weights"),
     [
-        pytest.param(*case, marks=[pytest.mark.slow] * (case[1:] not in BY_DEFAULT and case[0] != "demo/var"))
+        pytest.param(
+            *case,
+            marks=[pytest.mark.slow] * (case[1:] not in BY_DEFAULT and case[0] != "demo/var"),
+            id="-".join(map(str, case)),
+        )
         for case in HALVES
     ],
 )
