@@ -77,8 +77,8 @@ def _targets(row: QualityRow, recipe: Recipe) -> list[Target]:
     return [
         Target(
             metric="is-shuffled" if metric == "is" and shuffled else metric,
-            value=value,
-            rounding=0.5 * 10.0 ** -len(str(value).partition(".")[2]),
+            value=number.value,
+            rounding=number.rounding,
             tolerance=_tolerance(row.note),
             images=recipe.images or IMAGES,
             protocol=row.metric_protocol,
@@ -87,7 +87,7 @@ def _targets(row: QualityRow, recipe: Recipe) -> list[Target]:
             seen=row.seen,
             note=row.note,
         )
-        for metric, value in row.metrics.items()
+        for metric, number in row.metrics.items()
     ]
 
 

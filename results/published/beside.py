@@ -17,6 +17,7 @@ from typing import Literal
 
 from arvbench.results.published.tables import (
     NOT_STATED,
+    Printed,
     QualityRow,
     SpeedRow,
     published_names,
@@ -100,7 +101,7 @@ def pairs_of(record: Record, outcome: Measured) -> Iterator[Pair]:
 @cache
 def _published_of(
     model: str,
-) -> tuple[tuple[tuple[QualityRow, Mapping[str, float]], ...], tuple[SpeedRow, ...]]:
+) -> tuple[tuple[tuple[QualityRow, Mapping[str, Printed]], ...], tuple[SpeedRow, ...]]:
     """Return the published rows of a model, those of quality with their values by metric."""
     names = published_names().get(model, ())
     return (
@@ -109,18 +110,20 @@ def _published_of(
     )
 
 
-def _quality_pairs(record: Record, outcome: Measured, row: QualityRow, metrics: Mapping[str, float]) -> Iterator[Pair]:
+def _quality_pairs(
+    record: Record, outcome: Measured, row: QualityRow, metrics: Mapping[str, Printed]
+) -> Iterator[Pair]:
     sampled = tuple(_unlike_sampling(record, outcome.setup, row))
     for number in outcome.quality:
         published = metrics.get(number.metric)
-        if published is None or published == 0:
+        if published is None or published.value == 0:
             continue
         yield Pair(
             name=number.metric,
             unit="",
             measured=number.value,
-            published=published,
-            rounding=_rounding(str(published)),
+            published=published.value,
+            rounding=published.rounding,
             interval=number.interval,
             seen=row.seen,
             source=row.source,
@@ -170,7 +173,7 @@ def _speed_pair(record: Record, outcome: Measured, row: SpeedRow) -> Pair | None
         unit=unit,
         measured=found.value,
         published=row.number * factor,
-        rounding=_rounding(row.value) * factor,
+        rounding=Printed(row.value).rounding * factor,
         interval=ends,
         seen=row.seen,
         source=row.source,
@@ -207,7 +210,3 @@ def _unequal(text: str, value: object) -> bool:
 
 def _not_equal(text: str, value: object) -> bool:
     return re.fullmatch(r"\d+(\.\d+)?", text) is None or not isinstance(value, int | float) or float(text) != value
-
-
-def _rounding(text: str) -> float:
-    return 0.5 * 10.0 ** -len(text.partition(".")[2])

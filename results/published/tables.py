@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -31,9 +32,37 @@ def _number(text: object) -> object:
     return None if text in ("", NOT_STATED) else text
 
 
-_Empty = BeforeValidator(_number)
-Distance = Annotated[Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None, _Empty]
-Share = Annotated[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None, _Empty]
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A number with the digits that were printed: 3.30 is known more closely than 3.3."""
+
+    text: str
+
+    @property
+    def value(self) -> float:
+        return float(self.text)
+
+    @property
+    def rounding(self) -> float:
+        """Half a unit of the last digit."""
+        return 0.5 * 10.0 ** -len(self.text.partition(".")[2])
+
+
+def _up_to(most: float) -> BeforeValidator:
+    """Read a number from 0 to `most` without exponent, sign and spaces; what is not stated is None."""
+
+    def read(text: object) -> Printed | None:
+        if _number(text) is None:
+            return None
+        if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text) or float(text) > most:
+            raise ValueError(f"{text!r} is no number from 0 to {most:g} in plain digits")
+        return Printed(text)
+
+    return BeforeValidator(read)
+
+
+Distance = Annotated[Printed | None, _up_to(1000)]
+Share = Annotated[Printed | None, _up_to(1)]
 
 
 class _Row(BaseModel):
@@ -64,7 +93,7 @@ class QualityRow(_Row):
     seen: Seen
 
     @property
-    def metrics(self) -> Mapping[str, float]:
+    def metrics(self) -> Mapping[str, Printed]:
         """Published values by the metric's name in records."""
         values = {
             "fid": self.fid,

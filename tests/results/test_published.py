@@ -116,6 +116,21 @@ def test_a_damaged_table_is_refused_in_one_line(tmp_path, text, reason):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "value", "rounding"), [("3.30", 3.3, 0.005), ("3.3", 3.3, 0.05), ("301", 301, 0.5), ("0.80", 0.8, 0.005)]
+)
+def test_a_number_is_known_as_closely_as_it_was_printed(text, value, rounding):
+    printed = tables.Printed(text)
+    assert printed.value == value and printed.rounding == pytest.approx(rounding)
+
+
+def test_the_digits_of_the_table_are_kept():
+    found = [printed.text for row in tables.quality_rows() for printed in row.metrics.values()]
+    cells = [row[name] for row in rows("quality") for name in ("fid", "is", "precision", "recall", "sfid")]
+    assert sorted(found) == sorted(cell for cell in cells if cell not in ("", tables.NOT_STATED))
+    assert "301" in found, "no whole number, whose rounding a float would lose"
+
+
 def test_a_number_out_of_its_range_is_refused_by_name(tmp_path):
     lines = (tables.FOLDER / "quality.csv").read_text().splitlines()
     path = tmp_path / "quality.csv"
