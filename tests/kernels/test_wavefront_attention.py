@@ -93,11 +93,11 @@ class TestWrapper:
             )
 
     @pytest.mark.parametrize(
-        ("programs", "capacity", "parts"),
+        ("count", "capacity", "parts"),
         [(32, 256, 2), (32, 576, 4), (24, 591, 4), (2560, 576, 1), (1, 10_000, 8), (1, 100, 1)],
     )
-    def test_a_context_is_split_where_few_programs_would_read_a_long_one(self, wrapper, programs, capacity, parts):
-        assert wrapper._parts(programs, capacity) == parts
+    def test_a_context_is_split_where_few_programs_would_read_a_long_one(self, wrapper, count, capacity, parts):
+        assert wrapper._parts(count, capacity) == parts
 
     def test_interpreted_calls_follow_the_filled_length_and_stay_inside_the_cache(self, wrapper):
         environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
