@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -163,7 +164,7 @@ def make_reference(
         },
         versions={"arvbench": arvbench.__version__, **library_versions(FEATURE_LIBRARIES)},
     )
-    with _replacing(request.out, force=request.force) as part, zipfile.ZipFile(part, "w") as archive:
+    with _atomically(request.out, force=request.force) as file, zipfile.ZipFile(file, "w") as archive:
         _write_all(archive, source, scan, kept_K, needs, record)
     return ReferenceFile(path=request.out, sha256=sha256_of(request.out), record=record)
 
@@ -264,11 +265,12 @@ def _write_rows(
 
 
 @contextmanager
-def _replacing(out: Path, *, force: bool) -> Iterator[Path]:
-    """Yield the temporary file that becomes `out` when the block ends well. Raises UserError or HostError."""
+def _atomically(out: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """Yield a temporary file, open, that becomes `out` when the block ends well. Raises UserError or HostError."""
     try:
         with claimed(out) as part:
-            yield part
+            with part.open("wb") as file:
+                yield file
             if out.exists() and not force:
                 raise UserError(f"{out} was written by another process meanwhile: choose another name")
     except BlockingIOError as error:
