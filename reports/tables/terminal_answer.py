@@ -27,7 +27,9 @@ def terminal_answer(answer: Answer, *, width: int = 80) -> RenderableType:
     findings = RichTable.grid(padding=(0, 1))
     for statement in answer.shown:
         findings.add_row(Text("-"), Text(statement.text))
-    parts: list[RenderableType] = [Text(answer.sentence), Text(), findings, Text()]
+    parts: list[RenderableType] = [Text(answer.sentence), Text()]
+    if answer.shown:
+        parts += [findings, Text()]
     for table in filter(None, answer.tables):
         parts += [*titled_table(table.caption, _narrow(table), width, naming=1), Text()]
     if any(cell.strong for table in answer.tables for row in table.rows for cell in row):
