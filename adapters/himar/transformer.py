@@ -122,7 +122,7 @@ class HiMarConfig:
         )
 
     def flops(self, *, rows: int, pivots: int, tokens: int, phase: int) -> int:
-        """FLOPs of the conditions, of so many known pivots and fine tokens in every row."""
+        """Return the FLOPs of one pass that computes conditions; `pivots` and `tokens` are the known ones of a row."""
         width, seen = self.width, self.buffer_size + pivots + tokens
         entering = pivots * 2 * width * (width if phase else self.cond_dim) + tokens * 2 * width * self.vae_embed_dim
         blocks = self.encoder_depth * plain_block_flops(width, seen)

@@ -1,7 +1,7 @@
 """Gaussian diffusion by the ancestral sampler, for heads that predict noise: a cosine schedule, respaced.
 
-The process has 1,000 steps in training and a few of them in sampling: the network is told the number of the training
-step. Constants are computed in float64 and multiply tensors in the tensors' own dtype.
+Training uses 1,000 timesteps and sampling a subset of them; the network always gets the timestep of the full process.
+Constants are computed in float64 and multiply tensors in the tensors' own dtype.
 
 Shapes   X leading dimensions, K latent channels
 Range    variances natural-log
