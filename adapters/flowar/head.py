@@ -12,6 +12,7 @@ Source   FlowAR (arXiv:2412.15205) section 3; behaviour of wangqiang9/FlowAR at 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch.nn.functional as F
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 
 from arvbench.adapters.common.meta import register_constants
 from arvbench.adapters.latents.blocks import (
+    TIME_FEATURES,
     Attending,
     GatedMlp,
     RmsNorm,
     SelfAttention,
     TimeEmbedding,
     Turn,
+    gated_hidden,
     modulate,
     rms,
     rope_frequencies,
@@ -155,3 +158,40 @@ class FlowHead(nn.Module):
             x_RlC = block(x_RlC, given, turn)
         v_RlK: Tensor = self.final_layer(x_RlC, given.time + given.embedded).float()
         return v_RlK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowHeadCost:
+    """Work of one evaluation of the head."""
+
+    latent_dim: int
+    condition: int
+    width: int
+    blocks: int
+    cross: bool
+
+    def flops(self, *, rows: int, tokens: int) -> int:
+        """FLOPs for the `tokens` of a scale in every row, at one time."""
+        width = self.width
+        block = 8 * width**2 + 6 * width * gated_hidden(width) + 4 * tokens * width
+        # Modulations per token, all six of S and the MLP's three of the others.
+        cross = 10 * width**2 + 4 * width * self.condition + 4 * tokens * width
+        block += cross if self.cross else 12 * width**2
+        per_token = self.blocks * block + 2 * width * (2 * self.latent_dim + self.condition) + 4 * width**2
+        by_time = 2 * width * (TIME_FEATURES + width) + (self.blocks * 6 * width**2 if self.cross else 0)
+        return rows * tokens * per_token + by_time
+
+    @property
+    def launches(self) -> int:
+        """Kernels that wait for each other: input, those of the blocks, output."""
+        return 2 + (8 if self.cross else 5) * self.blocks
+
+    def weight_bytes(self, itemsize: int) -> int:
+        """Bytes of the weights."""
+        width, hidden = self.width, gated_hidden(self.width)
+        block = 10 * width**2 + 8 * width + 3 * width * hidden + 2 * hidden
+        if self.cross:
+            block += 2 * width**2 + 2 * width * self.condition + 2 * width + self.condition
+        ends = width * (2 * self.latent_dim + self.condition) + 2 * width**2 + 4 * width + self.latent_dim
+        times = width * (TIME_FEATURES + width) + 2 * width
+        return itemsize * (self.blocks * block + ends + times)

@@ -25,20 +25,16 @@ from arvbench.adapters.flowar.solver import evaluation_times, solve
 from arvbench.adapters.flowar.transformer import FlowAr, FlowArConfig, resized
 from arvbench.adapters.latents.blocks import Turn, block_causal, time_features
 from arvbench.adapters.latents.sampler import (
-    DEMO_SIZES,
-    DEMO_TOKENIZER,
     LatentSampler,
     LatentSettings,
     TrainingDraw,
     TrainingPass,
     VelocityPass,
-    official_checkpoint,
 )
 from arvbench.adapters.sampler import ModelSpec
 from arvbench.adapters.sampling import Noise, PerImageNoise
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.adapters.tokenizers.kl import KlConfig
 from arvbench.errors import UserError
 
 
@@ -83,9 +79,9 @@ class FlowArSampler(LatentSampler):
             flops = config.flops(rows=shape.rows, new=tokens, context=seen, first=first)
             guided = sum(self._strength(chosen, scale)(time) is not None for time in times)
             alone = shape.rows if self.official else batch
-            head = guided * config.head_flops(rows=shape.rows, tokens=tokens)
-            head += (passes - guided) * config.head_flops(rows=alone, tokens=tokens)
-            weights = config.weight_bytes(itemsize, first=first) + passes * config.head_bytes(itemsize)
+            head = guided * config.head.flops(rows=shape.rows, tokens=tokens)
+            head += (passes - guided) * config.head.flops(rows=alone, tokens=tokens)
+            weights = config.weight_bytes(itemsize, first=first) + passes * config.head.weight_bytes(itemsize)
             steps.append(
                 Step(
                     index=scale,
@@ -97,7 +93,7 @@ class FlowArSampler(LatentSampler):
                     rows=shape.rows,
                     inner_passes=passes,
                     flops=flops + head,
-                    launches=self._launches(first, passes),
+                    launches=self._launches(passes),
                     bytes_moved=weights
                     + shape.bytes_of(before)
                     + shape.bytes_of(tokens)
@@ -107,7 +103,7 @@ class FlowArSampler(LatentSampler):
             )
         return steps
 
-    def _launches(self, first: bool, passes: int) -> int:
+    def _launches(self, passes: int) -> int:
         """Kernels of a step that wait for each other: conditions, every evaluation, the last update.
 
         The class modulates the first block of the first scale one kernel before its attention, and the latents are
@@ -115,8 +111,7 @@ class FlowArSampler(LatentSampler):
         a modulation), the state later ones through one.
         """
         config: FlowArConfig = self.spec.transformer
-        conditions = 1 + config.launches
-        return conditions + 2 + config.head_launches + 1 + (passes - 1) * (2 + config.head_launches) + 1
+        return 1 + config.trunk_launches + 1 + passes * config.head.launches + 1
 
     def cache_shape(self, policy: str, settings: SamplingSettings, *, batch: int) -> CacheShape:
         config: FlowArConfig = self.spec.transformer
@@ -233,7 +228,7 @@ class FlowArSampler(LatentSampler):
             features_B1256 = time_features(time_B).unsqueeze(1)
             predicted.append(self.transformer.flownet(noisy_BlK, features_B1256, z_BlC, self._turns(scale)[1]))
         # A scale's mean error counts by its share of the finest map, so every token counts the same.
-        weights_L = torch.full((sum(config.sizes),), 1 / config.grid**2, device=self.device)
+        weights_L = torch.full((sum(config.sizes),), 1 / config.tokens, device=self.device)
         target_BLK = draw.noise_BLK - torch.cat(tuple(tokens), dim=1)
         return VelocityPass(predicted=torch.cat(predicted, dim=1), target=target_BLK, weights_L=weights_L)
 
@@ -243,56 +238,3 @@ class FlowArSampler(LatentSampler):
 def _features(num_steps: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return time_features(torch.tensor(evaluation_times(num_steps)[:-1], dtype=torch.float64)).to(device)
-
-
-_SOURCE = "OliverRensu/FlowAR README, evaluation commands; solver as in wangqiang9/FlowAR at 5745a96"
-
-
-def _official(size: str, trunk: tuple[int, int, int], head: tuple[int, int], settings: FlowArSettings) -> ModelSpec:
-    width, blocks, heads = trunk
-    return ModelSpec(
-        name=f"flowar-{size}",
-        sampler=FlowArSampler,
-        transformer=FlowArConfig(
-            encoder_embed_dim=width,
-            encoder_depth=blocks,
-            encoder_num_heads=heads,
-            decoder_embed_dim=width,
-            decoder_depth=blocks,
-            decoder_num_heads=heads,
-            diffloss_d=head[0],
-            diffloss_w=head[1],
-            cross=size != "s",
-        ),
-        tokenizer=KlConfig(),
-        settings=settings,
-        settings_source=_SOURCE,
-        checkpoint=official_checkpoint("OliverRen/FlowAR", f"FlowAR-{size.upper()}.pth"),
-    )
-
-
-FLOWAR_S = _official("s", (768, 6, 12), (2, 1024), FlowArSettings(cfg=4.3, num_steps=25, guidance=0.9))
-FLOWAR_L = _official("l", (1024, 8, 16), (12, 1024), FlowArSettings(cfg=2.4, num_steps=25, guidance=0.9))
-FLOWAR_H = _official("h", (1536, 15, 16), (12, 1536), FlowArSettings(cfg=2.4, num_steps=50, guidance=0.7))
-
-DEMO = ModelSpec(
-    name="demo/flowar",
-    sampler=FlowArSampler,
-    transformer=FlowArConfig(
-        encoder_embed_dim=64,
-        encoder_depth=1,
-        encoder_num_heads=4,
-        decoder_embed_dim=64,
-        decoder_depth=2,
-        decoder_num_heads=4,
-        diffloss_d=2,
-        diffloss_w=64,
-        cross=False,
-        scale=(1, 2, 4),
-        **DEMO_SIZES,
-    ),
-    tokenizer=DEMO_TOKENIZER,
-    settings=FlowArSettings(cfg=3.0, num_steps=20, guidance=0.9),
-    settings_source="chosen on the trained demo model",
-    demo=True,
-)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from arvbench.adapters.himar.sampler import HiMarSampler, HiMarSettings
 from arvbench.adapters.himar.transformer import HiMarConfig
-from arvbench.adapters.latents.sampler import official_checkpoint
+from arvbench.adapters.latents.config import trunk
+from arvbench.adapters.latents.models import official_checkpoint
 from arvbench.adapters.sampler import ModelSpec
 from arvbench.adapters.tokenizers.kl import KlConfig
 
@@ -12,33 +15,21 @@ _SOURCE = "HiDream-ai/himar README at 1d378c1, evaluation commands"
 
 
 def _official(
-    size: str,
-    trunk: tuple[int, int, int],
-    head: tuple[int, int],
-    map_head: tuple[int, int, int],
-    settings: HiMarSettings,
+    size: str, sizes: dict[str, Any], head: tuple[int, int], map_head: tuple[int, int, int], settings: HiMarSettings
 ) -> ModelSpec:
-    (width, blocks, heads), folder = trunk, f"Hi-MAR-{size.upper()}"
+    (blocks, width), (map_blocks, map_width, heads) = head, map_head
     return ModelSpec(
         name=f"himar-{size}",
         sampler=HiMarSampler,
         transformer=HiMarConfig(
-            encoder_embed_dim=width,
-            encoder_depth=blocks,
-            encoder_num_heads=heads,
-            decoder_embed_dim=width,
-            decoder_depth=blocks,
-            decoder_num_heads=heads,
-            diffloss_d=head[0],
-            diffloss_w=head[1],
-            gdm_d=map_head[0],
-            gdm_w=map_head[1],
-            head=map_head[2],
+            **sizes, diffloss_d=blocks, diffloss_w=width, gdm_d=map_blocks, gdm_w=map_width, head=heads
         ),
         tokenizer=KlConfig(),
         settings=settings,
         settings_source=_SOURCE,
-        checkpoint=official_checkpoint("HiDream-ai/Hi-MAR", f"{folder}/checkpoint-last.pth", averaged=True),
+        checkpoint=official_checkpoint(
+            "HiDream-ai/Hi-MAR", f"Hi-MAR-{size.upper()}/checkpoint-last.pth", averaged=True
+        ),
     )
 
 
@@ -46,6 +37,6 @@ def _settings(cfg: float, re_cfg: float, num_iter: int) -> HiMarSettings:
     return HiMarSettings(cfg=cfg, re_cfg=re_cfg, num_iter=num_iter, num_steps=100, pivot_iter=32, map_steps=250)
 
 
-HIMAR_B = _official("b", (768, 12, 12), (6, 1024), (6, 512, 8), _settings(2.5, 2.7, 4))
-HIMAR_L = _official("l", (1024, 16, 16), (8, 1280), (8, 512, 8), _settings(3.5, 3.5, 4))
-HIMAR_H = _official("h", (1280, 20, 16), (12, 1536), (12, 768, 12), _settings(3.2, 5.5, 12))
+HIMAR_B = _official("b", trunk(768, 12, 12), (6, 1024), (6, 512, 8), _settings(2.5, 2.7, 4))
+HIMAR_L = _official("l", trunk(1024, 16, 16), (8, 1280), (8, 512, 8), _settings(3.5, 3.5, 4))
+HIMAR_H = _official("h", trunk(1280, 20, 16), (12, 1536), (12, 768, 12), _settings(3.2, 5.5, 12))

@@ -36,8 +36,8 @@ from arvbench.adapters.latents.masked import (
     put,
     random_orders,
 )
-from arvbench.adapters.latents.masked_sampler import MaskedSampler
-from arvbench.adapters.latents.mlp_head import Denoised, TokenDraws, denoise_tokens, step_features
+from arvbench.adapters.latents.masked_sampler import Given, MaskedSampler
+from arvbench.adapters.latents.mlp_head import Denoised, TokenDraws, step_features
 from arvbench.adapters.latents.sampler import TrainingDraw, TrainingPass
 from arvbench.adapters.sampler import ModelSpec
 from arvbench.adapters.sampling import Noise
@@ -76,25 +76,6 @@ class BothPhases(TrainingPass):
         """Return the loss of the masked pivots, and the mean squared error of the masked fine tokens, scalar."""
         error_BN = (self.predicted - self.noise_BNK).square().mean(-1)
         return self.pivots.loss() + (error_BN * self.counted_BN).sum() / self.counted_BN.sum()
-
-
-class Given(NamedTuple):
-    """Input of all passes of a call."""
-
-    classes_R1C: Tensor
-    pivot_order_BP: Tensor
-    order_BN: Tensor
-    settings: HiMarSettings
-    noise: Noise
-
-    @property
-    def halves(self) -> int:
-        """2 with guidance."""
-        return len(self.classes_R1C) // len(self.order_BN)
-
-    def rows(self, x_BX: Tensor) -> Tensor:
-        """Repeat a tensor for the unconditional rows, if there are any."""
-        return x_BX if self.halves == 1 else torch.cat((x_BX, x_BX))
 
 
 class MapDraws(NamedTuple):
@@ -193,26 +174,23 @@ class HiMarSampler(MaskedSampler):
         return steps
 
     def generate(self, call: SamplingCall) -> tuple[Sequence[Tensor], Tensor]:
-        config: HiMarConfig = self.spec.transformer
-        given, images = (
-            self._given(call.labels_R, call.schedule.images, call.settings, call.noise),
-            call.schedule.images,
-        )
+        config, images = cast(HiMarConfig, self.spec.transformer), call.schedule.images
+        given = self.given(call.labels_R, images, call.settings, call.noise)
         pivots_BPK = torch.zeros(images, config.pivots, config.cond_dim, device=self.device)
         map_BNK = torch.zeros(images, config.tokens, config.vae_embed_dim, device=self.device)
-        z_BPC = self._no_conditions(images)
-        phases = self.phases(config, given.settings)
-        parts = [(False, part) for part in phases[0]] + [(True, part) for part in phases[1]]
-        for step, (fine, part) in zip(call.schedule, parts, strict=True):
+        z_BPC, (pivots, fine) = self._no_conditions(images), self.phases(config, given.settings)
+        for step, part in zip(call.schedule, (*pivots, *fine), strict=True):
             call.observer.step_begin(step)
-            if fine:
-                done = self._denoise_map(z_BPC, map_BNK, part, step.index - len(phases[0]), given)
+            if step.index < len(pivots):
+                places_Bn = part.predicted_of(given.orders[0])
+                done, z_BPC = self._denoise_pivots(z_BPC, pivots_BPK, part, places_Bn, step.index, given)
                 tokens_BnK = call.take_latents(done.latents_BnK, step)
-                map_BNK = put(map_BNK, part.masked_of(given.order_BN), tokens_BnK)
+                pivots_BPK = put(pivots_BPK, places_Bn, tokens_BnK)
             else:
-                done, z_BPC = self._denoise_pivots(z_BPC, pivots_BPK, part, step.index, given)
+                places_Bn = part.masked_of(given.orders[1])
+                done = self._denoise_map(z_BPC, map_BNK, part, places_Bn, step.index - len(pivots), given)
                 tokens_BnK = call.take_latents(done.latents_BnK, step)
-                pivots_BPK = put(pivots_BPK, part.predicted_of(given.pivot_order_BP), tokens_BnK)
+                map_BNK = put(map_BNK, places_Bn, tokens_BnK)
             state = torch.cat((pivots_BPK, map_BNK), dim=1)
             output = StepOutput(logits_pre_cfg=done.last_Rn2K, logits=done.latents_BnK, tokens=tokens_BnK, state=state)
             call.observer.step_end(step, output)
@@ -222,59 +200,50 @@ class HiMarSampler(MaskedSampler):
         self, tokens: Sequence[Tensor], labels_R: Tensor, settings: SamplingSettings, noise: Noise
     ) -> tuple[Tensor, ...]:
         pivots_BPK, map_BNK = (t.to(self.device) for t in tokens)
-        given, again = self._given(labels_R, len(map_BNK), settings, noise), []
+        given, again = self.given(labels_R, len(map_BNK), settings, noise), []
         z_BPC, (pivots, fine) = self._no_conditions(len(map_BNK)), self.phases(self.spec.transformer, given.settings)
         for index, part in enumerate(pivots):
-            done, z_BPC = self._denoise_pivots(z_BPC, pivots_BPK, part, index, given)
+            places_Bn = part.predicted_of(given.orders[0])
+            done, z_BPC = self._denoise_pivots(z_BPC, pivots_BPK, part, places_Bn, index, given)
             again.append(done.latents_BnK)
         for index, part in enumerate(fine):
-            again.append(self._denoise_map(z_BPC, map_BNK, part, index, given).latents_BnK)
+            places_Bn = part.masked_of(given.orders[1])
+            again.append(self._denoise_map(z_BPC, map_BNK, part, places_Bn, index, given).latents_BnK)
         return tuple(again)
-
-    def _given(self, labels_R: Tensor, images: int, settings: SamplingSettings, noise: Noise) -> Given:
-        config: HiMarConfig = self.spec.transformer
-        pivot_order_BP, order_BN = noise.orders(images, (config.pivots, config.tokens), self.device)
-        classes_R1C = self.transformer.classes(labels_R)
-        return Given(classes_R1C, pivot_order_BP, order_BN, cast(HiMarSettings, settings), noise)
 
     def _no_conditions(self, images: int) -> Tensor:
         config: HiMarConfig = self.spec.transformer
         return torch.zeros(images, config.pivots, config.width, dtype=self.dtype, device=self.device)
 
     def _denoise_pivots(
-        self, z_BPC: Tensor, pivots_BPK: Tensor, part: MaskedPass, index: int, given: Given
+        self, z_BPC: Tensor, pivots_BPK: Tensor, part: MaskedPass, places_Bn: Tensor, index: int, given: Given
     ) -> tuple[Denoised, Tensor]:
-        """Denoise the pivots of pass number `index`; return with them the conditions of all drawn so far."""
-        places_Bn, settings = part.predicted_of(given.pivot_order_BP), given.settings
-        known_Rk = given.rows(part.known_of(given.pivot_order_BP))
+        """Denoise the pivots at `places_Bn` in pass number `index`; add their conditions to those of all drawn before.
+
+        `z_BPC` holds the conditions of the rows that have a class.
+        """
+        known_Rk = given.rows(part.known_of(given.orders[0]))
         z_RPC = self.transformer.pivot_conditions(given.rows(pivots_BPK), known_Rk, given.classes_R1C)
         z_RnC = at(z_RPC, given.rows(places_Bn))
-        done = denoise_tokens(
-            self.transformer.token_head,
-            z_RnC,
-            process_of(settings.num_steps, settings.last_number),
-            strength=part.strength(settings, settings.re_cfg) if given.halves == 2 else None,
-            temperature=settings.temperature,
-            draws=TokenDraws(
-                given.noise, index * TokenDraws.count(settings.num_steps), self.official and given.halves == 2
-            ),
-        )
+        done = self.denoise_singly(z_RnC, part, given.settings.re_cfg, index, given)
         return done, put(z_BPC, places_Bn, z_RnC[: len(places_Bn)])
 
-    def _denoise_map(self, z_BPC: Tensor, map_BNK: Tensor, part: MaskedPass, index: int, given: Given) -> Denoised:
-        """Denoise the whole map in pass number `index` of phase 2, and return the tokens that were masked before it."""
+    def _denoise_map(
+        self, z_BPC: Tensor, map_BNK: Tensor, part: MaskedPass, places_Bn: Tensor, index: int, given: Given
+    ) -> Denoised:
+        """Denoise the whole map in pass number `index` of phase 2, and return the tokens at `places_Bn`."""
         config, settings, images = self.spec.transformer, given.settings, len(map_BNK)
-        known_Bk, masked_Bn = part.known_of(given.order_BN), part.masked_of(given.order_BN)
+        known_Bk = part.known_of(given.orders[1])
         conditions = given.rows(z_BPC), given.rows(map_BNK), given.rows(known_Bk), given.classes_R1C
         z_RNC = self.transformer.map_conditions(*conditions)
         process = process_of(settings.map_steps, settings.last_number)
-        strength = part.strength(settings, settings.cfg) if given.halves == 2 else None
+        strength = part.strength(settings, settings.cfg) if given.guided else None
         features_S256, last = step_features(process.numbers, self.device), list[Tensor]()
         map_BKhw = map_BNK.transpose(1, 2).unflatten(2, (config.grid, config.grid))
         known_BN1 = torch.zeros(images, config.tokens, dtype=torch.bool, device=self.device).scatter(1, known_Bk, True)
         held_B1hw = known_BN1.view(images, 1, config.grid, config.grid)
         like_BKhw = torch.empty_like(map_BKhw, memory_format=torch.contiguous_format)
-        draws = MapDraws(given.noise, self._first_map_draw(settings, index), self.official, given.halves == 2)
+        draws = MapDraws(given.noise, self._first_map_draw(settings, index), self.official, given.guided)
         start_BKhw = draws.start(like_BKhw)
 
         def predict(x_BKhw: Tensor, number: int) -> tuple[Tensor, float]:
@@ -293,7 +262,7 @@ class HiMarSampler(MaskedSampler):
             temperature=settings.temperature,
             hold=lambda x, number: torch.where(held_B1hw, process[number].noisy(map_BKhw, start_BKhw), x),
         )
-        tokens_BnK = at(sampled_BKhw.flatten(2).transpose(1, 2), masked_Bn)
+        tokens_BnK = at(sampled_BKhw.flatten(2).transpose(1, 2), places_Bn)
         return Denoised(tokens_BnK, last[0].flatten(2).transpose(1, 2))
 
     def _first_map_draw(self, settings: HiMarSettings, index: int) -> int:

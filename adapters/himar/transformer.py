@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.himar.map_head import MapHead, MapHeadCost
 from arvbench.adapters.latents.blocks import (
-    PLAIN_BLOCK_LAUNCHES,
     Attending,
     LayerNorm,
     Mlp,
@@ -29,26 +27,18 @@ from arvbench.adapters.latents.blocks import (
     plain_block_flops,
     plain_block_weights,
 )
-from arvbench.adapters.latents.masked import at, put
-from arvbench.adapters.latents.mlp_head import MlpHead, MlpHeadCost
+from arvbench.adapters.latents.config import MaskedConfig
+from arvbench.adapters.latents.masked import at
+from arvbench.adapters.latents.masked_transformer import MaskedTransformer
+from arvbench.adapters.latents.mlp_head import MlpHead
 
 PHASES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HiMarConfig:
-    """Constructor arguments of the transformer under their official names."""
+class HiMarConfig(MaskedConfig):
+    """Constructor arguments of the transformer under their official names; `diffloss_*` is the head of phase 1."""
 
-    encoder_embed_dim: int
-    encoder_depth: int
-    encoder_num_heads: int
-    decoder_embed_dim: int
-    decoder_depth: int
-    decoder_num_heads: int
-    diffloss_d: int
-    """Blocks of the head of phase 1."""
-    diffloss_w: int
-    """Width of the head of phase 1."""
     gdm_d: int
     """Blocks of the head of phase 2."""
     gdm_w: int
@@ -59,35 +49,13 @@ class HiMarConfig:
     """Side of the coarse map."""
     cond_dim: int = 16
     """Latent channels of the pivots."""
-    img_size: int = 256
-    vae_stride: int = 16
-    vae_embed_dim: int = 16
-    class_num: int = 1000
-    buffer_size: int = 64
-    """Tokens in front of the maps that hold the class."""
-    label_drop_prob: float = 0.1
-    mask_ratio_min: float = 0.7
-    """Least share of tokens that training masks."""
-    diffusion_batch_mul: int = 4
-    """Steps of the diffusion at which training denoises each pivot."""
 
     def __post_init__(self) -> None:
+        MaskedConfig.__post_init__(self)
         if (self.encoder_embed_dim, self.cond_dim) != (self.decoder_embed_dim, self.vae_embed_dim):
             raise ValueError("encoder and decoder must have equal widths, and pivots the latent channels of the map")
-        if self.encoder_embed_dim % self.encoder_num_heads or self.encoder_embed_dim % self.decoder_num_heads:
-            raise ValueError("the width must divide into the heads")
         if self.gdm_w % self.head or self.gdm_w % 4:
             raise ValueError("the width of the map's head must divide into its heads and into four")
-
-    @property
-    def grid(self) -> int:
-        """Side of the fine map."""
-        return self.img_size // self.vae_stride
-
-    @property
-    def tokens(self) -> int:
-        """N."""
-        return self.grid**2
 
     @property
     def pivots(self) -> int:
@@ -95,20 +63,9 @@ class HiMarConfig:
         return self.cond_scale**2
 
     @property
-    def width(self) -> int:
-        return self.encoder_embed_dim
-
-    @property
     def sequence(self) -> int:
         """Tokens of the decoder."""
         return self.buffer_size + self.pivots + self.tokens
-
-    @property
-    def token_head(self) -> MlpHeadCost:
-        """Head of phase 1."""
-        return MlpHeadCost(
-            latent_dim=self.cond_dim, condition=self.width, width=self.diffloss_w, blocks=self.diffloss_d
-        )
 
     @property
     def map_head(self) -> MapHeadCost:
@@ -130,21 +87,16 @@ class HiMarConfig:
         modulation = 2 * 8 * width**2
         return rows * (entering + blocks + seen * 2 * width**2) + modulation
 
-    @property
-    def launches(self) -> int:
-        """Kernels of the conditions that wait for each other: the blocks, and the projections before and between."""
-        return PLAIN_BLOCK_LAUNCHES * (self.encoder_depth + self.decoder_depth) + 2
-
     def weight_bytes(self, itemsize: int, *, phase: int) -> int:
         """Bytes of the transformer's weights that a pass reads once."""
-        width, blocks = self.width, self.encoder_depth + self.decoder_depth
+        width = self.width
         block = plain_block_weights(width) + 2 * 4 * width
         entering = width * ((width if phase else self.cond_dim) + 1)
         if phase:
             entering += width * (self.vae_embed_dim + 1)
         modulation = 2 * (4 * width * (width + 1) + width)
         ends = (width + 1) * width + 7 * width
-        return itemsize * (blocks * block + entering + modulation + ends)
+        return itemsize * (self.blocks * block + entering + modulation + ends)
 
 
 class Block(nn.Module):
@@ -172,8 +124,11 @@ class Block(nn.Module):
         return out_RlC
 
 
-class HiMar(nn.Module):
+class HiMar(MaskedTransformer):
     """Transformer and heads; state-dict names equal the official files'."""
+
+    phases = PHASES
+    config: HiMarConfig
 
     def __init__(self, config: HiMarConfig) -> None:
         super().__init__()
@@ -205,26 +160,13 @@ class HiMar(nn.Module):
         self.diffloss = nn.ModuleDict({"net": token_head})
         self.cond_diffloss = nn.ModuleDict({"net": map_head})
 
-    def constant_buffers(self) -> dict[str, Tensor]:
-        """Return no buffers: the official file has parameters alone."""
-        return {}
-
     def initial_values(self) -> dict[str, Tensor]:
         """Return initial values for training, keyed by parameter name."""
         return {"cond_tokens": torch.zeros_like(self.cond_tokens)}
 
     @property
-    def token_head(self) -> MlpHead:
-        return cast(MlpHead, self.diffloss["net"])
-
-    @property
     def map_head(self) -> MapHead:
         return cast(MapHead, self.cond_diffloss["net"])
-
-    def classes(self, labels_R: Tensor) -> Tensor:
-        """Embeddings (R, 1, C) of classes; the null class has one of its own."""
-        table = torch.cat((self.class_emb.weight, self.fake_latent))
-        return F.embedding(labels_R, table).unsqueeze(1)
 
     def embed_pivots(self, pivots_RPK: Tensor, known_Rk: Tensor) -> Tensor:
         """Embed the pivots at the places `known_Rk` (R, k, C), as phase 1 reads them."""
@@ -248,32 +190,13 @@ class HiMar(nn.Module):
         x_RlC, places_Rl = self.embed_map(pivot_z_RPC, map_RNK, known_Rk)
         return self.conditions(x_RlC, places_Rl, classes_R1C, 1)[:, self.config.pivots :]
 
-    def conditions(self, x_RkC: Tensor, places_Rk: Tensor, classes_R1C: Tensor, phase: int) -> Tensor:
-        """Conditions (R, P + N, C) of pivots and fine tokens, given embedded ones at the places `places_Rk` of both."""
-        config, rows = self.config, len(x_RkC)
-        x_RlC = torch.cat((classes_R1C.expand(-1, config.buffer_size, -1), x_RkC), dim=1)
-        buffer = torch.arange(config.buffer_size, device=places_Rk.device).expand(rows, -1)
-        places_Rl = torch.cat((buffer, places_Rk + config.buffer_size), dim=1)
-        positions = self.encoder_pos_embed_learned.unflatten(1, (PHASES, -1))[:, phase].expand(rows, -1, -1)
-        x_RlC = self.z_proj_ln(x_RlC + at(positions, places_Rl))
-        number_1 = torch.full((1,), phase, device=places_Rk.device)
-        task = self.encoder_blocks_ada(self.encoder_task_emb(number_1))
-        x_RlC = self.decoder_embed(self.encoder_norm(_run(self.encoder_blocks, x_RlC, task, phase)))
-        masks = self.mask_token.unflatten(1, (PHASES, -1))[:, phase].expand(rows, -1, -1)
-        # The buffer is never masked: its places are filled below.
-        x_RLC = put(F.pad(masks, (0, 0, config.buffer_size, 0)), places_Rl, x_RlC)
-        x_RLC = x_RLC + self.decoder_pos_embed_learned.unflatten(1, (PHASES, -1))[:, phase]
-        task = self.decoder_blocks_ada(self.decoder_task_emb(number_1))
-        x_RLC = self.decoder_norm(_run(self.decoder_blocks, x_RLC, task, phase))
-        z_RLC: Tensor = x_RLC[:, config.buffer_size :] + self.diffusion_pos_embed_learned
-        return z_RLC
+    def run(self, part: str, x_RlC: Tensor, phase: int) -> Tensor:
+        number_1 = torch.full((1,), phase, device=x_RlC.device)
+        task_14C = self.get_submodule(f"{part}_blocks_ada")(self.get_submodule(f"{part}_task_emb")(number_1))
+        for block in cast(Iterable[Block], self.get_submodule(f"{part}_blocks")):
+            x_RlC = block(x_RlC, task_14C, phase)
+        return x_RlC
 
 
 def _blocks(count: int, width: int, heads: int) -> nn.ModuleList:
     return nn.ModuleList(Block(width, heads) for _ in range(count))
-
-
-def _run(blocks: nn.ModuleList, x_RlC: Tensor, task_14C: Tensor, phase: int) -> Tensor:
-    for block in cast(Iterable[Block], blocks):
-        x_RlC = block(x_RlC, task_14C, phase)
-    return x_RlC

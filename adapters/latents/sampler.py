@@ -19,10 +19,10 @@ from torch import Tensor
 
 from arvbench.adapters.call import SamplingCall
 from arvbench.adapters.pixels import to_unit_range
-from arvbench.adapters.sampler import Checkpoint, ModelSizes, ModelSpec, Sampler
+from arvbench.adapters.sampler import ModelSizes, ModelSpec, Sampler
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
-from arvbench.adapters.tokenizers.kl import KlConfig, KlVae
+from arvbench.adapters.tokenizers.kl import KlVae
 from arvbench.adapters.tokenizers.tokenizer import decode_flops
 from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet
@@ -203,24 +203,3 @@ class LatentSampler(Sampler):
 def rows_of(call: SamplingCall, x_BlK: Tensor, rows: int) -> Tensor:
     """Repeat a state for the unconditional rows, if there are any."""
     return x_BlK.repeat(2, 1, 1) if rows > call.schedule.images else x_BlK
-
-
-def official_checkpoint(hub_repo: str, file: str, *, averaged: bool = False) -> Checkpoint:
-    """Checkpoint of a released transformer; all families use the same KL-16.
-
-    `averaged`: a training checkpoint, of which the running average of the weights is sampled.
-    """
-    return Checkpoint(
-        transformer_file=file,
-        tokenizer_file="kl16.ckpt",
-        hub_repo=hub_repo,
-        tokenizer_repo="xwen99/mar-vae-kl16",
-        transformer_nesting=(("model_ema",), ("model",)) if averaged else (("model",), ("model_ema",)),
-        tokenizer_nesting=(("model",),),
-    )
-
-
-DEMO_TOKENIZER = KlConfig(embed_dim=8, ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, scale=0.57, kl_weight=3e-3)
-"""Demo VAE: 32 px to a 4x4 map."""
-DEMO_SIZES = {"img_size": 32, "vae_stride": 8, "vae_embed_dim": 8, "class_num": 10}
-"""Arguments shared by the demo models of all families: 32 px on a 4x4 map."""

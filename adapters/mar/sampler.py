@@ -12,14 +12,14 @@ Source   MAR (arXiv:2406.11838); behaviour of LTH14/mar at fe470ac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from arvbench.adapters.call import SamplingCall, StepOutput
 from arvbench.adapters.latents.blocks import number_features
-from arvbench.adapters.latents.diffusion import TRAINING_STEPS, process_of, training_process
+from arvbench.adapters.latents.diffusion import TRAINING_STEPS, training_process
 from arvbench.adapters.latents.masked import (
     DiffusionPass,
     MaskedPass,
@@ -31,24 +31,13 @@ from arvbench.adapters.latents.masked import (
     put,
     random_orders,
 )
-from arvbench.adapters.latents.masked_sampler import MaskedSampler
-from arvbench.adapters.latents.mlp_head import Denoised, TokenDraws, denoise_tokens
-from arvbench.adapters.latents.sampler import TrainingDraw, official_checkpoint
+from arvbench.adapters.latents.masked_sampler import Given, MaskedSampler
+from arvbench.adapters.latents.mlp_head import Denoised
+from arvbench.adapters.latents.sampler import TrainingDraw
 from arvbench.adapters.mar.transformer import Mar, MarConfig
-from arvbench.adapters.sampler import ModelSpec
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.adapters.tokenizers.kl import KlConfig
-
-
-class Given(NamedTuple):
-    """Input of all passes of a call."""
-
-    classes_R1C: Tensor
-    order_BN: Tensor
-    settings: MaskedSettings
-    noise: Noise
 
 
 class MarSampler(MaskedSampler):
@@ -71,7 +60,7 @@ class MarSampler(MaskedSampler):
 
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
         config, chosen = cast(MarConfig, self.spec.transformer), cast(MaskedSettings, settings)
-        rows, head, itemsize = self.rows(settings, batch), config.head, self.dtype.itemsize
+        rows, head, itemsize = self.rows(settings, batch), config.token_head, self.dtype.itemsize
         weights = config.weight_bytes(itemsize) + chosen.num_steps * head.weight_bytes(itemsize)
         # The conditions reach the first evaluation through two projections (`cond_embed` and a modulation), the state
         # later ones through one; the last update ends the pass.
@@ -95,46 +84,37 @@ class MarSampler(MaskedSampler):
         ]
 
     def generate(self, call: SamplingCall) -> tuple[Sequence[Tensor], Tensor]:
-        config: MarConfig = self.spec.transformer
-        images = call.schedule.images
-        given = self._given(call.labels_R, images, call.settings, call.noise)
+        config, images = cast(MarConfig, self.spec.transformer), call.schedule.images
+        given = self.given(call.labels_R, images, call.settings, call.noise)
         map_BNK = torch.zeros(images, config.tokens, config.vae_embed_dim, device=self.device)
         for step, part in zip(call.schedule, self.passes(config, given.settings), strict=True):
             call.observer.step_begin(step)
-            done = self._denoise(map_BNK, part, step.index, given)
+            places_Bn = part.predicted_of(given.orders[0])
+            done = self._denoise(map_BNK, part, places_Bn, step.index, given)
             tokens_BnK = call.take_latents(done.latents_BnK, step)
-            map_BNK = put(map_BNK, part.predicted_of(given.order_BN), tokens_BnK)
+            map_BNK = put(map_BNK, places_Bn, tokens_BnK)
             output = StepOutput(
                 logits_pre_cfg=done.last_Rn2K, logits=done.latents_BnK, tokens=tokens_BnK, state=map_BNK
             )
             call.observer.step_end(step, output)
         return (map_BNK,), map_BNK
 
-    def _denoise(self, map_BNK: Tensor, part: MaskedPass, index: int, given: Given) -> Denoised:
-        """Denoise the tokens of pass number `index`, given the known ones of the map."""
-        settings, halves = given.settings, len(given.classes_R1C) // len(map_BNK)
-        known_Rk = part.known_of(given.order_BN).repeat(halves, 1)
-        z_RNC = self.transformer(map_BNK.repeat(halves, 1, 1), known_Rk, given.classes_R1C)
-        return denoise_tokens(
-            self.transformer.head,
-            at(z_RNC, part.predicted_of(given.order_BN).repeat(halves, 1)),
-            process_of(settings.num_steps, settings.last_number),
-            strength=part.strength(settings, settings.cfg) if halves == 2 else None,
-            temperature=settings.temperature,
-            draws=TokenDraws(given.noise, index * TokenDraws.count(settings.num_steps), self.official and halves == 2),
-        )
-
-    def _given(self, labels_R: Tensor, images: int, settings: SamplingSettings, noise: Noise) -> Given:
-        (order_BN,) = noise.orders(images, (self.spec.transformer.tokens,), self.device)
-        return Given(self.transformer.classes(labels_R), order_BN, cast(MaskedSettings, settings), noise)
+    def _denoise(self, map_BNK: Tensor, part: MaskedPass, places_Bn: Tensor, index: int, given: Given) -> Denoised:
+        """Denoise the tokens at `places_Bn` in pass number `index`, given the known ones of the map."""
+        known_Rk = given.rows(part.known_of(given.orders[0]))
+        z_RNC = self.transformer(given.rows(map_BNK), known_Rk, given.classes_R1C)
+        return self.denoise_singly(at(z_RNC, given.rows(places_Bn)), part, given.settings.cfg, index, given)
 
     def denoised_again(
         self, tokens: Sequence[Tensor], labels_R: Tensor, settings: SamplingSettings, noise: Noise
     ) -> tuple[Tensor, ...]:
         map_BNK = tokens[0].to(self.device)
-        given = self._given(labels_R, len(map_BNK), settings, noise)
-        passes = self.passes(self.spec.transformer, given.settings)
-        return tuple(self._denoise(map_BNK, part, index, given).latents_BnK for index, part in enumerate(passes))
+        given = self.given(labels_R, len(map_BNK), settings, noise)
+        passes = enumerate(self.passes(self.spec.transformer, given.settings))
+        return tuple(
+            self._denoise(map_BNK, part, part.predicted_of(given.orders[0]), index, given).latents_BnK
+            for index, part in passes
+        )
 
     def split(self, map_BKhw: Tensor) -> tuple[Tensor, ...]:
         return (map_BKhw.flatten(2).transpose(1, 2),)
@@ -162,7 +142,7 @@ class MarSampler(MaskedSampler):
         repeated = draw.noise_BLK.shape[1] // map_BNK.shape[1]
         data_BLK, process = map_BNK.repeat(1, repeated, 1), training_process()
         noisy_BLK = process.at(draw.times).noisy(data_BLK, draw.noise_BLK)
-        out_BL2K = self.transformer.head(noisy_BLK, number_features(draw.times), z_BNC.repeat(1, repeated, 1))
+        out_BL2K = self.transformer.token_head(noisy_BLK, number_features(draw.times), z_BNC.repeat(1, repeated, 1))
         return DiffusionPass(
             predicted=out_BL2K,
             data_BLK=data_BLK,
@@ -170,32 +150,3 @@ class MarSampler(MaskedSampler):
             numbers_BL=draw.times,
             counted_BL=marked(order_BN, draw.masked).repeat(1, repeated),
         )
-
-
-_SOURCE = "LTH14/mar README at fe470ac, evaluation commands"
-
-
-def _official(size: str, width: int, blocks: int, heads: int, head: tuple[int, int], cfg: float) -> ModelSpec:
-    return ModelSpec(
-        name=f"mar-{size[0]}",
-        sampler=MarSampler,
-        transformer=MarConfig(
-            encoder_embed_dim=width,
-            encoder_depth=blocks,
-            encoder_num_heads=heads,
-            decoder_embed_dim=width,
-            decoder_depth=blocks,
-            decoder_num_heads=heads,
-            diffloss_d=head[0],
-            diffloss_w=head[1],
-        ),
-        tokenizer=KlConfig(),
-        settings=MaskedSettings(cfg=cfg, num_steps=100, num_iter=256),
-        settings_source=_SOURCE,
-        checkpoint=official_checkpoint("jadechoghari/mar", f"mar_{size}/checkpoint-last.pth", averaged=True),
-    )
-
-
-MAR_B = _official("base", 768, 12, 12, (6, 1024), 2.9)
-MAR_L = _official("large", 1024, 16, 16, (8, 1280), 3.0)
-MAR_H = _official("huge", 1280, 20, 16, (12, 1536), 3.2)

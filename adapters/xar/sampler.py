@@ -23,20 +23,15 @@ from arvbench.adapters.cache.policy import CacheShape, KVCache
 from arvbench.adapters.call import SamplingCall, StepOutput
 from arvbench.adapters.latents.blocks import block_causal, time_features
 from arvbench.adapters.latents.sampler import (
-    DEMO_SIZES,
-    DEMO_TOKENIZER,
     LatentSampler,
     LatentSettings,
     TrainingDraw,
     TrainingPass,
     VelocityPass,
-    official_checkpoint,
 )
-from arvbench.adapters.sampler import ModelSpec
 from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
-from arvbench.adapters.tokenizers.kl import KlConfig
 from arvbench.adapters.xar.solver import evaluation_times, solve
 from arvbench.adapters.xar.transformer import Xar, XarConfig, cell_order
 
@@ -71,7 +66,7 @@ class XarSampler(LatentSampler):
 
     @staticmethod
     def group_sizes(config: XarConfig) -> tuple[int, ...]:
-        return (config.cell_tokens,) * config.clusters
+        return config.sizes
 
     def cell_rows(self, cell: int, settings: SamplingSettings, batch: int) -> int:
         """Rows of one cell: where strength is 1 and nothing is kept, only the official code has unconditional ones."""
@@ -197,7 +192,7 @@ class XarSampler(LatentSampler):
         for cell in range(config.clusters):
             rows = self.cell_rows(cell, settings, images)
             run = CellRun(cell=cell, labels_R=labels_R[:rows], settings=cast(LatentSettings, settings), images=images)
-            mask_lT = block_causal((config.cell_tokens,) * (cell + 1), self.device)
+            mask_lT = block_causal(config.sizes[: cell + 1], self.device)
             clean = [self._rows(run, t.to(self.device)) for t in tokens[:cell]]
 
             def velocity(
@@ -233,7 +228,7 @@ class XarSampler(LatentSampler):
         """Logit-normal times, one per cell, and noise."""
         config: XarConfig = self.spec.transformer
         times_Bn = torch.randn(batch, config.clusters, generator=generator).sigmoid()
-        noise_BLK = torch.randn(batch, config.grid**2, config.vae_embed_dim, generator=generator)
+        noise_BLK = torch.randn(batch, config.tokens, config.vae_embed_dim, generator=generator)
         return TrainingDraw(times=times_Bn.to(self.device), noise_BLK=noise_BLK.to(self.device))
 
     def training_pass(self, tokens: Sequence[Tensor], labels_B: Tensor, draw: TrainingDraw) -> TrainingPass:
@@ -242,12 +237,12 @@ class XarSampler(LatentSampler):
         data_BLK, noise_BLK = torch.cat(tuple(tokens), dim=1), draw.noise_BLK
         times_BL1 = draw.times.repeat_interleave(config.cell_tokens, dim=1).unsqueeze(-1)
         condition_BnC = self.transformer.condition(labels_B, time_features(draw.times))
-        mask_LL = block_causal((config.cell_tokens,) * config.clusters, self.device)
+        mask_LL = block_causal(config.sizes, self.device)
         noisy_BLK = (1 - times_BL1) * data_BLK + times_BL1 * noise_BLK
         return VelocityPass(
             predicted=self.transformer(noisy_BLK, condition_BnC, 0, mask_lT=mask_LL),
             target=noise_BLK - data_BLK,
-            weights_L=torch.full((config.grid**2,), 1 / config.grid**2, device=self.device),
+            weights_L=torch.full((config.tokens,), 1 / config.tokens, device=self.device),
         )
 
 
@@ -257,48 +252,3 @@ def _features(num_steps: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         times = torch.tensor([0.0, *evaluation_times(num_steps)], dtype=torch.float64)
         return time_features(times).to(device)
-
-
-_SOURCE = "OliverRensu/xAR README at 121e9c9, evaluation"
-
-
-def _official(size: str, width: int, blocks: int, heads: int, *, cfg: float, num_steps: int) -> ModelSpec:
-    return ModelSpec(
-        name=f"xar-{size}",
-        sampler=XarSampler,
-        transformer=XarConfig(
-            encoder_embed_dim=width,
-            encoder_depth=blocks,
-            encoder_num_heads=heads,
-            decoder_embed_dim=width,
-            decoder_depth=blocks,
-            decoder_num_heads=heads,
-        ),
-        tokenizer=KlConfig(),
-        settings=LatentSettings(cfg=cfg, num_steps=num_steps),
-        settings_source=_SOURCE,
-        checkpoint=official_checkpoint("OliverRen/xAR", f"xAR-{size.upper()}.pth"),
-    )
-
-
-XAR_B = _official("b", 768, 8, 12, cfg=2.7, num_steps=40)
-XAR_L = _official("l", 1024, 16, 16, cfg=2.3, num_steps=50)
-XAR_H = _official("h", 1280, 20, 16, cfg=2.2, num_steps=50)
-
-DEMO = ModelSpec(
-    name="demo/xar",
-    sampler=XarSampler,
-    transformer=XarConfig(
-        encoder_embed_dim=64,
-        encoder_depth=2,
-        encoder_num_heads=4,
-        decoder_embed_dim=64,
-        decoder_depth=2,
-        decoder_num_heads=4,
-        **DEMO_SIZES,
-    ),
-    tokenizer=DEMO_TOKENIZER,
-    settings=LatentSettings(cfg=3.0, num_steps=20),
-    settings_source="chosen on the trained demo model",
-    demo=True,
-)

@@ -11,9 +11,7 @@ Source   xAR (arXiv:2502.20388) section 3; behaviour of OliverRensu/xAR at 121e9
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import torch
@@ -28,41 +26,24 @@ from arvbench.adapters.latents.blocks import (
     RmsNorm,
     TimeEmbedding,
     Turn,
-    block_causal,
-    gated_hidden,
     rope_frequencies,
     rope_tables,
 )
+from arvbench.adapters.latents.conditioned import ConditionedTrunk, causal_mask
+from arvbench.adapters.latents.config import CachedConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class XarConfig:
+class XarConfig(CachedConfig):
     """Constructor arguments of the transformer under their official names."""
 
-    encoder_embed_dim: int
-    encoder_depth: int
-    encoder_num_heads: int
-    decoder_embed_dim: int
-    decoder_depth: int
-    decoder_num_heads: int
-    img_size: int = 256
-    vae_stride: int = 16
-    vae_embed_dim: int = 16
-    class_num: int = 1000
     clusters: int = 4
     """Cells of the map, a square number."""
-    label_drop_prob: float = 0.1
 
     def __post_init__(self) -> None:
-        if (self.encoder_embed_dim, self.encoder_num_heads) != (self.decoder_embed_dim, self.decoder_num_heads):
-            raise ValueError("encoder and decoder must have equal widths and heads: one cache serves both")
-        if self.grid % self.across or self.across**2 != self.clusters or self.head_dim % 4:
-            raise ValueError("the map must divide into square cells, and the channels of a head into four")
-
-    @property
-    def grid(self) -> int:
-        """Side of the latent map."""
-        return self.img_size // self.vae_stride
+        CachedConfig.__post_init__(self)
+        if self.grid % self.across or self.across**2 != self.clusters:
+            raise ValueError("the map must divide into square cells")
 
     @property
     def across(self) -> int:
@@ -78,37 +59,27 @@ class XarConfig:
         return self.cell_side**2
 
     @property
-    def width(self) -> int:
-        return self.encoder_embed_dim
-
-    @property
-    def blocks(self) -> int:
-        return self.encoder_depth + self.decoder_depth
-
-    @property
-    def head_dim(self) -> int:
-        return self.width // self.encoder_num_heads
+    def sizes(self) -> tuple[int, ...]:
+        """Tokens of every cell."""
+        return (self.cell_tokens,) * self.clusters
 
     def flops(self, *, rows: int, cells: int, context: int) -> int:
         """FLOPs of a pass over `cells` cells per row, attending to `context` tokens."""
         width, tokens = self.width, cells * self.cell_tokens
-        linear = self.blocks * (8 * width**2 + 6 * width * gated_hidden(width)) + 2 * width**2
-        per_token = linear + 4 * width * self.vae_embed_dim + self.blocks * 4 * context * width
-        times = cells * 2 * width * (TIME_FEATURES + width)
-        return rows * (tokens * per_token + cells * self.blocks * 12 * width**2) + times
+        blocks = self.trunk_flops(tokens=tokens, context=context, conditions=cells)
+        return rows * (blocks + tokens * 4 * width * self.vae_embed_dim) + cells * 2 * width * (TIME_FEATURES + width)
 
     @property
     def launches(self) -> int:
-        """Kernels of a pass that wait for each other: five in a block, the three projections around the blocks."""
-        return 5 * self.blocks + 3
+        """Kernels of a pass that wait for each other: the blocks, the projections before and after."""
+        return self.trunk_launches + 2
 
     def weight_bytes(self, itemsize: int) -> int:
         """Bytes of the weights that every pass reads once."""
-        width, hidden = self.width, gated_hidden(self.width)
-        block = 10 * width**2 + 10 * width + 3 * width * hidden + 2 * hidden + width
-        ends = 2 * width * self.vae_embed_dim + self.vae_embed_dim + width + width**2 + width + 3 * width
+        width = self.width
+        ends = 2 * width * self.vae_embed_dim + width + self.vae_embed_dim
         times = width * (TIME_FEATURES + width) + 2 * width
-        return itemsize * (self.blocks * block + ends + times)
+        return itemsize * (self.trunk_weights + ends + times)
 
 
 def cell_order(config: XarConfig) -> Tensor:
@@ -139,54 +110,39 @@ def rope_buffers(config: XarConfig) -> dict[str, Tensor]:
     return {"freqs": frequencies, "freqs_cos": cos_ND, "freqs_sin": sin_ND}
 
 
-def training_mask(config: XarConfig) -> Tensor:
-    """(1, 1, N, N) fp32: 0 where a token may attend, -inf elsewhere; a buffer of the official files."""
-    allowed_NN = block_causal([config.cell_tokens] * config.clusters)
-    return torch.zeros(allowed_NN.shape).masked_fill(~allowed_NN, -torch.inf)[None, None]
+def _block(config: XarConfig) -> ConditionedBlock:
+    block = ConditionedBlock(config.width, config.encoder_num_heads)
+    block.attn.add_module("rope", Rope(config))
+    return block
 
 
-class XarBlock(ConditionedBlock):
-    """A block with rotary tables of its own."""
-
-    def __init__(self, config: XarConfig) -> None:
-        super().__init__(config.width, config.encoder_num_heads)
-        self.attn.add_module("rope", Rope(config))
-
-    def turn(self, start: int, end: int) -> Turn:
-        """Rotation of the tokens start..end-1 in the order of cells."""
-        return cast(Rope, self.attn.rope).turn(start, end)
-
-
-class Xar(nn.Module):
+class Xar(ConditionedTrunk):
     """The transformer; state-dict names equal the official files'."""
 
     def __init__(self, config: XarConfig) -> None:
         super().__init__()
         self.config = config
-        width, tokens = config.width, config.grid**2
+        width, tokens = config.width, config.tokens
         self.encoder_pos_embed_learned = nn.Parameter(torch.zeros(1, tokens, width))
         self.decoder_pos_embed_learned = nn.Parameter(torch.zeros(1, tokens, width))
         self.class_emb = nn.Embedding(config.class_num + 1, width)
         self.time_embed = TimeEmbedding(width)
         self.z_proj = nn.Linear(config.vae_embed_dim, width)
         self.z_proj_ln = RmsNorm(width)
-        self.encoder_blocks = nn.ModuleList(XarBlock(config) for _ in range(config.encoder_depth))
+        self.encoder_blocks = nn.ModuleList(_block(config) for _ in range(config.encoder_depth))
         self.encoder_norm = RmsNorm(width)
         self.decoder_embed = nn.Linear(width, width)
-        self.decoder_blocks = nn.ModuleList(XarBlock(config) for _ in range(config.decoder_depth))
+        self.decoder_blocks = nn.ModuleList(_block(config) for _ in range(config.decoder_depth))
         self.decoder_norm = RmsNorm(width)
         self.pred = nn.Linear(width, config.vae_embed_dim)
-        register_constants(self, lambda: {"mask": training_mask(config)})
+        register_constants(self, lambda: {"mask": causal_mask(config.sizes)})
 
     def constant_buffers(self) -> dict[str, Tensor]:
         """Return the buffers that follow from the configuration: rotary tables and the mask."""
-        blocks = [f"{part}_blocks.{i}" for part in ("encoder", "decoder") for i in range(len(self.blocks(part)))]
+        ropes = [name for name, module in self.named_modules() if isinstance(module, Rope)]
         tables = rope_buffers(self.config)
-        turned = {f"{block}.attn.rope.{name}": values for block in blocks for name, values in tables.items()}
-        return {"mask": training_mask(self.config), **turned}
-
-    def blocks(self, part: str) -> nn.ModuleList:
-        return cast(nn.ModuleList, self.get_submodule(f"{part}_blocks"))
+        turned = {f"{rope}.{name}": values for rope in ropes for name, values in tables.items()}
+        return {"mask": causal_mask(self.config.sizes), **turned}
 
     def forward(
         self,
@@ -200,28 +156,11 @@ class Xar(nn.Module):
     ) -> Tensor:
         """Velocities (R, l, K) fp32 of cells `first` and after, whose first `kept` tokens stay in the cache."""
         start = first * self.config.cell_tokens
-        end = start + x_RlK.shape[1]
-        attending = partial(Attending, cache=cache, kept=kept, mask_lT=mask_lT)
-        x_RlC = self.z_proj(x_RlK.to(self.z_proj.weight.dtype)) + self.encoder_pos_embed_learned[:, start:end]
-        x_RlC = self._run(self.encoder_blocks, self.z_proj_ln(x_RlC), condition_RnC, attending, (start, end, 0))
-        x_RlC = self.decoder_embed(self.encoder_norm(x_RlC)) + self.decoder_pos_embed_learned[:, start:end]
-        place = start, end, len(self.encoder_blocks)
-        x_RlC = self._run(self.decoder_blocks, x_RlC, condition_RnC, attending, place)
-        v_RlK: Tensor = self.pred(self.decoder_norm(x_RlC)).float()
+        turn = cast(Rope, self.first_attention.rope).turn(start, start + x_RlK.shape[1])
+        x_RlC = self.z_proj(x_RlK.to(self.z_proj.weight.dtype))
+        out_RlC = self.trunk(x_RlC, condition_RnC, start, Attending(turn, cache, kept, mask_lT))
+        v_RlK: Tensor = self.pred(out_RlC).float()
         return v_RlK
-
-    def _run(
-        self,
-        blocks: nn.ModuleList,
-        x_RlC: Tensor,
-        condition_RnC: Tensor,
-        attending: Callable[[Turn], Attending],
-        place: tuple[int, int, int],
-    ) -> Tensor:
-        start, end, first_layer = place
-        for number, block in enumerate(cast(Iterable[XarBlock], blocks)):
-            x_RlC = block(x_RlC, condition_RnC, attending(block.turn(start, end)), first_layer + number)
-        return x_RlC
 
     def condition(self, labels_R: Tensor, features_n256: Tensor) -> Tensor:
         """Conditions (R, n, C) of cells whose times have the tables (n, 256), or (R, n, 256) where rows differ."""
