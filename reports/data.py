@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import csv
 import gzip
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -79,24 +77,20 @@ def _value(cell: Cell, numeric: bool) -> Value:
 
 def to_csv(data: Data) -> str:
     """Write data as CSV (RFC 4180, line feeds); no text in it begins as a formula would."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(map(_text, data.headings))
-    writer.writerows([_text(value) for value in row] for row in data.rows)
-    return stream.getvalue()
-
-
-def _text(value: Value) -> str:
-    if isinstance(value, str):
-        return _safe(value)
-    return "" if value is None else f"{value:.10g}"
+    # By hand: `csv` looks at every character of every field, and a large page has half a million fields.
+    lines = [
+        ",".join([_field(v) if isinstance(v, str) else "" if v is None else f"{v:.10g}" for v in row])
+        for row in (data.headings, *data.rows)
+    ]
+    return "\n".join(line or '""' for line in lines) + "\n"
 
 
 @lru_cache(maxsize=2**12)
-def _safe(text: str) -> str:
-    """Return one line that no spreadsheet computes; names repeat from row to row."""
+def _field(text: str) -> str:
+    """Return one line that no spreadsheet computes, in quotes where it needs them; names repeat from row to row."""
     text = plain(text)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    text = f"'{text}" if text.startswith(_FORMULA) else text
+    return '"{}"'.format(text.replace('"', '""')) if '"' in text or "," in text else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +109,12 @@ def download(name: str, data: Data) -> Download:
     if len(text) <= _MOST_PLAIN_BYTES:
         href, file = f"data:text/csv;charset=utf-8,{quote(text, safe=_SAFE)}", f"{name}.csv"
     else:
-        packed = base64.b64encode(gzip.compress(text, mtime=0)).decode("ascii")
+        packed = base64.b64encode(gzip.compress(text, _LEVEL, mtime=0)).decode("ascii")
         href, file = f"data:application/gzip;base64,{packed}", f"{name}.csv.gz"
     return Download(file=file, href=href, rows=len(data.rows))
 
 
+_LEVEL = 6
+"""The highest, 9, takes half as long again and saves a hundredth."""
 _SAFE = "-_.!~*'(),;:/?@=+$ "
 """Characters that stand for themselves in a data URI within a quoted attribute."""

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import TypeAlias
 
 from arvbench.reports.sections import Figure
-from arvbench.reports.svg import InlineFigure, inline_figure
+from arvbench.reports.svg import InlineFigure, inline_figures
 from arvbench.results.schema import Record
 
 FROM_RECORDS = 200
@@ -32,6 +32,8 @@ def drawn_apart(figures: Sequence[Figure], records: Sequence[Record]) -> Iterato
     if len(records) < FROM_RECORDS or not _may_fork():
         yield lambda: _draw(figures, records)
         return
+    for figure in figures:
+        figure.shared(records)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, figures, records), daemon=True)
@@ -59,7 +61,7 @@ def _may_fork() -> bool:
 
 
 def _draw(figures: Sequence[Figure], records: Sequence[Record]) -> Drawn:
-    return {figure.name: inline_figure(figure.name, figure.draw, records) for figure in figures}
+    return inline_figures({figure.name: figure.draw for figure in figures}, records)
 
 
 def _send(sender: Connection, figures: Sequence[Figure], records: Sequence[Record]) -> None:

@@ -12,6 +12,8 @@ MOST_ROWS = 100
 MOST_RESULTS = 1000
 """Rows of one whose rows have ids, the results: it is what a reader filters and sorts."""
 _EACH = 3
+_NUMBERS = (int, float)
+"""A tuple is looked through three times as fast as `int | float`, and there is a value for each cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,11 @@ def cut(table: Table, keep: Collection[str] = ()) -> Cut:
     count = len(table.rows)
     if count <= (MOST_RESULTS if table.row_ids else MOST_ROWS):
         return Cut(table, "")
-    chosen = {place for place, row_id in enumerate(table.row_ids) if row_id in keep} | _extremes(table)
+    chosen = _extremes(table)
     how = f"those with the {_EACH} least and the {_EACH} greatest values of every column of numbers"
-    if not _extremes(table):
-        chosen, how = chosen | set(range(MOST_ROWS)), "the first"
-    places = sorted(chosen)
+    if not chosen:
+        chosen, how = set(range(MOST_ROWS)), "the first"
+    places = sorted(chosen | {place for place, row_id in enumerate(table.row_ids) if row_id in keep})
     shown = replace(
         table,
         rows=tuple(table.rows[place] for place in places),
@@ -51,7 +53,7 @@ def _extremes(table: Table) -> set[int]:
         if not column.numeric:
             continue
         keys = [(row[number].sort, place) for place, row in enumerate(table.rows)]
-        values = sorted((key, place) for key, place in keys if isinstance(key, int | float))
+        values = sorted([(key, place) for key, place in keys if isinstance(key, _NUMBERS)])
         if values and values[0][0] != values[-1][0]:
             found |= {place for _, place in values[:_EACH] + values[-_EACH:]}
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from arvbench.reports.answer.statements import Evidence, Statement
+from arvbench.reports.blocks import Block, FoldedTables
 from arvbench.reports.content import Report
 from arvbench.reports.data import download, table_data
-from arvbench.reports.extremes import MOST_ROWS, cut
+from arvbench.reports.extremes import MOST_ROWS, Cut, cut
 from arvbench.reports.questions import OPEN, QUESTIONS
 from arvbench.reports.sections import ANSWER
 from arvbench.reports.svg import InlineFigure
@@ -50,8 +51,9 @@ def to_html(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(rows=rows, anchor=anchor, marked_up=marked_up)
-    environment.filters["linked"] = partial(linked, targets=_targets(report))
-    environment.filters["cut"] = partial(cut, keep=_evidence(report))
+    cuts = _cuts(report)
+    environment.filters["linked"] = partial(linked, targets=_targets(report, cuts))
+    environment.filters["cut"] = lambda table: cuts[id(table)]
     environment.filters["table_csv"] = lambda table: download(anchor(table.caption)[:_LONGEST_NAME], table_data(table))
     environment.filters["figure_csv"] = lambda figure: download(f"figure-{figure.name}", figure.data)
     environment.filters["kind"] = lambda block: type(block).__name__
@@ -69,12 +71,24 @@ def to_html(report: Report) -> str:
     )
 
 
-def _targets(report: Report) -> frozenset[str]:
+def _cuts(report: Report) -> dict[int, Cut]:
+    """Cut every table of a report once; by identity, since to compare tables would take longer than to cut them."""
+    keep, tables = _evidence(report), list[Table]()
+    for block in _blocks(report):
+        tables += [block] if isinstance(block, Table) else block.tables if isinstance(block, FoldedTables) else []
+    return {id(table): cut(table, keep) for table in tables}
+
+
+def _blocks(report: Report) -> list[Block]:
+    return [block for section in report.sections for block in section.blocks]
+
+
+def _targets(report: Report, cuts: Mapping[int, Cut]) -> frozenset[str]:
     """Return the ids on the page to which findings may lead."""
-    blocks = [block for section in report.sections for block in section.blocks]
+    blocks = _blocks(report)
     headings = {anchor(section.heading) for section in report.sections}
     figures = {f"figure-{block.name}" for block in blocks if isinstance(block, InlineFigure)}
-    tables = [cut(block, _evidence(report)).table for block in blocks if isinstance(block, Table)]
+    tables = [cuts[id(block)].table for block in blocks if isinstance(block, Table)]
     return frozenset(headings | figures | {row_anchor(record) for table in tables for record in table.row_ids})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from arvbench.reports.table import NOTHING, Cell, Tone
@@ -19,8 +20,12 @@ MEMORY_SOURCES = {"cuda-allocator": "CUDA allocator", "process-rss": "process RS
 EN_DASH = "\N{EN DASH}"
 
 
+@lru_cache(maxsize=2**16)
 def significant(value: float, digits: int = 3) -> str:
-    """Format with at least `digits` significant digits; whole numbers below a million keep all digits."""
+    """Format with at least `digits` significant digits; whole numbers below a million keep all digits.
+
+    One number stands in several tables, and rows share settings and sizes.
+    """
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else ("∞" if value > 0 else "-∞")
     if value == 0:

@@ -6,6 +6,7 @@ The recorded cases hold all options of `arvbench run` (models, settings, device,
 from __future__ import annotations
 
 import glob
+import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -28,11 +29,12 @@ def reproduction_suite(records: Sequence[Record]) -> str:
     The text is printable ASCII, and each value of a record stays one scalar.
     """
     suites = ", ".join(dict.fromkeys(record.suite for record in records))
-    cases = [_entry(case) for case in _asked_for(records)]
+    entries = [_entry(case) for case in _asked_for(records)]
+    distinct = {json.dumps(entry, sort_keys=True, default=str): entry for entry in entries}
     content = {
         "name": SUITE_NAME,
         "description": f"The cases of a report of {suites}",
-        "cases": [case for place, case in enumerate(cases) if case not in cases[:place]],
+        "cases": [*distinct.values()],
     }
     # The writer in C, where PyYAML has it, takes a tenth of the time for a sweep.
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

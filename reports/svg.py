@@ -9,7 +9,7 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,17 +48,25 @@ class InlineFigure:
 
 def draw_figure(name: str, draw: Draw, records: Sequence[Record]) -> Drawing | None:
     """Call `draw` in the report's style."""
-    with _style(name):
+    with _style():
         return draw(records)
 
 
+def inline_figures(draws: Mapping[str, Draw], records: Sequence[Record]) -> dict[str, InlineFigure | None]:
+    """Draw figures by name and write them as SVG; None for a figure that the records have no data for."""
+    with _style():
+        return {name: _inline(name, draw(records)) for name, draw in draws.items()}
+
+
 def inline_figure(name: str, draw: Draw, records: Sequence[Record]) -> InlineFigure | None:
-    """Draw a figure and write it as SVG; None when the records have no data for it."""
-    with _style(name):
-        drawing = draw(records)
-        if drawing is None:
-            return None
-        svg = _write_svg(drawing.figure, name=name, alt=drawing.alt)
+    """Draw one figure and write it as SVG; None when the records have no data for it."""
+    return inline_figures({name: draw}, records)[name]
+
+
+def _inline(name: str, drawing: Drawing | None) -> InlineFigure | None:
+    if drawing is None:
+        return None
+    svg = _write_svg(drawing.figure, name=name, alt=drawing.alt)
     return InlineFigure(name=name, title=drawing.title, caption=drawing.caption, svg=svg, data=drawing.data)
 
 
@@ -67,7 +75,7 @@ def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:
 
     `name` (letters, digits, hyphens) keeps its ids apart from those of other figures on the page.
     """
-    with _style(name):
+    with _style():
         return _write_svg(figure, name=name, alt=alt)
 
 
@@ -116,14 +124,16 @@ def _drop_unused_ids(root: ElementTree.Element) -> None:
 
 
 @contextmanager
-def _style(name: str) -> Iterator[None]:
-    """Apply matplotlib's defaults and the report's settings, regardless of the user's style."""
+def _style() -> Iterator[None]:
+    """Apply matplotlib's defaults and the report's settings, regardless of the user's style.
+
+    It takes as long as a small figure, so that all figures of a page are drawn within one.
+    """
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(RC)
-        matplotlib.rcParams["svg.hashsalt"] = name
         yield
 
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 MISSING = "\N{EN DASH}"
 
 Tone = Literal["plain", "good", "bad", "warn"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One value: the text to read and the key to sort by."""
+class Cell(NamedTuple):
+    """One value: the text to read and the key to sort by. A large page has a hundred thousand of them."""
 
     text: str = MISSING
     detail: str = ""

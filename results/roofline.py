@@ -50,7 +50,10 @@ class Machine:
 
     def bytes_per_s(self, size: int) -> float:
         """Return the rate of the smallest copy that moves `size` bytes or more, else that of the largest."""
-        return next((rate for copied, rate in self.copies if copied >= size), self.copies[-1][1])
+        for copied, rate in self.copies:
+            if copied >= size:
+                return rate
+        return self.copies[-1][1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +81,13 @@ class Floor:
 
 def floor_of(piece: Piece, machine: Machine) -> Floor | None:
     """Return the floor of one piece; None where the machine has no ceiling for its data type."""
-    by_dtype = {piece.dtype: piece.flops}
-    if piece.fp32_flops and piece.dtype != "float32":
-        by_dtype = {piece.dtype: piece.flops - piece.fp32_flops, "float32": piece.fp32_flops}
-    if any(dtype not in machine.flops_per_s for dtype in by_dtype):
+    fp32_flops = 0 if piece.dtype == "float32" else piece.fp32_flops
+    rate, fp32_rate = machine.flops_per_s.get(piece.dtype), machine.flops_per_s.get("float32")
+    if rate is None or (fp32_flops and fp32_rate is None):
         return None
-    compute = sum(flops * _NS_PER_S / machine.flops_per_s[dtype] for dtype, flops in by_dtype.items())
+    compute = (piece.flops - fp32_flops) * _NS_PER_S / rate
+    if fp32_flops and fp32_rate is not None:
+        compute += fp32_flops * _NS_PER_S / fp32_rate
     moved = piece.bytes_moved or 0
     memory = moved * _NS_PER_S / machine.bytes_per_s(moved)
     launches = piece.launches * (machine.launch_ns or 0.0)
@@ -100,10 +104,10 @@ def total(floors: Iterable[Floor | None]) -> Floor | None:
     if not known or len(known) < len(listed):
         return None
     return Floor(
-        ns=sum(floor.ns for floor in known),
-        compute_ns=sum(floor.compute_ns for floor in known if floor.compute_ns >= floor.memory_ns),
-        memory_ns=sum(floor.memory_ns for floor in known if floor.compute_ns < floor.memory_ns),
-        launch_ns=sum(floor.launch_ns for floor in known),
+        ns=sum([floor.ns for floor in known]),
+        compute_ns=sum([floor.compute_ns for floor in known if floor.compute_ns >= floor.memory_ns]),
+        memory_ns=sum([floor.memory_ns for floor in known if floor.compute_ns < floor.memory_ns]),
+        launch_ns=sum([floor.launch_ns for floor in known]),
     )
 
 
@@ -158,18 +162,18 @@ class ScopeWork:
 
     @property
     def flops(self) -> int:
-        return sum(piece.flops for piece in self.pieces)
+        return sum([piece.flops for piece in self.pieces])
 
     @property
     def bytes_moved(self) -> int:
-        return sum(piece.bytes_moved or 0 for piece in self.pieces)
+        return sum([piece.bytes_moved or 0 for piece in self.pieces])
 
     @property
     def intensity(self) -> float | None:
         """FLOPs per byte; None where a piece's bytes are not known."""
-        if self.bytes_moved == 0 or any(piece.bytes_moved is None for piece in self.pieces):
-            return None
-        return self.flops / self.bytes_moved
+        moved = self.bytes_moved
+        known = moved > 0 and None not in [piece.bytes_moved for piece in self.pieces]
+        return self.flops / moved if known else None
 
 
 def machine_of(record: Record, outcome: Measured) -> Machine | None:
@@ -184,16 +188,20 @@ def scope_works(record: Record, outcome: Measured) -> dict[str, ScopeWork]:
     machine, setup = machine_of(record, outcome), outcome.setup
     if machine is None:
         return {}
-    steps = [step_piece(plan, record.case.dtype) for plan in setup.plan]
-    decode = decode_piece(setup, record.case.dtype)
-    scopes: dict[str, Sequence[Piece]] = {
-        f"step[{plan.index}]": [piece] for plan, piece in zip(setup.plan, steps, strict=True)
+    pieces = [step_piece(plan, record.case.dtype) for plan in setup.plan]
+    steps = [(piece, floor_of(piece, machine)) for piece in pieces]
+    piece = decode_piece(setup, record.case.dtype)
+    decode = (piece, floor_of(piece, machine))
+    scopes: dict[str, Sequence[tuple[Piece, Floor | None]]] = {
+        f"step[{plan.index}]": [step] for plan, step in zip(setup.plan, steps, strict=True)
     }
     scopes |= {"tokens": steps, "decode": [decode], "images": [*steps, decode]}
     works: dict[str, ScopeWork] = {}
-    for scope, pieces in scopes.items():
-        floors = [floor_of(piece, machine) for piece in pieces]
+    for scope, parts in scopes.items():
+        floors = [floor for _, floor in parts]
         if (floor := total(floors)) is not None:
-            compute = sum(known.compute_ns for known in floors if known is not None)
-            works[scope] = ScopeWork(scope=scope, pieces=tuple(pieces), floor=floor, compute_ns=compute)
+            compute = sum([known.compute_ns for known in floors if known is not None])
+            works[scope] = ScopeWork(
+                scope=scope, pieces=tuple([piece for piece, _ in parts]), floor=floor, compute_ns=compute
+            )
     return works

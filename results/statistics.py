@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache, lru_cache
 from math import comb, sqrt
-from statistics import fmean, median, stdev, variance
+from statistics import fmean, median, stdev
 
 from arvbench.results.launches import samples_by_launch
 from arvbench.results.schema import Measured, Timing
@@ -136,14 +136,26 @@ class Variation:
 def variation(timing: Timing) -> Variation:
     """Return how much the calls of a launch differ, and how much the launches do."""
     launches, medians = samples_by_launch(timing), launch_medians(timing)
-    within = [variance(samples) / fmean(samples) ** 2 for samples in launches if len(samples) > 1 and fmean(samples)]
+    within = [_variance(samples) / fmean(samples) ** 2 for samples in launches if len(samples) > 1 and fmean(samples)]
     between = stdev(medians) / fmean(medians) if len(medians) > 1 and fmean(medians) else None
     return Variation(within=sqrt(fmean(within)) if within else None, between=between)
 
 
+def _variance(samples: Sequence[int]) -> float:
+    """Return the sample variance of whole numbers, exact before the division.
+
+    `statistics.variance` gives the same number, by way of fractions, in ten times as long.
+    """
+    count, total = len(samples), sum(samples)
+    return (count * sum([sample * sample for sample in samples]) - total * total) / (count * (count - 1))
+
+
 def find_timing(outcome: Measured, scope: str) -> Timing | None:
     """Return the timing of `scope` that has samples, or None when it was not taken."""
-    return next((t for t in outcome.timings if t.scope == scope and t.samples_ns), None)
+    for timing in outcome.timings:
+        if timing.scope == scope and timing.samples_ns:
+            return timing
+    return None
 
 
 def timings_by_scope(outcome: Measured) -> dict[str, Timing]:

@@ -71,11 +71,15 @@ RC: dict[Any, Any] = {
     # Names come from records: a dollar sign must not start mathematics.
     "text.parse_math": False,
     "svg.fonttype": "none",
+    # Else ids would be random, and their numbers with them.
+    "svg.hashsalt": "arvbench",
 }
 """Settings under which figures are drawn and written."""
 
 WIDTH_IN = 8.0
 MOST_PANELS = 8
+_MANY_PANELS, _OF_MANY = 32, 4
+"""Of more panels than this, so many are drawn: eight of hundreds tell no more, and take twice as long."""
 MOST_ITEMS = 24
 """Curves, points or bars of a figure."""
 _PANEL_HEIGHT_IN = 2.9
@@ -132,9 +136,9 @@ def first_of(
     `things` names the items in the sentence, such as "cases"; `most` of them are shown. A group has `panels_each`.
     """
     shown: dict[Key, list[Item]] = {}
-    room = most
+    room, most_panels = most, MOST_PANELS if panels_each * len(groups) <= _MANY_PANELS else _OF_MANY
     for key, items in groups.items():
-        if room == 0 or panels_each * (len(shown) + 1) > MOST_PANELS:
+        if room == 0 or panels_each * (len(shown) + 1) > most_panels:
             break
         shown[key] = list(items[:room])
         room -= len(shown[key])

@@ -118,9 +118,11 @@ def _cases(records: Sequence[Record]) -> list[_Case]:
     for rows in scope_floors(records).values():
         record, machine = rows[0].record, machine_of(rows[0].record, rows[0].outcome)
         points = tuple(
-            _Point(row.work.intensity, row.flops_per_s / GIGA, row.work.scope)
+            _Point(intensity, rate / GIGA, row.work.scope)
             for row in rows
-            if row.work.scope not in ("tokens", "images") and row.work.intensity and row.flops_per_s
+            if row.work.scope not in ("tokens", "images")
+            and (intensity := row.work.intensity)
+            and (rate := row.flops_per_s)
         )
         # Records of an older schema, and edited ones, may lack the rate of their dtype.
         if machine is None or not points or record.case.dtype not in machine.flops_per_s:

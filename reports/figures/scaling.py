@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _THROUGHPUT = "Throughput (images/s)"
+_OF_SIZE = {"scales"}
+"""Settings that make the image larger or smaller and change nothing else; fewer `tokens` make it worse as well."""
+_MOST_TICKS = 8
+"""Places that have a tick each; of more, the powers of two have."""
 
 
 def draw_batch(records: Sequence[Record]) -> Drawing | None:
@@ -38,7 +42,9 @@ def draw_size(records: Sequence[Record]) -> Drawing | None:
     curves = _curves(
         records,
         lambda _, outcome: float(outcome.setup.image_px),
-        lambda record: record.case.model_dump_json(exclude={"settings", "quality", "sample_sheet"}),
+        lambda record: record.case.model_dump_json(
+            exclude={"settings": _OF_SIZE, "quality": True, "sample_sheet": True}
+        ),
         lambda record: (label(hardware(record)), f"{label(arithmetic(record))}, batch {record.case.batch}"),
     )
     return _drawing(curves, ("Width of the image (px)", _THROUGHPUT), "Scaling with the size of the image", "size")
@@ -96,6 +102,7 @@ def _drawing(curves: Sequence[Curve], labels: tuple[str, str], title: str, along
 
 def _logarithmic(ax: Axes, curves: Sequence[Curve]) -> None:
     ax.set_xscale("log", base=2)
-    ax.set_xticks(sorted({point.x for curve in curves for point in curve.points}))
+    if len(places := sorted({point.x for curve in curves for point in curve.points})) <= _MOST_TICKS:
+        ax.set_xticks(places)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()

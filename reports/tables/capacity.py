@@ -8,6 +8,7 @@ from typing import NamedTuple
 from arvbench.reports.cases import measured
 from arvbench.reports.names import case_column
 from arvbench.reports.numbers import MIB, count_cell, mib_cell, number_cell, significant, text_cell
+from arvbench.reports.remembered import remembered
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.capacity import Capacity, Line, Probe
 from arvbench.results.schema import Record
@@ -21,6 +22,8 @@ class _Searched(NamedTuple):
 
     record: Record
     capacity: Capacity
+    line: Line | None
+    knee: Probe | None
 
 
 class _Tried(NamedTuple):
@@ -30,9 +33,12 @@ class _Tried(NamedTuple):
     probe: Probe
 
 
+@remembered
 def _searched(records: Sequence[Record]) -> list[_Searched]:
     return [
-        _Searched(record, outcome.capacity) for record, outcome in measured(records) if outcome.capacity is not None
+        _Searched(record, outcome.capacity, outcome.capacity.line(), outcome.capacity.knee())
+        for record, outcome in measured(records)
+        if outcome.capacity is not None
     ]
 
 
@@ -44,10 +50,10 @@ def capacity_table(records: Sequence[Record]) -> Table:
         Column("Largest batch", "images", numeric=True, cell=lambda row: count_cell(row.capacity.max_batch)),
         Column("Does not fit", "images", numeric=True, cell=lambda row: count_cell(row.capacity.too_large)),
         Column("Which is", cell=lambda row: text_cell(row.capacity.verdict())),
-        Column("Fixed", "MiB", numeric=True, cell=lambda row: _fixed(row.capacity.line())),
-        Column("Per image", "MiB", numeric=True, cell=lambda row: _per_image(row.capacity.line())),
-        Column("Knee", "images", numeric=True, cell=lambda row: _batch(row.capacity.knee())),
-        Column("At the knee", "images/s", numeric=True, cell=lambda row: _rate(row.capacity.knee())),
+        Column("Fixed", "MiB", numeric=True, cell=lambda row: _fixed(row.line)),
+        Column("Per image", "MiB", numeric=True, cell=lambda row: _per_image(row.line)),
+        Column("Knee", "images", numeric=True, cell=lambda row: _batch(row.knee)),
+        Column("At the knee", "images/s", numeric=True, cell=lambda row: _rate(row.knee)),
         Column("Best", "images/s", numeric=True, cell=lambda row: _rate(row.capacity.best())),
         Column("Tried", "batches", numeric=True, cell=lambda row: count_cell(len(row.capacity.probes))),
     ]

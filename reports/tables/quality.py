@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from arvbench.reports.cases import case_cell, group_by, measured
@@ -17,6 +18,7 @@ from arvbench.results.schema import Finding, Measured, Quality, Record
 QualityKey = tuple[str, str]
 """(metric, protocol id)."""
 
+_PLACES = {metric: place for place, metric in enumerate(METRICS)}
 _DIGITS = 4
 """Significant digits of a quality number."""
 _PROTOCOL_NAME = re.compile(r"([a-z0-9][a-z0-9.-]*): ")
@@ -52,47 +54,61 @@ def quality_keys(records: Sequence[Record], only: Collection[str] = ()) -> list[
     `only` keeps these metrics; empty keeps all.
     """
     keys = dict.fromkeys(
-        quality_key(quality)
-        for _, outcome in measured(records)
-        for quality in outcome.quality
-        if not only or quality.metric in only
+        [
+            (quality.metric, quality.protocol_id)
+            for _, outcome in measured(records)
+            for quality in outcome.quality
+            if not only or quality.metric in only
+        ]
     )
-    order = {metric: place for place, metric in enumerate(METRICS)}
-    return sorted(keys, key=lambda key: order.get(key[0], len(order)))
+    return sorted(keys, key=lambda key: _PLACES.get(key[0], len(_PLACES)))
 
 
 def quality_columns(
     records: Sequence[Record], only: Collection[str] = (), *, with_count: bool = False
 ) -> list[Column[Record]]:
     """One column for each key of `quality_keys`, with its protocol as the note; `with_count` adds the sample count."""
-    names = protocol_names(records)
-    return [_quality_column(key, names[key[1]], with_count) for key in quality_keys(records, only)]
+    names, keys = protocol_names(records), quality_keys(records, only)
+    numbers = {record.record_id: _numbers_by_key(record) for record in records}
+
+    def column(key: QualityKey) -> Column[Record]:
+        return Column(
+            metric_label(key[0]),
+            numeric=True,
+            note=names[key[1]],
+            cell=lambda record: _value_cell(numbers[record.record_id].get(key), with_count=with_count),
+        )
+
+    return [column(key) for key in keys]
 
 
-def _quality_column(key: QualityKey, protocol: str, with_count: bool) -> Column[Record]:
-    return Column(
-        metric_label(key[0]),
-        numeric=True,
-        note=protocol,
-        cell=lambda record: _value_cell(quality_number(record, key), with_count=with_count),
-    )
+def _numbers_by_key(record: Record) -> dict[QualityKey, Quality]:
+    quality = record.outcome.quality if isinstance(record.outcome, Measured) else ()
+    return {quality_key(number): number for number in quality}
 
 
 def quality_number(record: Record, key: QualityKey) -> Quality | None:
     """Return a record's number for a key; the later one of two."""
-    quality = record.outcome.quality if isinstance(record.outcome, Measured) else ()
-    return next((number for number in reversed(quality) if quality_key(number) == key), None)
+    metric, protocol_id = key
+    for number in reversed(record.outcome.quality) if isinstance(record.outcome, Measured) else ():
+        if number.metric == metric and number.protocol_id == protocol_id:
+            return number
+    return None
 
 
 def protocol_names(records: Sequence[Record]) -> dict[str, str]:
     """Map protocol ids to "name id"; to the id alone when a record does not name the protocol."""
-    names: dict[str, str] = {}
-    for _, outcome in measured(records):
-        for quality in outcome.quality:
-            parsed = _PROTOCOL_NAME.match(quality.protocol)
-            name = quality.protocol_name or (parsed[1] if parsed else "")
-            names[quality.protocol_id] = plain(f"{name} {quality.protocol_id}".strip())
-    return names
+    return {
+        quality.protocol_id: _protocol_name(quality.protocol_id, quality.protocol_name, quality.protocol)
+        for _, outcome in measured(records)
+        for quality in outcome.quality
+    }
+
+
+@lru_cache(maxsize=2**12)
+def _protocol_name(protocol_id: str, name: str | None, words: str) -> str:
+    parsed = _PROTOCOL_NAME.match(words)
+    return plain(f"{name or (parsed[1] if parsed else '')} {protocol_id}".strip())
 
 
 def _value_cell(quality: Quality | None, *, with_count: bool) -> Cell:

@@ -104,7 +104,7 @@ def _throughput_cell(record: Record) -> Cell:
     timing = find_timing(outcome, "images") if isinstance(outcome, Measured) else None
     cell = estimate_cell(None if timing is None else images_per_second(timing))
     steady = not isinstance(outcome, Measured) or outcome.warmup.steady
-    return cell if steady or cell == NOTHING else replace(cell, flags=(UNSTEADY,))
+    return cell if steady or cell == NOTHING else cell._replace(flags=(UNSTEADY,))
 
 
 def _interval_cell(record: Record) -> Cell:

@@ -59,4 +59,4 @@ def _heading(column: Column[object]) -> Column[object]:
 
 
 def _marked(cell: Cell) -> Cell:
-    return replace(cell, text=f"{cell.text} {'*' if cell.strong else ' '}")
+    return cell._replace(text=f"{cell.text} {'*' if cell.strong else ' '}")

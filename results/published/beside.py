@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from math import log10
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from arvbench.results.published.tables import (
     NOT_STATED,
@@ -24,7 +23,7 @@ from arvbench.results.published.tables import (
     quality_rows,
     speed_rows,
 )
-from arvbench.results.schema import Measured, Quality, Record, Setup
+from arvbench.results.schema import Measured, Record, Setup
 from arvbench.results.statistics import find_timing, images_per_second, nanoseconds
 
 Cause = Literal[
@@ -44,8 +43,7 @@ _PROTOCOLS = {
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class Pair(NamedTuple):
     """A measured number and a published one."""
 
     name: str
@@ -127,7 +125,7 @@ def _quality_pairs(
             interval=number.interval,
             seen=row.seen,
             source=row.source,
-            unlike=(*sampled, *_unlike_evaluation(number, row)),
+            unlike=(*sampled, *_unlike_evaluation(number.protocol_name or "", number.n_samples, row.metric_protocol)),
         )
 
 
@@ -145,12 +143,12 @@ def _unlike_sampling(record: Record, setup: Setup, row: QualityRow) -> Iterator[
         yield "settings"
 
 
-def _unlike_evaluation(number: Quality, row: QualityRow) -> Iterator[Cause]:
-    words = _PROTOCOLS.get(number.protocol_name or "", ())
-    if not row.metric_protocol.startswith(words) or "(inferred)" in row.metric_protocol:
-        yield "protocol"
-    if number.n_samples != OFFICIAL_SAMPLES:
-        yield "samples"
+@lru_cache(maxsize=2**12)
+def _unlike_evaluation(protocol: str, n_samples: int, stated: str) -> tuple[Cause, ...]:
+    """Return what differs from an evaluation `stated` by the source; records share a few protocols."""
+    unlike = not stated.startswith(_PROTOCOLS.get(protocol, ())) or "(inferred)" in stated
+    causes: tuple[tuple[Cause, bool], ...] = (("protocol", unlike), ("samples", n_samples != OFFICIAL_SAMPLES))
+    return tuple(cause for cause, differs in causes if differs)
 
 
 def _speed_pair(record: Record, outcome: Measured, row: SpeedRow) -> Pair | None:
@@ -184,9 +182,8 @@ def _speed_pair(record: Record, outcome: Measured, row: SpeedRow) -> Pair | None
 def _unlike_speed(record: Record, setup: Setup, row: SpeedRow) -> Iterator[Cause]:
     if not _same_resolution(row.resolution, setup):
         yield "resolution"
-    gpu = record.environment.gpu
-    stated = re.search(r"[A-Z]+\d+", row.hardware.replace("NVIDIA ", "").replace("RTX ", "RTX"))
-    if gpu is None or stated is None or stated[0] not in gpu.name.replace("RTX ", "RTX"):
+    gpu, stated = record.environment.gpu, _stated_gpu(row.hardware)
+    if gpu is None or stated is None or stated not in gpu.name.replace("RTX ", "RTX"):
         yield "hardware"
     if _not_equal(row.batch, record.case.batch):
         yield "batch"
@@ -198,15 +195,29 @@ def _unlike_speed(record: Record, setup: Setup, row: SpeedRow) -> Iterator[Cause
         yield "settings"
 
 
+@cache
+def _stated_gpu(hardware: str) -> str | None:
+    """Return the short name of a GPU, such as "A100", from the words of a source."""
+    found = re.search(r"[A-Z]+\d+", hardware.replace("NVIDIA ", "").replace("RTX ", "RTX"))
+    return found and found[0]
+
+
 def _same_resolution(text: str, setup: Setup) -> bool:
-    width = setup.image_width_px or setup.image_px
-    return re.fullmatch(rf"{setup.image_px}x{width}( image| model)?", text) is not None
+    size = f"{setup.image_px}x{setup.image_width_px or setup.image_px}"
+    return text in (size, f"{size} image", f"{size} model")
 
 
 def _unequal(text: str, value: object) -> bool:
     """Return True where a stated number differs from a setting; what is not stated is left to the recipe."""
-    return re.fullmatch(r"\d+(\.\d+)?", text) is not None and _not_equal(text, value)
+    return _stated(text) is not None and _not_equal(text, value)
 
 
 def _not_equal(text: str, value: object) -> bool:
-    return re.fullmatch(r"\d+(\.\d+)?", text) is None or not isinstance(value, int | float) or float(text) != value
+    stated = _stated(text)
+    return stated is None or not isinstance(value, int | float) or stated != value
+
+
+@cache
+def _stated(text: str) -> float | None:
+    """Return the number that a published table states; None for words. The tables have a few hundred texts."""
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else None

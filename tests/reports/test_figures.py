@@ -102,9 +102,9 @@ def test_panels_are_shown_whole_until_there_is_no_room() -> None:
     shown, words = first_of(wide, "cases")
     assert shown == {"a": [*range(MOST_ITEMS)]}
     assert words == f" Drawn: the first {MOST_ITEMS} of {MOST_ITEMS + 4} cases and 1 of 2 panels; the tables have all."
-    many = {place: [place] for place in range(MOST_PANELS + 1)}
-    shown, words = first_of(many, "points")
-    assert [*shown] == [*range(MOST_PANELS)] and f"{MOST_PANELS} of {MOST_PANELS + 1} points" in words
+    for count, most in ((MOST_PANELS + 1, MOST_PANELS), (32, MOST_PANELS), (33, 4)):
+        shown, words = first_of({place: [place] for place in range(count)}, "points")
+        assert [*shown] == [*range(most)] and f"{most} of {count} points" in words
     assert first_of({"a": [*range(MOST_ITEMS + 1)]}, "cases")[1].endswith("cases; the tables have all.")
 
 
@@ -255,13 +255,23 @@ def test_a_curve_joins_cases_that_differ_in_their_batch_alone() -> None:
     np.testing.assert_allclose(line.get_ydata(), expected)
 
 
+def test_few_places_have_a_tick_each_and_of_many_those_at_powers_of_two() -> None:
+    for batches, ticks in (((1, 3, 6), [1, 3, 6]), (range(1, 10), [1, 2, 4, 8])):
+        records = [make.record(number=number, batch=batch) for number, batch in enumerate(batches)]
+        (ax,) = drawn("scaling-batch", records).figure.axes
+        low, high = ax.get_xlim()
+        assert [tick for tick in ax.get_xticks() if low <= tick <= high] == ticks
+
+
 def test_a_curve_joins_the_sizes_of_image_of_one_model() -> None:
-    def sized(number: int, model: str, px: int) -> Record:
-        made = make.record(model, number=number, speed=px / 256)
+    def sized(number: int, model: str, px: int, **settings: Any) -> Record:
+        made = make.record(model, number=number, speed=px / 256, settings=settings)
         setup = made.outcome.setup.model_copy(update={"image_px": px})
         return made.model_copy(update={"outcome": made.outcome.model_copy(update={"setup": setup})})
 
-    records = [sized(0, "a", 512), sized(1, "a", 256), sized(2, "b", 256)]
+    records = [sized(0, "a", 512, scales=[1, 2]), sized(1, "a", 256, scales=[1]), sized(2, "b", 256)]
+    # Fewer tokens make a smaller image of another quality, and another guidance is another case.
+    records += [sized(3, "a", 128, tokens=8), sized(4, "a", 64, scales=[1], cfg=3.0)]
     drawing = draw_figure("scaling-size", scaling.draw_size, records)
     assert drawing is not None and draw_figure("scaling-size", scaling.draw_size, records[1:]) is None
     (line,) = drawing.figure.axes[0].lines

@@ -76,16 +76,16 @@ from arvbench.reports import drawn_apart
 from arvbench.reports.build import build_report
 
 os.sched_getaffinity = lambda _: {0, 1}
-main, draw, drawn_by = os.getpid(), drawn_apart.inline_figure, Path("drawn_by")
+main, draw, drawn_by = os.getpid(), drawn_apart.inline_figures, Path("drawn_by")
 
-def inline_figure(name, *rest):
+def inline_figures(*asked):
     if mode == "dies" and os.getpid() != main:
         os._exit(3)
     with drawn_by.open("a") as file:
         file.write(f"{mode} {'here' if os.getpid() == main else 'apart'}\\n")
-    return draw(name, *rest)
+    return draw(*asked)
 
-drawn_apart.inline_figure = inline_figure
+drawn_apart.inline_figures = inline_figures
 for mode, least in (("few", 100), ("many", 1), ("dies", 1)):
     drawn_apart.FROM_RECORDS = least
     build_report([Path("records.jsonl")], Path(f"{mode}.html"))
