@@ -64,7 +64,7 @@ class Figure:
     """Letters, digits and hyphens; the figure's id on the page is "figure-<name>"."""
     draw: Draw
     shared: Callable[[Sequence[Record]], object] = short_names
-    """What the figure and the tables both compute from all records, `remembered`: done before the work is divided."""
+    """Function, `remembered`, that the figure and a table both need: called once, before the work is divided."""
 
 
 @dataclass(frozen=True, slots=True)

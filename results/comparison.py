@@ -16,8 +16,9 @@ _GIB = 2**30
 def comparison_key(record: Record) -> str:
     """Return what was measured, as one line of JSON that is equal for comparable records; "" for a failed case.
 
-    It holds the case as asked (model, weights, data type, backend, cache, batch, threads, kind of device) and the
-    complete sampling settings and the size of the image, which a failed case never got to know. It holds neither
+    It holds the case as asked (model, method, weights, data type, backend, kernels, cache, batch, threads, kind of
+    device) and the complete sampling settings and the size of the image, which a failed case never got to know. It
+    holds neither
     source, libraries and machine (`hardware_class`) nor what costs time but changes no number: launches, repeats,
     warm-up, limits, quality.
     """
@@ -27,10 +28,12 @@ def comparison_key(record: Record) -> str:
     return json.dumps(
         {
             "model": case.model,
+            "method": case.method,
             "weights": case.weights,
             "settings": setup.settings,
             "dtype": case.dtype,
             "backend": case.backend,
+            "kernels": case.kernels,
             "cache": case.cache,
             "batch": case.batch,
             "threads": case.threads,

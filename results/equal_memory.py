@@ -9,7 +9,6 @@ Units    _bytes bytes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
@@ -80,8 +79,7 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
 def _alike(record: Record) -> str:
     """Return what is equal in cases that differ in cache policy, batch, or what is asked of them."""
     case = record.case.model_copy(update={"cache": None, "batch": 1, "capacity": None})
-    key = comparison_key(record.model_copy(update={"case": case}))
-    return json.dumps([key, record.case.method, hardware_class(record.environment)])
+    return f"{comparison_key(record.model_copy(update={'case': case}))} {hardware_class(record.environment)}"
 
 
 def _compare(records: Sequence[Record]) -> Comparison:

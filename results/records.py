@@ -57,7 +57,7 @@ class RecordsFile:
         return len(self.records)
 
 
-def read_records(path: Path, *, start: int = 0) -> RecordsFile:
+def read_records(path: str | Path, *, start: int = 0) -> RecordsFile:
     """Read a records file, or the records.jsonl of a run folder; damaged lines are skipped and reported.
 
     `start` is the byte where the first line to read begins; that line has number 1.
@@ -65,7 +65,7 @@ def read_records(path: Path, *, start: int = 0) -> RecordsFile:
     An empty file, from a run that has not finished a case yet, gives no records. Raises UserError when the file does
     not exist or cannot be read.
     """
-    path = _records_path(path)
+    path = _records_path(Path(path))
     regular_file(path)
     records: list[Record] = []
     damaged: list[DamagedLine] = []

@@ -41,10 +41,7 @@ def method_of(record: Record) -> str:
 
 def group_of(record: Record) -> tuple[str, ...]:
     """Return what records must share to stand in one series: machine, harness, and the case with its settings."""
-    case = record.case
-    kernels = ",".join(f"{name}={kind}" for name, kind in sorted(case.kernels.items()))
-    where = (hardware_class(record.environment), method_of(record))
-    return (*where, record.case_id, comparison_key(record), case.method or "", kernels)
+    return hardware_class(record.environment), method_of(record), record.case_id, comparison_key(record)
 
 
 def series_of(records: Sequence[Dated], commits: Sequence[str]) -> Iterator[Measured]:

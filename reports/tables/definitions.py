@@ -10,7 +10,7 @@ from arvbench.reports.cases import MeasuredCase, group_by, measured
 from arvbench.reports.names import case_column
 from arvbench.reports.numbers import count_cell, mapping_text, mib_cell, number_cell, text_cell
 from arvbench.reports.table import Cell, Column, Table, make_table
-from arvbench.results.comparison import comparison_key
+from arvbench.results.comparison import comparison_key, hardware_class
 from arvbench.results.memory import DEFINITIONS, Definition, MemorySource, StepPeak, TensorPeaks, absent_of, counts_of
 from arvbench.results.schema import Record
 
@@ -128,4 +128,4 @@ def _traced(records: Sequence[Record]) -> list[_Traced]:
 def _alike(record: Record) -> str:
     """Return what is equal in cases that differ in the cache alone."""
     case = record.case.model_copy(update={"cache": None})
-    return comparison_key(record.model_copy(update={"case": case}))
+    return f"{comparison_key(record.model_copy(update={'case': case}))} {hardware_class(record.environment)}"

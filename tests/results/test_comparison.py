@@ -42,6 +42,8 @@ def test_source_libraries_machine_and_effort_do_not_part_what_is_compared(same: 
         {"weights": "random:1"},
         {"dtype": "bfloat16"},
         {"backend": "reference"},
+        {"method": "fastvar"},
+        {"kernels": {"adaln": "torch"}},
         {"cache": "grow"},
         {"batch": 2},
         {"threads": 1},

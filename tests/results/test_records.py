@@ -50,7 +50,7 @@ def test_a_run_folder_and_its_records_file_read_the_same(tmp_path: Path) -> None
     path = tmp_path / "records.jsonl"
     path.write_text(line() + "\n" + line(record_id="two") + "\n")
     assert [record.record_id for record in read_records(tmp_path)] == ["one", "two"]
-    assert read_records(tmp_path) == read_records(path)
+    assert read_records(tmp_path) == read_records(path) == read_records(str(path)) == read_records(str(tmp_path))
 
 
 def test_a_cut_last_line_costs_no_other_record(tmp_path: Path) -> None:

@@ -213,6 +213,15 @@ def test_many_cases_are_paired_by_key_then_by_name_in_order() -> None:
     assert [case.name for case in pairing.only_head] == ["y"]
 
 
+def test_a_method_and_chosen_kernels_are_another_case() -> None:
+    base = [launch(1, speed=1.0, case_id="model"), launch(1, speed=1.0, case_id="with", method="fastvar")]
+    head = [launch(1, speed=1.0, case_id=name, method="fastvar") for name in ("with", "and more")]
+    head.append(launch(1, speed=1.0, case_id="kernels", kernels={"adaln": "torch"}))
+    pairing = pair_cases(base, head)
+    assert [(pair.base.name, pair.head.name) for pair in pairing.pairs] == [("with", "with")]
+    assert [case.name for case in pairing.only_head] == ["and more", "kernels"]
+
+
 def test_a_launch_of_a_thousand_calls_is_compared(tmp_path: Path) -> None:
     calls = tuple(10**8 + 1000 * i for i in range(1000))
     record = launch(1, speed=1.0)
