@@ -123,7 +123,8 @@ def _by_ending(names: Sequence[str]) -> str:
         kinds.append("...")
     files = "1 file is" if len(unknown) == 1 else f"{len(unknown):,} files are"
     first = printable(unknown[0]).replace(";", ",")  # notes are joined by semicolons
-    return f"{files} not read, for want of a picture's ending ({', '.join(kinds).replace(';', ',')}): {first}"
+    counted = ", ".join(kinds).replace(";", ",")
+    return f"{files} not read, only names in .png, .jpg and .jpeg are ({counted}): {first}"
 
 
 def _walk(folder: Path, relative: PurePosixPath, parents: frozenset[tuple[int, int]], found: _Found) -> None:

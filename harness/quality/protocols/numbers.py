@@ -254,7 +254,7 @@ def why_not_per_class(source: ImageSource, _extractor: Extractor, labels_M: Tens
     """Return the reason why FID by class cannot be computed; None when it can."""
     labels_N = source.labels_N
     if labels_N is None or labels_M is None:
-        return f"the {'samples' if labels_N is None else 'reference'} have no labels to compare"
+        return f"the {'samples have' if labels_N is None else 'reference has'} no labels to compare"
     both = set(labels_N.tolist()) & set(labels_M.tolist())
     if any(min(int((labels == c).sum()) for labels in (labels_N, labels_M)) >= FEWEST_PER_CLASS for c in both):
         return None

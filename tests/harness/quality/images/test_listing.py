@@ -71,16 +71,16 @@ def test_the_first_of_several_links_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("names", "note"),
     [
-        (["x.webp"], "1 file is not read, for want of a picture's ending (1 .webp): x.webp"),
-        (["b", "a/00017"], "2 files are not read, for want of a picture's ending (2 no ending): a/00017"),
+        (["x.webp"], "1 file is not read, only names in .png, .jpg and .jpeg are (1 .webp): x.webp"),
+        (["b", "a/00017"], "2 files are not read, only names in .png, .jpg and .jpeg are (2 no ending): a/00017"),
         (
             ["x.JFIF", "y.jfif", "z.npy"],
-            "3 files are not read, for want of a picture's ending (2 .jfif, 1 .npy): x.JFIF",
+            "3 files are not read, only names in .png, .jpg and .jpeg are (2 .jfif, 1 .npy): x.JFIF",
         ),
-        (["x.png.part"], "1 file is not read, for want of a picture's ending (1 .part): x.png.part"),
-        (["a/b/x.gif"], "1 file is not read, for want of a picture's ending (1 .gif): a/b/x.gif"),
+        (["x.png.part"], "1 file is not read, only names in .png, .jpg and .jpeg are (1 .part): x.png.part"),
+        (["a/b/x.gif"], "1 file is not read, only names in .png, .jpg and .jpeg are (1 .gif): a/b/x.gif"),
         (["log.txt", "metrics.csv", "a/README.md"], ""),
-        (["p; q.tif"], "1 file is not read, for want of a picture's ending (1 .tif): p, q.tif"),
+        (["p; q.tif"], "1 file is not read, only names in .png, .jpg and .jpeg are (1 .tif): p, q.tif"),
     ],
 )
 def test_what_is_passed_over_is_counted(tmp_path, names, note):
