@@ -132,6 +132,9 @@ def _open(choice: ModelChoice, request: ImageRequest) -> LiveSource:
     spec = spec_of(choice.name, choice.method)
     parse_resize(request.resize)
     settings = sampling_settings(spec, choice.settings)
+    spec.sampler.check_settings(spec, settings)  # before gigabytes are read
+    if request.cache is not None:
+        spec.sampler.check_cache(spec, request.cache, settings)
     labels = labels_for(request.labels, request.count, spec.num_classes, request.seed)
     if choice.weights is None and not spec.demo:
         raise UserError(

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 from tiny_models import tiny_flowar, tiny_himar, tiny_mar, tiny_xar
+
+from arvbench.adapters.checkpoints import random_tensors
+from arvbench.adapters.loading import meta_modules
+from arvbench.adapters.sampler import ModelSpec
 
 LATENT_FORMS = {
     "xar": (tiny_xar, {}),
@@ -21,3 +26,12 @@ LATENT_FORMS = {
     "flowar cross": (partial(tiny_flowar, cross=True), {"num_steps": 50, "guidance": 0.5}),
 }
 """Form -> the maker of its spec, and changes to the official settings."""
+
+TINY_XAR, TINY_FLOWAR, TINY_MAR, TINY_HIMAR = tiny_xar(), tiny_flowar(), tiny_mar(), tiny_himar()
+"""The models by attribute, as entries of the table of models name them."""
+
+
+def weights_of(spec: ModelSpec, **changes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return random weights of a model as the tensors of one bundle, keyed "part.name"; `changes` replace parts."""
+    parts = {part: random_tensors(module, 1, torch.device("cpu")) for part, module in meta_modules(spec).items()}
+    return {f"{part}.{key}": t.clone() for part, state in (parts | changes).items() for key, t in state.items()}
