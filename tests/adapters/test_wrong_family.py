@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from latent_forms import TINY_FLOWAR, TINY_HIMAR, TINY_MAR, TINY_XAR, weights_of
+from safetensors.torch import load_file, save_file
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.checkpoints import random_tensors
-from arvbench.adapters.loading import build_sampler, demo_models, meta_modules
+from arvbench.adapters.loading import DEMO_FOLDER, build_sampler, demo_models, meta_modules
 from arvbench.errors import CheckpointError
 
 DEMOS = demo_models()
@@ -50,6 +51,7 @@ def test_every_model_loads_its_own_file(bundles, name):
 def official_file(name: str, path: Path) -> Path:
     """A file with the names and shapes of an official transformer; its values take no memory."""
     state = meta_modules(MODELS[name])["transformer"].state_dict()
+    path.parent.mkdir(exist_ok=True)
     torch.save({k: torch.zeros(1, dtype=t.dtype).expand(t.shape) for k, t in state.items()}, path)
     return path
 
@@ -66,6 +68,10 @@ def official_file(name: str, path: Path) -> Path:
         ("par-xl-4x-384", "llamagen-xl-384"),
         ("mvar-d30", "mvar-d32"),
         ("nar-l", "var-d16"),
+        ("xar-b", "flowar-s"),
+        ("flowar-l", "xar-l"),
+        ("mar-b", "himar-b"),
+        ("himar-b", "mar-b"),
     ],
 )
 def test_official_files_of_another_model_are_recognised(tmp_path, ours, theirs):
@@ -74,3 +80,13 @@ def test_official_files_of_another_model_are_recognised(tmp_path, ours, theirs):
     torch.save({"x": torch.zeros(1)}, tmp_path / checkpoint.tokenizer_file)
     with pytest.raises(CheckpointError, match=f"looks most like the transformer of {theirs} "):
         build_sampler(MODELS[ours], weights=str(path))
+
+
+@pytest.mark.parametrize("spec", [TINY_XAR, TINY_FLOWAR, TINY_MAR, TINY_HIMAR], ids=lambda spec: spec.family)
+def test_a_vae_of_another_family_is_recognised(tmp_path, spec):
+    var = load_file(DEMO_FOLDER / "var.safetensors")
+    theirs = {key.removeprefix("tokenizer."): t for key, t in var.items() if key.startswith("tokenizer.")}
+    save_file(weights_of(spec, tokenizer=theirs), tmp_path / "mixed.safetensors")
+    with pytest.raises(CheckpointError, match="looks most like the tokenizer of demo/var ") as refused:
+        build_sampler(spec, weights=str(tmp_path / "mixed.safetensors"))
+    assert "\n" not in str(refused.value)
