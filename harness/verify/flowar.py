@@ -17,7 +17,7 @@ from arvbench.adapters.call import Samples
 from arvbench.adapters.flowar.sampler import FlowArSettings
 from arvbench.adapters.flowar.solver import evaluation_times
 from arvbench.harness.verify.fixture import Fixture
-from arvbench.harness.verify.latents import DrawName, LatentReplay, NamedDraw, Sampled, input_of
+from arvbench.harness.verify.latents import DrawName, LatentReplay, NamedDraw, Sampled, input_of, velocity_draw
 from arvbench.harness.verify.replay import Call, Outputs, Run
 
 
@@ -58,8 +58,9 @@ class FlowArReplay(LatentReplay):
     def training_outputs(self, calls: Mapping[str, list[Call]]) -> Outputs:
         return {"condition": torch.cat([z_BlC for z_BlC, _ in calls["flownet.cond_embed"]], dim=1)}
 
-    def training_times(self, fixture: Fixture) -> Tensor:
-        return torch.stack([input_of(fixture, entry) for entry in fixture.description["inputs"]["tf"]["t"]], dim=1)
+    def training_pass(self, sampler: Any, fixture: Fixture) -> Outputs:
+        times = [input_of(fixture, entry) for entry in fixture.description["inputs"]["tf"]["t"]]
+        return self.trained(sampler, fixture, velocity_draw(fixture, torch.stack(times, dim=1)))
 
 
 def _end(

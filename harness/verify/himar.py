@@ -19,7 +19,6 @@ from arvbench.adapters.latents.blocks import number_features
 from arvbench.adapters.latents.diffusion import process_of
 from arvbench.adapters.latents.masked import marked, passes_of
 from arvbench.adapters.latents.mlp_head import TokenDraws
-from arvbench.adapters.latents.sampler import LatentSampler
 from arvbench.harness.verify.fixture import Fixture
 from arvbench.harness.verify.latents import DrawName, LatentReplay, NamedDraw, Sampled, input_of
 from arvbench.harness.verify.mar import both_halves, diffusion_steps, draws_of, head_calls, token_draw
@@ -105,8 +104,7 @@ class HiMarReplay(LatentReplay):
             **{f"eps.{number}": torch.stack([out for _, out in map_calls]) for number, map_calls in enumerate(maps)},
         }
 
-    @torch.no_grad()
-    def _training_pass(self, sampler: LatentSampler, fixture: Fixture) -> Outputs:
+    def training_pass(self, sampler: Any, fixture: Fixture) -> Outputs:
         """Return conditions of both phases and outputs of both heads: the official training pass cannot run."""
         given, model = fixture.description["inputs"]["tf"], cast(HiMar, sampler.modules()["transformer"])
         config, labels_B = model.config, sampler.check_labels(fixture.inputs["labels"])

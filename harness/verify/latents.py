@@ -125,16 +125,6 @@ class LatentReplay(FamilyReplay):
         """Return what the calls of the `watched` modules add to the training pass."""
         return {}
 
-    def training_times(self, fixture: Fixture) -> Tensor:
-        """Return the times (B, n) of the training pass."""
-        raise NotImplementedError
-
-    def training_draw(self, fixture: Fixture) -> TrainingDraw:
-        """Return times and noise of the training pass."""
-        given = fixture.description["inputs"]["tf"]
-        noise_BLK = torch.cat([input_of(fixture, entry) for entry in given["noise"]], dim=1)
-        return TrainingDraw(times=self.training_times(fixture), noise_BLK=noise_BLK)
-
     def run_outputs(self, sampler: LatentSampler, fixture: Fixture, run: Run) -> Outputs:
         settings, labels = self.settings_of(fixture, run), fixture.inputs["labels"]
         # The recordings hold the rows that only the official code computes.
@@ -163,12 +153,16 @@ class LatentReplay(FamilyReplay):
             **self.inner_outputs(done),
         }
 
-    def pass_outputs(self, sampler: LatentSampler, fixture: Fixture) -> Outputs:
-        return prefixed("tf", self._training_pass(sampler, fixture)) | prefixed("vae", _tokenizer(sampler, fixture))
+    @abstractmethod
+    def training_pass(self, sampler: Any, fixture: Fixture) -> Outputs:
+        """Return the outputs of the training pass, or of what can run of it."""
 
     @torch.no_grad()
-    def _training_pass(self, sampler: LatentSampler, fixture: Fixture) -> Outputs:
-        draw = self.training_draw(fixture)
+    def pass_outputs(self, sampler: LatentSampler, fixture: Fixture) -> Outputs:
+        return prefixed("tf", self.training_pass(sampler, fixture)) | prefixed("vae", _tokenizer(sampler, fixture))
+
+    def trained(self, sampler: LatentSampler, fixture: Fixture, draw: TrainingDraw) -> Outputs:
+        """Return the outputs of the training pass under `draw`, and what its `watched` calls add."""
         draw = replace(draw, times=draw.times.to(sampler.device), noise_BLK=draw.noise_BLK.to(sampler.device))
         latents_BKhw = input_of(fixture, fixture.description["inputs"]["tf"]["latents"])
         tokens = sampler.split(latents_BKhw.to(sampler.device))
@@ -185,7 +179,12 @@ class LatentReplay(FamilyReplay):
         }
 
 
-@torch.no_grad()
+def velocity_draw(fixture: Fixture, times_Bn: Tensor) -> TrainingDraw:
+    """Return the draw of a training pass of velocities: these times, and the noise of all groups of tokens."""
+    given = fixture.description["inputs"]["tf"]["noise"]
+    return TrainingDraw(times=times_Bn, noise_BLK=torch.cat([input_of(fixture, entry) for entry in given], dim=1))
+
+
 def _tokenizer(sampler: LatentSampler, fixture: Fixture) -> Outputs:
     """Return the outputs of the VAE."""
     images, noise_BKhw = fixture.inputs["image"], input_of(fixture, fixture.description["inputs"]["posterior_noise"])

@@ -87,15 +87,16 @@ class MarReplay(LatentReplay):
             "encoder": calls["encoder_norm"][0][1],
         }
 
-    def training_draw(self, fixture: Fixture) -> TrainingDraw:
+    def training_pass(self, sampler: Any, fixture: Fixture) -> Outputs:
         given, images = fixture.description["inputs"]["tf"], len(fixture.inputs["labels"])
         masked = given["masked"].removeprefix("orders[:, :").removesuffix("]")
-        return TrainingDraw(
+        draw = TrainingDraw(
             times=input_of(fixture, given["t"]).floor().long().view(images, -1),
             noise_BLK=input_of(fixture, given["noise"]).unflatten(0, (images, -1)),
             order_BN=torch.tensor(fixture.description["inputs"]["orders"]),
             masked=int(masked),
         )
+        return self.trained(sampler, fixture, draw)
 
 
 def token_draw(number: int, images: int, settings: MaskedSettings) -> NamedDraw:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from arvbench.adapters.latents.sampler import LatentSettings
 from arvbench.harness.verify.fixture import Fixture
-from arvbench.harness.verify.latents import DrawName, LatentReplay, NamedDraw, Sampled, input_of
+from arvbench.harness.verify.latents import DrawName, LatentReplay, NamedDraw, Sampled, input_of, velocity_draw
 from arvbench.harness.verify.replay import Outputs, Run
 
 
@@ -46,6 +45,7 @@ class XarReplay(LatentReplay):
             **{f"v.{cell}": torch.stack(given[at]) for cell, at in enumerate(cells)},
         }
 
-    def training_times(self, fixture: Fixture) -> Tensor:
+    def training_pass(self, sampler: Any, fixture: Fixture) -> Outputs:
         times = input_of(fixture, fixture.description["inputs"]["tf"]["t"])
-        return times.view(-1, len(fixture.inputs["labels"])).T
+        times_Bn = times.view(-1, len(fixture.inputs["labels"])).T
+        return self.trained(sampler, fixture, velocity_draw(fixture, times_Bn))
