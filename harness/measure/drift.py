@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arvbench.adapters.call import Samples, SilentObserver, StepOutput
+from arvbench.adapters.call import Observer, Samples, SilentObserver, StepOutput
 from arvbench.adapters.decoding import decode_in_half
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.sampling import PerImageNoise
@@ -139,18 +139,19 @@ class _Pair(NamedTuple):
 
 def _compare(pair: _Pair, labels: Sequence[int], indices: range, sums: _Sums) -> tuple[Samples, Samples]:
     """Add the numbers of the images `indices`, and return those of both sides."""
-    static, path = _run(pair.judge, pair.settings, exact_policy(pair.judge), labels, _Drawing(indices))
-    along = _Drawing(indices, path.tokens)
     ids = pair.sampler.spec.latent_dim is None
-    reader = _LogitReader(path.logits) if ids else _Reader()
-    _run(pair.sampler, pair.settings, pair.policy, labels, along, reader)
-    free, drawn = _run(pair.sampler, pair.settings, pair.policy, labels, _Drawing(indices))
+    path, drawn = _LogitKeeper() if ids else _Reader(), _Reader()
+    static = _run(pair.judge, pair.settings, exact_policy(pair.judge), labels, _Drawing(indices), path)
+    along = _Drawing(indices, path.tokens)
+    beside = _LogitReader(path.logits) if isinstance(path, _LogitKeeper) else None
+    _run(pair.sampler, pair.settings, pair.policy, labels, along, beside)
+    free = _run(pair.sampler, pair.settings, pair.policy, labels, _Drawing(indices), drawn)
     common, compared = path.tokens[: len(drawn.tokens)], _agreement if ids else _distance
     sums.tokens = [step.shape[1] for step in common]
     sums.forced.append(compared(common, along.drawn))
     sums.free.append(compared(common, drawn.tokens))
-    if isinstance(reader, _LogitReader):
-        sums.kl.append(torch.stack(reader.kl_B, dim=1))
+    if beside is not None:
+        sums.kl.append(torch.stack(beside.kl_B, dim=1))
     for expected_3HW, actual_3HW in zip(static.images, free.images, strict=True):
         psnr, ssim = image_likeness(expected_3HW, actual_3HW)
         sums.psnr.append(psnr)
@@ -182,22 +183,31 @@ class _Drawing(PerImageNoise):
 
 
 class _Reader(SilentObserver):
-    """Keeps tokens and guided logits of every step on the CPU."""
+    """Keeps the tokens of every step on the CPU."""
 
     def __init__(self) -> None:
         self.tokens: list[Tensor] = []
-        self.logits: list[Tensor] = []
 
     def step_end(self, step: Step, output: StepOutput) -> None:
         self.tokens.append(output.tokens.cpu().clone())
+
+
+class _LogitKeeper(_Reader):
+    """Keeps the guided logits too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits: list[Tensor] = []
+
+    def step_end(self, step: Step, output: StepOutput) -> None:
+        super().step_end(step, output)
         self.logits.append(output.logits.to("cpu", torch.float32, copy=True))
 
 
-class _LogitReader(_Reader):
+class _LogitReader(SilentObserver):
     """Compares the logits of every step with those expected."""
 
     def __init__(self, expected: Sequence[Tensor]) -> None:
-        super().__init__()
         self._expected = expected
         self.kl_B: list[Tensor] = []
         """Divergence of every image, a tensor (B,) per step."""
@@ -214,11 +224,10 @@ def _run(
     policy: str | None,
     labels: Sequence[int],
     noise: _Drawing,
-    reader: _Reader | None = None,
-) -> tuple[Samples, _Reader]:
-    reader = reader or _Reader()
+    observer: Observer | None,
+) -> Samples:
     cache = sampler.make_cache(policy, settings, batch=len(labels))
-    return sampler.sample(labels, settings, noise=noise, cache=cache, observer=reader), reader
+    return sampler.sample(labels, settings, noise=noise, cache=cache, observer=observer or SilentObserver())
 
 
 def _agreement(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Tensor:
