@@ -25,9 +25,10 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class FoldedTables:
-    """Tables folded under their captions on the page; a single table starts open."""
+    """Tables folded under their captions on the page; a single table starts open unless it is `closed`."""
 
     tables: tuple[Table, ...]
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

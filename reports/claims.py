@@ -7,7 +7,7 @@ from pathlib import Path
 
 from arvbench.errors import UserError
 from arvbench.reports.blocks import Block, FoldedTables, Text
-from arvbench.reports.tables.claims import claims_details, claims_table
+from arvbench.reports.tables.claims import claims_details, claims_table, verdict_counts
 from arvbench.results.claims import OUTCOMES_NAME, Outcome, read_outcomes
 
 HOW_TO_READ = (
@@ -35,4 +35,9 @@ def claim_blocks(outcomes: Sequence[Outcome]) -> list[Block]:
     """Make the blocks of the section on claims; empty without outcomes."""
     if not outcomes:
         return []
-    return [Text(HOW_TO_READ), claims_table(outcomes), FoldedTables((claims_details(outcomes),))]
+    counts = ", ".join(filter(None, verdict_counts(outcomes)))
+    return [
+        Text(f"{len(outcomes)} experiments: {counts}. {HOW_TO_READ}"),
+        claims_table(outcomes, in_words=True),
+        FoldedTables((claims_details(outcomes),), closed=True),
+    ]

@@ -1,4 +1,4 @@
-"""Quantities that are measured: the runner takes the cases of all experiments in one suite, in rounds of launches."""
+"""Quantities that are measured: the runner takes the cases of all experiments in one suite, one launch of each."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
 SUITE_NAME = "suite.yaml"
 """Suite in the run folder, which `arvbench run` takes as well."""
-_DEFAULTS = {"weights": "random:0", "device": "cpu", "launches": 3, "repeats": 2, "max_warmup": 2, "timeout_s": 3600}
+_DEFAULTS = {"weights": "random:0", "device": "cpu", "launches": 1, "repeats": 3, "max_warmup": 1, "timeout_s": 3600}
+"""Times that lie apart decide a side of no change, and three calls show whether they do."""
 
 
 class Found(NamedTuple):
-    """A measured quantity."""
+    """A quantity, measured or computed."""
 
     value: float
-    record_ids: tuple[str, ...]
+    record_ids: tuple[str, ...] = ()
+    samples: tuple[float, ...] = ()
+    """Single calls behind a time."""
 
 
 def write_suite(experiments: Sequence[Experiment], folder: Path) -> Suite:
@@ -71,24 +74,28 @@ def measured_quantity(records: Sequence[Record], term: Term, quantity: str) -> F
         raise UserError(f"{term}: {outcome.status.value}: {outcome.reason}")
     if isinstance(outcome, Incorrect):
         raise UserError(f"{term}: its output differs from its judge, so it is not timed")
-    value = _QUANTITIES[quantity](outcome)
+    ids, timing = (record.record_id,), find_timing(outcome, _SCOPES.get(quantity, ""))
+    if timing is not None:
+        return Found(nanoseconds(timing).value, ids, timing.samples_ns)
+    value = _SIZES[quantity](outcome) if quantity in _SIZES else None
     if value is None:
         raise UserError(f"{term}: this machine has no {quantity}")
-    return Found(value, (record.record_id,))
+    return Found(value, ids)
 
 
-def _scope(scope: str) -> Callable[[Measured], float | None]:
-    def median(outcome: Measured) -> float | None:
-        timing = find_timing(outcome, scope)
-        return None if timing is None else nanoseconds(timing).value
+def check_apart(of: Found, over: Found) -> None:
+    """Raise UserError where the calls of two cases overlap: which of the two is faster would be chance."""
+    if (
+        of.samples
+        and over.samples
+        and max(min(of.samples), min(over.samples)) <= min(max(of.samples), max(over.samples))
+    ):
+        low, high = min(of.samples) / max(over.samples), max(of.samples) / min(over.samples)
+        raise UserError(f"the calls of both overlap ({low:.2f}x to {high:.2f}x), so they decide no direction")
 
-    return median
 
-
-_QUANTITIES: Mapping[str, Callable[[Measured], float | None]] = {
-    "images_ns": _scope("images"),
-    "tokens_ns": _scope("tokens"),
-    "decode_ns": _scope("decode"),
+_SCOPES: Mapping[str, str] = {"images_ns": "images", "tokens_ns": "tokens", "decode_ns": "decode"}
+_SIZES: Mapping[str, Callable[[Measured], float | None]] = {
     "peak_bytes": lambda outcome: outcome.memory.peak_bytes,
     "cache_live_bytes": lambda outcome: outcome.memory.cache_live_bytes,
 }

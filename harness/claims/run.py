@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from arvbench.errors import UserError
 from arvbench.files import write_whole
-from arvbench.harness.claims.measured import Found, measured_quantity, run_cases, write_suite
+from arvbench.harness.claims.measured import Found, check_apart, measured_quantity, run_cases, write_suite
 from arvbench.harness.claims.planned import planned_quantity
 from arvbench.results.claims import OUTCOMES_NAME, Experiment, Outcome, Outcomes, Provenance, outcome_value
 from arvbench.results.schema import Environment, Record
@@ -45,6 +45,8 @@ def _outcome(experiment: Experiment, records: Sequence[Record], here: Environmen
     made = _provenance(here, datetime.now(UTC))
     try:
         found = [_quantity(experiment, place, records) for place in range(len(experiment.terms))]
+        if experiment.decides == "direction":
+            check_apart(*found)
         along = tuple(planned_quantity(term, experiment.along) for term in experiment.terms if experiment.along)
         quantities = tuple(each.value for each in found)
         value = outcome_value(experiment, quantities, along)
@@ -62,7 +64,7 @@ def _quantity(experiment: Experiment, place: int, records: Sequence[Record]) -> 
     assert quantity is not None
     if experiment.kind == "measured":
         return measured_quantity(records, term, quantity)
-    return Found(planned_quantity(term, quantity), ())
+    return Found(planned_quantity(term, quantity))
 
 
 def _provenance(environment: Environment, made: datetime) -> Provenance:

@@ -66,7 +66,7 @@ def _curves(records: Sequence[Record]) -> list[Curve]:
         curves.append(
             Curve(
                 record_id=first.record.record_id,
-                name=label(f"{names[first.record.record_id]} and on", random=has_random_weights(first.record)),
+                name=label(f"{names[first.record.record_id]} and up", random=has_random_weights(first.record)),
                 where=(label(protocols[first.fid.protocol_id]), label(arithmetic(first.record))),
                 points=tuple(at[tokens] for tokens in sorted(at)),
             )

@@ -73,7 +73,7 @@ def _curves(
         curves.append(
             Curve(
                 record_id=first.record_id,
-                name=label(f"{names[first.record_id]} and on", random=has_random_weights(first)),
+                name=label(f"{names[first.record_id]} and up", random=has_random_weights(first)),
                 where=panel,
                 points=tuple(at[x] for x in sorted(at)),
             )

@@ -15,32 +15,35 @@ from arvbench.results.published.tables import ClaimRow, claim_rows
 _TONES: dict[Verdict, Tone] = {"reproduced": "good", "not reproduced": "bad", "direction only": "warn"}
 
 
-def claims_table(outcomes: Sequence[Outcome]) -> Table:
-    """Narrow table: id, claimed and found number, verdict and cause; it fits into 80 columns."""
+def claims_table(outcomes: Sequence[Outcome], *, in_words: bool = False) -> Table:
+    """Narrow table: id, verdict, claimed and found number, and cause; it fits into 80 columns without the words."""
+    words: Column[Outcome] = Column("What was claimed", cell=lambda row: text_cell(row.experiment.says), prose=True)
     columns: list[Column[Outcome]] = [
         Column("Claim", cell=lambda row: text_cell(row.experiment.id)),
-        Column("claimed", cell=lambda row: text_cell(claimed_text(row)), numeric=True),
-        Column("found", cell=lambda row: text_cell(found_text(row)), numeric=True),
-        Column("verdict", cell=_verdict_cell),
-        Column("cause", cell=lambda row: text_cell(row.cause or "")),
+        Column("Verdict", cell=_verdict_cell),
+        Column("Claimed", cell=lambda row: text_cell(claimed_text(row)), numeric=True),
+        Column("Found", cell=lambda row: text_cell(found_text(row)), numeric=True),
+        Column("Likely cause", cell=lambda row: text_cell(row.cause or "")),
+        *([words] if in_words else []),
     ]
     return make_table("Claims", columns, outcomes)
 
 
 def claims_details(outcomes: Sequence[Outcome]) -> Table:
-    """Table of words: what was claimed, what its number counts, what we ran and where, and why that decides it."""
+    """Table of words: what the claimed number counts, what we ran and where, and why that decides the claim."""
     rows = claim_rows()
     columns: list[Column[Outcome]] = [
         Column("Claim", cell=lambda row: text_cell(row.experiment.id), code=True),
         Column("System", cell=lambda row: text_cell(published(row, "system"))),
-        Column("What was claimed", cell=lambda row: text_cell(row.experiment.says), prose=True),
         Column("What we ran", cell=lambda row: text_cell(ran_text(row)), prose=True),
         Column("Why", cell=lambda row: text_cell(plain(row.note) or row.experiment.because), prose=True),
         Column("What counts", cell=lambda row: text_cell(counts_text(rows.get(row.experiment.claim))), prose=True),
         Column("Source", cell=_source_cell, prose=True),
-        Column("Where", cell=lambda row: text_cell(where_text(row)), prose=True),
+        Column("Where", cell=lambda row: text_cell(where_text(row)), prose=True, once=True),
     ]
-    return make_table("Claims in words, and where they were run", columns, outcomes)
+    return make_table(
+        "Behind the verdicts: what was run, what the claimed number counts, and the source", columns, outcomes
+    )
 
 
 def published(outcome: Outcome, column: str) -> str:
@@ -94,6 +97,8 @@ def counts_text(row: ClaimRow | None) -> str:
     }
     stated = [f"{name}: {text}" for name, text in parts.items() if text != "not stated"]
     silent = [name for name, text in parts.items() if text == "not stated"]
+    if not stated:
+        return "not stated"
     return "; ".join([*stated, *([f"not stated: {', '.join(silent)}"] if silent else [])])
 
 

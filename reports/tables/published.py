@@ -45,7 +45,7 @@ def published_blocks(records: Sequence[Record]) -> list[Block]:
     tables = [_table("Comparable with published numbers", alike)] if alike else []
     shown = unlike[:_MOST_UNLIKE]
     caption = f"Published numbers of the same models under other conditions ({len(shown)} of {len(unlike)})"
-    return [Text(words), *tables, *([FoldedTables((_table(caption, shown),))] if shown else [])]
+    return [Text(words), *tables, *([FoldedTables((_table(caption, shown),), closed=True)] if shown else [])]
 
 
 def _table(caption: str, rows: Sequence[ComparedNumber]) -> Table:

@@ -11,7 +11,8 @@ from typing import Any
 import pandas
 import pytest
 import records as make
-from figures import FIGURES
+from figure_records import own_records
+from figures import EVERY_FIGURE
 from histories import records_of, write
 from searches import search_records
 from verdicts import every_verdict
@@ -42,7 +43,7 @@ def page_url(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     beside = folder / "beside"
     first = make.many_records(run_folder)[0]
-    make.write_records(beside / "records.jsonl", [first, *search_records(first=700)])
+    make.write_records(beside / "records.jsonl", [first, *search_records(first=700), *own_records(first=900)])
     (beside / "verdict.json").write_text(every_verdict().model_dump_json())
     shutil.copy(SHIPPED_OUTCOMES, beside / OUTCOMES_NAME)
     newest = {"git_commit": first.environment.git_commit}
@@ -145,7 +146,7 @@ def test_every_image_is_decoded(page: Any) -> None:
 
 def test_every_figure_is_visible(page: Any) -> None:
     page.evaluate(OPEN_ALL)
-    for name in FIGURES:
+    for name in EVERY_FIGURE:
         figure = page.locator(f"#figure-{name} svg")
         assert figure.is_visible()
         box = figure.bounding_box()
@@ -196,7 +197,7 @@ def test_axe_finds_no_violation_of_level_a_or_aa_folded_and_unfolded(page: Any) 
 @one_window
 def test_the_data_of_a_figure_are_saved_without_a_network(page: Any, tmp_path: Path) -> None:
     page.evaluate(OPEN_ALL)
-    for name in FIGURES:
+    for name in EVERY_FIGURE:
         with page.expect_download() as waiting:
             page.locator(f"#figure-{name} a[download]").click()
         path = tmp_path / waiting.value.suggested_filename

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import records as make
 from drifts import drift, latent_drift
+from figure_records import of_tokens, sized
 from figures import FIGURES
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -264,11 +265,6 @@ def test_few_places_have_a_tick_each_and_of_many_those_at_powers_of_two() -> Non
 
 
 def test_a_curve_joins_the_sizes_of_image_of_one_model() -> None:
-    def sized(number: int, model: str, px: int, **settings: Any) -> Record:
-        made = make.record(model, number=number, speed=px / 256, settings=settings)
-        setup = made.outcome.setup.model_copy(update={"image_px": px})
-        return made.model_copy(update={"outcome": made.outcome.model_copy(update={"setup": setup})})
-
     records = [sized(0, "a", 512, scales=[1, 2]), sized(1, "a", 256, scales=[1]), sized(2, "b", 256)]
     # Fewer tokens make a smaller image of another quality, and another guidance is another case.
     records += [sized(3, "a", 128, tokens=8), sized(4, "a", 64, scales=[1], cfg=3.0)]
@@ -277,14 +273,6 @@ def test_a_curve_joins_the_sizes_of_image_of_one_model() -> None:
     (line,) = drawing.figure.axes[0].lines
     assert list(line.get_xdata()) == [256, 512]
     assert [row[0] for row in drawing.data.rows] == [records[1].record_id, records[0].record_id]
-
-
-def of_tokens(number: int, tokens: int | None, quality: Any = FIDS, **options: Any) -> Record:
-    """A case with the setting `tokens`."""
-    asked = {"tokens": tokens}
-    made = make.record("demo/var", number=number, weights="demo", quality=quality, settings=asked, **options)
-    setup = made.outcome.setup.model_copy(update={"settings": asked})
-    return made.model_copy(update={"outcome": made.outcome.model_copy(update={"setup": setup})})
 
 
 def test_quality_is_drawn_against_the_number_of_tokens_of_cases_that_differ_in_nothing_else() -> None:

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from figure_records import official
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from records import GPU, adm_numbers, record
+from records import GPU, record
 
 from arvbench.reports.blocks import FoldedTables, Text
 from arvbench.reports.figures import published
 from arvbench.reports.svg import draw_figure, inline_figure
 from arvbench.reports.tables.published import published_blocks
 from arvbench.results.published.beside import pairs_of
-from arvbench.results.schema import QualityRequest
-
-
-def official(*, number: int = 1, changes: dict | None = None, **options):
-    """A record of VAR-d16 by the official recipe, with 50,000 samples and FID 3.55."""
-    given = {"weights": "hub", "recipe": "official"} | options
-    quality = QualityRequest(protocols=("adm-v1",), reference="VIRTUAL_imagenet256_labeled.npz", images=50_000)
-    made = record("var-d16", number=number, gpu=GPU, **given)
-    numbers = adm_numbers(made.case.model_copy(update={"quality": quality}))
-    numbers = tuple(one.model_copy(update={"protocol_name": "adm-v1", **(changes or {})}) for one in numbers)
-    return made.model_copy(update={"outcome": made.outcome.model_copy(update={"quality": numbers})})
 
 
 def pairs(made, name="fid"):

@@ -9,7 +9,7 @@ from arvbench.adapters.loading import load_sampler
 from arvbench.adapters.work import total_work
 from arvbench.errors import UserError
 from arvbench.harness.claims.experiments import choose, load_experiments
-from arvbench.harness.claims.measured import measured_quantity, write_suite
+from arvbench.harness.claims.measured import Found, check_apart, measured_quantity, write_suite
 from arvbench.harness.claims.planned import planned_quantity
 from arvbench.harness.claims.run import run_experiments
 from arvbench.results.claims import Experiment, Term
@@ -131,15 +131,25 @@ def measured_experiment(**changes) -> Experiment:
     return Experiment.model_validate(fields | changes)
 
 
-def test_the_suite_holds_every_case_once_in_rounds_of_launches(tmp_path):
+def test_the_suite_holds_every_case_once(tmp_path):
     twice = [measured_experiment(), measured_experiment(id="again", quantity="tokens_ns")]
     suite = write_suite(twice, tmp_path)
     assert [(case.config.model, case.config.batch) for case in suite.first_launches] == [
         ("demo/var", 1),
         ("demo/nar", 2),
     ]
-    assert [case.launch for case in suite.cases] == [1, 1, 2, 2, 3, 3]
+    assert [case.launch for case in suite.cases] == [1, 1]
     assert all(case.config.weights == "random:0" for case in suite.cases)
+
+
+def test_calls_that_overlap_decide_no_direction():
+    slow, fast, between = (Found(samples[1], samples=samples) for samples in ((5, 6, 7), (1, 2, 3), (3, 4, 5)))
+    check_apart(slow, fast)
+    check_apart(fast, slow)
+    check_apart(Found(4.0), slow)  # planned, or bytes: exact
+    for pair in ((slow, between), (between, slow), (between, fast), (slow, slow)):
+        with pytest.raises(UserError, match=r"overlap .* decide no direction"):
+            check_apart(*pair)
 
 
 def test_a_measured_quantity_is_the_median_of_its_record_and_a_failure_has_its_reason():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -117,8 +118,10 @@ def test_a_damaged_file_of_outcomes_is_named(folder, capsys):
 
 
 def test_the_section_of_the_report_has_all_that_is_asked_of_a_claim():
-    _, table, folded = claim_blocks(shipped())
+    text, table, folded = claim_blocks(shipped())
+    counts = Counter(outcome.verdict for outcome in shipped())
     headings = {column.label for part in (table, *folded.tables) for column in part.columns}
-    assert {"claimed", "found", "verdict", "cause"} <= headings
+    assert {"Verdict", "Claimed", "Found", "Likely cause", "What was claimed"} <= headings
+    assert f"{counts['reproduced']} reproduced" in text.words and folded.closed
     assert {"What was claimed", "What counts", "What we ran", "Why", "Source", "Where"} <= headings
     assert claim_blocks([]) == []
