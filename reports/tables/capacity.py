@@ -67,7 +67,8 @@ def capacity_table(records: Sequence[Record]) -> Table:
 def _fixed(line: Line | None) -> Cell:
     if line is None:
         return NOTHING
-    return text_cell(f"{significant(line.fixed_bytes / MIB)} ± {significant(line.error_bytes / MIB)}")
+    fixed = line.fixed_bytes / MIB
+    return Cell(text=significant(fixed), detail=f"± {significant(line.error_bytes / MIB)}", sort=fixed)
 
 
 def _per_image(line: Line | None) -> Cell:

@@ -59,7 +59,8 @@ def _cell(average: Average | None, scale: float = 1) -> Cell:
     if average is None:
         return NOTHING
     low, high = (significant(end * scale) for end in average.interval)
-    return text_cell(f"{significant(average.mean * scale)} [{low}, {high}]")
+    mean = average.mean * scale
+    return Cell(text=significant(mean), detail=f"[{low}, {high}]", sort=mean)
 
 
 def _lossy(outcome: Measured) -> str:

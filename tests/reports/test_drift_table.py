@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from drifts import drift, latent_drift
 from records import record
+from report_text import column
 
-from arvbench.reports.table import MISSING
+from arvbench.reports.data import table_data
+from arvbench.reports.table import MISSING, NOTHING
+from arvbench.reports.tables.capacity import capacity_table
 from arvbench.reports.tables.drift import drift_table
 from arvbench.results.schema import Record
 
@@ -18,7 +21,7 @@ def with_drift(number: int, **changes) -> Record:
 def cells(records, heading):
     table = drift_table(records)
     index = next(i for i, column in enumerate(table.columns) if column.label.startswith(heading))
-    return [row[index].text for row in table.rows]
+    return [f"{row[index].text} {row[index].detail}".rstrip() for row in table.rows]
 
 
 def test_lossy_cases_have_a_row_with_intervals_and_sampling():
@@ -27,6 +30,23 @@ def test_lossy_cases_have_a_row_with_intervals_and_sampling():
     assert cells(records, "First other step")[0] == "3.00"
     assert cells(records, "Sampling")[0] == "temperature 0.7, top-k 900, top-p 1"
     assert len(cells(records, "SSIM")) == 2
+
+
+def test_numbers_sort_by_value_and_not_as_words():
+    shares = [drift().free_agreement.model_copy(update={"mean": mean}) for mean in (0.9, 1.0, 0.05)]
+    table = drift_table([with_drift(number, free_agreement=share) for number, share in enumerate(shares)])
+    found = [cell.sort for cell in column(table, "Equal tokens, own path")]
+    assert found == [90.0, 100.0, 5.0]
+    values = table_data(table)
+    assert [row[values.headings.index("Equal tokens, own path (%)")] for row in values.rows] == found
+
+
+def test_every_column_of_numbers_of_a_whole_report_has_numbers_to_sort_by(records):
+    for table in (drift_table(records), capacity_table(records)):
+        for place, heading in enumerate(table.columns):
+            if heading.numeric:
+                sorts = [row[place].sort for row in table.rows if row[place] != NOTHING]
+                assert sorts and all(isinstance(key, float) for key in sorts), heading.label
 
 
 def test_latents_have_a_distance_in_the_place_of_equal_tokens():
