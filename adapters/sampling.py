@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -271,10 +271,19 @@ class PerImageNoise:
         return (-torch.log1p(-u_BlV)).to(like_BlV.dtype).clamp_min(torch.finfo(like_BlV.dtype).tiny)
 
     def normal(self, like_BX: Tensor, step: int) -> Tensor:
+        (drawn_BX,) = self.normals(like_BX, range(step, step + 1))
+        return drawn_BX
+
+    def normals(self, like_BX: Tensor, steps: range, *, at_once: int = 2**20) -> Iterator[Tensor]:
+        """Yield `normal` of every step, drawn `at_once` numbers at a time: a draw of its own costs forty kernels."""
         self._check_batch(len(like_BX))
-        u_B2X = self._uniform((2, *like_BX.shape[1:]), stream=_NORMAL, step=step, device=like_BX.device)
-        radius_BX, turn_BX = (-2 * torch.log1p(-u_B2X[:, 0])).sqrt(), 2 * math.pi * u_B2X[:, 1]
-        return (radius_BX * turn_BX.cos()).to(like_BX.dtype)
+        keys_B, count = self.keys(_NORMAL, like_BX.device), like_BX[0].numel()
+        numbers_S1 = torch.arange(steps.start, steps.stop, steps.step, device=like_BX.device).unsqueeze(1)
+        for some_s1 in numbers_S1.split(max(1, at_once // max(1, like_BX.numel()))):
+            u_sB2n = uniforms(keys_B, some_s1, 2 * count).unflatten(-1, (2, count))
+            radius_sBn, turn_sBn = (-2 * torch.log1p(-u_sB2n[..., 0, :])).sqrt(), 2 * math.pi * u_sB2n[..., 1, :]
+            normal_sBn = (radius_sBn * turn_sBn.cos()).to(like_BX.dtype)
+            yield from normal_sBn.view(-1, *like_BX.shape)
 
     def orders(self, images: int, sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
         self._check_batch(images)
@@ -304,6 +313,18 @@ class PerImageNoise:
 
     def replayed(self, step: int) -> None:
         """Hear that the tokens of `step` were drawn from these keys by a recorded call (arvbench.adapters.graphs)."""
+
+
+def keeps_order(noise: Noise) -> bool:
+    """Return True for a noise that is one stream: a draw that is left out changes all later ones."""
+    return not isinstance(noise, PerImageNoise)
+
+
+def normals_of(noise: Noise, like_BX: Tensor, steps: range) -> Iterator[Tensor]:
+    """Yield normal draws of these steps: several at a time of counter-based noise, else each when it is asked for."""
+    if isinstance(noise, PerImageNoise):
+        return noise.normals(like_BX, steps)
+    return (noise.normal(like_BX, step) for step in steps)
 
 
 class TokenNoise(PerImageNoise):

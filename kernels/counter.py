@@ -28,12 +28,15 @@ def digests(ids_Bn: Tensor) -> Tensor:
     return mix64(mix64(ids_Bn + positions_n).sum(dim=1))
 
 
-def uniforms(keys_B: Tensor, step: int, count: int) -> Tensor:
-    """Draw uniform fp64 numbers in [0, 1), (B, count), one per image and position of `step`."""
-    key_B1 = mix64(keys_B ^ step).unsqueeze(1)
-    positions_1n = torch.arange(1, count + 1, device=keys_B.device).unsqueeze(0)
-    bits_Bn = mix64(key_B1 + positions_1n * GOLDEN_GAMMA)
-    return _shift_right(bits_Bn, 11).double() * 2.0**-53
+def uniforms(keys_B: Tensor, step: int | Tensor, count: int) -> Tensor:
+    """Draw uniform fp64 numbers in [0, 1), (B, count), one per image and position of `step`.
+
+    Steps (S, 1) int64 give the numbers of all, (S, B, count).
+    """
+    key_XB1 = mix64(keys_B ^ step).unsqueeze(-1)
+    positions_n = torch.arange(1, count + 1, device=keys_B.device)
+    bits_XBn = mix64(key_XB1 + positions_n * GOLDEN_GAMMA)
+    return _shift_right(bits_XBn, 11).double() * 2.0**-53
 
 
 def inverted(logits_BlV: Tensor, u_Bl: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from arvbench.adapters.latents.sampler import (
     VelocityPass,
 )
 from arvbench.adapters.sampler import ModelSpec
-from arvbench.adapters.sampling import Noise, PerImageNoise
+from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import UserError
@@ -176,7 +176,7 @@ class FlowArSampler(LatentSampler):
             last[:] = [v_RlK]
             return v_RlK
 
-        halves = (0, 1) if self.official or not isinstance(noise, PerImageNoise) else (0,)
+        halves = (0, 1) if self.draws_all(noise) else (0,)
         start_RlK = torch.cat([noise.normal(like_BlK, 2 * scale + half) for half in halves])
         kept_RlK = start_RlK if self.official else start_RlK[:images]
         final_RlK = solve(kept_RlK, images, times, strength=self._strength(settings, scale), velocity=velocity)

@@ -12,7 +12,7 @@ Source   Hi-MAR (arXiv:2505.20288); behaviour of HiDream-ai/himar at 1d378c1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -40,7 +40,7 @@ from arvbench.adapters.latents.masked_sampler import Given, MaskedSampler
 from arvbench.adapters.latents.mlp_head import Denoised, TokenDraws, step_features
 from arvbench.adapters.latents.sampler import TrainingDraw, TrainingPass
 from arvbench.adapters.sampler import ModelSpec
-from arvbench.adapters.sampling import Noise
+from arvbench.adapters.sampling import Noise, normals_of
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.errors import UserError
@@ -86,7 +86,9 @@ class MapDraws(NamedTuple):
 
     noise: Noise
     first: int
-    official: bool
+    """Number of the start among the draws of the call."""
+    unused: bool
+    """True: make the draws that the official code does not read."""
     guided: bool
 
     @staticmethod
@@ -97,16 +99,16 @@ class MapDraws(NamedTuple):
     def start(self, like_BKhw: Tensor) -> Tensor:
         return self.noise.normal(like_BKhw, self.first)
 
-    def step(self, like_BKhw: Tensor, number: int) -> Tensor:
-        """Noise (B, K, h, w) of the n-th step."""
-        first = self.first + 1 + 4 * number
-        before, after = ((0, 1), (3,)) if self.guided else ((0,), ())
-        for unused in before if self.official else ():
-            self.noise.normal(like_BKhw, first + unused)
-        drawn_BKhw = self.noise.normal(like_BKhw, first + 2)
-        for unused in after if self.official else ():
-            self.noise.normal(like_BKhw, first + unused)
-        return drawn_BKhw
+    def of_steps(self, like_BKhw: Tensor, steps: int) -> Iterator[Tensor]:
+        """Yield the noise (B, K, h, w) of every step."""
+        numbers = range(self.first + 3, self.first + self.count(steps), 4)
+        if not self.unused:
+            yield from normals_of(self.noise, like_BKhw, numbers)
+            return
+        for number in numbers:
+            order = (-2, -1, 0, 1) if self.guided else (-2, 0)
+            drawn = {place: self.noise.normal(like_BKhw, number + place) for place in order}
+            yield drawn[0]
 
 
 class HiMarSampler(MaskedSampler):
@@ -243,7 +245,7 @@ class HiMarSampler(MaskedSampler):
         known_BN1 = torch.zeros(images, config.tokens, dtype=torch.bool, device=self.device).scatter(1, known_Bk, True)
         held_B1hw = known_BN1.view(images, 1, config.grid, config.grid)
         like_BKhw = torch.empty_like(map_BKhw, memory_format=torch.contiguous_format)
-        draws = MapDraws(given.noise, self._first_map_draw(settings, index), self.official, given.guided)
+        draws = MapDraws(given.noise, self._first_map_draw(settings, index), self.draws_all(given.noise), given.guided)
         start_BKhw = draws.start(like_BKhw)
 
         def predict(x_BKhw: Tensor, number: int) -> tuple[Tensor, float]:
@@ -258,7 +260,7 @@ class HiMarSampler(MaskedSampler):
             start_BKhw,
             process,
             predict=predict,
-            normal=lambda number: draws.step(like_BKhw, number),
+            normals=draws.of_steps(like_BKhw, len(process)),
             temperature=settings.temperature,
             hold=lambda x, number: torch.where(held_B1hw, process[number].noisy(map_BKhw, start_BKhw), x),
         )

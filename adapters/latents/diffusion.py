@@ -11,7 +11,7 @@ Source   improved DDPM (arXiv:2102.09672): respacing, learned variances, bound; 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -171,21 +171,21 @@ def denoise(
     process: Process,
     *,
     predict: Callable[[Tensor, int], tuple[Tensor, Tensor | float]],
-    normal: Callable[[int], Tensor],
+    normals: Iterator[Tensor],
     temperature: float = 1.0,
     hold: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Tensor:
     """Return the data fp32 at the end of the process that begins with the noise `start`.
 
-    `predict` gives the noise in a state and the log-variance of the state before, at the index of a step; `normal`
-    gives the noise of the n-th step. The last one is drawn, as in the official code, and not added. `hold` replaces
+    `predict` gives the noise in a state and the log-variance of the state before, at the index of a step; `normals`
+    gives the noise of each step. The last one is drawn, as in the official code, and not added. `hold` replaces
     what is known of a state before a step.
     """
     x = start
-    for number, index in enumerate(reversed(range(len(process)))):
+    for index in reversed(range(len(process))):
         x = x if hold is None else hold(x, index)
         noise, log_variance = predict(x, index)
-        x, drawn = process[index].mean(x, noise), normal(number)
+        x, drawn = process[index].mean(x, noise), next(normals)
         if index > 0:
             deviation = math.exp(0.5 * log_variance) if isinstance(log_variance, float) else (0.5 * log_variance).exp()
             x = x + deviation * drawn * temperature

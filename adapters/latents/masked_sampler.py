@@ -113,5 +113,5 @@ class MaskedSampler(LatentSampler):
             process_of(settings.num_steps, settings.last_number),
             strength=part.strength(settings, cfg) if given.guided else None,
             temperature=settings.temperature,
-            draws=TokenDraws(given.noise, first, self.official and given.guided),
+            draws=TokenDraws(given.noise, first, given.guided and self.draws_all(given.noise)),
         )

@@ -10,7 +10,7 @@ Source   MAR (arXiv:2406.11838) section 4; behaviour of LTH14/mar at fe470ac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, cast
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from arvbench.adapters.latents.blocks import EPS, TIME_FEATURES, LayerNorm, TimeEmbedding, number_features
 from arvbench.adapters.latents.diffusion import Process, denoise
-from arvbench.adapters.sampling import Noise
+from arvbench.adapters.sampling import Noise, normals_of
 
 
 class HeadBlock(nn.Module):
@@ -129,12 +129,15 @@ class TokenDraws(NamedTuple):
     def start(self, like_BnK: Tensor) -> Tensor:
         return self.noise.normal(like_BnK, self.first)
 
-    def step(self, like_BnK: Tensor, number: int) -> Tensor:
-        """Noise (B, n, K) of the n-th step."""
-        drawn_BnK = self.noise.normal(like_BnK, self.first + 1 + 2 * number)
-        if self.unused:
-            self.noise.normal(like_BnK, self.first + 2 + 2 * number)
-        return drawn_BnK
+    def of_steps(self, like_BnK: Tensor, steps: int) -> Iterator[Tensor]:
+        """Yield the noise (B, n, K) of every step."""
+        numbers = range(self.first + 1, self.first + self.count(steps), 2)
+        if not self.unused:
+            yield from normals_of(self.noise, like_BnK, numbers)
+            return
+        for number in numbers:
+            drawn_BnK, _ = self.noise.normal(like_BnK, number), self.noise.normal(like_BnK, number + 1)
+            yield drawn_BnK
 
 
 def denoise_tokens(
@@ -151,6 +154,7 @@ def denoise_tokens(
     Guidance mixes the noise that the head predicts; the variance is that of the conditional rows.
     """
     images = len(z_RnZ) if strength is None else len(z_RnZ) // 2
+    # Only shape, dtype and device of it are read.
     like_BnK = torch.empty(images, z_RnZ.shape[1], head.input_proj.in_features, device=z_RnZ.device)
     features_S256, last = step_features(process.numbers, z_RnZ.device), list[Tensor]()
 
@@ -169,7 +173,7 @@ def denoise_tokens(
         draws.start(like_BnK),
         process,
         predict=predict,
-        normal=lambda number: draws.step(like_BnK, number),
+        normals=draws.of_steps(like_BnK, len(process)),
         temperature=temperature,
     )
     return Denoised(latents_BnK, last[0])

@@ -20,7 +20,7 @@ from torch import Tensor
 from arvbench.adapters.call import SamplingCall
 from arvbench.adapters.pixels import to_unit_range
 from arvbench.adapters.sampler import ModelSizes, ModelSpec, Sampler
-from arvbench.adapters.sampling import Noise
+from arvbench.adapters.sampling import Noise, keeps_order
 from arvbench.adapters.settings import SamplingSettings, Uint8Rule
 from arvbench.adapters.tokenizers.kl import KlVae
 from arvbench.adapters.tokenizers.tokenizer import decode_flops
@@ -177,6 +177,10 @@ class LatentSampler(Sampler):
         self.state_of(tokens, self.spec.settings)
         generator = generator or torch.Generator().manual_seed(FORCED_SEED)
         return self.training_pass(tokens, labels_B, self.draw_training(len(labels_B), generator))
+
+    def draws_all(self, noise: Noise) -> bool:
+        """Return True where noise is drawn that no latent depends on: officially, and to keep a stream in order."""
+        return self.official or keeps_order(noise)
 
     @property
     def label_drop(self) -> float:

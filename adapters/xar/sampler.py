@@ -29,7 +29,7 @@ from arvbench.adapters.latents.sampler import (
     TrainingPass,
     VelocityPass,
 )
-from arvbench.adapters.sampling import Noise
+from arvbench.adapters.sampling import Noise, normals_of
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.xar.solver import evaluation_times, solve
@@ -139,7 +139,7 @@ class XarSampler(LatentSampler):
     def _denoise(self, run: CellRun, noise: Noise, velocity: Callable[[Tensor, int], Tensor]) -> Tensor:
         """Latents (B, l, K) fp32 of one cell; draw number k of cell c is number c * num_steps + k of the call."""
         config, settings, images = self.spec.transformer, run.settings, run.images
-        # Meta tensors know their shape alone, which is all that a draw reads.
+        # Only shape, dtype and device of it are read.
         like_BlK = torch.empty(images, config.cell_tokens, config.vae_embed_dim, device=self.device)
         wide_BlK, first = like_BlK.double(), run.cell * settings.num_steps
         strength = 1 + (settings.cfg - 1) * run.cell / (config.clusters - 1)
@@ -153,7 +153,7 @@ class XarSampler(LatentSampler):
             settings.num_steps,
             strength if run.guided and strength > 1 else None,
             velocity=noted,
-            normal=lambda number: noise.normal(wide_BlK, first + number),
+            normals=normals_of(noise, wide_BlK, range(first + 1, first + settings.num_steps)),
         )
 
     def _with_cache(

@@ -10,7 +10,7 @@ Source   behaviour of OliverRensu/xAR at 121e9c9
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -39,18 +39,19 @@ def solve(
     strength: float | None,
     *,
     velocity: Callable[[Tensor, int], Tensor],
-    normal: Callable[[int], Tensor],
+    normals: Iterator[Tensor],
 ) -> Tensor:
     """Return the clean cell (B, l, K) fp32.
 
-    `velocity` gives those of R rows for the state (B, l, K) fp32 and the number of the evaluation, `normal` the
-    float64 noise of a step. `strength` mixes conditional and unconditional rows; None takes the conditional ones.
+    `velocity` gives those of R rows for the state (B, l, K) fp32 and the number of the evaluation, `normals` the
+    float64 noise of each step but the last. `strength` mixes conditional and unconditional rows; None takes the
+    conditional ones.
     """
     x_BlK = start_BlK.double()
     times = [*evaluation_times(steps), 0.0]
     for number, (time, after) in enumerate(pairwise(times)):
         last = number == steps - 1
-        noise_BlK = None if last else normal(number + 1)
+        noise_BlK = None if last else next(normals)
         v_RlK = velocity(x_BlK.float(), number).double()
         d_BlK = drift(v_RlK[: len(x_BlK)], x_BlK, time)
         if strength is not None:

@@ -8,7 +8,7 @@ Shapes   B images, R forward rows, l tokens of one step, L tokens of all steps, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
@@ -53,6 +53,9 @@ class RecipeNoise(PerImageNoise):
         name, first, rows = self._name(step, len(like_BX))
         drawn = normal_v1(self._seed_string, f"{self._prefix}.{name}", (rows, *like_BX.shape[1:]))
         return torch.from_numpy(drawn[first : first + len(like_BX)]).to(like_BX)
+
+    def normals(self, like_BX: Tensor, steps: range, *, at_once: int = 1) -> Iterator[Tensor]:
+        return (self.normal(like_BX, step) for step in steps)
 
     def orders(self, images: int, sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
         """Return the fixture's orders: all of an image follow each other in one list, counted on."""

@@ -63,6 +63,11 @@ def test_the_official_stream_is_repeated_by_its_seed_and_by_no_other(sampler, se
     assert not same_tokens(one, other)
 
 
+def test_a_backend_that_leaves_draws_out_repeats_the_official_stream_all_the_same(sampler, settings):
+    lean = build_sampler(sampler.spec, weights="random:1", backend="optimized")
+    assert same_tokens(*(each.sample(LABELS, settings, noise=UpstreamNoise(5)) for each in (lean, sampler)))
+
+
 def test_the_observer_gets_latents_of_every_step_and_the_state_so_far(sampler, settings):
     observer = Steps()
     samples = draw(sampler, settings=settings, observer=observer)

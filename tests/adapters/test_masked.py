@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,27 @@ def test_every_token_is_predicted_in_one_pass(total, count):
     for done in passes:
         both = torch.cat((done.known_of(order), done.masked_of(order)), dim=1)
         assert both.sort().values.tolist() == [list(range(total))]
+
+
+def test_places_of_a_pass_are_in_raster_order():
+    order = torch.tensor([[3, 0, 2, 1], [1, 3, 0, 2]])
+    first, second = passes_of(4, 2)
+    assert (first.predicted_of(order).tolist(), first.masked_of(order).tolist()) == (
+        [[1, 2], [0, 2]],
+        [[0, 1, 2, 3]] * 2,
+    )
+    assert (second.known_of(order).tolist(), second.predicted_of(order).tolist()) == (
+        [[1, 2], [0, 2]],
+        [[0, 3], [1, 3]],
+    )
+
+
+def test_guidance_grows_with_the_share_of_known_tokens_and_counts_one_masked_in_the_last_pass():
+    settings = tiny_mar().settings.replace(cfg=3.0)
+    strengths = [part.strength(settings, 3.0) for part in passes_of(4, 2)]
+    assert strengths == [1 + 2 * 2 / 4, 1 + 2 * 3 / 4]
+    constant = settings.replace(cfg_schedule="constant")
+    assert [part.strength(constant, 3.0) for part in passes_of(4, 2)] == [3.0, 3.0]
 
 
 @pytest.mark.parametrize(("make", "change"), [(tiny_mar, {"num_iter": 17}), (tiny_himar, {"pivot_iter": 5}),
@@ -93,6 +116,18 @@ def test_a_recorded_call_draws_the_orders_that_it_is_loaded_with():
     buffered.load(noise)
     for size in (4, 16):
         assert torch.equal(buffered.orders(2, (size,), CPU)[0], noise.orders(2, (size,), CPU)[0])
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 2**20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normals_drawn_together_are_those_drawn_one_by_one(at_once, dtype):
+    noise, like = PerImageNoise(3, [4, 9]), torch.empty(2, 5, 4, dtype=dtype)
+    together = list(noise.normals(like, range(7, 16, 2), at_once=at_once))
+    assert [drawn.dtype for drawn in together] == [dtype] * 5
+    for step, drawn in zip(range(7, 16, 2), together, strict=True):
+        assert torch.equal(drawn, noise.normal(like, step))
+        assert torch.equal(drawn[1:], PerImageNoise(3, [9]).normal(like[1:], step))
+    assert not torch.equal(together[0], together[1]) and abs(float(torch.stack(together).mean())) < 0.5
 
 
 def test_official_orders_are_numpys_shuffles_image_by_image():
@@ -169,5 +204,9 @@ def test_the_loss_of_a_perfect_prediction_is_that_of_its_variances_alone():
     perfect, wide = process.loss(least, data, noise, numbers), process.loss(most, data, noise, numbers)
     assert perfect[:, 1:].abs().max() < 1e-3  # the posterior itself
     assert (wide[:, 1:] >= perfect[:, 1:] - 1e-4).all() and (perfect[:, 0] > 0).all()
+    # The divergence of two normals of one mean is known; the loss states it in bits.
+    excess = process.at(numbers).most_log_variance - process.at(numbers).least_log_variance
+    expected = 0.5 * (excess - 1 + (-excess).exp()).squeeze(-1) / math.log(2)
+    torch.testing.assert_close(wide[:, 1:], expected[:, 1:], atol=1e-4, rtol=1e-3)
     wrong = process.loss(torch.cat((noise + 1, least[..., 4:]), dim=-1), data, noise, numbers)
     assert (wrong > perfect + 0.9).all()
