@@ -73,6 +73,7 @@ _BUILT_IN = {
     "flowar-s": "arvbench.adapters.flowar.models:FLOWAR_S",
     "flowar-l": "arvbench.adapters.flowar.models:FLOWAR_L",
     "flowar-h": "arvbench.adapters.flowar.models:FLOWAR_H",
+    "demo/mar": "arvbench.adapters.mar.models:DEMO",
     "mar-b": "arvbench.adapters.mar.models:MAR_B",
     "mar-l": "arvbench.adapters.mar.models:MAR_L",
     "mar-h": "arvbench.adapters.mar.models:MAR_H",

@@ -93,6 +93,7 @@ class Process:
             )
             for index, ((beta, now, past), variance) in enumerate(zip(steps, posterior, strict=True))
         ]
+        self._table = torch.tensor(self._constants, dtype=torch.float64)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -102,7 +103,7 @@ class Process:
 
     def at(self, index_X: Tensor) -> Constants:
         """Constants (X, 1) fp32 of the steps `index_X` int64."""
-        table = torch.tensor(self._constants, dtype=torch.float64, device=index_X.device)[index_X].float()
+        table = self._table.to(index_X.device)[index_X].float()
         return Constants(*table.unsqueeze(-2).unbind(-1))
 
     def loss(self, predicted_X2K: Tensor, data_XK: Tensor, noise_XK: Tensor, index_X: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.checkpoints import random_tensors
-from arvbench.adapters.loading import assemble, build_sampler, bundle_name, meta_modules, usable_device
+from arvbench.adapters.loading import assemble, build_sampler, bundle_name, load_sampler, meta_modules, usable_device
 from arvbench.adapters.pixels import from_uint8
 from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
 from arvbench.adapters.settings import SamplingSettings
@@ -82,12 +82,15 @@ class DemoTraining(Training):
             order = torch.Generator().manual_seed(settings.seed)
             sampler = _untrained(MODELS[self.name], settings.seed, device)
             tokenizer, transformer = (sampler.modules()[part] for part in ("tokenizer", "transformer"))
-            images = from_uint8(train.images_N3HW)
-            losses: Losses = {
-                "tokenizer_losses": train_tokenizer(
+            losses: Losses = {}
+            if isinstance(settings.tokenizer, str):
+                shipped = load_sampler(settings.tokenizer, weights="demo", device=device).modules()["tokenizer"]
+                tokenizer.load_state_dict(shipped.state_dict())
+            else:
+                images = from_uint8(train.images_N3HW)
+                losses["tokenizer_losses"] = train_tokenizer(
                     cast(Tokenizer, tokenizer), images, settings.tokenizer, order=order, progress=progress
                 )
-            }
             initialise(transformer, std=settings.transformer.initial_std)
             train_tokens, held_out_tokens = (
                 encode(sampler, digits, self.encoded_with(sampler)) for digits in (train, held_out)

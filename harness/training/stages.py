@@ -25,7 +25,8 @@ class DemoSettings:
 
     seed: int = 0
     threads: int = 1
-    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    tokenizer: TokenizerSettings | str = field(default_factory=TokenizerSettings)
+    """A name stands for the tokenizer that this demo model was shipped with."""
     transformer: TransformerSettings = field(default_factory=TransformerSettings)
     refinement: TransformerSettings | None = None
     """Settings of a second stage that trains mask refinement alone."""

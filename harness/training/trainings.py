@@ -30,6 +30,13 @@ _LATENTS = DemoSettings(
     shifts=((0, 0),),
 )
 
+# Masked models see the class through attention alone, as token grids do. Those before train the same tokenizer.
+_MASKED = DemoSettings(
+    tokenizer="demo/xar",
+    transformer=TransformerSettings(epochs=20, initial_std=0.1),
+    shifts=((0, 0),),
+)
+
 # A transformer as tokenizer learns more slowly than convolutions; half of its steps restore from the first latents.
 _DETAILFLOW = DemoSettings(
     tokenizer=TokenizerSettings(epochs=20, sides=(16, 16, 16, 4, 8, 12)),
@@ -46,6 +53,7 @@ _TRAININGS: tuple[Training, ...] = (
     DemoTraining(name="demo/par", settings=_TOKEN_GRID),
     DemoTraining(name="demo/xar", settings=_LATENTS),
     DemoTraining(name="demo/flowar", settings=_LATENTS),
+    DemoTraining(name="demo/mar", settings=_MASKED),
     ClassifierTraining(),
 )
 TRAININGS = {training.name: training for training in _TRAININGS}

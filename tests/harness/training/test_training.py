@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_weights(name, tmp_path):
     one_epoch = {
         part: replace(getattr(settings, part), epochs=1, batch=4)
         for part in ("tokenizer", "transformer", "refinement")
-        if getattr(settings, part) is not None
+        if getattr(settings, part) is not None and not isinstance(getattr(settings, part), str)
     }
     results = []
     for seed in (0, 0, 1):
