@@ -113,6 +113,18 @@ def test_the_committed_record_belongs_to_the_committed_weights(name):
     assert record["quality"]["label-accuracy"] >= least_accuracy(spec)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in demo_models() if isinstance(TRAININGS[name].settings.tokenizer, str)]
+)
+def test_a_tokenizer_that_was_taken_over_is_the_shipped_one(name):
+    ours, theirs = (
+        load_sampler(model, weights="demo").modules()["tokenizer"].state_dict()
+        for model in (name, TRAININGS[name].settings.tokenizer)
+    )
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert "tokenizer_losses" not in record_of(name)
+
+
 @pytest.mark.parametrize("name", demo_models())
 def test_generated_digits_are_the_requested_ones(name):
     sampler = load_sampler(name, weights="demo", backend="optimized")
