@@ -256,6 +256,17 @@ def test_a_curve_joins_cases_that_differ_in_their_batch_alone() -> None:
     np.testing.assert_allclose(line.get_ydata(), expected)
 
 
+def test_the_curve_of_drift_is_the_share_on_the_path_of_the_exact_case() -> None:
+    (step,) = drift().steps
+    shares = ((0.9, 0.4), (0.5, 0.1))
+    steps = tuple(
+        step.model_copy(update={"step": place, "forced_agreement": forced, "free_agreement": free})
+        for place, (forced, free) in enumerate(shares)
+    )
+    (line,) = drawn("drift", [make.record(drift=drift(steps=steps))]).figure.axes[0].lines
+    assert list(line.get_xdata()) == [0, 1] and list(line.get_ydata()) == pytest.approx([90, 50])
+
+
 def test_few_places_have_a_tick_each_and_of_many_those_at_powers_of_two() -> None:
     for batches, ticks in (((1, 3, 6), [1, 3, 6]), (range(1, 10), [1, 2, 4, 8])):
         records = [make.record(number=number, batch=batch) for number, batch in enumerate(batches)]
@@ -283,6 +294,7 @@ def test_quality_is_drawn_against_the_number_of_tokens_of_cases_that_differ_in_n
         of_tokens(4, None, make.quality_numbers(rng)),  # draws all tokens, and does not say how many
         of_tokens(5, 8, make.quality_numbers(rng, "another protocol")),
         of_tokens(6, 4, make.quality_numbers(rng, "another protocol")),
+        of_tokens(7, 32, make.quality_numbers(rng), cfg=3.0),  # another guidance
     ]
     drawing = draw_figure("quality-tokens", quality_tokens.draw, records)
     assert drawing is not None and drawing.title and len(drawing.alt) > 40

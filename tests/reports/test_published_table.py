@@ -32,6 +32,25 @@ def test_like_numbers_have_a_deviation_and_agree_within_rounding_and_interval():
     assert off.deviation == pytest.approx(4.2 / 3.55 - 1) and not off.agrees and off.likely == "reference"
 
 
+@pytest.mark.parametrize(("value", "agrees"), [(3.5549, True), (3.5451, True), (3.5551, False), (3.5449, False)])
+def test_without_an_interval_a_number_agrees_within_half_of_the_last_printed_digit(value, agrees):
+    changes = {"value": value, "interval": None}
+    (pair,) = [pair for pair in pairs(official(changes=changes)) if pair.seen == "first-hand"]
+    assert pair.agrees == agrees
+
+
+def test_of_unlike_numbers_the_most_alike_come_first():
+    records = [
+        official(settings={"cfg": 4.0}, changes={"n_samples": 5000}),
+        official(number=2, changes={"n_samples": 9}),
+    ]
+    (folded,) = [block for block in published_blocks(records) if isinstance(block, FoldedTables)]
+    (table,) = folded.tables
+    place = next(place for place, column in enumerate(table.columns) if column.label == "Unlike in")
+    counts = [row[place].text.count(",") for row in table.rows]
+    assert counts == sorted(counts) and len(set(counts)) > 1
+
+
 @pytest.mark.parametrize(
     ("options", "changes", "cause"),
     [

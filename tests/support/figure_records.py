@@ -23,9 +23,11 @@ def official(*, number: int = 1, changes: dict[str, Any] | None = None, **option
     return made.model_copy(update={"outcome": made.outcome.model_copy(update={"quality": numbers})})
 
 
-def of_tokens(number: int, tokens: int | None, quality: tuple[Quality, ...] = (), **options: Any) -> Record:
+def of_tokens(
+    number: int, tokens: int | None, quality: tuple[Quality, ...] = (), *, cfg: float = 1.5, **options: Any
+) -> Record:
     """Make a case with the setting `tokens`."""
-    asked = {"tokens": tokens}
+    asked = {"tokens": tokens, "cfg": cfg}
     quality = quality or quality_numbers(np.random.default_rng(0))
     made = record("demo/var", number=number, weights="demo", quality=quality, settings=asked, **options)
     setup = made.outcome.setup.model_copy(update={"settings": asked})
