@@ -12,7 +12,7 @@ from tiny_models import tiny_himar, tiny_mar
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.latents.diffusion import Process, process_of, spaced_numbers, training_process
-from arvbench.adapters.latents.masked import passes_of
+from arvbench.adapters.latents.masked import DiffusionPass, passes_of
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.sampling import BufferedNoise, PerImageNoise, ReplayTokens, UpstreamNoise
 from arvbench.errors import UserError
@@ -210,3 +210,19 @@ def test_the_loss_of_a_perfect_prediction_is_that_of_its_variances_alone():
     torch.testing.assert_close(wide[:, 1:], expected[:, 1:], atol=1e-4, rtol=1e-3)
     wrong = process.loss(torch.cat((noise + 1, least[..., 4:]), dim=-1), data, noise, numbers)
     assert (wrong > perfect + 0.9).all()
+
+
+def test_only_masked_tokens_count_in_the_loss():
+    random = torch.Generator().manual_seed(0)
+    predicted, (data, noise) = torch.randn(2, 3, 8, generator=random), torch.randn(2, 2, 3, 4, generator=random)
+    counted = torch.tensor([[True, False, True], [False, True, True]])
+
+    def loss(predicted):
+        numbers = torch.tensor([[3, 500, 999]] * 2)
+        return DiffusionPass(
+            predicted=predicted, data_BLK=data, noise_BLK=noise, numbers_BL=numbers, counted_BL=counted
+        ).loss()
+
+    moved = predicted + (~counted).unsqueeze(-1)
+    assert torch.equal(loss(moved), loss(predicted))
+    assert not torch.equal(loss(predicted + counted.unsqueeze(-1)), loss(predicted))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import tiny_xar
 
-from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.loading import build_sampler, load_sampler
+from arvbench.adapters.sampling import PerImageNoise
 from arvbench.errors import UserError
-from arvbench.harness.measure.correctness import check_correctness
-from arvbench.harness.measure.drift import DriftRequest, image_likeness, measure_drift
+from arvbench.harness.measure.correctness import check_correctness, spread_labels
+from arvbench.harness.measure.drift import DRIFT_SEED, DriftRequest, image_likeness, measure_drift
 from arvbench.harness.suites.suite import load_suite
 from arvbench.results.schema import CaseConfig
 
@@ -99,3 +101,18 @@ def test_cases_without_a_new_field_are_written_as_before():
     other = CaseConfig(model="demo/var", weights="demo", drift_images=8)
     assert CaseConfig.model_validate_json(other.model_dump_json()) == other
     assert other.model_dump()["drift_images"] == 8
+
+
+def test_the_distance_of_latents_is_that_of_their_root_mean_squares():
+    judge = build_sampler(tiny_xar(), weights="random:1")
+    half = build_sampler(tiny_xar(), weights="random:1", dtype=torch.bfloat16)
+    settings = judge.spec.settings
+    drift = measure_drift(half, settings, DriftRequest(cache_policy=None, batch=2, images=2), judge=judge)
+    labels = spread_labels(2, judge.spec.num_classes)
+    exact, lossy = (
+        each.sample(labels, settings, noise=PerImageNoise(DRIFT_SEED, range(2))).tokens for each in (judge, half)
+    )
+    for step, a, b in zip(drift.steps, exact, lossy, strict=True):
+        shares = (a - b).double().square().mean(dim=(1, 2)).sqrt() / a.double().square().mean(dim=(1, 2)).sqrt()
+        assert step.free_distance == pytest.approx(float(shares.mean()), rel=1e-5) and 0 < step.free_distance < 1
+    assert drift.kl is None and drift.forced_agreement is None
