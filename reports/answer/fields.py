@@ -120,17 +120,23 @@ def model_name(record: Record) -> str:
     return " ".join(filter(None, parts))
 
 
-def _speakers(records: Sequence[Record]) -> dict[str, Record]:
-    """Choose a record for each model: with trained weights and quality, nearest to the official settings, newest."""
+_CACHES = {None: 0, "static": 1}
+"""Policy that a case asks for -> rank among cases that differ in nothing else; others come after these."""
 
-    def rank(record: Record) -> tuple[bool, bool, int, bool, float]:
+
+def _speakers(records: Sequence[Record]) -> dict[str, Record]:
+    """Choose a record for each model: with trained weights and quality, nearest to the official settings, with the
+    backend's own cache, else `static`, newest.
+    """
+
+    def rank(record: Record) -> tuple[bool, bool, int, int, float]:
         outcome = record.outcome
         changed = len(outcome.setup.settings_deviations) if isinstance(outcome, Measured) else 0
         return (
             has_random_weights(record),
             not quality_keys([record]),
             changed,
-            record.case.cache is not None,
+            _CACHES.get(record.case.cache, len(_CACHES)),
             -in_utc(record.started).timestamp(),
         )
 

@@ -72,6 +72,14 @@ def test_random_weights_and_speeds_without_an_interval_are_said_first() -> None:
     assert several.sentence.endswith("; no quality was measured.") and "All intervals" in several.cautions[0]
 
 
+def test_of_equal_caches_the_one_that_backends_take_themselves_speaks_for_the_model() -> None:
+    caches = ["grow", "static", "grow", None]
+    records = [case("a", 10 + place, place, cache=cache) for place, cache in enumerate(caches)]
+    for asked, speaker in ((records, records[3]), (records[:3], records[1])):
+        ((field,),) = fields_of(asked).values()
+        assert field.models == {"a": speaker}
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [({"spread": 0.5}, "intervals overlap"), ({"samples": 5}, "fewer than 6 samples have no interval")],
