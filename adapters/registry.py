@@ -77,6 +77,7 @@ _BUILT_IN = {
     "mar-b": "arvbench.adapters.mar.models:MAR_B",
     "mar-l": "arvbench.adapters.mar.models:MAR_L",
     "mar-h": "arvbench.adapters.mar.models:MAR_H",
+    "demo/himar": "arvbench.adapters.himar.models:DEMO",
     "himar-b": "arvbench.adapters.himar.models:HIMAR_B",
     "himar-l": "arvbench.adapters.himar.models:HIMAR_L",
     "himar-h": "arvbench.adapters.himar.models:HIMAR_H",

@@ -54,6 +54,7 @@ _TRAININGS: tuple[Training, ...] = (
     DemoTraining(name="demo/xar", settings=_LATENTS),
     DemoTraining(name="demo/flowar", settings=_LATENTS),
     DemoTraining(name="demo/mar", settings=_MASKED),
+    DemoTraining(name="demo/himar", settings=_MASKED),
     ClassifierTraining(),
 )
 TRAININGS = {training.name: training for training in _TRAININGS}
