@@ -20,7 +20,7 @@ from arvbench.reports.tables.provenance import (
     environment_tables,
 )
 from arvbench.reports.tables.quality import quality_table
-from arvbench.reports.tables.results import failures_table, results_table
+from arvbench.reports.tables.results import UNSTEADY, failures_table, results_table
 from arvbench.results.machine import Control, ControlTimes
 from arvbench.results.records import RecordsFile
 from arvbench.results.schema import HostLoad, Memory, Record, Status, WarmUp
@@ -321,6 +321,12 @@ def test_a_sweep_of_a_setting_has_a_column_and_a_long_setting_a_note() -> None:
     scales = "1_2_4_6x8_12x16_20x24_and_more_than_there_is_room_for"
     text = in_terminal(case(0, f"scales={scales}"), case(1, "scales=1_2"), width=80)
     assert f"a scales={scales}" in text and "b scales=1_2" in text
+
+
+def test_an_unsteady_throughput_is_flagged_and_no_other() -> None:
+    shaken = WarmUp(samples_ns=(9, 5, 7), steady=False)
+    records = [make.record(number=0), make.record(number=1, batch=4, warmup=shaken)]
+    assert [cell.flags for cell in column(results_table(records), "Throughput")] == [(), (UNSTEADY,)]
 
 
 def test_unsteady_times_say_what_was_seen() -> None:
