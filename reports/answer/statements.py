@@ -212,7 +212,9 @@ def _backend(own: Field, theirs: Field) -> Statement | None:
         ratio = mine[name].value / others[name].value
         shown = mine[name].apart(others[name])
         parts += [", " if place else "", Evidence(name, record_id=theirs.models[name].record_id)]
-        parts.append(f" {significant(ratio, 2)}x" if shown else " no difference is shown")
+        unsteady = any(_unsteady(each.models[name]) for each in (own, theirs))
+        mark = " (unsteady)" if unsteady else ""
+        parts.append(f" {significant(ratio, 2)}x{mark}" if shown else " no difference is shown")
         values |= {name: ratio} if shown else {}
         ids += [own.models[name].record_id, theirs.models[name].record_id]
     return Statement(kind="backend", parts=tuple(parts), record_ids=tuple(ids), values=values)

@@ -129,6 +129,16 @@ def test_backends_of_one_model_are_compared_and_the_judge_is_no_competitor() -> 
     assert len(answer_of(records).tables) == 1 and not any(text.startswith("reference:") for text in found)
 
 
+@pytest.mark.parametrize("shaken", ["optimized", "reference"])
+def test_a_ratio_of_backends_says_when_one_of_them_was_unsteady(shaken: str) -> None:
+    unsteady = {shaken: {"warmup": WarmUp(samples_ns=(9, 5, 7), steady=False)}}
+    records = [
+        case("a", ms, number, backend=backend, **unsteady.get(backend, {}))
+        for number, (backend, ms) in enumerate([("optimized", 10), ("reference", 30)])
+    ]
+    assert "Backend optimized over reference, images/s at batch 1: a 3.0x (unsteady)" in texts(records)
+
+
 def test_failures_are_always_among_the_findings_shown() -> None:
     ran = [case(f"m{n}", 10 + 5 * (n % 3), n, batch=1 + n // 3, gpu=(None, make.GPU)[n % 2]) for n in range(40)]
     shown = answer_of([*ran, make.failed(Status.OOM, "too little", number=99)]).shown
