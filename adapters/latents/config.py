@@ -13,7 +13,7 @@ from arvbench.adapters.latents.mlp_head import MlpHeadCost
 
 
 def trunk(width: int, blocks: int, heads: int) -> dict[str, Any]:
-    """Official arguments of an encoder and a decoder of equal sizes, each of so many blocks."""
+    """Return the official arguments of an encoder and a decoder with the same width, number of blocks and heads."""
     sizes = {"embed_dim": width, "depth": blocks, "num_heads": heads}
     return {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in sizes.items()}
 

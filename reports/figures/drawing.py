@@ -79,7 +79,7 @@ RC: dict[Any, Any] = {
 WIDTH_IN = 8.0
 MOST_PANELS = 8
 _MANY_PANELS, _OF_MANY = 32, 4
-"""Of more panels than this, so many are drawn: eight of hundreds tell no more, and take twice as long."""
+"""Number of panels above which a figure draws four of them: eight of hundreds tell no more and take twice as long."""
 MOST_ITEMS = 24
 """Curves, points or bars of a figure."""
 _PANEL_HEIGHT_IN = 2.9
