@@ -39,7 +39,7 @@ def quicken_interpreter() -> bool:
     return True
 
 
-def _patch_once_per_launch(interpreter: ModuleType, launch: Any, patch: Any) -> None:
+def _patch_once_per_launch(interpreter: Any, launch: Any, patch: Any) -> None:
     patched: set[int] = set()
 
     def launched(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -59,7 +59,7 @@ def _patch_once_per_launch(interpreter: ModuleType, launch: Any, patch: Any) -> 
     interpreter._patch_lang = patch_once
 
 
-def _keep_types(interpreter: ModuleType, type_of: Any) -> None:
+def _keep_types(interpreter: Any, type_of: Any) -> None:
     kept: dict[str, Any] = {}
 
     def kept_type(dtype: Any) -> Any:
