@@ -14,10 +14,10 @@ from arvbench.errors import UserError
 from arvbench.files import write_whole
 from arvbench.paths import printable
 from arvbench.reports.answer.answer import Answer
-from arvbench.reports.answer.data import report_data
-from arvbench.reports.content import count_by_status, make_report
+from arvbench.reports.answer.data import ReportData, report_data
+from arvbench.reports.content import Report, count_by_status, make_report
 from arvbench.reports.exports import writer_of
-from arvbench.reports.html import to_html
+from arvbench.reports.html import WrittenTables, to_html
 from arvbench.reports.markdown import to_markdown
 from arvbench.reports.sections import SECTIONS, Section
 from arvbench.reports.summary import CaseSummary, summarise
@@ -85,15 +85,18 @@ def build_report(
     data_path = html_path.with_suffix(".json")
     _check_outputs([html_path, markdown_path, data_path, *tables], files)
     exports = [(path, writer_of(path)) for path in tables]
-    damaged = tuple(str(line) for file in files for line in file.damaged_lines)
-    if not any(file.records for file in files):
-        more = f"; {len(damaged)} damaged lines, the first: {damaged[0]}" if damaged else ""
-        raise UserError(f"no records in {', '.join(str(file.path) for file in files) or 'no files'}{more}")
-    report = make_report(files if history is None else _newest(files, history), sections, history)
-    _write(html_path, lambda path: write_whole(path, to_html(report)))
+    damaged = _damaged_lines(files)
+    tables_in_html, data = WrittenTables(), list[ReportData]()
+
+    def write_all_but_figures(report: Report) -> None:
+        tables_in_html.write(report)
+        data.append(report_data(report.answer, report.title, [each.record_id for each in report.records], history))
+
+    shown = files if history is None else _newest(files, history)
+    report = make_report(shown, sections, history, meanwhile=write_all_but_figures)
+    _write(html_path, lambda path: write_whole(path, to_html(report, tables_in_html)))
     _write(markdown_path, lambda path: write_whole(path, to_markdown(report)))
-    data = report_data(report.answer, report.title, [record.record_id for record in report.records], history)
-    _write(data_path, lambda path: write_whole(path, data.model_dump_json(indent=1) + "\n"))
+    _write(data_path, lambda path: write_whole(path, data[0].model_dump_json(indent=1) + "\n"))
     for path, write in exports:
         _write(path, partial(write, report))
     return ReportSummary(
@@ -107,6 +110,15 @@ def build_report(
         cases=summarise(report.records),
         damaged_lines=damaged,
     )
+
+
+def _damaged_lines(files: Sequence[RecordsFile]) -> tuple[str, ...]:
+    """Return the skipped lines of all files; UserError where no file has a record."""
+    damaged = tuple(str(line) for file in files for line in file.damaged_lines)
+    if not any(file.records for file in files):
+        more = f"; {len(damaged)} damaged lines, the first: {damaged[0]}" if damaged else ""
+        raise UserError(f"no records in {', '.join(str(file.path) for file in files) or 'no files'}{more}")
+    return damaged
 
 
 def _newest(files: Sequence[RecordsFile], history: History) -> list[RecordsFile]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arvbench.reports.answer.answer import Answer, answer_of
@@ -20,7 +20,7 @@ from arvbench.reports.cases import (
     warnings_of,
 )
 from arvbench.reports.claims import claim_blocks, load_outcomes
-from arvbench.reports.drawn_apart import drawn_apart
+from arvbench.reports.drawn_apart import Drawn, drawn_apart
 from arvbench.reports.history import history_blocks
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import plain
@@ -87,54 +87,63 @@ def _in_order(records: Sequence[Record]) -> list[Record]:
 
 
 def make_report(
-    files: Sequence[RecordsFile], sections: Sequence[Section] = SECTIONS, history: History | None = None
+    files: Sequence[RecordsFile],
+    sections: Sequence[Section] = SECTIONS,
+    history: History | None = None,
+    *,
+    meanwhile: Callable[[Report], None] = lambda report: None,
 ) -> Report:
-    """Make the content of a report from records files that together hold at least one record."""
+    """Make the content of a report from records files that together hold at least one record.
+
+    `meanwhile` is called once, with the report as far as it is made while its figures are still drawn.
+    """
     shown = _shown_records(files)
     records = [record for record, _ in shown.values()]
-    suites = list(dict.fromkeys(plain(record.suite) for record in records))
-    checks, complaints = load_verdicts(files)
-    outcomes, damaged = load_outcomes([file.path.parent for file in files])
-    beside: _Beside = {
-        Verdicts: verdict_blocks(checks),
-        Claims: claim_blocks(outcomes),
-        Histories: history_blocks(history),
-    }
-    complaints += [] if history is None else [f"History: {text}." for text in notices_of(history)]
-    answer = answer_of(records)
-    filled = _filled(sections, records, lambda part: _blocks(part, shown, beside, answer))
-    return Report(
-        records=tuple(records),
-        title=f"arvbench report: {', '.join(suites)}",
-        facts=_facts(records, suites),
-        notices=(*_notices(files, records, short_names(records)), *map(plain, [*complaints, *damaged])),
-        sections=tuple(section for section in filled if not all(isinstance(block, Text) for block in section.blocks)),
-        answer=answer,
-    )
+    figures = [part for section in sections for part in section.parts if isinstance(part, Figure)]
+    with drawn_apart(figures, records) as finished:
+        suites = list(dict.fromkeys(plain(record.suite) for record in records))
+        checks, complaints = load_verdicts(files)
+        outcomes, damaged = load_outcomes([file.path.parent for file in files])
+        beside: _Beside = {
+            Verdicts: verdict_blocks(checks),
+            Claims: claim_blocks(outcomes),
+            Histories: history_blocks(history),
+        }
+        complaints += [] if history is None else [f"History: {text}." for text in notices_of(history)]
+        answer = answer_of(records)
+        made = [
+            [part if isinstance(part, Figure) else _blocks(part, shown, beside, answer) for part in section.parts]
+            for section in sections
+        ]
+        report = Report(
+            records=tuple(records),
+            title=f"arvbench report: {', '.join(suites)}",
+            facts=_facts(records, suites),
+            notices=(*_notices(files, records, short_names(records)), *map(plain, [*complaints, *damaged])),
+            sections=_filled(sections, made, {}),
+            answer=answer,
+        )
+        meanwhile(report)
+        return replace(report, sections=_filled(sections, made, finished()))
 
 
 def _filled(
-    sections: Sequence[Section], records: Sequence[Record], blocks_of: Callable[[WrittenPart], Sequence[Block]]
-) -> list[FilledSection]:
-    """Fill sections: figures are drawn while `blocks_of` makes all else."""
-    figures = [part for section in sections for part in section.parts if isinstance(part, Figure)]
-    with drawn_apart(figures, records) as finished:
-        written = [
-            [() if isinstance(part, Figure) else blocks_of(part) for part in section.parts] for section in sections
-        ]
-        drawn = finished()
-    return [
+    sections: Sequence[Section], made: Sequence[Sequence[Figure | Sequence[Block]]], drawn: Drawn
+) -> tuple[FilledSection, ...]:
+    """Fill sections with the blocks of each part and the figures that are `drawn`; leave out those with words alone."""
+    filled = [
         FilledSection(
             heading=section.heading,
             blocks=tuple(
                 block
-                for part, own in zip(section.parts, blocks, strict=True)
-                for block in ([drawn[part.name]] if isinstance(part, Figure) else own)
+                for part in parts
+                for block in ([drawn.get(part.name)] if isinstance(part, Figure) else part)
                 if block is not None
             ),
         )
-        for section, blocks in zip(sections, written, strict=True)
+        for section, parts in zip(sections, made, strict=True)
     ]
+    return tuple(section for section in filled if not all(isinstance(block, Text) for block in section.blocks))
 
 
 def _blocks(

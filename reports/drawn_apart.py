@@ -1,4 +1,4 @@
-"""Figures of a large report, drawn by a second process while this one makes the tables.
+"""Figures of a large report, drawn by a second process while this one makes and writes the tables.
 
 The process is a fork: it has the records already, which would take longer to hand over than the figures to draw. A fork
 copies one thread alone, so there is none where other threads may hold locks: beside torch, and beside other Python
@@ -32,8 +32,6 @@ def drawn_apart(figures: Sequence[Figure], records: Sequence[Record]) -> Iterato
     if len(records) < FROM_RECORDS or not _may_fork():
         yield lambda: _draw(figures, records)
         return
-    for figure in figures:
-        figure.shared(records)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, figures, records), daemon=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from markupsafe import Markup, escape
 from arvbench.reports.answer.statements import Evidence, Statement
 from arvbench.reports.blocks import Block, FoldedTables
 from arvbench.reports.content import Report
-from arvbench.reports.data import download, table_data
+from arvbench.reports.data import Download, download, table_data
 from arvbench.reports.extremes import MOST_ROWS, Cut, cut
 from arvbench.reports.questions import OPEN, QUESTIONS
 from arvbench.reports.sections import ANSWER
@@ -41,8 +42,47 @@ _INLINE = (
 )
 
 
-def to_html(report: Report) -> str:
-    """Write a report as a page."""
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Table in HTML."""
+
+    cut: Cut
+    rows: Markup
+    csv: Download | None
+    """All rows, of a table that is cut."""
+
+
+class WrittenTables:
+    """Tables of a page in HTML, the largest part of it; they may be written before its figures are drawn."""
+
+    def __init__(self) -> None:
+        # By identity: to compare tables would take longer than to write them.
+        self._written: dict[int, _Written] = {}
+
+    def write(self, report: Report) -> None:
+        """Write those tables of a report that are not written yet; rows that its answer names are never cut."""
+        named = [row for table in report.answer.tables for row in table.row_targets]
+        keep = frozenset(named).union(*(statement.record_ids for statement in report.answer.shown))
+        for block in _blocks(report):
+            for table in (
+                [block] if isinstance(block, Table) else block.tables if isinstance(block, FoldedTables) else []
+            ):
+                if id(table) not in self._written:
+                    self._written[id(table)] = _write_table(table, keep)
+
+    def of(self, table: Table) -> _Written:
+        """Return a table that was written."""
+        return self._written[id(table)]
+
+
+def _write_table(table: Table, keep: Collection[str]) -> _Written:
+    part = cut(table, keep)
+    csv = download(anchor(table.caption)[:_LONGEST_NAME], table_data(table)) if part.words else None
+    return _Written(part, rows(part.table), csv)
+
+
+def to_html(report: Report, tables: WrittenTables | None = None) -> str:
+    """Write a report as a page; `tables` are those that are already written."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -50,12 +90,10 @@ def to_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(rows=rows, anchor=anchor, marked_up=marked_up)
-    cuts = _cuts(report)
-    environment.filters["linked"] = partial(linked, targets=_targets(report, cuts))
-    environment.filters["cut"] = lambda table: cuts[id(table)]
-    environment.filters["table_csv"] = lambda table: download(anchor(table.caption)[:_LONGEST_NAME], table_data(table))
-    environment.filters["figure_csv"] = lambda figure: download(f"figure-{figure.name}", figure.data)
+    tables = WrittenTables() if tables is None else tables
+    tables.write(report)
+    environment.filters.update(anchor=anchor, marked_up=marked_up, written=tables.of)
+    environment.filters["linked"] = partial(linked, targets=_targets(report, tables))
     environment.filters["kind"] = lambda block: type(block).__name__
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(
@@ -71,31 +109,17 @@ def to_html(report: Report) -> str:
     )
 
 
-def _cuts(report: Report) -> dict[int, Cut]:
-    """Cut every table of a report once; by identity, since to compare tables would take longer than to cut them."""
-    keep, tables = _evidence(report), list[Table]()
-    for block in _blocks(report):
-        tables += [block] if isinstance(block, Table) else block.tables if isinstance(block, FoldedTables) else []
-    return {id(table): cut(table, keep) for table in tables}
-
-
 def _blocks(report: Report) -> list[Block]:
     return [block for section in report.sections for block in section.blocks]
 
 
-def _targets(report: Report, cuts: Mapping[int, Cut]) -> frozenset[str]:
+def _targets(report: Report, written: WrittenTables) -> frozenset[str]:
     """Return the ids on the page to which findings may lead."""
     blocks = _blocks(report)
     headings = {anchor(section.heading) for section in report.sections}
     figures = {f"figure-{block.name}" for block in blocks if isinstance(block, InlineFigure)}
-    tables = [cuts[id(block)].table for block in blocks if isinstance(block, Table)]
+    tables = [written.of(block).cut.table for block in blocks if isinstance(block, Table)]
     return frozenset(headings | figures | {row_anchor(record) for table in tables for record in table.row_ids})
-
-
-def _evidence(report: Report) -> frozenset[str]:
-    """Return the records to whose rows findings and summaries lead."""
-    rows = [row for table in report.answer.tables for row in table.row_targets]
-    return frozenset(rows).union(*(statement.record_ids for statement in report.answer.shown))
 
 
 def linked(statement: Statement, targets: Collection[str]) -> Markup:

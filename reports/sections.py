@@ -46,10 +46,10 @@ from arvbench.reports.tables.provenance import (
     settings_table,
     weights_table,
 )
-from arvbench.reports.tables.published import compared_numbers, published_blocks
+from arvbench.reports.tables.published import published_blocks
 from arvbench.reports.tables.quality import findings_table, protocols_table, quality_table
 from arvbench.reports.tables.results import failures_table, results_table
-from arvbench.reports.tables.roofline import ceilings_table, floor_table, no_floors_table, scope_floors
+from arvbench.reports.tables.roofline import ceilings_table, floor_table, no_floors_table
 from arvbench.reports.tables.search import search_blocks
 from arvbench.reports.tables.work import work_table
 from arvbench.results.launches import several_launches
@@ -63,8 +63,6 @@ class Figure:
     name: str
     """Letters, digits and hyphens; the figure's id on the page is "figure-<name>"."""
     draw: Draw
-    shared: Callable[[Sequence[Record]], object] = short_names
-    """Function, `remembered`, that the figure and a table both need: called once, before the work is divided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +285,7 @@ SECTIONS: tuple[Section, ...] = (
                 "their times under [Latency](#latency).",
                 short="Floors of single steps stand with their times.",
             ),
-            Figure("roofline", roofline.draw, shared=scope_floors),
+            Figure("roofline", roofline.draw),
             floor_table,
             ceilings_table,
             no_floors_table,
@@ -331,7 +329,7 @@ SECTIONS: tuple[Section, ...] = (
             correctness_table,
         ),
     ),
-    Section("Published", (Figure("published", published.draw, shared=compared_numbers), published_blocks)),
+    Section("Published", (Figure("published", published.draw), published_blocks)),
     Section("Claims", (Claims(),)),
     Section("Settings", (_deviations, _recipes, settings_table, weights_table)),
     Section("Environment", (environment_tables, machine_table, start_table)),

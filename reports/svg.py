@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from arvbench.reports.data import Data
+from arvbench.reports.data import Data, Download, download
 from arvbench.reports.figures.drawing import CSS_VARIABLES, RC, Drawing
 from arvbench.results.schema import Record
 
@@ -44,6 +44,8 @@ class InlineFigure:
     caption: str
     svg: str
     data: Data
+    download: Download
+    """Link to the data."""
 
 
 def draw_figure(name: str, draw: Draw, records: Sequence[Record]) -> Drawing | None:
@@ -67,7 +69,14 @@ def _inline(name: str, drawing: Drawing | None) -> InlineFigure | None:
     if drawing is None:
         return None
     svg = _write_svg(drawing.figure, name=name, alt=drawing.alt)
-    return InlineFigure(name=name, title=drawing.title, caption=drawing.caption, svg=svg, data=drawing.data)
+    return InlineFigure(
+        name=name,
+        title=drawing.title,
+        caption=drawing.caption,
+        svg=svg,
+        data=drawing.data,
+        download=download(f"figure-{name}", drawing.data),
+    )
 
 
 def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DASHES = ("-", "--", ":")
+_MOST_MARKERS = 24
+"""Of a curve; more of them run into each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,8 @@ def draw_curve(ax: Axes, curve: Curve, number: int) -> Artist:
         high = [point.y if point.high is None else point.high for point in curve.points]
         ax.fill_between(xs, low, high, color=color, alpha=0.18, linewidth=0)
     dash = _DASHES[number // len(SERIES) % len(_DASHES)]
-    return ax.plot(xs, ys, color=color, marker=MARKERS[number % len(MARKERS)], linestyle=dash)[0]
+    marker, every = MARKERS[number % len(MARKERS)], -(-len(xs) // _MOST_MARKERS)
+    return ax.plot(xs, ys, color=color, marker=marker, markevery=every, linestyle=dash)[0]
 
 
 def curves_data(

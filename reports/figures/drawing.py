@@ -77,11 +77,10 @@ RC: dict[Any, Any] = {
 """Settings under which figures are drawn and written."""
 
 WIDTH_IN = 8.0
-MOST_PANELS = 8
-_MANY_PANELS, _OF_MANY = 32, 4
-"""Number of panels above which a figure draws four of them: eight of hundreds tell no more and take twice as long."""
-MOST_ITEMS = 24
-"""Curves, points or bars of a figure."""
+MOST_PANELS, MOST_ITEMS = 8, 24
+"""Panels of a figure, and its curves, points or bars."""
+_MANY_PANELS, _MANY_ITEMS = 2, 8
+"""Times these numbers: of so many and more, half of the number is drawn, which says as much in half of the time."""
 _PANEL_HEIGHT_IN = 2.9
 _LEGEND_LINE_IN = 0.2
 _LABEL_LENGTH = 72
@@ -133,16 +132,19 @@ def first_of(
 ) -> tuple[dict[Key, list[Item]], str]:
     """Return the groups (key -> items) that a figure has room for, and a sentence about the others, "" for none.
 
-    `things` names the items in the sentence, such as "cases"; `most` of them are shown. A group has `panels_each`.
+    `things` names the items in the sentence, such as "cases"; `most` of them are shown, of very many half as many. A
+    group has `panels_each`.
     """
     shown: dict[Key, list[Item]] = {}
-    room, most_panels = most, MOST_PANELS if panels_each * len(groups) <= _MANY_PANELS else _OF_MANY
+    count = sum(map(len, groups.values()))
+    most_panels = MOST_PANELS if panels_each * len(groups) < _MANY_PANELS * MOST_PANELS else MOST_PANELS // 2
+    room = most = most if count < _MANY_ITEMS * most else most // 2
     for key, items in groups.items():
         if room == 0 or panels_each * (len(shown) + 1) > most_panels:
             break
         shown[key] = list(items[:room])
         room -= len(shown[key])
-    drawn, count = most - room, sum(map(len, groups.values()))
+    drawn = most - room
     if drawn == count:
         return shown, ""
     among = f" and {panels_each * len(shown)} of {panels_each * len(groups)} panels" if len(shown) < len(groups) else ""

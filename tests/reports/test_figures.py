@@ -103,10 +103,13 @@ def test_panels_are_shown_whole_until_there_is_no_room() -> None:
     shown, words = first_of(wide, "cases")
     assert shown == {"a": [*range(MOST_ITEMS)]}
     assert words == f" Drawn: the first {MOST_ITEMS} of {MOST_ITEMS + 4} cases and 1 of 2 panels; the tables have all."
-    for count, most in ((MOST_PANELS + 1, MOST_PANELS), (32, MOST_PANELS), (33, 4)):
+    twice = 2 * MOST_PANELS
+    for count, most in ((MOST_PANELS + 1, MOST_PANELS), (twice - 1, MOST_PANELS), (twice, MOST_PANELS // 2), (99, 4)):
         shown, words = first_of({place: [place] for place in range(count)}, "points")
         assert [*shown] == [*range(most)] and f"{most} of {count} points" in words
     assert first_of({"a": [*range(MOST_ITEMS + 1)]}, "cases")[1].endswith("cases; the tables have all.")
+    for count, most in ((8 * MOST_ITEMS - 1, MOST_ITEMS), (8 * MOST_ITEMS, MOST_ITEMS // 2)):
+        assert first_of({"a": [*range(count)]}, "cases")[0] == {"a": [*range(most)]}
 
 
 @pytest.mark.parametrize("of", ["one", "many", "committed", "sweep"])
