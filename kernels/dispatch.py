@@ -23,6 +23,7 @@ from arvbench.kernels import KERNELS
 from arvbench.kernels.backends import BACKENDS, Kernels, backend_named
 from arvbench.kernels.compiled import COMPILED, require_compiler
 from arvbench.kernels.contract import KernelSpec, Operation
+from arvbench.kernels.interpreter import quicken_interpreter
 
 Sizes = tuple[tuple[str, torch.Size, torch.dtype], ...]
 """Name, shape and dtype of every tensor among the operands of a call."""
@@ -103,6 +104,7 @@ def _default(backend: str, device_type: str, kernels: Kernels) -> str:
         _require_triton(backend)
         if not _interpreted():
             raise HostError(f"Triton's interpreter must be asked for before Triton is imported: set {INTERPRET}=1")
+        quicken_interpreter()
         return "triton"
     if kernels == COMPILED:
         if backend_named(backend).official:
@@ -217,6 +219,7 @@ def interpret_kernels(backend: str, device: torch.device | str = "cpu") -> None:
         raise HostError("kernels cannot be interpreted any more, Triton is imported already: ask in a fresh process")
     os.environ[INTERPRET] = "1"
     _require_triton(backend)
+    quicken_interpreter()
 
 
 def _interpreted() -> bool:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from interpreted import run_interpreted
 from sampling_calls import Steps, same_tokens
 from tape import TapeCapture
 
@@ -186,9 +183,8 @@ INTERPRETED = """
 import sys, torch
 from arvbench.adapters.loading import load_sampler
 from arvbench.adapters.sampling import PerImageNoise
-from arvbench.kernels.dispatch import interpret_kernels, select
+from arvbench.kernels.dispatch import select
 
-interpret_kernels("optimized")
 kernel, calls = select("optimized", "cpu", "interpreter").operations["guided_sample"], []
 
 def counted(*operands):
@@ -213,11 +209,6 @@ for family in sys.argv[1:]:
 @pytest.mark.parametrize(
     "families", [["nar"], pytest.param([f for f in FAMILIES if f != "nar"], marks=pytest.mark.slow)], ids=" ".join
 )
-def test_the_triton_kernel_draws_the_same_tokens_in_the_interpreter(families):
+def test_the_triton_kernel_draws_the_same_tokens_in_the_interpreter(programs, families):
     """On equal logits; an id may differ only where rounding decides between two, which here it does nowhere."""
-    pytest.importorskip("triton", reason="needs triton")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-W", "ignore", "-c", INTERPRETED, *families]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_interpreted(programs, INTERPRETED, *families)

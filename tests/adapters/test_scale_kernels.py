@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
+from interpreted import run_interpreted
 from sampling_calls import same_tokens
 from tape import tensors_in
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -222,8 +220,6 @@ def test_no_mask_of_all_tokens_by_all_tokens_is_kept_or_made_for_a_kernel(family
 
 TRAINED_BY_THE_INTERPRETER = """
 import torch
-from arvbench.kernels.dispatch import interpret_kernels
-interpret_kernels("optimized")
 from arvbench.adapters.loading import load_sampler
 from arvbench.adapters.sampling import PerImageNoise
 plain, ours = (load_sampler("demo/FAMILY", weights="demo", backend="optimized") for _ in range(2))
@@ -242,11 +238,6 @@ print(len(names))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["var", "hmar"])
-def test_gradients_of_interpreted_kernels_are_those_of_operators(family):
-    pytest.importorskip("triton", reason="needs triton")
-    script = TRAINED_BY_THE_INTERPRETER.replace("FAMILY", family)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.pop("TRITON_INTERPRET", None)
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 20
+def test_gradients_of_interpreted_kernels_are_those_of_operators(programs, family):
+    printed = run_interpreted(programs, TRAINED_BY_THE_INTERPRETER.replace("FAMILY", family))
+    assert int(printed) > 20

@@ -9,7 +9,6 @@ on a GPU ends the process it happens in.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -72,6 +71,10 @@ def poisoned_memory() -> Iterator[list[Tensor]]:
 def main(mode: str) -> None:
     torch.set_num_threads(1)
     from arvbench.kernels import KERNELS
+    from arvbench.kernels.dispatch import interpret_kernels
+
+    if mode != "cuda":
+        interpret_kernels("optimized")
 
     device = "cuda" if mode == "cuda" else "cpu"
     for spec in KERNELS.values():
@@ -105,6 +108,4 @@ def outcome(spec: KernelSpec, workload: str, dtype: torch.dtype, device: str, im
 
 
 if __name__ == "__main__":
-    if sys.argv[1] != "cuda":
-        os.environ["TRITON_INTERPRET"] = "1"
     main(sys.argv[1])

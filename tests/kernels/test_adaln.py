@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
+from interpreted import run_interpreted
 
 from arvbench.errors import ContractError
 from arvbench.kernels import KERNELS
@@ -106,13 +103,9 @@ class TestWrapper:
         with pytest.raises(ContractError, match="no backward pass"):
             wrapper.adaln_modulate(x.requires_grad_(), scale, shift, 1e-6)
 
-    def test_operands_of_different_dtypes_are_widened(self, wrapper):
+    def test_operands_of_different_dtypes_are_widened(self, wrapper, programs):
         """fp32 tokens under a bf16 modulation, as a half-precision head of an fp32 stream gives them."""
-        environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run(
-            [sys.executable, "-c", MIXED], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        run_interpreted(programs, MIXED)
 
 
 MIXED = """

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
+from interpreted import run_interpreted
 
 from arvbench.adapters.next_scale.transformer import block_causal_bias, block_diagonal_bias, levels
 from arvbench.errors import ContractError
@@ -81,12 +78,8 @@ class TestWrapper:
         with pytest.raises(ContractError, match=message):
             wrapper.block_sparse_attention(**operands | change)
 
-    def test_autograd_through_the_interpreted_kernel_is_that_of_the_reference(self, wrapper):
-        environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run(
-            [sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    def test_autograd_through_the_interpreted_kernel_is_that_of_the_reference(self, wrapper, programs):
+        run_interpreted(programs, INTERPRETED)
 
 
 INTERPRETED = """

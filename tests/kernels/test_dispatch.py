@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import importlib
-import os
-import subprocess
 import sys
 import types
 from dataclasses import replace
 
 import pytest
 import torch
+from interpreted import ASK, run_interpreted
 
 from arvbench.errors import HostError, UnknownName, UserError
 from arvbench.kernels import KERNELS
@@ -183,10 +182,8 @@ def test_every_operation_has_a_reason_not_to_take_float64(operation):
     assert "float64" in (spec.unsupported(inputs) or "")
 
 
-def test_the_interpreter_runs_the_kernels_of_the_cpu():
-    pytest.importorskip("triton", reason="needs triton")
-    done = in_a_fresh_process(INTERPRETED)
-    assert done.returncode == 0, done.stderr
+def test_the_interpreter_runs_the_kernels_of_the_cpu(programs):
+    run_interpreted(programs, INTERPRETED)
 
 
 @pytest.mark.parametrize(
@@ -203,22 +200,16 @@ def test_an_interpreter_that_cannot_be_had_is_refused(backend, device, error, me
         select(backend, device, kernels="interpreter")
 
 
-def test_after_an_import_of_triton_kernels_cannot_be_interpreted():
+def test_after_an_import_of_triton_kernels_cannot_be_interpreted(programs):
     pytest.importorskip("triton", reason="needs triton")
-    done = in_a_fresh_process("import triton\n" + INTERPRETED)
+    done = programs.run("-c", "import triton\n" + ASK)
     assert "HostError" in done.stderr
     assert "Triton is imported already: ask in a fresh process" in done.stderr
 
 
-def in_a_fresh_process(code):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-
-
 INTERPRETED = """
 import torch
-from arvbench.kernels.dispatch import interpret_kernels, select
-interpret_kernels("optimized")
+from arvbench.kernels.dispatch import select
 kernels = select("optimized", "cpu", kernels="interpreter")
 assert set(kernels.names.values()) == {"triton"}
 x, gate = torch.randn(2, 3, 8), torch.randn(2, 1, 8)

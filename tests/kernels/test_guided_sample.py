@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from interpreted import run_interpreted
 
 from arvbench.adapters.sampling import PerImageNoise, cfg_mix, filter_logits, interpolate, nucleus
 from arvbench.errors import ContractError
@@ -166,12 +163,8 @@ def test_workloads_hold_the_vocabularies_of_the_official_models():
     assert SAMPLE.bytes_moved(SAMPLE.workloads["var-one-image"].shape, 2) == 2 * (2 * 4096 + 2 * 32)
 
 
-def test_the_interpreted_kernel_draws_the_numbers_of_the_noise_and_survives_extreme_temperatures():
-    pytest.importorskip("triton", reason="needs triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-W", "ignore", "-c", INTERPRETED]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_interpreted_kernel_draws_the_numbers_of_the_noise_and_survives_extreme_temperatures(programs):
+    run_interpreted(programs, INTERPRETED)
 
 
 INTERPRETED = """

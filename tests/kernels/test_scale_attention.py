@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from interpreted import run_interpreted
 
 from arvbench.adapters.cache.policy import CacheShape
 from arvbench.adapters.cache.static import StaticCache
@@ -111,12 +108,8 @@ class TestWrapper:
         with pytest.raises(ContractError, match=message):
             wrapper.scale_attention(**operands | change)
 
-    def test_interpreted_calls_follow_the_filled_length_and_stay_inside_the_cache(self, wrapper):
-        environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run(
-            [sys.executable, "-c", INTERPRETED], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    def test_interpreted_calls_follow_the_filled_length_and_stay_inside_the_cache(self, wrapper, programs):
+        run_interpreted(programs, INTERPRETED)
 
 
 INTERPRETED = """

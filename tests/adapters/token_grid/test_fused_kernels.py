@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from interpreted import run_interpreted
 from sampling_calls import LABELS, draw
 from tiny_models import TOKEN_GRID_FAMILIES, tiny_token_grid
 
@@ -90,8 +88,6 @@ def test_training_takes_no_kernel(sampler):
 
 
 INTERPRETED = """
-from arvbench.kernels.dispatch import interpret_kernels
-interpret_kernels("optimized")
 import torch
 from sampling_calls import draw, same_tokens
 from tiny_models import TOKEN_GRID_FAMILIES, tiny_token_grid
@@ -107,11 +103,6 @@ for family in TOKEN_GRID_FAMILIES:
 """
 
 
-def test_interpreted_kernels_draw_the_tokens_of_the_plain_way():
+def test_interpreted_kernels_draw_the_tokens_of_the_plain_way(programs):
     """Small maps here; tests/harness/verify/test_interpreted.py has the official ones."""
-    pytest.importorskip("triton", reason="needs triton")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-c", INTERPRETED]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_interpreted(programs, INTERPRETED)
