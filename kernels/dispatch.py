@@ -23,7 +23,7 @@ from arvbench.kernels import KERNELS
 from arvbench.kernels.backends import BACKENDS, Kernels, backend_named
 from arvbench.kernels.compiled import COMPILED, require_compiler
 from arvbench.kernels.contract import KernelSpec, Operation
-from arvbench.kernels.interpreter import quicken_interpreter
+from arvbench.kernels.interpreter import enlarge_blocks, quicken_interpreter
 
 Sizes = tuple[tuple[str, torch.Size, torch.dtype], ...]
 """Name, shape and dtype of every tensor among the operands of a call."""
@@ -208,8 +208,11 @@ def _out_of_resources(error: Exception) -> str | None:
 INTERPRET = "TRITON_INTERPRET"
 
 
-def interpret_kernels(backend: str, device: torch.device | str = "cpu") -> None:
+def interpret_kernels(backend: str, device: torch.device | str = "cpu", *, large_blocks: bool = False) -> None:
     """Make this process run its Triton kernels in Triton's interpreter, from now to its end.
+
+    With `large_blocks` attention to a long context is computed in larger blocks than on a GPU, so that a whole model of
+    official size takes minutes.
 
     Raises UserError unless `backend` has Triton kernels and `device` is the CPU, HostError when Triton has been
     imported before (it decides then whether its functions are interpreted) or cannot be used.
@@ -220,6 +223,8 @@ def interpret_kernels(backend: str, device: torch.device | str = "cpu") -> None:
     os.environ[INTERPRET] = "1"
     _require_triton(backend)
     quicken_interpreter()
+    if large_blocks:
+        enlarge_blocks()
 
 
 def _interpreted() -> bool:

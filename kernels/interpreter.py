@@ -1,4 +1,4 @@
-"""Triton's interpreter at half its cost, with the same results bit for bit.
+"""Triton's interpreter at half its cost, with the same results bit for bit, and in large blocks where asked for.
 
 Triton 3.x does three things over and over that change nothing:
 
@@ -9,6 +9,9 @@ Triton 3.x does three things over and over that change nothing:
 
 The first and the last are done once here, the second not at all. Names that begin with an underscore are Triton's own:
 where a version does not have them, its interpreter stays as it is.
+
+What is left is a cost per operation, whatever its size: attention of a whole model takes hours in blocks that suit a
+GPU, and minutes in large ones.
 """
 
 from __future__ import annotations
@@ -19,6 +22,24 @@ from types import ModuleType
 from typing import Any
 
 _changed: list[ModuleType] = []
+_LARGEST_BLOCK = 256
+_FEW_BLOCKS = 4
+_enlarged: list[bool] = []
+
+
+def enlarge_blocks() -> None:
+    """Make `block_size` choose large blocks, from now to the end of this process."""
+    _enlarged.append(True)
+
+
+def block_size(usual: int, length: int) -> int:
+    """Return the size of the blocks of `length` queries or keys: `usual`, or larger where there would be many.
+
+    Few blocks stay as they are on a GPU, so that a kernel's loop over blocks runs in small models too.
+    """
+    if not _enlarged or length <= _FEW_BLOCKS * usual:
+        return usual
+    return max(usual, min(1 << (length - 1).bit_length(), _LARGEST_BLOCK))
 
 
 def quicken_interpreter() -> bool:

@@ -73,7 +73,7 @@ def _replay(
     from arvbench.kernels.dispatch import interpret_kernels
 
     if kernels == "interpreter":
-        interpret_kernels(backend, device)
+        interpret_kernels(backend, device, large_blocks=True)
     checks: list[Check] = []
     unusable: list[FixtureError] = []
     for path in fixtures:

@@ -24,6 +24,7 @@ from arvbench.errors import ContractError
 from arvbench.kernels.attention.triton import LOG2_E, attend, check_operands, precision
 from arvbench.kernels.block_sparse_attention.reference import Scales
 from arvbench.kernels.block_sparse_attention.spec import MAX_HEAD_DIM
+from arvbench.kernels.interpreter import block_size
 from arvbench.kernels.target import capability
 
 # Of hidden keys. Finite: a block in which a query sees nothing yet adds garbage, which the first key that it sees
@@ -360,7 +361,11 @@ def _blocks(like: Tensor, *, backward: bool) -> dict[str, int]:
     """Choose block sizes and warps by dtype and generation of GPU."""
     block_d = max(16, triton.next_power_of_2(like.shape[-1]))
     if like.dtype == torch.float32:
-        return {"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_D": block_d, "num_warps": 8 if backward else 4, "num_stages": 2}
+        size = block_size(32, like.shape[2])
+        return {
+            "BLOCK_M": size, "BLOCK_N": size, "BLOCK_D": block_d,
+            "num_warps": 8 if backward else 4, "num_stages": 2,
+        }  # fmt: skip
     if backward:
         block = 64 if capability(like.device) >= 90 else 32
         return {"BLOCK_M": block, "BLOCK_N": block, "BLOCK_D": block_d, "num_warps": 4, "num_stages": 2}

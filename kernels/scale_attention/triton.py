@@ -20,6 +20,7 @@ from torch import Tensor
 
 from arvbench.errors import ContractError
 from arvbench.kernels.attention.triton import LOG2_E, attend, check_cache, check_operands, check_projections, precision
+from arvbench.kernels.interpreter import block_size
 from arvbench.kernels.scale_attention.reference import MAX_LOG_SCALE
 from arvbench.kernels.scale_attention.spec import MAX_HEAD_DIM
 from arvbench.kernels.target import capability
@@ -128,11 +129,11 @@ def scale_attention(
     _check(qkv_Rl3HD, log_scale_H, keys_RHTD, values_RHTD, filled_1)
     rows, tokens, _, heads, D = qkv_Rl3HD.shape
     out_RlC = torch.empty((rows, tokens, heads * D), dtype=qkv_Rl3HD.dtype, device=qkv_Rl3HD.device)
-    launch = _launch(rows * heads, tokens, qkv_Rl3HD)
     row, token, part, head, _ = qkv_Rl3HD.stride()
     slots, strides = 0, [0] * 6
     if keys_RHTD is not None and values_RHTD is not None:
         slots, strides = keys_RHTD.shape[2], [*keys_RHTD.stride()[:3], *values_RHTD.stride()[:3]]
+    launch = _launch(rows * heads, tokens, max(tokens, slots), qkv_Rl3HD)
     with torch.cuda.device_of(qkv_Rl3HD):
         _scale_attention_kernel[(rows * heads * triton.cdiv(tokens, launch["BLOCK_M"]),)](
             qkv_Rl3HD, log_scale_H, keys_RHTD, values_RHTD, filled_1, out_RlC, softmax_scale, MAX_LOG_SCALE,
@@ -142,12 +143,13 @@ def scale_attention(
     return out_RlC
 
 
-def _launch(rows_and_heads: int, tokens: int, like: Tensor) -> dict[str, int]:
+def _launch(rows_and_heads: int, tokens: int, context: int, like: Tensor) -> dict[str, int]:
     """Choose blocks and warps: the largest block of queries that the tokens fill and that keeps the GPU busy."""
     block_d = max(16, triton.next_power_of_2(like.shape[-1]))
     block_m = min(max(16, triton.next_power_of_2(tokens)), 128)
     if like.dtype == torch.float32:  # twice the registers per element, and three products
-        return {"BLOCK_M": min(block_m, 32), "BLOCK_N": 32, "BLOCK_D": block_d, "num_warps": 4, "num_stages": 2}
+        block_m, block_n = block_size(min(block_m, 32), tokens), block_size(32, context)
+        return {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d, "num_warps": 4, "num_stages": 2}
     if block_m == 128 and rows_and_heads * triton.cdiv(tokens, 128) < 2 * MULTIPROCESSORS:
         block_m = 64
     # Before sm_90 operands of a product come from registers, which 64 x 64 blocks of four warps exceed.

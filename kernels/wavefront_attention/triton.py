@@ -22,6 +22,7 @@ from torch import Tensor
 
 from arvbench.errors import ContractError
 from arvbench.kernels.attention.triton import LOG2_E, attend, check_cache, check_operands, precision
+from arvbench.kernels.interpreter import block_size
 from arvbench.kernels.wavefront_attention.spec import MAX_HEAD_DIM
 
 MULTIPROCESSORS = 132
@@ -150,7 +151,7 @@ def wavefront_attention(
     _check(qkv_Rl3HD, rope_lP2, keys_RHTD, values_RHTD, filled_1)
     R, tokens, _, H, D = qkv_Rl3HD.shape
     out_RlC = torch.empty((R, tokens, H * D), dtype=qkv_Rl3HD.dtype, device=qkv_Rl3HD.device)
-    blocks = _blocks(tokens, qkv_Rl3HD)
+    blocks = _blocks(tokens, keys_RHTD.shape[2], qkv_Rl3HD)
     programs = R * H * triton.cdiv(tokens, blocks["BLOCK_M"])
     parts = _parts(programs, keys_RHTD.shape[2])
     part_acc, part_stats = _scratch(out_RlC, (R * H * tokens, parts), D)
@@ -170,12 +171,12 @@ def wavefront_attention(
     return out_RlC
 
 
-def _blocks(tokens: int, like: Tensor) -> dict[str, int]:
+def _blocks(tokens: int, capacity: int, like: Tensor) -> dict[str, int]:
     """Choose block sizes and warps by the number of new tokens, head width and dtype."""
     block_d = max(16, triton.next_power_of_2(like.shape[-1]))
     wide = block_d > 64
     block_m = min(max(16, triton.next_power_of_2(tokens)), 16 if wide else 32)
-    block_n = 32 if wide or like.dtype == torch.float32 else 64
+    block_n = block_size(32, capacity) if wide or like.dtype == torch.float32 else 64
     return {
         "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_D": block_d,
         "num_warps": 8 if wide else 4, "num_stages": 2 if like.dtype == torch.float32 else 3,
