@@ -132,7 +132,8 @@ def test_generated_digits_are_the_requested_ones(name):
     noise = PerImageNoise(0, range(len(labels)))
     images = sampler.sample(labels, sampler.spec.settings, noise=noise).images
     right = (load_classifier()(images)[1].argmax(dim=1) == labels).float().mean()
-    assert right >= least_accuracy(sampler.spec)
+    # Four images fewer than recorded may be chance; six, one class drawn as another, are too many.
+    assert right >= record_of(name)["quality"]["label-accuracy"] - 4.5 / len(labels)
 
 
 @pytest.mark.slow
