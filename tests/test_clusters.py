@@ -102,6 +102,7 @@ def test_the_slurm_array_gives_the_numbers_of_one_process(tmp_path, environment,
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow  # four programs from nothing; test_engine_contract.py and test_shares.py have ranks in one process
 def test_torchrun_measures_every_case_once(tmp_path, environment) -> None:
     case = {"model": "demo/var", "batch": [1, 2], "repeats": 1, "max_warmup": 1, "threads": 1}
     suite = tmp_path / "s.yaml"

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from warm_program import Programs
 
-import arvbench
 from arvbench.adapters.loading import demo_models
 
 COMPILER = ("torch._dynamo", "torch._inductor", "sympy", "triton")
-PATH = str(Path(arvbench.__file__).parents[1])
 
 
-def compiler_after(code: str) -> str:
-    """Return the modules of the compiler that are imported after `code` ran in a process of its own."""
+def compiler_after(programs: Programs, code: str) -> str:
+    """Return the modules of the compiler that are imported after `code` ran in a process that has the harness."""
     code += f"\nimport sys; print([name for name in {COMPILER} if name in sys.modules])"
-    environment = os.environ | {"PYTHONPATH": PATH}
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment)
+    done = programs.run("-c", code)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
 
-def test_loading_a_demo_model_of_every_family_and_sampling_imports_no_compiler():
+def test_loading_a_demo_model_of_every_family_and_sampling_imports_no_compiler(programs):
     code = (
         "from arvbench.adapters import load_sampler, PerImageNoise\n"
         f"for name in {demo_models()}:\n"
@@ -31,13 +25,13 @@ def test_loading_a_demo_model_of_every_family_and_sampling_imports_no_compiler()
         "    sampler = load_sampler(name, weights='demo')\n"
         "    sampler.sample([1], sampler.spec.settings, noise=PerImageNoise(0, [0]))"
     )
-    assert compiler_after(code) == "[]"
+    assert compiler_after(programs, code) == "[]"
 
 
-def test_building_the_skeleton_of_every_model_imports_no_compiler():
+def test_building_the_skeleton_of_every_model_imports_no_compiler(programs):
     code = (
         "from arvbench.adapters.loading import known_specs, meta_modules\n"
         "for _, spec in known_specs():\n"
         "    assert all(t.is_meta for module in meta_modules(spec).values() for t in module.state_dict().values())"
     )
-    assert compiler_after(code) == "[]"
+    assert compiler_after(programs, code) == "[]"

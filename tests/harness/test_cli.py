@@ -304,9 +304,12 @@ def test_a_pipe_that_closes_early_is_no_error():
     process.stderr.close()
 
 
-@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"NO_COLOR": "1"}, {"LC_ALL": "C"}])
-def test_any_terminal_can_show_what_is_printed(environment):
-    process = run_program("doctor", env=os.environ | environment)
+@pytest.mark.parametrize(
+    ("verb", "environment"),
+    [("doctor", {"PYTHONIOENCODING": "ascii"}), ("models", {"NO_COLOR": "1"}), ("models", {"LC_ALL": "C"})],
+)
+def test_any_terminal_can_show_what_is_printed(verb, environment):
+    process = run_program(verb, env=os.environ | environment)
     output, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (0, b"")
     assert b"\x1b[" not in output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,35 @@ def browser() -> Iterator[Any]:
 AXE = ROOT / "build" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 """Put there by `.ci/run`, or by `npm install --prefix build/npm axe-core`."""
 OPEN_ALL = "document.querySelectorAll('details').forEach(details => { details.open = true })"
+WINDOWS = [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")]
 
-one_window = pytest.mark.parametrize("page", [(1280, "light")], indirect=True, ids=str)
+
+@pytest.fixture(scope="module", params=WINDOWS, ids=str)
+def shown(browser: Any, page_url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page in a window, opened once for all tests that only look: what they unfold they fold again."""
+    with opened(browser, page_url, *request.param) as page:
+        yield page
 
 
-@pytest.fixture(params=[(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")], ids=str)
+@pytest.fixture(params=WINDOWS[:1], ids=str)
 def page(browser: Any, page_url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The open page; a request outside itself, an error or a console message fails the test."""
-    width, scheme = request.param
+    """The page, opened anew for a test that changes it."""
+    with opened(browser, page_url, *request.param) as page:
+        yield page
+
+
+@contextmanager
+def unfolded(page: Any) -> Iterator[None]:
+    """Open all details, and close those that were closed."""
+    closed = page.evaluate_handle("[...document.querySelectorAll('details:not([open])')]")
+    page.evaluate(OPEN_ALL)
+    yield
+    closed.evaluate("closed => closed.forEach(details => { details.open = false })")
+
+
+@contextmanager
+def opened(browser: Any, page_url: str, width: int, scheme: str) -> Iterator[Any]:
+    """Open the page; a request outside itself, an error or a console message fails the test."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
@@ -89,11 +111,11 @@ def page(browser: Any, page_url: str, request: pytest.FixtureRequest) -> Iterato
     assert complaints == []
 
 
-def test_the_page_fits_its_window(page: Any) -> None:
-    width, needed = page.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollWidth]")
+def test_the_page_fits_its_window(shown: Any) -> None:
+    width, needed = shown.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollWidth]")
     assert needed <= width
-    page.evaluate(OPEN_ALL)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    with unfolded(shown):
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
 
 
 LAYOUT = """() => {
@@ -132,29 +154,29 @@ LAYOUT = """() => {
 }"""
 
 
-def test_in_every_section_nothing_overlaps_and_what_is_cut_scrolls_and_says_so(page: Any) -> None:
-    page.evaluate(OPEN_ALL)
-    shown = page.locator("h2").all_inner_texts()
-    assert shown == [section.heading for section in SECTIONS if section is not ANSWER]
-    assert page.evaluate(LAYOUT) == []
+def test_in_every_section_nothing_overlaps_and_what_is_cut_scrolls_and_says_so(shown: Any) -> None:
+    with unfolded(shown):
+        headings = shown.locator("h2").all_inner_texts()
+        assert headings == [section.heading for section in SECTIONS if section is not ANSWER]
+        assert shown.evaluate(LAYOUT) == []
 
 
-def test_every_image_is_decoded(page: Any) -> None:
-    sizes = page.evaluate("Array.from(document.images, image => image.complete && image.naturalWidth)")
+def test_every_image_is_decoded(shown: Any) -> None:
+    sizes = shown.evaluate("Array.from(document.images, image => image.complete && image.naturalWidth)")
     assert len(sizes) == 2 and all(sizes)
 
 
-def test_every_figure_is_visible(page: Any) -> None:
-    page.evaluate(OPEN_ALL)
-    for name in EVERY_FIGURE:
-        figure = page.locator(f"#figure-{name} svg")
-        assert figure.is_visible()
-        box = figure.bounding_box()
-        assert box["width"] > 300 and box["height"] > 100
-        assert figure.locator("[id*=axes_1] path").count() > 5
+def test_every_figure_is_visible(shown: Any) -> None:
+    with unfolded(shown):
+        for name in EVERY_FIGURE:
+            figure = shown.locator(f"#figure-{name} svg")
+            assert figure.is_visible()
+            box = figure.bounding_box()
+            assert box["width"] > 300 and box["height"] > 100
+            assert figure.locator("[id*=axes_1] path").count() > 5
 
 
-def test_text_stands_out_from_its_background(page: Any) -> None:
+def test_text_stands_out_from_its_background(shown: Any) -> None:
     """WCAG 2 contrast of at least 4.5 for text, in both schemes."""
     contrast = """
     (variable) => {
@@ -169,9 +191,9 @@ def test_text_stands_out_from_its_background(page: Any) -> None:
       return (a + 0.05) / (b + 0.05);
     }"""
     for name in ("--ink", "--muted", "--link", "--good", "--bad", "--warn"):
-        assert page.evaluate(contrast, name) >= 4.5, name
+        assert shown.evaluate(contrast, name) >= 4.5, name
     for number in range(1, 9):
-        assert page.evaluate(contrast, f"--series-{number}") >= 3, number
+        assert shown.evaluate(contrast, f"--series-{number}") >= 3, number
 
 
 AUDIT = """async () => {
@@ -183,7 +205,9 @@ AUDIT = """async () => {
 }"""
 
 
-@pytest.mark.parametrize("page", [(1280, "light"), (400, "dark")], indirect=True, ids=str)
+@pytest.mark.parametrize(
+    "page", [(1280, "light"), pytest.param((400, "dark"), marks=pytest.mark.slow)], indirect=True, ids=str
+)
 def test_axe_finds_no_violation_of_level_a_or_aa_folded_and_unfolded(page: Any) -> None:
     if not AXE.exists():
         pytest.skip("no axe-core found: npm install --prefix build/npm axe-core")
@@ -194,7 +218,6 @@ def test_axe_finds_no_violation_of_level_a_or_aa_folded_and_unfolded(page: Any) 
         assert audit["found"] == [] and audit["passes"] > 15
 
 
-@one_window
 def test_the_data_of_a_figure_are_saved_without_a_network(page: Any, tmp_path: Path) -> None:
     page.evaluate(OPEN_ALL)
     for name in EVERY_FIGURE:
@@ -208,7 +231,6 @@ def test_the_data_of_a_figure_are_saved_without_a_network(page: Any, tmp_path: P
     assert page.locator("#figure-memory figcaption").inner_text().endswith("rows).")
 
 
-@one_window
 def test_a_heading_sorts_by_number_and_empty_cells_stay_last(page: Any) -> None:
     table = page.locator("#results table")
     header = table.locator("thead th", has_text="Batch")
@@ -239,7 +261,6 @@ def test_a_heading_sorts_by_number_and_empty_cells_stay_last(page: Any) -> None:
     assert header.get_attribute("aria-sort") == "none"
 
 
-@one_window
 def test_numbers_with_commas_and_keys_of_their_own_sort_by_value(page: Any) -> None:
     """A count of 50,000 samples stands in text, a step that sorts by more digits than it shows in an attribute."""
     page.evaluate(OPEN_ALL)
@@ -254,7 +275,6 @@ def test_numbers_with_commas_and_keys_of_their_own_sort_by_value(page: Any) -> N
         assert set(numbers) == {1000, 50_000} and numbers == sorted(numbers, reverse=direction == "descending")
 
 
-@one_window
 def test_text_columns_sort_as_a_reader_would(page: Any) -> None:
     table = page.locator("#results table")
     table.locator("thead th").first.locator("button").click()
@@ -263,15 +283,14 @@ def test_text_columns_sort_as_a_reader_would(page: Any) -> None:
     assert batches == ["1", "2", "16", "64"]
 
 
-def test_the_answer_is_the_first_thing_on_the_page(page: Any) -> None:
+def test_the_answer_is_the_first_thing_on_the_page(shown: Any) -> None:
     """Sentence, findings, picture and summary come before facts and sections, in the order of reading, unfolded."""
     parts = [".lead", ".findings li", "#figure-quality-throughput", "#answer table", ".facts", "nav", "#results"]
-    tops = [page.locator(part).first.bounding_box()["y"] for part in parts]
+    tops = [shown.locator(part).first.bounding_box()["y"] for part in parts]
     assert tops == sorted(tops) and tops[1] < 900
-    assert page.locator("#answer details").count() == 0
+    assert shown.locator("#answer details").count() == 0
 
 
-@one_window
 def test_sections_fold_and_a_link_opens_what_it_leads_to(page: Any) -> None:
     assert page.locator("#results table").is_visible() and not page.locator("#memory table").first.is_visible()
     # A browser tells of a new address only after the click has returned.
@@ -285,7 +304,6 @@ def test_sections_fold_and_a_link_opens_what_it_leads_to(page: Any) -> None:
     page.locator(f"{target}").wait_for(state="visible")
 
 
-@one_window
 def test_rows_are_filtered_by_flag(page: Any) -> None:
     box, rows = page.locator("#results .filter"), page.locator("#results table tbody tr")
     total = rows.count()
@@ -322,7 +340,6 @@ def test_a_large_table_lays_out_its_first_rows_and_sorts_and_filters_all(browser
     page.close()
 
 
-@one_window
 def test_printing_opens_closed_details(page: Any) -> None:
     closed = "document.querySelectorAll('details:not([open])').length"
     before = page.evaluate(closed)
@@ -332,7 +349,6 @@ def test_printing_opens_closed_details(page: Any) -> None:
     assert page.evaluate(closed) == before
 
 
-@one_window
 def test_a_wide_table_is_printed_across_in_whole_words(page: Any) -> None:
     page.emulate_media(media="print", color_scheme="light")
     style = "cell => [getComputedStyle(cell).overflowWrap, getComputedStyle(cell.closest('.scroll')).page]"
@@ -341,7 +357,6 @@ def test_a_wide_table_is_printed_across_in_whole_words(page: Any) -> None:
     assert page.locator("#answer table td").first.evaluate(style)[1] == "auto"
 
 
-@one_window
 def test_a_table_that_scrolls_says_so_by_a_shadow(page: Any) -> None:
     box = page.locator("#results .scroll")
     assert box.evaluate("box => box.scrollWidth > box.clientWidth")

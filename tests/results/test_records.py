@@ -3,13 +3,12 @@ from __future__ import annotations
 import gc
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from warm_program import Programs
 
 from arvbench.errors import UserError
 from arvbench.results.records import newest_of_each_case, read_records
@@ -173,7 +172,7 @@ def test_a_damaged_line_is_named_and_costs_no_other(content: bytes, tmp_path: Pa
     str(damaged).encode()
 
 
-def test_a_line_of_gigabytes_is_skipped_within_bounded_memory(tmp_path: Path) -> None:
+def test_a_line_of_gigabytes_is_skipped_within_bounded_memory(programs: Programs, tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     with path.open("wb") as file:
         file.write(line().encode() + b"\n")
@@ -185,9 +184,7 @@ def test_a_line_of_gigabytes_is_skipped_within_bounded_memory(tmp_path: Path) ->
         "print([r.record_id for r in found], [d.reason for d in found.damaged_lines], "
         "(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 2**20)"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=120, check=True
-    )
+    ended = programs.run("-c", program, path)
     assert ended.stdout.strip() == "['one', 'two'] ['longer than 134,217,728 bytes'] True"
 
 

@@ -23,7 +23,7 @@ LATENT_FORMS = {
     "himar": (tiny_himar, {}),
     "himar unguided": (tiny_himar, {"cfg": 1.0, "re_cfg": 0.0, "temperature": 0.9}),
     "himar many-passes": (tiny_himar, {"pivot_iter": 4, "num_iter": 5, "cfg_schedule": "constant"}),
-    "flowar cross": (partial(tiny_flowar, cross=True), {"num_steps": 50, "guidance": 0.5}),
+    "flowar cross": (partial(tiny_flowar, cross=True), {"num_steps": 6, "guidance": 0.5}),
 }
 """Form -> the maker of its spec, and changes to the official settings."""
 

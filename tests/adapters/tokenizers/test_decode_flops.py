@@ -12,11 +12,21 @@ KINDS = {(spec.sampler.tokenizer_class, spec.tokenizer): name for name, spec in 
 """Tokenizer and configuration -> the last model that has it."""
 
 
-@pytest.mark.parametrize("side", [(4, 4), (3, 5)])
-@pytest.mark.parametrize(("kind", "config"), KINDS, ids=KINDS.values())
+def sides(config) -> list[tuple[int, int]]:
+    """Sizes of a map of tokens; one decoder walks along all tokens of an image, never fewer."""
+    all_queries = getattr(config, "num_all_queries", None)
+    return [(1, all_queries)] if all_queries else [(4, 4), (3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "side"),
+    [
+        pytest.param(*key, side, id=f"{name}-side{number}")
+        for key, name in KINDS.items()
+        for number, side in enumerate(sides(key[1]))
+    ],
+)
 def test_the_formula_of_every_tokenizer_equals_the_count(kind, config, side):
-    if all_queries := getattr(config, "num_all_queries", None):
-        side = (1, all_queries)  # this decoder walks along all tokens of an image, never fewer
     twin = on_meta(lambda: kind(config))
     assert type(twin).decode_flops is not Tokenizer.decode_flops
     assert twin.decode_flops(side) == Tokenizer.decode_flops(twin, side) > 0

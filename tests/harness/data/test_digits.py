@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-import arvbench
 from arvbench.errors import UnknownName
 from arvbench.harness.data.digits import load_digits_rgb, scans_to_rgb
 from arvbench.harness.quality.identity import images_sha256
@@ -43,15 +39,12 @@ def test_images_are_uint8_rgb_of_all_scans_in_order():
     assert torch.equal(digits.images_N3HW[:, 0], digits.images_N3HW[:, 2])
 
 
-def test_the_file_is_read_without_an_import_of_scikit_learn_and_equals_what_it_returns(monkeypatch):
+def test_the_file_is_read_without_an_import_of_scikit_learn_and_equals_what_it_returns(programs, monkeypatch):
     code = (
         "import sys; from arvbench.harness.data.digits import load_digits_rgb; load_digits_rgb(); "
         "print('sklearn' in sys.modules)"
     )
-    source = str(arvbench.__path__[0]).removesuffix("/arvbench")
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": source}
-    )
+    done = programs.run("-c", code)
     assert done.stdout == "False\n"
     read = load_digits_rgb()
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)  # a scikit-learn that keeps the file elsewhere

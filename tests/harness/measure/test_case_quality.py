@@ -23,14 +23,14 @@ def job(folder, **changes) -> Job:
         "metrics": ["fid", "recall", "label-accuracy"],
         "bootstrap": 3,
     }
-    case = CaseConfig(model="demo/nar", weights="demo", batch=64, threads=1, quality=quality | changes)
+    case = CaseConfig(model="demo/detailflow", weights="demo", batch=64, threads=1, quality=quality | changes)
     return Job(record_id="r1", case=case, folder=folder)
 
 
 @pytest.fixture
 def sampler():
-    """demo/nar that remembers how many images it drew."""
-    loaded = load_sampler("demo/nar", weights="demo", backend="optimized")
+    """demo/detailflow that remembers how many images it drew."""
+    loaded = load_sampler("demo/detailflow", weights="demo", backend="optimized")
     real, loaded.drawn = loaded.sample, 0
 
     def sample(labels, *arguments, **options):

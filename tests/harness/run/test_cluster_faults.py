@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
-import subprocess
-import sys
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -59,22 +56,17 @@ def test_a_full_disk_of_the_driver_is_one_error_and_writes_no_half_file(tmp_path
     assert (tmp_path / "here" / "chunk").stat().st_size == 100_000
 
 
-def test_a_full_disk_of_a_node_is_named_and_the_next_run_goes_on(tmp_path):
+def test_a_full_disk_of_a_node_is_named_and_the_next_run_goes_on(programs, tmp_path):
     import numpy as np
 
     np.savez(tmp_path / "s.npz", arr_0=np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), "uint8"))
     request = ["eval", str(tmp_path / "s.npz"), "--reference", "digits", "--protocol", "digits-cnn", "--metrics", "fid"]
     shard = [*request, "--workers", "1", "--shard", "1/1", "--work", str(tmp_path / "w")]
     code = (
-        "import resource, sys; from arvbench.harness.cli import main; "
+        "import resource, sys; from arvbench.harness.cli import main; sys.dont_write_bytecode = True; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY)); sys.exit(main(sys.argv[1:]))"
     )
-    full = subprocess.run(
-        [sys.executable, "-c", code, *shard],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    full = programs.run("-c", code, *shard)
     last = full.stderr.strip().splitlines()[-1]
     assert full.returncode == 2 and last.startswith("error: cannot write") and "finished chunks are intact" in last
     assert not list(tmp_path.glob("w/*/chunk-*.safetensors")) and not list(tmp_path.glob("w/*/shard.json"))

@@ -33,7 +33,7 @@ from arvbench.results.search import searches
 QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": 260, "metrics": ["fid"], "bootstrap": 0}
 CASE = {"weights": "demo", "threads": 1, "repeats": 1, "max_warmup": 1, "batch": 20}
 CASES = [
-    CASE | {"model": "demo/var", "quality": QUALITY, "sample_sheet": 1},
+    CASE | {"model": "demo/detailflow", "quality": QUALITY, "sample_sheet": 1},
     CASE | {"model": "demo/nar", "timeout_s": 0.01},
     CASE | {"model": "demo/nar", "batch": 2, "memory_limit_bytes": 1},
     CASE | {"model": "demo/nar", "batch": 1},
@@ -201,14 +201,14 @@ def test_nothing_but_records_and_sheets_is_left(ran):
 def test_a_search_is_whole_on_every_engine_and_goes_on_from_its_records(kind, tmp_path):
     """Two searches: ranks have one each, others run them beside each other, and both have a best of their own tries."""
     asked = {"objective": "latency", "over": {"batch": [1, 2]}, "budget": 2}
-    cases = [CASE | {"model": model, "search": asked} for model in ("demo/nar", "demo/flexvar")]
+    cases = [CASE | {"model": model, "search": asked} for model in ("demo/nar", "demo/detailflow")]
     suite = load_suite(str(write_suite(tmp_path / "s.yaml", cases=cases)))
     first, _ = run_ranks(kind, suite, tmp_path, SilentListener())
     found = sorted(searches(first), key=lambda search: search.best.case.model)
-    assert [search.best.case.model for search in found] == ["demo/flexvar", "demo/nar"]
+    assert [search.best.case.model for search in found] == ["demo/detailflow", "demo/nar"]
     assert [search.mark(search.best) for search in found] == ["best of 2", "best of 2"]
     assert sorted((record.case.model, record.case.batch) for record in first) == [
-        (model, batch) for model in ("demo/flexvar", "demo/nar") for batch in (1, 2)
+        (model, batch) for model in ("demo/detailflow", "demo/nar") for batch in (1, 2)
     ]
     again, _ = run_ranks(kind, suite, tmp_path, SilentListener())
     assert {record.record_id for record in again} == {record.record_id for record in first}

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not CAN_FORK, reason="needs Linux"),
     pytest.mark.usefixtures("own_warm_process"),
 ]
-CASE = {"model": "demo/var", "weights": "demo", "repeats": 1, "max_warmup": 1, "threads": 1, "sample_sheet": 2}
+CASE = {"model": "demo/detailflow", "weights": "demo", "repeats": 1, "max_warmup": 1, "threads": 1, "sample_sheet": 2}
 
 
 @pytest.fixture(scope="module")

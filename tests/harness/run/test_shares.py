@@ -18,7 +18,7 @@ from arvbench.harness.suites.suite import load_suite
 
 IMAGES = 260
 QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": IMAGES, "metrics": ["fid"], "bootstrap": 0}
-CASE = {"weights": "demo", "threads": 1, "repeats": 1, "max_warmup": 1, "batch": 20, "model": "demo/var"}
+CASE = {"weights": "demo", "threads": 1, "repeats": 1, "max_warmup": 1, "batch": 20, "model": "demo/detailflow"}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,9 @@ class Counting(SilentListener):
 
 def test_a_run_in_the_merged_folder_has_the_records_of_one_process_and_draws_nothing(suite, shards, tmp_path, capsys):
     assert main(["merge", str(shards), "--out", str(tmp_path / "whole")]) == 0
-    assert f"{IMAGES} images of demo/var" in (said := capsys.readouterr().out) and "2 shard(s), each once" in said
+    assert (
+        f"{IMAGES} images of demo/detailflow" in (said := capsys.readouterr().out) and "2 shard(s), each once" in said
+    )
     found = []
     for name, first in (("whole", IMAGES), ("alone", 256)):
         store, listener = RecordStore(tmp_path / name), Counting()
@@ -73,7 +75,7 @@ def test_missing_and_doubled_images_of_a_case_are_listed_and_nothing_is_written(
     chunk.unlink()
     assert main(["merge", str(shards), "--out", str(tmp_path / "whole")]) == 1
     err = capsys.readouterr().err
-    assert "demo/var" in err and "missing: images 0..255" in err and f"doubled: images 256..{IMAGES - 1}" in err
+    assert "demo/detailflow" in err and "missing: images 0..255" in err and f"doubled: images 256..{IMAGES - 1}" in err
     assert not (tmp_path / "whole").exists()
 
 
@@ -120,4 +122,8 @@ def test_a_case_without_its_weights_is_named_and_the_next_one_is_drawn(tmp_path,
     request = ["run", str(suite), "--share", "images", "--shard", "1/1", "--out", str(tmp_path / "out")]
     assert main(request) == 1
     said = capsys.readouterr()
-    assert "failed: demo/var" in said.err and "/nowhere" in said.err and "images 0..15 of demo/var" in said.out
+    assert (
+        "failed: demo/detailflow" in said.err
+        and "/nowhere" in said.err
+        and "images 0..15 of demo/detailflow" in said.out
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import types
@@ -37,17 +36,20 @@ COUNTED = [str(TESTS / "support" / "counted_kernels.py")]
 """The same program, whose last line of stderr counts the calls of every kernel."""
 
 
-def interpreted(program: list[str], case: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run `arvbench verify` in a process of its own, because Triton decides at its import what it interprets."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.pop("TRITON_INTERPRET", None)
-    command = [*program, "verify", str(RECIPES / f"{case}.json"), "--kernels", "interpreter", "--json", *options]
-    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def interpreted(programs):
+    """Function that runs `arvbench verify` in a process of its own: Triton decides at its import what it interprets."""
+
+    def run(program: list[str], case: str, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [*program, "verify", RECIPES / f"{case}.json", "--kernels", "interpreter", "--json", *options]
+        return programs.run(*command, timeout=1800)
+
+    return run
 
 
 @pytest.mark.slow  # about a minute each: the interpreter takes 20 ms per program of attention
 @pytest.mark.parametrize("case", TINY)
-def test_a_fixture_is_reproduced_by_interpreted_kernels(case):
+def test_a_fixture_is_reproduced_by_interpreted_kernels(interpreted, case):
     pytest.importorskip("triton", reason="needs triton")
     done = interpreted(COUNTED, case, "--backend", "optimized")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -73,7 +75,7 @@ def test_a_fixture_is_reproduced_by_interpreted_kernels(case):
         (["--backend", "reference"], "the reference backend has no Triton kernels"),
     ],
 )
-def test_an_interpreter_that_cannot_be_had_is_bad_input(options, message):
+def test_an_interpreter_that_cannot_be_had_is_bad_input(interpreted, options, message):
     done = interpreted(ARVBENCH, "var_tiny_a", *options)
     assert done.returncode == 2
     assert message in done.stderr

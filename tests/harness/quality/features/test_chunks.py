@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -115,19 +111,18 @@ _SLOW_PASS = """
 """
 
 
-def test_kill_9_costs_one_chunk_and_changes_no_bit(layer_requests, direct, tmp_path):
+def test_kill_9_costs_one_chunk_and_changes_no_bit(programs, layer_requests, direct, tmp_path):
     work = tmp_path / "w"
     script = textwrap.dedent(_SLOW_PASS).format(tests=str(Path(__file__).parent), work=str(work))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    process = programs.start("-c", script)
     try:
         deadline = time.monotonic() + 60
         while not (work / "chunk-000001.safetensors").is_file():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.communicate()
     source = Watched()
     assert same(scan(source, layer_requests, work=work), direct)
     assert source.reads == [(512, 768), (768, 778)], "the lock of the dead process is free"

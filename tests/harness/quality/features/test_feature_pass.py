@@ -23,7 +23,7 @@ from arvbench.results.schema import CaseConfig
 
 LAYERS = frozenset({"64", "logits"})
 CASE = CaseConfig(
-    model="demo/nar",
+    model="demo/detailflow",
     weights="demo",
     batch=64,
     threads=1,

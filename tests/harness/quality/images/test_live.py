@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -101,10 +98,8 @@ print(images_sha256(source.read(start, stop)))
 """
 
 
-def test_another_process_draws_the_same_bytes(whole):
-    numbers = map(str, (COUNT, BATCH, SEED, 6, 20))
-    command = [sys.executable, "-c", ELSEWHERE, *numbers]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": SOURCE})
+def test_another_process_draws_the_same_bytes(programs, whole):
+    done = programs.run("-c", ELSEWHERE, COUNT, BATCH, SEED, 6, 20)
     assert done.stdout.strip() == images_sha256(whole[6:20])
 
 

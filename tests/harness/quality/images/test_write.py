@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import zipfile
 from collections import namedtuple
 from pathlib import Path
@@ -204,20 +200,18 @@ write_images(Path(sys.argv[1]), Slow(torch.zeros(300, 3, 6, 5, dtype=torch.uint8
 """
 
 
-def test_a_killed_run_leaves_no_half_and_the_next_one_clears_up(target):
-    command = [sys.executable, "-c", SLOW, str(target)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": SOURCE})
+def test_a_killed_run_leaves_no_half_and_the_next_one_clears_up(programs, target):
+    process = programs.start("-c", SLOW, target)
     try:
-        assert process.stdout.readline() == b"half\n"
+        assert process.stdout.readline() == "half\n"
         part = target.with_name(f".{target.name}.part")
         assert part.exists() and not target.exists()
         with pytest.raises(UserError, match="another process is writing x"):
             write(target)
         assert part.exists()
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        process.kill()
+        process.communicate()
     assert not target.exists() and part.exists()
     write(target)
     assert torch.equal(open_images(target).read(0, COUNT), images())

@@ -19,7 +19,7 @@ from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.protocols import Options
 
-SAMPLES, REFERENCES, PX = 16, 20, 48
+SAMPLES, REFERENCES, PX = 8, 10, 48
 OPTIONS = Options(bootstrap=0)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+from warm_program import Programs
 
-import arvbench
 from arvbench.harness.quality.protocols import PROTOCOLS
 
 ALL_OF_DIGITS = """
@@ -23,9 +20,8 @@ print("imported:", *{"torch_fidelity", "torchvision", "cleanfid", "open_clip"} &
 """
 
 
-def test_the_digits_protocol_imports_no_metric_library() -> None:
-    environment = {"PYTHONPATH": str(Path(arvbench.__path__[0]).parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", ALL_OF_DIGITS], capture_output=True, text=True, env=environment)
+def test_the_digits_protocol_imports_no_metric_library(programs: Programs) -> None:
+    done = programs.run("-c", ALL_OF_DIGITS)
     assert done.returncode == 0, done.stderr
     *numbers, imported = done.stdout.splitlines()
     assert [line.split()[0] for line in numbers] == [metric.name for metric in PROTOCOLS["digits-cnn"].metrics]
