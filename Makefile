@@ -7,16 +7,20 @@ OUT ?= results/runs/demo
 install = { command -v uv >/dev/null && uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
 	--editable $(1) 2>/dev/null; } || $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable $(1)
 
-.PHONY: run test check docs bench fuzz gpu clean
+.PHONY: run test slow check docs bench fuzz gpu clean
 
 # Measure the trained demo models of the first seven families and write the report.
 run: $(VENV)/.installed
 	$(BIN)/arvbench run demo --out $(OUT)
 	@echo "Models of the other families: $(BIN)/arvbench run demo-all"
 
-# All tests, offline, in two processes: each file of tests runs in one of them.
+# All tests but the slow ones, offline, in two processes: each file runs in one of them. The slowest end the summary.
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=20
+
+# The tests that `make test` leaves out; CONTRIBUTING says when.
+slow: $(VENV)/.tested
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow --durations=20
 
 # Linters and types; CI runs this too.
 check: $(VENV)/.developed

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,12 @@ def check_yaml(text: str, place: str, file: Path) -> None:
         assert "snake/tiny" in str(error), f"{place}: {error}"
 
 
+@cache
+def command_line() -> Any:
+    """The program; all its verbs are made of their functions."""
+    return typer.main.get_command(program())
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_parse(document: Path) -> None:
     """Every `arvbench` and `make` command, in indented code, in tables and in sentences."""
@@ -125,12 +132,12 @@ def test_commands_parse(document: Path) -> None:
             parse(words[1:], f"{document.name}: {line}")
     for line in inline:
         first = shlex.split(line)[1]
-        assert first in typer.main.get_command(program()).commands, f"{document.name}: `{line}`"
+        assert first in command_line().commands, f"{document.name}: `{line}`"
 
 
 def parse(words: list[str], place: str) -> None:
     """Parse a command as the program does; uppercase words and `...` stand for what a reader writes there."""
-    command: Any = typer.main.get_command(program())
+    command: Any = command_line()
     context = None
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         assert words[0] in command.commands, place

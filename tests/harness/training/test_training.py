@@ -60,10 +60,10 @@ def test_the_transformer_learns_and_overfits_a_handful_of_images():
 @pytest.mark.parametrize("name", demo_models())
 def test_the_same_seed_gives_the_same_weights(name, tmp_path):
     digits = load_digits_rgb()
-    few = replace(digits, images_N3HW=digits.images_N3HW[:8], labels_N=digits.labels_N[:8])
+    few = replace(digits, images_N3HW=digits.images_N3HW[:4], labels_N=digits.labels_N[:4])
     settings = TRAININGS[name].settings
     one_epoch = {
-        part: replace(getattr(settings, part), epochs=1, batch=4)
+        part: replace(getattr(settings, part), epochs=1, batch=2)
         for part in ("tokenizer", "transformer", "refinement")
         if getattr(settings, part) is not None and not isinstance(getattr(settings, part), str)
     }
@@ -128,7 +128,7 @@ def test_a_tokenizer_that_was_taken_over_is_the_shipped_one(name):
 @pytest.mark.parametrize("name", demo_models())
 def test_generated_digits_are_the_requested_ones(name):
     sampler = load_sampler(name, weights="demo", backend="optimized")
-    labels = torch.arange(10).repeat_interleave(6)
+    labels = torch.arange(10).repeat_interleave(4)
     noise = PerImageNoise(0, range(len(labels)))
     images = sampler.sample(labels, sampler.spec.settings, noise=noise).images
     right = (load_classifier()(images)[1].argmax(dim=1) == labels).float().mean()
