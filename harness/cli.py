@@ -65,6 +65,17 @@ def program() -> typer.Typer:
     return root
 
 
+def command_line() -> Callable[..., Any]:
+    """Return the program, ready to be called; a table of verbs is made into one once."""
+    return _ready(tuple(VERBS.items()))
+
+
+@functools.cache
+def _ready(_verbs: tuple[tuple[str, Callable[..., None]], ...]) -> Callable[..., Any]:
+    command: Callable[..., Any] = typer.main.get_command(program())
+    return command
+
+
 def _command(verb: Callable[..., None]) -> type[TyperCommand]:
     """Return the kind of command that a verb is: one that refuses empty paths.
 
@@ -142,7 +153,7 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
-        program()(args=list(arguments) if arguments is not None else None, prog_name="arvbench")
+        command_line()(args=list(arguments) if arguments is not None else None, prog_name="arvbench")
     except SystemExit as done:
         if isinstance(getattr(done.__context__, "__cause__", None), KeyboardInterrupt):
             typer.echo("interrupted", err=True)  # Typer says nothing when Ctrl-C comes while it reads the options

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 import yaml
 
 import arvbench
-from arvbench.harness.cli import main, program
+from arvbench.harness.cli import command_line, main
 from arvbench.results.records import read_records
 
 PAGE = (Path(__file__).parent.parent / "docs" / "clusters.md").read_text()
@@ -72,12 +71,12 @@ def test_yaml_is_that_of_its_kind() -> None:
 
 
 def test_commands_have_verbs_and_options_that_exist() -> None:
-    command_line = typer.main.get_command(program())
+    root = command_line()
     joined = re.sub(r"\\\n\s*", "", PAGE)
     calls = re.findall(r"arvbench ((?:records )?(?:run|eval|merge|report|ls)) ([^`\n]*--[^`\n]*)", joined)
     assert len(calls) > 5
     for verb, rest in calls:
-        command = command_line
+        command = root
         for name in verb.split():
             command = command.commands[name]
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}

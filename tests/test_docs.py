@@ -7,13 +7,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer
 from demo_table import demo_table
 from identities import RECORDS
 from kernel_tables import contract_rows, markdown
 from site_pages import commands
 
-from arvbench.harness.cli import program
+from arvbench.harness.cli import command_line
 from arvbench.harness.suites.built_in import built_in_suites
 from arvbench.results.records import read_records
 
@@ -31,10 +30,10 @@ def command_lines(program: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("arguments", command_lines("arvbench"), ids=" ".join)
 def test_commands_in_the_readme_have_verbs_and_options_that_exist(arguments: list[str]) -> None:
-    command_line = typer.main.get_command(program())
+    root = command_line()
     verb, *rest = arguments
-    assert verb in command_line.commands
-    command_line.commands[verb].make_context(verb, rest)  # raises a usage error
+    assert verb in root.commands
+    root.commands[verb].make_context(verb, rest)  # raises a usage error
 
 
 def test_suites_in_the_readme_exist() -> None:

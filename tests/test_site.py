@@ -9,17 +9,15 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 from site_pages import DOCS, FENCE, NOT_HERE, ROOT, blocks, commands, pages, run_python
 
 from arvbench.errors import UserError
-from arvbench.harness.cli import program
+from arvbench.harness.cli import command_line
 from arvbench.harness.suites.suite import load_suite
 
 PAGES = pages()
@@ -110,12 +108,6 @@ def check_yaml(text: str, place: str, file: Path) -> None:
     except UserError as error:
         # A model of a package that is not installed here; its own test measures it.
         assert "snake/tiny" in str(error), f"{place}: {error}"
-
-
-@cache
-def command_line() -> Any:
-    """The program; all its verbs are made of their functions."""
-    return typer.main.get_command(program())
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

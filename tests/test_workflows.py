@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 
 from arvbench.errors import ExitCode
 from arvbench.harness.check.outputs.markdown import MARKER
-from arvbench.harness.cli import program
+from arvbench.harness.cli import command_line
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".github" / "workflows"
@@ -196,7 +195,7 @@ def test_the_check_step_ends_as_the_check_did(runner, code):
 def test_verbs_and_options_of_the_steps_exist(runner, name):
     runner.stub(".venv/bin/arvbench", "exit 0")
     runner.run(script(name), SUITE="gate", DEVICE="cpu", LAUNCHES="20")
-    commands = typer.main.get_command(program())
+    commands = command_line()
     assert runner.calls
     for _, verb, *rest in runner.calls:
         command, words = commands.commands[verb], rest

@@ -6,7 +6,9 @@ so. `records.jsonl` is a run of the demo suite, without its pictures, and the ma
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -20,8 +22,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-import typer
-from typer.testing import CliRunner
 
 FOLDER = Path(__file__).parent.parent / "golden" / "identities"
 RECORDS = FOLDER / "records.jsonl"
@@ -183,23 +183,23 @@ def models() -> str:
 
 def help_texts() -> str:
     """`--help` of the program and of every verb, at 80 columns."""
-    from arvbench.harness.cli import program
+    from arvbench.harness.cli import command_line
 
-    command_line = typer.main.get_command(program())
     calls = [["--help"]]
-    for verb, command in command_line.commands.items():  # type: ignore[attr-defined]
+    for verb, command in command_line().commands.items():  # type: ignore[attr-defined]
         calls.append([verb, "--help"])
         calls += [[verb, inner, "--help"] for inner in getattr(command, "commands", {})]
     return "".join(f"$ arvbench {' '.join(call)}\n{_output(call)}\n" for call in sorted(calls))
 
 
 def _output(arguments: list[str]) -> str:
-    from arvbench.harness.cli import program
+    from arvbench.harness.cli import command_line
 
-    with mock.patch.dict(os.environ, {"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}):
-        result = CliRunner().invoke(program(), arguments, prog_name="arvbench", terminal_width=80)
-    assert result.exit_code == 0, result.output
-    return result.output
+    printed = io.StringIO()
+    columns = {"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}
+    with mock.patch.dict(os.environ, columns), contextlib.redirect_stdout(printed):
+        command_line()(args=arguments, prog_name="arvbench", terminal_width=80, standalone_mode=False)
+    return printed.getvalue()
 
 
 def _json(content: object) -> str:

@@ -30,7 +30,7 @@ def policies(form: str) -> list[str]:
 
 
 def forms_and_policies():
-    """Every form with every policy. Policies give the same latents (test_families.py): a second one is slow but once."""
+    """Every form with every policy; a second policy is slow but once, since policies give the same latents."""
     for number, form in enumerate(LATENT_FORMS):
         for place, policy in enumerate(policies(form)):
             yield pytest.param(form, policy, marks=[pytest.mark.slow] * (number > 0 and place > 0))

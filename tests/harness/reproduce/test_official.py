@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import records as make
-import typer
 
-from arvbench.harness.cli import main, program
+from arvbench.harness.cli import command_line, main
 from arvbench.harness.reproduce import reproduce as attempts
 from arvbench.harness.suites.suite import Suite
 from arvbench.results.reproduction import Reproduction
@@ -105,11 +104,11 @@ def test_a_number_beyond_the_rule_is_not_and_every_cause_has_its_command(files, 
         "b32732719497" in causes["reference file"].text and causes["reference file"].command == f"sha256sum {REFERENCE}"
     )
     assert "--inception-weights inception.pth" in causes["another protocol"].command
-    command_line = typer.main.get_command(program())
+    root = command_line()
     for suspect in found.suspects:
         name, verb, *rest = shlex.split(suspect.command)
         if name == "arvbench":
-            command_line.commands[verb].make_context(verb, rest)  # type: ignore[attr-defined]
+            root.commands[verb].make_context(verb, rest)  # type: ignore[attr-defined]
 
 
 def test_the_command_of_an_attempt_makes_it_again(files, measured):

@@ -12,13 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-import typer
 from demo_runs import numbers_of, recorded
 
 from arvbench.adapters.loading import demo_models
 from arvbench.adapters.registry import MODELS
 from arvbench.errors import HostError, UserError
-from arvbench.harness.cli import main, program
+from arvbench.harness.cli import command_line, main
 from arvbench.harness.jobs import EventListener, Job, Result
 from arvbench.harness.reproduce import reproduce as attempts
 from arvbench.harness.reproduce.smoke import smoke_checks
@@ -97,11 +96,11 @@ def test_the_suspects_begin_with_what_differs_and_their_commands_exist(rehearsal
         "noise",
         "other weights",
     } < {suspect.cause for suspect in suspects}
-    command_line = typer.main.get_command(program())
+    root = command_line()
     for suspect in suspects:
         name, verb, *rest = shlex.split(suspect.command)
         assert name == "arvbench"
-        command_line.commands[verb].make_context(verb, rest)  # type: ignore[attr-defined]
+        root.commands[verb].make_context(verb, rest)  # type: ignore[attr-defined]
 
 
 def test_the_suites_of_the_suspects_are_ones_that_the_runner_takes(rehearsal, capsys):
