@@ -33,11 +33,11 @@ def features(tmp_path_factory) -> FeaturePass:
 
 @pytest.fixture(scope="module")
 def statistics(tmp_path_factory) -> Path:
-    """A made-up file like `adm_in256_stats.npz`: mean and covariance alone."""
+    """A made-up file like `adm_in256_stats.npz`: mean and covariance alone, with a variance in every direction."""
     random = np.random.default_rng(0)
     rows = random.normal(size=(40, 2048)) * 0.1
     path = tmp_path_factory.mktemp("statistics") / "stats.npz"
-    np.savez(path, mu=rows.mean(axis=0), sigma=np.cov(rows, rowvar=False))
+    np.savez(path, mu=rows.mean(axis=0), sigma=np.cov(rows, rowvar=False) + 1e-3 * np.eye(2048))
     return path
 
 
