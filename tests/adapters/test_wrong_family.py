@@ -42,7 +42,7 @@ def bundles(tmp_path_factory) -> dict[str, Path]:
     return paths
 
 
-@pytest.mark.parametrize(("ours", "theirs"), pairs())
+@pytest.mark.parametrize(("ours", "theirs"), list(pairs()))
 def test_the_error_names_the_family_that_the_file_belongs_to(bundles, ours, theirs):
     expected = rf"looks most like the \w+ of {theirs} "
     if (ours, theirs) == UNLIKE:

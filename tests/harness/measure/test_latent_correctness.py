@@ -36,7 +36,7 @@ def forms_and_policies():
             yield pytest.param(form, policy, marks=[pytest.mark.slow] * (number > 0 and place > 0))
 
 
-@pytest.mark.parametrize(("form", "policy"), forms_and_policies())
+@pytest.mark.parametrize(("form", "policy"), list(forms_and_policies()))
 @pytest.mark.parametrize("backend", JUDGES)
 def test_latents_are_compared_and_no_tokens_are_counted(form, backend, policy):
     sampler, settings = build(form, backend=backend)
