@@ -63,16 +63,16 @@ class WrittenTables:
         """Write those tables of a report that are not written yet; rows that its answer names are never cut."""
         named = [row for table in report.answer.tables for row in table.row_targets]
         keep = frozenset(named).union(*(statement.record_ids for statement in report.answer.shown))
-        for block in _blocks(report):
-            for table in (
-                [block] if isinstance(block, Table) else block.tables if isinstance(block, FoldedTables) else []
-            ):
-                if id(table) not in self._written:
-                    self._written[id(table)] = _write_table(table, keep)
+        tables = [table for block in _blocks(report) for table in _tables(block)]
+        self._written |= {id(table): _write_table(table, keep) for table in tables if id(table) not in self._written}
 
     def of(self, table: Table) -> _Written:
         """Return a table that was written."""
         return self._written[id(table)]
+
+
+def _tables(block: Block) -> Sequence[Table]:
+    return [block] if isinstance(block, Table) else block.tables if isinstance(block, FoldedTables) else []
 
 
 def _write_table(table: Table, keep: Collection[str]) -> _Written:
