@@ -99,6 +99,7 @@ def _print(outcomes: Sequence[Outcome], *, markdown: bool, as_json: bool) -> Non
     from rich.console import Console, Group
 
     from arvbench.reports.claims_page import claims_page, outcomes_json
+    from arvbench.reports.numbers import plain
     from arvbench.reports.tables.claims import claims_table, verdict_counts
     from arvbench.reports.tables.rich_table import titled_table
 
@@ -110,3 +111,7 @@ def _print(outcomes: Sequence[Outcome], *, markdown: bool, as_json: bool) -> Non
         console = Console()
         title = "\n".join(["Claims", *filter(None, verdict_counts(outcomes))])
         console.print(Group(*titled_table(title, claims_table(outcomes), console.width, naming=1)))
+        for outcome in outcomes:
+            if outcome.note:
+                text = f"{outcome.experiment.id}: {plain(outcome.note)}"
+                console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
