@@ -161,12 +161,10 @@ def test_planned_flops_and_cache_bytes_are_the_counted_ones(built, backend):
     sampler = build_sampler(spec, weights="random:1", backend=backend)
     for policy in sampler.cache_policies():
         plan = sampler.schedule(settings, batch=3, cache=policy)
-        with counted_flops() as flops:
-            draw(sampler, settings=settings, policy=policy, observer=flops)
+        with counted_flops(sampler.make_cache(policy, settings, batch=3)) as flops:
+            draw(sampler, settings=settings, cache=flops.cache, observer=flops)
         assert flops.counted == [step.flops for step in plan] + [plan.decode_flops]
-        observer = Steps(sampler.make_cache(policy, settings, batch=3))
-        draw(sampler, settings=settings, cache=observer.cache, observer=observer)
-        assert observer.live == [step.cache_bytes for step in plan]
+        assert flops.live == [step.cache_bytes for step in plan]
 
 
 def test_only_exact_cache_policies_run(sampler, settings):

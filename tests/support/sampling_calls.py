@@ -77,10 +77,12 @@ class Steps(SilentObserver):
 
 
 class CountedFlops(SilentObserver):
-    """Count the FLOPs of every step, and last of the decode, as torch does."""
+    """Count the FLOPs of every step, and last of the decode, as torch does; keep the cache's bytes after a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Cache | None = None) -> None:
+        self.cache = cache
         self.counted: list[int] = []
+        self.live: list[int] = []
 
     def decode_begin(self) -> None:
         self._counter = FlopCounterMode(display=False)
@@ -95,6 +97,8 @@ class CountedFlops(SilentObserver):
 
     def step_end(self, step: Step, output: StepOutput) -> None:
         self.decode_end(output.logits)
+        if self.cache is not None:
+            self.live.append(self.cache.live_bytes())
 
     @property
     def steps(self) -> list[int]:
@@ -102,7 +106,7 @@ class CountedFlops(SilentObserver):
 
 
 @contextmanager
-def counted_flops() -> Iterator[CountedFlops]:
+def counted_flops(cache: Cache | None = None) -> Iterator[CountedFlops]:
     """Yield an observer that counts; on the CPU only mathematical attention consists of counted matrix products."""
     with sdpa_kernel(SDPBackend.MATH):
-        yield CountedFlops()
+        yield CountedFlops(cache)
