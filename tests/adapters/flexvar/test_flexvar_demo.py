@@ -13,7 +13,7 @@ from arvbench.adapters.sampling import PerImageNoise
 from arvbench.harness.data.digits import load_digits_rgb
 from arvbench.harness.quality.extractors.digits_cnn import load_classifier
 
-LABELS = torch.arange(10).repeat_interleave(5)
+LABELS = torch.arange(10).repeat_interleave(3)
 
 
 @pytest.fixture(scope="module")
