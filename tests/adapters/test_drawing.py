@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from interpreted import run_interpreted
@@ -43,6 +45,12 @@ def load(family, kernel=None):
     return sampler
 
 
+@cache
+def plain_sampler(family):
+    """The sampler that draws by operators; no test changes it."""
+    return load(family)
+
+
 def draw(sampler, settings, **options):
     return sampler.sample(LABELS, settings, **{"noise": PerImageNoise(1, [5, 6]), **options})
 
@@ -66,7 +74,7 @@ def draw(sampler, settings, **options):
 )
 def test_the_operation_draws_the_tokens_that_operators_draw(family, changes):
     kernel = Kernel()
-    plain, fused = load(family), load(family, kernel)
+    plain, fused = plain_sampler(family), load(family, kernel)
     settings = plain.spec.settings.replace(**changes)
     expected = draw(plain, settings)
     samples = draw(fused, settings)
@@ -80,7 +88,7 @@ def test_the_operation_draws_the_tokens_that_operators_draw(family, changes):
 def test_observers_hear_the_logits_that_they_read(family):
     heard, expected, kernel = Steps(), Steps(), Kernel()
     sampler = load(family, kernel)
-    draw(load(family), sampler.spec.settings, observer=expected)
+    draw(plain_sampler(family), sampler.spec.settings, observer=expected)
     draw(sampler, sampler.spec.settings, observer=heard)
     assert kernel.calls == len(heard.outputs)
     for ours, theirs in zip(heard.outputs, expected.outputs, strict=True):
@@ -170,7 +178,7 @@ def test_draws_of_the_operation_are_counted_as_draws_of_the_call():
 
 @pytest.mark.parametrize("family", ["mvar", "par"])
 def test_a_recorded_call_draws_by_the_operation(family):
-    plain, sampler = load(family), load(family, Kernel())
+    plain, sampler = plain_sampler(family), load(family, Kernel())
     sampler.use_graphs(TapeCapture)
     settings = plain.spec.settings
     for number in (0, 1):

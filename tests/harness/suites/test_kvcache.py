@@ -31,9 +31,8 @@ def larger():
     """Larger batches of VAR; a prediction takes a second, and by default every kind of policy has one."""
     for case in LARGER:
         if case.model == "demo/var":
-            alike = case.cache == "fp8" or case.cache.startswith(
-                "hack"
-            )  # bytes like int8's, tokens chosen like scalekv
+            # Its bytes are counted as those of int8, or its tokens chosen as those of scalekv.
+            alike = case.cache == "fp8" or case.cache.startswith("hack")
             yield pytest.param(case, marks=[pytest.mark.slow] * alike, id=case.cache)
 
 
