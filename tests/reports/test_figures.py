@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,21 @@ def fewest(name: str) -> list[Record]:
 
 
 @pytest.fixture(scope="module")
+def drawing_of(records: list[Record]) -> Callable[[str, str], Drawing | None]:
+    """Function that draws a figure of one record, many, those that are committed, or a sweep: each once."""
+
+    def shown(name: str, of: str) -> list[Record]:
+        if of == "one":
+            return fewest(name)
+        if of == "sweep" and name in ("drift", "energy"):
+            return [one_record(number=n, batch=n + 1) for n in range(30)]
+        return {"many": lambda: records, "committed": committed, "sweep": sweep}[of]()
+
+    committed, sweep = cache(lambda: list(read_records(COMMITTED))), cache(lambda: make.sweep(80))
+    return cache(lambda name, of: draw_figure(name, FIGURES[name], shown(name, of)))
+
+
+@pytest.fixture(scope="module")
 def svgs(records: list[Record]) -> dict[str, str]:
     """Every figure of many records."""
     return {name: inline_figure(name, FIGURES[name], records).svg for name in FIGURES}
@@ -58,10 +75,10 @@ def test_nothing_to_show_is_no_figure(name: str) -> None:
 @pytest.mark.parametrize("count", ["one", "many"])
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_has_a_title_axes_with_units_and_a_text_alternative(
-    name: str, count: str, records: list[Record]
+    name: str, count: str, drawing_of: Callable[[str, str], Drawing | None]
 ) -> None:
-    drawing = drawn(name, fewest(name) if count == "one" else records)
-    assert drawing.title and drawing.caption
+    drawing = drawing_of(name, count)
+    assert drawing is not None and drawing.title and drawing.caption
     assert len(drawing.alt) > 40 and re.search(r"\d", drawing.alt)
     for ax in drawing.figure.axes:
         labels = [ax.get_xlabel(), ax.get_ylabel()]
@@ -92,8 +109,9 @@ def test_a_figure_of_a_sweep_is_bounded_and_says_what_it_leaves_out(name: str) -
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_of_few_records_shows_all(name: str, records: list[Record]) -> None:
-    assert "Drawn:" not in drawn(name, records).caption
+def test_a_figure_of_few_records_shows_all(name: str, drawing_of: Callable[[str, str], Drawing | None]) -> None:
+    drawing = drawing_of(name, "many")
+    assert drawing is not None and "Drawn:" not in drawing.caption
 
 
 def test_panels_are_shown_whole_until_there_is_no_room() -> None:
@@ -115,15 +133,12 @@ def test_panels_are_shown_whole_until_there_is_no_room() -> None:
 @pytest.mark.parametrize("of", ["one", "many", "committed", "sweep"])
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_text_of_a_panel_reaches_into_another_panel_or_out_of_the_figure(
-    name: str, of: str, records: list[Record]
+    name: str, of: str, drawing_of: Callable[[str, str], Drawing | None]
 ) -> None:
-    given = {"one": lambda: fewest(name), "many": lambda: records, "sweep": lambda: make.sweep(80)}
-    if name in ("drift", "energy"):
-        given["sweep"] = lambda: [one_record(number=n, batch=n + 1) for n in range(30)]
-    shown = given[of]() if of in given else list(read_records(COMMITTED))
-    if of == "committed" and draw_figure(name, FIGURES[name], shown) is None:
+    drawing = drawing_of(name, of)
+    if of == "committed" and drawing is None:
         return  # of numbers that those records, of an earlier version, do not have
-    drawing = drawn(name, shown)
+    assert drawing is not None
     assert drawing.figure.get_layout_engine() is None
     renderer = FigureCanvasAgg(drawing.figure).get_renderer()
     boxes = [ax.get_tightbbox(renderer).padded(-1) for ax in drawing.figure.axes]
