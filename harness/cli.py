@@ -61,7 +61,12 @@ def program() -> typer.Typer:
                 help=GROUPS[group], no_args_is_help=True, rich_markup_mode=None, context_settings=_SHORT_HELP
             )
             root.add_typer(groups[group], name=group, short_help=_summary(GROUPS[group]))
-        groups[group].command(own_name, cls=_command(verb), short_help=_summary(verb.__doc__ or ""))(_run(verb))
+        groups[group].command(
+            own_name,
+            cls=_command(verb),
+            short_help=_summary(verb.__doc__ or ""),
+            context_settings=_SHORT_HELP,  # a command keeps the first words for help that it hears of
+        )(_run(verb))
     return root
 
 
