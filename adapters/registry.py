@@ -59,6 +59,7 @@ _BUILT_IN = {
     "detailflow-l-128": "arvbench.adapters.detailflow.sampler:DETAILFLOW_L_128",
     "detailflow-l-256": "arvbench.adapters.detailflow.sampler:DETAILFLOW_L_256",
     "detailflow-l-512": "arvbench.adapters.detailflow.sampler:DETAILFLOW_L_512",
+    "demo/dar": "arvbench.adapters.dar.sampler:DEMO",
     "dar-l": "arvbench.adapters.dar.sampler:DAR_L",
     "dar-xl": "arvbench.adapters.dar.sampler:DAR_XL",
     "demo/flexvar": "arvbench.adapters.flexvar.sampler:DEMO",

@@ -106,3 +106,29 @@ DAR_L = _official("l", DarSettings(cfg=1.2, cfg_end=8.0), "showlab/D-AR README a
 DAR_XL = _official(
     "xl", DarSettings(cfg=1.2, cfg_end=8.0), "showlab/D-AR at 3fb0f2d states no guidance for XL: that of L is taken"
 )
+
+DEMO = ModelSpec(
+    name="demo/dar",
+    sampler=DarSampler,
+    transformer=LlamaConfig(dim=96, n_layer=3, n_head=3, block_size=16, num_classes=10, vocab_size=256, multiple_of=32),
+    tokenizer=DarTokenizerConfig(
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        encoder_dim=64,
+        decoder_dim=64,
+        vq_codebook_size=256,
+        num_denoising_steps=2,
+        num_query_groups=2,
+        num_all_queries=16,
+        queries_per_step=8,
+        table_rows=16,
+        sampling_resolution=32,
+        diff_dim=64,
+        diff_patch_size=4,
+        diff_depth=2,
+        head_dim=16,
+    ),
+    settings=DarSettings(cfg=2.0),
+    settings_source="chosen on the trained demo model",
+    demo=True,
+)

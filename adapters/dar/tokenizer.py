@@ -27,9 +27,6 @@ from arvbench.adapters.tokenizers.tokenizer import IdTokenizer
 from arvbench.adapters.tokenizers.vq import Codebook
 from arvbench.errors import UserError
 
-_TABLE = 1024
-"""Rows of the official tables of queries and positions, of which the first N are used."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DarTokenizerConfig:
@@ -47,10 +44,14 @@ class DarTokenizerConfig:
     num_query_groups: int = 8
     num_all_queries: int = 256
     queries_per_step: int = 32
+    table_rows: int = 1024
+    """Rows of the tables of queries and positions, of which the first `num_all_queries` are used."""
     sampling_resolution: int = 256
     diff_dim: int = 768
     diff_patch_size: int = 8
     diff_depth: int = 12
+    head_dim: int = 64
+    """Channels of a head of every attention."""
     data_std: float = 0.6
     time_shift: float = 2.0
     codebook_l2_norm: bool = True
@@ -98,17 +99,33 @@ class VelocityNet(nn.Module):
 
     def __init__(self, config: DarTokenizerConfig) -> None:
         super().__init__()
-        self.patch = config.diff_patch_size
+        self.patch, self.head_dim = config.diff_patch_size, config.head_dim
         values, width = 3 * self.patch**2, config.diff_dim
         self.cond_mlp = nn.Linear(config.decoder_dim, width)
         self.conv_in = nn.Conv2d(values, width, 1)
         self.conv_out = nn.Conv2d(width, values, 1)
-        self.blocks = nn.ModuleList(PixelBlock(width) for _ in range(config.diff_depth))
+        self.blocks = nn.ModuleList(PixelBlock(width, config.head_dim) for _ in range(config.diff_depth))
 
-    def forward(self, x_B3HW: Tensor, time_B: Tensor, cond_BSC: Tensor) -> Tensor:
+    def initial_values(self) -> dict[str, Tensor]:
+        """Before training pixels pass through: the velocity leads from noise to zero.
+
+        Channels without pixels hold a constant, or else the norm at the end would depend on the noise of a patch.
+        """
+        width, values = self.conv_in.weight.shape[:2]
+        into, back = torch.zeros_like(self.conv_in.weight), torch.zeros_like(self.conv_out.weight)
+        nn.init.eye_(into.flatten(1))
+        nn.init.eye_(back.flatten(1))
+        constant = into.new_zeros(width)
+        constant[values::2], constant[values + 1 :: 2] = 3.0, -3.0
+        norm = ((values + constant.square().sum()) / width).sqrt()
+        return {"conv_in.weight": into, "conv_in.bias": constant, "conv_out.weight": -norm * back}
+
+    def forward(self, x_B3HW: Tensor, time_B: Tensor, cond_BSC: Tensor, rotary: Tensor | None = None) -> Tensor:
+        """`rotary` holds the places of the patches; None means that they are all patches of the image."""
         map_BCpp = self.conv_in(F.pixel_unshuffle(x_B3HW, self.patch))
         side = map_BCpp.shape[2:]
-        rotary = patch_rotations(side[0], side[1], x_B3HW.device)
+        if rotary is None:
+            rotary = patch_rotations(side[0], side[1], self.head_dim, x_B3HW.device)
         cond_BSC = bare_norm(self.cond_mlp(cond_BSC))
         x_BpC = map_BCpp.flatten(2).transpose(1, 2)
         for block in self.blocks:
@@ -128,15 +145,19 @@ class DarTokenizer(IdTokenizer):
         self.config = config
         width, size = config.encoder_dim, config.encoder_patch_size
         self.patchify = nn.Conv2d(3, width, size, stride=size)
-        self.query_embedding = nn.Embedding(_TABLE, config.vq_dim if config.query_low_rank else width)
+        self.query_embedding = nn.Embedding(config.table_rows, config.vq_dim if config.query_low_rank else width)
         if config.query_low_rank:
             self.query_linear = nn.Linear(config.vq_dim, width)
-        self.encoder_layers = nn.ModuleList(GatedLayer(width) for _ in range(config.num_encoder_layers))
+        self.encoder_layers = nn.ModuleList(
+            GatedLayer(width, config.head_dim) for _ in range(config.num_encoder_layers)
+        )
         self.quant_in_conv = nn.Conv2d(width, config.vq_dim, 1, bias=False)
         self.quantize = Codebook(config)
         self.quant_out_conv = nn.Conv2d(config.vq_dim, config.decoder_dim, 1, bias=False)
-        self.decoder_embedding = nn.Embedding(_TABLE, config.decoder_dim)
-        self.decoder_layers = nn.ModuleList(GatedLayer(config.decoder_dim) for _ in range(config.num_decoder_layers))
+        self.decoder_embedding = nn.Embedding(config.table_rows, config.decoder_dim)
+        self.decoder_layers = nn.ModuleList(
+            GatedLayer(config.decoder_dim, config.head_dim) for _ in range(config.num_decoder_layers)
+        )
         self.diff_decoder = nn.ModuleDict({"net": VelocityNet(config)})
 
     def constant_buffers(self) -> dict[str, Tensor]:
@@ -162,7 +183,7 @@ class DarTokenizer(IdTokenizer):
             queries_NC = self.query_linear(queries_NC)
         x_BTC = torch.cat((patches_BpC, queries_NC.expand(len(images_B3HW), -1, -1)), dim=1)
         patches, device = patches_BpC.shape[1], x_BTC.device
-        turned_pP2 = patch_rotations(map_BCpp.shape[2], map_BCpp.shape[3], device)
+        turned_pP2 = patch_rotations(map_BCpp.shape[2], map_BCpp.shape[3], self.config.head_dim, device)
         still_NP2 = torch.tensor([1.0, 0.0], device=device).expand(count, turned_pP2.shape[1], 2)
         rotary = torch.cat((turned_pP2, still_NP2))
         mask_TT = torch.ones(len(rotary), len(rotary), dtype=torch.bool, device=device).tril()
@@ -171,10 +192,6 @@ class DarTokenizer(IdTokenizer):
             x_BTC = layer(x_BTC, rotary=rotary, mask_TS=mask_TT)
         queries_BC1N = bare_norm(x_BTC[:, patches:]).transpose(1, 2).unsqueeze(2)
         features_BD1N: Tensor = self.quant_in_conv(queries_BC1N).float()
-        return features_BD1N
-
-    def coarser(self, features_BD1N: Tensor, latents: int) -> Tensor:
-        """Return all latents: this tokenizer trains with all of them."""
         return features_BD1N
 
     def encode(self, images_B3HW: Tensor) -> Tensor:
@@ -229,19 +246,27 @@ class DarTokenizer(IdTokenizer):
         step = config.diff_depth * block + 12 * patches * config.diff_patch_size**2 * wide + 2 * seen * width * wide
         return layers + 2 * count * config.vq_dim * width + config.num_denoising_steps * step
 
-    def training_loss(self, images_B3HW: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
-        """Images that one evaluation at a random time leads to, and the quantizer's loss (scalar).
+    def decoding_loss(self, images_B3HW: Tensor, codes_BD1N: Tensor, *, patches: int, draw: torch.Generator) -> Tensor:
+        """Squared error of the velocity (scalar), each image at a step of the decoder of its own.
 
-        Every image has a time of its own and sees the group of that time; times and noise come from torch's generator.
+        Only `patches` of the image are computed, the same of all: more images per step of training teach more.
         """
         config: DarTokenizerConfig = self.config
-        codes_BD1N, loss = self.quantize.straight_through(self.features(images_B3HW))
-        cond_BNC, raw_B = self.conditions(codes_BD1N), torch.rand(len(images_B3HW))
-        first_B = torch.tensor([config.first_seen(raw) for raw in raw_B.tolist()])
-        seen_BS = (first_B[:, None] + torch.arange(config.queries_per_step)).to(images_B3HW.device)
+        steps, size, device = config.num_denoising_steps, config.diff_patch_size, images_B3HW.device
+        side = config.sampling_resolution // size
+        chosen_k = torch.randperm(side * side, generator=draw)[:patches].to(device)
+        row_BX1k = F.pixel_unshuffle(images_B3HW, size).flatten(2)[:, :, chosen_k].unsqueeze(2)
+        goal_B3PW = config.data_std * F.pixel_shuffle(row_BX1k, size)
+
+        step_B = torch.randint(steps, (len(images_B3HW),), generator=draw)
+        first_B = torch.tensor([config.first_seen(step / steps) for step in step_B.tolist()])
+        seen_BS = (first_B[:, None] + torch.arange(config.queries_per_step)).to(device)
+        cond_BNC = self.conditions(codes_BD1N)
         seen_BSC = cond_BNC.gather(1, seen_BS[:, :, None].expand(-1, -1, cond_BNC.shape[2]))
-        time_B = warped(raw_B, config.time_shift).to(images_B3HW.device)
-        time_B111 = time_B[:, None, None, None]
-        noisy_B3HW = (1 - time_B111) * torch.randn_like(images_B3HW) + time_B111 * config.data_std * images_B3HW
-        velocity_B3HW = self.net(noisy_B3HW, time_B, seen_BSC)
-        return (noisy_B3HW + (1 - time_B111) * velocity_B3HW) / config.data_std, loss
+
+        time_B = torch.tensor(config.times())[step_B].to(device)
+        time_B111, noise_B3PW = time_B[:, None, None, None], torch.randn(goal_B3PW.shape, generator=draw).to(device)
+        noisy_B3PW = (1 - time_B111) * noise_B3PW + time_B111 * goal_B3PW
+        rotary = patch_rotations(side, side, config.head_dim, device)[chosen_k]
+        velocity_B3PW = self.net(noisy_B3PW, time_B, seen_BSC, rotary)
+        return F.mse_loss(velocity_B3PW, goal_B3PW - noise_B3PW) / config.data_std**2

@@ -196,10 +196,14 @@ class Codebook(nn.Module):
         """Inputs of the quantisation, a single pair: vectors (n, C) and the ids (n,) of their nearest codes."""
         return [(z_BChw.permute(0, 2, 3, 1).flatten(0, 2), self.nearest(z_BChw).flatten())]
 
+    def before_quantisation(self, z_BChw: Tensor) -> Tensor:
+        """Features as they are compared with codes: L2-normalised with `codebook_l2_norm`."""
+        return self._normalized(z_BChw.movedim(1, -1)).movedim(-1, 1)
+
     def straight_through(self, z_BChw: Tensor) -> tuple[Tensor, Tensor]:
         """Code vectors (B, C, h, w) that pass gradients to the encoder, and codebook plus commitment loss (scalar)."""
         codes_BChw = self.lookup(self.nearest(z_BChw), (z_BChw.shape[2], z_BChw.shape[3]))
-        z_BChw = self._normalized(z_BChw.movedim(1, -1)).movedim(-1, 1)
+        z_BChw = self.before_quantisation(z_BChw)
         loss = F.mse_loss(codes_BChw, z_BChw.detach()) + self.config.beta * F.mse_loss(codes_BChw.detach(), z_BChw)
         return z_BChw + (codes_BChw - z_BChw).detach(), loss
 

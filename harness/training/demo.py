@@ -23,7 +23,8 @@ from arvbench.harness.training import Progress, Training
 from arvbench.harness.training.reproducible import provenance, reproducible
 from arvbench.harness.training.stages import DemoSettings, official_scales, own_loss
 from arvbench.harness.training.tokenizer import Tokenizer, train_tokenizer
-from arvbench.harness.training.transformer import Stage, TokenSet, initialise, train_transformer
+from arvbench.harness.training.transformer import Stage, TokenSet, initialise, own_initial_values, train_transformer
+from arvbench.harness.training.two_phases import DrawingTokenizer, TwoPhaseSettings, train_in_two_phases
 from arvbench.results.schema import QualityRequest
 
 Losses = dict[str, list[float]]
@@ -83,11 +84,16 @@ class DemoTraining(Training):
             sampler = _untrained(MODELS[self.name], settings.seed, device)
             tokenizer, transformer = (sampler.modules()[part] for part in ("tokenizer", "transformer"))
             losses: Losses = {}
+            images = from_uint8(train.images_N3HW)
             if isinstance(settings.tokenizer, str):
                 shipped = load_sampler(settings.tokenizer, weights="demo", device=device).modules()["tokenizer"]
                 tokenizer.load_state_dict(shipped.state_dict())
+            elif isinstance(settings.tokenizer, TwoPhaseSettings):
+                tokenizer.load_state_dict(own_initial_values(tokenizer), strict=False)
+                losses |= train_in_two_phases(
+                    cast(DrawingTokenizer, tokenizer), images, settings.tokenizer, order=order, progress=progress
+                )
             else:
-                images = from_uint8(train.images_N3HW)
                 losses["tokenizer_losses"] = train_tokenizer(
                     cast(Tokenizer, tokenizer), images, settings.tokenizer, order=order, progress=progress
                 )

@@ -17,6 +17,7 @@ from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.harness.training.tokenizer import TokenizerSettings
 from arvbench.harness.training.transformer import Stage, TransformerSettings
+from arvbench.harness.training.two_phases import TwoPhaseSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class DemoSettings:
 
     seed: int = 0
     threads: int = 1
-    tokenizer: TokenizerSettings | str = field(default_factory=TokenizerSettings)
+    tokenizer: TokenizerSettings | TwoPhaseSettings | str = field(default_factory=TokenizerSettings)
     """A name stands for the tokenizer that this demo model was shipped with."""
     transformer: TransformerSettings = field(default_factory=TransformerSettings)
     refinement: TransformerSettings | None = None

@@ -9,6 +9,7 @@ from arvbench.harness.training.demo import DemoTraining
 from arvbench.harness.training.stages import DemoSettings, every_scale, next_scale_then_refinement, random_scales
 from arvbench.harness.training.tokenizer import TokenizerSettings
 from arvbench.harness.training.transformer import TransformerSettings
+from arvbench.harness.training.two_phases import TwoPhaseSettings
 
 # Token-grid transformers have no adaLN: the class reaches a token through attention only. They start with larger
 # weights, and need more images to learn it.
@@ -42,12 +43,14 @@ _DETAILFLOW = DemoSettings(
     tokenizer=TokenizerSettings(epochs=20, sides=(16, 16, 16, 4, 8, 12)),
     transformer=TransformerSettings(epochs=16, initial_std=0.05),
 )
+_DAR = DemoSettings(tokenizer=TwoPhaseSettings(), transformer=TransformerSettings(epochs=10, initial_std=0.05))
 _TRAININGS: tuple[Training, ...] = (
     DemoTraining(name="demo/var"),
     DemoTraining(name="demo/mvar"),
     DemoTraining(name="demo/hmar", settings=_HMAR, stages=next_scale_then_refinement),
     DemoTraining(name="demo/flexvar", settings=_FLEXVAR, stages=random_scales, encoded_with=every_scale),
     DemoTraining(name="demo/detailflow", settings=_DETAILFLOW),
+    DemoTraining(name="demo/dar", settings=_DAR),
     DemoTraining(name="demo/nar", settings=_TOKEN_GRID),
     DemoTraining(name="demo/llamagen", settings=_TOKEN_GRID),
     DemoTraining(name="demo/par", settings=_TOKEN_GRID),

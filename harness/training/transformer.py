@@ -56,17 +56,22 @@ class TokenSet:
         return [t[rows] for t in self.tokens], self.labels_N[rows]
 
 
-def initialise(transformer: nn.Module, *, std: float) -> None:
-    """Initialise for training in place: small normal weights, zero biases, gates near zero.
+def own_initial_values(model: nn.Module) -> dict[str, Tensor]:
+    """Return the values that parts of `model` ask to be trained from, by names of parameters.
 
-    A module with other initial values offers `initial_values()`: name of its own parameter -> values.
+    Such a part offers `initial_values()`: name of its own parameter -> values.
     """
-    initial_values = {
+    return {
         f"{prefix}.{name}".lstrip("."): values
-        for prefix, module in transformer.named_modules()
+        for prefix, module in model.named_modules()
         if hasattr(module, "initial_values")
         for name, values in module.initial_values().items()
     }
+
+
+def initialise(transformer: nn.Module, *, std: float) -> None:
+    """Initialise for training in place: small normal weights, zero biases, gates near zero, and what parts ask for."""
+    initial_values = own_initial_values(transformer)
     for name, parameter in transformer.named_parameters():
         if name in initial_values:
             parameter.data.copy_(initial_values[name])
