@@ -130,7 +130,7 @@ def test_a_tokenizer_that_was_taken_over_is_the_shipped_one(name):
 @pytest.mark.parametrize("name", demo_models())
 def test_generated_digits_are_the_requested_ones(name):
     sampler = load_sampler(name, weights="demo", backend="optimized")
-    labels = torch.arange(10).repeat_interleave(4)
+    labels = torch.arange(10).repeat_interleave(6)
     noise = PerImageNoise(0, range(len(labels)))
     images = sampler.sample(labels, sampler.spec.settings, noise=noise).images
     right = (load_classifier()(images)[1].argmax(dim=1) == labels).float().mean()
