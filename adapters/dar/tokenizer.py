@@ -162,7 +162,9 @@ class DarTokenizer(IdTokenizer):
 
     def constant_buffers(self) -> dict[str, Tensor]:
         """Buffers whose values follow from the configuration."""
-        return {"quantize.codebook_used": torch.zeros_like(self.quantize.codebook_used, device="cpu")}
+        used = self.quantize.codebook_used
+        # `zeros_like` of a tensor without memory imports a compiler.
+        return {"quantize.codebook_used": torch.zeros(used.shape, dtype=used.dtype)}
 
     @property
     def net(self) -> VelocityNet:
