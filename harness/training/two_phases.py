@@ -10,7 +10,7 @@ Range    images float [-1, 1]
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,33 +110,30 @@ def _train_codes(
     trained = [p for p in tokenizer.parameters() if id(p) not in of_decoder] + list(linear.parameters())
     step = _Steps(trained, settings.codes_learning_rate, settings.codes_epochs * steps)
     start = round(settings.continuous * settings.codes_epochs * steps)
-    losses: list[float] = []
-    for epoch in range(settings.codes_epochs):
-        total = 0.0
-        for rows in torch.randperm(len(images_B3HW), generator=order).split(settings.codes_batch):
-            images = images_B3HW[rows].to(device)
-            if step.done == start:
-                start_codebook(codebook, _vectors(tokenizer, images_B3HW), order)
-            elif step.done % settings.revive_every == 0 and start < step.done < settings.revive_until * step.total:
-                with torch.no_grad():
-                    revive_unused_codes(
-                        codebook, codebook.targets(tokenizer.features(images_B3HW[:1024].to(device))), order
-                    )
-            features_BD1N = tokenizer.features(images)
-            if step.done < start:
-                codes_BD1N, loss = codebook.before_quantisation(features_BD1N), torch.zeros((), device=device)
-            else:
-                codes_BD1N, loss = codebook.straight_through(features_BD1N)
-            parts_B1 = torch.randint(1, settings.parts + 1, (len(rows), 1), generator=order)
-            kept_BN = torch.arange(count) < parts_B1 * count // settings.parts
-            restored = linear((codes_BD1N * kept_BN[:, None, None].to(device)).flatten(1))
-            restoration_loss = F.mse_loss(restored, images.flatten(1))
-            step(restoration_loss + loss)
-            total += restoration_loss.item() * len(rows)
-        losses.append(total / len(images_B3HW))
-        if progress is not None:
-            progress(epoch + 1, settings.codes_epochs, {"loss of linear decoder": losses[-1]})
-    return losses
+
+    def train(rows: Tensor) -> float:
+        images = images_B3HW[rows].to(device)
+        if step.done == start:
+            start_codebook(codebook, _vectors(tokenizer, images_B3HW), order)
+        elif step.done % settings.revive_every == 0 and start < step.done < settings.revive_until * step.total:
+            with torch.no_grad():
+                revive_unused_codes(
+                    codebook, codebook.targets(tokenizer.features(images_B3HW[:1024].to(device))), order
+                )
+        features_BD1N = tokenizer.features(images)
+        if step.done < start:
+            codes_BD1N, loss = codebook.before_quantisation(features_BD1N), torch.zeros((), device=device)
+        else:
+            codes_BD1N, loss = codebook.straight_through(features_BD1N)
+        parts_B1 = torch.randint(1, settings.parts + 1, (len(rows), 1), generator=order)
+        kept_BN = torch.arange(count) < parts_B1 * count // settings.parts
+        restored = linear((codes_BD1N * kept_BN[:, None, None].to(device)).flatten(1))
+        restoration_loss = F.mse_loss(restored, images.flatten(1))
+        step(restoration_loss + loss)
+        return restoration_loss.item()
+
+    shuffled = _Epochs(len(images_B3HW), settings.codes_batch, settings.codes_epochs, order)
+    return shuffled.losses(train, "loss of linear decoder", progress)
 
 
 def _train_decoder(
@@ -152,18 +149,37 @@ def _train_decoder(
         codes_BD1N = tokenizer.quantize.lookup(ids_Bl, (1, ids_Bl.shape[1]))
     trained = [p for part in tokenizer.decode_parts() for p in part.parameters()]
     step = _Steps(trained, settings.learning_rate, settings.epochs * -(-len(images_B3HW) // settings.batch))
-    losses: list[float] = []
-    for epoch in range(settings.epochs):
-        total = 0.0
-        for rows in torch.randperm(len(images_B3HW), generator=order).split(settings.batch):
-            images, codes = images_B3HW[rows].to(device), codes_BD1N[rows.to(device)]
-            loss = tokenizer.decoding_loss(images, codes, patches=settings.patches, draw=order)
-            step(loss)
-            total += loss.item() * len(rows)
-        losses.append(total / len(images_B3HW))
-        if progress is not None:
-            progress(epoch + 1, settings.epochs, {"tokenizer loss": losses[-1]})
-    return losses
+
+    def train(rows: Tensor) -> float:
+        images, codes = images_B3HW[rows].to(device), codes_BD1N[rows.to(device)]
+        loss = tokenizer.decoding_loss(images, codes, patches=settings.patches, draw=order)
+        step(loss)
+        return loss.item()
+
+    shuffled = _Epochs(len(images_B3HW), settings.batch, settings.epochs, order)
+    return shuffled.losses(train, "tokenizer loss", progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Epochs:
+    """Epochs over shuffled images in batches."""
+
+    images: int
+    batch: int
+    count: int
+    order: torch.Generator
+
+    def losses(self, train: Callable[[Tensor], float], name: str, progress: Progress | None) -> list[float]:
+        """Call `train` with the rows of every batch; return the mean of what it returns, by epoch."""
+        losses: list[float] = []
+        for epoch in range(1, self.count + 1):
+            total = 0.0
+            for rows in torch.randperm(self.images, generator=self.order).split(self.batch):
+                total += train(rows) * len(rows)
+            losses.append(total / self.images)
+            if progress is not None:
+                progress(epoch, self.count, {name: losses[-1]})
+        return losses
 
 
 class _Steps:
