@@ -80,7 +80,7 @@ WIDTH_IN = 8.0
 MOST_PANELS, MOST_ITEMS = 8, 24
 """Panels of a figure, and its curves, points or bars."""
 _MANY_PANELS, _MANY_ITEMS = 2, 8
-"""Times these numbers: of so many and more, half of the number is drawn, which says as much in half of the time."""
+"""Multiples of both from which half as many are drawn: that says as much, in half of the time."""
 _PANEL_HEIGHT_IN = 2.9
 _LEGEND_LINE_IN = 0.2
 _LABEL_LENGTH = 72
