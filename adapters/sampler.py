@@ -28,7 +28,13 @@ from arvbench.adapters.cache.check import check_policy, check_weights
 from arvbench.adapters.cache.policy import Cache, Memory, TokenOrder
 from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import Observer, Outcome, Samples, SamplingCall, SilentObserver
-from arvbench.adapters.common.linear import PackableLinear, arrange, packed_layers
+from arvbench.adapters.common.linear import (
+    PackableLinear,
+    arrange,
+    gelu_layers,
+    packed_layers,
+    uses_onednn,
+)
 from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.editing import KnownPixels, KnownTokens
 from arvbench.adapters.graphs import CallGraphs, Capture, CudaCapture, GraphMode
@@ -166,6 +172,15 @@ class Sampler(ABC):
         """Return the layers that run on packed weights in the calls of `schedule` (adapters.common.linear)."""
         return packed_layers(self._modules["transformer"], schedule, self.backend, self.dtype)
 
+    def products(self, schedule: Schedule) -> dict[str, str]:
+        """Name the kinds of linear layers that oneDNN computes in the calls of `schedule`."""
+        kinds = {"linear": bool(self.packed(schedule)), "linear_gelu": self._gelu_at_once()}
+        return {name: "onednn" for name, used in kinds.items() if used}
+
+    def _gelu_at_once(self) -> bool:
+        transformer = self._modules["transformer"]
+        return bool(gelu_layers(transformer)) and uses_onednn(transformer, self.backend, self.dtype)
+
     @abstractmethod
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
         """Plan the forward passes for `batch` images under the cache policy `policy`."""
@@ -247,7 +262,7 @@ class Sampler(ABC):
             schedule=schedule,
             known=known_tokens,
         )
-        arrange(self._modules["transformer"], self.packed(schedule))
+        arrange(self._modules["transformer"], self.packed(schedule), gelu_at_once=self._gelu_at_once())
         done = self.graphs.run(call) if self.graphs else self._run(call)
         call.check(done.decoded, self.spec.vocab_size)
         return Samples(images=done.images, decoded=done.decoded, tokens=done.tokens, labels=labels_B)

@@ -33,8 +33,8 @@ class Backend:
     """True when samplers on CUDA decode in bfloat16 where the check of their images allows it
     (arvbench.adapters.decoding).
     """
-    packs_weights: bool = False
-    """True when samplers on a CPU pack the weights of linear layers for few rows (arvbench.kernels.onednn)."""
+    onednn: bool = False
+    """True when samplers on a CPU leave linear layers to oneDNN where it is faster (adapters.common.linear)."""
 
     def graphs_on(self, device_type: str) -> bool:
         """True when samplers on devices of `device_type` replay recorded calls."""
@@ -51,9 +51,7 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "reference": Backend(cuda="torch", elsewhere="torch", official=True),
-    "optimized": Backend(
-        cuda="triton", elsewhere="torch", official=False, graphs=True, half_decode=True, packs_weights=True
-    ),
+    "optimized": Backend(cuda="triton", elsewhere="torch", official=False, graphs=True, half_decode=True, onednn=True),
 }
 
 if TYPE_CHECKING:

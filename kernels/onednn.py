@@ -1,4 +1,4 @@
-"""Products with weights that lie in oneDNN's own order, for few rows on a CPU.
+"""Products of oneDNN on a CPU: with weights that lie in its own order, for few rows; with a GELU behind, for many.
 
 `F.linear` takes the weight row by row as it lies in memory. Where x has few rows, reading the weight is most of the
 work, and oneDNN reads its own order (blocks of channels) up to twice as fast. Of many rows `F.linear` is faster by up
@@ -6,6 +6,9 @@ to a tenth; where the two meet depends on outputs and threads (arvbench.adapters
 
 A packed weight is an opaque tensor with the shape and dtype of the plain one. It may take more bytes, since blocks are
 filled up with zeros. `to_dense` returns exactly the plain values.
+
+A GELU of its own reads and writes every hidden value once more, in memory that is new each time. Within the product it
+is applied to what the core has at hand.
 
 The operators are private to torch and may change or be absent: `usable` tries them once per process.
 
@@ -15,11 +18,15 @@ Shapes   x (..., I), weight (O, I), bias (O,); fp32 on the CPU
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+GeluForm = Literal["none", "tanh"]
+"""Exact, or the approximation by tanh, as torch names them."""
+FORMS: tuple[GeluForm, ...] = get_args(GeluForm)
 _ROWS = 32
 """Rows that the order of a packed weight is chosen for; any number is accepted."""
 _PROBED = ((1, 16, 16), (2, 96, 40), (37, 33, 130))
@@ -38,6 +45,12 @@ def packed_linear(x: Tensor, packed_OI: Tensor, bias_O: Tensor | None) -> Tensor
     """Return x weight^T + bias, (..., O), equal to `F.linear` up to the order of summation."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed_OI, bias_O, "none", [], "")
     return product
+
+
+def linear_gelu(x: Tensor, weight_OI: Tensor, bias_O: Tensor, form: GeluForm) -> Tensor:
+    """Return gelu(x weight^T + bias), (..., O), equal to `F.gelu(F.linear(...))` up to rounding."""
+    hidden: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight_OI, bias_O, "gelu", [], form)
+    return hidden
 
 
 def stored_bytes(tensor: Tensor) -> int:
@@ -69,5 +82,14 @@ def _agrees(rows: int, out: int, width: int) -> bool:
         and all(
             torch.allclose(packed_linear(x, copy, b), F.linear(x, weight, b), rtol=_AGREEMENT, atol=_AGREEMENT)
             for b in (None, bias)
+        )
+        and all(
+            torch.allclose(
+                linear_gelu(x, weight, bias, form),
+                F.gelu(F.linear(x, weight, bias), approximate=form),
+                rtol=_AGREEMENT,
+                atol=_AGREEMENT,
+            )
+            for form in FORMS
         )
     )

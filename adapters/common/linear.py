@@ -1,7 +1,7 @@
-"""Linear layers whose weight is packed while passes have few rows.
+"""Linear layers that oneDNN computes on a CPU: with a packed weight while passes have few rows, or with a GELU.
 
-A layer holds its weight once: plain, as loaded, or packed in oneDNN's order. Sampling packs it; whatever else looks at
-it finds it plain, with equal bits: state dicts, conversion and moves, copies, gradients.
+A packable layer holds its weight once: plain, as loaded, or packed in oneDNN's order. Sampling packs it; whatever else
+looks at it finds it plain, with equal bits: state dicts, conversion and moves, copies, gradients.
 
 Rows     of one product: forward rows times new tokens of the pass
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.schedule import Schedule
@@ -27,6 +28,12 @@ SMALLEST = 2**18
 # threads, to which plain products spread worse: 300, 230, 50, -200; 300, 360, 320, 180; 1100, 1290, 1100, 1300.
 FEW_ROWS = {1: ((8192, 256), (2048, 48), (0, 36)), 2: ((8192, 256), (2048, 128), (0, 72))}
 """By threads (2 stands for more): (least outputs, largest mean number of rows per pass for which they are packed)."""
+
+# Measured there with one thread, fp32: 192 to 768, 768 to 2,304, 1,024 to 1,024 and 1,024 to 4,096 channels. Of 2 rows
+# the two operations are faster, by 1.4 to 3.5 times; of 32 rows at once is, by 1.1 to 1.3 times, and of 100 to 3,200 by
+# 1.0 to 1.7 times.
+LEAST_ROWS_AT_ONCE = 32
+"""Rows of a product from which its GELU is computed within it."""
 
 
 class PackableLinear(nn.Linear):
@@ -81,27 +88,54 @@ class PackableLinear(nn.Linear):
         return self.__dict__.copy()
 
 
+class GeluLinear(nn.Linear):
+    """Linear layer with a GELU behind it, exact or in its tanh form; a sampler may have both computed at once."""
+
+    def __init__(self, width: int, out: int, form: onednn.GeluForm) -> None:
+        super().__init__(width, out)
+        self.form = form
+        self.at_once = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.at_once and x.numel() >= LEAST_ROWS_AT_ONCE * self.in_features and not torch.is_grad_enabled():
+            return onednn.linear_gelu(x, self.weight, self.bias, self.form)
+        return F.gelu(super().forward(x), approximate=self.form)
+
+
+def uses_onednn(module: nn.Module, backend: str, dtype: torch.dtype) -> bool:
+    """True when oneDNN may compute layers of `module`: in fp32 on a CPU, where the backend asks for it."""
+    if not backend_named(backend).onednn or dtype != torch.float32:
+        return False
+    return next(module.parameters()).device.type == "cpu" and onednn.usable()
+
+
 def packed_layers(module: nn.Module, schedule: Schedule, backend: str, dtype: torch.dtype) -> list[PackableLinear]:
     """Return the layers of `module` that run on packed weights in the calls of `schedule`.
 
     They gain by it on a CPU in fp32, where the backend packs and this torch can.
     """
-    if not backend_named(backend).packs_weights or dtype != torch.float32:
+    if not uses_onednn(module, backend, dtype):
         return []
     rows = sum(step.rows * step.new_tokens for step in schedule) / len(schedule)
     threads = torch.get_num_threads()
-    layers = [layer for layer in _layers(module) if layer.weight.device.type == "cpu" and layer.gains(rows, threads)]
-    return layers if layers and onednn.usable() else []
+    return [layer for layer in _layers(module) if layer.gains(rows, threads)]
 
 
-def arrange(module: nn.Module, packed: Sequence[PackableLinear]) -> None:
-    """Pack the layers `packed` of `module`, and unpack all others."""
+def arrange(module: nn.Module, packed: Sequence[PackableLinear], *, gelu_at_once: bool) -> None:
+    """Pack the layers `packed` of `module`, unpack all others, and say how layers with a GELU are computed."""
+    for gelu in gelu_layers(module):
+        gelu.at_once = gelu_at_once
     chosen = set(packed)
     for layer in _layers(module):
         if layer in chosen:
             layer.pack()
         else:
             layer.unpack()
+
+
+def gelu_layers(module: nn.Module) -> list[GeluLinear]:
+    """Return the layers of `module` that have a GELU."""
+    return [layer for layer in module.modules() if isinstance(layer, GeluLinear)]
 
 
 def _layers(module: nn.Module) -> list[PackableLinear]:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import AttentionInput, KVCache
+from arvbench.adapters.common.linear import GeluLinear
 
 EPS = 1e-6
 """Of all norms."""
@@ -173,12 +174,11 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, *, tanh: bool = False) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, MLP_RATIO * width)
+        self.fc1 = GeluLinear(width, MLP_RATIO * width, "tanh" if tanh else "none")
         self.fc2 = nn.Linear(MLP_RATIO * width, width)
-        self._form = "tanh" if tanh else "none"
 
     def forward(self, x_RlC: Tensor) -> Tensor:
-        out_RlC: Tensor = self.fc2(F.gelu(self.fc1(x_RlC), approximate=self._form))
+        out_RlC: Tensor = self.fc2(self.fc1(x_RlC))
         return out_RlC
 
 

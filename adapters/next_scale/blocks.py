@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import NO_SLOTS, AttentionInput, KVCache
+from arvbench.adapters.common.linear import GeluLinear
 from arvbench.kernels.block_sparse_attention.reference import Scales
 from arvbench.kernels.dispatch import KernelSet
 
@@ -98,11 +99,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = GeluLinear(width, hidden, "tanh")
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x_RlC: Tensor) -> Tensor:
-        out_RlC: Tensor = self.fc2(F.gelu(self.fc1(x_RlC), approximate="tanh"))
+        out_RlC: Tensor = self.fc2(self.fc1(x_RlC))
         return out_RlC
 
 

@@ -286,7 +286,7 @@ def _setup(case: CaseConfig, sampler: Sampler, settings: SamplingSettings, sched
         recipe_notes=recipe_for(case.model, case.recipe).notes if case.recipe else (),
         cache_policy=sampler.make_cache(case.cache, settings, batch=1).policy,
         lossy=lossy_parts(spec, cache=case.cache, dtype=case.dtype),
-        kernels=dict(sampler.kernels) | ({"linear": "onednn"} if sampler.packed(schedule) else {}),
+        kernels=dict(sampler.kernels) | sampler.products(schedule),
         attention=attention,
         threads=torch.get_num_threads(),
         plan=tuple(_step_plan(step) for step in schedule),

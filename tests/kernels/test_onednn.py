@@ -34,6 +34,17 @@ def test_a_packed_product_differs_from_the_exact_one_by_no_more_than_a_plain_pro
     torch.testing.assert_close(onednn.packed_linear(x, packed, bias).double(), exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(not torch_packs(), reason="this torch has no such products")
+@pytest.mark.parametrize("rows", [1, 32, 200])
+@pytest.mark.parametrize("size", [(10, 7), (768, 192), (2304, 768)], ids=str)
+@pytest.mark.parametrize("form", onednn.FORMS)
+def test_a_product_with_a_gelu_differs_from_the_exact_one_by_no_more_than_two_operations_may(rows, size, form):
+    torch.manual_seed(rows)
+    x, weight, bias = torch.randn(2, rows, size[1]), torch.randn(size) / size[1] ** 0.5, torch.randn(size[0])
+    exact = F.gelu(F.linear(x.double(), weight.double(), bias.double()), approximate=form)
+    torch.testing.assert_close(onednn.linear_gelu(x, weight, bias, form).double(), exact, rtol=1e-5, atol=1e-5)
+
+
 def absent(*arguments):
     raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
 
@@ -43,7 +54,7 @@ def other_arguments(*arguments):
 
 
 @pytest.mark.parametrize("change", [absent, other_arguments, lambda x, *rest: x.new_zeros(*x.shape[:-1], 1)])
-@pytest.mark.parametrize("operator", ["packed", "packed_linear"])
+@pytest.mark.parametrize("operator", ["packed", "packed_linear", "linear_gelu"])
 def test_operators_that_are_absent_or_changed_are_not_used(fresh, monkeypatch, operator, change):
     monkeypatch.setattr(onednn, operator, change)
     assert not onednn.usable()

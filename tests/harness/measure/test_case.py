@@ -64,6 +64,13 @@ def test_a_record_names_packed_weights_and_counts_their_bytes(tmp_path, monkeypa
     assert plain.correctness.max_abs_diff == 0 < packed.correctness.max_abs_diff
 
 
+@pytest.mark.parametrize(("backend", "named"), [("optimized", True), ("reference", False)])
+def test_a_record_names_products_with_a_gelu(tmp_path, backend, named):
+    request = job(tmp_path, model="demo/var", backend=backend, batch=1, repeats=1, max_warmup=1)
+    kernels = measure_case(request, lambda event: None).outcome.setup.kernels
+    assert ("linear_gelu" in kernels) == named
+
+
 def test_random_weights_have_no_quality_and_a_note_says_so(measured):
     outcome, events, _ = measured
     assert outcome.quality == ()
