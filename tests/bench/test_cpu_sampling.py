@@ -3,7 +3,7 @@
 Enabled, transformers have the published size B, random weights, and an 8x8 map, so that a call takes seconds. Disabled,
 every benchmark runs once on a narrow one. The tokenizer is small, since only the loop is timed. Both backends run in
 turn, and nothing is timed before the correctness check has passed. `ratio` is the reference's time over the optimized
-backend's, medians of the same run.
+backend's, medians of the same run; a product with a GELU is timed beside the two operations.
 
 Bar      1.2 for few rows
 """
@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from arvbench.adapters.call import SilentObserver, StepOutput
+from arvbench.adapters.common.linear import GeluLinear
 from arvbench.adapters.llamagen import LLAMAGEN_B_256
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.nar import NAR_B
@@ -86,3 +87,27 @@ def test_time_of_the_token_loop(benchmark, family: str, batch: int) -> None:
         "ratio": median(theirs) / median(ours),
         "bar": ">= 1.2 for few rows",
     }
+
+
+@pytest.mark.parametrize("size", [(192, 768), (1024, 4096)], ids=str)
+@pytest.mark.parametrize("rows", [32, 800])
+def test_time_of_a_product_with_a_gelu(benchmark, rows: int, size: tuple[int, int]) -> None:
+    width, hidden = size if benchmark.enabled else (16, 32)
+    layer, x = GeluLinear(width, hidden, "tanh"), torch.randn(rows, width)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+
+    def both() -> None:
+        for layer.at_once, taken in seconds.items():
+            begin = time.perf_counter()
+            layer(x)
+            taken.append(time.perf_counter() - begin)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            benchmark.pedantic(both, warmup_rounds=2, rounds=30 if benchmark.enabled else 1)
+    finally:
+        torch.set_num_threads(threads)
+    at_once, apart = median(seconds[True]), median(seconds[False])
+    benchmark.extra_info |= {"at_once_s": at_once, "apart_s": apart, "ratio": apart / at_once, "bar": ">= 1.0"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -76,6 +77,13 @@ class Steps(SilentObserver):
         return torch.cat([getattr(output, name) for output in self.outputs], dim=1)
 
 
+def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: object, **_options: object) -> int:
+    return 2 * math.prod(x) * weight[0]
+
+
+_UNKNOWN_TO_TORCH = {torch.ops.mkldnn._linear_pointwise: _linear_flops}
+
+
 class CountedFlops(SilentObserver):
     """Count the FLOPs of every step, and last of the decode, as torch does; keep the cache's bytes after a step."""
 
@@ -85,7 +93,7 @@ class CountedFlops(SilentObserver):
         self.live: list[int] = []
 
     def decode_begin(self) -> None:
-        self._counter = FlopCounterMode(display=False)
+        self._counter = FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_TORCH)
         self._counter.__enter__()
 
     def decode_end(self, decoded: Tensor) -> None:
