@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from arvbench.errors import ContractError
+from arvbench.kernels.interpreter import block_size
 from arvbench.kernels.ssd_scan.weights import ScanWeights, unsupported
 
 CHUNK = 32
@@ -124,11 +125,13 @@ def ssd_scan(new_RlM: Tensor, dt_RlH: Tensor, weights: ScanWeights, conv_RMK: Te
     mixed_RlM = torch.empty((rows, tokens, M), dtype=new_RlM.dtype, device=device)
     y_RlHP = torch.empty((rows, tokens, H, P), dtype=ssm_RHPN.dtype, device=device)
     # The operands of exact products take three times the registers.
-    chunk, block_p = (16 if tokens <= 16 or exact else CHUNK), min(P, 32)
+    chunk, block_p = block_size(16 if tokens <= 16 or exact else CHUNK, tokens), min(P, 32)
+    length, width = block_size(16, tokens), block_size(64, M)
     with torch.cuda.device_of(new_RlM):
-        _convolution_kernel[(rows, triton.cdiv(M, 64))](
-            new_RlM, taps_M1K, bias_M, conv_RMK, mixed_RlM, tokens, M, *new_RlM.stride()[:2], K=K, T=16, BLOCK=64
-        )
+        _convolution_kernel[(rows, triton.cdiv(M, width))](
+            new_RlM, taps_M1K, bias_M, conv_RMK, mixed_RlM, tokens, M, *new_RlM.stride()[:2],
+            K=K, T=length, BLOCK=width,
+        )  # fmt: skip
         _ssd_scan_kernel[(rows * H, P // block_p)](
             mixed_RlM, dt_RlH, *heads, ssm_RHPN, y_RlHP, tokens, H, *dt_RlH.stride()[:2],
             P=P, N=N, Q=chunk, BLOCK_P=block_p, PRECISION="tf32x3" if exact else "tf32", num_warps=4, num_stages=1,

@@ -83,12 +83,18 @@ from arvbench.kernels.block_sparse_attention.reference import Scales
 dispatch.interpret_kernels("optimized", large_blocks=True)
 import triton
 from arvbench.kernels.scale_attention import triton as scale
+from arvbench.kernels.ssd_scan import triton as scan
 from arvbench.kernels.wavefront_attention import triton as wavefront
 
 blocks = []
-for kernel in (scale._scale_attention_kernel, wavefront._wavefront_attention_kernel):
+for kernel, size in (
+    (scale._scale_attention_kernel, "BLOCK_N"),
+    (wavefront._wavefront_attention_kernel, "BLOCK_N"),
+    (scan._convolution_kernel, "T"),
+    (scan._ssd_scan_kernel, "Q"),
+):
     run = kernel.run
-    kernel.run = lambda *args, run=run, **options: blocks.append(options["BLOCK_N"]) or run(*args, **options)
+    kernel.run = lambda *args, run=run, size=size, **options: blocks.append(options[size]) or run(*args, **options)
 
 def both(name, **operands):
     spec, results = KERNELS[name], []
@@ -106,7 +112,10 @@ angles = torch.rand(5, 8) * 6
 rope = torch.stack([angles.cos(), angles.sin()], -1)
 both("wavefront_attention", qkv_Rl3HD=torch.randn(1, 5, 3, 2, 16), rope_lP2=rope, **cache(300),
      filled_1=torch.tensor([290], dtype=torch.int32))
-assert blocks == [256, 256]
+shape = {"R": 1, "l": 150, "H": 5, "P": 32, "N": 64, "K": 4, "f": 0, "S": 0}
+both("ssd_scan", **KERNELS["ssd_scan"].make_inputs(
+    shape, dtype=torch.float32, device=torch.device("cpu"), generator=torch.Generator().manual_seed(0)))
+assert blocks == [256, 256, 256, 256]
 q, k, v = (torch.randn(1, 2, 161, 16) for _ in range(3))
 both("block_sparse_attention", q_RHLD=q, k_RHLD=k, v_RHLD=v, scales=Scales((0, 1, 5, 21, 161), causal=True),
      softmax_scale=0.25)
