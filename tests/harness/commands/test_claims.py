@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from arvbench.harness.claims.experiments import load_experiments
+from arvbench.harness.claims.measured import check_apart, measured_quantity
 from arvbench.harness.cli import main
 from arvbench.reports.claims import claim_blocks
 from arvbench.reports.claims_page import claims_page
 from arvbench.results.claims import SHIPPED_OUTCOMES, newest_outcomes, read_outcomes
+from arvbench.results.launches import merge_launches
+from arvbench.results.records import read_records
 
 ROOT = Path(__file__).parents[3]
+MEASURED = ROOT / "results" / "measured" / "claims"
 QUICK = "llamagen-smallest"
 
 
@@ -44,6 +48,19 @@ def test_what_can_be_computed_is_decided_in_what_comes_with_the_package():
             assert outcome.experiment.kind == "measured" and outcome.record_ids
         else:
             assert outcome.verdict in ("needs weights", "needs GPU", "cannot be tested")
+
+
+def test_measured_outcomes_that_come_with_the_package_are_those_of_records_beside_them():
+    records = merge_launches(read_records(MEASURED).records)
+    measured = [outcome for outcome in shipped() if outcome.experiment.kind == "measured"]
+    assert {record.record_id for record in records} == {each for outcome in measured for each in outcome.record_ids}
+    for outcome in measured:
+        of, over = (measured_quantity(records, term, outcome.experiment.quantity) for term in outcome.experiment.terms)
+        check_apart(of, over)
+        assert of.record_ids + over.record_ids == outcome.record_ids
+        assert outcome.value == of.value / over.value
+        assert outcome.provenance is not None and not outcome.provenance.dirty
+    assert measured
 
 
 def test_the_page_of_the_documentation_is_that_of_the_command():
