@@ -91,9 +91,9 @@ def _ssd_scan_kernel(
         # Differences of the fp64 sums, in two fp32 parts.
         high = log_sum.to(tl.float32)
         low = (log_sum - high.to(tl.float64)).to(tl.float32)
-        kept = tl.exp((high[:, None] - high[None, :]) + (low[:, None] - low[None, :]))
-        scores = tl.dot(C, tl.trans(B), input_precision=PRECISION)
-        scores = tl.where(place[:, None] >= place[None, :], scores * kept, 0.0)
+        between = (high[:, None] - high[None, :]) + (low[:, None] - low[None, :])
+        kept = tl.exp(tl.where(place[:, None] >= place[None, :], between, float("-inf")))
+        scores = tl.dot(C, tl.trans(B), input_precision=PRECISION) * kept
         added = x * size[:, None]
         out = tl.dot(C.to(tl.float32), tl.trans(S), input_precision=PRECISION) * tl.exp(high)[:, None]
         out += tl.dot(scores, added, input_precision=PRECISION) + skip * x
