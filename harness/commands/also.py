@@ -6,8 +6,8 @@ Every row has protocol ids of its own: it shows what a cause is worth, and compa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,8 @@ class AsGiven:
     """Function that opens samples with a resize."""
     path: Path
     resize: str | None
+    extractor_files: Mapping[str, Path] = field(default_factory=dict)
+    """Weights of extractors that the command line names."""
 
 
 def variants_of(texts: Sequence[str] | None, given: AsGiven) -> list[Variant]:
@@ -151,14 +153,18 @@ def _with_reference(cause: str, value: str, given: AsGiven) -> Variant:
 
 
 def _with_protocol(cause: str, value: str, given: AsGiven) -> Variant:
-    """Change the protocol; of its metrics, those that the given protocols have."""
+    """Change the protocol; of its metrics, those that the given protocols have. Its weights must be there."""
     from arvbench.harness.quality.evaluation import choose_metrics
+    from arvbench.harness.quality.extractors.extractor import weights_of
+    from arvbench.harness.quality.extractors.weights import find_weights
     from arvbench.harness.quality.protocols.protocol import PROTOCOLS
 
     asked = {metric.name for _, metrics in choose_metrics(given.request) for metric in metrics}
     both = tuple(metric.name for metric in PROTOCOLS[value].metrics if metric.name in asked)
     if not both:
         raise UserError(f"protocol {value} has none of the metrics {', '.join(sorted(asked))}")
+    if (weights := weights_of(PROTOCOLS[value].extractor)) is not None:
+        find_weights(weights, given.extractor_files)
     request = replace(given.request, protocols=(value,), metrics=both)
     return Variant(cause=cause, value=value, source=given.source, request=request)
 

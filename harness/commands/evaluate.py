@@ -244,7 +244,7 @@ def _evaluate(
         if part.shard is not None:
             extract_part(source, request, part.shard, features, listener)
             return None
-        given = also_rows.AsGiven(source, request, samples.open, samples.path, samples.resize)
+        given = also_rows.AsGiven(source, request, samples.open, samples.path, samples.resize, features.extractor_files)
         variants = also_rows.variants_of(samples.also, given)
         with shared_features(source, request, part, features, listener) as found:
             evaluation = evaluate(source, request, features=found, recipe=recipe, listener=listener)

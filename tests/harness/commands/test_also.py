@@ -118,6 +118,13 @@ def test_bad_input_is_one_line_before_any_work(also: str, message: str, capfd) -
     assert code == 2 and out == "" and line.startswith("error: ") and message in line and "also" in line
 
 
+def test_a_protocol_whose_weights_are_missing_is_named_before_any_work(capfd, monkeypatch) -> None:
+    monkeypatch.setenv("ARVBENCH_INCEPTION", "nowhere.pth")
+    code, out, err = evaluate(capfd, "given.npz", *METRICS, "--also", "protocol=adm-v1")
+    (line,) = err.strip().splitlines()
+    assert code == 2 and out == "" and line.startswith("error: --also protocol=adm-v1: ") and "nowhere.pth" in line
+
+
 def test_a_row_that_fails_ends_with_its_name_after_the_numbers_before_it(capfd) -> None:
     also = ("--also", "images=50", "--also", "resize=bicubic:16")
     code, out, err = evaluate(capfd, "given.npz", *OF_SAMPLES, "--json", *also)
