@@ -19,6 +19,7 @@ from arvbench.reports.content import Report, count_by_status, make_report
 from arvbench.reports.exports import writer_of
 from arvbench.reports.html import WrittenTables, to_html
 from arvbench.reports.markdown import to_markdown
+from arvbench.reports.remembered import forgotten_after
 from arvbench.reports.sections import SECTIONS, Section
 from arvbench.reports.summary import CaseSummary, summarise
 from arvbench.reports.verdicts import records_of
@@ -61,6 +62,7 @@ def default_page(paths: Sequence[Path]) -> Path:
 
 
 @uncollected()
+@forgotten_after()
 def build_report(
     paths: Sequence[Path],
     html_path: Path,

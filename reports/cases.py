@@ -102,7 +102,8 @@ class PreparedCase(NamedTuple):
     setup: Setup
 
 
-def measured(records: Iterable[Record]) -> list[MeasuredCase]:
+@remembered
+def measured(records: Sequence[Record]) -> list[MeasuredCase]:
     """Select the records that have numbers."""
     return [MeasuredCase(record, record.outcome) for record in records if isinstance(record.outcome, Measured)]
 
@@ -112,7 +113,7 @@ def prepared(records: Iterable[Record]) -> list[PreparedCase]:
     return [PreparedCase(record, setup) for record in records if (setup := setup_of(record)) is not None]
 
 
-def warnings_of(records: Iterable[Record]) -> list[tuple[Record, Finding]]:
+def warnings_of(records: Sequence[Record]) -> list[tuple[Record, Finding]]:
     """Return the warnings about the samples of records, with their records."""
     return [
         (record, finding)

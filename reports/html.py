@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +141,13 @@ def row_anchor(record_id: str) -> str:
 
 def rows(table: Table) -> Markup:
     """Write the body of a table, the largest part of a page: by hand, since a template takes ten times as long."""
-    openings = [_opening(column, first=place == 0) for place, column in enumerate(table.columns)]
+    kinds = [(_opening(column, first=place == 0), column.numeric) for place, column in enumerate(table.columns)]
     lines = []
     for place, (row, marks) in enumerate(zip(table.rows, _row_marks(table), strict=True)):
         marks += " hidden" if place >= SHOWN_ROWS else ""
         cells = [
-            f"<{opening}{_sort_key(cell, column)}>{_value(cell)}</{opening[:2]}>"
-            for cell, column, opening in zip(row, table.columns, openings, strict=True)
+            f"<{opening}{_rest(cell, numeric)}</{opening[:2]}>"
+            for cell, (opening, numeric) in zip(row, kinds, strict=True)
         ]
         lines.append(f"<tr{marks}>{''.join(cells)}</tr>\n")
     return Markup("".join(lines))
@@ -165,18 +165,24 @@ def _opening(column: Column[Any], *, first: bool) -> str:
     return ('th scope="row"' if first else "td") + (f' class="{kinds}"' if kinds else "")
 
 
-def _sort_key(cell: Cell, column: Column[Any]) -> str:
+@lru_cache(maxsize=2**13)
+def _rest(cell: Cell, numeric: bool) -> str:
+    """Return the last attribute of a cell's tag, and what it encloses; rows share most of their words."""
+    return f"{_sort_key(cell, numeric)}>{_value(cell)}"
+
+
+def _sort_key(cell: Cell, numeric: bool) -> str:
     """Return the attribute with the sort key, "" where the script finds the same key in the text.
 
     An empty key sorts behind all others.
     """
     key = cell.sort
     if key is None or key != key:
-        found = cell.text == MISSING or (column.numeric and not _NUMBER.fullmatch(cell.text))
+        found = cell.text == MISSING or (numeric and not _NUMBER.fullmatch(cell.text))
         return "" if found else ' data-sort=""'
     if not isinstance(key, str):
         key = f"{key:.6g}".replace("inf", "Infinity")
-        if column.numeric and _NUMBER.fullmatch(cell.text) and float(cell.text.replace(",", "")) == float(key):
+        if numeric and _NUMBER.fullmatch(cell.text) and float(cell.text.replace(",", "")) == float(key):
             return ""
     return "" if key == cell.text and key != MISSING else f' data-sort="{escape(key)}"'
 

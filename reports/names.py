@@ -8,7 +8,7 @@ from typing import Protocol
 from arvbench.reports.cases import arithmetic, case_cell, case_names
 from arvbench.reports.numbers import plain
 from arvbench.reports.remembered import remembered
-from arvbench.reports.table import Column
+from arvbench.reports.table import Cell, Column
 from arvbench.results.schema import Record
 from arvbench.results.search import MARK
 
@@ -91,7 +91,14 @@ class HasRecord(Protocol):
     def record(self) -> Record: ...
 
 
+@remembered
+def case_cells(records: Sequence[Record]) -> dict[str, Cell]:
+    """Map record ids to cells of their short names."""
+    names = short_names(records)
+    return {record.record_id: case_cell(record, names[record.record_id]) for record in records}
+
+
 def case_column(records: Sequence[Record]) -> Column[HasRecord]:
     """Return the first column of a table of cases; every record has a unique, short name."""
-    names = short_names(records)
-    return Column("Case", cell=lambda row: case_cell(row.record, names[row.record.record_id]))
+    cells = case_cells(records)
+    return Column("Case", cell=lambda row: cells[row.record.record_id])

@@ -70,6 +70,7 @@ def number_cell(value: float | None, digits: int = 3) -> Cell:
     return NOTHING if value is None else Cell(text=significant(value, digits), sort=_sort_key(value))
 
 
+@lru_cache(maxsize=2**12)
 def count_cell(value: int | None) -> Cell:
     """Make a cell of a whole number, all digits."""
     return NOTHING if value is None else Cell(text=f"{value:,}", sort=float(value))
@@ -140,7 +141,13 @@ def text_cell(value: object | None, **options: Any) -> Cell:
     if value is None or value == "":
         return NOTHING
     text = plain(value)
-    return Cell(text=text, sort=text, **options)
+    return Cell(text=text, sort=text, **options) if options else _text_cell(text)
+
+
+@lru_cache(maxsize=2**12)
+def _text_cell(text: str) -> Cell:
+    """Make a cell of plain text; rows share most of theirs."""
+    return Cell(text=text, sort=text)
 
 
 def yes_no_cell(value: bool, *, good: bool | None = None) -> Cell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from arvbench.reports.cases import measured
 from arvbench.reports.numbers import EN_DASH, significant
@@ -18,7 +18,7 @@ _STOLEN_CORES = 0.05
 """Cores that other processes, and other machines, take before they are named as what moved."""
 
 
-def unsteady_records(records: Iterable[Record]) -> list[Record]:
+def unsteady_records(records: Sequence[Record]) -> list[Record]:
     """Select the records whose times were unsteady, in any launch."""
     return [record for record, outcome in measured(records) if not outcome.warmup.steady]
 

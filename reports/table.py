@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from operator import itemgetter
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 MISSING = "\N{EN DASH}"
@@ -85,13 +86,17 @@ def make_table(caption: str, columns: Sequence[Column[Row]], rows: Iterable[Row]
 
     Empty columns are left out, except the first, and those that say the same `once` are told by the caption.
     """
-    cells = [[column.cell(row) for column in columns] for row in rows]
+    makers = [column.cell for column in columns]
+    cells = [tuple([make(row) for make in makers]) for row in rows]
     used = [i for i in range(len(columns)) if i == 0 or not cells or any(line[i] != NOTHING for line in cells)]
     shared = [i for i in used if columns[i].once and len(cells) > 1 and len({line[i].text for line in cells}) == 1]
     used = [i for i in used if i not in shared]
     values = "; ".join(f"{columns[i].label.lower()} {cells[0][i].text}" for i in shared)
+    if len(used) < len(columns):
+        pick = itemgetter(*used) if len(used) > 1 else lambda line: (line[used[0]],)
+        cells = [pick(line) for line in cells]
     return Table(
         caption=f"{caption} (all: {values})" if values else caption,
         columns=tuple(columns[i] for i in used),
-        rows=tuple(tuple(line[i] for i in used) for line in cells),
+        rows=tuple(cells),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from arvbench.results.machine import Frozen
@@ -100,17 +101,19 @@ class Capacity(Frozen):
         error = max(abs(held - fixed - slope * batch) for batch, held in points)
         return Line(fixed, slope, error)
 
-    def miss(self) -> float | None:
-        """Distance between the line's largest batch and the one found, as a share of it; None without both."""
-        line, most, beyond = self.line(), self.max_batch, self.too_large
+    def miss(self, line: Line | None) -> float | None:
+        """Distance between the largest batch of the fitted `line` and the one found, as a share of it; None without
+        both.
+        """
+        most, beyond = self.max_batch, self.too_large
         fitted = line.batch_within(self.limit_bytes) if line is not None and self.limit_bytes is not None else None
         if fitted is None or most is None or beyond is None:
             return None
         return max(most - fitted, fitted - (beyond - 1), 0) / most
 
-    def verdict(self) -> str:
-        """Say what the largest batch that ran is."""
-        miss, retries = self.miss(), self.retries
+    def verdict(self, line: Line | None) -> str:
+        """Say what the largest batch that ran is; `line` is the fitted one."""
+        miss, retries = self.miss(line), self.retries
         if self.ended == "stopped":
             last = self.probes[-1]
             return f"at least: batch {last.batch} ended with {last.status}"
@@ -123,13 +126,24 @@ class Capacity(Frozen):
             return f"not called a maximum: the line misses it by {100 * miss:.0f} %{lost}"
         return "maximum"
 
-    def knee(self) -> Probe | None:
-        """Return the smallest batch with `KNEE_SHARE` of the best throughput."""
-        rates = [(probe, rate) for probe in self.fitting if (rate := probe.images_per_second) is not None]
-        best = max((rate for _, rate in rates), default=0.0)
-        return next((probe for probe, rate in rates if rate >= KNEE_SHARE * best), None)
+    def rates(self) -> list[Rate]:
+        """Return the throughput of the batches that were timed, from the smallest on."""
+        return [Rate(probe, rate) for probe in self.fitting if (rate := probe.images_per_second) is not None]
 
-    def best(self) -> Probe | None:
-        """Return the batch with the best throughput."""
-        timed = [probe for probe in self.fitting if probe.images_per_second is not None]
-        return max(timed, key=lambda probe: probe.images_per_second or 0.0, default=None)
+
+class Rate(NamedTuple):
+    """Throughput of a batch."""
+
+    probe: Probe
+    images_per_second: float
+
+
+def knee_of(rates: Sequence[Rate]) -> Rate | None:
+    """Return the smallest batch with `KNEE_SHARE` of the best throughput."""
+    best = max((rate.images_per_second for rate in rates), default=0.0)
+    return next((rate for rate in rates if rate.images_per_second >= KNEE_SHARE * best), None)
+
+
+def best_of(rates: Sequence[Rate]) -> Rate | None:
+    """Return the batch with the best throughput."""
+    return max(rates, key=lambda rate: rate.images_per_second, default=None)

@@ -13,14 +13,14 @@ from arvbench.results.schema import Environment, Incorrect, Measured, Record
 _GIB = 2**30
 
 
-def comparison_key(record: Record) -> str:
+def comparison_key(record: Record, **alike: object) -> str:
     """Return what was measured, as one line of JSON that is equal for comparable records; "" for a failed case.
 
     It holds the case as asked (model, method, weights, data type, backend, kernels, cache, batch, threads, kind of
     device) and the complete sampling settings and the size of the image, which a failed case never got to know. It
     holds neither
     source, libraries and machine (`hardware_class`) nor what costs time but changes no number: launches, repeats,
-    warm-up, limits, quality.
+    warm-up, limits, quality. `alike` are values that stand for all of a field, so that it tells nothing apart.
     """
     if not isinstance(record.outcome, Measured | Incorrect):
         return ""
@@ -39,7 +39,8 @@ def comparison_key(record: Record) -> str:
             "threads": case.threads,
             "device": case.device.partition(":")[0],
             "image_px": [setup.image_px, setup.image_width_px or setup.image_px],
-        },
+        }
+        | alike,
         sort_keys=True,
     )
 

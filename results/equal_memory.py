@@ -78,8 +78,7 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
 
 def _alike(record: Record) -> str:
     """Return what is equal in cases that differ in cache policy, batch, or what is asked of them."""
-    case = record.case.model_copy(update={"cache": None, "batch": 1, "capacity": None})
-    return f"{comparison_key(record.model_copy(update={'case': case}))} {hardware_class(record.environment)}"
+    return f"{comparison_key(record, cache=None, batch=1)} {hardware_class(record.environment)}"
 
 
 def _compare(records: Sequence[Record]) -> Comparison:

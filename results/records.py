@@ -113,6 +113,11 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if gc.get_freeze_count() == 0:
+                # What was made is old, and joins the oldest generation without a visit; else the next object would
+                # start a collection of all of it.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

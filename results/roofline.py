@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from arvbench.results.ceilings import Ceilings
 from arvbench.results.gpus import StatedGpu
@@ -22,9 +22,8 @@ _NS_PER_S = 1e9
 Bound = Literal["compute", "memory", "launches"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """Work of a step or of the decode."""
+class Piece(NamedTuple):
+    """Work of a step or of the decode. A large report has ten thousand, with a floor for each."""
 
     flops: int
     bytes_moved: int | None
@@ -56,8 +55,7 @@ class Machine:
         return self.copies[-1][1]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Floor:
+class Floor(NamedTuple):
     """Least time of some work by cause; each cause is that of the pieces it binds."""
 
     ns: float
@@ -91,7 +89,7 @@ def floor_of(piece: Piece, machine: Machine) -> Floor | None:
     moved = piece.bytes_moved or 0
     memory = moved * _NS_PER_S / machine.bytes_per_s(moved)
     launches = piece.launches * (machine.launch_ns or 0.0)
-    return Floor(ns=max(compute, memory) + launches, compute_ns=compute, memory_ns=memory, launch_ns=launches)
+    return Floor(max(compute, memory) + launches, compute, memory, launches)
 
 
 def total(floors: Iterable[Floor | None]) -> Floor | None:
@@ -99,27 +97,23 @@ def total(floors: Iterable[Floor | None]) -> Floor | None:
 
     Of a piece that is bound by compute, memory counts nothing, and the other way round.
     """
-    listed = list(floors)
-    known = [floor for floor in listed if floor is not None]
-    if not known or len(known) < len(listed):
-        return None
-    return Floor(
-        ns=sum([floor.ns for floor in known]),
-        compute_ns=sum([floor.compute_ns for floor in known if floor.compute_ns >= floor.memory_ns]),
-        memory_ns=sum([floor.memory_ns for floor in known if floor.compute_ns < floor.memory_ns]),
-        launch_ns=sum([floor.launch_ns for floor in known]),
-    )
+    count, ns, compute_ns, memory_ns, launch_ns = 0, 0.0, 0.0, 0.0, 0.0
+    for floor in floors:
+        if floor is None:
+            return None
+        count += 1
+        ns += floor.ns
+        launch_ns += floor.launch_ns
+        if floor.compute_ns >= floor.memory_ns:
+            compute_ns += floor.compute_ns
+        else:
+            memory_ns += floor.memory_ns
+    return Floor(ns, compute_ns, memory_ns, launch_ns) if count else None
 
 
 def step_piece(plan: StepPlan, dtype: str) -> Piece:
     """Return the work of a planned step of a case with data type `dtype`."""
-    return Piece(
-        flops=plan.flops,
-        bytes_moved=plan.bytes_moved,
-        dtype=dtype,
-        fp32_flops=plan.fp32_flops,
-        launches=plan.launches,
-    )
+    return Piece(plan.flops, plan.bytes_moved, dtype, plan.fp32_flops, plan.launches)
 
 
 def decode_piece(setup: Setup, dtype: str) -> Piece:
@@ -150,8 +144,7 @@ def stated_machine(gpu: StatedGpu) -> Machine:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScopeWork:
+class ScopeWork(NamedTuple):
     """Pieces of a measured scope, with their floor."""
 
     scope: str
@@ -183,25 +176,32 @@ def machine_of(record: Record, outcome: Measured) -> Machine | None:
     return None if outcome.ceilings is None else measured_machine(name, outcome.ceilings)
 
 
-def scope_works(record: Record, outcome: Measured) -> dict[str, ScopeWork]:
-    """Return floors by scope: every step, then tokens, decode and images; empty for a record without ceilings."""
+def scope_works(record: Record, outcome: Measured, *, steps: bool = True) -> dict[str, ScopeWork]:
+    """Return floors by scope: every step, unless without `steps`, then tokens, decode and images.
+
+    Empty for a record without ceilings.
+    """
     machine, setup = machine_of(record, outcome), outcome.setup
     if machine is None:
         return {}
     pieces = [step_piece(plan, record.case.dtype) for plan in setup.plan]
-    steps = [(piece, floor_of(piece, machine)) for piece in pieces]
-    piece = decode_piece(setup, record.case.dtype)
-    decode = (piece, floor_of(piece, machine))
-    scopes: dict[str, Sequence[tuple[Piece, Floor | None]]] = {
-        f"step[{plan.index}]": [step] for plan, step in zip(setup.plan, steps, strict=True)
+    floors = [floor_of(piece, machine) for piece in pieces]
+    decode = decode_piece(setup, record.case.dtype)
+    decode_floor = floor_of(decode, machine)
+    scopes: dict[str, tuple[Sequence[Piece], Sequence[Floor | None]]] = {}
+    if steps:
+        scopes |= {
+            f"step[{plan.index}]": ([piece], [floor])
+            for plan, piece, floor in zip(setup.plan, pieces, floors, strict=True)
+        }
+    scopes |= {
+        "tokens": (pieces, floors),
+        "decode": ([decode], [decode_floor]),
+        "images": ([*pieces, decode], [*floors, decode_floor]),
     }
-    scopes |= {"tokens": steps, "decode": [decode], "images": [*steps, decode]}
     works: dict[str, ScopeWork] = {}
-    for scope, parts in scopes.items():
-        floors = [floor for _, floor in parts]
-        if (floor := total(floors)) is not None:
-            compute = sum([known.compute_ns for known in floors if known is not None])
-            works[scope] = ScopeWork(
-                scope=scope, pieces=tuple([piece for piece, _ in parts]), floor=floor, compute_ns=compute
-            )
+    for scope, (own, own_floors) in scopes.items():
+        if (floor := total(own_floors)) is not None:
+            compute = sum([known.compute_ns for known in own_floors if known is not None])
+            works[scope] = ScopeWork(scope, tuple(own), floor, compute)
     return works

@@ -16,11 +16,12 @@ those between two starts of the program, which are usually larger: only an inter
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
 from math import comb, sqrt
 from statistics import fmean, median, stdev
+from typing import NamedTuple
 
 from arvbench.results.launches import samples_by_launch
 from arvbench.results.schema import Measured, Timing
@@ -31,9 +32,8 @@ NS_PER_MS = 1e6
 NS_PER_S = 1e9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """Value with its interval."""
+class Estimate(NamedTuple):
+    """Value with its interval. A large report asks for tens of thousands."""
 
     value: float
     low: float | None
@@ -53,7 +53,7 @@ class Estimate:
         """Convert to another unit; `factor` > 0."""
         low = None if self.low is None else self.low * factor
         high = None if self.high is None else self.high * factor
-        return self._with(self.value * factor, low, high)
+        return Estimate(self.value * factor, low, high, self.samples, self.launches)
 
     def rate(self, count: float) -> Estimate | None:
         """Divide `count` by this time; None when the measured time is zero."""
@@ -61,11 +61,7 @@ class Estimate:
             return None
         low = None if self.high is None else count / self.high
         high = None if self.low is None else count / self.low
-        return self._with(count / self.value, low, high)
-
-    def _with(self, value: float, low: float | None, high: float | None) -> Estimate:
-        # `dataclasses.replace` takes four times as long, and a large report asks for tens of thousands.
-        return Estimate(value=value, low=low, high=high, samples=self.samples, launches=self.launches)
+        return Estimate(count / self.value, low, high, self.samples, self.launches)
 
 
 def median_interval(samples: Sequence[float]) -> Estimate:
@@ -120,7 +116,7 @@ def nanoseconds(timing: Timing) -> Estimate:
     if len(samples_by_launch(timing)) == 1:
         return median_interval(timing.samples_ns)
     medians = launch_medians(timing)
-    return replace(median_interval(medians), launches=len(medians))
+    return median_interval(medians)._replace(launches=len(medians))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,17 +164,29 @@ def milliseconds(timing: Timing) -> Estimate:
     return nanoseconds(timing).scaled(1 / NS_PER_MS)
 
 
-def milliseconds_per_image(timing: Timing) -> Estimate | None:
-    """Return the time of one call divided by its images, in ms; None for a scope that counts no images."""
-    return milliseconds(timing).scaled(1 / timing.images) if timing.images > 0 else None
-
-
 def images_per_second(timing: Timing) -> Estimate | None:
     """Divide images by the median time; None when the timing counts none."""
     return nanoseconds(timing).scaled(1 / NS_PER_S).rate(timing.images) if timing.images > 0 else None
 
 
-def forward_rows_per_second(timing: Timing) -> Estimate | None:
-    """Divide transformer rows by the median time (guidance doubles rows); None for a scope that runs none."""
-    rows = timing.forward_rows
-    return nanoseconds(timing).scaled(1 / NS_PER_S).rate(rows) if rows > 0 else None
+class Times(NamedTuple):
+    """Time of one call, and what follows from it."""
+
+    milliseconds: Estimate
+    milliseconds_per_image: Estimate | None
+    """None for a scope that counts no images."""
+    images_per_second: Estimate | None
+    forward_rows_per_second: Estimate | None
+    """Transformer rows (guidance doubles them) over the median time; None for a scope that runs none."""
+
+
+def times_of(timing: Timing) -> Times:
+    """Return the time of one call with all that follows from it, its median taken once."""
+    call, images, rows = nanoseconds(timing), timing.images, timing.forward_rows
+    milliseconds, seconds = call.scaled(1 / NS_PER_MS), call.scaled(1 / NS_PER_S)
+    return Times(
+        milliseconds,
+        milliseconds.scaled(1 / images) if images > 0 else None,
+        seconds.rate(images) if images > 0 else None,
+        seconds.rate(rows) if rows > 0 else None,
+    )

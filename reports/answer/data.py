@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from arvbench.reports.answer.answer import Answer
 from arvbench.reports.answer.fields import Field
-from arvbench.reports.answer.measures import CACHE, SPEED, Measure, front, quality_measures
+from arvbench.reports.answer.measures import CACHE, SPEED, Measure, Reading, front_of, quality_measures
 from arvbench.results.history import History
 from arvbench.results.schema import Record
 
@@ -98,8 +98,13 @@ def report_data(answer: Answer, title: str, record_ids: Sequence[str], history: 
     )
 
 
+_Read = tuple[Measure, Mapping[str, Reading]]
+"""A measure with its readings by model."""
+
+
 def _field(field: Field) -> FieldData:
-    quality = quality_measures(list(field.models.values()))
+    measures = (SPEED, *quality_measures(list(field.models.values())), CACHE)
+    speed, *quality, cache = [(measure, measure.readings(field.models)) for measure in measures]
     return FieldData(
         hardware=field.place.hardware,
         arithmetic=field.place.arithmetic,
@@ -108,18 +113,18 @@ def _field(field: Field) -> FieldData:
         source_sha256=field.place.source_sha256,
         batch=field.batch,
         models={name: record.record_id for name, record in field.models.items()},
-        best=tuple(made for measure in (SPEED, *quality, CACHE) if (made := _best(measure, field)) is not None),
+        best=tuple(made for read in (speed, *quality, cache) if (made := _best(read, field)) is not None),
         fronts=tuple(
             found
-            for measure in quality
-            for others in ((SPEED,), (SPEED, CACHE))
-            if (found := _front(measure, others, field)) is not None
+            for read in quality
+            for others in ((speed,), (speed, cache))
+            if (found := _front(read, others, field)) is not None
         ),
     )
 
 
-def _best(measure: Measure, field: Field) -> Best | None:
-    readings = measure.readings(field.models)
+def _best(read: _Read, field: Field) -> Best | None:
+    measure, readings = read
     leaders = measure.leaders(readings)
     if not leaders:
         return None
@@ -137,12 +142,12 @@ def _best(measure: Measure, field: Field) -> Best | None:
     )
 
 
-def _front(quality: Measure, others: Sequence[Measure], field: Field) -> Front | None:
-    names = front((quality, *others), field.models)
+def _front(quality: _Read, others: Sequence[_Read], field: Field) -> Front | None:
+    names = front_of((quality, *others))
     if not names:
         return None
-    measures = (quality.name, *(measure.name for measure in others))
-    return Front(measures=measures, protocol=quality.protocol, record_ids=_ids(names, field.models))
+    measures = tuple(measure.name for measure, _ in (quality, *others))
+    return Front(measures=measures, protocol=quality[0].protocol, record_ids=_ids(names, field.models))
 
 
 def _ids(names: Sequence[str], models: Mapping[str, Record]) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 from arvbench.reports.cases import arithmetic, group_by, hardware, has_random_weights, measured, model_of
 from arvbench.reports.numbers import plain
-from arvbench.reports.tables.quality import quality_keys
 from arvbench.results.moments import in_utc
 from arvbench.results.schema import Measured, Record
 from arvbench.results.search import MARK
@@ -43,7 +42,7 @@ class Field:
     """Name of a model, with its method and lossy parts -> the record that speaks for it."""
 
     def with_quality(self) -> list[Record]:
-        return [record for record in self.models.values() if quality_keys([record])]
+        return [record for record in self.models.values() if _has_quality(record)]
 
 
 def place_of(record: Record, outcome: Measured) -> Place:
@@ -107,6 +106,10 @@ def place_words(place: Place, among: Iterable[Place]) -> str:
     return ", ".join(words.format(of(place)) for words, of in kinds if len({of(each) for each in others}) > 1)
 
 
+def _has_quality(record: Record) -> bool:
+    return isinstance(record.outcome, Measured) and bool(record.outcome.quality)
+
+
 def model_name(record: Record) -> str:
     """Return the model with what makes it another one: its method, the parts that lose something, and being the best
     of a search, which looks better than it is.
@@ -134,7 +137,7 @@ def _speakers(records: Sequence[Record]) -> dict[str, Record]:
         changed = len(outcome.setup.settings_deviations) if isinstance(outcome, Measured) else 0
         return (
             has_random_weights(record),
-            not quality_keys([record]),
+            not _has_quality(record),
             changed,
             _CACHES.get(record.case.cache, len(_CACHES)),
             -in_utc(record.started).timestamp(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from arvbench.reports.numbers import MIB, significant
 from arvbench.reports.tables.quality import (
@@ -26,8 +26,7 @@ from arvbench.results.statistics import find_timing, images_per_second
 Better = Literal["higher", "lower"]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """Value of one record."""
 
     value: float
@@ -123,15 +122,19 @@ def _quality(key: QualityKey, protocol: str, better: Better) -> Measure:
 
 
 def front(measures: Sequence[Measure], models: Mapping[str, Record]) -> list[str]:
-    """Return the models that no other beats: those with all readings, in order.
+    """Return the models that no other beats: those with all readings, in order."""
+    return front_of([(measure, measure.readings(models)) for measure in measures])
+
+
+def front_of(readings: Sequence[tuple[Measure, Mapping[str, Reading]]]) -> list[str]:
+    """Return the front of at least one measure with its readings, in the order of the first.
 
     One beats another that is behind it in no measure, and from which it is apart in at least one.
     """
-    readings = [measure.readings(models) for measure in measures]
-    complete = [name for name in models if all(name in of for of in readings)]
+    complete = [name for name in readings[0][1] if all(name in of for _, of in readings)]
 
     def beats(one: str, other: str) -> bool:
-        pairs = [(m, of[one], of[other]) for m, of in zip(measures, readings, strict=True)]
+        pairs = [(measure, of[one], of[other]) for measure, of in readings]
         behind = any(measure.ahead(theirs, own) for measure, own, theirs in pairs)
         return not behind and any(own.apart(theirs) for _, own, theirs in pairs)
 

@@ -13,7 +13,7 @@ from arvbench.reports.figures.curves import Curve, Point, curves_data, draw_curv
 from arvbench.reports.figures.drawing import Drawing, label, listed
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import MIB, significant
-from arvbench.results.capacity import Capacity
+from arvbench.results.capacity import Capacity, best_of, knee_of
 from arvbench.results.schema import Record
 
 if TYPE_CHECKING:
@@ -25,11 +25,9 @@ _LABELS = ("Batch (images)", "Throughput (images/s)")
 def draw(records: Sequence[Record]) -> Drawing | None:
     """Draw a curve for every search; one panel for each hardware, data type and limit."""
     searches = {
-        record.record_id: outcome.capacity
-        for record, outcome in measured(records)
-        if outcome.capacity is not None and outcome.capacity.best() is not None
+        record.record_id: outcome.capacity for record, outcome in measured(records) if outcome.capacity is not None
     }
-    curves = [_curve(record, searches[record.record_id], name) for record, name in _named(records, searches)]
+    curves = _curves(records, searches)
     drawn = draw_curves(curves, _LABELS, lambda ax, members: _mark(ax, members, searches))
     if drawn is None:
         return None
@@ -45,24 +43,25 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     )
 
 
-def _named(records: Sequence[Record], searches: Mapping[str, Capacity]) -> list[tuple[Record, str]]:
-    names = short_names(records)
-    return [
-        (record, label(names[record.record_id], random=has_random_weights(record)))
-        for record in records
-        if record.record_id in searches
-    ]
-
-
-def _curve(record: Record, found: Capacity, name: str) -> Curve:
-    where, limit = conditions(record), found.limit_bytes
-    within = f"{where.arithmetic}, within {significant(limit / MIB)} MiB" if limit else where.arithmetic
-    return Curve(
-        record_id=record.record_id,
-        name=name,
-        where=(label(where.hardware), label(within)),
-        points=tuple(Point(p.batch, rate) for p in found.fitting if (rate := p.images_per_second) is not None),
-    )
+def _curves(records: Sequence[Record], searches: Mapping[str, Capacity]) -> list[Curve]:
+    """Return the curves of the searches in which a batch was timed."""
+    names, curves = short_names(records), list[Curve]()
+    for record in records:
+        found = searches.get(record.record_id)
+        points = [Point(rate.probe.batch, rate.images_per_second) for rate in found.rates()] if found else []
+        if found is None or not points:
+            continue
+        where, limit = conditions(record), found.limit_bytes
+        within = f"{where.arithmetic}, within {significant(limit / MIB)} MiB" if limit else where.arithmetic
+        curves.append(
+            Curve(
+                record_id=record.record_id,
+                name=label(names[record.record_id], random=has_random_weights(record)),
+                where=(label(where.hardware), label(within)),
+                points=tuple(points),
+            )
+        )
+    return curves
 
 
 def _mark(ax: Axes, curves: Sequence[Curve], searches: Mapping[str, Capacity]) -> None:
@@ -71,17 +70,19 @@ def _mark(ax: Axes, curves: Sequence[Curve], searches: Mapping[str, Capacity]) -
     ax.xaxis.set_major_formatter("{x:g}")
     for curve, line in zip(curves, list(ax.lines), strict=True):
         found, last, color = searches[curve.record_id], curve.points[-1], line.get_color()
-        if (knee := found.knee()) is not None and (rate := knee.images_per_second) is not None:
-            ax.plot([knee.batch], [rate], "o", color=color, markersize=11, markerfacecolor="none", linestyle="none")
+        if (knee := knee_of(found.rates())) is not None:
+            at = [knee.probe.batch], [knee.images_per_second]
+            ax.plot(*at, "o", color=color, markersize=11, markerfacecolor="none", linestyle="none")
         if (beyond := found.too_large) is not None:
             ax.plot([last.x, beyond], [last.y] * 2, color=color, linestyle=":", linewidth=1.2)
             ax.plot([beyond], [last.y], "x", color=color, markersize=7)
 
 
 def _in_words(name: str, found: Capacity) -> str:
-    knee, best = found.knee(), found.best()
+    rates = found.rates()
+    knee, best = knee_of(rates), best_of(rates)
     assert knee is not None and best is not None
     return (
-        f"{name}: largest batch {found.max_batch} ({found.verdict()}), knee {knee.batch}, best "
-        f"{significant(best.images_per_second or 0)} images/s"
+        f"{name}: largest batch {found.max_batch} ({found.verdict(found.line())}), knee {knee.probe.batch}, best "
+        f"{significant(best.images_per_second)} images/s"
     )

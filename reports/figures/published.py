@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arvbench.reports.cases import arithmetic, group_by, has_random_weights, processor
+from arvbench.reports.cases import arithmetic, group_by, has_random_weights, measured, processor
 from arvbench.reports.data import make_data
 from arvbench.reports.figures.case_rows import case_rows
 from arvbench.reports.figures.drawing import INK, MARKERS, MUTED, SERIES, Drawing, first_of, label, legend, listed
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import plain, significant
-from arvbench.reports.tables.published import compared_numbers
 from arvbench.results.metrics import label_of
-from arvbench.results.published.beside import Pair
+from arvbench.results.published.beside import Pair, pairs_of
 from arvbench.results.schema import Record
 
 if TYPE_CHECKING:
@@ -97,8 +96,9 @@ def draw(records: Sequence[Record]) -> Drawing | None:
 
 def _rows(records: Sequence[Record]) -> list[_Row]:
     names, rows = short_names(records), list[_Row]()
-    for record, pair in compared_numbers(records):
-        if pair.deviation is not None:
+    for record, outcome in measured(records):
+        for pair in pairs_of(record, outcome, only_alike=True):
+            assert pair.deviation is not None
             number = f"{label_of(pair.name).text} {pair.published_text}{pair.unit and f' {pair.unit}'}"
             seen = ", second-hand" if pair.seen == "second-hand" else ""
             name = label(f"{names[record.record_id]}: {number}{seen}", random=has_random_weights(record))

@@ -10,7 +10,7 @@ from arvbench.reports.names import case_column
 from arvbench.reports.numbers import MIB, count_cell, mib_cell, number_cell, significant, text_cell
 from arvbench.reports.remembered import remembered
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
-from arvbench.results.capacity import Capacity, Line, Probe
+from arvbench.results.capacity import Capacity, Line, Probe, Rate, best_of, knee_of
 from arvbench.results.schema import Record
 
 MOST_TRIED = 120
@@ -23,7 +23,8 @@ class _Searched(NamedTuple):
     record: Record
     capacity: Capacity
     line: Line | None
-    knee: Probe | None
+    knee: Rate | None
+    best: Rate | None
 
 
 class _Tried(NamedTuple):
@@ -35,11 +36,12 @@ class _Tried(NamedTuple):
 
 @remembered
 def _searched(records: Sequence[Record]) -> list[_Searched]:
-    return [
-        _Searched(record, outcome.capacity, outcome.capacity.line(), outcome.capacity.knee())
-        for record, outcome in measured(records)
-        if outcome.capacity is not None
-    ]
+    searched = list[_Searched]()
+    for record, outcome in measured(records):
+        if (capacity := outcome.capacity) is not None:
+            rates = capacity.rates()
+            searched.append(_Searched(record, capacity, capacity.line(), knee_of(rates), best_of(rates)))
+    return searched
 
 
 def capacity_table(records: Sequence[Record]) -> Table:
@@ -49,12 +51,12 @@ def capacity_table(records: Sequence[Record]) -> Table:
         Column("Limit", "MiB", numeric=True, cell=lambda row: mib_cell(row.capacity.limit_bytes)),
         Column("Largest batch", "images", numeric=True, cell=lambda row: count_cell(row.capacity.max_batch)),
         Column("Does not fit", "images", numeric=True, cell=lambda row: count_cell(row.capacity.too_large)),
-        Column("Which is", cell=lambda row: text_cell(row.capacity.verdict())),
+        Column("Which is", cell=lambda row: text_cell(row.capacity.verdict(row.line))),
         Column("Fixed", "MiB", numeric=True, cell=lambda row: _fixed(row.line)),
         Column("Per image", "MiB", numeric=True, cell=lambda row: _per_image(row.line)),
-        Column("Knee", "images", numeric=True, cell=lambda row: _batch(row.knee)),
+        Column("Knee", "images", numeric=True, cell=lambda row: count_cell(row.knee and row.knee.probe.batch)),
         Column("At the knee", "images/s", numeric=True, cell=lambda row: _rate(row.knee)),
-        Column("Best", "images/s", numeric=True, cell=lambda row: _rate(row.capacity.best())),
+        Column("Best", "images/s", numeric=True, cell=lambda row: _rate(row.best)),
         Column("Tried", "batches", numeric=True, cell=lambda row: count_cell(len(row.capacity.probes))),
     ]
     caption = (
@@ -75,12 +77,8 @@ def _per_image(line: Line | None) -> Cell:
     return number_cell(None if line is None else line.bytes_per_image / MIB)
 
 
-def _batch(probe: Probe | None) -> Cell:
-    return count_cell(probe.batch if probe is not None else None)
-
-
-def _rate(probe: Probe | None) -> Cell:
-    return number_cell(probe.images_per_second if probe is not None else None)
+def _rate(of: Rate | Probe | None) -> Cell:
+    return number_cell(of.images_per_second if of is not None else None)
 
 
 def tried_table(records: Sequence[Record]) -> Table:

@@ -115,7 +115,10 @@ def transients_table(records: Sequence[Record]) -> Table:
 
 def _traced(records: Sequence[Record]) -> list[_Traced]:
     rows: list[_Traced] = []
-    for members in group_by(measured(records), lambda case: _alike(case.record)).values():
+    cases = measured(records)
+    if all(case.outcome.memory.tensors is None for case in cases):
+        return rows
+    for members in group_by(cases, lambda case: _alike(case.record)).values():
         traced = [case for case in members if case.outcome.memory.tensors is not None]
         static = next((case for case in traced if case.outcome.setup.cache_policy == "static"), None)
         for case in traced:
@@ -127,5 +130,4 @@ def _traced(records: Sequence[Record]) -> list[_Traced]:
 
 def _alike(record: Record) -> str:
     """Return what is equal in cases that differ in the cache alone."""
-    case = record.case.model_copy(update={"cache": None})
-    return f"{comparison_key(record.model_copy(update={'case': case}))} {hardware_class(record.environment)}"
+    return f"{comparison_key(record, cache=None)} {hardware_class(record.environment)}"

@@ -16,6 +16,7 @@ from arvbench.reports.numbers import (
     text_cell,
     yes_no_cell,
 )
+from arvbench.reports.remembered import remembered
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.reports.tables.roofline import floor_cell, percent_cell
 from arvbench.results.launches import launches_of, several_launches
@@ -24,12 +25,10 @@ from arvbench.results.schema import CacheStep, Measured, Record, StepPlan, Timin
 from arvbench.results.statistics import (
     NS_PER_S,
     Estimate,
-    find_timing,
-    forward_rows_per_second,
-    images_per_second,
+    Times,
     milliseconds,
-    milliseconds_per_image,
     nanoseconds,
+    times_of,
     timings_by_scope,
     variation,
 )
@@ -38,12 +37,33 @@ SCOPES = ("images", "tokens", "decode")
 """Scopes of a whole call, outermost first."""
 
 
+class CallTime(NamedTuple):
+    """Raw times of a scope, and what follows from them."""
+
+    timing: Timing
+    times: Times
+
+
+@remembered
+def call_times(records: Sequence[Record]) -> dict[str, dict[str, CallTime]]:
+    """Map the ids of measured records to the times of their `SCOPES`, as far as they were taken."""
+    return {
+        record.record_id: {
+            scope: CallTime(timing, times_of(timing)) for scope in SCOPES if (timing := timings.get(scope)) is not None
+        }
+        for record, outcome in measured(records)
+        for timings in [timings_by_scope(outcome)]
+    }
+
+
 class _ScopeTime(NamedTuple):
     """A row of the table of scopes."""
 
     record: Record
     outcome: Measured
+    conditions: str
     timing: Timing
+    times: Times
 
 
 def scopes_table(records: Sequence[Record]) -> Table:
@@ -51,25 +71,24 @@ def scopes_table(records: Sequence[Record]) -> Table:
     columns: list[Column[_ScopeTime]] = [
         case_column(records),
         Column("Scope", cell=lambda row: text_cell(row.timing.scope)),
-        Column("Conditions", cell=lambda row: text_cell(conditions(row.record)), once=True),
-        Column("Median", "ms/call", numeric=True, cell=lambda row: estimate_cell(milliseconds(row.timing))),
+        Column("Conditions", cell=lambda row: text_cell(row.conditions), once=True),
+        Column("Median", "ms/call", numeric=True, cell=lambda row: estimate_cell(row.times.milliseconds)),
+        Column("Per image", "ms/image", numeric=True, cell=lambda row: estimate_cell(row.times.milliseconds_per_image)),
+        Column("Images", "images/s", numeric=True, cell=lambda row: estimate_cell(row.times.images_per_second)),
         Column(
-            "Per image", "ms/image", numeric=True, cell=lambda row: estimate_cell(milliseconds_per_image(row.timing))
-        ),
-        Column("Images", "images/s", numeric=True, cell=lambda row: estimate_cell(images_per_second(row.timing))),
-        Column(
-            "Forward rows", "rows/s", numeric=True, cell=lambda row: estimate_cell(forward_rows_per_second(row.timing))
+            "Forward rows", "rows/s", numeric=True, cell=lambda row: estimate_cell(row.times.forward_rows_per_second)
         ),
         Column("Samples", "calls", numeric=True, cell=lambda row: count_cell(len(row.timing.samples_ns))),
         *(_LAUNCH_COLUMNS if several_launches(records) else ()),
         Column("Clock", cell=lambda row: text_cell(row.timing.clock)),
         Column("Warm-up", cell=lambda row: _warmup_cell(row.outcome.warmup)),
     ]
+    every = call_times(records)
     rows = [
-        _ScopeTime(record, outcome, timing)
+        _ScopeTime(record, outcome, where, *call)
         for record, outcome in measured(records)
-        for scope in SCOPES
-        if (timing := find_timing(outcome, scope)) is not None
+        for where in [str(conditions(record))]
+        for call in every[record.record_id].values()
     ]
     return make_table("Times by scope", columns, rows)
 
@@ -80,7 +99,7 @@ def _percent_cell(share: float | None) -> Cell:
 
 _LAUNCH_COLUMNS: tuple[Column[_ScopeTime], ...] = (
     Column("Launches", numeric=True, cell=lambda row: count_cell(len(launches_of(row.record)))),
-    Column("Interval of the median", cell=lambda row: interval_kind_cell(milliseconds(row.timing))),
+    Column("Interval of the median", cell=lambda row: interval_kind_cell(row.times.milliseconds)),
     Column("CV within a launch", "%", numeric=True, cell=lambda row: _percent_cell(variation(row.timing).within)),
     Column("CV between launches", "%", numeric=True, cell=lambda row: _percent_cell(variation(row.timing).between)),
 )

@@ -9,7 +9,6 @@ from arvbench.reports.blocks import Block, FoldedTables, Text
 from arvbench.reports.cases import measured
 from arvbench.reports.names import case_column
 from arvbench.reports.numbers import number_cell, text_cell
-from arvbench.reports.remembered import remembered
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.metrics import label_of
 from arvbench.results.published.beside import Pair, pairs_of
@@ -26,15 +25,12 @@ class ComparedNumber(NamedTuple):
     pair: Pair
 
 
-@remembered
-def compared_numbers(records: Sequence[Record]) -> list[ComparedNumber]:
-    """Return every published number beside those of the records."""
-    return [ComparedNumber(record, pair) for record, outcome in measured(records) for pair in pairs_of(record, outcome)]
-
-
 def published_blocks(records: Sequence[Record]) -> list[Block]:
     """Tables of numbers that may be compared and, folded, of those that may not; empty without published ones."""
-    rows = sorted(compared_numbers(records), key=lambda row: len(row.pair.unlike))
+    found = [
+        ComparedNumber(record, pair) for record, outcome in measured(records) for pair in pairs_of(record, outcome)
+    ]
+    rows = sorted(found, key=lambda row: len(row.pair.unlike))
     alike, unlike = [row for row in rows if not row.pair.unlike], [row for row in rows if row.pair.unlike]
     if not rows:
         return []

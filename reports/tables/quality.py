@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from arvbench.reports.cases import case_cell, group_by, measured
-from arvbench.reports.names import case_column, short_names
+from arvbench.reports.cases import group_by, measured
+from arvbench.reports.names import case_cells, case_column
 from arvbench.reports.numbers import count_cell, mapping_text, plain, significant, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.metrics import METRICS, label_of
@@ -128,9 +128,9 @@ def _value_cell(quality: Quality | None, *, with_count: bool) -> Cell:
 
 def quality_table(records: Sequence[Record]) -> Table:
     """One row for each case with quality numbers, one column for each metric and protocol id."""
-    names = short_names(records)
+    cells = case_cells(records)
     columns: list[Column[Record]] = [
-        Column("Case", cell=lambda record: case_cell(record, names[record.record_id])),
+        Column("Case", cell=lambda record: cells[record.record_id]),
         *quality_columns(records, with_count=True),
     ]
     return make_table("Quality, by protocol id", columns, [r for r, outcome in measured(records) if outcome.quality])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from arvbench.reports.cases import arithmetic, cache_policy_of, case_cell, hardware, model_of
+from arvbench.reports.cases import arithmetic, cache_policy_of, hardware, model_of
 from arvbench.reports.flags import flags_text
-from arvbench.reports.names import short_names
+from arvbench.reports.names import case_cells
 from arvbench.reports.numbers import (
     MEMORY_SOURCES,
     count_cell,
@@ -20,12 +20,12 @@ from arvbench.reports.numbers import (
     text_cell,
 )
 from arvbench.reports.table import NOTHING, Cell, Column, Table, Tone, make_table
-from arvbench.reports.tables.measures import SCOPES
+from arvbench.reports.tables.measures import SCOPES, CallTime, call_times
 from arvbench.reports.tables.quality import quality_columns
 from arvbench.results.launches import launches_of, several_launches
 from arvbench.results.metrics import HEADLINE_METRICS
 from arvbench.results.schema import Failed, Incorrect, Measured, Record, Status
-from arvbench.results.statistics import find_timing, images_per_second, milliseconds_per_image, nanoseconds
+from arvbench.results.statistics import find_timing, images_per_second, nanoseconds
 
 _TONES: dict[Status, Tone] = {
     Status.OK: "good",
@@ -42,15 +42,15 @@ UNSTEADY = "unsteady warm-up"
 
 def results_table(records: Sequence[Record]) -> Table:
     """One row for every case: identity, status, speed, memory and the headline metrics of quality."""
-    names = short_names(records)
+    cells, times = case_cells(records), call_times(records)
     columns: list[Column[Record]] = [
-        Column("Case", cell=lambda record: case_cell(record, names[record.record_id])),
+        Column("Case", cell=lambda record: cells[record.record_id]),
         STATUS,
         *_IDENTITY,
         _BATCH,
         *([_LAUNCHES, _INTERVAL] if several_launches(records) else []),
         THROUGHPUT,
-        *(_latency_column(scope) for scope in SCOPES),
+        *(_latency_column(scope, times) for scope in SCOPES),
         *peak_memory_columns(),
         CACHE_PEAK,
         *quality_columns(records, HEADLINE_METRICS),
@@ -63,9 +63,9 @@ def results_table(records: Sequence[Record]) -> Table:
 
 def failures_table(records: Sequence[Record]) -> Table:
     """Cases without a speed, and the reasons."""
-    names = short_names(records)
+    cells = case_cells(records)
     columns: list[Column[Record]] = [
-        Column("Case", cell=lambda record: case_cell(record, names[record.record_id])),
+        Column("Case", cell=lambda record: cells[record.record_id]),
         STATUS,
         _HARDWARE,
         _BATCH,
@@ -113,12 +113,12 @@ def _interval_cell(record: Record) -> Cell:
     return NOTHING if timing is None else interval_kind_cell(nanoseconds(timing))
 
 
-def _latency_column(scope: str) -> Column[Record]:
-    """Milliseconds per image of one scope."""
+def _latency_column(scope: str, times: Mapping[str, Mapping[str, CallTime]]) -> Column[Record]:
+    """Milliseconds per image of one scope; `times` are those of the scopes of every measured record."""
 
     def cell(record: Record) -> Cell:
-        timing = find_timing(record.outcome, scope) if isinstance(record.outcome, Measured) else None
-        return estimate_cell(None if timing is None else milliseconds_per_image(timing))
+        call = times.get(record.record_id, {}).get(scope)
+        return estimate_cell(call and call.times.milliseconds_per_image)
 
     return Column(f"Time: {scope}", "ms/image", numeric=True, cell=cell)
 

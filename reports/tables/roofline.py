@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from arvbench.reports.cases import arithmetic, case_cell, group_by, hardware, measured
-from arvbench.reports.names import short_names
+from arvbench.reports.cases import arithmetic, group_by, hardware, measured
+from arvbench.reports.names import case_cells, short_names
 from arvbench.reports.numbers import EN_DASH, count_cell, number_cell, plain, significant, text_cell
-from arvbench.reports.remembered import remembered
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.ceilings import Ceilings
 from arvbench.results.roofline import Floor, ScopeWork, scope_works
@@ -46,15 +45,14 @@ class ScopeFloor(NamedTuple):
         return self.work.floor.ns / self.time_ns if self.time_ns > 0 else None
 
 
-@remembered
-def scope_floors(records: Sequence[Record]) -> dict[str, list[ScopeFloor]]:
-    """Map the ids of records with ceilings to the floors of their timed scopes."""
+def scope_floors(records: Sequence[Record], *, steps: bool = True) -> dict[str, list[ScopeFloor]]:
+    """Map the ids of records with ceilings to the floors of their timed scopes, of single `steps` only where asked."""
     floors = dict[str, list[ScopeFloor]]()
     for record, outcome in measured(records):
         timings = timings_by_scope(outcome)
         own = [
             ScopeFloor(record, outcome, work, nanoseconds(timings[scope]).value)
-            for scope, work in scope_works(record, outcome).items()
+            for scope, work in scope_works(record, outcome, steps=steps).items()
             if scope in timings
         ]
         if own:
@@ -64,9 +62,9 @@ def scope_floors(records: Sequence[Record]) -> dict[str, list[ScopeFloor]]:
 
 def floor_table(records: Sequence[Record]) -> Table:
     """Floors of the scopes tokens, decode and images, and their shares of the time: one row for every case."""
-    names = short_names(records)
+    cells = case_cells(records)
     columns: list[Column[_Scopes]] = [
-        Column("Case", cell=lambda row: case_cell(row["images"].record, names[row["images"].record.record_id])),
+        Column("Case", cell=lambda row: cells[row["images"].record.record_id]),
         Column("Work", "GFLOP", numeric=True, cell=lambda row: number_cell(row["images"].work.flops / GIGA)),
         Column("Traffic", "MB", numeric=True, cell=lambda row: number_cell(row["images"].work.bytes_moved / 1e6)),
         *(column for scope in SCOPES for column in _scope_columns(scope)),
@@ -74,7 +72,7 @@ def floor_table(records: Sequence[Record]) -> Table:
             "Products alone of time", "%", numeric=True, cell=lambda row: percent_cell(row["images"].share_of_products)
         ),
     ]
-    found = [{row.work.scope: row for row in own} for own in scope_floors(records).values()]
+    found = [{row.work.scope: row for row in own} for own in scope_floors(records, steps=False).values()]
     whole = [own for own in found if all(scope in own for scope in SCOPES)]
     return make_table("Floors of a call, and their share of its time", columns, whole)
 
@@ -103,7 +101,8 @@ def percent_cell(share: float | None) -> Cell:
 
 def rounded_cell(value: float) -> Cell:
     """Make a cell that sorts by what it shows: a page of many steps needs no further digits."""
-    return Cell(text=significant(value), sort=float(significant(value)))
+    text = significant(value)
+    return Cell(text=text, sort=float(text))
 
 
 class _MachineCeilings(NamedTuple):

@@ -84,49 +84,61 @@ class Pair(NamedTuple):
         return "warm-up" if self.unit in ("ms", "img/s") else "reference"
 
 
-def pairs_of(record: Record, outcome: Measured) -> Iterator[Pair]:
-    """Yield every published number of the record's model for which the record has one of the same kind."""
+def pairs_of(record: Record, outcome: Measured, *, only_alike: bool = False) -> Iterator[Pair]:
+    """Yield every published number of the record's model for which the record has one of the same kind; with
+    `only_alike` those that may be compared.
+    """
     if record.case.method is not None or any(not part.startswith("dtype") for part in outcome.setup.lossy or ()):
         return
     quality, speeds = _published_of(record.case.model)
     for row, metrics in quality:
-        yield from _quality_pairs(record, outcome, row, metrics)
+        sampled = tuple(_unlike_sampling(record, outcome.setup, row))
+        if not (only_alike and sampled):
+            pairs = _quality_pairs(outcome, row, metrics, sampled)
+            yield from (pair for pair in pairs if not (only_alike and pair.unlike))
     for speed in speeds:
-        if (pair := _speed_pair(record, outcome, speed)) is not None:
+        unlike = tuple(_unlike_speed(record, outcome.setup, speed))
+        if not (only_alike and unlike) and (pair := _speed_pair(outcome, speed, unlike)) is not None:
             yield pair
+
+
+class _Number(NamedTuple):
+    """A published number."""
+
+    value: float
+    rounding: float
 
 
 @cache
 def _published_of(
     model: str,
-) -> tuple[tuple[tuple[QualityRow, Mapping[str, Printed]], ...], tuple[SpeedRow, ...]]:
-    """Return the published rows of a model, those of quality with their values by metric."""
+) -> tuple[tuple[tuple[QualityRow, Mapping[str, _Number]], ...], tuple[SpeedRow, ...]]:
+    """Return the published rows of a model: those of quality with their values by metric, and the times and rates."""
     names = published_names().get(model, ())
     return (
-        tuple((row, row.metrics) for row in quality_rows() if row.model in names),
-        tuple(row for row in speed_rows() if row.model in names),
+        tuple((row, _numbers(row)) for row in quality_rows() if row.model in names),
+        tuple(row for row in speed_rows() if row.model in names and _is_time_or_rate(row)),
     )
 
 
+def _numbers(row: QualityRow) -> dict[str, _Number]:
+    """Return the values of a row by metric, but for zeros, which nothing can be divided by."""
+    return {metric: _Number(each.value, each.rounding) for metric, each in row.metrics.items() if each.value != 0}
+
+
+def _is_time_or_rate(row: SpeedRow) -> bool:
+    kind = row.metric in _TIMES if row.unit == "s" else row.metric == "throughput" and row.unit in _UNITS
+    return kind and row.number is not None
+
+
 def _quality_pairs(
-    record: Record, outcome: Measured, row: QualityRow, metrics: Mapping[str, Printed]
+    outcome: Measured, row: QualityRow, metrics: Mapping[str, _Number], sampled: tuple[Cause, ...]
 ) -> Iterator[Pair]:
-    sampled = tuple(_unlike_sampling(record, outcome.setup, row))
+    seen, source, protocol = row.seen, row.source, row.metric_protocol
     for number in outcome.quality:
-        published = metrics.get(number.metric)
-        if published is None or published.value == 0:
-            continue
-        yield Pair(
-            name=number.metric,
-            unit="",
-            measured=number.value,
-            published=published.value,
-            rounding=published.rounding,
-            interval=number.interval,
-            seen=row.seen,
-            source=row.source,
-            unlike=(*sampled, *_unlike_evaluation(number.protocol_name or "", number.n_samples, row.metric_protocol)),
-        )
+        if (published := metrics.get(number.metric)) is not None:
+            unlike = sampled + _unlike_evaluation(number.protocol_name or "", number.n_samples, protocol)
+            yield Pair(number.metric, "", number.value, *published, number.interval, seen, source, unlike)
 
 
 def _unlike_sampling(record: Record, setup: Setup, row: QualityRow) -> Iterator[Cause]:
@@ -151,17 +163,15 @@ def _unlike_evaluation(protocol: str, n_samples: int, stated: str) -> tuple[Caus
     return tuple(cause for cause, differs in causes if differs)
 
 
-def _speed_pair(record: Record, outcome: Measured, row: SpeedRow) -> Pair | None:
-    """Return the pair of a time or a throughput; None for other quantities, and where the record has no time."""
+def _speed_pair(outcome: Measured, row: SpeedRow, unlike: tuple[Cause, ...]) -> Pair | None:
+    """Return the pair of a time or a throughput; None where the record has no time."""
     timing = find_timing(outcome, "tokens" if row.counts_vae_decode.startswith("no") else "images")
-    if row.number is None or row.unit not in _UNITS or timing is None or timing.images < 1:
+    if timing is None or timing.images < 1:
         return None
-    if row.metric == "throughput" and row.unit != "s":
+    if row.metric == "throughput":
         found, unit = images_per_second(timing), "img/s"
-    elif row.metric in _TIMES and row.unit == "s":
-        found, unit = nanoseconds(timing).scaled(1e-6 / (timing.images if row.metric == "time per image" else 1)), "ms"
     else:
-        return None
+        found, unit = nanoseconds(timing).scaled(1e-6 / (timing.images if row.metric == "time per image" else 1)), "ms"
     if found is None:
         return None
     factor = _UNITS[row.unit]
@@ -170,12 +180,12 @@ def _speed_pair(record: Record, outcome: Measured, row: SpeedRow) -> Pair | None
         name=row.metric,
         unit=unit,
         measured=found.value,
-        published=row.number * factor,
+        published=Printed(row.value).value * factor,
         rounding=Printed(row.value).rounding * factor,
         interval=ends,
         seen=row.seen,
         source=row.source,
-        unlike=tuple(_unlike_speed(record, outcome.setup, row)),
+        unlike=unlike,
     )
 
 

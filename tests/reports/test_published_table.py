@@ -68,6 +68,14 @@ def test_unlike_numbers_name_the_difference_and_have_no_deviation(options, chang
     assert [cause in pair.unlike for pair in found if pair.seen == "first-hand"] == [True]
 
 
+def test_those_that_may_be_compared_can_be_asked_for_alone():
+    gpu = GPU.model_copy(update={"name": "NVIDIA L20"})
+    for made in (official(), official(recipe=None), record("var-d24", gpu=gpu, batch=64, dtype="float16")):
+        every = list(pairs_of(made, made.outcome))
+        alike = list(pairs_of(made, made.outcome, only_alike=True))
+        assert every and alike == [pair for pair in every if not pair.unlike]
+
+
 def test_times_are_compared_on_the_same_gpu_batch_and_dtype_alone():
     made = record("var-d24", number=2, gpu=GPU.model_copy(update={"name": "NVIDIA L20"}), batch=64, dtype="float16")
     (latency,) = [pair for pair in pairs(made, "latency per batch") if "2411.17787" in pair.source]

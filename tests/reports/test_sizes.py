@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,15 @@ import yaml
 
 import arvbench
 from arvbench.errors import UserError
+from arvbench.reports import build
 from arvbench.reports.build import build_report
 from arvbench.reports.content import MOST_SHEETS
 from arvbench.reports.html import SHOWN_ROWS
 from arvbench.reports.names import short_names
-from arvbench.reports.remembered import remembered
+from arvbench.reports.remembered import forgotten_after, remembered
 from arvbench.reports.reproduction import reproduction_suite
+from arvbench.results.records import RecordsFile, read_records
+from arvbench.results.schema import Record
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +69,29 @@ def test_a_function_is_asked_once_for_the_very_same_records() -> None:
     first, equal = make.sweep(3), make.sweep(3)
     assert first == equal and count(first) is count(list(first)) and asked == [3]
     assert count(equal) == [3] and count(equal[:2]) == [2] and asked == [3, 3, 2]
-    names = short_names(first)
-    assert short_names(list(first)) is names and short_names(first[:1]) != names
+    assert count(first) == [3] and asked == [3, 3, 2]
+    for number in range(4):
+        count(make.sweep(4 + number))
+    assert count(first) == [3] and asked == [3, 3, 2, 4, 5, 6, 7, 3]
+    with forgotten_after():
+        names = short_names(first)
+        assert short_names(list(first)) is names and short_names(first[:1]) != names
+    assert short_names(first) is not names and short_names(first) == names
+
+
+def test_a_report_keeps_no_record_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make.write_records(tmp_path / "records.jsonl", make.sweep(2))
+    read = list[weakref.ref[Record]]()
+
+    def reading(path: Path) -> RecordsFile:
+        file = read_records(path)
+        read.extend(map(weakref.ref, file))
+        return file
+
+    monkeypatch.setattr(build, "read_records", reading)
+    build.build_report([tmp_path], tmp_path / "r.html")
+    gc.collect()
+    assert len(read) == 2 and [record() for record in read] == [None, None]
 
 
 APART = """

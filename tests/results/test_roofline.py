@@ -79,6 +79,8 @@ def test_a_record_has_floors_of_every_step_and_scope():
     # 60 GFLOP/s, and 10 GB/s for all that is larger than the largest copy.
     assert works["step[9]"].floor.ns == pytest.approx(2 * 2 * 256 * 4e8 / 60)
     assert works["step[0]"].floor.ns == pytest.approx(6e8 / 10)
+    whole = {scope: works[scope] for scope in ("tokens", "decode", "images")}
+    assert scope_works(record, record.outcome, steps=False) == whole
     rows = scope_floors([record])[record.record_id]
     assert len(rows) == 13 and all(row.share is not None and row.share > 0 for row in rows)
 

@@ -7,10 +7,10 @@ import records as make
 from arvbench.results.schema import Timing
 from arvbench.results.statistics import (
     find_timing,
-    forward_rows_per_second,
     images_per_second,
     median_interval,
-    milliseconds_per_image,
+    milliseconds,
+    times_of,
 )
 
 
@@ -65,11 +65,8 @@ def timing(**changes: object) -> Timing:
 
 
 def test_rates_and_times_are_of_the_median() -> None:
-    images, rows, per_image = (
-        images_per_second(timing()),
-        forward_rows_per_second(timing()),
-        milliseconds_per_image(timing()),
-    )
+    call, per_image, images, rows = times_of(timing())
+    assert call == milliseconds(timing()) and images == images_per_second(timing())
     assert images.value == 4.0 and (images.low, images.high) == (2.0, 8.0)
     assert rows.value == 80.0
     assert per_image.value == 250.0 and (per_image.low, per_image.high) == (125.0, 500.0)
@@ -78,8 +75,8 @@ def test_rates_and_times_are_of_the_median() -> None:
 
 
 def test_what_has_no_rows_or_took_no_time_has_no_rate() -> None:
-    assert forward_rows_per_second(timing(forward_rows=0)) is None
-    assert images_per_second(timing(images=0)) is None
+    assert times_of(timing(forward_rows=0)).forward_rows_per_second is None
+    assert times_of(timing(images=0))[1:3] == (None, None) and images_per_second(timing(images=0)) is None
     assert images_per_second(timing(samples_ns=(0, 0))) is None
 
 
