@@ -75,11 +75,12 @@ class Measure:
         return pick(readings, key=lambda name: readings[name].value)
 
     def leaders(self, readings: Mapping[str, Reading]) -> list[str]:
-        """Return the best, then every other from which no difference is shown."""
+        """Return the best, then every other from which no difference is shown, the better first."""
         best = self.best(readings)
         if best is None:
             return []
-        return [best, *(name for name, own in readings.items() if name != best and not own.apart(readings[best]))]
+        tied = [name for name, own in readings.items() if name != best and not own.apart(readings[best])]
+        return [best, *sorted(tied, key=lambda name: readings[name].value, reverse=self.better == "higher")]
 
     def text(self, reading: Reading) -> str:
         return significant(reading.value)

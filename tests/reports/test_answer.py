@@ -89,6 +89,15 @@ def test_no_difference_is_claimed_where_none_is_shown(options: dict[str, Any], w
     assert text.startswith("No difference in images/s at batch 1 is shown between b and a"), why
 
 
+def test_models_without_a_shown_difference_are_named_from_the_better_to_the_worse() -> None:
+    times, fids = {"a": 13, "b": 10, "c": 12, "d": 11}, {"a": 4.0, "b": 4.2, "c": 3.9, "d": 4.1}
+    records = [
+        case(name, ms, place, spread=0.9, quality=fid(fids[name])) for place, (name, ms) in enumerate(times.items())
+    ]
+    assert "between b, d, c and a (" in texts(records, "speed")[0]
+    assert "between c, a, d and b (" in texts(records, "quality")[0]
+
+
 @pytest.mark.parametrize(
     "unlike",
     [
