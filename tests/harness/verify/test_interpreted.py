@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -16,6 +17,7 @@ from arvbench.harness.cli import main
 TESTS = Path(__file__).parents[2]
 RECIPES = TESTS / "golden" / "recipe"
 TINY = sorted(path.stem for path in RECIPES.glob("*_tiny_*.json"))
+FULL = sorted(path.stem for path in RECIPES.glob("*_full_*.json"))
 TOKEN_GRID = {"wavefront_attention", "swiglu"}
 ATTENTION = {"scale_attention", "block_sparse_attention"}
 MIXER = {"ssd_scan", "rms_norm_gated"}
@@ -29,6 +31,8 @@ CALLED = {
 """Family -> operations that its samplers hand to Triton kernels, and none of whose calls goes elsewhere."""
 EIGHT_CHANNELS = {"var_tiny_a", "mvar_tiny_a", "hmar_tiny_a"}
 """Fixtures whose codes have 8 channels, which the kernel `next_scale_input` does not take."""
+ONLY_SAMPLED = {"hmar_full_d16"}
+"""Fixtures without teacher forcing, whose attention is block-sparse."""
 
 
 ARVBENCH = ["-m", "arvbench"]
@@ -42,23 +46,31 @@ def interpreted(programs):
 
     def run(program: list[str], case: str, *options: str) -> subprocess.CompletedProcess[str]:
         command = [*program, "verify", RECIPES / f"{case}.json", "--kernels", "interpreter", "--json", *options]
-        return programs.run(*command, timeout=1800)
+        return programs.run(*command, timeout=7200)
 
     return run
 
 
+asked_for = pytest.mark.skipif(
+    not os.environ.get("ARVBENCH_FULL"), reason="official size takes 17 to 27 CPU minutes: set ARVBENCH_FULL=1"
+)
+
+
 @pytest.mark.slow  # about a minute each: the interpreter takes 20 ms per program of attention
-@pytest.mark.parametrize("case", TINY)
+@pytest.mark.parametrize("case", [*TINY, *(pytest.param(case, marks=asked_for) for case in FULL)])
 def test_a_fixture_is_reproduced_by_interpreted_kernels(interpreted, case):
     pytest.importorskip("triton", reason="needs triton")
     done = interpreted(COUNTED, case, "--backend", "optimized")
     assert done.returncode == 0, done.stdout + done.stderr
     checks = json.loads(done.stdout)
-    assert len(checks) > 20
+    assert len(checks) > 15
     assert {check["passed"] for check in checks} <= {True, None}
     assert any(check["passed"] and check["tolerance"] == 0 for check in checks), "no token ids were compared"
     calls = json.loads(done.stderr.splitlines()[-1])
     for operation in CALLED.get(case.partition("_")[0], ()):
+        if operation == "block_sparse_attention" and case in ONLY_SAMPLED:
+            assert operation not in calls
+            continue
         if operation == "next_scale_input" and case in EIGHT_CHANNELS:
             assert calls[operation]["elsewhere"] == calls[operation]["torch"]
             continue
