@@ -101,6 +101,11 @@ class GeluLinear(nn.Linear):
             return onednn.linear_gelu(x, self.weight, self.bias, self.form)
         return F.gelu(super().forward(x), approximate=self.form)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.at_once = False  # of another dtype or device until a call says so again
+        applied: Self = nn.Linear._apply(self, fn, recurse)
+        return applied
+
 
 def uses_onednn(module: nn.Module, backend: str, dtype: torch.dtype) -> bool:
     """True when oneDNN may compute layers of `module`: in fp32 on a CPU, where the backend asks for it."""

@@ -84,6 +84,15 @@ def test_a_gradient_passes_after_a_call(rows):
     assert all(layer.weight.grad.abs().sum() > 0 for layer in layers)
 
 
+def test_a_model_that_is_converted_after_a_call_computes_two(rows):
+    sampler = build()
+    tokens = draw(sampler, MANY).tokens
+    expected, count = sampler.teacher_forced(tokens, MANY), len(rows)
+    sampler.modules()["transformer"].double()
+    torch.testing.assert_close(sampler.teacher_forced(tokens, MANY).float(), expected, rtol=0, atol=1e-4)
+    assert len(rows) == count
+
+
 def test_a_wrong_product_fails_the_check(monkeypatch):
     product = onednn.linear_gelu
     monkeypatch.setattr(onednn, "linear_gelu", lambda *arguments: 1.1 * product(*arguments))
