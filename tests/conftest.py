@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -85,6 +86,15 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
 def _forked_engines(programs: Programs) -> Iterator[None]:
     """Fork the warm processes of local engines from one that has imported the harness; `own_warm_process` undoes it."""
     with mock.patch.object(local, "start_warm", programs.engine_process) if CAN_FORK else nullcontext():
+        yield
+
+
+@pytest.fixture
+def forked_helpers(programs: Programs) -> Iterator[None]:
+    """Fork helpers of passes over images, and launches of `versus`, where their start is not the point."""
+    with contextlib.ExitStack() as patches:
+        for module in ("quality.features.feature_pass", "versus.trial") if CAN_FORK else ():
+            patches.enter_context(mock.patch(f"arvbench.harness.{module}.running", programs.running))
         yield
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from tape import TapeCapture, reads_host, storage_of, tensors_in
-from tiny_models import tiny_token_grid
+from tiny_models import build_mvar, tiny_flexvar, tiny_hmar, tiny_mvar, tiny_token_grid, tiny_var
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.editing import KnownPixels
-from arvbench.adapters.hmar.sampler import HmarSettings
-from arvbench.adapters.loading import build_sampler, load_sampler
+from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.sampling import BufferedNoise, PerImageNoise, UpstreamNoise
 from arvbench.errors import UserError
 
@@ -47,17 +48,18 @@ class TimesOnly(Listener):
     reads_logits = False
 
 
-def settings_of(sampler):
-    settings = sampler.spec.settings
-    return settings.replace(mask_schedule="demo") if isinstance(settings, HmarSettings) else settings
+SPECS = {
+    "var": tiny_var(num_classes=10),
+    "mvar": tiny_mvar(num_classes=10),
+    "hmar": tiny_hmar(num_classes=10),
+    "flexvar": tiny_flexvar(num_classes=10),
+} | {family: tiny_token_grid(family, num_classes=10) for family in ("llamagen", "nar", "par")}
+"""They have as many kinds of steps as models of official size."""
 
 
 def load(family, **recorded):
-    if family == "llamagen":  # a step per token: a map of 16 has as many kinds of steps as the demo model's of 64
-        spec = tiny_token_grid(family, num_classes=10)
-        sampler = build_sampler(spec, weights="random:1", backend="optimized")
-    else:
-        sampler = load_sampler(f"demo/{family}", weights="demo", backend="optimized")
+    build = build_mvar if family == "mvar" else partial(build_sampler, weights="random:1")
+    sampler = build(SPECS[family], backend="optimized")
     if recorded:
         sampler.use_graphs(recorded.pop("capture", TapeCapture), **recorded)
     return sampler
@@ -65,7 +67,7 @@ def load(family, **recorded):
 
 def draw(sampler, number, cache=None, observer=None):
     noise = PerImageNoise(number, [5, 6])
-    return sampler.sample(LABELS[number], settings_of(sampler), noise=noise, cache=cache, observer=observer)
+    return sampler.sample(LABELS[number], sampler.spec.settings, noise=noise, cache=cache, observer=observer)
 
 
 def same(ours, theirs):
@@ -77,9 +79,9 @@ def same(ours, theirs):
 @every_family
 def test_replays_equal_calls_that_are_not_recorded(family):
     plain, recorded = load(family), load(family, mode="steps")
-    cache = recorded.make_cache(None, settings_of(recorded), batch=2)
+    cache = recorded.make_cache(None, recorded.spec.settings, batch=2)
     for number in (0, 1):
-        plain_cache = plain.make_cache(None, settings_of(plain), batch=2)
+        plain_cache = plain.make_cache(None, plain.spec.settings, batch=2)
         heard, expected = Listener(recorded, cache), Listener(plain, plain_cache)
         samples = draw(recorded, number, cache, heard)
         same(samples, draw(plain, number, plain_cache, expected))
@@ -88,7 +90,7 @@ def test_replays_equal_calls_that_are_not_recorded(family):
         for ours, theirs in ((heard.tokens, expected.tokens), (heard.logits, expected.logits)):
             assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
     report = recorded.graphs.report()
-    steps = len(recorded.schedule(settings_of(recorded), batch=2))
+    steps = len(recorded.schedule(recorded.spec.settings, batch=2))
     # One before the first step, the decode, the bytes.
     assert (report.mode, report.graphs, report.reason, report.pool_bytes) == ("steps", steps + 3, "", 1_000)
     assert report.capture_ns > 0
@@ -114,7 +116,7 @@ def test_results_of_a_replay_stay_when_the_next_call_overwrites_its_memory():
 
 def test_an_observer_of_times_gets_no_logits():
     sampler, listener = load("var", mode="steps"), None
-    cache = sampler.make_cache(None, settings_of(sampler), batch=2)
+    cache = sampler.make_cache(None, sampler.spec.settings, batch=2)
     for _ in range(2):
         listener = TimesOnly(sampler, cache)
         draw(sampler, 0, cache, listener)
@@ -134,12 +136,12 @@ def test_calls_without_a_cache_share_one_recording():
     [
         ({"noise": UpstreamNoise(0)}, "UpstreamNoise draws on the host"),
         ({"cache": "grow"}, "cache policy grow allocates in every step"),
-        ({"known": KnownPixels(images=torch.zeros(1, 3, 32, 32), keep=torch.ones(1, 32, 32) > 0)}, "known tokens"),
+        ({"known": KnownPixels(images=torch.zeros(1, 3, 8, 8), keep=torch.ones(1, 8, 8) > 0)}, "known tokens"),
     ],
 )
 def test_a_call_that_cannot_be_recorded_runs_and_says_why(change, reason):
     sampler = load("var", mode="steps")
-    settings = settings_of(sampler)
+    settings = sampler.spec.settings
     options = {"noise": PerImageNoise(0, [0]), **change}
     options["cache"] = sampler.make_cache(options.get("cache"), settings, batch=1)
     samples = sampler.sample([1], settings, **options)
@@ -225,7 +227,7 @@ def test_a_step_neither_waits_nor_depends_on_values_nor_on_the_call(family):
     """Two calls run the same operators on the same memory: their own, the sampler's, the labels' or the noise's."""
     sampler = load(family)
     sampler.sort_all = True
-    settings = settings_of(sampler)
+    settings = sampler.spec.settings
     cache, noise = sampler.make_cache(None, settings, batch=2), BufferedNoise(PerImageNoise(0, [5, 6]), sampler.device)
     labels_B, calls = torch.zeros(2, dtype=torch.int64), []
     for number in range(3):

@@ -21,13 +21,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pydantic import BaseModel
 
-from arvbench.harness.machine.forks import CAN_FORK, WarmProcess, serve, start_warm
+from arvbench.harness.machine.forks import CAN_FORK, ForkedChild, WarmProcess, serve, start_warm
 from arvbench.harness.machine.processes import end_group, this_python
 
 _MODULES = (
@@ -147,6 +148,19 @@ class Programs:
         """Stand for `start_warm` in LocalEngine: its warm process is forked, not started."""
         return _engine_process(self._ready())
 
+    def running(
+        self,
+        module: str,
+        message: BaseModel,
+        *,
+        output: IO[Any],
+        arguments: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+    ) -> AbstractContextManager[ForkedChild]:
+        """Stand for `running` of machine/processes.py: the child is forked, and calls `main` of the module."""
+        words = ["module", json.dumps({"words": [module, *arguments], **_here()})]
+        return self._ready().running(message, output=output, arguments=words, pass_fds=pass_fds)
+
     def close(self) -> None:
         if self._warm is not None:
             self._warm.close()
@@ -168,10 +182,24 @@ class Programs:
 
 def _engine_process(parent: WarmProcess) -> WarmProcess:
     """Fork the warm process of a LocalEngine, which begins with our environment and folder."""
-    where = {"environment": this_python().environment(), "cwd": ""}
+    return parent.forked(["engine", json.dumps(_here())])
+
+
+def _here() -> dict[str, object]:
+    """Return our environment and folder, which a child begins with."""
+    where: dict[str, object] = {"environment": this_python().environment(), "cwd": ""}
     with contextlib.suppress(FileNotFoundError):
         where["cwd"] = str(Path.cwd())
-    return parent.forked(["engine", json.dumps(where)])
+    return where
+
+
+def _go_to(where: Mapping[str, Any]) -> None:
+    """Take over the environment and folder of `_here`."""
+    os.environ.clear()
+    os.environ.update(where["environment"])
+    os.chdir(where["cwd"] or "/")
+    sys.path[:0] = [path for path in os.environ["PYTHONPATH"].split(os.pathsep) if path not in sys.path]
+    tempfile.tempdir = None
 
 
 def _be_engine(arguments: list[str], fds: list[int]) -> int:
@@ -179,11 +207,7 @@ def _be_engine(arguments: list[str], fds: list[int]) -> int:
     where = json.loads(arguments[1])
     os.dup2(fds[0], sys.stdin.fileno())
     os.close(fds[0])
-    os.environ.clear()
-    os.environ.update(where["environment"])
-    os.chdir(where["cwd"] or "/")
-    sys.path[:0] = [path for path in os.environ["PYTHONPATH"].split(os.pathsep) if path not in sys.path]
-    tempfile.tempdir = None
+    _go_to(where)
     ctypes.CDLL(None).prctl(_SET_NAME, ENGINE_NAME.encode())
     importlib.import_module("arvbench.harness.run.warm").main()
     return 0
@@ -220,6 +244,12 @@ def _be_program(arguments: list[str], fds: list[int]) -> int:
     """Become the program of a request, and return its exit code."""
     if arguments[0] == "engine":
         return _be_engine(arguments, fds)
+    if arguments[0] == "module":
+        where = json.loads(arguments[1])
+        _go_to(where)
+        module, *words = where["words"]
+        sys.argv = [module, *words]
+        return int(importlib.import_module(module).main())
     request = json.loads(Path(arguments[0]).read_text())
     for fd, number in zip(fds, (1, 2), strict=True):
         os.dup2(fd, number)

@@ -30,7 +30,7 @@ def times(*images_ns: int) -> Times:
     return Times(scopes_ns=scopes, warmup_calls=3, steady=True, weights_bytes=1, peak_bytes=None)
 
 
-def test_both_sides_draw_the_same_ids_and_every_scope_has_a_ratio(tmp_path, capsys):
+def test_both_sides_draw_the_same_ids_and_every_scope_has_a_ratio(tmp_path, capsys, forked_helpers):
     code, done = versus(tmp_path / "out", make_upstream(tmp_path / "VAR", needs="iopath.common"))
     assert (code, done.status) == (0, "ok")
     assert done.parity.equal_reference == done.parity.equal_backend == done.parity.tokens == 260
@@ -48,7 +48,7 @@ def test_both_sides_draw_the_same_ids_and_every_scope_has_a_ratio(tmp_path, caps
     assert page.count("| images |") == 1 and "260 of 260 ids" in page
 
 
-def test_a_difference_of_ids_leaves_no_time(tmp_path, capsys):
+def test_a_difference_of_ids_leaves_no_time(tmp_path, capsys, forked_helpers):
     code, done = versus(tmp_path / "out", make_upstream(tmp_path / "VAR", wrong=True), "--json")
     assert (code, done.status) == (1, "incorrect")
     assert done.parity.equal_reference < done.parity.tokens and not done.ratios and not done.official

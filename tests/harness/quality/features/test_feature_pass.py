@@ -27,7 +27,7 @@ CASE = CaseConfig(
     weights="demo",
     batch=64,
     threads=1,
-    quality={"protocols": ["digits-cnn"], "reference": "digits", "images": 600},
+    quality={"protocols": ["digits-cnn"], "reference": "digits", "images": 260},
 )
 
 
@@ -52,7 +52,7 @@ def assert_same(found, alone) -> None:
         assert torch.equal(a.moments(layer).cov_DD, b.moments(layer).cov_DD)
 
 
-def test_drawn_images_are_the_same_bit_for_bit_with_two_processes(layer_requests):
+def test_drawn_images_are_the_same_bit_for_bit_with_two_processes(layer_requests, forked_helpers):
     alone, shared = (FeaturePass(workers=workers).scan(load_live_source(CASE), layer_requests) for workers in (1, 2))
     assert_same(shared, alone)
 
@@ -115,7 +115,7 @@ def test_cores_are_used_when_they_save_more_than_their_start(
     assert processes_that_pay(images * image_s, cores) == processes
 
 
-def test_a_folder_that_grows_after_its_listing_is_measured_as_it_was_listed(layer_requests, tmp_path):
+def test_a_folder_that_grows_after_its_listing_is_measured_as_it_was_listed(layer_requests, tmp_path, forked_helpers):
     """The other process lists the larger folder; were it to extract, its chunks would hold other images."""
     digits = load_digits_rgb().images_N3HW.permute(0, 2, 3, 1).numpy()
     folder = tmp_path / "samples"
@@ -144,7 +144,7 @@ def test_a_process_that_lists_other_images_extracts_nothing(layer_requests, tmp_
     assert not list(tmp_path.glob("w/chunk-*"))
 
 
-def test_the_comparison_of_one_and_two_processes_ends_with_equal_features(capfd):
+def test_the_comparison_of_one_and_two_processes_ends_with_equal_features(capfd, forked_helpers):
     two_chunks.main(["--images", "257", "--px", "32", "--extractor", "digits-cnn"])
     lines = capfd.readouterr().out.splitlines()
     assert [line[0] for line in lines[:-1]] == ["1", "2", "1", "2"] and lines[-1].endswith("equal features: True")

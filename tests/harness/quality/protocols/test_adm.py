@@ -9,17 +9,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from kept_extractors import KeptPass
 from PIL import Image
 from random_inception import random_inception, write_random_inception
 from scipy.spatial.distance import cdist
 
 from arvbench.errors import UserError
 from arvbench.harness.quality.evaluation import EvaluationRequest, evaluate
-from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.protocols import Options
 
-SAMPLES, REFERENCES, PX = 7, 10, 48
+SAMPLES, REFERENCES, PX = 6, 8, 48
 """Too few samples for an interval, which would take a root of 2,048 dimensions."""
 OPTIONS = Options(bootstrap=0)
 
@@ -56,7 +56,7 @@ def measured(folder):
             metrics=("fid", "sfid", "is", "is-shuffled", "precision", "recall", "precision-fp32", "recall-fp32"),
             options=OPTIONS,
         ),
-        features=FeaturePass(extractor_files={"inception": folder / "inception.pth"}),
+        features=KeptPass(extractor_files={"inception": folder / "inception.pth"}),
     )
     return {number.metric: number for number in evaluation.numbers}
 
@@ -135,7 +135,7 @@ def test_npz_png_and_safetensors_give_the_same_numbers_and_ids(folder, measured)
         again = evaluate(
             open_images(folder / name),
             EvaluationRequest(protocols=("adm-v1",), metrics=("is",), options=OPTIONS),
-            features=FeaturePass(extractor_files={"inception": folder / "inception.pth"}),
+            features=KeptPass(extractor_files={"inception": folder / "inception.pth"}),
         )
         assert again.numbers[0].value == measured["is"].value
         assert again.numbers[0].protocol_id == measured["is"].protocol_id
@@ -154,7 +154,7 @@ def test_one_pass_over_the_images_serves_all_protocols(folder, measured, monkeyp
             reference=str(folder / "reference.npz"),
             options=OPTIONS,
         ),
-        features=FeaturePass(extractor_files={"inception": folder / "inception.pth"}),
+        features=KeptPass(extractor_files={"inception": folder / "inception.pth"}),
     )
     assert reads == [(0, SAMPLES)]
     by_name = {(number.protocol.partition(":")[0], number.metric): number for number in evaluation.numbers}
@@ -176,14 +176,14 @@ def test_fid_is_that_of_torch_fidelity_on_the_same_files(folder, measured):
         EvaluationRequest(
             protocols=("torch-fidelity",), metrics=("fid",), reference=str(folder / "reference.npz"), options=OPTIONS
         ),
-        features=FeaturePass(extractor_files={"inception": folder / "inception.pth"}),
+        features=KeptPass(extractor_files={"inception": folder / "inception.pth"}),
     ).numbers
     assert number.value == pytest.approx(measured["fid"].value, rel=1e-3)
 
 
 def test_bad_requests_are_refused_before_any_work(folder):
     samples = open_images(folder / "png")
-    weights = FeaturePass(extractor_files={"inception": folder / "inception.pth"})
+    weights = KeptPass(extractor_files={"inception": folder / "inception.pth"})
 
     def ask(match: str, **asked) -> None:
         with pytest.raises(UserError, match=match):
@@ -195,4 +195,4 @@ def test_bad_requests_are_refused_before_any_work(folder):
     ask("protocol torch-fidelity has none of the metrics", protocols=("adm-v1", "torch-fidelity"), metrics=("sfid",))
     ask("fid-infinity of adm-v1: it needs at least", metrics=("fid-infinity",), reference=str(folder / "reference.npz"))
     with pytest.raises(UserError, match=r"weights-inception-2015-12-05-6726825d\.pth"):
-        evaluate(samples, EvaluationRequest(protocols=("adm-v1",), metrics=("is",)), features=FeaturePass())
+        evaluate(samples, EvaluationRequest(protocols=("adm-v1",), metrics=("is",)), features=KeptPass())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from kept_extractors import KeptPass
 from random_inception import write_random_inception
 
 from arvbench.errors import UserError
@@ -19,26 +21,39 @@ from arvbench.harness.quality.metrics.frechet import frechet_distance
 from arvbench.harness.quality.metrics.moments import Moments
 from arvbench.harness.quality.protocols.protocol import PROTOCOLS, Options
 from arvbench.harness.quality.reference.make import needs_of
+from arvbench.harness.quality.reference.statistics import ADM_LAYERS
 
 NAME = "torch-fidelity-adm"
+DIMS = 64
+"""Numbers of a layer: the root of 2,048 dimensions takes half a minute."""
 IMAGES = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 SOURCE = TensorSource(IMAGES, name="some")
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory) -> FeaturePass:
-    weights = write_random_inception(tmp_path_factory.mktemp("weights") / "random.pth")
-    return FeaturePass(extractor_files={"inception": weights})
+def weights(tmp_path_factory) -> Path:
+    return write_random_inception(tmp_path_factory.mktemp("weights") / "random.pth")
+
+
+@pytest.fixture(scope="module")
+def features(weights) -> Iterator[KeptPass]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ADM_LAYERS, "pool", ("mu", "sigma", DIMS))
+        yield KeptPass(extractor_files={"inception": weights}, dims=DIMS)
+
+
+def write_statistics(folder: Path, dims: int) -> Path:
+    """A made-up file like `adm_in256_stats.npz`: mean and covariance alone, with a variance in every direction."""
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(40, dims)) * 0.1
+    path = folder / "stats.npz"
+    np.savez(path, mu=rows.mean(axis=0), sigma=np.cov(rows, rowvar=False) + 1e-3 * np.eye(dims))
+    return path
 
 
 @pytest.fixture(scope="module")
 def statistics(tmp_path_factory) -> Path:
-    """A made-up file like `adm_in256_stats.npz`: mean and covariance alone, with a variance in every direction."""
-    random = np.random.default_rng(0)
-    rows = random.normal(size=(40, 2048)) * 0.1
-    path = tmp_path_factory.mktemp("statistics") / "stats.npz"
-    np.savez(path, mu=rows.mean(axis=0), sigma=np.cov(rows, rowvar=False) + 1e-3 * np.eye(2048))
-    return path
+    return write_statistics(tmp_path_factory.mktemp("statistics"), DIMS)
 
 
 def numbers(features: FeaturePass, reference: object, *protocols: str, metrics: tuple[str, ...] = ()):
@@ -50,15 +65,16 @@ def numbers(features: FeaturePass, reference: object, *protocols: str, metrics: 
 
 @pytest.fixture(scope="module")
 def found(features, statistics):
-    """Both protocols in one evaluation: the root of 2,048 dimensions takes seconds."""
+    """Both protocols in one evaluation."""
     return numbers(features, statistics, NAME, "adm-v1", metrics=("fid", "is"))
 
 
-def test_the_numbers_are_the_librarys_own_against_the_stored_moments(features, statistics, found):
+def librarys_own(features: FeaturePass, statistics: Path) -> tuple[float, float]:
+    """FID and inception score, from the library's features and the stored moments."""
     from torch_fidelity.metric_isc import isc_features_to_metric
 
-    out = features.extractor("fidelity-inception").extract(IMAGES)
-    samples = gaussian_fit(out["2048"])
+    out = features.extractor("fidelity-inception-adm").extract(IMAGES)
+    samples = gaussian_fit(out["pool"])
     generated = Moments(
         count=len(IMAGES),
         mean_D=torch.from_numpy(samples.mean).double(),
@@ -66,11 +82,31 @@ def test_the_numbers_are_the_librarys_own_against_the_stored_moments(features, s
     )
     stored = {key: torch.from_numpy(values) for key, values in np.load(statistics).items()}
     reference = Moments(count=None, mean_D=stored["mu"].float().double(), cov_DD=stored["sigma"])
-    expected = frechet_distance(generated, reference).value
-    assert found[NAME, "fid"].value == pytest.approx(expected, rel=1e-6) and expected > 0
     score = isc_features_to_metric(out["logits_unbiased"], splits=10, shuffle=True, rng_seed=2020)
-    assert found[NAME, "is"].value == score["inception_score_mean"]
+    return frechet_distance(generated, reference).value, score["inception_score_mean"]
+
+
+def test_the_numbers_are_the_librarys_own_against_the_stored_moments(features, statistics, found):
+    distance, score = librarys_own(features, statistics)
+    assert found[NAME, "fid"].value == pytest.approx(distance, rel=1e-6) and distance > 0
+    assert found[NAME, "is"].value == score
     assert found[NAME, "fid"].detail["computed_by"] == "the library"
+
+
+def test_its_extractor_is_the_librarys_under_other_names_of_layers(features):
+    ours, theirs = (features.extractor(f"fidelity-inception{name}").extract(IMAGES[:2]) for name in ("-adm", ""))
+    for layer, name in (("pool", "2048"), ("logits_unbiased", "logits_unbiased")):
+        torch.testing.assert_close(ours[layer], theirs[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_distance_of_whole_layers_is_the_librarys_own(weights, tmp_path, monkeypatch):
+    monkeypatch.setitem(ADM_LAYERS, "pool", ("mu", "sigma", 2048))
+    features, path = KeptPass(extractor_files={"inception": weights}), write_statistics(tmp_path, 2048)
+    found = numbers(features, path, NAME, "adm-v1", metrics=("fid",))
+    distance, _ = librarys_own(features, path)
+    assert found[NAME, "fid"].value == pytest.approx(distance, rel=1e-6)
+    assert found["adm-v1", "fid"].value == pytest.approx(distance, rel=1e-2)
 
 
 def test_its_ids_are_its_own(found):
@@ -93,11 +129,11 @@ def test_images_are_no_reference_of_it(features, tmp_path, reference):
 @pytest.mark.parametrize(
     ("arrays", "text"),
     [
-        ({"mu": np.zeros(2048)}, "has mu without its partner"),
-        ({"mu": np.zeros(64), "sigma": np.eye(64)}, r"mu has shape \(64,\), expected \(2048,\)"),
-        ({"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}, "mu holds NaN or infinite values"),
-        ({"mu": np.zeros(2048), "sigma": np.triu(np.ones((2048, 2048)))}, "sigma is not symmetric"),
-        ({"mu": np.zeros(2048, dtype=np.int64), "sigma": np.eye(2048)}, "mu is int64, expected float32 or float64"),
+        ({"mu": np.zeros(DIMS)}, "has mu without its partner"),
+        ({"mu": np.zeros(48), "sigma": np.eye(48)}, r"mu has shape \(48,\), expected \(64,\)"),
+        ({"mu": np.full(DIMS, np.nan), "sigma": np.eye(DIMS)}, "mu holds NaN or infinite values"),
+        ({"mu": np.zeros(DIMS), "sigma": np.triu(np.ones((DIMS, DIMS)))}, "sigma is not symmetric"),
+        ({"mu": np.zeros(DIMS, dtype=np.int64), "sigma": np.eye(DIMS)}, "mu is int64, expected float32 or float64"),
         ({"moments/other/layer/mean": np.zeros(3), "moments/other/layer/cov": np.eye(3)}, "has no statistics of"),
     ],
 )
