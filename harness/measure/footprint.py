@@ -1,8 +1,9 @@
 """Memory of a case before it runs: its sampling call on the meta device, which has shapes and computes nothing.
 
 Every step of the real sampler runs there, its cache included, so the prediction follows schedule, settings and cache
-policy of any family. Three things differ from a real device and are put right: attention is fused, so its scores are
-never held; a convolution on the CPU copies its output to another layout; the tokens are all zero.
+policy of any family. Four things differ from a real device and are put right: attention is fused, so its scores are
+never held; so is a bicubic resize; a convolution on the CPU copies its output to another layout; the tokens are all
+zero.
 
 Units    _bytes bytes
 """
@@ -115,7 +116,7 @@ class _Zeros(PerImageNoise):
 def _watched(sampler: Sampler, *, on_cpu: bool) -> Iterator[_Held]:
     """Count the tensors that the block makes, beside the weights."""
     sampler.sort_all = True  # the quicker filter looks at the logits
-    with _Held(set(storages(sampler)), on_cpu=on_cpu) as held, _FusedAttention():
+    with _Held(set(storages(sampler)), on_cpu=on_cpu) as held, _WholeOperators():
         yield held
 
 
@@ -155,8 +156,8 @@ class _Held(TorchDispatchMode):
         self._bytes -= size
 
 
-class _FusedAttention(TorchFunctionMode):
-    """Takes the place of attention, whose fallback on the meta device would hold all scores."""
+class _WholeOperators(TorchFunctionMode):
+    """Takes the place of operators that a device computes whole, and the meta device in parts that would be held."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -164,4 +165,6 @@ class _FusedAttention(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             query, values = args[0], args[2] if len(args) > 2 else (kwargs or {})["value"]
             return query.new_empty((*query.shape[:-1], values.shape[-1]))
+        if func is F.interpolate and kwargs and kwargs.get("mode") == "bicubic" and kwargs.get("size"):
+            return args[0].new_empty((*args[0].shape[:2], *kwargs["size"]))
         return func(*args, **(kwargs or {}))
