@@ -30,6 +30,8 @@ for rank in range(world):
     subprocess.run(command, env=os.environ | numbers, check=True)
 """
 ARVBENCH = '#!/bin/sh\nexec {python} -m arvbench "$@"\n'
+NOTES = '#!/bin/sh\nprintf "%s\\n" "$@" > "$NOTED"\n'
+"""An `arvbench` that only writes down its arguments."""
 
 
 @pytest.fixture
@@ -83,14 +85,23 @@ def test_commands_have_verbs_and_options_that_exist() -> None:
         assert set(re.findall(r"--[a-z][a-z-]*", rest)) <= known, rest
 
 
-def test_the_slurm_array_gives_the_numbers_of_one_process(tmp_path, environment, capsys) -> None:
+def test_the_slurm_array_gives_the_numbers_of_one_process(tmp_path, environment, monkeypatch, capsys) -> None:
+    """The tasks are calls of `main` with the arguments of the script."""
+    (tmp_path / "bin" / "arvbench").write_text(NOTES)
+    noted = tmp_path / "arguments"
     samples = tmp_path / "samples.npz"
     np.savez(samples, arr_0=np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), "uint8"))
     shards = tmp_path / "shards"
     asked = {"SAMPLES": samples, "REFERENCE": "digits", "PROTOCOL": "digits-cnn", "DEVICE": "cpu", "SHARDS": shards}
     for task in ("1", "2"):
         array = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "1"}
-        run_script("slurm", tmp_path, environment | {k: str(v) for k, v in asked.items()} | array)
+        run_script(
+            "slurm", tmp_path, environment | {k: str(v) for k, v in asked.items()} | array | {"NOTED": str(noted)}
+        )
+        with monkeypatch.context() as patch:
+            for name, value in array.items():
+                patch.setenv(name, value)
+            assert main(noted.read_text().splitlines()) == 0
     assert main(["merge", str(shards), "--out", str(tmp_path / "whole")]) == 0
     texts = []
     for work in ("whole", "alone"):

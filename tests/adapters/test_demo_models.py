@@ -10,8 +10,8 @@ from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler
 from arvbench.adapters.sampling import PerImageNoise
 
-IMAGES = 4
-"""A batch of three, and one image."""
+IMAGES = 3
+"""A batch of two, and one image."""
 LABELS = [i % 10 for i in range(IMAGES)]
 
 
@@ -21,13 +21,25 @@ def sampler(request):
 
 
 @pytest.fixture(scope="module")
-def together(sampler):
+def heard(sampler):
+    """The steps of `together`, when it is drawn."""
+    return Steps()
+
+
+@pytest.fixture(scope="module")
+def together(sampler, heard):
     """All images in one call, drawn by the reference."""
-    return draw(sampler, range(IMAGES))
+    return draw(sampler, range(IMAGES), observer=heard)
+
+
+def settings_of(sampler):
+    """The settings of the model, with few of the steps that denoise a latent, which are alike."""
+    settings = sampler.spec.settings
+    return settings.replace(num_steps=4) if sampler.spec.latent_dim else settings
 
 
 def draw(sampler, indices, policy=None, observer=None):
-    labels, settings = [LABELS[i] for i in indices], sampler.spec.settings
+    labels, settings = [LABELS[i] for i in indices], settings_of(sampler)
     cache = sampler.make_cache(policy, settings, batch=len(labels))
     noise = PerImageNoise(0, list(indices))
     return sampler.sample(labels, settings, noise=noise, cache=cache, observer=observer)
@@ -73,40 +85,36 @@ def test_cache_bytes_equal_the_plan_at_every_step(sampler):
     for policy in sampler.cache_policies():
         if not runs_with(sampler, policy):
             continue
-        settings = sampler.spec.settings
-        cache = sampler.make_cache(policy, settings, batch=3)
+        settings = settings_of(sampler)
+        cache = sampler.make_cache(policy, settings, batch=2)
         live = []
 
         class Reading(SilentObserver):
             def step_end(self, step, output, cache=cache, live=live):
                 live.append(cache.live_bytes())
 
-        sampler.sample([1, 2, 3], settings, noise=PerImageNoise(0, range(3)), cache=cache, observer=Reading())
-        plan = sampler.schedule(settings, batch=3, cache=policy)
+        sampler.sample([1, 2], settings, noise=PerImageNoise(0, range(2)), cache=cache, observer=Reading())
+        plan = sampler.schedule(settings, batch=2, cache=policy)
         assert live == [step.cache_bytes for step in plan]
         assert cache.allocated_bytes() >= max(live)
 
 
-def test_teacher_forcing_gives_the_logits_of_the_steps(sampler):
+def test_teacher_forcing_gives_the_logits_of_the_steps(sampler, together, heard):
+    settings = settings_of(sampler)
     if sampler.spec.latent_dim:
         # A path of latents is denoised again, from equal noise.
-        observer, noise = Steps(), PerImageNoise(0, range(4))
-        samples = draw(sampler, range(4), observer=observer)
-        again = sampler.forced_latents(samples.tokens, LABELS[:4], sampler.spec.settings, noise)
-        assert same_tokens(again, [output.tokens for output in observer.outputs])
+        again = sampler.forced_latents(together.tokens, LABELS, settings, PerImageNoise(0, range(IMAGES)))
+        assert same_tokens(again, [output.tokens for output in heard.outputs])
         return
-    conditional = []
-
-    class Reading(SilentObserver):
-        def step_end(self, step, output):
-            if step.kind != "mask":
-                conditional.append(output.logits_pre_cfg[: len(output.logits)])
-
-    samples = draw(sampler, range(4), observer=Reading())
-    forced = sampler.teacher_forced(samples.tokens, LABELS[:4])
-    if len(sampler.schedule(sampler.spec.settings, batch=4)) > len(samples.tokens):
+    conditional = [
+        output.logits_pre_cfg[:IMAGES]
+        for step, output in zip(heard.steps, heard.outputs, strict=True)
+        if step.kind != "mask"
+    ]
+    forced = sampler.teacher_forced(together.tokens, LABELS)
+    if len(sampler.schedule(settings, batch=IMAGES)) > len(together.tokens):
         # Refinement draws tokens again that later scales then build on; their logits are those of the final tokens.
-        assert len(conditional) == len(samples.tokens)
+        assert len(conditional) == len(together.tokens)
     torch.testing.assert_close(torch.cat(conditional, dim=1), forced, atol=2e-3, rtol=0)
 
 

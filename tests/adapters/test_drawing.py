@@ -9,10 +9,11 @@ import torch
 from interpreted import run_interpreted
 from sampling_calls import Steps, same_tokens
 from tape import TapeCapture
+from tiny_models import TOKEN_GRID_FAMILIES, tiny_token_grid
 
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.editing import KnownPixels
-from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.loading import build_sampler, load_sampler
 from arvbench.adapters.sampling import PerImageNoise, UpstreamNoise
 from arvbench.errors import UserError
 from arvbench.harness.measure.correctness import check_correctness
@@ -39,7 +40,11 @@ class Kernel:
 
 
 def load(family, kernel=None):
-    sampler = load_sampler(f"demo/{family}", weights="demo", backend="optimized")
+    if family in TOKEN_GRID_FAMILIES:  # 16 tokens draw as the 64 of the demo models do
+        spec = tiny_token_grid(family, num_classes=10)
+        sampler = build_sampler(spec, weights="random:1", backend="optimized")
+    else:
+        sampler = load_sampler(f"demo/{family}", weights="demo", backend="optimized")
     if kernel is not None:
         sampler.use_kernels(select("optimized", "cpu").replacing("guided_sample", kernel, name="triton"))
     return sampler
@@ -189,7 +194,7 @@ def test_a_recorded_call_draws_by_the_operation(family):
 
 INTERPRETED = """
 import sys, torch
-from arvbench.adapters.loading import load_sampler
+from arvbench.adapters.loading import build_sampler, load_sampler
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.kernels.dispatch import select
 

@@ -89,18 +89,14 @@ def protocol_ids() -> str:
         mock.patch.object(cleanfid.fid, "kernel_distance", return_value=0.0),
         mock.patch.object(fidelity, "kid_features_to_metric", return_value=no_kid),
     ):
-        for name in PROTOCOLS:
-            if PROTOCOLS[name].statistics_only:  # has no id against digits; its own test compares its ids
-                continue
-            asked = EvaluationRequest(protocols=(name,), reference="digits", options=Options(bootstrap=0))
-            result = evaluate(source, asked)
-            found[name] = {
-                number.metric: {
-                    "id": number.protocol_id,
-                    "words": number.protocol,
-                    "parameters": number.detail.get("parameters", {}),
-                }
-                for number in result.numbers
+        # One that takes statistics alone has no id against digits; its own test compares its ids.
+        names = tuple(name for name in PROTOCOLS if not PROTOCOLS[name].statistics_only)
+        asked = EvaluationRequest(protocols=names, reference="digits", options=Options(bootstrap=0))
+        for number in evaluate(source, asked).numbers:
+            found.setdefault(number.protocol_name, {})[number.metric] = {
+                "id": number.protocol_id,
+                "words": number.protocol,
+                "parameters": number.detail.get("parameters", {}),
             }
     return _json(found)
 

@@ -21,7 +21,8 @@ def sides(config) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     ("kind", "config", "side"),
     [
-        pytest.param(*key, side, id=f"{name}-side{number}")
+        # D-AR's official decoder takes seconds, and that of demo/dar has the same parts.
+        pytest.param(*key, side, id=f"{name}-side{number}", marks=[pytest.mark.slow] * name.startswith("dar-"))
         for key, name in KINDS.items()
         for number, side in enumerate(sides(key[1]))
     ],

@@ -186,5 +186,5 @@ def test_a_step_that_cannot_be_repeated_says_why():
 
 
 def test_whole_calls_are_repeated():
-    energy = case_energy(Machine(), "demo/var", "static")
+    energy = case_energy(Machine(), "demo/detailflow", "static")
     assert energy.step is None and energy.windows[1].images >= 2

@@ -133,9 +133,9 @@ def test_only_the_requested_layers_are_returned_as_floats(extractor):
 
 def test_an_image_does_not_see_its_batch(extractor):
     """On the CPU, world size and batch must not change a bit."""
-    images = random_images(11, 40)
+    images = random_images(5, 40)
     together = extractor.extract(images)
-    for start, stop in ((0, 1), (3, 8), (8, 11)):
+    for start, stop in ((0, 1), (1, 4)):
         apart = extractor.extract(images[start:stop])
         assert [layer for layer in LAYERS if not torch.equal(apart[layer], together[layer][start:stop])] == []
 

@@ -60,15 +60,38 @@ def no_weights_around(monkeypatch, tmp_path):
     monkeypatch.setenv("ARVBENCH_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="module")
+def trusting(files):
+    return environment_trusting(files["inception-torchscript"])
+
+
 @pytest.fixture
-def trusted(files, monkeypatch):
-    for name, value in environment_trusting(files["inception-torchscript"]).items():
+def trusted(files, trusting, monkeypatch):
+    for name, value in trusting.items():
         monkeypatch.setenv(name, value)
     return files
 
 
+@pytest.fixture(scope="module")
+def kept():
+    """Networks that tests share: extractors by name, and the library's by mode."""
+    return {}
+
+
 @pytest.fixture
-def library_model(trusted, tmp_path, monkeypatch):
+def loaded(trusted, kept):
+    """Return an extractor, which is loaded once."""
+
+    def load(name):
+        if name not in kept:
+            kept[name] = load_extractor(name, extractor_files=trusted)
+        return kept[name]
+
+    return load
+
+
+@pytest.fixture
+def library_model(trusted, kept, tmp_path, monkeypatch):
     """The library's own `build_feature_extractor`, which finds our files where it would download."""
     folder = tmp_path / "for-the-library"
     folder.mkdir()
@@ -76,6 +99,11 @@ def library_model(trusted, tmp_path, monkeypatch):
     wrapper = cleanfid.features.InceptionV3W
 
     def build(mode):
+        if mode not in kept:
+            kept[mode] = built(mode)
+        return kept[mode]
+
+    def built(mode):
         with monkeypatch.context() as patch:
             patch.setattr(
                 cleanfid.features,
@@ -113,9 +141,9 @@ def save_pngs(images_N3HW, folder):
         ),
     ],
 )
-def test_features_are_the_librarys_own_bit_for_bit(name, mode, size, trusted, library_model, tmp_path):
+def test_features_are_the_librarys_own_bit_for_bit(name, mode, size, loaded, library_model, tmp_path):
     images = blurry_images(2, *size)
-    extractor = load_extractor(name, extractor_files=trusted)
+    extractor = loaded(name)
     ours = extractor.extract(images)["2048"]
     theirs = cleanfid.fid.get_folder_features(
         str(save_pngs(images, tmp_path / "pngs")),
@@ -130,14 +158,14 @@ def test_features_are_the_librarys_own_bit_for_bit(name, mode, size, trusted, li
     assert extractor.layers == {"2048": ours.shape[1]}
 
 
-def test_modes_differ_from_each_other(trusted):
+def test_modes_differ_from_each_other(loaded):
     images = blurry_images(1, 100, 80)
-    clean, tensorflow, pytorch = (load_extractor(n, extractor_files=trusted).extract(images)["2048"] for n in MODES)
+    clean, tensorflow, pytorch = (loaded(name).extract(images)["2048"] for name in MODES)
     for a, b in ((clean, tensorflow), (clean, pytorch), (tensorflow, pytorch)):
         assert (a - b).abs().max() > 1e-4
 
 
-def test_legacy_tensorflow_agrees_with_torch_fidelitys_emulation(trusted, monkeypatch):
+def test_legacy_tensorflow_agrees_with_torch_fidelitys_emulation(trusted, loaded):
     """One network and one resize, in two independent implementations."""
     from torch_fidelity.utils import create_feature_extractor
 
@@ -149,7 +177,7 @@ def test_legacy_tensorflow_agrees_with_torch_fidelitys_emulation(trusted, monkey
         feature_extractor_weights_path=str(trusted["pytorch-fid-inception"]),
     )
     images = blurry_images(1, 64, 64)
-    ours = load_extractor("clean-fid-legacy-tensorflow", extractor_files=trusted).extract(images)["2048"]
+    ours = loaded("clean-fid-legacy-tensorflow").extract(images)["2048"]
     with torch.no_grad():
         (theirs,) = fidelity(images)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -270,14 +298,17 @@ def test_pytorch_weights_of_another_network_are_refused_and_the_library_is_put_b
     assert cleanfid.inception_pytorch.load_state_dict_from_url is before
 
 
-def test_fid_and_kid_of_folders_are_the_librarys(trusted, library_model, tmp_path, monkeypatch):
+def test_fid_and_kid_of_folders_are_the_librarys(loaded, library_model, tmp_path, monkeypatch):
     """From image files to numbers, both through `compute_fid` and `compute_kid`; three dimensions keep sqrtm quick."""
     sets = [blurry_images(3, 24, 24, seed) for seed in (1, 2)]
     folders = [str(save_pngs(images, tmp_path / name)) for images, name in zip(sets, "ab", strict=True)]
-    model = library_model("legacy_pytorch")
+    model, seen = library_model("legacy_pytorch"), {}
 
     def three(batch):
-        return model(batch)[:, :3]
+        key = batch.numpy().tobytes()
+        if key not in seen:
+            seen[key] = model(batch)[:, :3]
+        return seen[key]
 
     options = {"mode": "legacy_pytorch", "num_workers": 0, "device": CPU, "verbose": False}
     fid = cleanfid.fid.compute_fid(*folders, custom_feat_extractor=three, **options)
@@ -285,7 +316,7 @@ def test_fid_and_kid_of_folders_are_the_librarys(trusted, library_model, tmp_pat
     np.random.seed(clean_fid.KID_SEED)
     kid = cleanfid.fid.compute_kid(*folders, **options)
 
-    extractor = load_extractor("clean-fid-legacy-pytorch", extractor_files=trusted)
+    extractor = loaded("clean-fid-legacy-pytorch")
     features = [extractor.extract(images)["2048"][:, :3].contiguous() for images in sets]
     inputs = inputs_of(*features, layer="2048", options=Options(bootstrap=0))
     numbers = [metric.measure(inputs) for metric in clean_fid.LEGACY_PYTORCH.metrics]

@@ -40,12 +40,14 @@ def test_every_extractor_names_its_weights_and_all_published_ones_are_used():
     assert {weights_of(name) for name in EXTRACTORS} - {None} | of_drift == WEIGHTS.keys()
 
 
-def test_our_own_extractors_import_no_metric_library():
+def test_our_own_extractors_import_no_metric_library(programs):
     """torchvision alone takes seconds."""
-    run_python(
+    done = programs.run(
+        "-c",
         "import sys; from arvbench.harness.quality.extractors import load_extractor, adm_inception; "
-        "load_extractor('digits-cnn'); assert not {'torch_fidelity', 'torchvision', 'cleanfid'} & set(sys.modules)"
+        "load_extractor('digits-cnn'); assert not {'torch_fidelity', 'torchvision', 'cleanfid'} & set(sys.modules)",
     )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", list(EXTRACTORS))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -168,31 +166,31 @@ def test_the_pass_has_the_callers_settings_and_its_chunks_are_cached(folder, cac
 
 
 AT_ONCE = """
-import sys, torch
+import sys, time, torch
+from pathlib import Path
 from arvbench.harness.quality.extractors import load_extractor
 from arvbench.harness.quality.features.feature_pass import FeaturePass
 from arvbench.harness.quality.reference import load_reference
 needs = [(load_extractor("digits-cnn"), {"logits": "features"})]
 print("ready", flush=True)
-sys.stdin.readline()
+while not Path(sys.argv[2]).exists():
+    time.sleep(0.001)
 reference = load_reference(sys.argv[1], needs, features=FeaturePass(cache_from=1))
 print(reference.data["digits-cnn"].moments("logits").mean_D.tolist())
 """
 
 
-def test_two_processes_that_load_the_same_reference_at_once_both_succeed(folder, cache, extractor):
+def test_two_processes_that_load_the_same_reference_at_once_both_succeed(folder, cache, extractor, programs, tmp_path):
     expected = load_reference(str(folder), [(extractor, {"logits": "features"})]).data["digits-cnn"].moments("logits")
-    command = [sys.executable, "-c", AT_ONCE, str(folder)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    running = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    begin = tmp_path / "begin"
+    running = [programs.start("-c", AT_ONCE, folder, begin) for _ in range(2)]
     for process in running:
         assert process.stdout.readline() == "ready\n"
+    begin.touch()
     for process in running:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in running:
-        out, _ = process.communicate()
-        assert process.returncode == 0 and json.loads(out) == expected.mean_D.tolist()
+        out, errors = process.communicate(60)
+        assert process.returncode == 0, errors
+        assert json.loads(out) == expected.mean_D.tolist()
     assert len(list((cache / "references").iterdir())) == 1
 
 
