@@ -100,6 +100,7 @@ def make_report(
     shown = _shown_records(files)
     records = [record for record, _ in shown.values()]
     figures = [part for section in sections for part in section.parts if isinstance(part, Figure)]
+    names = short_names(records)  # before the fork: figures and tables name the same cases
     with drawn_apart(figures, records) as finished:
         suites = list(dict.fromkeys(plain(record.suite) for record in records))
         checks, complaints = load_verdicts(files)
@@ -119,7 +120,7 @@ def make_report(
             records=tuple(records),
             title=f"arvbench report: {', '.join(suites)}",
             facts=_facts(records, suites),
-            notices=(*_notices(files, records, short_names(records)), *map(plain, [*complaints, *damaged])),
+            notices=(*_notices(files, records, names), *map(plain, [*complaints, *damaged])),
             sections=_filled(sections, made, {}),
             answer=answer,
         )

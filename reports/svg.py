@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _HASHED_ID = re.compile(r"[a-z][0-9a-f]{10}")
 _COLOR = re.compile("|".join(CSS_VARIABLES))
-_DECIMALS = re.compile(r"(\.\d\d)\d+")
+_DECIMALS = re.compile(r"(?<=\.\d\d)\d+")
 """Digits beyond a hundredth of a point, which no screen shows."""
 # Inline, matplotlib's style sheet would apply to the whole page, whose own sheet already has its one rule.
 _DROPPED = ("metadata", "style")
@@ -89,7 +89,7 @@ def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:
 
 
 def _write_svg(figure: Figure, *, name: str, alt: str) -> str:
-    buffer = io.BytesIO()
+    buffer = io.StringIO()
     with warnings.catch_warnings():
         # The text stays text: the reader's fonts have glyphs that the measuring font may lack.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -176,7 +176,7 @@ def _clean_value(key: str, value: str, prefix: str) -> str:
     if key == "href" and value.startswith("#"):
         return f"#{prefix}{value[1:]}"
     if key in _COORDINATES:
-        return _DECIMALS.sub(r"\1", " ".join(value.split()))
+        return _DECIMALS.sub("", " ".join(value.split()))
     value = _REFERENCE.sub(rf"url(#{prefix}\1)", value)
     return _COLOR.sub(lambda match: f"var({CSS_VARIABLES[match[0]]})", value) if key == "style" else value
 

@@ -77,9 +77,9 @@ def median_interval(samples: Sequence[float]) -> Estimate:
 @lru_cache(maxsize=2**15)
 def _interval_of(samples: tuple[float, ...]) -> Estimate:
     ordered = sorted(map(float, samples))
-    rank = _rank(len(ordered))
+    rank, half = _rank(len(ordered)), len(ordered) // 2
     return Estimate(
-        value=median(ordered),
+        value=ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2,
         low=None if rank is None else ordered[rank - 1],
         high=None if rank is None else ordered[-rank],
         samples=len(ordered),

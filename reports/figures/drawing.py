@@ -81,6 +81,8 @@ MOST_PANELS, MOST_ITEMS = 8, 24
 """Panels of a figure, and its curves, points or bars."""
 _MANY_PANELS, _MANY_ITEMS = 2, 8
 """Multiples of both from which half as many are drawn: that says as much, in half of the time."""
+_VERY_MANY = 4
+"""Multiple of these from which a quarter is drawn."""
 _PANEL_HEIGHT_IN = 2.9
 _LEGEND_LINE_IN = 0.2
 _LABEL_LENGTH = 72
@@ -132,13 +134,13 @@ def first_of(
 ) -> tuple[dict[Key, list[Item]], str]:
     """Return the groups (key -> items) that a figure has room for, and a sentence about the others, "" for none.
 
-    `things` names the items in the sentence, such as "cases"; `most` of them are shown, of very many half as many. A
-    group has `panels_each`.
+    `things` names the items in the sentence, such as "cases"; `most` of them are shown, of many half as many, of very
+    many a quarter. A group has `panels_each`.
     """
     shown: dict[Key, list[Item]] = {}
     count = sum(map(len, groups.values()))
-    most_panels = MOST_PANELS if panels_each * len(groups) < _MANY_PANELS * MOST_PANELS else MOST_PANELS // 2
-    room = most = most if count < _MANY_ITEMS * most else most // 2
+    most_panels = _fewer(MOST_PANELS, panels_each * len(groups), _MANY_PANELS * MOST_PANELS)
+    room = most = _fewer(most, count, _MANY_ITEMS * most)
     for key, items in groups.items():
         if room == 0 or panels_each * (len(shown) + 1) > most_panels:
             break
@@ -149,6 +151,11 @@ def first_of(
         return shown, ""
     among = f" and {panels_each * len(shown)} of {panels_each * len(groups)} panels" if len(shown) < len(groups) else ""
     return shown, f" Drawn: the first {drawn} of {count} {things}{among}; the tables have all."
+
+
+def _fewer(most: int, count: int, many: int) -> int:
+    """Return `most`, of `many` or more half of it, of very many a quarter."""
+    return most if count < many else most // 2 if count < _VERY_MANY * many else most // 4
 
 
 def panels(count: int, labels: Sequence[str]) -> tuple[Figure, list[Axes]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from arvbench.reports.answer.measures import CACHE, SPEED, front, quality_measures
+from arvbench.reports.answer.measures import CACHE, SPEED, Measure, Reading, front_of, quality_measures
 from arvbench.reports.cases import Conditions, conditions, group_by, has_random_weights, measured
 from arvbench.reports.data import Data, make_data
 from arvbench.reports.figures.drawing import (
@@ -61,7 +61,8 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     found = group_by(_points(records), lambda point: (point.protocol_id, point.conditions))
     if not found:
         return None
-    fronts = {place: _front(members) for place, members in found.items()}
+    measures = {each.protocol: each for each in quality_measures(records) if each.name == "fid"}
+    fronts = {place: _front(measures[members[0].protocol], members) for place, members in found.items()}
     groups, left_out = first_of(found, "points")
     points = [point for members in groups.values() for point in members]
     names = list(dict.fromkeys(point.name for point in points))
@@ -154,14 +155,11 @@ def _points(records: Sequence[Record]) -> list[_Point]:
     return points
 
 
-def _front(members: Sequence[_Point]) -> list[str]:
+def _front(quality: Measure, members: Sequence[_Point]) -> list[str]:
     """Return the names of the front of a panel; none where it says nothing."""
-    quality = next(
-        each
-        for each in quality_measures([point.record for point in members])
-        if each.name == "fid" and each.protocol == members[0].protocol
-    )
-    names = front((quality, SPEED), {point.name: point.record for point in members})
+    qualities = quality.readings({point.name: point.record for point in members})
+    speeds = {point.name: Reading(*point.throughput[:3]) for point in members}
+    names = front_of([(quality, qualities), (SPEED, speeds)])
     return names if 1 <= len(names) < len(members) else []
 
 
