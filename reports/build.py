@@ -88,11 +88,12 @@ def build_report(
     _check_outputs([html_path, markdown_path, data_path, *tables], files)
     exports = [(path, writer_of(path)) for path in tables]
     damaged = _damaged_lines(files)
-    tables_in_html, data = WrittenTables(), list[ReportData]()
+    tables_in_html, data, cases = WrittenTables(), list[ReportData](), list[CaseSummary]()
 
     def write_all_but_figures(report: Report) -> None:
         tables_in_html.write(report)
         data.append(report_data(report.answer, report.title, [each.record_id for each in report.records], history))
+        cases.extend(summarise(report.records))
 
     shown = files if history is None else _newest(files, history)
     report = make_report(shown, sections, history, meanwhile=write_all_but_figures)
@@ -109,7 +110,7 @@ def build_report(
         answer=report.answer,
         records=len(report.records),
         statuses=count_by_status(report.records),
-        cases=summarise(report.records),
+        cases=tuple(cases),
         damaged_lines=damaged,
     )
 

@@ -85,7 +85,7 @@ def to_csv(data: Data) -> str:
     return "\n".join(line or '""' for line in lines) + "\n"
 
 
-@lru_cache(maxsize=2**12)
+@lru_cache(maxsize=2**14)
 def _field(text: str) -> str:
     """Return one line that no spreadsheet computes, in quotes where it needs them; names repeat from row to row."""
     text = plain(text)

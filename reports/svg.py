@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_URL = "url(#"
+"""Sign of a reference: few values have one, and to look for it is cheaper than to replace none."""
 _HASHED_ID = re.compile(r"[a-z][0-9a-f]{10}")
 _COLOR = re.compile("|".join(CSS_VARIABLES))
 _DECIMALS = re.compile(r"(?<=\.\d\d)\d+")
@@ -119,14 +121,15 @@ def _number_ids(root: ElementTree.Element) -> None:
                 element.set(key, numbers.get(value, value))
             elif _local(key) == "href" and value.startswith("#"):
                 element.set(key, f"#{numbers.get(value[1:], value[1:])}")
-            else:
+            elif _URL in value:
                 element.set(key, _REFERENCE.sub(lambda match: f"url(#{numbers.get(match[1], match[1])})", value))
 
 
 def _drop_unused_ids(root: ElementTree.Element) -> None:
     """Drop the ids that nothing refers to, except those of the panels."""
     values = [value for element in root.iter() for key, value in element.attrib.items() if key != "id"]
-    used = {value[1:] for value in values if value.startswith("#")} | set(_REFERENCE.findall(" ".join(values)))
+    used = {value[1:] for value in values if value.startswith("#")}
+    used |= {name for value in values if _URL in value for name in _REFERENCE.findall(value)}
     for element in root.iter():
         if (name := element.get("id")) is not None and name not in used and not name.startswith("axes_"):
             del element.attrib["id"]
@@ -177,7 +180,8 @@ def _clean_value(key: str, value: str, prefix: str) -> str:
         return f"#{prefix}{value[1:]}"
     if key in _COORDINATES:
         return _DECIMALS.sub("", " ".join(value.split()))
-    value = _REFERENCE.sub(rf"url(#{prefix}\1)", value)
+    if _URL in value:
+        value = _REFERENCE.sub(rf"url(#{prefix}\1)", value)
     return _COLOR.sub(lambda match: f"var({CSS_VARIABLES[match[0]]})", value) if key == "style" else value
 
 

@@ -77,15 +77,20 @@ class Floor(NamedTuple):
         return max(times, key=times.__getitem__)
 
 
+def has_floor(piece: Piece, machine: Machine) -> bool:
+    """Return whether the machine has ceilings for the data types of a piece."""
+    rates, mixed = machine.flops_per_s, piece.fp32_flops and piece.dtype != "float32"
+    return piece.dtype in rates and not (mixed and "float32" not in rates)
+
+
 def floor_of(piece: Piece, machine: Machine) -> Floor | None:
     """Return the floor of one piece; None where the machine has no ceiling for its data type."""
-    fp32_flops = 0 if piece.dtype == "float32" else piece.fp32_flops
-    rate, fp32_rate = machine.flops_per_s.get(piece.dtype), machine.flops_per_s.get("float32")
-    if rate is None or (fp32_flops and fp32_rate is None):
+    if not has_floor(piece, machine):
         return None
-    compute = (piece.flops - fp32_flops) * _NS_PER_S / rate
-    if fp32_flops and fp32_rate is not None:
-        compute += fp32_flops * _NS_PER_S / fp32_rate
+    fp32_flops = 0 if piece.dtype == "float32" else piece.fp32_flops
+    compute = (piece.flops - fp32_flops) * _NS_PER_S / machine.flops_per_s[piece.dtype]
+    if fp32_flops:
+        compute += fp32_flops * _NS_PER_S / machine.flops_per_s["float32"]
     moved = piece.bytes_moved or 0
     memory = moved * _NS_PER_S / machine.bytes_per_s(moved)
     launches = piece.launches * (machine.launch_ns or 0.0)
@@ -174,6 +179,13 @@ def machine_of(record: Record, outcome: Measured) -> Machine | None:
     gpu = record.environment.gpu
     name = record.environment.cpu if gpu is None else gpu.name
     return None if outcome.ceilings is None else measured_machine(name, outcome.ceilings)
+
+
+def timed_pieces(record: Record, outcome: Measured) -> dict[str, Piece]:
+    """Return the work of every step and of the decode by scope."""
+    dtype = record.case.dtype
+    pieces = {f"step[{plan.index}]": step_piece(plan, dtype) for plan in outcome.setup.plan}
+    return pieces | {"decode": decode_piece(outcome.setup, dtype)}
 
 
 def scope_works(record: Record, outcome: Measured, *, steps: bool = True) -> dict[str, ScopeWork]:

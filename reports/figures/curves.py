@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from arvbench.reports.cases import group_by
 from arvbench.reports.data import Data, make_data
@@ -20,8 +20,7 @@ _MOST_MARKERS = 24
 """Of a curve; more of them run into each other."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """Value at a place, with its interval where it has one."""
 
     x: float

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from arvbench.reports.cases import arithmetic, group_by, hardware, has_random_weights
+from arvbench.reports.cases import arithmetic, group_by, hardware, has_random_weights, measured
 from arvbench.reports.data import make_data
 from arvbench.reports.figures.drawing import (
     INK,
@@ -28,9 +28,10 @@ from arvbench.reports.figures.drawing import (
 )
 from arvbench.reports.names import short_names
 from arvbench.reports.numbers import significant
-from arvbench.reports.tables.roofline import GIGA, scope_floors
-from arvbench.results.roofline import Machine, machine_of
-from arvbench.results.schema import Record
+from arvbench.reports.tables.roofline import GIGA
+from arvbench.results.roofline import Machine, has_floor, machine_of, timed_pieces
+from arvbench.results.schema import Measured, Record
+from arvbench.results.statistics import nanoseconds, timings_by_scope
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -43,8 +44,7 @@ _ROOM = 3.0
 """Room beside the outermost points, as a factor."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Point:
+class _Point(NamedTuple):
     intensity: float
     rate: float
     """GFLOP/s."""
@@ -115,17 +115,13 @@ def draw(records: Sequence[Record]) -> Drawing | None:
 
 def _cases(records: Sequence[Record]) -> list[_Case]:
     names, cases = short_names(records), list[_Case]()
-    for rows in scope_floors(records).values():
-        record, machine = rows[0].record, machine_of(rows[0].record, rows[0].outcome)
-        points = tuple(
-            _Point(intensity, rate / GIGA, row.work.scope)
-            for row in rows
-            if row.work.scope not in ("tokens", "images")
-            and (intensity := row.work.intensity)
-            and (rate := row.flops_per_s)
-        )
+    for record, outcome in measured(records):
+        machine = machine_of(record, outcome)
         # Records of an older schema, and edited ones, may lack the rate of their dtype.
-        if machine is None or not points or record.case.dtype not in machine.flops_per_s:
+        if machine is None or record.case.dtype not in machine.flops_per_s:
+            continue
+        points = _points(record, outcome, machine)
+        if not points:
             continue
         cases.append(
             _Case(
@@ -139,6 +135,17 @@ def _cases(records: Sequence[Record]) -> list[_Case]:
             )
         )
     return cases
+
+
+def _points(record: Record, outcome: Measured, machine: Machine) -> tuple[_Point, ...]:
+    """Return the timed pieces of which FLOPs and bytes are known, and to which the ceilings belong."""
+    timings, points = timings_by_scope(outcome), list[_Point]()
+    for scope, piece in timed_pieces(record, outcome).items():
+        if scope in timings and piece.flops and piece.bytes_moved and has_floor(piece, machine):
+            time_ns = nanoseconds(timings[scope]).value
+            if time_ns > 0:
+                points.append(_Point(piece.flops / piece.bytes_moved, piece.flops * GIGA / time_ns / GIGA, scope))
+    return tuple(points)
 
 
 def _draw_ceilings(ax: Axes, cases: Sequence[_Case]) -> None:

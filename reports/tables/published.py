@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import nsmallest
 from typing import NamedTuple
 
 from arvbench.reports.blocks import Block, FoldedTables, Text
@@ -30,16 +31,15 @@ def published_blocks(records: Sequence[Record]) -> list[Block]:
     found = [
         ComparedNumber(record, pair) for record, outcome in measured(records) for pair in pairs_of(record, outcome)
     ]
-    rows = sorted(found, key=lambda row: len(row.pair.unlike))
-    alike, unlike = [row for row in rows if not row.pair.unlike], [row for row in rows if row.pair.unlike]
-    if not rows:
+    if not found:
         return []
+    alike, unlike = [row for row in found if not row.pair.unlike], [row for row in found if row.pair.unlike]
     words = (
         "A deviation stands where model, size, settings and protocol are those of the source. Numbers that are unlike "
         "have none, and the reasons in its place. Rows marked second-hand were seen in somebody else's text."
     )
     tables = [_table("Comparable with published numbers", alike)] if alike else []
-    shown = unlike[:_MOST_UNLIKE]
+    shown = nsmallest(_MOST_UNLIKE, unlike, key=lambda row: len(row.pair.unlike))  # of equals the first
     caption = f"Published numbers of the same models under other conditions ({len(shown)} of {len(unlike)})"
     return [Text(words), *tables, *([FoldedTables((_table(caption, shown),), closed=True)] if shown else [])]
 

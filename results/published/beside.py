@@ -94,8 +94,7 @@ def pairs_of(record: Record, outcome: Measured, *, only_alike: bool = False) -> 
     for row, metrics in quality:
         sampled = tuple(_unlike_sampling(record, outcome.setup, row))
         if not (only_alike and sampled):
-            pairs = _quality_pairs(outcome, row, metrics, sampled)
-            yield from (pair for pair in pairs if not (only_alike and pair.unlike))
+            yield from _quality_pairs(outcome, row, metrics, sampled, only_alike)
     for speed in speeds:
         unlike = tuple(_unlike_speed(record, outcome.setup, speed))
         if not (only_alike and unlike) and (pair := _speed_pair(outcome, speed, unlike)) is not None:
@@ -132,13 +131,14 @@ def _is_time_or_rate(row: SpeedRow) -> bool:
 
 
 def _quality_pairs(
-    outcome: Measured, row: QualityRow, metrics: Mapping[str, _Number], sampled: tuple[Cause, ...]
+    outcome: Measured, row: QualityRow, metrics: Mapping[str, _Number], sampled: tuple[Cause, ...], only_alike: bool
 ) -> Iterator[Pair]:
     seen, source, protocol = row.seen, row.source, row.metric_protocol
     for number in outcome.quality:
         if (published := metrics.get(number.metric)) is not None:
             unlike = sampled + _unlike_evaluation(number.protocol_name or "", number.n_samples, protocol)
-            yield Pair(number.metric, "", number.value, *published, number.interval, seen, source, unlike)
+            if not (only_alike and unlike):
+                yield Pair(number.metric, "", number.value, *published, number.interval, seen, source, unlike)
 
 
 def _unlike_sampling(record: Record, setup: Setup, row: QualityRow) -> Iterator[Cause]:
