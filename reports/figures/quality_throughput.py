@@ -138,12 +138,13 @@ def _points(records: Sequence[Record]) -> list[_Point]:
         throughput = None if timing is None else images_per_second(timing)
         if throughput is None or has_random_weights(record):
             continue
+        where = conditions(record)
         points.extend(
             _Point(
                 name=names[record.record_id],
                 protocol_id=plain(quality.protocol_id),
                 protocol=protocols[quality.protocol_id],
-                conditions=conditions(record),
+                conditions=where,
                 fid=quality.value,
                 interval=quality.interval if quality.interval and all(map(isfinite, quality.interval)) else None,
                 throughput=throughput,
