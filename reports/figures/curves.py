@@ -58,10 +58,13 @@ FinishPanel = Callable[["Axes", Sequence[Curve]], None]
 
 
 def draw_curves(
-    curves: Sequence[Curve], labels: tuple[str, str], finish: FinishPanel, *, things: str = "curves"
+    curves: Sequence[Curve], labels: tuple[str, str], finish: FinishPanel, *, things: str = "curves", cases: int = 0
 ) -> DrawnCurves | None:
-    """Draw curves, their intervals as bands; `labels` of both axes with units. None without curves."""
-    groups, left_out = first_of(group_by(curves, lambda curve: curve.where), things)
+    """Draw curves, their intervals as bands; `labels` of both axes with units. None without curves.
+
+    `cases` are those behind the curves, where a curve stands for several.
+    """
+    groups, left_out = first_of(group_by(curves, lambda curve: curve.where), things, cases=cases)
     if not groups:
         return None
     drawn = [curve for members in groups.values() for curve in members]

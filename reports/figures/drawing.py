@@ -130,23 +130,25 @@ def label(text: object, *, random: bool = False) -> str:
 
 
 def first_of(
-    groups: Mapping[Key, Sequence[Item]], things: str, *, most: int = MOST_ITEMS, panels_each: int = 1
+    groups: Mapping[Key, Sequence[Item]], things: str, *, most: int = MOST_ITEMS, panels_each: int = 1, cases: int = 0
 ) -> tuple[dict[Key, list[Item]], str]:
     """Return the groups (key -> items) that a figure has room for, and a sentence about the others, "" for none.
 
     `things` names the items in the sentence, such as "cases"; `most` of them are shown, of many half as many, of very
-    many a quarter. A group has `panels_each`.
+    many a quarter, but a group that is begun and no larger than half of `most` is whole. A group has `panels_each`.
+    `cases` are those behind the items, where an item stands for several.
     """
     shown: dict[Key, list[Item]] = {}
     count = sum(map(len, groups.values()))
     most_panels = _fewer(MOST_PANELS, panels_each * len(groups), _MANY_PANELS * MOST_PANELS)
-    room = most = _fewer(most, count, _MANY_ITEMS * most)
+    room = _fewer(most, max(count, cases), _MANY_ITEMS * most)
+    whole = most // 2 if room < most // 2 else 0
     for key, items in groups.items():
-        if room == 0 or panels_each * (len(shown) + 1) > most_panels:
+        if room <= 0 or panels_each * (len(shown) + 1) > most_panels:
             break
-        shown[key] = list(items[:room])
+        shown[key] = list(items if len(items) <= whole else items[:room])
         room -= len(shown[key])
-    drawn = most - room
+    drawn = sum(map(len, shown.values()))
     if drawn == count:
         return shown, ""
     among = f" and {panels_each * len(shown)} of {panels_each * len(groups)} panels" if len(shown) < len(groups) else ""

@@ -82,7 +82,7 @@ def _curves(
 
 
 def _drawing(curves: Sequence[Curve], labels: tuple[str, str], title: str, along: str) -> Drawing | None:
-    drawn = draw_curves(curves, labels, _logarithmic)
+    drawn = draw_curves(curves, labels, _logarithmic, cases=sum(len(curve.points) for curve in curves))
     if drawn is None:
         return None
     ends = listed(

@@ -117,17 +117,28 @@ def test_a_figure_of_few_records_shows_all(name: str, drawing_of: Callable[[str,
 def test_panels_are_shown_whole_until_there_is_no_room() -> None:
     few = {"a": [1, 2], "b": [3]}
     assert first_of(few, "cases") == (few, "")
-    wide = {"a": [*range(MOST_ITEMS + 3)], "b": [0]}
-    shown, words = first_of(wide, "cases")
+    full = {"a": [*range(MOST_ITEMS + 3)], "b": [0]}
+    shown, words = first_of(full, "cases")
     assert shown == {"a": [*range(MOST_ITEMS)]}
     assert words == f" Drawn: the first {MOST_ITEMS} of {MOST_ITEMS + 4} cases and 1 of 2 panels; the tables have all."
-    twice = 2 * MOST_PANELS
-    for count, most in ((MOST_PANELS + 1, MOST_PANELS), (twice - 1, MOST_PANELS), (twice, MOST_PANELS // 2), (99, 4)):
+    twice, half = 2 * MOST_PANELS, MOST_PANELS // 2
+    bounds = {
+        MOST_PANELS + 1: MOST_PANELS,
+        twice - 1: MOST_PANELS,
+        twice: half,
+        4 * twice - 1: half,
+        4 * twice: half // 2,
+    }
+    for count, most in bounds.items():
         shown, words = first_of({place: [place] for place in range(count)}, "points")
         assert [*shown] == [*range(most)] and f"{most} of {count} points" in words
     assert first_of({"a": [*range(MOST_ITEMS + 1)]}, "cases")[1].endswith("cases; the tables have all.")
-    for count, most in ((8 * MOST_ITEMS - 1, MOST_ITEMS), (8 * MOST_ITEMS, MOST_ITEMS // 2)):
-        assert first_of({"a": [*range(count)]}, "cases")[0] == {"a": [*range(most)]}
+    many = 8 * MOST_ITEMS
+    for count, share in ((many - 1, 1), (many, 2), (4 * many - 1, 2), (4 * many, 4)):
+        assert first_of({"a": [*range(count)]}, "cases")[0] == {"a": [*range(MOST_ITEMS // share)]}
+    assert first_of({"a": [*range(24)]}, "curves", cases=4 * many)[0] == {"a": [*range(MOST_ITEMS // 4)]}
+    small = [*range(MOST_ITEMS // 2)]
+    assert first_of({"a": small, "b": [*range(4 * many)]}, "cases")[0] == {"a": small}
 
 
 @pytest.mark.parametrize("of", ["one", "many", "committed", "sweep"])
