@@ -117,19 +117,18 @@ def test_a_figure_of_few_records_shows_all(name: str, drawing_of: Callable[[str,
 def test_panels_are_shown_whole_until_there_is_no_room() -> None:
     few = {"a": [1, 2], "b": [3]}
     assert first_of(few, "cases") == (few, "")
-    full = {"a": [*range(MOST_ITEMS + 3)], "b": [0]}
-    shown, words = first_of(full, "cases")
+    wide = {"a": [*range(MOST_ITEMS + 3)], "b": [0]}
+    shown, words = first_of(wide, "cases")
     assert shown == {"a": [*range(MOST_ITEMS)]}
     assert words == f" Drawn: the first {MOST_ITEMS} of {MOST_ITEMS + 4} cases and 1 of 2 panels; the tables have all."
-    twice, half = 2 * MOST_PANELS, MOST_PANELS // 2
-    bounds = {
-        MOST_PANELS + 1: MOST_PANELS,
-        twice - 1: MOST_PANELS,
-        twice: half,
-        4 * twice - 1: half,
-        4 * twice: half // 2,
-    }
-    for count, most in bounds.items():
+    full, half, quarter = MOST_PANELS, MOST_PANELS // 2, MOST_PANELS // 4
+    for count, most in {
+        full + 1: full,
+        2 * full - 1: full,
+        2 * full: half,
+        8 * full - 1: half,
+        8 * full: quarter,
+    }.items():
         shown, words = first_of({place: [place] for place in range(count)}, "points")
         assert [*shown] == [*range(most)] and f"{most} of {count} points" in words
     assert first_of({"a": [*range(MOST_ITEMS + 1)]}, "cases")[1].endswith("cases; the tables have all.")
