@@ -52,7 +52,7 @@ def interpreted(programs):
 
 
 asked_for = pytest.mark.skipif(
-    not os.environ.get("ARVBENCH_FULL"), reason="official size takes 17 to 27 CPU minutes: set ARVBENCH_FULL=1"
+    not os.environ.get("ARVBENCH_FULL"), reason="official size takes 14 to 27 CPU minutes: set ARVBENCH_FULL=1"
 )
 
 
