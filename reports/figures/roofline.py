@@ -144,7 +144,8 @@ def _points(record: Record, outcome: Measured, machine: Machine) -> tuple[_Point
         if scope in timings and piece.flops and piece.bytes_moved and has_floor(piece, machine):
             time_ns = nanoseconds(timings[scope]).value
             if time_ns > 0:
-                points.append(_Point(piece.flops / piece.bytes_moved, piece.flops * GIGA / time_ns / GIGA, scope))
+                # FLOPs per ns are GFLOP/s.
+                points.append(_Point(piece.flops / piece.bytes_moved, piece.flops / time_ns, scope))
     return tuple(points)
 
 
