@@ -140,7 +140,10 @@ def first_of(
     """
     shown: dict[Key, list[Item]] = {}
     count = sum(map(len, groups.values()))
-    most_panels = _fewer(MOST_PANELS, panels_each * len(groups), _MANY_PANELS * MOST_PANELS)
+    most_panels = min(
+        _fewer(MOST_PANELS, panels_each * len(groups), _MANY_PANELS * MOST_PANELS),
+        _fewer(MOST_PANELS, cases, _MANY_ITEMS * MOST_ITEMS),
+    )
     room = _fewer(most, max(count, cases), _MANY_ITEMS * most)
     whole = most // 2 if room < most // 2 else 0
     for key, items in groups.items():

@@ -57,7 +57,8 @@ def draw(records: Sequence[Record]) -> Drawing | None:
     from matplotlib.ticker import MaxNLocator
 
     found = _policies(records)
-    groups, left_out = first_of(group_by(found, lambda policy: id(policy.comparison)), "points", panels_each=2)
+    by_comparison = group_by(found, lambda policy: id(policy.comparison))
+    groups, left_out = first_of(by_comparison, "points", panels_each=2, cases=len(records))
     if not groups:
         return None
     drawn = [policy for members in groups.values() for policy in members]

@@ -63,6 +63,8 @@ def _curves(
         for record, outcome in measured(records)
         if (timing := find_timing(outcome, "images")) is not None and (speed := images_per_second(timing)) is not None
     ]
+    if len({x for _, x, _ in timed}) < 2:
+        return []
     groups = group_by(timed, lambda each: (where(each[0]), alike(each[0]), str(each[0].environment.identity())))
     curves = []
     for (panel, _, _), group in groups.items():

@@ -136,6 +136,9 @@ def test_panels_are_shown_whole_until_there_is_no_room() -> None:
     for count, share in ((many - 1, 1), (many, 2), (4 * many - 1, 2), (4 * many, 4)):
         assert first_of({"a": [*range(count)]}, "cases")[0] == {"a": [*range(MOST_ITEMS // share)]}
     assert first_of({"a": [*range(24)]}, "curves", cases=4 * many)[0] == {"a": [*range(MOST_ITEMS // 4)]}
+    pairs = {place: [place] for place in range(MOST_PANELS)}
+    for cases, most in {many - 1: full, many: half, 4 * many: quarter}.items():
+        assert len(first_of(pairs, "points", cases=cases)[0]) == most
     small = [*range(MOST_ITEMS // 2)]
     assert first_of({"a": small, "b": [*range(4 * many)]}, "cases")[0] == {"a": small}
 
