@@ -61,17 +61,22 @@ def _parts(table: Table, place: int, column: Column[Any]) -> list[tuple[str, lis
     """Return the columns of data that a column of cells becomes: (heading, values)."""
     cells = [row[place] for row in table.rows]
     heading = f"{column.heading} [{column.note}]" if column.note else column.heading
-    parts: list[tuple[str, list[Value]]] = [(heading, [_value(cell, column.numeric) for cell in cells])]
-    if any(cell.detail for cell in cells):
-        parts.append((f"{heading}: detail", [cell.detail for cell in cells]))
+    parts: list[tuple[str, list[Value]]] = [(heading, _numbers(cells) if column.numeric else list(map(_words, cells)))]
+    details: list[Value] = [cell.detail for cell in cells]
+    if any(details):
+        parts.append((f"{heading}: detail", details))
     if any(cell.flags for cell in cells):
         parts.append((f"{heading}: marks", ["; ".join(cell.flags) for cell in cells]))
     return parts
 
 
-def _value(cell: Cell, numeric: bool) -> Value:
-    if numeric and isinstance(cell.sort, int | float):
-        return cell.sort
+def _numbers(cells: Sequence[Cell]) -> list[Value]:
+    """Return the numbers that cells sort by, and the words of those without one."""
+    # A tuple is looked through three times as fast as `int | float`, and a large page has a hundred thousand cells.
+    return [cell.sort if isinstance(cell.sort, (int, float)) else _words(cell) for cell in cells]
+
+
+def _words(cell: Cell) -> Value:
     return None if cell.text == MISSING else cell.text
 
 

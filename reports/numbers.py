@@ -33,7 +33,8 @@ def significant(value: float, digits: int = 3) -> str:
     magnitude = math.floor(math.log10(abs(value)))
     if magnitude < -4 or magnitude >= 6:
         return scientific(value, digits)
-    return f"{value:.{max(0, digits - 1 - magnitude)}f}"
+    decimals = digits - 1 - magnitude
+    return f"{value:.{decimals}f}" if decimals > 0 else f"{value:.0f}"
 
 
 def scientific(value: float, digits: int = 2) -> str:
@@ -67,7 +68,7 @@ def _sort_key(value: float) -> float | None:
 
 def number_cell(value: float | None, digits: int = 3) -> Cell:
     """Make a cell of `value`; None is an empty cell."""
-    return NOTHING if value is None else Cell(text=significant(value, digits), sort=_sort_key(value))
+    return NOTHING if value is None else Cell(significant(value, digits), "", _sort_key(value))
 
 
 @lru_cache(maxsize=2**12)
@@ -90,7 +91,7 @@ def estimate_cell(estimate: Estimate | None) -> Cell:
     """Make a cell of a median with its interval."""
     if estimate is None:
         return NOTHING
-    return Cell(text=significant(estimate.value), detail=interval_text(estimate), sort=estimate.value)
+    return Cell(significant(estimate.value), interval_text(estimate), estimate.value)
 
 
 def interval_text(estimate: Estimate) -> str:

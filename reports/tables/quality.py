@@ -119,11 +119,7 @@ def _value_cell(quality: Quality | None, *, with_count: bool) -> Cell:
         details.append(f"± {significant(quality.spread)}")
     if with_count:
         details.append(f"n = {quality.n_samples:,}")
-    return Cell(
-        text=value_text(quality),
-        detail=", ".join(details),
-        sort=quality.value if math.isfinite(quality.value) else None,
-    )
+    return Cell(value_text(quality), ", ".join(details), quality.value if math.isfinite(quality.value) else None)
 
 
 def quality_table(records: Sequence[Record]) -> Table:

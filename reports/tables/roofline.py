@@ -102,7 +102,7 @@ def percent_cell(share: float | None) -> Cell:
 def rounded_cell(value: float) -> Cell:
     """Make a cell that sorts by what it shows: a page of many steps needs no further digits."""
     text = significant(value)
-    return Cell(text=text, sort=float(text))
+    return Cell(text, "", float(text))
 
 
 class _MachineCeilings(NamedTuple):
