@@ -129,8 +129,20 @@ def settings(built):
     return built[1]
 
 
-def test_images_and_tokens_have_the_planned_form(sampler, settings):
-    samples = draw(sampler, settings=settings)
+@pytest.fixture(scope="module")
+def heard(built):
+    """The steps of `drawn`, when it is drawn."""
+    return Steps()
+
+
+@pytest.fixture(scope="module")
+def drawn(built, heard):
+    """A call of the form, which tests share."""
+    return draw(built[0], settings=built[1], observer=heard)
+
+
+def test_images_and_tokens_have_the_planned_form(sampler, settings, drawn):
+    samples = drawn
     assert samples.images.dtype == torch.uint8
     assert samples.images.shape == samples.decoded.shape == (3, 3, *sampler.image_shape(settings))
     groups = sampler.schedule(settings, batch=3).groups()
@@ -140,12 +152,12 @@ def test_images_and_tokens_have_the_planned_form(sampler, settings):
 
 
 @pytest.mark.parametrize("backend", ["reference", "optimized"])
-def test_every_policy_and_backend_draws_the_tokens_of_the_reference(form, sampler, settings, backend):
-    reference, candidate = draw(sampler, settings=settings), build_form(form, backend=backend)[0]
+def test_every_policy_and_backend_draws_the_tokens_of_the_reference(form, sampler, settings, drawn, backend):
+    candidate = sampler if sampler.backend == backend else build_form(form, backend=backend)[0]
     for policy in policies(candidate, settings):
         cache = candidate.make_cache(policy, settings, batch=len(LABELS))
         assert cache.policy == policy
-        assert same_tokens(draw(candidate, settings=settings, cache=cache), reference)
+        assert same_tokens(draw(candidate, settings=settings, cache=cache), drawn)
 
 
 def test_a_cache_can_be_used_again(sampler, settings):
@@ -174,9 +186,9 @@ def test_live_cache_bytes_equal_the_plan_at_every_step(sampler, settings):
 
 
 def test_an_image_depends_neither_on_its_batch_nor_on_its_place(sampler, settings):
-    labels = [i % 5 for i in range(8)]
+    labels = [i % 5 for i in range(6)]
     together = draw(sampler, labels, settings)
-    for images in ([0], [7], [3, 2, 1, 0], [7, 6, 5], [3, 2, 5, 7, 0]):
+    for images in ([0], [5], [3, 2, 5, 4, 0]):
         samples = sampler.sample([labels[i] for i in images], settings, noise=PerImageNoise(0, images))
         assert same_tokens(samples, [theirs[images] for theirs in together.tokens])
         # The same tokens; convolutions may round a pixel differently with another batch, by one step of 255.
@@ -196,22 +208,19 @@ def test_stepwise_logits_equal_the_teacher_forced_pass(sampler, settings):
 
 
 @pytest.mark.parametrize("form", forms(form for form in FORMS if form not in REFINED), indirect=True)
-def test_replayed_tokens_give_the_same_image(sampler, settings):
-    observer = Steps()
-    samples = draw(sampler, settings=settings, observer=observer)
-    again = sampler.sample(LABELS, settings, noise=ReplayTokens([output.tokens for output in observer.outputs]))
-    assert torch.equal(again.images, samples.images)
+def test_replayed_tokens_give_the_same_image(sampler, settings, drawn, heard):
+    again = sampler.sample(LABELS, settings, noise=ReplayTokens([output.tokens for output in heard.outputs]))
+    assert torch.equal(again.images, drawn.images)
 
 
-def test_decoded_tokens_give_the_same_image(sampler, settings):
-    samples = draw(sampler, settings=settings)
-    again = sampler.decode(samples.tokens, settings=settings, noise=PerImageNoise(0, range(len(LABELS))))
-    torch.testing.assert_close(again, samples.decoded)
+def test_decoded_tokens_give_the_same_image(sampler, settings, drawn):
+    again = sampler.decode(drawn.tokens, settings=settings, noise=PerImageNoise(0, range(len(LABELS))))
+    torch.testing.assert_close(again, drawn.decoded)
 
 
 @pytest.mark.parametrize("form", forms(form for form in OF_IDS if form not in UNTRAINED), indirect=True)
-def test_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler, settings):
-    tokens = draw(sampler, settings=settings).tokens
+def test_loss_is_the_cross_entropy_of_the_teacher_forced_logits(sampler, settings, drawn):
+    tokens = drawn.tokens
     logits = sampler.teacher_forced(tokens, LABELS, settings=settings)
     expected = -logits.log_softmax(-1).gather(-1, torch.cat(tokens, 1).unsqueeze(-1)).mean()
     if sampler.spec.family == "hmar":  # whose own loss adds that of masked prediction

@@ -34,10 +34,27 @@ def settings(built):
     return built[1]
 
 
+@pytest.fixture(scope="module")
+def lean(built):
+    """The sampler of the optimized backend."""
+    return build_sampler(built[0].spec, weights="random:1", backend="optimized")
+
+
+@pytest.fixture(scope="module")
+def heard(built):
+    """The steps of `drawn`, when it is drawn."""
+    return Steps()
+
+
+@pytest.fixture(scope="module")
+def drawn(built, heard):
+    """A call of the form, which tests share."""
+    return draw(built[0], settings=built[1], observer=heard)
+
+
 @pytest.mark.parametrize("backend", ["reference", "optimized"])
-def test_every_step_is_denoised_again_from_the_latents_before_it(built, backend):
-    reference, settings = built
-    sampler = build_sampler(reference.spec, weights="random:1", backend=backend)
+def test_every_step_is_denoised_again_from_the_latents_before_it(sampler, settings, lean, backend):
+    sampler = lean if backend == "optimized" else sampler
     observer = Steps()
     samples = draw(sampler, settings=settings, observer=observer)
     drawn = [output.tokens for output in observer.outputs]
@@ -47,8 +64,8 @@ def test_every_step_is_denoised_again_from_the_latents_before_it(built, backend)
     assert not same_tokens(other, drawn)
 
 
-def test_later_steps_read_earlier_ones_and_the_first_reads_none(sampler, settings):
-    tokens = draw(sampler, settings=settings).tokens
+def test_later_steps_read_earlier_ones_and_the_first_reads_none(sampler, settings, drawn):
+    tokens = drawn.tokens
     changed = (tokens[0] + 1, *tokens[1:])
     before, after = (
         sampler.forced_latents(path, LABELS, settings, PerImageNoise(0, range(3))) for path in (tokens, changed)
@@ -63,14 +80,12 @@ def test_the_official_stream_is_repeated_by_its_seed_and_by_no_other(sampler, se
     assert not same_tokens(one, other)
 
 
-def test_a_backend_that_leaves_draws_out_repeats_the_official_stream_all_the_same(sampler, settings):
-    lean = build_sampler(sampler.spec, weights="random:1", backend="optimized")
+def test_a_backend_that_leaves_draws_out_repeats_the_official_stream_all_the_same(sampler, settings, lean):
     assert same_tokens(*(each.sample(LABELS, settings, noise=UpstreamNoise(5)) for each in (lean, sampler)))
 
 
-def test_the_observer_gets_latents_of_every_step_and_the_state_so_far(sampler, settings):
-    observer = Steps()
-    samples = draw(sampler, settings=settings, observer=observer)
+def test_the_observer_gets_latents_of_every_step_and_the_state_so_far(sampler, settings, drawn, heard):
+    observer, samples = heard, drawn
     groups = sampler.schedule(settings, batch=3).groups()
     for step, output in zip(observer.steps, observer.outputs, strict=True):
         assert output.tokens.shape[1] == step.new_tokens and torch.equal(output.logits, output.tokens)
@@ -87,8 +102,8 @@ def test_the_observer_gets_latents_of_every_step_and_the_state_so_far(sampler, s
     assert torch.equal(sampler.decode_state(observer.outputs[-1].state), samples.decoded)
 
 
-def test_the_loss_is_that_of_the_training_pass_and_training_drops_labels(sampler, settings):
-    tokens = draw(sampler, settings=settings).tokens
+def test_the_loss_is_that_of_the_training_pass_and_training_drops_labels(sampler, settings, drawn):
+    tokens = drawn.tokens
     labels = torch.tensor(LABELS)
     predicted = sampler.teacher_forced(tokens, LABELS, settings=settings)
     generator = torch.Generator().manual_seed(0)
@@ -104,9 +119,8 @@ def test_the_loss_is_that_of_the_training_pass_and_training_drops_labels(sampler
     assert not torch.equal(without, sampler.loss(tokens, labels))
 
 
-def test_the_loss_reaches_every_parameter(sampler, settings):
-    sampler = build_sampler(sampler.spec, weights="random:1")
-    tokens = draw(sampler, settings=settings).tokens
+def test_the_loss_reaches_every_parameter(sampler, drawn):
+    sampler, tokens = build_sampler(sampler.spec, weights="random:1"), drawn.tokens
     for seed in range(4):  # of few tokens, a draw may mask all
         generator = torch.Generator().manual_seed(seed)
         sampler.loss(tokens, torch.tensor([*LABELS[:2], NULL_LABEL]), generator=generator).backward()
@@ -116,8 +130,8 @@ def test_the_loss_reaches_every_parameter(sampler, settings):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_latents_that_are_not_finite_are_never_an_image(sampler, settings, value):
-    tokens = [t.clone() for t in draw(sampler, settings=settings).tokens]
+def test_latents_that_are_not_finite_are_never_an_image(sampler, settings, drawn, value):
+    tokens = [t.clone() for t in drawn.tokens]
     tokens[-1][0, 0, 0] = value
     with pytest.raises(UserError, match="hold NaN or infinity: no image can be made of them"):
         sampler.decode(tokens, settings=settings)
@@ -129,8 +143,8 @@ def test_latents_that_are_not_finite_are_never_an_image(sampler, settings, value
         draw(broken, settings=settings)
 
 
-def test_latents_of_another_form_are_refused(sampler, settings):
-    tokens = draw(sampler, settings=settings).tokens
+def test_latents_of_another_form_are_refused(sampler, settings, drawn):
+    tokens = drawn.tokens
     wrong = [tokens[:-1], [t[..., :-1] for t in tokens], [*tokens, tokens[-1][:1]], []]
     if len(tokens) > 1:
         wrong.append([*tokens[:-1], tokens[-1][:1]])
@@ -156,9 +170,8 @@ def test_filters_of_logits_do_not_apply(sampler, settings, change):
 
 
 @pytest.mark.parametrize("backend", ["reference", "optimized"])
-def test_planned_flops_and_cache_bytes_are_the_counted_ones(built, backend):
-    spec, settings = built[0].spec, built[1]
-    sampler = build_sampler(spec, weights="random:1", backend=backend)
+def test_planned_flops_and_cache_bytes_are_the_counted_ones(sampler, settings, lean, backend):
+    sampler = lean if backend == "optimized" else sampler
     for policy in sampler.cache_policies():
         plan = sampler.schedule(settings, batch=3, cache=policy)
         with counted_flops(sampler.make_cache(policy, settings, batch=3)) as flops:
