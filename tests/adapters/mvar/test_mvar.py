@@ -86,10 +86,10 @@ def test_key_and_value_caches_are_refused(sampler, policy):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_an_image_does_not_depend_on_its_batch_or_order(policy):
     sampler = build_mvar(tiny_mvar())
-    labels = [i % 5 for i in range(15)]
+    labels = [i % 5 for i in range(6)]
     together = draw(sampler, labels, policy=policy)
-    orders = [range(start, min(start + size, 15)) for size in (1, 7) for start in range(0, 15, size)]
-    for images in [*orders, list(reversed(range(15)))]:
+    orders = [range(start, min(start + size, 6)) for size in (1, 4) for start in range(0, 6, size)]
+    for images in [*orders, list(reversed(range(6)))]:
         cache = sampler.make_cache(policy, sampler.spec.settings, batch=len(images))
         samples = sampler.sample(
             [labels[i] for i in images], sampler.spec.settings, noise=PerImageNoise(0, images), cache=cache

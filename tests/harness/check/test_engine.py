@@ -141,10 +141,8 @@ with side_engines(BuiltSide(side=Side(name="x"), python=this_python()), least=1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_nothing_outlives_a_check_that_is_killed_or_interrupted(tmp_path, number):
-    command = [sys.executable, "-P", "-c", HANGING, str(tmp_path / "run")]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=os.environ | PATHS, text=True, **streams)
+def test_nothing_outlives_a_check_that_is_killed_or_interrupted(tmp_path, programs, number):
+    process = programs.start("-c", HANGING, tmp_path / "run", variables=PATHS)
     assert int(process.stdout.readline()) > 0
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) == 3, "the libraries, the side, the worker"

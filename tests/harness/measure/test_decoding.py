@@ -24,7 +24,7 @@ from arvbench.kernels.backends import Backend
 from arvbench.results.schema import CaseConfig
 
 LENIENT = replace(TOLERANCES[torch.float32], images=0.03)
-families = pytest.mark.parametrize("family", ["var", "flexvar", "llamagen"])
+families = pytest.mark.parametrize("family", ["var", "flexvar", "nar"])
 
 
 def load(family, **options):
