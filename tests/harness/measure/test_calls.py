@@ -16,7 +16,14 @@ QUALITY = {"protocols": ["digits-cnn"], "metrics": ["label-accuracy"], "referenc
 
 
 def job(folder, part=Part.SPEED, **changes) -> Job:
-    fields = {"model": "demo/detailflow", "weights": "demo", "backend": "optimized", "batch": 4, "repeats": 2, "threads": 1}
+    fields = {
+        "model": "demo/detailflow",
+        "weights": "demo",
+        "backend": "optimized",
+        "batch": 4,
+        "repeats": 2,
+        "threads": 1,
+    }
     case = CaseConfig(**(fields | {"max_warmup": 1, "quality": QUALITY} | changes))
     return Job(record_id="r1", case=case, folder=folder, part=part, run="r")
 
