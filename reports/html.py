@@ -11,11 +11,11 @@ import hashlib
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from arvbench.reports.answer.statements import Evidence, Statement
@@ -65,6 +65,7 @@ class WrittenTables:
         keep = frozenset(named).union(*(statement.record_ids for statement in report.answer.shown))
         tables = [table for block in _blocks(report) for table in _tables(block)]
         self._written |= {id(table): _write_table(table, keep) for table in tables if id(table) not in self._written}
+        _template()  # now, while the figures are drawn: to read it takes as long as to fill it
 
     def of(self, table: Table) -> _Written:
         """Return a table that was written."""
@@ -83,21 +84,13 @@ def _write_table(table: Table, keep: Collection[str]) -> _Written:
 
 def to_html(report: Report, tables: WrittenTables | None = None) -> str:
     """Write a report as a page; `tables` are those that are already written."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tables = WrittenTables() if tables is None else tables
     tables.write(report)
-    environment.filters.update(anchor=anchor, marked_up=marked_up, written=tables.of)
-    environment.filters["linked"] = partial(linked, targets=_targets(report, tables))
-    environment.filters["kind"] = lambda block: type(block).__name__
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
+    return _template().render(
         report=report,
+        written=tables.of,
+        linked=partial(linked, targets=_targets(report, tables)),
         head=[section for section in report.sections if section.heading == ANSWER.heading],
         below=[section for section in report.sections if section.heading != ANSWER.heading],
         open=OPEN,
@@ -107,6 +100,20 @@ def to_html(report: Report, tables: WrittenTables | None = None) -> str:
         script=Markup(script),
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
+
+
+@cache
+def _template() -> Template:
+    """Return the page without its content."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(anchor=anchor, marked_up=marked_up, kind=lambda block: type(block).__name__)
+    return environment.get_template("report.html.j2")
 
 
 def _blocks(report: Report) -> list[Block]:

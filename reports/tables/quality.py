@@ -11,6 +11,7 @@ from typing import NamedTuple
 from arvbench.reports.cases import group_by, measured
 from arvbench.reports.names import case_cells, case_column
 from arvbench.reports.numbers import count_cell, mapping_text, plain, significant, text_cell
+from arvbench.reports.remembered import remembered
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.metrics import METRICS, label_of
 from arvbench.results.schema import Finding, Measured, Quality, Record
@@ -96,6 +97,7 @@ def quality_number(record: Record, key: QualityKey) -> Quality | None:
     return None
 
 
+@remembered
 def protocol_names(records: Sequence[Record]) -> dict[str, str]:
     """Map protocol ids to "name id"; to the id alone when a record does not name the protocol."""
     return {
