@@ -20,8 +20,9 @@ def spec():
     return tiny_var()
 
 
-@pytest.fixture(params=[False, True], ids=["adaln", "shared-adaln"])
+@pytest.fixture(scope="module", params=[False, True], ids=["adaln", "shared-adaln"])
 def sampler(request):
+    """One model for all tests: none of them changes its weights."""
     return build_sampler(tiny_var(shared_aln=request.param), weights="random:1")
 
 

@@ -23,8 +23,9 @@ def spec():
     return tiny_flexvar()
 
 
-@pytest.fixture(params=[False, True], ids=["adaln", "shared-adaln"])
+@pytest.fixture(scope="module", params=[False, True], ids=["adaln", "shared-adaln"])
 def sampler(request):
+    """One model for all tests: none of them changes its weights."""
     return build_sampler(tiny_flexvar(shared_aln=request.param), weights="random:1")
 
 

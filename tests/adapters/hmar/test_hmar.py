@@ -24,8 +24,9 @@ def spec():
     return tiny_hmar()
 
 
-@pytest.fixture(params=[False, True], ids=["adaln", "shared-adaln"])
+@pytest.fixture(scope="module", params=[False, True], ids=["adaln", "shared-adaln"])
 def sampler(request):
+    """One model for all tests: none of them changes its weights."""
     return build_sampler(tiny_hmar(shared_aln=request.param), weights="random:1")
 
 
@@ -124,6 +125,7 @@ def test_a_scale_goes_onto_the_canvas_once_with_its_refined_tokens(sampler):
 
 
 def test_a_masked_token_is_hidden_from_masked_prediction(sampler):
+    sampler = build_sampler(sampler.spec, weights="random:1")
     tokens = draw(sampler).tokens
     changed = [t.clone() for t in tokens]
     changed[2][:, 4] = (changed[2][:, 4] + 1) % 24
@@ -159,6 +161,7 @@ def test_images_are_rounded_to_uint8(sampler):
 
 
 def test_a_scale_depends_on_coarser_ones_through_f_hat_only(sampler):
+    sampler = build_sampler(sampler.spec, weights="random:1")
     tokens = [t.clone() for t in draw(sampler).tokens]
     sampler.tokenizer.quantize.embedding.weight.data[7] = sampler.tokenizer.quantize.embedding.weight.data[8]
     tokens[1][:], other = 7, [t.clone() for t in tokens]
