@@ -185,7 +185,9 @@ def test_half_precision_passes_its_own_tolerance(name, backend, dtype, weights):
             return fused(*arguments, **options)
 
     sampler.sample = unfused
-    result = check(sampler, policy=None, cfg=4.0)
+    # Steps that denoise a latent are alike.
+    fewer = {"num_steps": 4} if sampler.spec.latent_dim else {}
+    result = check(sampler, policy=None, cfg=4.0, **fewer)
     assert result.passed
     assert result.max_abs_diff > 0
 

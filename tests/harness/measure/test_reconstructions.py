@@ -16,8 +16,8 @@ from arvbench.harness.measure.case_quality import measure_case_quality, reconstr
 from arvbench.harness.measure.reconstructions import Reconstructions
 from arvbench.results.schema import CaseConfig, QualityRequest
 
-QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": 48, "metrics": ["fid"], "bootstrap": 0}
-BATCH = 16
+QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": 24, "metrics": ["fid"], "bootstrap": 0}
+BATCH = 8
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +69,17 @@ def shared(folder) -> list[str]:
 
 
 def test_cases_of_a_run_with_equal_tokenizers_make_them_once(tmp_path):
-    llamagen, nar, flexvar = (loaded(name) for name in ("llamagen", "nar", "flexvar"))
+    par, nar, flexvar = (loaded(name) for name in ("par", "nar", "flexvar"))
     alone = measured(nar, tmp_path / "alone", run="")
-    assert alone.metric == "reconstruction-fid" and nar.encoded == 48
+    assert alone.metric == "reconstruction-fid" and nar.encoded == 24
     assert shared(tmp_path / "alone") == [], "nobody would remove it"
-    first = measured(llamagen, tmp_path)
+    first = measured(par, tmp_path)
     assert measured(nar, tmp_path) == first == alone
-    assert (llamagen.encoded, nar.encoded) == (48, BATCH), "of the others, only the batch that proves them equal"
+    assert (par.encoded, nar.encoded) == (24, BATCH), "of the others, only the batch that proves them equal"
     assert len(shared(tmp_path)) == 1 and not list(
         (tmp_path / FEATURES_FOLDER / shared(tmp_path)[0]).glob("measured-*")
     )
-    assert measured(flexvar, tmp_path) != first and flexvar.encoded == 48 and len(shared(tmp_path)) == 2
+    assert measured(flexvar, tmp_path) != first and flexvar.encoded == 24 and len(shared(tmp_path)) == 2
 
 
 def test_whatever_changes_the_images_changes_their_key(images):
@@ -88,7 +88,7 @@ def test_whatever_changes_the_images_changes_their_key(images):
     assert source(loaded("par"), images).key == key
     others = [
         source(sampler, images[1:]).key,
-        source(sampler, images, batch=8).key,
+        source(sampler, images, batch=4).key,
         source(sampler, images, uint8_rule="truncate").key,
         source(load_sampler("demo/nar", weights="demo", backend="reference"), images).key,
         source(load_sampler("demo/nar", weights="random:0", backend="optimized"), images).key,
@@ -106,7 +106,7 @@ def test_whatever_changes_the_images_changes_their_key(images):
 
 
 def test_a_damaged_file_of_shared_features_is_named(tmp_path):
-    measured(loaded("llamagen"), tmp_path)
+    measured(loaded("par"), tmp_path)
     (chunk,) = (tmp_path / FEATURES_FOLDER / shared(tmp_path)[0]).rglob("chunk-*.safetensors")
     content = bytearray(chunk.read_bytes())
     content[-200] ^= 1

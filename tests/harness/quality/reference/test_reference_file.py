@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_adm import fake_adm, official_arrays, write_npz
+from fake_adm import DIMS, fake_adm, official_arrays, write_npz
 
 from arvbench.adapters.checkpoints import sha256_of
 from arvbench.errors import UserError
@@ -22,10 +22,22 @@ from arvbench.harness.quality.metrics.frechet import frechet_distance
 from arvbench.harness.quality.metrics.moments import moments_of
 from arvbench.harness.quality.reference import load_reference, official
 from arvbench.harness.quality.reference.make import ReferenceRequest, choose_kept, make_reference, needs_of
+from arvbench.harness.quality.reference.statistics import ADM_LAYERS
 
 IMAGES = load_digits_rgb().images_N3HW[:300]
 LABELS = load_digits_rgb().labels_N[:300]
 ADM = {"pool": "features", "spatial": "moments"}
+POOL, SPATIAL = 320, 310
+"""Dimensions of the layers here: more than images, as in the official files, and with matrices below a megabyte."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_layers():
+    with pytest.MonkeyPatch.context() as patch:
+        for layer, dims in (("pool", POOL), ("spatial", SPATIAL)):
+            patch.setitem(DIMS, layer, dims)
+            patch.setitem(ADM_LAYERS, layer, (*ADM_LAYERS[layer][:2], dims))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +72,7 @@ def test_statistics_are_read_and_only_features_are_extracted(path, arrays):
 def test_statistics_alone_cost_no_pass_over_the_images(path):
     silent = replace(fake_adm(), network=lambda _images: pytest.fail("extracted"))
     needs = [(silent, {"pool": "moments", "spatial": "moments"})]
-    assert load_reference(str(path), needs).data["adm-inception"].moments("spatial").cov_DD.shape == (2023, 2023)
+    assert load_reference(str(path), needs).data["adm-inception"].moments("spatial").cov_DD.shape == (SPATIAL, SPATIAL)
 
 
 def test_other_extractors_see_the_images_of_the_file_and_a_note_says_so(path):
@@ -83,7 +95,7 @@ def test_statistics_without_images_serve_fid_and_nothing_else(tmp_path, arrays, 
     alone = write_npz(tmp_path / "alone.npz", {key: arrays[key] for key in ("mu", "sigma")})
     reference = load_reference(str(alone), [(extractor, {"pool": "moments"})])
     assert (reference.images, reference.image_shape) == (0, None)
-    assert reference.data["adm-inception"].moments("pool").mean_D.shape == (2048,)
+    assert reference.data["adm-inception"].moments("pool").mean_D.shape == (POOL,)
     with pytest.raises(UserError, match=r"alone\.npz holds means and covariances only: precision, recall"):
         reference.data["adm-inception"].features("pool")
     with pytest.raises(UserError, match=r"alone\.npz holds means and covariances only: precision, recall.*--metrics"):
@@ -107,15 +119,18 @@ def spoilt(arrays, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mu": np.zeros(2047)}, r"mu has shape \(2047,\), expected \(2048,\)"),
-        ({"sigma_s": np.zeros((2048, 2048))}, r"sigma_s has shape \(2048, 2048\), expected \(2023, 2023\)"),
-        ({"mu": np.zeros(2048, np.float16)}, "mu is float16, expected float32 or float64"),
-        ({"sigma": np.zeros((2048, 2048), np.int64)}, "sigma is int64, expected float32 or float64"),
+        ({"mu": np.zeros(POOL - 1)}, rf"mu has shape \({POOL - 1},\), expected \({POOL},\)"),
+        (
+            {"sigma_s": np.zeros((POOL, POOL))},
+            rf"sigma_s has shape \({POOL}, {POOL}\), expected \({SPATIAL}, {SPATIAL}\)",
+        ),
+        ({"mu": np.zeros(POOL, np.float16)}, "mu is float16, expected float32 or float64"),
+        ({"sigma": np.zeros((POOL, POOL), np.int64)}, "sigma is int64, expected float32 or float64"),
         ({"sigma": None}, r"has mu without its partner \(mu and sigma belong together\)"),
         ({"mu_s": None}, "has sigma_s without its partner"),
-        ({"mu": np.full(2048, np.nan)}, "mu holds NaN or infinite values"),
-        ({"sigma": -np.eye(2048)}, "sigma has negative variances"),
-        ({"sigma": np.tri(2048)}, "sigma is not symmetric"),
+        ({"mu": np.full(POOL, np.nan)}, "mu holds NaN or infinite values"),
+        ({"sigma": -np.eye(POOL)}, "sigma has negative variances"),
+        ({"sigma": np.tri(POOL)}, "sigma is not symmetric"),
         ({"mu": np.array([{"a": 1}], dtype=object)}, "mu holds pickled objects, which are refused"),
         ({"arr_0": np.zeros((4, 32, 32, 3))}, "arr_0 is float64"),
         ({"arr_0": np.array([None, 1], dtype=object)}, "arr_0 holds pickled objects, which are refused"),
@@ -252,8 +267,8 @@ def test_the_official_evaluator_finds_its_arrays(source, extractor, tmp_path):
             np.testing.assert_allclose(stored[key], expected[key], rtol=1e-4, atol=1e-6)
         kept = stored["arr_0"]
     assert shapes["arr_0"] == ("uint8", (40, 32, 32, 3))
-    assert shapes["sigma"] == ("float64", (2048, 2048)) and shapes["mu_s"] == ("float64", (2023,))
-    assert shapes["features/adm-inception/pool"] == ("float32", (40, 2048))
+    assert shapes["sigma"] == ("float64", (POOL, POOL)) and shapes["mu_s"] == ("float64", (SPATIAL,))
+    assert shapes["features/adm-inception/pool"] == ("float32", (40, POOL))
     assert "features/adm-inception/spatial" not in shapes
     assert np.array_equal(kept, IMAGES[choose_kept(300, 40, 0)].permute(0, 2, 3, 1).numpy())
 
@@ -292,7 +307,7 @@ def test_other_networks_have_keys_of_their_own(source, tmp_path):
     silent = replace(other, network=lambda _images: pytest.fail("extracted"))
     read = load_reference(str(tmp_path / "made.npz"), [(silent, {"pool": "features"})])
     assert read.data["clip"].moments("pool").count == 300
-    assert written.record.extractors["clip"].layers == {"pool": 2048}
+    assert written.record.extractors["clip"].layers == {"pool": POOL}
     with np.load(tmp_path / "made.npz") as stored:
         assert "mu" not in stored.files and "moments/clip/pool/cov" in stored.files
 
