@@ -17,8 +17,20 @@ UNSHIPPED = replace(MODELS["demo/var"], name="demo/unshipped")
 
 
 @pytest.fixture(scope="module")
-def checks():
-    return {(check.topic, check.name): check for check in diagnose()}
+def found() -> list[Check]:
+    """All checks, made once."""
+    return diagnose()
+
+
+@pytest.fixture
+def checks(found):
+    return {(check.topic, check.name): check for check in found}
+
+
+@pytest.fixture
+def _found_before(found, monkeypatch):
+    """Have `doctor` show `found`: making the checks takes a second."""
+    monkeypatch.setattr("arvbench.harness.diagnosis.diagnose", lambda weights: found)
 
 
 def weights(checks: list[Check]) -> dict[str, Check]:
@@ -68,12 +80,14 @@ def test_json_is_a_list_of_checks(capsys):
     assert {"topic", "name", "ok", "detail"} == set(printed[0])
 
 
+@pytest.mark.usefixtures("_found_before")
 def test_the_table_shows_every_topic(capsys):
     assert main(["doctor", "--all"]) == 0
     printed = capsys.readouterr().out
     assert all(topic in printed for topic in ("software", "hardware", "attention", "kernels", "weights", "extras"))
 
 
+@pytest.mark.usefixtures("_found_before")
 @pytest.mark.parametrize("width", [60, 80])
 def test_doctor_is_one_screen(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
@@ -86,6 +100,7 @@ def test_doctor_is_one_screen(width: int, monkeypatch: pytest.MonkeyPatch, capsy
     assert torch.__version__.partition("+")[0] in text
 
 
+@pytest.mark.usefixtures("_found_before")
 def test_all_checks_are_in_the_long_table_and_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     checks = json.loads(capsys.readouterr().out)
