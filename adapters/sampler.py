@@ -29,8 +29,10 @@ from arvbench.adapters.cache.policy import Cache, Memory, TokenOrder
 from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import Observer, Outcome, Samples, SamplingCall, SilentObserver
 from arvbench.adapters.common.linear import (
+    GeluLinear,
     PackableLinear,
     arrange,
+    gelu_at_once,
     gelu_layers,
     packed_layers,
     uses_onednn,
@@ -177,9 +179,9 @@ class Sampler(ABC):
         kinds = {"linear": bool(self.packed(schedule)), "linear_gelu": self._gelu_at_once()}
         return {name: "onednn" for name, used in kinds.items() if used}
 
-    def _gelu_at_once(self) -> bool:
+    def _gelu_at_once(self) -> list[GeluLinear]:
         transformer = self._modules["transformer"]
-        return bool(gelu_layers(transformer)) and uses_onednn(transformer, self.backend, self.dtype)
+        return gelu_layers(transformer) if uses_onednn(transformer, self.backend, self.dtype) else []
 
     @abstractmethod
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
@@ -262,8 +264,9 @@ class Sampler(ABC):
             schedule=schedule,
             known=known_tokens,
         )
-        arrange(self._modules["transformer"], self.packed(schedule), gelu_at_once=self._gelu_at_once())
-        done = self.graphs.run(call) if self.graphs else self._run(call)
+        arrange(self._modules["transformer"], self.packed(schedule))
+        with gelu_at_once(self._gelu_at_once()):
+            done = self.graphs.run(call) if self.graphs else self._run(call)
         call.check(done.decoded, self.spec.vocab_size)
         return Samples(images=done.images, decoded=done.decoded, tokens=done.tokens, labels=labels_B)
 

@@ -8,7 +8,8 @@ Rows     of one product: forward rows times new tokens of the pass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -101,11 +102,6 @@ class GeluLinear(nn.Linear):
             return onednn.linear_gelu(x, self.weight, self.bias, self.form)
         return F.gelu(super().forward(x), approximate=self.form)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.at_once = False  # of another dtype or device until a call says so again
-        applied: Self = nn.Linear._apply(self, fn, recurse)
-        return applied
-
 
 def uses_onednn(module: nn.Module, backend: str, dtype: torch.dtype) -> bool:
     """True when oneDNN may compute layers of `module`: in fp32 on a CPU, where the backend asks for it."""
@@ -126,16 +122,26 @@ def packed_layers(module: nn.Module, schedule: Schedule, backend: str, dtype: to
     return [layer for layer in _layers(module) if layer.gains(rows, threads)]
 
 
-def arrange(module: nn.Module, packed: Sequence[PackableLinear], *, gelu_at_once: bool) -> None:
-    """Pack the layers `packed` of `module`, unpack all others, and say how layers with a GELU are computed."""
-    for gelu in gelu_layers(module):
-        gelu.at_once = gelu_at_once
+def arrange(module: nn.Module, packed: Sequence[PackableLinear]) -> None:
+    """Pack the layers `packed` of `module`, and unpack all others."""
     chosen = set(packed)
     for layer in _layers(module):
         if layer in chosen:
             layer.pack()
         else:
             layer.unpack()
+
+
+@contextmanager
+def gelu_at_once(layers: Sequence[GeluLinear]) -> Iterator[None]:
+    """Compute layers with their GELU at once; afterwards apart, as whatever else runs the model expects."""
+    for layer in layers:
+        layer.at_once = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.at_once = False
 
 
 def gelu_layers(module: nn.Module) -> list[GeluLinear]:

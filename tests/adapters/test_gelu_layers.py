@@ -84,10 +84,10 @@ def test_a_gradient_passes_after_a_call(rows):
     assert all(layer.weight.grad.abs().sum() > 0 for layer in layers)
 
 
-def test_a_model_that_is_converted_after_a_call_computes_two(rows):
+def test_teacher_forcing_and_a_converted_model_compute_two(rows):
     sampler = build()
     tokens = draw(sampler, MANY).tokens
-    expected, count = sampler.teacher_forced(tokens, MANY), len(rows)
+    count, expected = len(rows), sampler.teacher_forced(tokens, MANY)
     sampler.modules()["transformer"].double()
     torch.testing.assert_close(sampler.teacher_forced(tokens, MANY).float(), expected, rtol=0, atol=1e-4)
     assert len(rows) == count
