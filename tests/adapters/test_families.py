@@ -129,18 +129,6 @@ def settings(built):
     return built[1]
 
 
-@pytest.fixture(scope="module")
-def heard(built):
-    """The steps of `drawn`, when it is drawn."""
-    return Steps()
-
-
-@pytest.fixture(scope="module")
-def drawn(built, heard):
-    """A call of the form, which tests share."""
-    return draw(built[0], settings=built[1], observer=heard)
-
-
 def test_images_and_tokens_have_the_planned_form(sampler, settings, drawn):
     samples = drawn
     assert samples.images.dtype == torch.uint8

@@ -40,18 +40,6 @@ def lean(built):
     return build_sampler(built[0].spec, weights="random:1", backend="optimized")
 
 
-@pytest.fixture(scope="module")
-def heard(built):
-    """The steps of `drawn`, when it is drawn."""
-    return Steps()
-
-
-@pytest.fixture(scope="module")
-def drawn(built, heard):
-    """A call of the form, which tests share."""
-    return draw(built[0], settings=built[1], observer=heard)
-
-
 @pytest.mark.parametrize("backend", ["reference", "optimized"])
 def test_every_step_is_denoised_again_from_the_latents_before_it(sampler, settings, lean, backend):
     sampler = lean if backend == "optimized" else sampler
