@@ -30,9 +30,9 @@ SMALLEST = 2**18
 FEW_ROWS = {1: ((8192, 256), (2048, 48), (0, 36)), 2: ((8192, 256), (2048, 128), (0, 72))}
 """By threads (2 stands for more): (least outputs, largest mean number of rows per pass for which they are packed)."""
 
-# Measured there with one thread, fp32: 192 to 768, 768 to 2,304, 1,024 to 1,024 and 1,024 to 4,096 channels. Of 2 rows
-# the two operations are faster, by 1.4 to 3.5 times; of 32 rows at once is, by 1.1 to 1.3 times, and of 100 to 3,200 by
-# 1.0 to 1.7 times.
+# Measured on AVX-512 with one thread, fp32, layers of 192 to 768, 768 to 2,304, 1,024 to 1,024 and 1,024 to 4,096
+# channels: of 2 rows two operations are 1.4 to 3.5 times as fast, of 32 rows one is 1.1 to 1.3 times, of 100 to 3,200
+# rows 1.0 to 1.7 times.
 LEAST_ROWS_AT_ONCE = 32
 """Rows of a product from which its GELU is computed within it."""
 
