@@ -9,7 +9,7 @@ import errno
 import functools
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -42,8 +42,8 @@ _REFUSALS = dict.fromkeys(
 """Exit codes of errors of the system that no reader or writer explained: the path is at fault, or the machine."""
 
 
-def program() -> typer.Typer:
-    """Build the command line from the table of verbs."""
+def program(verbs: Mapping[str, Callable[..., None]] = VERBS) -> typer.Typer:
+    """Build the command line from a table of verbs."""
     root = typer.Typer(
         name="arvbench",
         epilog="Exit codes: " + "; ".join(f"{code.value} {code.meaning}" for code in ExitCode) + ".",
@@ -54,7 +54,7 @@ def program() -> typer.Typer:
     )
     root.callback()(_root)
     groups = {"": root}
-    for name, verb in VERBS.items():
+    for name, verb in verbs.items():
         group, _, own_name = name.rpartition(" ")
         if group not in groups:
             groups[group] = typer.Typer(
@@ -70,14 +70,19 @@ def program() -> typer.Typer:
     return root
 
 
-def command_line() -> Callable[..., Any]:
-    """Return the program, ready to be called; a table of verbs is made into one once."""
-    return _ready(tuple(VERBS.items()))
+def command_line(first: str | None = None) -> Callable[..., Any]:
+    """Return the program, ready to be called.
+
+    Where `first`, the first argument, is a verb or a group of verbs, it has these alone: all of them take a fifth of a
+    second.
+    """
+    wanted = [name for name in VERBS if name.partition(" ")[0] == first]
+    return _ready(tuple((name, VERBS[name]) for name in wanted or VERBS))
 
 
 @functools.cache
-def _ready(_verbs: tuple[tuple[str, Callable[..., None]], ...]) -> Callable[..., Any]:
-    command: Callable[..., Any] = typer.main.get_command(program())
+def _ready(verbs: tuple[tuple[str, Callable[..., None]], ...]) -> Callable[..., Any]:
+    command: Callable[..., Any] = typer.main.get_command(program(dict(verbs)))
     return command
 
 
@@ -157,8 +162,9 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command_line()(args=list(arguments) if arguments is not None else None, prog_name="arvbench")
+        command_line(next(iter(given), None))(args=given, prog_name="arvbench")
     except SystemExit as done:
         if isinstance(getattr(done.__context__, "__cause__", None), KeyboardInterrupt):
             typer.echo("interrupted", err=True)  # Typer says nothing when Ctrl-C comes while it reads the options

@@ -9,48 +9,52 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
 from arvbench.reports.sections import Figure
-from arvbench.reports.svg import InlineFigure, inline_figures
+from arvbench.reports.svg import DrawnFigure, InlineFigure, drawn_figures, with_link
 from arvbench.results.schema import Record
 
 FROM_RECORDS = 200
 """Records of a report from which a second process pays."""
 Drawn: TypeAlias = dict[str, InlineFigure | None]
 """Name of a figure -> the figure, or None where the records have nothing for it."""
+_Named: TypeAlias = tuple[str, DrawnFigure | None]
 
 
 @contextmanager
 def drawn_apart(figures: Sequence[Figure], records: Sequence[Record]) -> Iterator[Callable[[], Drawn]]:
     """Begin to draw figures, and yield a function that returns them when they are finished."""
     if len(records) < FROM_RECORDS or not _may_fork():
-        yield lambda: _draw(figures, records)
+        yield lambda: dict(_links(_draw(figures, records)))
         return
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, figures, records), daemon=True)
     process.start()
     sender.close()
+    arrived = queue.SimpleQueue[_Named | None]()
+    # A pipe holds 64 KiB: without a reader the process would wait after its first figure.
+    reader = threading.Thread(target=_receive, args=(receiver, arrived), daemon=True)
+    reader.start()
 
     def finished() -> Drawn:
-        try:
-            drawn: Drawn = receiver.recv()
-        except EOFError:
-            return _draw(figures, records)
-        return drawn
+        drawn = dict(_links(iter(arrived.get, None)))
+        return drawn if len(drawn) == len(figures) else dict(_links(_draw(figures, records)))
 
     try:
         yield finished
     finally:
-        receiver.close()
         process.kill()
         process.join()
+        reader.join()
+        receiver.close()
 
 
 def _may_fork() -> bool:
@@ -58,8 +62,22 @@ def _may_fork() -> bool:
     return several and "torch" not in sys.modules and threading.active_count() == 1
 
 
-def _draw(figures: Sequence[Figure], records: Sequence[Record]) -> Drawn:
-    return inline_figures({figure.name: figure.draw for figure in figures}, records)
+def _draw(figures: Sequence[Figure], records: Sequence[Record]) -> Iterator[_Named]:
+    return drawn_figures({figure.name: figure.draw for figure in figures}, records)
+
+
+def _links(figures: Iterable[_Named]) -> Iterator[tuple[str, InlineFigure | None]]:
+    """Make links of the data of figures: here, where there is time while the last of them are drawn."""
+    return ((name, None if drawn is None else with_link(drawn)) for name, drawn in figures)
+
+
+def _receive(receiver: Connection, arrived: queue.SimpleQueue[_Named | None]) -> None:
+    """Take figures in as they are drawn; None is behind the last."""
+    try:
+        while True:
+            arrived.put(receiver.recv())
+    except (EOFError, OSError):
+        arrived.put(None)
 
 
 def _leave_artists_undocumented() -> None:
@@ -75,10 +93,10 @@ def _leave_artists_undocumented() -> None:
 
 
 def _send(sender: Connection, figures: Sequence[Figure], records: Sequence[Record]) -> None:
-    """Draw and send; on an error nothing is sent, and the other process draws and reports."""
+    """Draw and send; after an error nothing more is sent, and the other process draws and reports."""
     try:
         _leave_artists_undocumented()
-        drawn = _draw(figures, records)
+        for figure in _draw(figures, records):
+            sender.send(figure)
     except BaseException:
         os._exit(1)
-    sender.send(drawn)

@@ -38,14 +38,20 @@ Draw = Callable[[Sequence[Record]], Drawing | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InlineFigure:
-    """Figure that is ready for the page."""
+class DrawnFigure:
+    """Figure as SVG, with its data."""
 
     name: str
     title: str
     caption: str
     svg: str
     data: Data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InlineFigure(DrawnFigure):
+    """Figure that is ready for the page."""
+
     download: Download
     """Link to the data."""
 
@@ -56,29 +62,35 @@ def draw_figure(name: str, draw: Draw, records: Sequence[Record]) -> Drawing | N
         return draw(records)
 
 
-def inline_figures(draws: Mapping[str, Draw], records: Sequence[Record]) -> dict[str, InlineFigure | None]:
-    """Draw figures by name and write them as SVG; None for a figure that the records have no data for."""
+def drawn_figures(draws: Mapping[str, Draw], records: Sequence[Record]) -> Iterator[tuple[str, DrawnFigure | None]]:
+    """Draw figures one after another; yield the name and SVG of each, None where the records have no data for it."""
     with _style():
-        return {name: _inline(name, draw(records)) for name, draw in draws.items()}
+        for name, draw in draws.items():
+            drawing = draw(records)
+            yield name, None if drawing is None else _drawn(name, drawing)
+
+
+def with_link(drawn: DrawnFigure) -> InlineFigure:
+    """Make the data of a figure a link."""
+    return InlineFigure(
+        name=drawn.name,
+        title=drawn.title,
+        caption=drawn.caption,
+        svg=drawn.svg,
+        data=drawn.data,
+        download=download(f"figure-{drawn.name}", drawn.data),
+    )
 
 
 def inline_figure(name: str, draw: Draw, records: Sequence[Record]) -> InlineFigure | None:
     """Draw one figure and write it as SVG; None when the records have no data for it."""
-    return inline_figures({name: draw}, records)[name]
+    ((_, drawn),) = drawn_figures({name: draw}, records)
+    return None if drawn is None else with_link(drawn)
 
 
-def _inline(name: str, drawing: Drawing | None) -> InlineFigure | None:
-    if drawing is None:
-        return None
+def _drawn(name: str, drawing: Drawing) -> DrawnFigure:
     svg = _write_svg(drawing.figure, name=name, alt=drawing.alt)
-    return InlineFigure(
-        name=name,
-        title=drawing.title,
-        caption=drawing.caption,
-        svg=svg,
-        data=drawing.data,
-        download=download(f"figure-{name}", drawing.data),
-    )
+    return DrawnFigure(name=name, title=drawing.title, caption=drawing.caption, svg=svg, data=drawing.data)
 
 
 def figure_to_svg(figure: Figure, *, name: str, alt: str) -> str:

@@ -27,6 +27,8 @@ RECORDS_NAME = "records.jsonl"
 """Name of the records file in a run folder."""
 _LONGEST_LINE = 2**27
 """Bytes of a line beyond which it is not read: a record takes kilobytes, with a picture in it a few megabytes."""
+_BUFFER = 2**20
+"""Bytes read at once: with the usual 8 KiB, most records are put together from several pieces."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ def read_records(path: str | Path, *, start: int = 0) -> RecordsFile:
     records: list[Record] = []
     damaged: list[DamagedLine] = []
     try:
-        with path.open("rb") as file, uncollected():
+        with path.open("rb", buffering=_BUFFER) as file, uncollected():
             file.seek(start)
             for number, line, whole in _lines(file):
                 if not line.strip():

@@ -23,6 +23,7 @@ from typing import IO, Any
 from pydantic import BaseModel
 
 import arvbench
+from arvbench.exits import leave_at_once
 
 _PR_SET_PDEATHSIG = 1
 """prctl(2) option: the signal to get when the parent dies."""
@@ -91,6 +92,7 @@ def running(
 def receive() -> bytes:
     """Return the parent's message, in the child; from now on this process group ends when the parent is gone."""
     message = sys.stdin.buffer.readline()
+    leave_at_once()
     _die_with_parent(sys.stdin.fileno())
     return message
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from arvbench.exits import leave_at_once
 from arvbench.interrupts import EXIT_INTERRUPTED, interrupted, listen, stop_listening
 
 
 def main() -> int:
     """Run the command line; return its exit code."""
     listen()
+    leave_at_once()
     code = None
     try:
         for stream in (sys.stdout, sys.stderr):

@@ -44,6 +44,22 @@ def test_every_verb_has_help_with_examples(verb, capsys):
     assert f"arvbench {verb}" in out
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_alone_is_what_it_is_among_all(verb):
+    first, *rest = verb.split()
+    few, every = cli.command_line(first), cli.command_line()
+    assert list(few.commands) == [first]
+    for name in (first, *rest):
+        few, every = few.commands[name], every.commands[name]
+        assert few.get_short_help_str() == every.get_short_help_str()
+    assert [parameter.opts for parameter in few.params] == [parameter.opts for parameter in every.params]
+
+
+@pytest.mark.parametrize("first", [None, "--version", "record", "records ls", ""])
+def test_all_verbs_are_there_where_none_is_named(first):
+    assert set(cli.command_line(first).commands) == {verb.split()[0] for verb in VERBS}
+
+
 def test_help_names_all_verbs(capsys):
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
