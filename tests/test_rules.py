@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = ("harness", "adapters", "kernels", "reports", "results")
 LEAVES = {
-    "arvbench", "arvbench.disk", "arvbench.errors", "arvbench.files", "arvbench.interrupts", "arvbench.numbers",
+    "arvbench", "arvbench.disk", "arvbench.errors", "arvbench.exits", "arvbench.files", "arvbench.interrupts", "arvbench.numbers",
     "arvbench.paths", "arvbench.registry",
 }  # fmt: skip
 """Modules below no part, which every part may import."""
