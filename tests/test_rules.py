@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = ("harness", "adapters", "kernels", "reports", "results")
 LEAVES = {
-    "arvbench", "arvbench.disk", "arvbench.errors", "arvbench.exits", "arvbench.files", "arvbench.interrupts", "arvbench.numbers",
-    "arvbench.paths", "arvbench.registry",
+    "arvbench", "arvbench.disk", "arvbench.errors", "arvbench.exits", "arvbench.files", "arvbench.interrupts",
+    "arvbench.numbers", "arvbench.paths", "arvbench.registry",
 }  # fmt: skip
 """Modules below no part, which every part may import."""
 MAY_IMPORT = {
