@@ -29,6 +29,8 @@ _LONGEST_LINE = 2**27
 """Bytes of a line beyond which it is not read: a record takes kilobytes, with a picture in it a few megabytes."""
 _BUFFER = 2**20
 """Bytes read at once: with the usual 8 KiB, most records are put together from several pieces."""
+_MANY_OBJECTS = 20_000
+"""New objects whose collection takes a millisecond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,8 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if enabled:
-            if gc.get_freeze_count() == 0:
+            # To count what is frozen takes as long as a look at all of it, which few new objects are not worth.
+            if gc.get_count()[0] > _MANY_OBJECTS and gc.get_freeze_count() == 0:
                 # What was made is old, and joins the oldest generation without a visit; else the next object would
                 # start a collection of all of it.
                 gc.freeze()

@@ -8,6 +8,7 @@ from sampling_calls import counted_flops, draw
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler
@@ -25,6 +26,14 @@ def settings(sampler):
     """The settings of the model, with few evaluations of a denoiser: a step counts each of them alike."""
     own = sampler.spec.settings
     return own.replace(**{name: 4 for name in ("num_steps", "map_steps") if hasattr(own, name)})
+
+
+def test_the_count_is_that_of_torchs_own_counter():
+    sampler = load_sampler("demo/detailflow", weights="demo")
+    settings = sampler.spec.settings.replace(tokens=8)
+    with counted_flops() as flops, FlopCounterMode(display=False) as counter:
+        draw(sampler, settings=settings, observer=flops)
+    assert 0 < sum(flops.counted) == counter.get_total_flops()
 
 
 class PhiFlops:

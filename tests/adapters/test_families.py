@@ -129,6 +129,18 @@ def settings(built):
     return built[1]
 
 
+@pytest.fixture(scope="module")
+def cached(built):
+    """Cache policy -> a call with its cache, which the observer has, and the observer."""
+    sampler, settings = built
+    calls = {}
+    for policy in policies(sampler, settings):
+        observer = Steps(sampler.make_cache(policy, settings, batch=len(LABELS)))
+        assert observer.cache.policy == policy
+        calls[policy] = draw(sampler, settings=settings, cache=observer.cache, observer=observer), observer
+    return calls
+
+
 def test_images_and_tokens_have_the_planned_form(sampler, settings, drawn):
     samples = drawn
     assert samples.images.dtype == torch.uint8
@@ -139,24 +151,24 @@ def test_images_and_tokens_have_the_planned_form(sampler, settings, drawn):
     assert all(t.shape[0] == 3 and t.dtype == kind for t in samples.tokens)
 
 
-@pytest.mark.parametrize("backend", ["reference", "optimized"])
-def test_every_policy_and_backend_draws_the_tokens_of_the_reference(form, sampler, settings, drawn, backend):
-    candidate = sampler if sampler.backend == backend else build_form(form, backend=backend)[0]
+def test_every_policy_draws_the_same_tokens(cached, drawn):
+    assert all(same_tokens(samples, drawn) for samples, _ in cached.values())
+
+
+def test_every_policy_of_the_optimized_backend_draws_the_tokens_of_the_reference(form, settings, drawn):
+    candidate = build_form(form, backend="optimized")[0]
     for policy in policies(candidate, settings):
-        cache = candidate.make_cache(policy, settings, batch=len(LABELS))
-        assert cache.policy == policy
-        assert same_tokens(draw(candidate, settings=settings, cache=cache), drawn)
+        assert same_tokens(draw(candidate, settings=settings, policy=policy), drawn)
 
 
-def test_a_cache_can_be_used_again(sampler, settings):
-    for policy in policies(sampler, settings):
-        cache = sampler.make_cache(policy, settings, batch=len(LABELS))
-        first, second = (draw(sampler, settings=settings, cache=cache) for _ in range(2))
+def test_a_cache_can_be_used_again(sampler, settings, cached):
+    for first, observer in cached.values():
+        second = draw(sampler, settings=settings, cache=observer.cache)
         assert torch.equal(first.images, second.images)
         assert same_tokens(first, second)
-        cache.reset()
+        observer.cache.reset()
         # A preallocated buffer stays, without live bytes.
-        assert cache.live_bytes() == 0
+        assert observer.cache.live_bytes() == 0
 
 
 def test_a_cache_of_another_batch_is_refused(sampler, settings):
@@ -165,10 +177,8 @@ def test_a_cache_of_another_batch_is_refused(sampler, settings):
             draw(sampler, settings=settings, cache=sampler.make_cache(policy, settings, batch=1))
 
 
-def test_live_cache_bytes_equal_the_plan_at_every_step(sampler, settings):
-    for policy in policies(sampler, settings):
-        observer = Steps(sampler.make_cache(policy, settings, batch=len(LABELS)))
-        draw(sampler, settings=settings, cache=observer.cache, observer=observer)
+def test_live_cache_bytes_equal_the_plan_at_every_step(sampler, settings, cached):
+    for policy, (_, observer) in cached.items():
         plan = sampler.schedule(settings, batch=len(LABELS), cache=policy)
         assert observer.live == [step.cache_bytes for step in plan]
 
@@ -176,7 +186,7 @@ def test_live_cache_bytes_equal_the_plan_at_every_step(sampler, settings):
 def test_an_image_depends_neither_on_its_batch_nor_on_its_place(sampler, settings):
     labels = [i % 5 for i in range(6)]
     together = draw(sampler, labels, settings)
-    for images in ([0], [5], [3, 2, 5, 4, 0]):
+    for images in ([5], [3, 2, 5, 4, 0]):
         samples = sampler.sample([labels[i] for i in images], settings, noise=PerImageNoise(0, images))
         assert same_tokens(samples, [theirs[images] for theirs in together.tokens])
         # The same tokens; convolutions may round a pixel differently with another batch, by one step of 255.
