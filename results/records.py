@@ -102,10 +102,11 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
         line = file.readline(_LONGEST_LINE)
         if not line:
             return
-        rest = line
-        while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
-            rest = file.readline(_LONGEST_LINE)
-        yield number, line, rest is line
+        whole = len(line) < _LONGEST_LINE or line.endswith(b"\n")
+        piece = b"" if whole else line
+        while piece and not piece.endswith(b"\n"):
+            piece = file.readline(_BUFFER)
+        yield number, line, whole
 
 
 @contextmanager

@@ -93,7 +93,7 @@ class _Flops(TorchDispatchMode):
     """
 
     _OF_OPERATOR: ClassVar[dict[Any, Any]] = {}
-    """Operator -> the formula of its FLOPs, None where it has none; its own decomposition, where it consists of others."""
+    """Operator -> the formula of its FLOPs, its decomposition where it consists of others, or None."""
 
     def __init__(self) -> None:
         super().__init__()
