@@ -37,6 +37,18 @@ def test_p_is_that_of_scipy_for_every_statistic():
     assert (np.diff(p_of_statistics(4, 5)) < 0).all()
 
 
+def test_one_number_and_many_have_the_p_of_scipy_with_ties_and_without():
+    rng = np.random.default_rng(0)
+    for base, head in [(5, 7), (2, 2), (8, 8)] * 5:
+        for sides in (rng.normal(10, 1, base + head), rng.integers(1, 6, base + head).astype(float)):
+            low, high = sides[:base], sides[base:]
+            one, many = compare(low, high, RULE), compare(low[None], high[None], RULE)
+            for direction, other in (("up", "greater"), ("down", "less")):
+                p = mannwhitneyu(high, low, alternative=other, method="exact").pvalue
+                assert getattr(one, direction).p == getattr(many, direction).p[0] == pytest.approx(p, rel=1e-12)
+                assert getattr(one, direction).agrees == getattr(many, direction).agrees[0]
+
+
 def test_many_launches_have_the_p_of_the_normal_distribution():
     """It begins where it differs from the exact one by less than 2 % of a p that decides."""
     exact, normal = p_of_statistics(100, 100), p_of_statistics(100, 101)

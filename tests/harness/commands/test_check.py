@@ -38,6 +38,12 @@ def options(tmp_path, suite) -> list[object]:
     return ["--against", "HEAD~1", "--suite", suite, "--out", tmp_path / "check"]
 
 
+@pytest.fixture
+def one(options) -> list[object]:
+    """A check of one case, where it is of no account how many there are."""
+    return [*options, "--set", "batch=1"]
+
+
 SLOW = {("head", "demo/var optimized b2"): 1.2}
 
 
@@ -74,9 +80,9 @@ def test_equal_speed_passes_with_the_first_look_alone(package, options, tmp_path
     assert (verdict.base.name, verdict.head.name, verdict.head.dirty) == ("HEAD~1", "working tree", False)
 
 
-def test_noise_is_inconclusive_and_may_be_allowed(package, options, tmp_path):
-    assert check(package, Launches(noise=0.2), options) == 5
-    assert check(package, Launches(noise=0.2), [*options, "--allow-inconclusive"]) == 0
+def test_noise_is_inconclusive_and_may_be_allowed(package, one, tmp_path):
+    assert check(package, Launches(noise=0.2), one) == 5
+    assert check(package, Launches(noise=0.2), [*one, "--allow-inconclusive"]) == 0
     assert read_verdict(tmp_path / "check" / "verdict.json").exit_code == 5
 
 
@@ -202,13 +208,13 @@ NOISY = 0.035
 """Scatter that hides 10 % from 10 launches of each side, and not from 40."""
 
 
-def test_more_launches_decide_what_was_inconclusive_at_a_level_of_their_own(package, options, tmp_path, capsys):
+def test_more_launches_decide_what_was_inconclusive_at_a_level_of_their_own(package, one, tmp_path, capsys):
     first, more = Launches(SLOW, noise=NOISY), Launches(SLOW, noise=NOISY)
-    assert check(package, first, [*options, "--models", "demo/var", "--set", "batch=1"]) == 5
+    assert check(package, first, one) == 5
     before = read_verdict(tmp_path / "check" / "verdict.json")
     assert [(look.launches, look.level) for look in before.looks] == [(10, pytest.approx(0.009))]
     assert "looks" not in capsys.readouterr().out
-    assert check(package, more, [*options, "--models", "demo/var", "--set", "batch=1", "--more", "30"]) == 0
+    assert check(package, more, [*one, "--more", "30"]) == 0
     verdict = read_verdict(tmp_path / "check" / "verdict.json")
     assert [(look.launches, look.level) for look in verdict.looks[1:]] == [(40, pytest.approx(0.0005))]
     assert (verdict.run_id, verdict.command) == (before.run_id, before.command)
@@ -224,51 +230,51 @@ def test_more_launches_decide_what_was_inconclusive_at_a_level_of_their_own(pack
     assert said in (tmp_path / "check" / "verdict.md").read_text()
 
 
-def test_a_look_that_was_killed_goes_on_with_the_same_command(start, package, options, tmp_path, capsys):
-    assert check(package, Launches(noise=0.2), options) == 5
+def test_a_look_that_was_killed_goes_on_with_the_same_command(start, package, one, tmp_path, capsys):
+    assert check(package, Launches(noise=0.2), one) == 5
     before = read_verdict(tmp_path / "check" / "verdict.json")
-    killed = start(package, "7:0.2", [*options, "--more", "3"])
+    killed = start(package, "3:0.2", [*one, "--more", "3"])
     assert killed.stdout.readline() == "stopped\n"
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     capsys.readouterr()
-    assert check(package, Launches(), [*options, "--more", "4"]) == 2
+    assert check(package, Launches(), [*one, "--more", "4"]) == 2
     assert "is not finished: go on with --more 3" in capsys.readouterr().err
     launches = Launches(noise=0.2)
-    assert check(package, launches, [*options, "--more", "3"]) == 5
+    assert check(package, launches, [*one, "--more", "3"]) == 5
     assert f"going on with look 2 of run {before.run_id}" in capsys.readouterr().err
-    assert len(launches.jobs) == 2 * 2 * 3 - 7
+    assert len(launches.jobs) == 2 * 3 - 3
     assert [look.launches for look in read_verdict(tmp_path / "check" / "verdict.json").looks] == [10, 13]
 
 
-def test_a_third_look_has_half_the_level_of_the_second(package, options, tmp_path):
+def test_a_third_look_has_half_the_level_of_the_second(package, one, tmp_path):
     for more in ([], ["--more", "1"], ["--more", "2"]):
-        assert check(package, Launches(noise=0.2), [*options, *more]) == 5
+        assert check(package, Launches(noise=0.2), [*one, *more]) == 5
     looks = read_verdict(tmp_path / "check" / "verdict.json").looks
     assert [look.launches for look in looks] == [10, 11, 13]
     assert [look.level for look in looks] == pytest.approx([0.009, 0.0005, 0.00025])
 
 
 def test_more_of_a_check_that_is_not_there_not_finished_decided_or_of_another_source_is_refused(
-    start, package, options, tmp_path, capsys
+    start, package, one, tmp_path, capsys
 ):
     def refused(*words: object) -> str:
         launches = Launches()
-        assert check(package, launches, [*options, *words]) == 2 and launches.jobs == []
+        assert check(package, launches, [*one, *words]) == 2 and launches.jobs == []
         printed = capsys.readouterr().err.splitlines()
         assert printed[-1].startswith("error: ")
         return printed[-1]
 
     assert "holds no check to continue" in refused("--more", "5")
-    killed = start(package, "5", options)
+    killed = start(package, "5", one)
     assert killed.stdout.readline() == "stopped\n"
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert "is not finished: run the same command without --more first" in refused("--more", "5")
-    assert check(package, Launches(), options) == 0
+    assert check(package, Launches(), one) == 0
     capsys.readouterr()
     assert "is decided (pass): no look at it is left" in refused("--more", "5")
-    assert check(package, Launches(noise=0.2), options) == 5
+    assert check(package, Launches(noise=0.2), one) == 5
     capsys.readouterr()
     assert "had 10 launches per side: give --launches 10" in refused("--more", "5", "--launches", "12")
     assert "had another suite" in refused("--more", "5", "--suite", "gate")
