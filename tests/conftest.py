@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from warm_program import Programs
 
-from arvbench.harness.machine.forks import CAN_FORK, start_warm
+from arvbench.harness.machine.forks import CAN_FORK
 from arvbench.harness.run.engines import local
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -84,7 +84,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _forked_engines(programs: Programs) -> Iterator[None]:
-    """Fork the warm processes of local engines from one that has imported the harness; `own_warm_process` undoes it."""
+    """Fork the warm processes of local engines from one that has imported the harness."""
     with mock.patch.object(local, "start_warm", programs.engine_process) if CAN_FORK else nullcontext():
         yield
 
@@ -95,11 +95,4 @@ def forked_helpers(programs: Programs) -> Iterator[None]:
     with contextlib.ExitStack() as patches:
         for module in ("quality.features.feature_pass", "versus.trial") if CAN_FORK else ():
             patches.enter_context(mock.patch(f"arvbench.harness.{module}.running", programs.running))
-        yield
-
-
-@pytest.fixture(scope="module")
-def own_warm_process() -> Iterator[None]:
-    """Start the warm processes of local engines in a module as users do."""
-    with mock.patch.object(local, "start_warm", start_warm):
         yield

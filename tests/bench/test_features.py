@@ -1,7 +1,7 @@
 """Inception features per second: `adm-v1` beside torch-fidelity and clean-fid on the same images.
 
 `pytest tests/bench/test_features.py --benchmark-enable --benchmark-only`, on a machine that does nothing else: 16
-images of 256 pixels, all cores. Disabled, every benchmark runs once on 2 images. Nothing is timed before its features
+images of 256 pixels, all cores. Disabled, every benchmark runs once on one image. Nothing is timed before its features
 have agreed with ours. The libraries are called as they call themselves, from images in memory: clean-fid's PNG files
 and worker processes are left out, which favours it. All have the same random weights; clean-fid's TorchScript is a
 trace of torch-fidelity's modules, because NVIDIA's own file is not part of a test.
@@ -36,7 +36,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture
 def images(benchmark) -> Tensor:
-    count = 16 if benchmark.enabled else 2
+    count = 16 if benchmark.enabled else 1
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (count, 3, SIDE_PX, SIDE_PX), dtype=torch.uint8, generator=generator)
 

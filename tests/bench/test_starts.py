@@ -1,7 +1,7 @@
 """CPU seconds of starts: `pytest tests/bench/test_starts.py --benchmark-enable`; each beside its peer, in turn.
 
 A start is a process of its own, so its CPU time is that of the children of this process that have ended. Disabled,
-nothing but the cheapest start runs: the others are held by tests of what they import.
+nothing but the cheapest start runs, beside an empty program: the others are held by tests of what they import.
 
 Bars     `--help` <= 0.5 s, `models` <= 1.5 s, a forked worker at its first call in a tenth of a fresh one's CPU time
 """
@@ -64,7 +64,8 @@ def test_starts_beside_an_import_of_torch(benchmark, name):
     if not benchmark.enabled and name != "--help":
         pytest.skip("takes seconds; tests of imports hold it")
     benchmark.group = "starts, peer: import torch"
-    in_turn(benchmark, lambda: cpu_s(*STARTS[name]), lambda: cpu_s(*IMPORT_TORCH), BARS.get(name, ""))
+    peer = IMPORT_TORCH if benchmark.enabled else ("-c", "")
+    in_turn(benchmark, lambda: cpu_s(*STARTS[name]), lambda: cpu_s(*peer), BARS.get(name, ""))
 
 
 class WorkerClock:

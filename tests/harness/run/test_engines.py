@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest import mock
 
+import psutil
 import pytest
 import torch
 from run_helpers import warm_processes_of, workers_of
 
+from arvbench.adapters.loading import usable_device
+from arvbench.errors import HostError
 from arvbench.harness.jobs import Event, Job, Result
-from arvbench.harness.machine.forks import CAN_FORK
+from arvbench.harness.machine.forks import CAN_FORK, start_warm
+from arvbench.harness.run.engines import local
 from arvbench.harness.run.engines.local import LocalEngine
 from arvbench.harness.run.engines.spawn import SpawnEngine
 from arvbench.results.schema import CaseConfig, Measured, Status
 
-pytestmark = [
-    pytest.mark.skipif(not CAN_FORK, reason="needs Linux"),
-    pytest.mark.usefixtures("own_warm_process"),
-]
+pytestmark = pytest.mark.skipif(not CAN_FORK, reason="needs Linux")
 CASE = {"model": "demo/detailflow", "weights": "demo", "repeats": 1, "max_warmup": 1, "threads": 1, "sample_sheet": 2}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def engine() -> Iterator[LocalEngine]:
-    with closing(LocalEngine()) as local:
-        local.begin()
+    with closing(LocalEngine()) as forked:
+        yield forked
+
+
+@pytest.fixture
+def users_engine() -> Iterator[LocalEngine]:
+    """The engine with a warm process that is started as users do, not forked from that of the tests."""
+    with mock.patch.object(local, "start_warm", start_warm), closing(LocalEngine()) as own:
+        own.begin()
         assert len(warm_processes_of(os.getpid())) == 1, "before any case"
-        yield local
+        yield own
 
 
 class Watch:
@@ -57,8 +67,8 @@ def measured(engine: SpawnEngine, folder: Path, **changes: object) -> tuple[Resu
     return engine.run(job, watch), watch
 
 
-def test_cases_fork_from_one_process_that_never_has_threads_and_start_fresh_on_request(engine, tmp_path):
-    (first, one), (second, two) = (measured(engine, tmp_path / name) for name in ("one", "two"))
+def test_cases_fork_from_one_process_that_never_has_threads_and_start_fresh_on_request(users_engine, tmp_path):
+    (first, one), (second, two) = (measured(users_engine, tmp_path / name) for name in ("one", "two"))
     fresh, three = measured(SpawnEngine(), tmp_path / "three")
     assert [warm.pid for warm in warm_processes_of(os.getpid())] == list(one.parents) == list(two.parents)
     assert three.parents == {os.getpid()} and one.warm_threads | two.warm_threads == {1}
@@ -93,8 +103,13 @@ def test_a_case_outlives_the_death_of_the_warm_process_only_as_an_error(engine, 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_cuda_case_starts_fresh(engine, tmp_path):
-    result, watch = measured(engine, tmp_path, device="cuda")
-    assert result.outcome.status is Status.UNSUPPORTED and watch.parents == {os.getpid()}
+    job = Job(record_id="r1", case=CaseConfig(**CASE, device="cuda"), folder=tmp_path)
+    with Path(os.devnull).open("r+b") as nothing:
+        arguments = job, ["--result", str(tmp_path / "result")], nothing, nothing.fileno(), time.monotonic() + 60
+        with engine.worker(*arguments) as worker:
+            assert psutil.Process(worker.pid).ppid() == os.getpid()
+    with pytest.raises(HostError, match="no usable GPU here"):
+        usable_device("cuda")
 
 
 def test_a_closed_engine_has_no_process_left(engine, tmp_path):
