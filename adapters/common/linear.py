@@ -23,18 +23,23 @@ from arvbench.kernels.backends import backend_named
 SMALLEST = 2**18
 """Elements of a weight, 1 MiB: smaller ones stay in the caches next to a core, and plain."""
 
-# Measured on AVX2, fp32, weights from memory. The time of a product is nearly linear in its rows, and so is the gain of
-# packing: the mean over the passes decides. Gain in ps per element at 16, 32, 64 and 128 rows, one thread: 768 outputs
-# 70, 0, -200, -360; 2,048 to 4,096 outputs 200, 140, 50, -150; 16,384 outputs 340, 350, 410, 420. In CPU seconds of two
-# threads, to which plain products spread worse: 300, 230, 50, -200; 300, 360, 320, 180; 1100, 1290, 1100, 1300.
-FEW_ROWS = {1: ((8192, 256), (2048, 48), (0, 36)), 2: ((8192, 256), (2048, 128), (0, 72))}
-"""By threads (2 stands for more): (least outputs, largest mean number of rows per pass for which they are packed)."""
+# (least outputs, fewest, most mean rows per pass) for which a weight is packed, by threads (2 stands for more), measured
+# in fp32 with weights from memory (docs/performance.md, "Sampling on a CPU"). The time of a packed product is nearly
+# linear in its rows, so that their mean decides. With AVX-512, the plain products of MKL take half as long of 3 rows as
+# of 4, and less than packed ones.
+_AVX512 = {1: ((2048, 4, 128), (0, 4, 64)), 2: ((2048, 4, 256), (0, 4, 128))}
+_OTHERS = {1: ((8192, 1, 256), (2048, 1, 48), (0, 1, 36)), 2: ((8192, 1, 256), (2048, 1, 128), (0, 1, 72))}
 
 # Measured on AVX-512 with one thread, fp32, layers of 192 to 768, 768 to 2,304, 1,024 to 1,024 and 1,024 to 4,096
 # channels: of 2 rows two operations are 1.4 to 3.5 times as fast, of 32 rows one is 1.1 to 1.3 times, of 100 to 3,200
 # rows 1.0 to 1.7 times.
 LEAST_ROWS_AT_ONCE = 32
 """Rows of a product from which its GELU is computed within it."""
+
+
+def processor() -> str:
+    """Return the instructions that torch uses on this processor, such as "AVX2" or "AVX512"."""
+    return torch.backends.cpu.get_cpu_capability()
 
 
 class PackableLinear(nn.Linear):
@@ -46,8 +51,9 @@ class PackableLinear(nn.Linear):
 
     def gains(self, rows: float, threads: int) -> bool:
         """True when passes of `rows` rows on average are faster with the packed weight."""
-        most = next(most for outputs, most in FEW_ROWS[min(threads, 2)] if self.out_features >= outputs)
-        return self.weight.numel() >= SMALLEST and rows <= most
+        table = (_AVX512 if processor() == "AVX512" else _OTHERS)[min(threads, 2)]
+        fewest, most = next((fewest, most) for outputs, fewest, most in table if self.out_features >= outputs)
+        return self.weight.numel() >= SMALLEST and fewest <= rows <= most
 
     def pack(self) -> None:
         """Pack the weight unless it is packed."""

@@ -9,6 +9,7 @@ import torch
 from sampling_calls import draw, same_tokens
 from tiny_models import TOKEN_GRID_FAMILIES, tiny_token_grid
 
+from arvbench.adapters.common import linear
 from arvbench.adapters.common.linear import PackableLinear
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.sampler import Sampler
@@ -19,6 +20,12 @@ from arvbench.kernels import onednn
 pytestmark = pytest.mark.skipif(not onednn.usable(), reason="this torch does not pack weights")
 WIDE = {"dim": 512, "n_head": 8}
 """Weights beyond 1 MiB: the projections of attention, and of the feed-forward."""
+
+
+@pytest.fixture(autouse=True)
+def avx2(monkeypatch):
+    """A processor on which two rows gain by packing; tests of another one replace it."""
+    monkeypatch.setattr(linear, "processor", lambda: "AVX2")
 
 
 def build(family: str = "llamagen", backend: str = "optimized", **options: object) -> Sampler:
@@ -62,8 +69,14 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("count", "narrow", "wide"), [(1, 18, 24), (2, 36, 64)], ids=["one", "two"])
-def test_rows_and_threads_of_a_call_decide_and_a_later_call_may_decide_otherwise(threads, count, narrow, wide):
+@pytest.mark.parametrize(
+    ("processor", "count", "fewest", "narrow", "wide"),
+    [("AVX2", 1, 1, 18, 24), ("AVX2", 2, 1, 36, 64), ("AVX512", 1, 2, 32, 64), ("AVX512", 2, 2, 64, 128)],
+)
+def test_processor_threads_and_rows_of_a_call_decide_and_a_later_call_may_decide_otherwise(
+    monkeypatch, threads, processor, count, fewest, narrow, wide
+):
+    monkeypatch.setattr(linear, "processor", lambda: processor)
     threads(count)
     sampler = build_sampler(tiny_token_grid("llamagen", dim=704, n_head=11), weights="random:1", backend="optimized")
     settings = sampler.spec.settings
@@ -73,15 +86,25 @@ def test_rows_and_threads_of_a_call_decide_and_a_later_call_may_decide_otherwise
         layers_ = sampler.packed(sampler.schedule(settings, batch=batch))
         return {name.rsplit(".")[-1] for name, layer in layers(sampler).items() if layer in set(layers_)}
 
-    assert chosen(narrow) == {"wqkv", "wo", "w1", "w2", "w3"}
+    assert chosen(fewest - 1) == set()
+    assert chosen(fewest) == chosen(narrow) == {"wqkv", "wo", "w1", "w2", "w3"}
     assert chosen(narrow + 1) == {"wqkv"}  # 2,112 outputs
     assert chosen(wide) == {"wqkv"}
     assert chosen(wide + 1) == set()
-    draw(sampler, [1])
+    draw(sampler, [1] * fewest)
     assert packed_layers(sampler)
     draw(sampler, [1] * (wide + 1))
     assert not packed_layers(sampler)
+    draw(sampler, [1] * fewest)
+    assert packed_layers(sampler)
+
+
+def test_two_rows_stay_plain_where_plain_products_are_faster(monkeypatch):
+    monkeypatch.setattr(linear, "processor", lambda: "AVX512")
+    sampler = build()
     draw(sampler, [1])
+    assert not packed_layers(sampler)
+    assert same_tokens(draw(sampler, [1, 2]), draw(build(backend="reference"), [1, 2]))
     assert packed_layers(sampler)
 
 
