@@ -23,7 +23,7 @@ from arvbench.kernels.backends import backend_named
 SMALLEST = 2**18
 """Elements of a weight, 1 MiB: smaller ones stay in the caches next to a core, and plain."""
 
-# (least outputs, fewest, most mean rows per pass) for which a weight is packed, by threads (2 stands for more), measured
+# (least outputs, fewest, most mean rows per pass) for which a weight is packed, by threads (2: or more), as measured
 # in fp32 with weights from memory (docs/performance.md, "Sampling on a CPU"). The time of a packed product is nearly
 # linear in its rows, so that their mean decides. With AVX-512, the plain products of MKL take half as long of 3 rows as
 # of 4, and less than packed ones.
