@@ -70,11 +70,13 @@ def build_sampler(
     """Build the sampler of a spec, which need not be in the table of models; `load_sampler` states the errors."""
     backend_named(backend)  # before gigabytes are read
     device = usable_device(device)
-    state, info = _read(spec, weights, device)
+    modules = None if _random_seed(weights) is None else meta_modules(spec)
+    state, info = _read(spec, weights, device, modules)
     if weights_read is not None:
         weights_read()
-    spec = spec.sampler.adapt_spec(spec, state["transformer"])
-    return assemble(spec, state, info, device=device, dtype=dtype, backend=backend)
+    adapted = spec.sampler.adapt_spec(spec, state["transformer"])
+    modules = modules if adapted == spec else None
+    return assemble(adapted, state, info, device=device, dtype=dtype, backend=backend, modules=modules)
 
 
 def assemble(
@@ -85,9 +87,13 @@ def assemble(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     backend: str = "reference",
+    modules: Mapping[str, nn.Module] | None = None,
 ) -> Sampler:
-    """Build the modules of `spec`, give them the tensors in `state` strictly, and return the sampler."""
-    modules = meta_modules(spec)
+    """Build the modules of `spec`, give them the tensors in `state` strictly, and return the sampler.
+
+    `modules` are those of `spec` without memory, where a caller has built them.
+    """
+    modules = modules or meta_modules(spec)
     for part, module in modules.items():
         adapt = getattr(module, "adapt_state", dict)
         tensors: dict[str, Tensor] = adapt(state[part])
@@ -252,12 +258,14 @@ def _random_seed(weights: str) -> int | None:
     return int(match[1])
 
 
-def _read(spec: ModelSpec, weights: str, device: torch.device) -> tuple[State, WeightsInfo]:
+def _read(
+    spec: ModelSpec, weights: str, device: torch.device, modules: Mapping[str, nn.Module] | None
+) -> tuple[State, WeightsInfo]:
     """Read or draw the tensors that `weights` stands for, with their identity; also those of borrowed parts.
 
     Raises UserError for a borrowed part whose model has another tokenizer.
     """
-    state, info = _read_own(spec, weights, device)
+    state, info = _read_own(spec, weights, device, modules)
     digests = dict(info.sha256)
     for other in spec.borrows:
         theirs, about = _read_own(other.spec, other.weights or weights, device)
@@ -270,13 +278,15 @@ def _read(spec: ModelSpec, weights: str, device: torch.device) -> tuple[State, W
     return state, info
 
 
-def _read_own(spec: ModelSpec, weights: str, device: torch.device) -> tuple[State, WeightsInfo]:
-    """Read or draw the tensors of one model, without borrowed parts."""
+def _read_own(
+    spec: ModelSpec, weights: str, device: torch.device, modules: Mapping[str, nn.Module] | None = None
+) -> tuple[State, WeightsInfo]:
+    """Read or draw the tensors of one model, without borrowed parts; drawn ones are those that `modules` need."""
     seed = _random_seed(weights)
     if seed is not None:
         borrowed = {other.part for other in spec.borrows}
-        modules = {part: module for part, module in meta_modules(spec).items() if part not in borrowed}
-        state = {part: random_tensors(module, seed, device) for part, module in modules.items()}
+        own = {part: module for part, module in (modules or meta_modules(spec)).items() if part not in borrowed}
+        state = {part: random_tensors(module, seed, device) for part, module in own.items()}
         return state, WeightsInfo(source=weights, random=True)
     files = _download(spec) if weights == "hub" else _locate_own(spec, weights)
     if spec.checkpoint:

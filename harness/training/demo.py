@@ -152,8 +152,9 @@ def encode(sampler: Sampler, digits: Digits, settings: SamplingSettings) -> Toke
 
 
 def _untrained(spec: ModelSpec, seed: int, device: torch.device) -> Sampler:
-    state = {part: random_tensors(module, seed, device) for part, module in meta_modules(spec).items()}
-    return assemble(spec, state, WeightsInfo(source=f"random:{seed}", random=True), device=device)
+    modules = meta_modules(spec)
+    state = {part: random_tensors(module, seed, device) for part, module in modules.items()}
+    return assemble(spec, state, WeightsInfo(source=f"random:{seed}", random=True), device=device, modules=modules)
 
 
 def save_bundle(sampler: Sampler, path: Path) -> None:

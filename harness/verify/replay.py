@@ -128,7 +128,8 @@ def _check_size(name: str, value: Any) -> None:
 def load(fixture: Fixture, spec: ModelSpec, backend: str, device: torch.device) -> Sampler:
     """Return the sampler of `spec` with the fixture's weights."""
     state: dict[str, dict[str, Tensor]] = {}
-    for part, module in meta_modules(spec).items():
+    modules = meta_modules(spec)
+    for part, module in modules.items():
         prefix = PREFIXES[part]
         state[part] = {k.removeprefix(prefix): t for k, t in fixture.weights.items() if k.startswith(prefix)}
         constants: dict[str, Tensor] = cast(Any, module).constant_buffers()
@@ -136,7 +137,7 @@ def load(fixture: Fixture, spec: ModelSpec, backend: str, device: torch.device) 
         unused = fixture.description.get("unused", {}).items()
         state[part] |= {k.removeprefix(prefix): torch.zeros(size) for k, (size, _) in unused if k.startswith(prefix)}
     info = WeightsInfo(source=f"fixture {fixture.name}", random=False)
-    return assemble(spec, state, info, device=device, backend=backend)
+    return assemble(spec, state, info, device=device, backend=backend, modules=modules)
 
 
 class Recorder(SilentObserver):
