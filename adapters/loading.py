@@ -75,34 +75,22 @@ def build_sampler(
     if weights_read is not None:
         weights_read()
     adapted = spec.sampler.adapt_spec(spec, state["transformer"])
-    modules = modules if adapted == spec else None
-    return assemble(adapted, state, info, device=device, dtype=dtype, backend=backend, modules=modules)
+    if modules is None or adapted != spec:
+        modules = meta_modules(adapted)
+    give_weights(modules, state, info.source)
+    sampler: Sampler = adapted.sampler(adapted, modules, weights=info, backend=backend, device=device, dtype=dtype)
+    return sampler
 
 
-def assemble(
-    spec: ModelSpec,
-    state: State,
-    info: WeightsInfo,
-    *,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    backend: str = "reference",
-    modules: Mapping[str, nn.Module] | None = None,
-) -> Sampler:
-    """Build the modules of `spec`, give them the tensors in `state` strictly, and return the sampler.
-
-    `modules` are those of `spec` without memory, where a caller has built them.
-    """
-    modules = modules or meta_modules(spec)
+def give_weights(modules: Mapping[str, nn.Module], state: State, source: str) -> None:
+    """Give the modules of `meta_modules` the tensors of a file, strictly. Raises MisfitError."""
     for part, module in modules.items():
         adapt = getattr(module, "adapt_state", dict)
         tensors: dict[str, Tensor] = adapt(state[part])
         try:
-            load_strict(module, tensors, source=f"{part} weights from {info.source}")
+            load_strict(module, tensors, source=f"{part} weights from {source}")
         except MisfitError as error:
             raise MisfitError(f"{error}. {_likeness(tensors)}") from error
-    sampler: Sampler = spec.sampler(spec, modules, weights=info, backend=backend, device=device, dtype=dtype)
-    return sampler
 
 
 def meta_modules(spec: ModelSpec) -> dict[str, nn.Module]:
