@@ -20,16 +20,17 @@ Network = Callable[[Tensor], Mapping[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class KeptPass(FeaturePass):
-    """A pass in this process; `dims` leaves as many numbers of every layer."""
+    """A pass in this process; `dims` leaves as many numbers of every layer, or of those that `cut` names."""
 
     dims: int | None = None
+    cut: tuple[str, ...] = ()
 
     def extractor(self, name: str) -> Extractor:
         whole = _loaded(name, tuple(sorted(self.extractor_files.items())))
         if self.dims is None:
             return whole
-        dims = min(self.dims, *whole.layers.values())
-        return replace(whole, network=_first(dims, whole.network), layers=dict.fromkeys(whole.layers, dims))
+        dims = {name: min(self.dims, size) for name, size in whole.layers.items() if name in (self.cut or whole.layers)}
+        return replace(whole, network=_first(dims, whole.network), layers={**whole.layers, **dims})
 
 
 @lru_cache(maxsize=3)
@@ -50,5 +51,7 @@ def _kept(network: Network) -> Network:
     return features
 
 
-def _first(dims: int, network: Network) -> Network:
-    return lambda images_B3HW: {layer: values_BD[:, :dims] for layer, values_BD in network(images_B3HW).items()}
+def _first(dims: Mapping[str, int], network: Network) -> Network:
+    return lambda images_B3HW: {
+        layer: values_BD[:, : dims.get(layer)] for layer, values_BD in network(images_B3HW).items()
+    }

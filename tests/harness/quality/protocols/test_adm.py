@@ -19,8 +19,10 @@ from arvbench.harness.quality.evaluation import EvaluationRequest, evaluate
 from arvbench.harness.quality.images.open import open_images
 from arvbench.harness.quality.protocols import Options
 
-SAMPLES, REFERENCES, PX = 6, 8, 48
+SAMPLES, REFERENCES, PX = 6, 6, 48
 """Too few samples for an interval, which would take a root of 2,048 dimensions."""
+DIMS = 256
+"""Numbers of a layer whose covariance has a root taken, but for the slow tests; the extractor's tests see all."""
 OPTIONS = Options(bootstrap=0)
 
 
@@ -46,8 +48,18 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module", params=[DIMS, pytest.param(2048, marks=pytest.mark.slow)])
+def dims(request) -> int:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def measured(folder):
+def features(folder, dims) -> KeptPass:
+    return KeptPass(extractor_files={"inception": folder / "inception.pth"}, dims=dims, cut=("pool", "spatial", "2048"))
+
+
+@pytest.fixture(scope="module")
+def measured(folder, features):
     evaluation = evaluate(
         open_images(folder / "png"),
         EvaluationRequest(
@@ -56,14 +68,17 @@ def measured(folder):
             metrics=("fid", "sfid", "is", "is-shuffled", "precision", "recall", "precision-fp32", "recall-fp32"),
             options=OPTIONS,
         ),
-        features=KeptPass(extractor_files={"inception": folder / "inception.pth"}),
+        features=features,
     )
     return {number.metric: number for number in evaluation.numbers}
 
 
 @pytest.fixture(scope="module")
-def independent(folder):
-    """Features of both sides under torch-fidelity's network: pool (N, 2048), spatial (N, 2023), logits (N, 1008)."""
+def independent(folder, dims):
+    """Features of both sides under torch-fidelity's network: pool (N, 2048), spatial (N, 2023), logits (N, 1008).
+
+    Of pool and spatial, as many as are measured.
+    """
     network, caught = random_inception(), []
     network.Mixed_6d.branch1x1.register_forward_hook(lambda _m, _i, out: caught.append(out))
 
@@ -72,7 +87,7 @@ def independent(folder):
         with torch.no_grad():
             pool, logits = network(torch.from_numpy(images_NHW3).permute(0, 3, 1, 2))
         spatial = np.stack([maps[:7].transpose(1, 2, 0).reshape(-1) for maps in caught[0].numpy()])
-        return {"pool": pool.numpy(), "spatial": spatial, "logits": logits.numpy()}
+        return {"pool": pool.numpy()[:, :dims], "spatial": spatial[:, :dims], "logits": logits.numpy()}
 
     return features(pictures(SAMPLES, 0)), features(pictures(REFERENCES, 1))
 
@@ -127,7 +142,7 @@ def test_every_metric_equals_the_independent_pipeline(measured, independent):
         assert abs(measured[metric].value - measured[f"{metric}-fp32"].value) <= 2 / SAMPLES
 
 
-def test_npz_png_and_safetensors_give_the_same_numbers_and_ids(folder, measured):
+def test_npz_png_and_safetensors_give_the_same_numbers_and_ids(folder, features, measured):
     from arvbench.harness.quality.images.write import write_safetensors
 
     write_safetensors(folder / "samples.safetensors", open_images(folder / "png"))
@@ -135,13 +150,13 @@ def test_npz_png_and_safetensors_give_the_same_numbers_and_ids(folder, measured)
         again = evaluate(
             open_images(folder / name),
             EvaluationRequest(protocols=("adm-v1",), metrics=("is",), options=OPTIONS),
-            features=KeptPass(extractor_files={"inception": folder / "inception.pth"}),
+            features=features,
         )
         assert again.numbers[0].value == measured["is"].value
         assert again.numbers[0].protocol_id == measured["is"].protocol_id
 
 
-def test_one_pass_over_the_images_serves_all_protocols(folder, measured, monkeypatch):
+def test_one_pass_over_the_images_serves_all_protocols(folder, features, measured, monkeypatch):
     source = open_images(folder / "png")
     reads = []
     real = source.read
@@ -154,7 +169,7 @@ def test_one_pass_over_the_images_serves_all_protocols(folder, measured, monkeyp
             reference=str(folder / "reference.npz"),
             options=OPTIONS,
         ),
-        features=KeptPass(extractor_files={"inception": folder / "inception.pth"}),
+        features=features,
     )
     assert reads == [(0, SAMPLES)]
     by_name = {(number.protocol.partition(":")[0], number.metric): number for number in evaluation.numbers}
@@ -169,14 +184,14 @@ def test_one_pass_over_the_images_serves_all_protocols(folder, measured, monkeyp
 
 
 @pytest.mark.slow
-def test_fid_is_that_of_torch_fidelity_on_the_same_files(folder, measured):
+def test_fid_is_that_of_torch_fidelity_on_the_same_files(folder, features, measured):
     """Two networks with the same weights, and two ways to the same distance."""
     (number,) = evaluate(
         open_images(folder / "png"),
         EvaluationRequest(
             protocols=("torch-fidelity",), metrics=("fid",), reference=str(folder / "reference.npz"), options=OPTIONS
         ),
-        features=KeptPass(extractor_files={"inception": folder / "inception.pth"}),
+        features=features,
     ).numbers
     assert number.value == pytest.approx(measured["fid"].value, rel=1e-3)
 
