@@ -50,7 +50,7 @@ def test_the_transformer_learns_and_overfits_a_handful_of_images():
     tokens = sampler.sample(labels, sampler.spec.settings, noise=PerImageNoise(0, range(4))).tokens
     transformer, images = sampler.modules()["transformer"], TokenSet(tokens=tokens, labels_N=labels)
     initialise(transformer, std=0.02)
-    (stage,) = own_loss(sampler, DemoSettings(transformer=TransformerSettings(epochs=150, batch=4)))
+    (stage,) = own_loss(sampler, DemoSettings(transformer=TransformerSettings(epochs=100, batch=4)))
     order = torch.Generator().manual_seed(0)
     losses, held_out = train_transformer(transformer, stage, images, images, order=order)
     assert losses[0] > 2.5
@@ -58,8 +58,12 @@ def test_the_transformer_learns_and_overfits_a_handful_of_images():
     assert held_out[-1] == pytest.approx(losses[-1], abs=0.2)
 
 
+KINDS = {type(TRAININGS[name].settings.tokenizer): name for name in demo_models()}
+"""Way of training a tokenizer -> a model whose is trained so."""
+
+
 @pytest.mark.parametrize("name", demo_models())
-def test_the_same_seed_gives_the_same_weights(name, tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_another_others(name, tmp_path):
     digits = load_digits_rgb()
     few = replace(digits, images_N3HW=digits.images_N3HW[:2], labels_N=digits.labels_N[:2])
     settings = TRAININGS[name].settings
@@ -69,15 +73,16 @@ def test_the_same_seed_gives_the_same_weights(name, tmp_path):
         if getattr(settings, part) is not None and not isinstance(getattr(settings, part), str)
     }
     results = []
-    for seed in (0, 0, 1):
+    for seed in (0, 0, 1) if name in KINDS.values() else (0, 0):
         training = replace(TRAININGS[name], settings=replace(settings, seed=seed, shifts=((0, 0),), **one_epoch))
         sampler, losses = training.fit(few, few, device=torch.device("cpu"))
         save_bundle(sampler, tmp_path / "weights.safetensors")
         results.append((sha256_of(tmp_path / "weights.safetensors"), losses))
-    one, two, other = results
+    one, two, *others = results
     assert one == two
-    assert other[0] != one[0]
-    assert other[1].keys() == one[1].keys()
+    for other in others:
+        assert other[0] != one[0]
+        assert other[1].keys() == one[1].keys()
 
 
 def test_shifted_copies_keep_labels_and_move_pixels():
@@ -130,12 +135,12 @@ def test_a_tokenizer_that_was_taken_over_is_the_shipped_one(name):
 @pytest.mark.parametrize("name", demo_models())
 def test_generated_digits_are_the_requested_ones(name):
     sampler = load_sampler(name, weights="demo", backend="optimized")
-    labels = torch.arange(10).repeat_interleave(6)
+    labels = torch.arange(10).repeat_interleave(3)
     noise = PerImageNoise(0, range(len(labels)))
     images = sampler.sample(labels, sampler.spec.settings, noise=noise).images
     right = (load_classifier()(images)[1].argmax(dim=1) == labels).float().mean()
-    # Four images fewer than recorded may be chance; six, one class drawn as another, are too many.
-    assert right >= record_of(name)["quality"]["label-accuracy"] - 4.5 / len(labels)
+    # Two images fewer than recorded may be chance; three, one class drawn as another, are too many.
+    assert right >= record_of(name)["quality"]["label-accuracy"] - 2.5 / len(labels)
 
 
 @pytest.mark.slow
