@@ -21,7 +21,7 @@ class Cycle:
     def __del__(self):
         print("looked at")
 
-Cycle()
+kept = Cycle()
 """
 COMMAND = "from arvbench.__main__ import main; sys.argv = ['arvbench', '--version']; main()"
 CHILD = "from arvbench.harness.machine.processes import receive; print(receive())"
