@@ -28,13 +28,11 @@ SMALLEST = 2**18
 # linear in its rows, so that their mean decides. With AVX-512, the plain products of MKL take half as long of 3 rows as
 # of 4, and less than packed ones.
 _AVX512 = {1: ((2048, 4, 128), (0, 4, 64)), 2: ((2048, 4, 256), (0, 4, 128))}
-_OTHERS = {1: ((8192, 1, 256), (2048, 1, 48), (0, 1, 36)), 2: ((8192, 1, 256), (2048, 1, 128), (0, 1, 72))}
+_OTHERS = {1: ((8192, 2, 256), (2048, 2, 48), (0, 2, 36)), 2: ((8192, 2, 256), (2048, 2, 128), (0, 2, 72))}
 
-# Measured on AVX-512 with one thread, fp32, layers of 192 to 768, 768 to 2,304, 1,024 to 1,024 and 1,024 to 4,096
-# channels: of 2 rows two operations are 1.4 to 3.5 times as fast, of 32 rows one is 1.1 to 1.3 times, of 100 to 3,200
-# rows 1.0 to 1.7 times.
-LEAST_ROWS_AT_ONCE = 32
-"""Rows of a product from which its GELU is computed within it."""
+LEAST_ROWS_AT_ONCE: dict[onednn.GeluForm, int] = {"tanh": 64, "none": 256}
+"""Rows of a product from which its GELU is computed within it, by form: with AVX-512, as measured. With AVX2, where the
+GELU of oneDNN takes longer than that of torch, never (docs/performance.md)."""
 
 
 def processor() -> str:
@@ -104,7 +102,8 @@ class GeluLinear(nn.Linear):
         self.at_once = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.at_once and x.numel() >= LEAST_ROWS_AT_ONCE * self.in_features and not torch.is_grad_enabled():
+        many = x.numel() >= LEAST_ROWS_AT_ONCE[self.form] * self.in_features
+        if self.at_once and many and not torch.is_grad_enabled():
             return onednn.linear_gelu(x, self.weight, self.bias, self.form)
         return F.gelu(super().forward(x), approximate=self.form)
 
@@ -151,8 +150,8 @@ def gelu_at_once(layers: Sequence[GeluLinear]) -> Iterator[None]:
 
 
 def gelu_layers(module: nn.Module) -> list[GeluLinear]:
-    """Return the layers of `module` that have a GELU."""
-    return [layer for layer in module.modules() if isinstance(layer, GeluLinear)]
+    """Return the layers of `module` that have a GELU which this processor computes faster within the product."""
+    return [layer for layer in module.modules() if isinstance(layer, GeluLinear)] if processor() == "AVX512" else []
 
 
 def _layers(module: nn.Module) -> list[PackableLinear]:

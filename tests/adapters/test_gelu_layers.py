@@ -10,7 +10,7 @@ from sampling_calls import draw, same_tokens
 from tiny_models import tiny_flexvar, tiny_himar, tiny_hmar, tiny_mar, tiny_mvar, tiny_var
 
 from arvbench.adapters.common import linear
-from arvbench.adapters.common.linear import LEAST_ROWS_AT_ONCE, GeluLinear
+from arvbench.adapters.common.linear import GeluLinear
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.sampler import ModelSpec, Sampler
 from arvbench.harness.measure.correctness import check_correctness
@@ -18,12 +18,20 @@ from arvbench.kernels import onednn
 
 pytestmark = pytest.mark.skipif(not onednn.usable(), reason="this torch has no such products")
 SPECS = (tiny_var, tiny_mvar, tiny_hmar, tiny_flexvar, tiny_mar, tiny_himar)
+LEAST_ROWS = {"tanh": 32, "none": 48}
 MANY = [1] * 8
 """Labels of a call whose last pass has many rows."""
 
 
 def build(spec: Callable[[], ModelSpec] = tiny_var, backend: str = "optimized", **options: object) -> Sampler:
     return build_sampler(spec(), weights="random:1", backend=backend, **options)
+
+
+@pytest.fixture(autouse=True)
+def avx512(monkeypatch):
+    """A processor that gains, and a number of rows that tiny models have."""
+    monkeypatch.setattr(linear, "processor", lambda: "AVX512")
+    monkeypatch.setattr(linear, "LEAST_ROWS_AT_ONCE", LEAST_ROWS)
 
 
 @pytest.fixture
@@ -44,7 +52,8 @@ def rows(monkeypatch):
 def test_passes_of_many_rows_have_it_within_and_draw_what_the_reference_does(spec, rows):
     optimized, reference = build(spec), build(spec, "reference")
     drawn = draw(optimized, MANY)
-    assert rows and min(rows) >= LEAST_ROWS_AT_ONCE
+    form = linear.gelu_layers(optimized.modules()["transformer"])[0].form
+    assert rows and min(rows) >= LEAST_ROWS[form]
     count = len(rows)
     expected = draw(reference, MANY)
     assert len(rows) == count
@@ -57,8 +66,15 @@ def test_two_operations_stay_where_a_pass_has_few_rows(rows):
     draw(sampler, MANY)
     blocks = len(linear.gelu_layers(sampler.modules()["transformer"]))
     passes = [step.rows * step.new_tokens for step in schedule]
-    assert min(passes) < LEAST_ROWS_AT_ONCE
-    assert sorted(rows) == sorted(count for count in passes if count >= LEAST_ROWS_AT_ONCE for _ in range(blocks))
+    assert min(passes) < LEAST_ROWS["tanh"]
+    assert sorted(rows) == sorted(count for count in passes if count >= LEAST_ROWS["tanh"] for _ in range(blocks))
+
+
+def test_two_operations_stay_on_a_processor_that_gains_nothing(rows, monkeypatch):
+    monkeypatch.setattr(linear, "processor", lambda: "AVX2")
+    sampler = build()
+    draw(sampler, MANY)
+    assert not rows and not sampler.products(sampler.schedule(sampler.spec.settings, batch=8))
 
 
 @pytest.mark.parametrize("options", [{"backend": "reference"}, {"dtype": torch.bfloat16}], ids=str)

@@ -5,7 +5,7 @@ every benchmark runs once on a narrow one. The tokenizer is small, since only th
 turn, and nothing is timed before the correctness check has passed. `ratio` is the reference's time over the optimized
 backend's, medians of the same run; a product with a GELU is timed beside the two operations.
 
-Bar      1.2 for few rows
+Bar      1.2 for 4 to 32 rows
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from arvbench.adapters.call import SilentObserver, StepOutput
+from arvbench.adapters.common import linear
 from arvbench.adapters.common.linear import GeluLinear
 from arvbench.adapters.llamagen import LLAMAGEN_B_256
 from arvbench.adapters.loading import build_sampler
@@ -85,12 +86,12 @@ def test_time_of_the_token_loop(benchmark, family: str, batch: int) -> None:
         "optimized_s": median(ours),
         "reference_s": median(theirs),
         "ratio": median(theirs) / median(ours),
-        "bar": ">= 1.2 for few rows",
+        "bar": ">= 1.2 for 4 to 32 rows",
     }
 
 
 @pytest.mark.parametrize("size", [(192, 768), (1024, 4096)], ids=str)
-@pytest.mark.parametrize("rows", [32, 800])
+@pytest.mark.parametrize("rows", [64, 800])
 def test_time_of_a_product_with_a_gelu(benchmark, rows: int, size: tuple[int, int]) -> None:
     width, hidden = size if benchmark.enabled else (16, 32)
     layer, x = GeluLinear(width, hidden, "tanh"), torch.randn(rows, width)
@@ -110,4 +111,5 @@ def test_time_of_a_product_with_a_gelu(benchmark, rows: int, size: tuple[int, in
     finally:
         torch.set_num_threads(threads)
     at_once, apart = median(seconds[True]), median(seconds[False])
-    benchmark.extra_info |= {"at_once_s": at_once, "apart_s": apart, "ratio": apart / at_once, "bar": ">= 1.0"}
+    bar = ">= 1.0" if linear.processor() == "AVX512" else "none: not used here"
+    benchmark.extra_info |= {"at_once_s": at_once, "apart_s": apart, "ratio": apart / at_once, "bar": bar}
