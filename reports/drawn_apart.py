@@ -13,7 +13,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import TypeAlias
 
@@ -74,9 +74,10 @@ def _links(figures: Iterable[_Named]) -> Iterator[tuple[str, InlineFigure | None
 def _receive(receiver: Connection, arrived: queue.SimpleQueue[_Named | None]) -> None:
     """Take figures in as they are drawn; None is behind the last."""
     try:
-        while True:
-            arrived.put(receiver.recv())
-    except (EOFError, OSError):
+        with suppress(EOFError, OSError):
+            while True:
+                arrived.put(receiver.recv())
+    finally:
         arrived.put(None)
 
 
