@@ -25,8 +25,12 @@ def test_a_moment_with_a_zone_stays_the_moment():
     assert in_utc(datetime.fromisoformat("2026-01-01T00:00:00+05:30")) == datetime(2025, 12, 31, 18, 30, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("moment", ODD)
-@pytest.mark.parametrize("field", ["started", "finished"])
+FIELDS = [("started", moment) for moment in ODD] + [
+    pytest.param("finished", moment, marks=[pytest.mark.slow] * (moment != ODD[0])) for moment in ODD
+]
+
+
+@pytest.mark.parametrize(("field", "moment"), FIELDS)
 def test_records_of_any_moments_are_compared_and_reported_together(field, moment, tmp_path, capsys):
     """Other tools and editors write times without a zone, and launches of one case may differ in it."""
     path = make.write_records(tmp_path / "a" / "records.jsonl", [make.record(number=0, launch=1)])
