@@ -67,7 +67,8 @@ def test_options_that_an_engine_does_not_have_are_refused(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory) -> Suite:
     path = tmp_path_factory.mktemp("suite") / "s.yaml"
-    cases = [{"model": "demo/var", "quality": QUALITY, "sample_sheet": 2}, {"model": "demo/nar"}]
+    # Both have images to draw: when the first of them has some, the other node is busy too.
+    cases = [{"model": "demo/var", "quality": QUALITY, "sample_sheet": 2}, {"model": "demo/nar", "quality": QUALITY}]
     return load_suite(str(write_suite(path, defaults=CASE, cases=cases)))
 
 
