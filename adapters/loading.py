@@ -77,20 +77,32 @@ def build_sampler(
     adapted = spec.sampler.adapt_spec(spec, state["transformer"])
     if modules is None or adapted != spec:
         modules = meta_modules(adapted)
-    give_weights(modules, state, info.source)
-    sampler: Sampler = adapted.sampler(adapted, modules, weights=info, backend=backend, device=device, dtype=dtype)
-    return sampler
+    return assemble(adapted, modules, state, info, device=device, dtype=dtype, backend=backend)
 
 
-def give_weights(modules: Mapping[str, nn.Module], state: State, source: str) -> None:
-    """Give the modules of `meta_modules` the tensors of a file, strictly. Raises MisfitError."""
+def assemble(
+    spec: ModelSpec,
+    modules: Mapping[str, nn.Module],
+    state: State,
+    info: WeightsInfo,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    backend: str = "reference",
+) -> Sampler:
+    """Give `modules`, those of `meta_modules`, the tensors in `state` strictly, and return the sampler.
+
+    Raises MisfitError for tensors that do not fit.
+    """
     for part, module in modules.items():
         adapt = getattr(module, "adapt_state", dict)
         tensors: dict[str, Tensor] = adapt(state[part])
         try:
-            load_strict(module, tensors, source=f"{part} weights from {source}")
+            load_strict(module, tensors, source=f"{part} weights from {info.source}")
         except MisfitError as error:
             raise MisfitError(f"{error}. {_likeness(tensors)}") from error
+    sampler: Sampler = spec.sampler(spec, modules, weights=info, backend=backend, device=device, dtype=dtype)
+    return sampler
 
 
 def meta_modules(spec: ModelSpec) -> dict[str, nn.Module]:

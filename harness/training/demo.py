@@ -13,14 +13,7 @@ import torch
 
 from arvbench.adapters import MODELS
 from arvbench.adapters.checkpoints import random_tensors
-from arvbench.adapters.loading import (
-    build_sampler,
-    bundle_name,
-    give_weights,
-    load_sampler,
-    meta_modules,
-    usable_device,
-)
+from arvbench.adapters.loading import assemble, build_sampler, bundle_name, load_sampler, meta_modules, usable_device
 from arvbench.adapters.pixels import from_uint8
 from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
 from arvbench.adapters.settings import SamplingSettings
@@ -161,12 +154,7 @@ def encode(sampler: Sampler, digits: Digits, settings: SamplingSettings) -> Toke
 def _untrained(spec: ModelSpec, seed: int, device: torch.device) -> Sampler:
     modules = meta_modules(spec)
     state = {part: random_tensors(module, seed, device) for part, module in modules.items()}
-    info = WeightsInfo(source=f"random:{seed}", random=True)
-    give_weights(modules, state, info.source)
-    sampler: Sampler = spec.sampler(
-        spec, modules, weights=info, backend="reference", device=device, dtype=torch.float32
-    )
-    return sampler
+    return assemble(spec, modules, state, WeightsInfo(source=f"random:{seed}", random=True), device=device)
 
 
 def save_bundle(sampler: Sampler, path: Path) -> None:

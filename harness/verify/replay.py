@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from arvbench.adapters.call import SilentObserver, StepOutput
-from arvbench.adapters.loading import give_weights, meta_modules
+from arvbench.adapters.loading import assemble, meta_modules
 from arvbench.adapters.sampler import ModelSpec, Sampler, WeightsInfo
 from arvbench.adapters.schedule import Step
 from arvbench.adapters.settings import SamplingSettings
@@ -137,9 +137,7 @@ def load(fixture: Fixture, spec: ModelSpec, backend: str, device: torch.device) 
         unused = fixture.description.get("unused", {}).items()
         state[part] |= {k.removeprefix(prefix): torch.zeros(size) for k, (size, _) in unused if k.startswith(prefix)}
     info = WeightsInfo(source=f"fixture {fixture.name}", random=False)
-    give_weights(modules, state, info.source)
-    sampler: Sampler = spec.sampler(spec, modules, weights=info, backend=backend, device=device, dtype=torch.float32)
-    return sampler
+    return assemble(spec, modules, state, info, device=device, backend=backend)
 
 
 class Recorder(SilentObserver):

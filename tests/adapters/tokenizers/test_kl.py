@@ -8,7 +8,8 @@ from manifests import contents, manifest, parameters
 from tiny_models import TINY_KL, tiny_vq, tiny_xar
 
 from arvbench.adapters.checkpoints import random_tensors
-from arvbench.adapters.loading import build_sampler, give_weights, meta_modules
+from arvbench.adapters.loading import assemble, build_sampler, meta_modules
+from arvbench.adapters.model_files import WeightsInfo
 from arvbench.adapters.tokenizers.kl import KlConfig, KlVae
 from arvbench.adapters.tokenizers.vq import VqModel
 from arvbench.errors import CheckpointError, UserError
@@ -72,7 +73,8 @@ def test_a_tokenizer_of_another_family_is_refused():
     spec = tiny_xar()
     state = {part: random_tensors(m, 0, torch.device("cpu")) for part, m in meta_modules(spec).items()}
     state["tokenizer"] = random_tensors(VqModel(tiny_vq()), 0, torch.device("cpu"))
+    info = WeightsInfo(source="a test", random=True)
     with pytest.raises(
         CheckpointError, match=r"tokenizer weights from a test .*does not fit: .*looks most like the tokenizer of demo/"
     ):
-        give_weights(meta_modules(spec), state, "a test")
+        assemble(spec, meta_modules(spec), state, info, device=torch.device("cpu"))
