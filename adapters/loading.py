@@ -77,23 +77,23 @@ def build_sampler(
     adapted = spec.sampler.adapt_spec(spec, state["transformer"])
     if modules is None or adapted != spec:
         modules = meta_modules(adapted)
-    return assemble(adapted, modules, state, info, device=device, dtype=dtype, backend=backend)
+    return assemble(adapted, modules, (state, info), device=device, dtype=dtype, backend=backend)
 
 
 def assemble(
     spec: ModelSpec,
     modules: Mapping[str, nn.Module],
-    state: State,
-    info: WeightsInfo,
+    weights: tuple[State, WeightsInfo],
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     backend: str = "reference",
 ) -> Sampler:
-    """Give `modules`, those of `meta_modules`, the tensors in `state` strictly, and return the sampler.
+    """Give `modules`, those of `meta_modules`, the tensors of `weights` strictly, and return the sampler.
 
     Raises MisfitError for tensors that do not fit.
     """
+    state, info = weights
     for part, module in modules.items():
         adapt = getattr(module, "adapt_state", dict)
         tensors: dict[str, Tensor] = adapt(state[part])

@@ -154,7 +154,7 @@ def encode(sampler: Sampler, digits: Digits, settings: SamplingSettings) -> Toke
 def _untrained(spec: ModelSpec, seed: int, device: torch.device) -> Sampler:
     modules = meta_modules(spec)
     state = {part: random_tensors(module, seed, device) for part, module in modules.items()}
-    return assemble(spec, modules, state, WeightsInfo(source=f"random:{seed}", random=True), device=device)
+    return assemble(spec, modules, (state, WeightsInfo(source=f"random:{seed}", random=True)), device=device)
 
 
 def save_bundle(sampler: Sampler, path: Path) -> None:

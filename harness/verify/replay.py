@@ -137,7 +137,7 @@ def load(fixture: Fixture, spec: ModelSpec, backend: str, device: torch.device) 
         unused = fixture.description.get("unused", {}).items()
         state[part] |= {k.removeprefix(prefix): torch.zeros(size) for k, (size, _) in unused if k.startswith(prefix)}
     info = WeightsInfo(source=f"fixture {fixture.name}", random=False)
-    return assemble(spec, modules, state, info, device=device, backend=backend)
+    return assemble(spec, modules, (state, info), device=device, backend=backend)
 
 
 class Recorder(SilentObserver):

@@ -77,4 +77,4 @@ def test_a_tokenizer_of_another_family_is_refused():
     with pytest.raises(
         CheckpointError, match=r"tokenizer weights from a test .*does not fit: .*looks most like the tokenizer of demo/"
     ):
-        assemble(spec, meta_modules(spec), state, info, device=torch.device("cpu"))
+        assemble(spec, meta_modules(spec), (state, info), device=torch.device("cpu"))
