@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from arvbench.errors import UserError
 from arvbench.kernels.dispatch import KernelSet
 from arvbench.kernels.rms_norm_gated.reference import rms_norm_gated
-from arvbench.kernels.ssd_scan.reference import CHUNK, Scan, ScanInputs, ssd_scan_from
+from arvbench.kernels.ssd_scan.reference import CHUNK, Scan, ScanInputs, chunks_of, ssd_scan_from
 from arvbench.kernels.ssd_scan.weights import ScanWeights
 
 
@@ -82,11 +82,11 @@ class MambaConfig:
 
     def flops(self, tokens: int) -> int:
         """FLOPs per row for `tokens` new tokens with `scan_chunked`: matrix products and convolution."""
-        inner, states, size = self.d_inner, self.d_state, min(CHUNK, tokens)
+        inner, states = self.d_inner, self.d_state
+        count, size = chunks_of(tokens, CHUNK)
         linear = 2 * self.d_model * (inner + self.conv_channels + self.heads) + 2 * inner * self.d_model
         scan = 2 * size * states + 2 * size * inner + 4 * states * inner
-        padded = math.ceil(tokens / size) * size
-        return tokens * (linear + 2 * self.d_conv * self.conv_channels) + padded * scan
+        return tokens * (linear + 2 * self.d_conv * self.conv_channels) + count * size * scan
 
     @property
     def parameters(self) -> int:

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from arvbench.kernels.ssd_scan.weights import ScanWeights
 
-CHUNK = 32
-"""Q. Small chunks save work inside a chunk, which grows with Q; large ones save passes over the state. On a CPU
-core at the width of M-VAR-d12 (24 heads of 64, N = 64, two rows) 256 tokens take 13, 9, 13, 20 and 42 ms with Q = 16,
-32, 64, 128 and 256; 32 is also among the fastest for 64 to 680 tokens and for training the demo model."""
+CHUNK = 16
+"""Largest Q. Small chunks save work inside a chunk, which grows with Q; large ones save passes over the state. On a CPU
+core at the width of M-VAR-d12 (24 heads of 64, N = 64, two rows) 256 tokens take 41, 35, 48, 62 and 85 ms with Q = 8, 16,
+32, 64 and 128."""
 
 
 class ScanInputs(NamedTuple):
@@ -66,18 +66,20 @@ def ssd_scan_from(
     """
     conv_RMK, ssm_RHPN = state
     _, heads, channels, states = ssm_RHPN.shape
-    window_RMl = torch.cat((conv_RMK, new_RlM.transpose(1, 2)), dim=2)
-    taps_M1K, bias_M = weights.conv_M1K.to(window_RMl.dtype), weights.conv_bias_M.to(window_RMl.dtype)
+    # With the channels innermost, as the projection wrote them, the convolution takes half the time on a CPU.
+    window_RTM = torch.cat((conv_RMK.transpose(1, 2), new_RlM), dim=1)
+    taps_M11K, bias_M = weights.conv_M1K.unsqueeze(2).to(window_RTM.dtype), weights.conv_bias_M.to(window_RTM.dtype)
     # A convolution of K taps does not reach the oldest column of the state.
-    mixed_RMl = F.silu(F.conv1d(window_RMl[:, :, 1:], taps_M1K, bias_M, groups=len(bias_M)))
+    reached_RM1T = window_RTM[:, 1:].transpose(1, 2).unsqueeze(2)
+    mixed_RMl = F.silu(F.conv2d(reached_RM1T, taps_M11K, bias_M, groups=len(bias_M)).squeeze(2))
     exact = ssm_RHPN.dtype
     x_RlE, B_RlN, C_RlN = mixed_RMl.transpose(1, 2).to(exact).split((heads * channels, states, states), dim=2)
     x_RlHP = x_RlE.unflatten(2, (heads, channels))
     dt_RlH = F.softplus(dt_RlH.to(exact) + weights.dt_bias_H.to(exact))
     inputs = ScanInputs(x_RlHP, dt_RlH, -weights.A_log_H.to(exact).exp(), B_RlN, C_RlN)
     y_RlHP, after_RHPN = (scan or scan_chunked)(inputs, ssm_RHPN)
-    skipped_RlHP: Tensor = weights.D_H.to(exact).unsqueeze(-1) * x_RlHP
-    return y_RlHP + skipped_RlHP, window_RMl[:, :, -conv_RMK.shape[2] :], after_RHPN
+    y_RlHP = torch.addcmul(y_RlHP, weights.D_H.to(exact).unsqueeze(-1), x_RlHP)
+    return y_RlHP, window_RTM[:, -conv_RMK.shape[2] :].transpose(1, 2), after_RHPN
 
 
 def scan_chunked(inputs: ScanInputs, state_RHPN: Tensor, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
@@ -88,45 +90,55 @@ def scan_chunked(inputs: ScanInputs, state_RHPN: Tensor, *, chunk: int = CHUNK) 
     """
     x_RlHP, dt_RlH, A_H, B_RlN, C_RlN = inputs
     rows, tokens, heads, channels = x_RlHP.shape
-    size = min(chunk, tokens)
+    count, size = chunks_of(tokens, chunk)
     # Padding with dt = 0 neither decays the state nor adds to it.
-    x_RnQHP, dt_RnQH, B_RnQN, C_RnQN = (_in_chunks(t, size) for t in (x_RlHP, dt_RlH, B_RlN, C_RlN))
-    added_RnQHP = x_RnQHP * dt_RnQH.unsqueeze(-1)
-    log_decay_RnHQ = (dt_RnQH * A_H).transpose(2, 3)
-    kept_RnHQQ = decay_between(log_decay_RnHQ)
+    x_RnQHP, dt_RnQH, B_RnQN, C_RnQN = (_in_chunks(t, count, size) for t in (x_RlHP, dt_RlH, B_RlN, C_RlN))
+    dt_RnHQ, C_RnNQ = dt_RnQH.transpose(2, 3), C_RnQN.transpose(2, 3)
+    # Tokens innermost from here on: every product below reads its factors where they are, without a copy.
+    added_RnHPQ = (x_RnQHP.permute(0, 1, 3, 4, 2) * dt_RnHQ.unsqueeze(3)).contiguous()
+    decays_RnHSQ = decay_between(dt_RnHQ * A_H.unsqueeze(-1))
+    from_start_RnHQ, kept_RnHQQ = decays_RnHSQ[..., 0, :], decays_RnHSQ[..., 1:, :]
 
-    scores_RnQQ = C_RnQN @ B_RnQN.transpose(2, 3)
-    inside_RnHQP = (scores_RnQQ.unsqueeze(2) * kept_RnHQQ) @ added_RnQHP.transpose(2, 3)
+    # Zero where the reader comes before the writer; the decays are 1 there, which the exponential computes fast.
+    scores_RnQQ = (B_RnQN @ C_RnNQ).triu()
+    inside_RnHPQ = added_RnHPQ @ (scores_RnQQ.unsqueeze(2) * kept_RnHQQ)
 
-    kept_to_end_RnQH1 = kept_RnHQQ[..., -1, :].transpose(2, 3).unsqueeze(-1)
-    written_RnEN = (added_RnQHP * kept_to_end_RnQH1).flatten(3).transpose(2, 3) @ B_RnQN
-    written_RnHPN = written_RnEN.unflatten(2, (heads, channels))
-    kept_from_start_RnHQ = log_decay_RnHQ.cumsum(-1).exp()
+    written_RnEQ = (added_RnHPQ * kept_RnHQQ[..., -1].unsqueeze(3)).flatten(2, 3)
+    written_RnHPN = (written_RnEQ @ B_RnQN).unflatten(2, (heads, channels))
     entering = []
-    for i in range(written_RnHPN.shape[1]):
+    for i in range(count):
         entering.append(state_RHPN)
-        state_RHPN = kept_from_start_RnHQ[:, i, :, -1, None, None] * state_RHPN + written_RnHPN[:, i]
-    read_RnQE = C_RnQN @ torch.stack(entering, dim=1).flatten(2, 3).transpose(2, 3)
-    before_RnQHP = read_RnQE.unflatten(3, (heads, channels)) * kept_from_start_RnHQ.transpose(2, 3).unsqueeze(-1)
+        state_RHPN = torch.addcmul(written_RnHPN[:, i], from_start_RnHQ[:, i, :, -1, None, None], state_RHPN)
+    read_RnEQ = torch.stack(entering, dim=1).flatten(2, 3) @ C_RnNQ
+    read_RnHPQ = read_RnEQ.unflatten(2, (heads, channels))
 
-    y_RnQHP = inside_RnHQP.transpose(2, 3) + before_RnQHP
-    return y_RnQHP.reshape(rows, -1, heads, channels)[:, :tokens], state_RHPN
+    y_RnHPQ = torch.addcmul(inside_RnHPQ, read_RnHPQ, from_start_RnHQ.unsqueeze(3))
+    return y_RnHPQ.permute(0, 1, 4, 2, 3).reshape(rows, -1, heads, channels)[:, :tokens], state_RHPN
+
+
+def chunks_of(tokens: int, chunk: int) -> tuple[int, int]:
+    """(number of chunks, Q): the fewest chunks of at most `chunk` tokens, as equal as whole tokens allow."""
+    count = -(-tokens // chunk)
+    return count, -(-tokens // count)
 
 
 def decay_between(log_decay_sQ: Tensor) -> Tensor:
-    """Decay (..., Q, Q) between the write of token j (column) and the read of token i (row): exp of the sum over
-    j < t <= i, zero above the diagonal.
+    """Decay (..., S, Q), S = Q + 1, up to the read of token i (column): exp of a sum that ends with i.
+
+    Row 0 is the decay since the start of the chunk, row j + 1 that since the write of token j: the sum is over
+    j < t <= i, and 0 where i comes no later than j.
 
     Every sum is computed separately: differences of one running sum would cancel after a strong decay and lose the weak
     decays that follow.
     """
-    terms_sQQ = log_decay_sQ.unsqueeze(-1).expand(*log_decay_sQ.shape, log_decay_sQ.shape[-1])
-    return terms_sQQ.tril(-1).cumsum(-2).exp().tril()
+    size = log_decay_sQ.shape[-1]
+    after_SQ = log_decay_sQ.new_ones(size + 1, size).triu()
+    return (log_decay_sQ.unsqueeze(-2) * after_SQ).cumsum_(-1).exp_()
 
 
-def _in_chunks(t_Rl: Tensor, size: int) -> Tensor:
+def _in_chunks(t_Rl: Tensor, count: int, size: int) -> Tensor:
     """Split (R, l, ...) into (R, n, Q, ...), the last chunk padded with zeros."""
-    missing = -t_Rl.shape[1] % size
+    missing = count * size - t_Rl.shape[1]
     padded = F.pad(t_Rl, (0, 0) * (t_Rl.ndim - 2) + (0, missing)) if missing else t_Rl
-    chunks_Rn: Tensor = padded.unflatten(1, (-1, size))
+    chunks_Rn: Tensor = padded.unflatten(1, (count, size))
     return chunks_Rn
