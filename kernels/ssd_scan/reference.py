@@ -23,8 +23,8 @@ from arvbench.kernels.ssd_scan.weights import ScanWeights
 
 CHUNK = 16
 """Largest Q. Small chunks save work inside a chunk, which grows with Q; large ones save passes over the state. On a CPU
-core at the width of M-VAR-d12 (24 heads of 64, N = 64, two rows) 256 tokens take 41, 35, 48, 62 and 85 ms with Q = 8, 16,
-32, 64 and 128."""
+core at the width of M-VAR-d12 (24 heads of 64, N = 64, two rows) 256 tokens take 41, 35, 48, 62 and 85 ms with Q = 8,
+16, 32, 64 and 128."""
 
 
 class ScanInputs(NamedTuple):
