@@ -50,7 +50,7 @@ from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.spec import ModelSpec as ModelSpec
-from arvbench.adapters.tokenizers.tokenizer import HALF_DECODE, decode_traffic
+from arvbench.adapters.tokenizers.tokenizer import CHANNELS_LAST, HALF_DECODE, decode_traffic, lay_channels_last
 from arvbench.adapters.work import StepWork
 from arvbench.errors import ContractError, UserError
 from arvbench.kernels.backends import Kernels, backend_named
@@ -108,10 +108,12 @@ class Sampler(ABC):
         self._schedules: dict[tuple[str, int, str], Schedule] = {}
         for part, module in modules.items():
             cast_except(module.to(device).eval(), dtype, keep_fp32=self.keep_fp32.get(part, ()))
+        self._channels_last = backend_named(backend).onednn and lay_channels_last(modules["tokenizer"], device)
 
     @property
     def kernels(self) -> Mapping[str, str]:
-        return self._kernels.described() | ({"decode": HALF_DECODE} if self.half_decoder else {})
+        decode = HALF_DECODE if self.half_decoder else CHANNELS_LAST if self._channels_last else None
+        return self._kernels.described() | ({"decode": decode} if decode else {})
 
     def use_kernels(self, kernels: Kernels | KernelSet) -> None:
         """Run other kernels than the backend's (arvbench.kernels.dispatch.select; errors as there)."""
@@ -273,7 +275,7 @@ class Sampler(ABC):
     def _run(self, call: SamplingCall) -> Outcome:
         tokens, state = self.generate(call)
         call.observer.decode_begin()
-        decoded = (self.half_decoder or self).decode_drawn(state, call.noise)
+        decoded = (self.half_decoder or self).decode_drawn(state, call.noise).contiguous()
         call.observer.decode_end(decoded)
         images = to_uint8(decoded, call.settings.uint8_rule)
         return Outcome(tokens=tuple(tokens), decoded=decoded, images=images)
@@ -338,7 +340,7 @@ class Sampler(ABC):
         The multi-scale VQ-VAE clamps them to [0, 1], as its official decoder does; VQ decoders do not clamp.
         """
         state = self.state_of(tokens, settings or self.spec.settings)
-        return self.decode_state(state) if noise is None else self.decode_drawn(state, noise)
+        return (self.decode_state(state) if noise is None else self.decode_drawn(state, noise)).contiguous()
 
     @abstractmethod
     def state_of(self, tokens: Sequence[Tensor], settings: SamplingSettings) -> Tensor:

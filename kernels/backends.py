@@ -34,7 +34,9 @@ class Backend:
     (arvbench.adapters.decoding).
     """
     onednn: bool = False
-    """True when samplers on a CPU leave linear layers to oneDNN where it is faster (adapters.common.linear)."""
+    """True when samplers on a CPU leave linear layers to oneDNN where it is faster (adapters.common.linear), and lay
+    convolutions out as it computes them faster (adapters.tokenizers.tokenizer).
+    """
 
     def graphs_on(self, device_type: str) -> bool:
         """True when samplers on devices of `device_type` replay recorded calls."""

@@ -29,6 +29,8 @@ Sides = tuple[tuple[int, int], ...]
 
 HALF_DECODE = "bfloat16, channels last"
 """Name of the decoder of `arvbench.adapters.decoding` in records."""
+CHANNELS_LAST = "channels last"
+"""Name in records of a tokenizer whose convolutions run in that layout."""
 
 
 class Tokenizer(nn.Module, ABC):
@@ -73,6 +75,18 @@ class Tokenizer(nn.Module, ABC):
         """
         map_1Khw = torch.empty(1, self.config.code_dim, *side, device="meta")
         return count_flops(lambda: self.decode_map(map_1Khw))
+
+
+def lay_channels_last(tokenizer: nn.Module, device: torch.device) -> bool:
+    """Lay the convolutions of `tokenizer` out with the channels innermost, and so its maps; True if there are any.
+
+    On a CPU in fp32, where oneDNN computes them faster so (docs/performance.md). Elsewhere nothing changes.
+    """
+    convolutions = [module for module in tokenizer.modules() if isinstance(module, nn.Conv2d)]
+    if device.type != "cpu" or not convolutions or convolutions[0].weight.dtype != torch.float32:
+        return False
+    tokenizer.to(memory_format=torch.channels_last)
+    return True
 
 
 @cache
