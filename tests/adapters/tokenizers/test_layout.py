@@ -10,6 +10,7 @@ from torch import nn
 
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.sampler import Sampler
+from arvbench.adapters.tokenizers.tokenizer import lay_channels_last
 
 LABELS = [0, 1, 1]
 
@@ -49,11 +50,11 @@ def test_images_encode_to_the_codes_of_the_reference():
     assert all(map(torch.equal, codes, expected))
 
 
-def test_a_tokenizer_in_bfloat16_keeps_its_layout():
-    sampler = build(tiny_llamagen, dtype=torch.bfloat16)
-    convolution = sampler.modules()["tokenizer"].decoder.conv_in
-    assert convolution.weight.dtype == torch.bfloat16 and convolution.weight.is_contiguous()
-    assert "decode" not in sampler.kernels
+@pytest.mark.parametrize(("dtype", "device"), [(torch.bfloat16, "cpu"), (torch.float32, "meta")])
+def test_other_data_types_and_devices_keep_their_layout(dtype, device):
+    module = nn.Sequential(nn.Conv2d(4, 4, 3)).to(dtype)
+    assert not lay_channels_last(module, torch.device(device))
+    assert module[0].weight.is_contiguous()
 
 
 def test_a_tokenizer_without_convolutions_has_none_to_name():
