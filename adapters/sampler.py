@@ -50,7 +50,7 @@ from arvbench.adapters.sampling import Noise
 from arvbench.adapters.schedule import Schedule, Step
 from arvbench.adapters.settings import SamplingSettings
 from arvbench.adapters.spec import ModelSpec as ModelSpec
-from arvbench.adapters.tokenizers.tokenizer import CHANNELS_LAST, HALF_DECODE, decode_traffic, lay_channels_last
+from arvbench.adapters.tokenizers.tokenizer import CHANNELS_LAST, HALF_DECODE, decode_traffic, gains_channels_last
 from arvbench.adapters.work import StepWork
 from arvbench.errors import ContractError, UserError
 from arvbench.kernels.backends import Kernels, backend_named
@@ -108,7 +108,7 @@ class Sampler(ABC):
         self._schedules: dict[tuple[str, int, str], Schedule] = {}
         for part, module in modules.items():
             cast_except(module.to(device).eval(), dtype, keep_fp32=self.keep_fp32.get(part, ()))
-        self._channels_last = backend_named(backend).onednn and lay_channels_last(modules["tokenizer"], device)
+        self._channels_last = backend_named(backend).onednn and gains_channels_last(modules["tokenizer"], device)
 
     @property
     def kernels(self) -> Mapping[str, str]:
@@ -321,10 +321,14 @@ class Sampler(ABC):
         cache.reset()
         return cache
 
+    def laid_out(self, maps_BChw: Tensor) -> Tensor:
+        """Return equal maps in the layout in which convolutions on them take least time; they keep it to the end."""
+        return maps_BChw.contiguous(memory_format=torch.channels_last) if self._channels_last else maps_BChw
+
     @torch.no_grad()
     def encode(self, images: Tensor, *, settings: SamplingSettings | None = None) -> tuple[Tensor, ...]:
         """Encode images (B, 3, H, W) float in [-1, 1] into tokens; `settings` None means the official ones."""
-        return self.tokens_of(images.to(self.device), settings or self.spec.settings)
+        return self.tokens_of(self.laid_out(images.to(self.device)), settings or self.spec.settings)
 
     @abstractmethod
     def tokens_of(self, images: Tensor, settings: SamplingSettings) -> tuple[Tensor, ...]:

@@ -35,7 +35,7 @@ class Backend:
     """
     onednn: bool = False
     """True when samplers on a CPU leave linear layers to oneDNN where it is faster (adapters.common.linear), and lay
-    convolutions out as it computes them faster (adapters.tokenizers.tokenizer).
+    out maps as its convolutions are faster (adapters.tokenizers.tokenizer).
     """
 
     def graphs_on(self, device_type: str) -> bool:

@@ -152,7 +152,7 @@ class LatentSampler(Sampler):
         return state_BLK
 
     def decode_state(self, state: Tensor) -> Tensor:
-        return to_unit_range(self.tokenizer.decode_map(self.join(state)))
+        return to_unit_range(self.tokenizer.decode_map(self.laid_out(self.join(state))))
 
     def forced_logits(
         self, tokens: Sequence[Tensor], labels_B: Tensor, settings: SamplingSettings, kernels: KernelSet

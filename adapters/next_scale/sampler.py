@@ -288,7 +288,7 @@ class NextScaleSampler(Sampler):
         run.call.observer.step_end(step, output)
 
     def decode_state(self, state: Tensor) -> Tensor:
-        return to_unit_range(self.tokenizer.decode_map(state))
+        return to_unit_range(self.tokenizer.decode_map(self.laid_out(state)))
 
     def known_tokens(self, known: KnownPixels, settings: SamplingSettings, *, batch: int) -> KnownTokens:
         known.check(self.image_shape(settings), batch)

@@ -30,7 +30,7 @@ Sides = tuple[tuple[int, int], ...]
 HALF_DECODE = "bfloat16, channels last"
 """Name of the decoder of `arvbench.adapters.decoding` in records."""
 CHANNELS_LAST = "channels last"
-"""Name in records of a tokenizer whose convolutions run in that layout."""
+"""Name in records of decoders that run on maps in that layout."""
 
 
 class Tokenizer(nn.Module, ABC):
@@ -77,16 +77,13 @@ class Tokenizer(nn.Module, ABC):
         return count_flops(lambda: self.decode_map(map_1Khw))
 
 
-def lay_channels_last(tokenizer: nn.Module, device: torch.device) -> bool:
-    """Lay the convolutions of `tokenizer` out with the channels innermost, and so its maps; True if there are any.
+def gains_channels_last(tokenizer: nn.Module, device: torch.device) -> bool:
+    """True where the convolutions of `tokenizer` take less time on maps with the channels innermost.
 
-    On a CPU in fp32, where oneDNN computes them faster so (docs/performance.md). Elsewhere nothing changes.
+    On a CPU in fp32, where oneDNN computes them (docs/performance.md).
     """
-    convolutions = [module for module in tokenizer.modules() if isinstance(module, nn.Conv2d)]
-    if device.type != "cpu" or not convolutions or convolutions[0].weight.dtype != torch.float32:
-        return False
-    tokenizer.to(memory_format=torch.channels_last)
-    return True
+    convolution = next((module for module in tokenizer.modules() if isinstance(module, nn.Conv2d)), None)
+    return device.type == "cpu" and convolution is not None and convolution.weight.dtype == torch.float32
 
 
 @cache

@@ -10,7 +10,8 @@ from torch import nn
 
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.sampler import Sampler
-from arvbench.adapters.tokenizers.tokenizer import lay_channels_last
+from arvbench.adapters.tokenizers.tokenizer import gains_channels_last
+from arvbench.harness.measure.correctness import check_correctness, reference_twin
 
 LABELS = [0, 1, 1]
 
@@ -51,10 +52,18 @@ def test_images_encode_to_the_codes_of_the_reference():
 
 
 @pytest.mark.parametrize(("dtype", "device"), [(torch.bfloat16, "cpu"), (torch.float32, "meta")])
-def test_other_data_types_and_devices_keep_their_layout(dtype, device):
-    module = nn.Sequential(nn.Conv2d(4, 4, 3)).to(dtype)
-    assert not lay_channels_last(module, torch.device(device))
-    assert module[0].weight.is_contiguous()
+def test_other_data_types_and_devices_gain_nothing(dtype, device):
+    assert not gains_channels_last(nn.Sequential(nn.Conv2d(4, 4, 3)).to(dtype), torch.device(device))
+
+
+def test_a_reference_on_the_same_modules_decodes_in_the_plain_layout():
+    # The judge of the correctness check shares the modules: it would check a layout by itself.
+    optimized = build()
+    judge = reference_twin(optimized)
+    maps = maps_of(judge)
+    draw(judge, LABELS)
+    assert maps and not any(x.is_contiguous(memory_format=torch.channels_last) for x in maps[1:])
+    assert check_correctness(optimized, optimized.spec.settings, cache_policy=None, batch=2).image_diff > 0
 
 
 def test_a_tokenizer_without_convolutions_has_none_to_name():
