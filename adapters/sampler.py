@@ -35,7 +35,6 @@ from arvbench.adapters.common.linear import (
     gelu_at_once,
     gelu_layers,
     packed_layers,
-    uses_onednn,
 )
 from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.editing import KnownPixels, KnownTokens
@@ -178,12 +177,12 @@ class Sampler(ABC):
 
     def products(self, schedule: Schedule) -> dict[str, str]:
         """Name the kinds of linear layers that oneDNN computes in the calls of `schedule`."""
-        kinds = {"linear": bool(self.packed(schedule)), "linear_gelu": self._gelu_at_once()}
-        return {name: "onednn" for name, used in kinds.items() if used}
+        kinds = {"linear": self.packed(schedule), "linear_gelu": self.gelu_at_once()}
+        return {name: "onednn" for name, layers in kinds.items() if layers}
 
-    def _gelu_at_once(self) -> list[GeluLinear]:
-        transformer = self._modules["transformer"]
-        return gelu_layers(transformer) if uses_onednn(transformer, self.backend, self.dtype) else []
+    def gelu_at_once(self) -> list[GeluLinear]:
+        """Return the layers whose GELU is computed within the product in calls (adapters.common.linear)."""
+        return gelu_layers(self._modules["transformer"], self.backend, self.dtype)
 
     @abstractmethod
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
@@ -267,7 +266,7 @@ class Sampler(ABC):
             known=known_tokens,
         )
         arrange(self._modules["transformer"], self.packed(schedule))
-        with gelu_at_once(self._gelu_at_once()):
+        with gelu_at_once(self.gelu_at_once()):
             done = self.graphs.run(call) if self.graphs else self._run(call)
         call.check(done.decoded, self.spec.vocab_size)
         return Samples(images=done.images, decoded=done.decoded, tokens=done.tokens, labels=labels_B)

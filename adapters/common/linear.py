@@ -149,9 +149,11 @@ def gelu_at_once(layers: Sequence[GeluLinear]) -> Iterator[None]:
             layer.at_once = False
 
 
-def gelu_layers(module: nn.Module) -> list[GeluLinear]:
+def gelu_layers(module: nn.Module, backend: str, dtype: torch.dtype) -> list[GeluLinear]:
     """Return the layers of `module` that have a GELU which this processor computes faster within the product."""
-    return [layer for layer in module.modules() if isinstance(layer, GeluLinear)] if processor() == "AVX512" else []
+    if processor() != "AVX512" or not uses_onednn(module, backend, dtype):
+        return []
+    return [layer for layer in module.modules() if isinstance(layer, GeluLinear)]
 
 
 def _layers(module: nn.Module) -> list[PackableLinear]:

@@ -52,7 +52,7 @@ def rows(monkeypatch):
 def test_passes_of_many_rows_have_it_within_and_draw_what_the_reference_does(spec, rows):
     optimized, reference = build(spec), build(spec, "reference")
     drawn = draw(optimized, MANY)
-    form = linear.gelu_layers(optimized.modules()["transformer"])[0].form
+    form = optimized.gelu_at_once()[0].form
     assert rows and min(rows) >= LEAST_ROWS[form]
     count = len(rows)
     expected = draw(reference, MANY)
@@ -64,7 +64,7 @@ def test_two_operations_stay_where_a_pass_has_few_rows(rows):
     sampler = build()
     schedule = sampler.schedule(sampler.spec.settings, batch=len(MANY))
     draw(sampler, MANY)
-    blocks = len(linear.gelu_layers(sampler.modules()["transformer"]))
+    blocks = len(sampler.gelu_at_once())
     passes = [step.rows * step.new_tokens for step in schedule]
     assert min(passes) < LEAST_ROWS["tanh"]
     assert sorted(rows) == sorted(count for count in passes if count >= LEAST_ROWS["tanh"] for _ in range(blocks))
@@ -95,7 +95,7 @@ def test_a_gradient_passes_after_a_call(rows):
     tokens = draw(sampler, MANY).tokens
     count = len(rows)
     sampler.loss([ids.clone() for ids in tokens], torch.tensor(MANY)).backward()
-    layers = linear.gelu_layers(sampler.modules()["transformer"])
+    layers = sampler.gelu_at_once()
     assert count and len(rows) == count
     assert all(layer.weight.grad.abs().sum() > 0 for layer in layers)
 
