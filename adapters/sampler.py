@@ -28,14 +28,7 @@ from arvbench.adapters.cache.check import check_policy, check_weights
 from arvbench.adapters.cache.policy import Cache, Memory, TokenOrder
 from arvbench.adapters.cache.request import read_request
 from arvbench.adapters.call import Observer, Outcome, Samples, SamplingCall, SilentObserver
-from arvbench.adapters.common.linear import (
-    GeluLinear,
-    PackableLinear,
-    arrange,
-    gelu_at_once,
-    gelu_layers,
-    packed_layers,
-)
+from arvbench.adapters.common import linear
 from arvbench.adapters.common.precision import cast_except
 from arvbench.adapters.editing import KnownPixels, KnownTokens
 from arvbench.adapters.graphs import CallGraphs, Capture, CudaCapture, GraphMode
@@ -171,18 +164,18 @@ class Sampler(ABC):
             )
         return self._schedules[key]
 
-    def packed(self, schedule: Schedule) -> list[PackableLinear]:
+    def packed(self, schedule: Schedule) -> list[linear.PackableLinear]:
         """Return the layers that run on packed weights in the calls of `schedule` (adapters.common.linear)."""
-        return packed_layers(self._modules["transformer"], schedule, self.backend, self.dtype)
+        return linear.packed_layers(self._modules["transformer"], schedule, self.backend, self.dtype)
 
     def products(self, schedule: Schedule) -> dict[str, str]:
         """Name the kinds of linear layers that oneDNN computes in the calls of `schedule`."""
         kinds = {"linear": self.packed(schedule), "linear_gelu": self.gelu_at_once()}
         return {name: "onednn" for name, layers in kinds.items() if layers}
 
-    def gelu_at_once(self) -> list[GeluLinear]:
+    def gelu_at_once(self) -> list[linear.GeluLinear]:
         """Return the layers whose GELU is computed within the product in calls (adapters.common.linear)."""
-        return gelu_layers(self._modules["transformer"], self.backend, self.dtype)
+        return linear.gelu_layers(self._modules["transformer"], self.backend, self.dtype)
 
     @abstractmethod
     def steps(self, policy: str, settings: SamplingSettings, *, batch: int) -> Sequence[Step]:
@@ -265,8 +258,8 @@ class Sampler(ABC):
             schedule=schedule,
             known=known_tokens,
         )
-        arrange(self._modules["transformer"], self.packed(schedule))
-        with gelu_at_once(self.gelu_at_once()):
+        linear.arrange(self._modules["transformer"], self.packed(schedule))
+        with linear.gelu_at_once(self.gelu_at_once()):
             done = self.graphs.run(call) if self.graphs else self._run(call)
         call.check(done.decoded, self.spec.vocab_size)
         return Samples(images=done.images, decoded=done.decoded, tokens=done.tokens, labels=labels_B)
