@@ -14,9 +14,10 @@ run: $(VENV)/.installed
 	$(BIN)/arvbench run demo --out $(OUT)
 	@echo "Models of the other families: $(BIN)/arvbench run demo-all"
 
-# All tests but the slow ones, offline, in two processes: each file runs in one of them. The slowest end the summary.
+# All tests but the slow ones, offline, in two processes: each file runs in one of them, those that take long first, so
+# that both end together. The slowest end the summary.
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=20
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 # The tests that `make test` leaves out; CONTRIBUTING says when.
 slow: $(VENV)/.tested

@@ -194,15 +194,18 @@ def _check_values(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
     parameters = dict(module.named_parameters())
     constants: dict[str, Tensor] = getattr(module, "constant_buffers", dict)()
     for name, tensor in tensors.items():
+        if not tensor.numel():
+            continue
         if tensor.is_floating_point():
+            # In one pass, a twentieth of the time of a tensor of truths; NaN is both smallest and largest then.
+            low, high = (float(value) for value in tensor.aminmax())
             # Masks, which are buffers, hold -inf.
-            usable = tensor.isfinite() if name in parameters else tensor < torch.inf
-            if not usable.all():
+            if not (high < torch.inf and (low > -torch.inf or name not in parameters)):
                 raise CheckpointError(f"{source} has NaN or infinity in {name}")
-        elif name in constants and tensor.numel():
-            low, high = int(tensor.min()), int(tensor.max())
-            if low < 0 or high > int(constants[name].max()):
-                raise CheckpointError(f"{source} has {high if low >= 0 else low} in {name}, which is out of range")
+        elif name in constants:
+            least, most = int(tensor.min()), int(tensor.max())
+            if least < 0 or most > int(constants[name].max()):
+                raise CheckpointError(f"{source} has {most if least >= 0 else least} in {name}, which is out of range")
 
 
 def _listing(problem: str, names: list[str]) -> str:

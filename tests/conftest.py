@@ -21,7 +21,18 @@ from warm_program import Programs
 from arvbench.harness.machine.forks import CAN_FORK
 from arvbench.harness.run.engines import local
 
-GOLDEN = Path(__file__).parent / "golden"
+TESTS = Path(__file__).parent
+GOLDEN = TESTS / "golden"
+LONG = (
+    "reports/test_browser.py",
+    "test_site.py",
+    "test_example.py",
+    "test_identities.py",
+    "adapters",
+    "harness",
+    "reports",
+)
+"""Files and folders whose tests take long, in the order in which processes take them; all others come after them."""
 
 # Inputs are the same in every run, and no file of examples is kept: tests are deterministic.
 settings.register_profile(
@@ -37,6 +48,18 @@ sys.dont_write_bytecode = False
 
 # Tests send Ctrl-C to child processes, which would ignore it where a shell started this one in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move files that take long to the front: a process that got one of them last would end alone."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.path.relative_to(TESTS)
+        ways = (file, *file.parents)
+        return next((number for number, name in enumerate(LONG) if Path(name) in ways), len(LONG))
+
+    items.sort(key=place)
 
 
 @pytest.fixture

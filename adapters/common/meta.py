@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partialmethod
 from typing import Any, TypeVar
 
 import torch
@@ -12,10 +15,38 @@ from torch.overrides import TorchFunctionMode
 T = TypeVar("T")
 
 
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding, nn.GroupNorm, nn.LayerNorm)
+"""Layers whose parameters torch initialises, which takes a third of the time of building a model on the meta device."""
+_RESET = "reset_parameters"
+_ALONE = threading.RLock()
+"""Held while the method of that name is replaced."""
+
+
 def on_meta(build: Callable[[], T]) -> T:
     """Return the result of `build`; tensors that it makes are on the meta device."""
-    with torch.device("meta"), WithoutInitialisation():
+    with _ALONE, _only_with_values(), torch.device("meta"), WithoutInitialisation():
         return build()
+
+
+@contextmanager
+def _only_with_values() -> Iterator[None]:
+    """Leave layers on the meta device as they are; layers that other threads make meanwhile are initialised."""
+    before = {layer: vars(layer).get(_RESET) for layer in _LAYERS}
+
+    def reset(layer: nn.Module, initialise: Callable[[nn.Module], None]) -> None:
+        if not any(parameter.is_meta for parameter in layer.parameters(recurse=False)):
+            initialise(layer)
+
+    for layer in _LAYERS:
+        setattr(layer, _RESET, partialmethod(reset, getattr(layer, _RESET)))
+    try:
+        yield
+    finally:
+        for layer, own in before.items():
+            if own is None:
+                delattr(layer, _RESET)
+            else:
+                setattr(layer, _RESET, own)
 
 
 def register_constants(module: nn.Module, make: Callable[[], Mapping[str, Tensor]]) -> None:

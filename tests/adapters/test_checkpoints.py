@@ -3,14 +3,16 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_models import FILES, tiny_var
+from torch import nn
 
 from arvbench.adapters import MODELS
-from arvbench.adapters.checkpoints import random_tensors, read_tensors
+from arvbench.adapters.checkpoints import load_strict, random_tensors, read_tensors
 from arvbench.adapters.loading import build_sampler, load_sampler, locate_weights, meta_modules
 from arvbench.adapters.sampling import PerImageNoise
 from arvbench.errors import CheckpointError, HostError, UnknownName, UserError
@@ -235,3 +237,17 @@ def test_an_unknown_model_names_near_misses():
 def test_cuda_without_a_gpu_is_a_host_error(spec):
     with pytest.raises(HostError, match="no usable GPU"):
         build_sampler(spec, weights="random:0", device="cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_one_value_that_is_not_finite_is_found_and_minus_infinity_in_a_mask_is_none(value, dtype):
+    module = nn.Linear(40, 50, dtype=dtype)
+    module.register_buffer("mask", torch.zeros(50, dtype=dtype))
+    tensors = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    for name in ("weight", "mask"):
+        wrong = tensors | {name: tensors[name].clone()}
+        wrong[name].view(-1)[17] = value
+        usable = name == "mask" and value == float("-inf")
+        with nullcontext() if usable else pytest.raises(CheckpointError, match=f"a file has NaN or infinity in {name}"):
+            load_strict(module, wrong, source="a file")

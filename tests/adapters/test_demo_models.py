@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from sampling_calls import Steps, same_tokens
 
-from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import demo_models, load_sampler
 from arvbench.adapters.sampling import PerImageNoise
 
@@ -32,15 +33,25 @@ def together(sampler, heard):
     return draw(sampler, range(IMAGES), observer=heard)
 
 
+@pytest.fixture(scope="module")
+def cached(sampler):
+    """Cache policy -> a call of the reference with it, and the steps of that call, whose observer has the cache."""
+    calls = {}
+    for policy in filter(partial(runs_with, sampler), sampler.cache_policies()):
+        steps = Steps(sampler.make_cache(policy, settings_of(sampler), batch=IMAGES))
+        calls[policy] = draw(sampler, range(IMAGES), cache=steps.cache, observer=steps), steps
+    return calls
+
+
 def settings_of(sampler):
     """The settings of the model, with few of the steps that denoise a latent, which are alike."""
     settings = sampler.spec.settings
     return settings.replace(num_steps=4) if sampler.spec.latent_dim else settings
 
 
-def draw(sampler, indices, policy=None, observer=None):
+def draw(sampler, indices, policy=None, cache=None, observer=None):
     labels, settings = [LABELS[i] for i in indices], settings_of(sampler)
-    cache = sampler.make_cache(policy, settings, batch=len(labels))
+    cache = cache or sampler.make_cache(policy, settings, batch=len(labels))
     noise = PerImageNoise(0, list(indices))
     return sampler.sample(labels, settings, noise=noise, cache=cache, observer=observer)
 
@@ -66,14 +77,12 @@ def test_an_image_is_the_same_in_any_order(sampler, together):
     assert_same_images(draw(sampler, shuffled), together, shuffled)
 
 
-def test_every_cache_policy_and_backend_draws_the_tokens_of_the_reference(sampler, together):
+def test_every_cache_policy_and_backend_draws_the_tokens_of_the_reference(sampler, together, cached):
     optimized = load_sampler(sampler.spec.name, weights="demo", backend="optimized")
     every = range(IMAGES)
-    for candidate in (sampler, optimized):
-        for policy in candidate.cache_policies():
-            if not runs_with(candidate, policy):
-                continue
-            assert_same_images(draw(candidate, every, policy), together, every)
+    for policy, (samples, _) in cached.items():
+        assert_same_images(samples, together, every)
+        assert_same_images(draw(optimized, every, policy), together, every)
 
 
 def runs_with(sampler, policy):
@@ -81,22 +90,11 @@ def runs_with(sampler, policy):
     return sampler.spec.family != "hmar" or policy == "none"
 
 
-def test_cache_bytes_equal_the_plan_at_every_step(sampler):
-    for policy in sampler.cache_policies():
-        if not runs_with(sampler, policy):
-            continue
-        settings = settings_of(sampler)
-        cache = sampler.make_cache(policy, settings, batch=2)
-        live = []
-
-        class Reading(SilentObserver):
-            def step_end(self, step, output, cache=cache, live=live):
-                live.append(cache.live_bytes())
-
-        sampler.sample([1, 2], settings, noise=PerImageNoise(0, range(2)), cache=cache, observer=Reading())
-        plan = sampler.schedule(settings, batch=2, cache=policy)
-        assert live == [step.cache_bytes for step in plan]
-        assert cache.allocated_bytes() >= max(live)
+def test_cache_bytes_equal_the_plan_at_every_step(sampler, cached):
+    for policy, (_, steps) in cached.items():
+        plan = sampler.schedule(settings_of(sampler), batch=IMAGES, cache=policy)
+        assert steps.live == [step.cache_bytes for step in plan]
+        assert steps.cache.allocated_bytes() >= max(steps.live)
 
 
 def test_teacher_forcing_gives_the_logits_of_the_steps(sampler, together, heard):

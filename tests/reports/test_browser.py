@@ -219,6 +219,19 @@ def test_text_stands_out_from_its_background(shown: Any) -> None:
         assert shown.evaluate(contrast, f"--series-{number}") >= 3, number
 
 
+ALIKE = """() => {
+  const form = (row) => row.outerHTML.replace(/ (id|data-sort)="[^"]*"/g, " $1").replace(/>[^<]+/g, ">text");
+  for (const body of document.querySelectorAll("tbody")) {
+    const rows = Map.groupBy(body.rows, form);
+    for (const alike of rows.values()) alike.slice(2).forEach((row) => row.remove());
+  }
+  document.querySelectorAll("svg :is(defs, path, use)").forEach((mark) => mark.remove());
+}"""
+"""Leaves out marks of pictures, and rows of the same elements, classes and attributes as two rows before them."""
+FOLDED = """document.querySelectorAll("details:not([open])").forEach((details) => {
+  details.replaceChildren(details.querySelector(":scope > summary"));
+})"""
+"""Leaves out what nobody sees: to skip it takes most of the time of an audit."""
 AUDIT = """async () => {
   const tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
   const options = { runOnly: { type: "tag", values: tags }, resultTypes: ["violations"] };
@@ -236,10 +249,13 @@ def test_axe_finds_no_violation_of_level_a_or_aa_folded_and_unfolded(
         pytest.skip("no axe-core found: npm install --prefix build/npm axe-core")
     with opened(browser, page_url, width, scheme) as page:
         page.evaluate(AXE.read_text(encoding="utf-8"))
-        for state in ("1", OPEN_ALL):
-            page.evaluate(state)
+        page.evaluate(ALIKE)
+        with unfolded(page):
             audit = page.evaluate(AUDIT)
-            assert audit["found"] == [] and audit["passes"] > 15
+        assert audit["found"] == [] and audit["passes"] > 15
+        page.evaluate(FOLDED)
+        audit = page.evaluate(AUDIT)
+        assert audit["found"] == [] and audit["passes"] > 15
 
 
 def test_the_data_of_a_figure_are_saved_without_a_network(page: Any, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from arvbench.errors import UserError
 from arvbench.reports.build import build_report
 from arvbench.results.verdict import Check, Side, Verdict
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> | **b** [l](https://e.vil)\x00"
 
 

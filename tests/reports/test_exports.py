@@ -30,6 +30,8 @@ from arvbench.reports.numbers import number_cell, text_cell
 from arvbench.reports.table import Column, Table, make_table
 from arvbench.results.schema import Record
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 SPECIAL = "".join(map(chr, range(32, 127)))
 HOSTILE = r"\input{/etc/passwd} % & $x_1^2$ #1 ~ [2ex] *{9} ``--'' <b> | 中 é “q” \end{tabular} \\"
 

@@ -21,6 +21,8 @@ from arvbench.reports.history_exports import EXPORTS
 from arvbench.reports.tables.history import marked_rows
 from arvbench.results.history import History
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 STEP = [1.0] * 10 + [1.1] * 10
 HOSTILE = "<script>alert(1)</script> | **b**\x00"
 BMF = {  # bencher.dev/bmf.json

@@ -28,6 +28,8 @@ from arvbench.results.records import RecordsFile
 from arvbench.results.schema import Record, Status, WarmUp
 from arvbench.results.statistics import find_timing, images_per_second, median_interval
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 
 def launches(model: str = "demo/var", *, count: int = 8, first: int = 0, **options: Any) -> list[Record]:
     """Launches of one case, each a little slower than the one before; the first has quality."""

@@ -22,6 +22,8 @@ from arvbench.reports.table import Table
 from arvbench.results.records import RecordsFile
 from arvbench.results.schema import Record
 
+pytestmark = pytest.mark.usefixtures("drawn_once")
+
 
 @pytest.fixture
 def folder(tmp_path) -> Path:

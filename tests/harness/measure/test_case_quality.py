@@ -12,7 +12,8 @@ from arvbench.harness.measure.case_quality import evaluation_request, measure_ca
 from arvbench.harness.quality.images.live import live_source
 from arvbench.results.schema import CaseConfig
 
-IMAGES = 530
+IMAGES = 300
+"""A chunk of 256, and a rest."""
 
 
 def job(folder, **changes) -> Job:

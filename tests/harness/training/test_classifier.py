@@ -145,3 +145,10 @@ def test_damaged_statistics_are_refused(tmp_path, content):
 def test_weights_are_not_taken_for_statistics():
     with pytest.raises(CheckpointError, match="no statistics"):
         load_digits_statistics(DATA / WEIGHTS_FILE)
+
+
+def test_features_have_the_same_bits_with_and_without_gradients():
+    images = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    classifier = load_classifier()
+    plain, trained = classifier(images), classifier.requires_grad_(True)(images)
+    assert trained[0].requires_grad and all(torch.equal(one, other) for one, other in zip(plain, trained, strict=True))
