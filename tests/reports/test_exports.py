@@ -103,12 +103,19 @@ def test_the_data_of_a_figure_are_the_numbers_of_the_records(exported: Path, rec
     assert {row[heading.index("On the Pareto front")] for row in rows} <= {"yes", "no", ""}
 
 
-def test_data_hold_the_cases_that_a_figure_has_no_room_for(tmp_path: Path) -> None:
-    make.write_records(tmp_path / "records.jsonl", make.sweep(80))
-    build_report([tmp_path], tmp_path / "r.html", tables=[tmp_path / "csv"])
-    assert "Drawn: the first" in (tmp_path / "r.html").read_text()
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the report of 110 cases and its tables; its page shows a part of them."""
+    folder = tmp_path_factory.mktemp("swept")
+    make.write_records(folder / "records.jsonl", make.sweep(110))
+    build_report([folder], folder / "r.html", tables=[folder / "csv"])
+    return folder
+
+
+def test_data_hold_the_cases_that_a_figure_has_no_room_for(swept: Path) -> None:
+    assert "Drawn: the first" in (swept / "r.html").read_text()
     for name in ("step-latency", "memory", "quality-throughput", "capacity", "roofline"):
-        assert len({row[0] for row in read((tmp_path / "csv" / f"figure-{name}.csv").read_text())[1:]}) == 80, name
+        assert len({row[0] for row in read((swept / "csv" / f"figure-{name}.csv").read_text())[1:]}) == 110, name
 
 
 def test_a_folder_has_every_table_with_full_precision(exported: Path, records: list[Record]) -> None:
@@ -142,11 +149,8 @@ def test_a_large_table_is_cut_to_its_extremes_and_a_small_one_is_whole() -> None
     assert len(cut(names).table.rows) == MOST_ROWS and "the first" in cut(names).words
 
 
-def test_a_page_of_many_rows_shows_extremes_and_holds_all_rows(tmp_path: Path) -> None:
-    records = make.sweep(110)
-    make.write_records(tmp_path / "records.jsonl", records)
-    build_report([tmp_path], tmp_path / "r.html")
-    page = (tmp_path / "r.html").read_text()
+def test_a_page_of_many_rows_shows_extremes_and_holds_all_rows(swept: Path) -> None:
+    page = (swept / "r.html").read_text()
     assert page.count('<tr id="case-') == 110, "the results are what a reader filters"
     assert "of 330 rows, those with the 3 least" in page
     (times,) = [text for name, text in hrefs(page).items() if name.startswith("times-by-scope")]
