@@ -69,6 +69,27 @@ def test_a_wrong_kernel_is_found_and_never_timed(wrong):
         verified_call(spec, WORKLOAD, dtype=torch.float32, device="cpu", implementation="triton")
 
 
+def first_is_wrong(x_RlC: Tensor, scale_R1C: Tensor, shift_R1C: Tensor, eps: float) -> Tensor:
+    out = right(x_RlC, scale_R1C, shift_R1C, eps)
+    out.view(-1)[0] += 1
+    return out
+
+
+def last_is_no_number(x_RlC: Tensor, scale_R1C: Tensor, shift_R1C: Tensor, eps: float) -> Tensor:
+    out = right(x_RlC, scale_R1C, shift_R1C, eps)
+    out.view(-1)[-1] = torch.nan
+    return out
+
+
+@pytest.mark.parametrize(("wrong", "largest"), [(first_is_wrong, 1), (last_is_no_number, torch.nan)])
+def test_one_wrong_value_of_a_million_is_found_wherever_it_is(wrong, largest):
+    spec = with_fast(wrong)
+    shape = spec.workloads[WORKLOAD].shape | {"l": 4000}
+    spec = replace(spec, workloads={"large": Workload(shape=shape)})
+    ok, err = max_abs_err(spec, "large", dtype=torch.float32, device="cpu")
+    assert not ok and err == pytest.approx(largest, rel=1e-4, nan_ok=True)
+
+
 def test_a_result_of_another_dtype_breaks_the_contract():
     with pytest.raises(ContractError, match=r"returned dtype torch\.float64, the reference torch\.float32"):
         max_abs_err(with_fast(always_fp64), WORKLOAD, dtype=torch.float32, device="cpu")
