@@ -55,9 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Move files that take long to the front: a process that got one of them last would end alone."""
 
     def place(item: pytest.Item) -> int:
-        file = item.path.relative_to(TESTS)
-        ways = (file, *file.parents)
-        return next((number for number, name in enumerate(LONG) if Path(name) in ways), len(LONG))
+        ways = (item.path, *item.path.parents)
+        return next((number for number, name in enumerate(LONG) if TESTS / name in ways), len(LONG))
 
     items.sort(key=place)
 
