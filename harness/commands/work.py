@@ -104,7 +104,7 @@ def speed_work(case: CaseConfig) -> float:
 
 def quality_work(case: CaseConfig, cores: int) -> float:
     """Return the work of quality and sample sheet, shared by as many cases as run side by side."""
-    images = (case.quality.images if case.quality else 0) + case.sample_sheet * SHEET_ROWS
+    images = case.quality.images if case.quality else case.sample_sheet * SHEET_ROWS
     calls = -(-images // case.batch)
     return calls * (CALL_IMAGES + case.batch) * cores_taken(case, cores) / cores
 

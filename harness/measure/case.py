@@ -50,7 +50,7 @@ from arvbench.harness.measure.drift import DriftRequest, measure_drift
 from arvbench.harness.measure.energy_calls import energy_of_case
 from arvbench.harness.measure.memory import measure_memory, weight_bytes
 from arvbench.harness.measure.perceptual import load_lpips
-from arvbench.harness.measure.sample_sheet import draw_sample_sheet
+from arvbench.harness.measure.sample_sheet import draw_sample_sheet, images_to_show
 from arvbench.harness.measure.start import StartClock
 from arvbench.harness.measure.timing import judge_warm_up, measure_times, warm_up
 from arvbench.harness.quality.images.live import load_case_sampler
@@ -92,8 +92,9 @@ def measure_case(
         result = _measure_speed(job, sampler, settings, listener, probe, start)
     if job.part is Part.SPEED or not isinstance(result.outcome, Measured):
         return result
-    quality, findings = _quality(job, sampler, settings, listener)
-    sheet = draw_sample_sheet(job, sampler, settings, listener) if job.case.sample_sheet else None
+    shown = images_to_show(job.case, sampler.spec.num_classes)
+    quality, findings = _quality(job, sampler, settings, listener, shown)
+    sheet = draw_sample_sheet(job, sampler, settings, listener, shown) if job.case.sample_sheet else None
     more = {"quality": quality, "findings": findings, "sample_sheet": sheet}
     return result.model_copy(update={"outcome": result.outcome.model_copy(update=more)})
 
@@ -234,7 +235,11 @@ def _drift(job: Job, sampler: Sampler, settings: SamplingSettings, listener: Eve
 
 
 def _quality(
-    job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener
+    job: Job,
+    sampler: Sampler,
+    settings: SamplingSettings,
+    listener: EventListener,
+    shown: dict[int, torch.Tensor | None],
 ) -> tuple[tuple[Quality, ...], tuple[Finding, ...]]:
     """Return the numbers, and findings about the images behind them; none for random weights."""
     if job.case.quality is None or sampler.weights.random:
@@ -242,7 +247,7 @@ def _quality(
     # Only a case that asks for quality pays for its libraries.
     from arvbench.harness.measure.case_quality import measure_case_quality
 
-    evaluation = measure_case_quality(job, sampler, settings, listener)
+    evaluation = measure_case_quality(job, sampler, settings, listener, shown)
     return evaluation.numbers, evaluation.findings
 
 

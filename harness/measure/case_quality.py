@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from arvbench.adapters.sampler import Sampler
 from arvbench.adapters.settings import SamplingSettings
@@ -31,14 +32,21 @@ from arvbench.harness.suites.recipes import official_facts
 from arvbench.results.schema import Quality, QualityRequest
 
 
-def measure_case_quality(job: Job, sampler: Sampler, settings: SamplingSettings, listener: EventListener) -> Evaluation:
-    """Draw the images of the case's quality request, and compute its numbers.
+def measure_case_quality(
+    job: Job,
+    sampler: Sampler,
+    settings: SamplingSettings,
+    listener: EventListener,
+    shown: dict[int, Tensor | None] | None = None,
+) -> Evaluation:
+    """Draw the images of the quality request, and compute its numbers; those of `shown` that are read stay in it.
 
     Features of finished chunks stay below the run folder until the record is stored, so that a killed run resumes.
     """
     request = job.case.quality
     assert request is not None
     source = live_source(sampler, settings, job.case)
+    source.shown = {} if shown is None else shown
     if job.part is Part.QUALITY:
         source.drawn = drawn_batches(job.folder, source)
     works = job.folder / FEATURES_FOLDER

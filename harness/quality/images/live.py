@@ -79,6 +79,8 @@ class LiveSource(ImageSource):
         self._caches: dict[int, Cache] = {}
         self.drawn: Mapping[int, Tensor] = {}
         """Number of a batch -> its images, where an equal call has drawn them before."""
+        self.shown: dict[int, Tensor | None] = {}
+        """Number of an image to look at -> the image, once it is read."""
         self._latest: tuple[int, Tensor] | None = None
         """Number and images of the latest batch, so that the next read inside it samples nothing."""
         self.name, self.count = sampler.spec.name, len(self._labels)
@@ -109,7 +111,12 @@ class LiveSource(ImageSource):
             first = number * self.batch
             low, high = max(start, first), min(stop, first + self.batch)
             images_n3HW[low - start : high - start] = self._batch_images(number)[low - first : high - first]
+        self.shown |= {n: images_n3HW[n - start].clone() for n in self.shown if start <= n < stop}
         return images_n3HW
+
+    def draw(self, numbers: Sequence[int]) -> Tensor:
+        """Sample the images `numbers`, at most a batch, by themselves. Errors as in `read`."""
+        return self._sample(numbers)
 
     @property
     def key(self) -> str:
@@ -140,17 +147,17 @@ class LiveSource(ImageSource):
             self._latest = (number, self.drawn[number] if number in self.drawn else self._sample(numbers))
         return self._latest[1]
 
-    def _sample(self, numbers: range) -> Tensor:
+    def _sample(self, numbers: Sequence[int]) -> Tensor:
         try:
             samples = self.sampler.sample(
-                self._labels[numbers.start : numbers.stop],
+                [self._labels[number] for number in numbers],
                 self.settings,
                 noise=PerImageNoise(self._run_seed, numbers),
                 cache=self._cache(len(numbers)),
             )
             if not bool(samples.decoded.isfinite().all()):
                 raise UserError(
-                    f"images {numbers.start}..{numbers.stop - 1} of {self.name} hold NaN or infinity "
+                    f"images {numbers[0]}..{numbers[-1]} of {self.name} hold NaN or infinity "
                     f"({self._precision()}): such images have no quality; try float32 or other weights"
                 )
             if self._resize is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,10 +13,11 @@ from records import GPU
 from safetensors.torch import save_file
 
 from arvbench.adapters import MODELS, PerImageNoise
-from arvbench.harness.jobs import Event, Job
+from arvbench.harness.jobs import Event, Job, Part
 from arvbench.harness.machine.nvml import ReplayGpuProbe
 from arvbench.harness.measure.case import measure_case
-from arvbench.harness.quality.images.live import LiveSource, SeededLabels
+from arvbench.harness.measure.sample_sheet import draw_sample_sheet, images_to_show
+from arvbench.harness.quality.images.live import LiveSource, SeededLabels, load_case_sampler, load_live_source
 from arvbench.results.schema import CaseConfig, Gpu, Incorrect, Measured, Status
 
 QUALITY = {"protocols": ["digits-cnn"], "reference": "digits", "images": 20}
@@ -109,6 +112,45 @@ def test_the_sample_sheet_has_a_row_per_class(measured):
     assert hashlib.sha256(path.read_bytes()).hexdigest() == sheet.sha256
     assert Image.open(path).size == (2 * 32, 10 * 32)
     assert (sheet.classes, sheet.columns, sheet.image_px) == (tuple(range(10)), 2, 32)
+
+
+def sheet_images(outcome, folder):
+    """The images of a sheet (rows, columns, H, W, 3)."""
+    pixels = np.asarray(Image.open(folder / outcome.sample_sheet.path))
+    return pixels.reshape(10, 32, -1, 32, 3).swapaxes(1, 2)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_sample_sheet_shows_the_first_quality_images_of_every_class(tmp_path, split):
+    request = job(tmp_path, weights="demo", batch=8, sample_sheet=2, quality=QUALITY | {"images": 25})
+    parts = [Part.SPEED, Part.QUALITY] if split else [Part.WHOLE]
+    result = None
+    for part in parts:
+        result = measure_case(request.model_copy(update={"part": part, "speed": result}), lambda event: None)
+    source = load_live_source(request.case)
+    images_NHW3 = source.read(0, 25).permute(0, 2, 3, 1)
+    for row, shown in enumerate(sheet_images(result.outcome, tmp_path)):
+        of_class = [number for number, label in enumerate(source.labels_N.tolist()) if label == row]
+        assert np.array_equal(shown, images_NHW3[of_class[:2]].numpy())
+
+
+@pytest.mark.parametrize("quality", [None, QUALITY | {"images": 15}, QUALITY | {"resize": "bicubic:16"}], ids=str)
+def test_a_sheet_has_images_of_its_own_where_the_request_has_too_few_or_resizes_them(quality):
+    case = job(Path(), sample_sheet=2, quality=quality).case
+    assert images_to_show(case, 10) == {}
+
+
+def test_images_that_no_one_has_read_are_drawn_for_the_sheet(tmp_path):
+    request = job(tmp_path, weights="demo", batch=8, sample_sheet=2, quality=QUALITY)
+    sampler, settings = load_case_sampler(request.case)
+    shown = images_to_show(request.case, 10)
+    source = load_live_source(request.case)
+    shown[0] = 255 - source.read(0, 1)[0]
+    sheet = draw_sample_sheet(request, sampler, settings, lambda event: None, shown)
+    pixels = np.asarray(Image.open(tmp_path / sheet.path))
+    assert np.array_equal(pixels[:32, :32], shown[0].permute(1, 2, 0))
+    expected = source.read(19, 20)[0].permute(1, 2, 0).int().numpy()
+    assert abs(pixels[-32:, -32:].astype(int) - expected).max() <= 1  # another batch may round otherwise
 
 
 def test_an_incorrect_case_has_no_times(tmp_path):
