@@ -9,19 +9,18 @@ from __future__ import annotations
 import gc
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
-from uuid import uuid4
+from typing import BinaryIO
 
-from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import ValidationError
 
 from arvbench.errors import UserError
 from arvbench.paths import regular_file
 from arvbench.results.launches import case_key
-from arvbench.results.schema import SCHEMA_VERSION, Environment, Failed, Incorrect, Measured, Record, Setup
+from arvbench.results.schema import SCHEMA_VERSION, Record
 from arvbench.results.search import search_family, search_key
 
 RECORDS_NAME = "records.jsonl"
@@ -32,16 +31,6 @@ _BUFFER = 2**20
 """Bytes read at once: with the usual 8 KiB, most records are put together from several pieces."""
 _MANY_OBJECTS = 20_000
 """New objects whose collection takes a millisecond."""
-_SHARED: tuple[tuple[bytes, bytes, type[Environment] | type[Setup]], ...] = (
-    (b',"environment":', b',"outcome":', Environment),
-    (b',"setup":', b',"correctness":', Setup),
-)
-"""Parts that many records of a file have alike: what stands before them, what stands after them, and their kind."""
-_PATIENCE = 1000
-"""Lines with parts of their own, beyond those without, after which no parts are looked for: where none are
-alike, that takes a sixth more time."""
-_KEPT_BYTES = 2**24
-"""Text of parts beyond which those seen so far are forgotten, and of a line beyond which none is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +73,6 @@ def read_records(path: str | Path, *, start: int = 0) -> RecordsFile:
     regular_file(path)
     records: list[Record] = []
     damaged: list[DamagedLine] = []
-    reader = _Reader()
     try:
         with path.open("rb", buffering=_BUFFER) as file, uncollected():
             file.seek(start)
@@ -94,7 +82,7 @@ def read_records(path: str | Path, *, start: int = 0) -> RecordsFile:
                 try:
                     if not whole:
                         raise UserError(f"longer than {_LONGEST_LINE:,} bytes")
-                    records.append(reader.record(line))
+                    records.append(Record.model_validate_json(line))
                 except ValidationError as error:
                     reason = _reason(error, cut=not line.endswith(b"\n"))
                     damaged.append(DamagedLine(path=path, number=number, reason=reason))
@@ -103,85 +91,6 @@ def read_records(path: str | Path, *, start: int = 0) -> RecordsFile:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     return RecordsFile(path=path, records=tuple(records), damaged_lines=tuple(damaged))
-
-
-def _handed_over(given: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-    """Return the part that `given` names in the context of the call; anything else is data."""
-    parts: dict[str, Environment | Setup] = info.context or {}
-    return parts[given] if isinstance(given, str) and given in parts else validate(given)
-
-
-_ByName = WrapValidator(_handed_over)
-
-
-# Records proper have fields without this validator, which makes objects of the JSON that it is given.
-class _Measured(Measured):
-    model_config = ConfigDict(defer_build=True)
-    setup: Annotated[Setup, _ByName]
-
-
-class _Incorrect(Incorrect):
-    model_config = ConfigDict(defer_build=True)
-    setup: Annotated[Setup, _ByName]
-
-
-class _Record(Record):
-    """Record whose parts may be names."""
-
-    model_config = ConfigDict(defer_build=True)
-    environment: Annotated[Environment, _ByName]
-    outcome: Annotated[_Measured | _Incorrect | Failed, Field(discriminator="status")]
-
-
-class _Reader:
-    """Validates lines; records share one object for parts of equal text, which is validated once."""
-
-    def __init__(self) -> None:
-        # Text of a file that names a part would be taken for it, so nobody can know the names.
-        self._names = [uuid4().hex for _ in _SHARED]
-        self._known: dict[bytes, Environment | Setup] = {}
-        self._known_bytes = 0
-        self._patience = _PATIENCE
-
-    def record(self, line: bytes) -> Record:
-        """Return the record of a line. Raises ValidationError."""
-        with suppress(ValidationError):
-            named, parts = self._with_names(line) if self._patience > 0 else (line, {})
-            if len(parts) == len(_SHARED):
-                record = _Record.model_validate_json(named, context=parts)
-                outcome = record.outcome
-                # What looks like a part may stand elsewhere: a name in the place of a part stands for JSON of its own.
-                found = (record.environment, getattr(outcome, "setup", None))
-                if all(part is there for part, there in zip(parts.values(), found, strict=True)):
-                    # What others get has nothing of how it was read.
-                    object.__setattr__(outcome, "__class__", type(outcome).__base__)
-                    object.__setattr__(record, "__class__", Record)
-                    return record
-        return Record.model_validate_json(line)
-
-    def _with_names(self, line: bytes) -> tuple[bytes, dict[str, Environment | Setup]]:
-        """Return the line with names in place of its parts, and name -> part. Raises ValidationError."""
-        pieces: list[bytes] = []
-        parts: dict[str, Environment | Setup] = {}
-        end, known = 0, len(self._known)
-        for name, (before, after, kind) in zip(self._names, _SHARED, strict=True):
-            place = line.find(before, end)
-            start, stop = place + len(before), line.find(after, place)
-            if place < 0 or stop < 0 or len(line) > _KEPT_BYTES:
-                break
-            parts[name] = self._part(line[start:stop], kind)
-            pieces += (line[end:start], f'"{name}"'.encode())
-            end = stop
-        self._patience += 1 if len(self._known) == known else -1
-        return b"".join((*pieces, line[end:])), parts
-
-    def _part(self, text: bytes, kind: type[Environment] | type[Setup]) -> Environment | Setup:
-        if text not in self._known:
-            self._known_bytes += len(text)
-            if self._known_bytes > _KEPT_BYTES:
-                self._known, self._known_bytes = {}, len(text)
-            self._known[text] = kind.model_validate_json(text)
-        return self._known[text]
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
