@@ -104,8 +104,8 @@ class Sampler(ABC):
 
     @property
     def kernels(self) -> Mapping[str, str]:
-        decode = HALF_DECODE if self.half_decoder else CHANNELS_LAST if self._channels_last else None
-        return self._kernels.described() | ({"decode": decode} if decode else {})
+        own = {"decode": HALF_DECODE} if self.half_decoder else {}
+        return self._kernels.described() | own | ({"convolution": CHANNELS_LAST} if self._channels_last else {})
 
     def use_kernels(self, kernels: Kernels | KernelSet) -> None:
         """Run other kernels than the backend's (arvbench.kernels.dispatch.select; errors as there)."""

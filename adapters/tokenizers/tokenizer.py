@@ -30,7 +30,7 @@ Sides = tuple[tuple[int, int], ...]
 HALF_DECODE = "bfloat16, channels last"
 """Name of the decoder of `arvbench.adapters.decoding` in records."""
 CHANNELS_LAST = "channels last"
-"""Name in records of decoders that run on maps in that layout."""
+"""Name in records of convolutions on maps in that layout."""
 
 
 class Tokenizer(nn.Module, ABC):

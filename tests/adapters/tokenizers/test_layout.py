@@ -42,7 +42,7 @@ def test_images_are_those_of_the_reference_and_contiguous(spec):
     torch.testing.assert_close(drawn.decoded, expected.decoded, rtol=0, atol=1e-5)
     assert drawn.decoded.is_contiguous() and drawn.images.is_contiguous()
     assert optimized.decode(drawn.tokens).is_contiguous()
-    assert optimized.kernels["decode"] == "channels last" and "decode" not in reference.kernels
+    assert optimized.kernels["convolution"] == "channels last" and "convolution" not in reference.kernels
 
 
 def test_images_encode_to_the_codes_of_the_reference():
@@ -67,4 +67,4 @@ def test_a_reference_on_the_same_modules_decodes_in_the_plain_layout():
 
 
 def test_a_tokenizer_without_convolutions_has_none_to_name():
-    assert "decode" not in build(tiny_detailflow).kernels
+    assert "convolution" not in build(tiny_detailflow).kernels
