@@ -121,7 +121,8 @@ def sheet_images(outcome, folder):
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_the_sample_sheet_shows_the_first_quality_images_of_every_class(tmp_path, split):
+def test_the_sample_sheet_shows_the_first_quality_images_of_every_class(tmp_path, monkeypatch, split):
+    monkeypatch.setattr(LiveSource, "draw", lambda source, numbers: pytest.fail(f"{numbers} are drawn again"))
     request = job(tmp_path, weights="demo", batch=8, sample_sheet=2, quality=QUALITY | {"images": 25})
     parts = [Part.SPEED, Part.QUALITY] if split else [Part.WHOLE]
     result = None
