@@ -12,8 +12,7 @@ from arvbench.harness.measure.case_quality import evaluation_request, measure_ca
 from arvbench.harness.quality.images.live import live_source
 from arvbench.results.schema import CaseConfig
 
-IMAGES = 300
-"""A chunk of 256, and a rest."""
+IMAGES = 530
 
 
 def job(folder, **changes) -> Job:
