@@ -71,8 +71,8 @@ def _moved(loads: Sequence[HostLoad]) -> list[str]:
         what = "the machine was slower at times" if busy or taken else "the processor changed its speed"
         texts.append(f"{what}: a fixed computation took up to {significant(max(slowdowns), 2)} times its shortest time")
     if taken:
-        texts.append(f"the hypervisor took {_range(stolen)} cores away")
-    load = f"other processes kept {_range(others)} of {cores} cores busy meanwhile (load average {average})"
+        texts.append(f"the hypervisor took {_cores(stolen)} cores away")
+    load = f"other processes kept {_cores(others)} of {cores} cores busy meanwhile (load average {average})"
     texts.append(load if busy else f"{load}, which is little")
     if slowdowns and not (slower or taken or busy):
         texts.append("nothing that moved on the machine was seen: the calls themselves vary")
@@ -82,6 +82,11 @@ def _moved(loads: Sequence[HostLoad]) -> list[str]:
 def _spread(calls: Sequence[int]) -> float:
     last = calls[-_AGREEING:]
     return (max(last) - min(last)) / min(last) if min(last) > 0 else 0.0
+
+
+def _cores(values: Sequence[float]) -> str:
+    """Range of numbers of cores. The system counts in hundredths of a second: less than a thousandth is rounding."""
+    return _range([round(value, 3) for value in values])
 
 
 def _range(values: Sequence[float]) -> str:

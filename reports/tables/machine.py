@@ -80,7 +80,8 @@ def _control_column(label: str, samples_of: Callable[[ControlTimes], tuple[int, 
 
 def _others_cell(case: MeasuredCase) -> Cell:
     load = case.outcome.host_load
-    return NOTHING if load is None else number_cell(load.other_cores + load.stolen_cores)
+    # The system counts in hundredths of a second: less than a thousandth of a core is rounding.
+    return NOTHING if load is None else number_cell(round(load.other_cores + load.stolen_cores, 3))
 
 
 def _cpu_clock(case: MeasuredCase) -> Range | None:

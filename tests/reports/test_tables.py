@@ -354,6 +354,7 @@ def test_unsteady_times_say_what_was_seen() -> None:
     ({"slowdown": 1.01}, "0.015 of 2 cores busy meanwhile (load average 0.50), which is little", "fixed computation"),
     ({"slowdown": 1.01}, "nothing that moved on the machine was seen: the calls themselves vary", "slower"),
     ({"slowdown": None}, "which is little", "the calls themselves vary"),
+    ({"other_cores": 3.4e-12}, "other processes kept 0 of 2 cores busy", "e-12"),
     ({"slowdown": 1.0, "other_cores": 1.5}, "other processes kept 1.5 of 2 cores busy", "the calls themselves vary"),
 ])  # fmt: skip
 def test_unsteady_times_say_what_moved(load, said, unsaid) -> None:
