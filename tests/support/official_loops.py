@@ -50,18 +50,20 @@ class Loop(SilentObserver):
 
 
 def small_map(family: str) -> ModelSpec:
-    """A transformer of size B, or of depth 16, with an 8 x 8 map and a small tokenizer."""
+    """The published transformer of size B, or of depth 16, with an 8 x 8 map and a small tokenizer."""
     if published := {"llamagen": LLAMAGEN_B_256, "nar": NAR_B}.get(family):
         transformer = replace(published.transformer, block_size=64)
         tokenizer = replace(DEMO_TOKENIZER, codebook_size=transformer.vocab_size)
         return replace(published, transformer=transformer, tokenizer=tokenizer)
     demo = MODELS[f"demo/{family}"]
-    spec = replace(demo, transformer=replace(demo.transformer, depth=16, embed_dim=1024, num_heads=16))
+    # What costs time is as published: width, depth, a modulation per block. Classes and codebook are the demo's.
+    transformer = replace(demo.transformer, depth=16, embed_dim=1024, num_heads=16, shared_aln=False)
+    spec = replace(demo, transformer=transformer)
     if family != "flexvar":
         return spec
     # The official decoder takes codes of 32 channels alone.
     tokenizer = replace(spec.tokenizer, codebook_embed_dim=32)
-    return replace(spec, transformer=replace(spec.transformer, code_dim=32), tokenizer=tokenizer)
+    return replace(spec, transformer=replace(transformer, code_dim=32), tokenizer=tokenizer)
 
 
 def loops(official: Official, samplers: Sequence[Sampler], batch: int, calls: int, clock: Callable[[], float]) -> str:
