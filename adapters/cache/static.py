@@ -31,10 +31,10 @@ class StaticCache(KVCache):
         if end > self.shape.capacity_tokens:
             raise ContractError(f"layer {layer}: {end} tokens do not fit a cache of {self.shape.capacity_tokens}")
         keys, values = self._kv[layer]
-        keys[:, :, start:end] = k_RHlD
-        values[:, :, start:end] = v_RHlD
+        keys.narrow(2, start, end - start).copy_(k_RHlD)
+        values.narrow(2, start, end - start).copy_(v_RHlD)
         self._filled[layer] = end
-        return keys[:, :, :end], values[:, :, :end]
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     def attend_keeping(self, layer: int, new: AttentionInput, kept: int) -> Tensor:
         # Tokens that are not kept lie behind the filled part for a moment, where no copy is needed.

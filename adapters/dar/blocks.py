@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arvbench.adapters.token_grid.llama import rotate
+from arvbench.adapters.common.rotary import rotate
 
 EPS = 1e-6
 

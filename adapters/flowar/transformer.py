@@ -86,7 +86,7 @@ def turn_of(frequencies_P: Tensor, sides: Iterable[int], grid: int) -> Turn:
         at_l = torch.arange(side, device=frequencies_P.device).float() / side * grid
         tables.append(rope_tables(frequencies_P, at_l.repeat_interleave(side), at_l.repeat(side)))
     cos, sin = zip(*tables, strict=True)
-    return Turn(torch.cat(cos), torch.cat(sin))
+    return Turn.of_tables(torch.cat(cos), torch.cat(sin))
 
 
 def _block(config: FlowArConfig) -> ConditionedBlock:

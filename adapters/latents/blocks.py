@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import AttentionInput, KVCache
 from arvbench.adapters.common.linear import GeluLinear
+from arvbench.adapters.common.rotary import rotate
 
 EPS = 1e-6
 """Of all norms."""
@@ -29,7 +30,7 @@ _LONGEST = 10_000.0
 def rms(x: Tensor) -> Tensor:
     """Return x over its root mean square, in fp32, rounded to the input's dtype."""
     wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS)).to(x.dtype)
+    return (wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + EPS)).to(x.dtype)
 
 
 class RmsNorm(nn.Module):
@@ -96,16 +97,17 @@ def rope_tables(frequencies_P: Tensor, rows_l: Tensor, columns_l: Tensor) -> tup
 
 
 class Turn(NamedTuple):
-    """Rotation of queries and keys, cosines and sines (l, D) fp32."""
+    """Rotation of queries and keys: cosine and sine of every pair of channels, (l, D / 2, 2) fp32."""
 
-    cos_lD: Tensor
-    sin_lD: Tensor
+    rope_lP2: Tensor
+
+    @classmethod
+    def of_tables(cls, cos_lD: Tensor, sin_lD: Tensor) -> Turn:
+        """Return the rotation of tables that name both channels of a pair."""
+        return cls(torch.stack((cos_lD[:, ::2], sin_lD[:, ::2]), dim=-1))
 
     def __call__(self, x_RHlD: Tensor) -> Tensor:
-        wide = x_RHlD.float()
-        even, odd = wide.unflatten(-1, (-1, 2)).unbind(-1)
-        swapped = torch.stack((-odd, even), dim=-1).flatten(-2)
-        return (wide * self.cos_lD + swapped * self.sin_lD).to(x_RHlD.dtype)
+        return rotate(x_RHlD, self.rope_lP2)
 
 
 class Attending(NamedTuple):

@@ -20,6 +20,8 @@ from arvbench.kernels.block_sparse_attention.reference import Scales
 from arvbench.kernels.dispatch import KernelSet
 
 MAX_LOG_SCALE = math.log(100)
+SHORTEST = 1e-12
+"""Length that shorter queries and keys are divided by, that of F.normalize."""
 Mask = Tensor | Scales
 """Limits of attention: an additive bias (1, 1, l, T), or, for a kernel, the scales of a whole sequence."""
 
@@ -70,10 +72,9 @@ class SelfAttention(nn.Module):
                 log_scale = self.scale_mul_1H11 if self.l2_norm else None
                 attended_RlC: Tensor = self.proj(kernels.scale_attention(qkv, log_scale, *slots, self.softmax_scale))
                 return attended_RlC
-        q_RHlD, k_RHlD, v_RHlD = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.l2_norm:
-            q_RHlD = F.normalize(q_RHlD, dim=-1) * self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp()
-            k_RHlD = F.normalize(k_RHlD, dim=-1)
+            qkv = self._normalised(qkv)
+        q_RHlD, k_RHlD, v_RHlD = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if isinstance(mask, Scales):
             assert kernels is not None
             if cache is not None:  # empty before: the scales are those of all its tokens
@@ -86,6 +87,21 @@ class SelfAttention(nn.Module):
             out = cache.attend(layer, new)
         projected_RlC: Tensor = self.proj(out.transpose(1, 2).reshape(rows, tokens, width))
         return projected_RlC
+
+    def _normalised(self, qkv_Rl3HD: Tensor) -> Tensor:
+        """Return queries and keys of unit length, queries times the learnt scale, and the values.
+
+        They take the place of the given ones where no gradient asks for those: memory is written once less.
+        """
+        scale_H1 = self.scale_mul_1H11.clamp_max(MAX_LOG_SCALE).exp().view(self.heads, 1)
+        qk_Rl2HD = qkv_Rl3HD[:, :, :2]
+        length_Rl2H1 = torch.linalg.vector_norm(qk_Rl2HD, dim=-1, keepdim=True).clamp_min(SHORTEST)
+        if torch.is_grad_enabled():
+            q_RlHD, k_RlHD = (qk_Rl2HD / length_Rl2H1).unbind(2)
+            return torch.stack((q_RlHD * scale_H1, k_RlHD, qkv_Rl3HD[:, :, 2]), dim=2)
+        qk_Rl2HD.div_(length_Rl2H1)
+        qk_Rl2HD[:, :, 0].mul_(scale_H1)
+        return qkv_Rl3HD
 
     def queries(self, x_RlC: Tensor) -> Tensor:
         """Bare projection (R, H, l, D) of x to queries, without bias and norm, by which ScaleKV scores keys."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from arvbench.adapters.cache.policy import AttentionInput, KVCache
 from arvbench.adapters.common.linear import PackableLinear
+from arvbench.adapters.common.rotary import rotate
 from arvbench.kernels.dispatch import KernelSet
 
 # File entries that are not weights: the rotary table of old versions, and caches left by a generation.
@@ -122,14 +123,6 @@ def map_table(config: LlamaConfig, rows: int, columns: int) -> Tensor:
     return torch.cat((table, torch.zeros_like(table[:1])))
 
 
-def rotate(x_RHlD: Tensor, rope_lP2: Tensor) -> Tensor:
-    """Rotate each channel pair (2i, 2i + 1) by the token's i-th angle, in fp32; any dimensions may stand before l."""
-    even, odd = x_RHlD.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = rope_lP2.unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
-    return turned.flatten(-2).to(x_RHlD.dtype)
-
-
 class RMSNorm(nn.Module):
     """x / rms(x) in fp32, rounded to the input's dtype, then scaled."""
 
@@ -144,7 +137,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
-        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
+        return (wide * torch.rsqrt((wide * wide).mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
 
 
 class Attention(nn.Module):

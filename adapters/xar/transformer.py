@@ -100,7 +100,7 @@ class Rope(nn.Module):
 
     def turn(self, start: int, end: int) -> Turn:
         """Rotation of the tokens start..end-1 in the order of cells."""
-        return Turn(self.freqs_cos[start:end], self.freqs_sin[start:end])
+        return Turn.of_tables(self.freqs_cos[start:end], self.freqs_sin[start:end])
 
 
 def rope_buffers(config: XarConfig) -> dict[str, Tensor]:
