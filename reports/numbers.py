@@ -20,6 +20,11 @@ MEMORY_SOURCES = {"cuda-allocator": "CUDA allocator", "process-rss": "process RS
 EN_DASH = "\N{EN DASH}"
 
 
+def counted_cores(value: float) -> float:
+    """Return a number of busy cores, 0 below a thousandth: the system counts in hundredths of a second."""
+    return value if value >= 0.001 else 0.0
+
+
 @lru_cache(maxsize=2**16)
 def significant(value: float, digits: int = 3) -> str:
     """Format with at least `digits` significant digits; whole numbers below a million keep all digits.

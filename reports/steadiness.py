@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from arvbench.reports.cases import measured
-from arvbench.reports.numbers import EN_DASH, significant
+from arvbench.reports.numbers import EN_DASH, counted_cores, significant
 from arvbench.results.launches import launches_of
 from arvbench.results.schema import HostLoad, Measured, Record
 
@@ -85,8 +85,7 @@ def _spread(calls: Sequence[int]) -> float:
 
 
 def _cores(values: Sequence[float]) -> str:
-    """Range of numbers of cores. The system counts in hundredths of a second: less than a thousandth is rounding."""
-    return _range([round(value, 3) for value in values])
+    return _range([counted_cores(value) for value in values])
 
 
 def _range(values: Sequence[float]) -> str:

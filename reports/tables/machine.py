@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from arvbench.reports.cases import MeasuredCase, measured
 from arvbench.reports.names import case_column
-from arvbench.reports.numbers import number_cell, significant, text_cell
+from arvbench.reports.numbers import counted_cores, number_cell, significant, text_cell
 from arvbench.reports.table import NOTHING, Cell, Column, Table, make_table
 from arvbench.results.machine import ControlTimes, GpuSeries, Range, Start
 from arvbench.results.schema import Record
@@ -80,8 +80,7 @@ def _control_column(label: str, samples_of: Callable[[ControlTimes], tuple[int, 
 
 def _others_cell(case: MeasuredCase) -> Cell:
     load = case.outcome.host_load
-    # The system counts in hundredths of a second: less than a thousandth of a core is rounding.
-    return NOTHING if load is None else number_cell(round(load.other_cores + load.stolen_cores, 3))
+    return NOTHING if load is None else number_cell(counted_cores(load.other_cores + load.stolen_cores))
 
 
 def _cpu_clock(case: MeasuredCase) -> Range | None:
