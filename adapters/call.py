@@ -30,7 +30,10 @@ _NOT_FINITE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
-    """Output of one step. The tensors belong to the sampler and must not be modified."""
+    """Output of one step. The tensors belong to the sampler and must not be modified.
+
+    They are made in torch's inference mode: what is trained on is a clone, made after the call.
+    """
 
     logits_pre_cfg: Tensor
     """(R, l, V): conditional rows first, then unconditional; (R, l, K) where the step yields latents: what the network

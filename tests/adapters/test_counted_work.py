@@ -125,12 +125,20 @@ class _Chain(TorchDispatchMode, SilentObserver):
     def __init__(self) -> None:
         super().__init__()
         self.longest, self._longest, self._depth, self._inside = [], 0, {}, False
+        self._parted = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func not in self._parted:
+            key = "CompositeImplicitAutograd"
+            composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
+            self._parted[func] = composite and "scaled_dot_product" not in func.name()
+        if self._parted[func]:  # inference mode hands these over whole
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         done = func(*args, **(kwargs or {}))
         if not self._inside:
             self._link((args, kwargs), done, any(part in func.name() for part in self.PRODUCTS))

@@ -244,3 +244,22 @@ def test_labels_are_dropped_only_in_training_and_at_the_stated_rate(make):
 def test_a_label_out_of_range_is_refused(sampler, settings, label):
     with pytest.raises(UserError, match=rf"label {label} is out of range: {sampler.spec.name} has classes 0..4"):
         draw(sampler, [0, label], settings)
+
+
+def test_results_may_be_changed_in_place_and_trained_on(sampler, settings):
+    samples = draw(sampler, settings=settings)
+    results = [samples.images, samples.decoded, samples.labels, *samples.tokens]
+    assert not any(result.is_inference() for result in results)
+    samples.images.sub_(1)
+    samples.decoded.requires_grad_().square().sum().backward()
+    assert torch.equal(samples.decoded.grad, 2 * samples.decoded)
+
+
+@pytest.mark.parametrize("form", forms([form for form in FORMS if form not in UNTRAINED]))
+def test_training_follows_sampling(form):
+    """What a call makes once and keeps, such as tables, is fit for gradients."""
+    sampler, settings = build_form(form)
+    tokens = draw(sampler, settings=settings).tokens
+    settings = settings if form in OF_IDS else None
+    sampler.loss(tokens, torch.tensor(LABELS), settings=settings).backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in sampler.modules()["transformer"].parameters())

@@ -43,7 +43,7 @@ class Release:
     def later(self, work) -> None:
         def wait_and_work() -> None:
             self.event.wait()
-            with torch.no_grad():
+            with torch.inference_mode():  # a thread has a mode of its own
                 work()
 
         self.threads.append(threading.Thread(target=wait_and_work))
