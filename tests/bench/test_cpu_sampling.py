@@ -3,7 +3,8 @@
 Enabled, transformers have the published size B, random weights, and an 8x8 map, so that a call takes seconds. Disabled,
 every benchmark runs once on a narrow one. The tokenizer is small, since only the loop is timed. Both backends run in
 turn, and nothing is timed before the correctness check has passed. `ratio` is the reference's time over the optimized
-backend's, medians of the same run; a product with a GELU is timed beside the two operations.
+backend's, medians of the same run; a product with a GELU is timed beside the two operations, and a rotation beside the
+sums that define it.
 
 Bar      1.2 for 4 to 32 rows
 """
@@ -16,10 +17,13 @@ from statistics import median
 
 import pytest
 import torch
+from rotation import by_sums, rotated_inputs
+from turns import in_turn
 
 from arvbench.adapters.call import SilentObserver, StepOutput
 from arvbench.adapters.common import linear
 from arvbench.adapters.common.linear import GeluLinear
+from arvbench.adapters.common.rotary import rotate
 from arvbench.adapters.llamagen import LLAMAGEN_B_256
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.nar import NAR_B
@@ -113,3 +117,15 @@ def test_time_of_a_product_with_a_gelu(benchmark, rows: int, size: tuple[int, in
     at_once, apart = median(seconds[True]), median(seconds[False])
     bar = ">= 1.0" if linear.processor() == "AVX512" else "none: not used here"
     benchmark.extra_info |= {"at_once_s": at_once, "apart_s": apart, "ratio": apart / at_once, "bar": bar}
+
+
+@pytest.mark.parametrize("tokens", [1, 8, 64])
+def test_time_of_a_rotation(benchmark, tokens: int) -> None:
+    x, rope = rotated_inputs(16, tokens, 12, 64) if benchmark.enabled else rotated_inputs(1, tokens, 1, 16)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            in_turn(benchmark, lambda: rotate(x, rope), lambda: by_sums(x, rope), bar=">= 2.0", rounds=30)
+    finally:
+        torch.set_num_threads(threads)
