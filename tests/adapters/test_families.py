@@ -19,6 +19,7 @@ from tiny_models import (
     tiny_var,
 )
 
+from arvbench.adapters.call import SilentObserver
 from arvbench.adapters.loading import build_sampler
 from arvbench.adapters.sampler import NULL_LABEL
 from arvbench.adapters.sampling import PerImageNoise, ReplayTokens
@@ -246,8 +247,23 @@ def test_a_label_out_of_range_is_refused(sampler, settings, label):
         draw(sampler, [0, label], settings)
 
 
-def test_results_may_be_changed_in_place_and_trained_on(sampler, settings):
-    samples = draw(sampler, settings=settings)
+class _Modes(SilentObserver):
+    """Whether each step, and the decode, was ready for gradients."""
+
+    def __init__(self) -> None:
+        self.inference: list[bool] = []
+
+    def step_end(self, step, output) -> None:
+        self.inference.append(torch.is_inference_mode_enabled())
+
+    def decode_end(self, decoded) -> None:
+        self.inference.append(torch.is_inference_mode_enabled())
+
+
+def test_a_call_pays_for_no_gradients_and_its_results_may_be_changed_and_trained_on(sampler, settings):
+    modes = _Modes()
+    samples = draw(sampler, settings=settings, observer=modes)
+    assert len(modes.inference) >= 2 and all(modes.inference)
     results = [samples.images, samples.decoded, samples.labels, *samples.tokens]
     assert not any(result.is_inference() for result in results)
     samples.images.sub_(1)
