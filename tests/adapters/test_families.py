@@ -248,7 +248,7 @@ def test_a_label_out_of_range_is_refused(sampler, settings, label):
 
 
 class _Modes(SilentObserver):
-    """Whether each step, and the decode, was ready for gradients."""
+    """Note of every step, and of the decode, whether it ran in inference mode."""
 
     def __init__(self) -> None:
         self.inference: list[bool] = []
@@ -273,7 +273,7 @@ def test_a_call_pays_for_no_gradients_and_its_results_may_be_changed_and_trained
 
 @pytest.mark.parametrize("form", forms([form for form in FORMS if form not in UNTRAINED]))
 def test_training_follows_sampling(form):
-    """What a call makes once and keeps, such as tables, is fit for gradients."""
+    """Tables that a call makes once and keeps can be trained with."""
     sampler, settings = build_form(form)
     tokens = draw(sampler, settings=settings).tokens
     settings = settings if form in OF_IDS else None

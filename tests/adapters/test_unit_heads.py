@@ -53,3 +53,14 @@ def test_a_vector_of_zeros_stays_one():
     module.v_bias.data.fill_(1.0)
     with torch.no_grad():
         assert torch.equal(module(torch.zeros(R, L, H * D)), module.proj(torch.ones(R, L, H * D)))
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_the_learnt_scale_is_in_the_queries_so_that_caches_hold_keys_of_unit_length(gradients):
+    module, qkv = attention(), torch.randn(R, L, 3, H, D, generator=torch.Generator().manual_seed(1))
+    with torch.set_grad_enabled(gradients):
+        q, k, v = module._normalised(qkv.clone()).detach().unbind(2)
+    scales = torch.tensor([1.0, MAX_LOG_SCALE]).exp()
+    torch.testing.assert_close(q.norm(dim=-1), scales.expand(R, L, H))
+    torch.testing.assert_close(k.norm(dim=-1), torch.ones(R, L, H))
+    assert torch.equal(v, qkv[:, :, 2])
